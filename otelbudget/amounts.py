@@ -1,0 +1,156 @@
+"""Amounts: how much of each resource, as integers.
+
+Counts are counts, money is integer nano-USD, time is integer nanoseconds. Nothing here rounds silently except money
+given finer than a nano-USD (half to even). Everything a caller hands in passes through `count`, `nanousd` or
+`nanoseconds`, which refuse what can't be meant: NaN, infinity, negatives, bool, text, and anything at or above 2^53.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Final, NamedTuple, NoReturn, TypedDict
+
+__all__ = [
+    "COST",
+    "INPUT",
+    "NESTED",
+    "NOTHING",
+    "OUTPUT",
+    "RESOURCES",
+    "STEPS",
+    "TOKENS",
+    "TOOLS",
+    "UNLIMITED",
+    "AmountKeywords",
+    "Amounts",
+    "amounts_from",
+    "count",
+    "nanoseconds",
+    "nanousd",
+    "shown",
+    "usd",
+]
+
+NANOS: Final = 1_000_000_000
+CEILING: Final = 2**53
+#: What an unlimited resource is compared against: above every sum of legal amounts.
+UNLIMITED: Final = 2**62
+
+#: The additive resources, in the order in which accounts are asked; an index into every `Amounts`.
+RESOURCES: Final = ("steps", "tokens", "input_tokens", "output_tokens", "cost_usd", "tool_calls", "nested_tool_calls")
+STEPS, TOKENS, INPUT, OUTPUT, COST, TOOLS, NESTED = range(7)
+
+
+class Amounts(NamedTuple):
+    """How much of each additive resource, in internal units."""
+
+    steps: int = 0
+    tokens: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_nanousd: int = 0
+    tool_calls: int = 0
+    nested_tool_calls: int = 0
+
+
+NOTHING: Final = Amounts()
+
+Money = int | float | Decimal
+
+
+class AmountKeywords(TypedDict, total=False):
+    """The keywords of ``check``, ``can_proceed`` and ``reserve``: how much of each resource is asked for."""
+
+    steps: int
+    tokens: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: Money
+    tool_calls: int
+    nested_tool_calls: int
+    seconds: Money
+
+
+def _refuse(name: str, value: object, wanted: str, error: type[Exception]) -> NoReturn:
+    raise error(f"{name} must be {wanted}, got {value!r} ({type(value).__name__})")
+
+
+def count(name: str, value: object, error: type[Exception] = ValueError) -> int:
+    """*value* as a whole number of at least 0 and below 2^53; *error* naming *name* otherwise."""
+    if type(value) is not int:
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            _refuse(name, value, "a whole number of at least 0", error)
+        value = int(value.__index__())
+    if not 0 <= value < CEILING:
+        _refuse(name, value, f"from 0 to {CEILING - 1}", error)
+    return value
+
+
+def _nanos(name: str, value: object, unit: str, error: type[Exception]) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        _refuse(name, value, f"a number of {unit} of at least 0", error)
+    # repr() gives the shortest decimal that a float stands for, so 0.05 is five cents and not 0.05000000000000000277.
+    exact = value if isinstance(value, Decimal) else Decimal(repr(value) if isinstance(value, float) else value)
+    if not exact.is_finite() or exact < 0:
+        _refuse(name, value, f"a finite number of {unit} of at least 0", error)
+    if exact >= CEILING:
+        _refuse(name, value, f"below {CEILING // NANOS:,} {unit}", error)
+    nanos = int((exact * NANOS).to_integral_value(rounding=ROUND_HALF_EVEN))
+    if nanos >= CEILING:
+        _refuse(name, value, f"below {CEILING // NANOS:,} {unit}", error)
+    return nanos
+
+
+def nanousd(name: str, value: object, error: type[Exception] = ValueError) -> int:
+    """*value* USD (int, Decimal or float) as integer nano-USD, half to even; floats mean the decimal they print as."""
+    return _nanos(name, value, "USD", error)
+
+
+def nanoseconds(name: str, value: object, error: type[Exception] = ValueError) -> int:
+    """*value* seconds (int, Decimal or float) as integer nanoseconds."""
+    return _nanos(name, value, "seconds", error)
+
+
+def usd(nano: int) -> Decimal:
+    """Nano-USD as an exact Decimal in USD, without trailing zeros."""
+    exact = Decimal(nano).scaleb(-9).normalize()
+    return exact.quantize(Decimal(1)) if exact == exact.to_integral_value() else exact
+
+
+def shown(resource: int, amount: int) -> int | Decimal:
+    """An internal amount of ``RESOURCES[resource]`` as users see it: money as Decimal USD, all else as int."""
+    return usd(amount) if resource == COST else amount
+
+
+def amounts_from(keywords: Mapping[str, object], one_call: Amounts) -> Amounts:
+    """The amounts that the keywords of a check or reserve mean.
+
+    No keywords at all ask for *one_call* (one model call under the limits in force). A token or cost amount implies
+    one step unless ``steps`` is given; tool amounts imply nothing. Tokens without a split count as input.
+
+    Raises:
+        ValueError: An amount is not one.
+        TypeError: A keyword is not a resource.
+    """
+    if not keywords:
+        return one_call
+    given: dict[str, int] = {}
+    for name, value in keywords.items():
+        if name not in RESOURCES:
+            raise TypeError(f"unknown resource {name!r}: known are {', '.join(RESOURCES)}")
+        given[name] = nanousd(name, value) if name == "cost_usd" else count(name, value)
+    split = given.get("input_tokens", 0) + given.get("output_tokens", 0)
+    tokens = given.get("tokens", split)
+    if tokens < split:
+        raise ValueError(f"tokens ({tokens}) is less than input_tokens + output_tokens ({split})")
+    spends = "cost_usd" in given or "tokens" in given or "input_tokens" in given or "output_tokens" in given
+    return Amounts(
+        steps=given.get("steps", 1 if spends else 0),
+        tokens=tokens,
+        input_tokens=given.get("input_tokens", tokens - given.get("output_tokens", 0)),
+        output_tokens=given.get("output_tokens", 0),
+        cost_nanousd=given.get("cost_usd", 0),
+        tool_calls=given.get("tool_calls", 0),
+        nested_tool_calls=given.get("nested_tool_calls", 0),
+    )

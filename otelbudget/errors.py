@@ -1,0 +1,132 @@
+"""Every exception that otelbudget raises.
+
+::
+
+    BudgetError
+    ├── BudgetExceeded     (RuntimeError)  a call was refused; carries what, where, how much, until when
+    ├── ConfigError        (ValueError)    a budget, a budgets.yaml or a call of setup() is wrong
+    ├── StoreError         (RuntimeError)  the place where accounts live can't answer
+    ├── PricingError       (LookupError)   no price for a model, where one is required
+    └── IdempotencyError   (ValueError)    one key or reservation used twice with different payloads
+
+All of them pickle and copy, so they cross process pools and task queues unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from decimal import Decimal
+
+__all__ = [
+    "BudgetError",
+    "BudgetExceeded",
+    "ConfigError",
+    "IdempotencyError",
+    "PricingError",
+    "StoreError",
+    "is_budget_exceeded",
+]
+
+
+class BudgetError(Exception):
+    """Base of everything that otelbudget raises."""
+
+
+class BudgetExceeded(BudgetError, RuntimeError):
+    """A model or tool call was refused because somebody in its scope can't pay for it.
+
+    Money is a Decimal in USD, time a float in seconds, everything else an int.
+
+    Attributes:
+        reason: ``limit``, ``busy``, ``deadline``, ``latched``, ``frozen``, ``closed``, ``unpriced``, ``no_tenant``
+            or ``store_unavailable``.
+        resource: What ran out: ``steps``, ``tokens``, ``cost_usd``, ... or None where no resource decided.
+        budget: Name of the budget that refused; None for a budget without a name.
+        scope: Kind of account that refused: ``run``, ``tenant``, ``user``, ``org`` or ``model``.
+        used: Already charged to that account.
+        reserved: Held there by calls in flight.
+        limit: Its limit.
+        requested: What this call asked for.
+        retry_after_s: Seconds after which a retry can succeed; None if waiting does not help.
+        resets_at: When the window of that account ends; None for a run.
+        receipt: What the run had spent when it was refused, as ``BudgetRun.receipt()`` gives it.
+    """
+
+    def __init__(
+        self,
+        message: str = "budget exceeded",
+        *,
+        reason: str = "limit",
+        resource: str | None = None,
+        budget: str | None = None,
+        scope: str | None = None,
+        used: int | float | Decimal | None = None,
+        reserved: int | float | Decimal | None = None,
+        limit: int | float | Decimal | None = None,
+        requested: int | float | Decimal | None = None,
+        retry_after_s: float | None = None,
+        resets_at: datetime | None = None,
+        receipt: Any = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.resource = resource
+        self.budget = budget
+        self.scope = scope
+        self.used = used
+        self.reserved = reserved
+        self.limit = limit
+        self.requested = requested
+        self.retry_after_s = retry_after_s
+        self.resets_at = resets_at
+        self.receipt = receipt
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.args), self.__dict__.copy())
+
+
+# Users import it from `otelbudget`; span attributes (`error.type`) and tracebacks should say so.
+BudgetExceeded.__module__ = "otelbudget"
+
+
+class ConfigError(BudgetError, ValueError):
+    """A budget, a configuration file or an argument of ``setup()`` is wrong; the message says where and what to do."""
+
+
+class StoreError(BudgetError, RuntimeError):
+    """The store that keeps shared accounts can't answer; the driver's error is the cause."""
+
+
+class PricingError(BudgetError, LookupError):
+    """No price is known for a model and the caller asked for one."""
+
+
+class IdempotencyError(BudgetError, ValueError):
+    """One idempotency key, or one reservation, was used twice with different amounts."""
+
+
+def _rebuild(cls: type[BudgetExceeded], args: tuple[Any, ...]) -> BudgetExceeded:
+    return cls(*args)
+
+
+def is_budget_exceeded(error: BaseException | None) -> bool:
+    """Whether *error* is a BudgetExceeded or was caused by one.
+
+    Looks through ``__cause__``, ``__context__`` and exception groups, since frameworks wrap what a call raises.
+    """
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        current = queue.pop()
+        if current is None or id(current) in seen:
+            continue
+        if isinstance(current, BudgetExceeded):
+            return True
+        seen.add(id(current))
+        queue += (current.__cause__, current.__context__)
+        if isinstance(current, BaseExceptionGroup):
+            queue.extend(current.exceptions)
+    return False

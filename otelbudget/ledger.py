@@ -1,0 +1,282 @@
+"""The arithmetic of budgets: accounts and holds, changed in place under their store's lock.
+
+Pure: no clock, lock or I/O; the caller holds the lock and passes the time in. One admission rule everywhere: a request
+is admitted iff for every account and every resource ``used + reserved + requested <= limit``, all or nothing.
+
+Lists are indexed as `RESOURCES`. An account's `used` is its own spend plus that of its shared children; what came from
+below is kept apart in `below`, so own = used - below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from otelbudget.amounts import NOTHING, UNLIMITED, Amounts
+
+__all__ = [
+    "Account",
+    "Crossing",
+    "Hold",
+    "HoldState",
+    "Refusal",
+    "charge",
+    "expire",
+    "extend",
+    "hold",
+    "refusal",
+    "settle",
+]
+
+_ZEROS = (0,) * len(NOTHING)
+_INDEXES = range(len(NOTHING))
+
+HoldState = Literal["open", "committed", "released", "expired"]
+
+
+class Account:
+    """What one scope has used and holds, against its limits. Changed only under its store's lock.
+
+    Attributes:
+        scope: ``run``, ``tenant``, ``user``, ``org`` or ``model``.
+        name: The budget's name; None if it has none.
+        limits: What ordinary requests may reach, UNLIMITED where there is no limit.
+        full: The same including what is set aside for wrapping up.
+        used, reserved: Charged and held amounts.
+        below: The part of `used` that child runs spent; None while there is none.
+        warn: Over-limit requests are admitted and flagged.
+        marks: Per resource the amount whose reaching is reported next.
+        thresholds: The ratios that marks are made from, ascending.
+        owner: Whatever the caller ties to the account (a run).
+    """
+
+    __slots__ = ("below", "full", "limits", "marks", "name", "owner", "reserved", "scope", "thresholds", "used", "warn")
+
+    def __init__(
+        self,
+        limits: Sequence[int],
+        *,
+        full: Sequence[int] | None = None,
+        scope: str = "run",
+        name: str | None = None,
+        thresholds: tuple[float, ...] = (),
+        marks: Sequence[int] | None = None,
+        warn: bool = False,
+        owner: Any = None,
+    ) -> None:
+        self.scope = scope
+        self.name = name
+        self.limits = limits
+        self.full = limits if full is None else full
+        self.used: list[int] = list(_ZEROS)
+        self.reserved: Sequence[int] = _ZEROS  # becomes a list with the first hold: most runs never hold
+        self.below: list[int] | None = None
+        self.warn = warn
+        self.thresholds = thresholds
+        self.marks: Sequence[int] = marks_of(self.full, thresholds) if marks is None else marks
+        self.owner = owner
+
+    def remaining(self, resource: int) -> int:
+        """What is left of a limited resource, at least 0."""
+        return max(0, self.limits[resource] - self.used[resource] - self.reserved[resource])
+
+    def overage(self, resource: int) -> int:
+        """By how much the full limit is exceeded, 0 if it is not."""
+        return max(0, self.used[resource] - self.full[resource])
+
+
+class Refusal(NamedTuple):
+    """Why a request was not admitted, with the numbers of that moment."""
+
+    account: Account
+    resource: int
+    used: int
+    reserved: int
+    limit: int
+    busy: bool
+
+
+class Crossing(NamedTuple):
+    """A threshold that a charge has reached for the first time."""
+
+    account: Account
+    resource: int
+    ratio: float
+
+
+class Hold:
+    """An amount held on several accounts until it is settled.
+
+    Attributes:
+        accounts: From the widest scope to the leaf.
+        amounts: What is held on each.
+        on_expiry: What an expiry charges.
+        expires_ns: When it may be reclaimed if nobody holds on to it.
+        state: ``open`` until settled, once.
+    """
+
+    __slots__ = ("__weakref__", "accounts", "amounts", "expires_ns", "on_expiry", "opened_ns", "owner", "state")
+
+    def __init__(
+        self,
+        accounts: tuple[Account, ...],
+        amounts: Amounts,
+        *,
+        on_expiry: Amounts = NOTHING,
+        opened_ns: int = 0,
+        expires_ns: int = UNLIMITED,
+    ) -> None:
+        self.accounts = accounts
+        self.amounts = amounts
+        self.on_expiry = on_expiry
+        self.opened_ns = opened_ns
+        self.expires_ns = expires_ns
+        self.state: HoldState = "open"
+        self.owner: Any = None
+
+
+def refusal(accounts: Sequence[Account], amounts: Sequence[int], wrapping: Account | None = None) -> Refusal | None:
+    """The account that refuses *amounts*, or None when all admit them.
+
+    The first account whose used amount alone is in the way decides; else the first that only open holds keep busy.
+    *wrapping* is judged by its full limits.
+    """
+    busy: Refusal | None = None
+    for account in accounts:
+        if account.warn:
+            continue
+        limits = account.full if account is wrapping else account.limits
+        used, reserved = account.used, account.reserved
+        for i in _INDEXES:
+            asked = amounts[i]
+            if not asked or used[i] + reserved[i] + asked <= limits[i]:
+                continue
+            if used[i] + asked > limits[i]:
+                return Refusal(account, i, used[i], reserved[i], limits[i], busy=False)
+            if busy is None:
+                busy = Refusal(account, i, used[i], reserved[i], limits[i], busy=True)
+    return busy
+
+
+def exceeds_warned(accounts: Sequence[Account], amounts: Sequence[int]) -> Refusal | None:
+    """The first account in warn mode that *amounts* would exceed, or None."""
+    for account in accounts:
+        if not account.warn:
+            continue
+        for i in _INDEXES:
+            total = account.used[i] + account.reserved[i] + amounts[i]
+            if amounts[i] and total > account.limits[i]:
+                return Refusal(account, i, account.used[i], account.reserved[i], account.limits[i], busy=False)
+    return None
+
+
+def hold(new: Hold) -> None:
+    """Put an admitted hold on its accounts."""
+    _shift_reserved(new.accounts, new.amounts, 1)
+
+
+def settle(held: Hold, actual: Sequence[int], state: HoldState) -> list[Crossing]:
+    """End an open hold in *state*: return what it held, charge *actual*; gives the thresholds crossed."""
+    held.state = state
+    _shift_reserved(held.accounts, held.amounts, -1)
+    return charge(held.accounts, actual)
+
+
+def expire(held: Hold) -> list[Crossing]:
+    """Reclaim an abandoned hold: all but what it stored for this case comes back."""
+    return settle(held, held.on_expiry, "expired")
+
+
+def extend(held: Hold, delta: Amounts) -> Refusal | None:
+    """Grow an open hold by *delta* under the admission rule; a refusal leaves it unchanged."""
+    refused = refusal(held.accounts, delta)
+    if refused is None:
+        _shift_reserved(held.accounts, delta, 1)
+        held.amounts = Amounts(*map(sum, zip(held.amounts, delta, strict=True)))
+    return refused
+
+
+def resize(held: Hold, amounts: Amounts) -> Refusal | None:
+    """Make an open hold exactly *amounts* under the admission rule; a refusal leaves it unchanged."""
+    _shift_reserved(held.accounts, held.amounts, -1)
+    refused = refusal(held.accounts, amounts)
+    if refused is None:
+        held.amounts = amounts
+    _shift_reserved(held.accounts, held.amounts, 1)
+    return refused
+
+
+def charge(accounts: Sequence[Account], actual: Sequence[int]) -> list[Crossing]:
+    """Add *actual* to every account, limits or not; gives the thresholds crossed by it."""
+    crossed: list[Crossing] = []
+    leaf = accounts[-1]
+    for account in accounts:
+        used, marks = account.used, account.marks
+        for i in _INDEXES:
+            amount = actual[i]
+            if not amount:
+                continue
+            used[i] += amount
+            if used[i] >= marks[i]:
+                crossed += _cross(account, i)
+        if account is not leaf and account.scope == "run":
+            below = account.below
+            account.below = list(actual) if below is None else [a + b for a, b in zip(below, actual, strict=True)]
+    return crossed
+
+
+def uncharge(accounts: Sequence[Account], amounts: Sequence[int]) -> None:
+    """Take back an expiry's charge when the true usage arrives after all."""
+    leaf = accounts[-1]
+    for account in accounts:
+        account.used[:] = [a - b for a, b in zip(account.used, amounts, strict=True)]
+        if account is not leaf and account.below is not None:
+            account.below = [a - b for a, b in zip(account.below, amounts, strict=True)]
+
+
+def relimit(account: Account, limits: Sequence[int], full: Sequence[int]) -> None:
+    """Give *account* other limits and re-arm its thresholds for amounts not reached yet."""
+    account.limits = tuple(limits)
+    account.full = tuple(full)
+    rearm(account)
+
+
+def rearm(account: Account) -> None:
+    """Set every mark to the lowest threshold not reached yet."""
+    account.marks = tuple(
+        next((m for m in _marks(limit, account.thresholds) if m > used), UNLIMITED)
+        for limit, used in zip(account.full, account.used, strict=True)
+    )
+
+
+def marks_of(limits: Sequence[int], thresholds: tuple[float, ...]) -> tuple[int, ...]:
+    """The first mark of each resource of a fresh account."""
+    return tuple(next(iter(_marks(limit, thresholds)), UNLIMITED) for limit in limits)
+
+
+def _marks(limit: int, thresholds: tuple[float, ...]) -> list[int]:
+    """The amounts at which *limit* reaches each threshold, rounded up; none for no limit or a limit of nothing."""
+    if not 0 < limit < UNLIMITED:
+        return []
+    return [-(-limit * round(ratio * 1_000_000) // 1_000_000) for ratio in thresholds]
+
+
+def _cross(account: Account, i: int) -> list[Crossing]:
+    used = account.used[i]
+    passed = account.marks[i]
+    crossed: list[Crossing] = []
+    following = UNLIMITED
+    for ratio, mark in zip(account.thresholds, _marks(account.full[i], account.thresholds), strict=True):
+        if mark > used:
+            following = min(following, mark)
+        elif mark >= passed:
+            crossed.append(Crossing(account, i, ratio))
+    marks = list(account.marks)
+    marks[i] = following
+    account.marks = marks
+    return crossed
+
+
+def _shift_reserved(accounts: Sequence[Account], amounts: Sequence[int], sign: int) -> None:
+    for account in accounts:
+        account.reserved = [a + sign * b for a, b in zip(account.reserved, amounts, strict=True)]

@@ -1,0 +1,1 @@
+"""Where accounts live. One store now: `memory`, exact for all threads and tasks of one process."""

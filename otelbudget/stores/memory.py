@@ -1,0 +1,75 @@
+"""Accounts in this process's memory: one lock, and the holds that are open.
+
+Exact for every thread and task of the process; gone with it. A hold whose reservation object is alive is never
+reclaimed: the object is the heartbeat. One that was lost (a crashed worker, a dropped object) comes back after
+`ttl_ns` plus a grace, the next time anybody reserves.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+from weakref import ref
+
+from otelbudget import ledger
+from otelbudget.amounts import NANOS
+from otelbudget.ledger import Account, Crossing, Hold, Refusal
+
+__all__ = ["MemoryStore"]
+
+TTL_S: Final = 60
+GRACE_S: Final = 5
+
+
+class MemoryStore:
+    """The lock that every account of a manager is changed under, and the open holds on them.
+
+    Args:
+        ttl_s: How long an abandoned hold lives, seconds; a grace of 5 s is added.
+    """
+
+    name = "memory"
+
+    def __init__(self, *, ttl_s: float = TTL_S) -> None:
+        self.lock = threading.Lock()
+        self.ttl_ns = int((ttl_s + GRACE_S) * NANOS)
+        self._open: dict[Hold, None] = {}  # in the order of expiry: every hold lives equally long
+
+    # Every method below is called with the lock held.
+
+    def reserve(self, new: Hold, owner: object, now_ns: int, wrapping: Account | None = None) -> Refusal | None:
+        """Admit and register *new* for *owner*, or say which account refused."""
+        if self._open:
+            self.sweep(now_ns)
+        refused = ledger.refusal(new.accounts, new.amounts, wrapping)
+        if refused is None:
+            ledger.hold(new)
+            new.opened_ns = now_ns
+            new.expires_ns = now_ns + self.ttl_ns
+            new.owner = ref(owner)
+            self._open[new] = None
+        return refused
+
+    def settle(self, held: Hold, actual: tuple[int, ...], state: ledger.HoldState) -> list[Crossing]:
+        """End an open hold, charging *actual*."""
+        self._open.pop(held, None)
+        return ledger.settle(held, actual, state)
+
+    def sweep(self, now_ns: int) -> None:
+        """Reclaim the holds that nobody holds on to any more, renew the others."""
+        while self._open:
+            oldest = next(iter(self._open))
+            if oldest.expires_ns > now_ns:
+                return
+            del self._open[oldest]
+            if oldest.owner() is None:
+                ledger.expire(oldest)
+            else:
+                oldest.expires_ns = now_ns + self.ttl_ns
+                self._open[oldest] = None
+
+    def open_holds(self, now_ns: int) -> tuple[int, float]:
+        """How many holds are open, and the age of the oldest in seconds."""
+        if not self._open:
+            return 0, 0.0
+        return len(self._open), (now_ns - min(h.opened_ns for h in self._open)) / NANOS

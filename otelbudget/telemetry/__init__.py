@@ -1,0 +1,1 @@
+"""The one place that emits: integer cells, span events, the Prometheus page, OpenTelemetry instruments."""
