@@ -1,0 +1,46 @@
+"""Embeddings of the demo server: words hashed into a unit vector, so texts that share words are near each other."""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+import zlib
+from typing import Any
+
+from otelbudget.demo.library import terms
+from otelbudget.demo.script import Reply, Request
+from otelbudget.demo.tokens import count_tokens
+
+__all__ = ["embeddings", "vector"]
+
+_DIMENSIONS = 64
+
+
+def vector(text: str, dimensions: int = _DIMENSIONS) -> list[float]:
+    """A unit vector for *text*; the null vector if it has no word."""
+    values = [0.0] * dimensions
+    for term in terms(text):
+        hashed = zlib.crc32(term.encode())
+        values[hashed % dimensions] += 1.0 if hashed & 0x10000 else -1.0
+    length = math.sqrt(sum(value * value for value in values)) or 1.0
+    return [value / length for value in values]
+
+
+def embeddings(request: Request, reply: Reply) -> dict[str, Any]:
+    """The body that answers ``POST /v1/embeddings``; texts only, not token ids."""
+    given = request.body.get("input") or ""
+    texts = [given] if isinstance(given, str) else [str(text) for text in given]
+    dimensions = int(request.body.get("dimensions") or _DIMENSIONS)
+    packed = request.body.get("encoding_format") == "base64"
+    data = [
+        {"object": "embedding", "index": i, "embedding": _packed(values) if packed else values}
+        for i, values in enumerate(vector(text, dimensions) for text in texts)
+    ]
+    tokens = sum(map(count_tokens, texts)) if reply.input_tokens is None else reply.input_tokens
+    usage = {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}} if reply.send_usage else {}
+    return {"object": "list", "model": request.body.get("model", "demo-embed"), "data": data} | usage
+
+
+def _packed(values: list[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()

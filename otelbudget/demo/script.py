@@ -1,0 +1,99 @@
+"""What a test may prescribe to the demo server: `Reply`, given one by one or chosen by a callable from a `Request`."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["Fault", "Reply", "Request", "Script", "ScriptLike"]
+
+#: ``reset``: the connection is reset before any answer. ``reset_after_headers``: after status and headers.
+#: ``hang``: no answer until the client or the server closes. ``drop``: half of the body or stream, then a reset.
+Fault = Literal["reset", "reset_after_headers", "hang", "drop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One POST to a model endpoint, as the server received it."""
+
+    number: int
+    path: str
+    body: Mapping[str, Any]
+    headers: Mapping[str, str]
+
+    @property
+    def user(self) -> str | None:
+        """The body's ``user``, else the header ``x-demo-user``."""
+        user = self.body.get("user") or self.headers.get("x-demo-user")
+        return str(user) if user else None
+
+    @property
+    def stream(self) -> bool:
+        """Whether the client asked for a stream."""
+        return bool(self.body.get("stream"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One prescribed answer. What is not prescribed is as the server would have it: text, tool calls, usage.
+
+    Example:
+        >>> Reply(text="Done.", input_tokens=80, output_tokens=20).status
+        200
+
+    Args:
+        text: The answer.
+        chunks: The answer as the pieces that a stream sends.
+        tool_calls: ``(name, arguments)`` for each tool call of the answer.
+        input_tokens, output_tokens: Usage; output never above the request's own maximum.
+        cached_tokens, reasoning_tokens: Parts of the above.
+        send_usage: False leaves usage out of the answer.
+        status: HTTP status; 400 and above answer with an error in OpenAI's form.
+        error: Its message.
+        headers: Further response headers, such as ``retry-after``.
+        latency_s: Seconds before the answer begins; None takes the server's.
+        fault: A failure of the connection, see `Fault`.
+    """
+
+    text: str | None = None
+    chunks: Sequence[str] | None = None
+    tool_calls: Sequence[tuple[str, Mapping[str, Any]]] | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    send_usage: bool = True
+    status: int = 200
+    error: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    latency_s: float | None = None
+    fault: Fault | None = None
+
+
+ScriptLike = Iterable[Reply] | Callable[[Request], "Reply | None"] | None
+_ORDINARY = Reply()
+
+
+class Script:
+    """Picks the reply for a request: the next of a queue, or what a callable says, else an ordinary one."""
+
+    def __init__(self, script: ScriptLike = None) -> None:
+        self._choose = script if callable(script) else None
+        self._queue: deque[Reply] = deque() if script is None or callable(script) else deque(script)
+        self._lock = threading.Lock()
+
+    def add(self, *replies: Reply) -> None:
+        """Put *replies* at the end of the queue."""
+        with self._lock:
+            self._queue.extend(replies)
+
+    def next(self, request: Request) -> Reply:
+        """The reply for *request*; the queue goes before the callable."""
+        with self._lock:
+            if self._queue:
+                return self._queue.popleft()
+        chosen = self._choose(request) if self._choose else None
+        return chosen or _ORDINARY

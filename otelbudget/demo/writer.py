@@ -1,0 +1,140 @@
+"""The demo server's "model": no weights, the same question and sources always give the same answer.
+
+It plays a research assistant. Offered tools, it asks for a search, then reads what the search found, until it has
+read enough; without tools, or when it has, it answers with the sentences of its sources that fit the question best.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from otelbudget.demo.library import Library, terms
+
+__all__ = ["Answer", "write"]
+
+_ENOUGH = 3
+_AT_ONCE = 2
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_ENOUGH_RULE = re.compile(r"at least (\d+) documents?")
+
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model says: text, or tool calls as ``(name, arguments)``."""
+
+    text: str = ""
+    tool_calls: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+
+
+def write(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), tool_choice: object = None) -> Answer:
+    """The answer to a chat.
+
+    Args:
+        messages: ``{"role", "content" (text), "tool_calls"?: [{"name", "arguments"}]}``, oldest first.
+        tools: Functions offered: ``{"name", "parameters"?}``.
+        tool_choice: ``none``, ``auto``, ``required`` or the name of one of *tools*.
+    """
+    question = next((m["content"] for m in messages if m["role"] == "user"), "")
+    sources = [m["content"] for m in messages if m["role"] == "tool"]
+    calls = _tool_calls(messages, tools, tool_choice, question) if tools and tool_choice != "none" else ()
+    return Answer(tool_calls=calls) if calls else Answer(text=_synthesis(question, sources))
+
+
+def _tool_calls(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], choice: object, question: str
+) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+    offered = {tool["name"]: tool for tool in tools}
+    if isinstance(choice, str) and choice in offered:
+        return ((choice, _arguments(offered[choice], question)),)
+    if "search" in offered and "read_document" in offered:
+        calls = _research(messages, question)
+        if calls:
+            return calls
+    elif not any(m["role"] == "tool" for m in messages):
+        choice = "required"
+    if choice != "required":
+        return ()
+    name = next(iter(offered))
+    return ((name, _arguments(offered[name], question)),)
+
+
+def _research(messages: Sequence[Message], question: str) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+    """Search; read what was found, two at a time; search once more, more widely; then it is enough."""
+    asked = [call for m in messages for call in m.get("tool_calls") or ()]
+    searches = sum(call["name"] == "search" for call in asked)
+    read = {json.loads(call["arguments"] or "{}").get("id") for call in asked if call["name"] == "read_document"}
+    if len(read) >= _wanted(messages):
+        return ()
+    unread = [name for name in _found(messages) if name not in read]
+    if unread:
+        batch = unread[: min(_AT_ONCE, _wanted(messages) - len(read))]
+        return tuple(("read_document", {"id": name}) for name in batch)
+    if searches == 0:
+        return (("search", {"query": " ".join(terms(question)[:8]) or question}),)
+    if searches < _wanted(messages):
+        return (("search", {"query": _wider(messages, question, searches)}),)
+    return ()
+
+
+def _wanted(messages: Sequence[Message]) -> int:
+    rule = next((m["content"] for m in messages if m["role"] in ("system", "developer")), "")
+    match = _ENOUGH_RULE.search(rule)
+    return int(match[1]) if match else _ENOUGH
+
+
+def _found(messages: Sequence[Message]) -> list[str]:
+    """Ids in the answers of `search`, in the order in which they came."""
+    found: dict[str, None] = {}
+    for message in messages:
+        if message["role"] == "tool":
+            for hit in _json_list(message["content"]):
+                if isinstance(hit, dict) and "id" in hit:
+                    found[str(hit["id"])] = None
+    return list(found)
+
+
+def _json_list(text: str) -> list[Any]:
+    if not text.startswith("["):
+        return []
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return []
+    return value if isinstance(value, list) else []
+
+
+def _wider(messages: Sequence[Message], question: str, round_number: int) -> str:
+    """The words of the last text read that the question does not have: where a reader would look next."""
+    last = next((m["content"] for m in reversed(messages) if m["role"] == "tool"), "")
+    new = [term for term in dict.fromkeys(terms(last)) if term not in terms(question)]
+    return " ".join(new[round_number : round_number + 4]) or question
+
+
+def _arguments(tool: Mapping[str, Any], question: str) -> dict[str, Any]:
+    properties = (tool.get("parameters") or {}).get("properties") or {}
+    stand_in = {"integer": 1, "number": 1.0, "boolean": True, "array": [], "object": {}}
+    return {
+        name: schema.get("enum", [None])[0] or stand_in.get(schema.get("type"), " ".join(terms(question)[:4]))
+        for name, schema in properties.items()
+    }
+
+
+def _synthesis(question: str, sources: Sequence[str]) -> str:
+    texts = [source for source in sources if source and not source.startswith("[")]
+    if not texts:
+        texts = [document.text for document in Library.packaged().search(question, limit=2)]
+    wanted = set(terms(question))
+    ranked = []
+    for number, text in enumerate(texts):
+        for place, sentence in enumerate(_SENTENCE.split(text)):
+            words = set(terms(sentence))
+            if words:
+                ranked.append((-len(words & wanted) / len(words) ** 0.5, number, place, sentence))
+    best = sorted(sorted(ranked)[: 3 + len(texts)], key=lambda entry: entry[1:3])
+    return " ".join(entry[3] for entry in best) or "I have no source that speaks to this."
