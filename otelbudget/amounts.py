@@ -24,6 +24,7 @@ __all__ = [
     "UNLIMITED",
     "AmountKeywords",
     "Amounts",
+    "OtherAmounts",
     "amounts_from",
     "count",
     "nanoseconds",
@@ -59,17 +60,22 @@ NOTHING: Final = Amounts()
 Money = int | float | Decimal
 
 
-class AmountKeywords(TypedDict, total=False):
-    """The keywords of ``check``, ``can_proceed`` and ``reserve``: how much of each resource is asked for."""
+class OtherAmounts(TypedDict, total=False):
+    """The keywords of ``check`` beside ``steps`` and ``tokens``: how much of each resource is asked for."""
 
-    steps: int
-    tokens: int
     input_tokens: int
     output_tokens: int
     cost_usd: Money
     tool_calls: int
     nested_tool_calls: int
     seconds: Money
+
+
+class AmountKeywords(OtherAmounts, total=False):
+    """The keywords of ``check``, ``can_proceed`` and ``reserve``."""
+
+    steps: int
+    tokens: int
 
 
 def _refuse(name: str, value: object, wanted: str, error: type[Exception]) -> NoReturn:
@@ -142,8 +148,9 @@ def amounts_from(keywords: Mapping[str, object], one_call: Amounts) -> Amounts:
         given[name] = nanousd(name, value) if name == "cost_usd" else count(name, value)
     split = given.get("input_tokens", 0) + given.get("output_tokens", 0)
     tokens = given.get("tokens", split)
-    if tokens < split:
-        raise ValueError(f"tokens ({tokens}) is less than input_tokens + output_tokens ({split})")
+    both = "input_tokens" in given and "output_tokens" in given
+    if tokens < split or (both and tokens != split):
+        raise ValueError(f"tokens ({tokens}) is not input_tokens + output_tokens ({split})")
     spends = "cost_usd" in given or "tokens" in given or "input_tokens" in given or "output_tokens" in given
     return Amounts(
         steps=given.get("steps", 1 if spends else 0),

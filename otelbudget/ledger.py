@@ -10,9 +10,10 @@ below is kept apart in `below`, so own = used - below.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-from otelbudget.amounts import NOTHING, UNLIMITED, Amounts
+from otelbudget.amounts import INPUT, NOTHING, STEPS, TOKENS, UNLIMITED, Amounts
 
 __all__ = [
     "Account",
@@ -21,11 +22,17 @@ __all__ = [
     "HoldState",
     "Refusal",
     "charge",
+    "crossings",
+    "exceeds_warned",
     "expire",
     "extend",
     "hold",
+    "rearm",
     "refusal",
+    "relimit",
+    "resize",
     "settle",
+    "tightest",
 ]
 
 _ZEROS = (0,) * len(NOTHING)
@@ -41,16 +48,30 @@ class Account:
         scope: ``run``, ``tenant``, ``user``, ``org`` or ``model``.
         name: The budget's name; None if it has none.
         limits: What ordinary requests may reach, UNLIMITED where there is no limit.
+        limited: The resources that have a limit, ascending.
         full: The same including what is set aside for wrapping up.
         used, reserved: Charged and held amounts.
+        room: limits - reserved, what `used` may reach now; the limits themselves while nothing is held.
         below: The part of `used` that child runs spent; None while there is none.
         warn: Over-limit requests are admitted and flagged.
         marks: Per resource the amount whose reaching is reported next.
         thresholds: The ratios that marks are made from, ascending.
-        owner: Whatever the caller ties to the account (a run).
     """
 
-    __slots__ = ("below", "full", "limits", "marks", "name", "owner", "reserved", "scope", "thresholds", "used", "warn")
+    __slots__ = (
+        "below",
+        "full",
+        "limited",
+        "limits",
+        "marks",
+        "name",
+        "reserved",
+        "room",
+        "scope",
+        "thresholds",
+        "used",
+        "warn",
+    )
 
     def __init__(
         self,
@@ -60,21 +81,20 @@ class Account:
         scope: str = "run",
         name: str | None = None,
         thresholds: tuple[float, ...] = (),
-        marks: Sequence[int] | None = None,
         warn: bool = False,
-        owner: Any = None,
     ) -> None:
         self.scope = scope
         self.name = name
         self.limits = limits
         self.full = limits if full is None else full
+        self.limited = _limited(tuple(self.full))
+        self.room = limits
         self.used: list[int] = list(_ZEROS)
         self.reserved: Sequence[int] = _ZEROS  # becomes a list with the first hold: most runs never hold
         self.below: list[int] | None = None
         self.warn = warn
         self.thresholds = thresholds
-        self.marks: Sequence[int] = marks_of(self.full, thresholds) if marks is None else marks
-        self.owner = owner
+        self.marks: Sequence[int] = _first_marks(tuple(self.full), thresholds)
 
     def remaining(self, resource: int) -> int:
         """What is left of a limited resource, at least 0."""
@@ -113,9 +133,12 @@ class Hold:
         on_expiry: What an expiry charges.
         expires_ns: When it may be reclaimed if nobody holds on to it.
         state: ``open`` until settled, once.
+        owner: A weak reference to what keeps it alive.
+        payer: Who is told of an expiry (a run).
+        wrapping: The account that judges its growth by full limits, or None.
     """
 
-    __slots__ = ("__weakref__", "accounts", "amounts", "expires_ns", "on_expiry", "opened_ns", "owner", "state")
+    __slots__ = ("accounts", "amounts", "expires_ns", "on_expiry", "opened_ns", "owner", "payer", "state", "wrapping")
 
     def __init__(
         self,
@@ -123,16 +146,17 @@ class Hold:
         amounts: Amounts,
         *,
         on_expiry: Amounts = NOTHING,
-        opened_ns: int = 0,
-        expires_ns: int = UNLIMITED,
+        payer: Any = None,
     ) -> None:
         self.accounts = accounts
         self.amounts = amounts
         self.on_expiry = on_expiry
-        self.opened_ns = opened_ns
-        self.expires_ns = expires_ns
+        self.opened_ns = 0
+        self.expires_ns = UNLIMITED
         self.state: HoldState = "open"
         self.owner: Any = None
+        self.payer = payer
+        self.wrapping: Account | None = None
 
 
 def refusal(accounts: Sequence[Account], amounts: Sequence[int], wrapping: Account | None = None) -> Refusal | None:
@@ -147,7 +171,7 @@ def refusal(accounts: Sequence[Account], amounts: Sequence[int], wrapping: Accou
             continue
         limits = account.full if account is wrapping else account.limits
         used, reserved = account.used, account.reserved
-        for i in _INDEXES:
+        for i in account.limited:
             asked = amounts[i]
             if not asked or used[i] + reserved[i] + asked <= limits[i]:
                 continue
@@ -163,11 +187,27 @@ def exceeds_warned(accounts: Sequence[Account], amounts: Sequence[int]) -> Refus
     for account in accounts:
         if not account.warn:
             continue
-        for i in _INDEXES:
+        for i in account.limited:
             total = account.used[i] + account.reserved[i] + amounts[i]
             if amounts[i] and total > account.limits[i]:
                 return Refusal(account, i, account.used[i], account.reserved[i], account.limits[i], busy=False)
     return None
+
+
+def tightest(accounts: Sequence[Account]) -> tuple[int, int] | None:
+    """(resource, what remains of it) where (used + reserved) / limit is greatest; None without a limit."""
+    best: tuple[int, int] | None = None
+    greatest = -1.0
+    for account in accounts:
+        used, reserved, limits = account.used, account.reserved, account.limits
+        for i in account.limited:
+            limit = limits[i]
+            taken = used[i] + reserved[i]
+            ratio = taken / limit if limit > 0 else 1.0
+            if ratio > greatest:
+                greatest = ratio
+                best = (i, limit - taken if limit > taken else 0)
+    return best
 
 
 def hold(new: Hold) -> None:
@@ -187,19 +227,19 @@ def expire(held: Hold) -> list[Crossing]:
     return settle(held, held.on_expiry, "expired")
 
 
-def extend(held: Hold, delta: Amounts) -> Refusal | None:
-    """Grow an open hold by *delta* under the admission rule; a refusal leaves it unchanged."""
-    refused = refusal(held.accounts, delta)
+def extend(held: Hold, delta: Amounts, *, force: bool = False) -> Refusal | None:
+    """Grow an open hold by *delta* under the admission rule, or in any case; a refusal leaves it unchanged."""
+    refused = None if force else refusal(held.accounts, delta, held.wrapping)
     if refused is None:
         _shift_reserved(held.accounts, delta, 1)
         held.amounts = Amounts(*map(sum, zip(held.amounts, delta, strict=True)))
     return refused
 
 
-def resize(held: Hold, amounts: Amounts) -> Refusal | None:
+def resize(held: Hold, amounts: Amounts, *, force: bool = False) -> Refusal | None:
     """Make an open hold exactly *amounts* under the admission rule; a refusal leaves it unchanged."""
     _shift_reserved(held.accounts, held.amounts, -1)
-    refused = refusal(held.accounts, amounts)
+    refused = None if force else refusal(held.accounts, amounts, held.wrapping)
     if refused is None:
         held.amounts = amounts
     _shift_reserved(held.accounts, held.amounts, 1)
@@ -212,32 +252,28 @@ def charge(accounts: Sequence[Account], actual: Sequence[int]) -> list[Crossing]
     leaf = accounts[-1]
     for account in accounts:
         used, marks = account.used, account.marks
-        for i in _INDEXES:
-            amount = actual[i]
-            if not amount:
-                continue
-            used[i] += amount
-            if used[i] >= marks[i]:
-                crossed += _cross(account, i)
+        for i, amount in enumerate(actual):
+            if amount:
+                total = used[i] = used[i] + amount
+                if total >= marks[i]:
+                    crossed += _cross(account, i)
         if account is not leaf and account.scope == "run":
             below = account.below
             account.below = list(actual) if below is None else [a + b for a, b in zip(below, actual, strict=True)]
     return crossed
 
 
-def uncharge(accounts: Sequence[Account], amounts: Sequence[int]) -> None:
-    """Take back an expiry's charge when the true usage arrives after all."""
-    leaf = accounts[-1]
-    for account in accounts:
-        account.used[:] = [a - b for a, b in zip(account.used, amounts, strict=True)]
-        if account is not leaf and account.below is not None:
-            account.below = [a - b for a, b in zip(account.below, amounts, strict=True)]
+def crossings(account: Account) -> list[Crossing]:
+    """The thresholds that what was charged has reached and that were not given before."""
+    return [crossing for i in account.limited if account.used[i] >= account.marks[i] for crossing in _cross(account, i)]
 
 
 def relimit(account: Account, limits: Sequence[int], full: Sequence[int]) -> None:
     """Give *account* other limits and re-arm its thresholds for amounts not reached yet."""
     account.limits = tuple(limits)
     account.full = tuple(full)
+    account.limited = _limited(account.full)
+    _make_room(account)
     rearm(account)
 
 
@@ -249,8 +285,15 @@ def rearm(account: Account) -> None:
     )
 
 
-def marks_of(limits: Sequence[int], thresholds: tuple[float, ...]) -> tuple[int, ...]:
-    """The first mark of each resource of a fresh account."""
+@lru_cache(maxsize=1024)
+def _limited(limits: tuple[int, ...]) -> tuple[int, ...]:
+    """The resources that *limits* limit; one tuple for all runs of a budget."""
+    return tuple(i for i in _INDEXES if limits[i] < UNLIMITED)
+
+
+@lru_cache(maxsize=1024)
+def _first_marks(limits: tuple[int, ...], thresholds: tuple[float, ...]) -> tuple[int, ...]:
+    """The first mark of each resource of a fresh account; one tuple for all runs of a budget."""
     return tuple(next(iter(_marks(limit, thresholds)), UNLIMITED) for limit in limits)
 
 
@@ -280,3 +323,9 @@ def _cross(account: Account, i: int) -> list[Crossing]:
 def _shift_reserved(accounts: Sequence[Account], amounts: Sequence[int], sign: int) -> None:
     for account in accounts:
         account.reserved = [a + sign * b for a, b in zip(account.reserved, amounts, strict=True)]
+        _make_room(account)
+
+
+def _make_room(account: Account) -> None:
+    held = account.reserved
+    account.room = [a - b for a, b in zip(account.limits, held, strict=True)] if any(held) else account.limits

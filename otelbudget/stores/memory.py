@@ -13,7 +13,7 @@ from weakref import ref
 
 from otelbudget import ledger
 from otelbudget.amounts import NANOS
-from otelbudget.ledger import Account, Crossing, Hold, Refusal
+from otelbudget.ledger import Crossing, Hold
 
 __all__ = ["MemoryStore"]
 
@@ -37,36 +37,33 @@ class MemoryStore:
 
     # Every method below is called with the lock held.
 
-    def reserve(self, new: Hold, owner: object, now_ns: int, wrapping: Account | None = None) -> Refusal | None:
-        """Admit and register *new* for *owner*, or say which account refused."""
-        if self._open:
-            self.sweep(now_ns)
-        refused = ledger.refusal(new.accounts, new.amounts, wrapping)
-        if refused is None:
-            ledger.hold(new)
-            new.opened_ns = now_ns
-            new.expires_ns = now_ns + self.ttl_ns
-            new.owner = ref(owner)
-            self._open[new] = None
-        return refused
+    def register(self, new: Hold, owner: object, now_ns: int) -> None:
+        """Put an admitted hold on its accounts; it lives as long as *owner*, or `ttl_ns`."""
+        ledger.hold(new)
+        new.opened_ns = now_ns
+        new.expires_ns = now_ns + self.ttl_ns
+        new.owner = ref(owner)
+        self._open[new] = None
 
     def settle(self, held: Hold, actual: tuple[int, ...], state: ledger.HoldState) -> list[Crossing]:
         """End an open hold, charging *actual*."""
         self._open.pop(held, None)
         return ledger.settle(held, actual, state)
 
-    def sweep(self, now_ns: int) -> None:
-        """Reclaim the holds that nobody holds on to any more, renew the others."""
+    def sweep(self, now_ns: int) -> list[tuple[Hold, list[Crossing]]]:
+        """Reclaim the holds that nobody holds on to any more, renew the others; gives those reclaimed."""
+        expired = []
         while self._open:
             oldest = next(iter(self._open))
             if oldest.expires_ns > now_ns:
-                return
+                break
             del self._open[oldest]
             if oldest.owner() is None:
-                ledger.expire(oldest)
+                expired.append((oldest, ledger.expire(oldest)))
             else:
                 oldest.expires_ns = now_ns + self.ttl_ns
                 self._open[oldest] = None
+        return expired
 
     def open_holds(self, now_ns: int) -> tuple[int, float]:
         """How many holds are open, and the age of the oldest in seconds."""

@@ -1,0 +1,106 @@
+"""otelbudget: hard budgets for AI agents, enforced and observed through OpenTelemetry.
+
+::
+
+    import otelbudget
+
+    otelbudget.setup("budgets.yaml")
+    with otelbudget.run("deep_research", tenant="acme") as run:
+        agent.invoke(...)  # no instrumented model or tool call goes out that the run can't pay for
+
+Names load on first use, so importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from otelbudget._version import __version__
+
+if TYPE_CHECKING:
+    from otelbudget.bootstrap import setup, shutdown
+    from otelbudget.config import Config, load_budget_config
+    from otelbudget.decision import Decision, Denial
+    from otelbudget.errors import (
+        BudgetError,
+        BudgetExceeded,
+        ConfigError,
+        IdempotencyError,
+        PricingError,
+        StoreError,
+        is_budget_exceeded,
+    )
+    from otelbudget.estimate import estimate_tokens
+    from otelbudget.manager import BudgetManager
+    from otelbudget.model import RunBudget, Usage
+    from otelbudget.quota import Quota, QuotaService
+    from otelbudget.runs.api import current_run, run, wrap
+    from otelbudget.runs.receipt import Receipt
+    from otelbudget.runs.run import BudgetRun
+
+__all__ = [
+    "BudgetError",
+    "BudgetExceeded",
+    "BudgetManager",
+    "BudgetRun",
+    "Config",
+    "ConfigError",
+    "Decision",
+    "Denial",
+    "IdempotencyError",
+    "PricingError",
+    "Quota",
+    "QuotaService",
+    "Receipt",
+    "RunBudget",
+    "StoreError",
+    "Usage",
+    "__version__",
+    "current_run",
+    "estimate_tokens",
+    "is_budget_exceeded",
+    "load_budget_config",
+    "run",
+    "setup",
+    "shutdown",
+    "wrap",
+]
+
+_HOME = {
+    **dict.fromkeys(("setup", "shutdown"), "bootstrap"),
+    **dict.fromkeys(("Config", "load_budget_config"), "config"),
+    **dict.fromkeys(("Decision", "Denial"), "decision"),
+    **dict.fromkeys(
+        (
+            "BudgetError",
+            "BudgetExceeded",
+            "ConfigError",
+            "IdempotencyError",
+            "PricingError",
+            "StoreError",
+            "is_budget_exceeded",
+        ),
+        "errors",
+    ),
+    "estimate_tokens": "estimate",
+    "BudgetManager": "manager",
+    **dict.fromkeys(("RunBudget", "Usage"), "model"),
+    **dict.fromkeys(("Quota", "QuotaService"), "quota"),
+    **dict.fromkeys(("current_run", "run", "wrap"), "runs.api"),
+    "Receipt": "runs.receipt",
+    "BudgetRun": "runs.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

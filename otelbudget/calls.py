@@ -1,0 +1,309 @@
+"""`ModelCall`: one model call from its admission to its settlement, whoever sees it: a guard, a span or both.
+
+A guard calls `begin` before the request leaves and exactly one of `commit`, `release`, `failed` and `unknown` after.
+The first of them counts, later ones do nothing, and none of them raises.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
+
+from opentelemetry import trace
+from opentelemetry.context import Context, get_current
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+
+from otelbudget import scope, semconv
+from otelbudget.amounts import COST, INPUT, OUTPUT, Amounts, usd
+from otelbudget.errors import BudgetExceeded
+from otelbudget.ledger import Hold
+from otelbudget.model import Usage
+from otelbudget.runs import accounting, admission, denying, reservation, wrapping
+from otelbudget.telemetry import events
+from otelbudget.telemetry.events import Site, site_of
+
+if TYPE_CHECKING:
+    from otelbudget.engine import Engine
+    from otelbudget.runs.run import BudgetRun
+
+__all__ = ["ModelCall", "ModelRequest", "abegin", "begin"]
+
+#: By how many output tokens a stream's hold grows when it has used it up.
+BLOCK: Final = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRequest:
+    """What is known of a model call before it is sent.
+
+    Args:
+        provider: ``gen_ai.provider.name``, such as ``openai``.
+        operation: ``gen_ai.operation.name``: ``chat``, ``text_completion``, ``embeddings``, ...
+        model: The model asked for; None if unknown.
+        input_tokens: Estimated input tokens, at least 1.
+        max_output_tokens: The request's own maximum times the number of answers; 0 where there is no output; None if
+            it has none.
+    """
+
+    provider: str
+    operation: str
+    model: str | None
+    input_tokens: int
+    max_output_tokens: int | None = None
+
+
+def begin(request: ModelRequest) -> ModelCall | None:
+    """Admit a model call made here, or refuse it; None if nothing is set up, so the call is none of our business.
+
+    Raises:
+        BudgetExceeded: The call must not be sent.
+    """
+    call, ask = _prepared(request)
+    if call is not None and ask is not None:
+        try:
+            denying.decide(call.run, ask)
+        except BaseException as error:
+            call.refused(error)
+            raise
+    return call
+
+
+async def abegin(request: ModelRequest) -> ModelCall | None:
+    """`begin` for coroutines: awaits an async ``on_exhausted``."""
+    call, ask = _prepared(request)
+    if call is not None and ask is not None:
+        try:
+            await denying.adecide(call.run, ask)
+        except BaseException as error:
+            call.refused(error)
+            raise
+    return call
+
+
+def _prepared(request: ModelRequest) -> tuple[ModelCall | None, admission.Ask | None]:
+    """The call and what it asks for; nothing to ask if it takes over what a span around it has reserved."""
+    engine = scope.active_engine()
+    if engine is None:
+        return None, None
+    context = get_current()
+    run = engine.run_here()
+    tool = scope.tool_call_in(context) or engine.tool_call_around(context)
+    if tool is not None:
+        tool.model_called = True
+    around = engine.reserved_around(context, run)
+    if around is not None and around.resize(request):
+        return around, None
+    call = ModelCall(run, request)
+    call.find_span(engine, context)
+    return call, call.ask()
+
+
+class ModelCall:
+    """One model call. Its object is what keeps its hold alive.
+
+    Attributes:
+        run: Who pays.
+        request: What is asked for.
+        site: The span that hears of it: the instrumentor's, else our own.
+        adopted: A guard has taken over what a span around it reserved.
+    """
+
+    __slots__ = ("__weakref__", "_began_ns", "_hold", "_own_span", "adopted", "request", "run", "site")
+
+    def __init__(self, run: BudgetRun, request: ModelRequest, site: Site = events.NOWHERE) -> None:
+        self.run = run
+        self.request = request
+        self.site = site
+        self.adopted = False
+        self._own_span: Span | None = None
+        self._began_ns = time.time_ns()
+        self._hold = Hold(run.accounts, Amounts(), payer=run)
+
+    # --- admission
+
+    def find_span(self, engine: Engine, context: Context) -> None:
+        """Take the instrumentor's span for this call, or open one of our own."""
+        span = engine.claim(context)
+        if span is None:
+            request = self.request
+            span = self._own_span = engine.tracer.start_span(
+                f"{request.operation} {request.model}" if request.model else request.operation,
+                context,
+                SpanKind.CLIENT,
+                {
+                    semconv.GEN_AI_OPERATION: request.operation,
+                    semconv.GEN_AI_PROVIDER: request.provider,
+                    **({semconv.GEN_AI_REQUEST_MODEL: request.model} if request.model else {}),
+                },
+            )
+        self.site = site_of(span)
+
+    def ask(self) -> admission.Ask:
+        """What admitting this call means, its hold included."""
+        amounts, unpriced = self._wanted(self.request)
+        hold = self._hold
+        hold.amounts = amounts
+        hold.on_expiry = reservation.input_part(amounts)
+        return admission.Ask(
+            amounts,
+            "call",
+            site=self.site,
+            hold=hold,
+            owner=self,
+            permit=wrapping.permit(),
+            unpriced=unpriced,
+            own_maximum=self.request.max_output_tokens or None,
+        )
+
+    def _wanted(self, request: ModelRequest) -> tuple[Amounts, str | None]:
+        """The amounts to hold, and the model's name if it is to be refused for want of a price."""
+        output = request.max_output_tokens
+        if output is None:
+            output = self.run.engine.config.estimates.output_tokens
+        usage = Usage(request.input_tokens, output, model=request.model, provider=request.provider)
+        cost = accounting.price(self.run, usage)
+        refuse = cost.unpriced and request.model is not None and self.run.unpriced_policy() == "deny"
+        return usage.amounts(cost.nanousd), (request.model if refuse else None)
+
+    def resize(self, request: ModelRequest) -> bool:
+        """Take over, for a guard inside, what a span reserved for this call; False if that has ended meanwhile.
+
+        Raises:
+            BudgetExceeded: The whole request, which the guard knows, does not fit.
+        """
+        amounts, unpriced = self._wanted(request)
+        ask = admission.Ask(
+            amounts, "call", site=self.site, unpriced=unpriced, own_maximum=request.max_output_tokens or None
+        )
+        verdict = admission.attempt_resize(self.run, ask, self._hold)
+        if verdict is None:
+            return False
+        self.adopted = True
+        if not verdict.decision.allowed:
+            error = denying.refuse(self.run, ask, verdict)
+            accounting.give_back(self.run, self._hold)
+            raise error
+        self.request = request
+        self._hold.on_expiry = reservation.input_part(amounts)
+        self._hold.owner = ref(self)
+        return True
+
+    def refused(self, error: BaseException) -> None:
+        """End our own span of a call that was not admitted."""
+        self._end_span(error)
+
+    def active(self) -> AbstractContextManager[Any]:
+        """Make our own span the current one around the request; nothing if the instrumentor's is."""
+        if self._own_span is None:
+            return nullcontext()
+        return trace.use_span(self._own_span, record_exception=False, set_status_on_exception=False)
+
+    def grow(self, output_tokens: int) -> None:
+        """Tell how much output a stream has shown so far; the hold follows in blocks.
+
+        Raises:
+            BudgetExceeded: No more output can be paid for: close the stream, then call `unknown`.
+        """
+        missing = output_tokens - self._hold.amounts[OUTPUT]
+        if missing <= 0 or self._hold.state != "open":
+            return
+        block = -(-missing // BLOCK) * BLOCK
+        usage = Usage(0, block, model=self.request.model, provider=self.request.provider)
+        cost = accounting.price(self.run, usage).nanousd
+        reservation.grow(self.run, self._hold, Amounts(0, block, 0, block, cost), self.site)
+
+    # --- settlement
+
+    @property
+    def settled(self) -> bool:
+        """Whether what it held has been charged or given back."""
+        return self._hold.state != "open"
+
+    def commit(self, usage: Usage | None = None) -> None:
+        """The answer is here. None: it carries no usage, so the estimate is charged and flagged."""
+        if usage is None:
+            usage = self._estimated(self._hold.amounts)
+        elif usage.model is None or usage.provider is None:
+            usage = replace(
+                usage, model=usage.model or self.request.model, provider=usage.provider or self.request.provider
+            )
+        self._settle(usage)
+
+    def release(self, error: BaseException | None = None) -> None:
+        """Nothing was sent: give everything back, the step too."""
+        if accounting.give_back(self.run, self._hold):
+            events.change_event(self.site, semconv.EVENT_RELEASE, {semconv.REASON: "not_sent"})
+            self._end_span(error)
+
+    def failed(self, usage: Usage | None = None, error: BaseException | None = None) -> None:
+        """The provider answered with an error: one step, and the usage it reports, else no tokens."""
+        self._settle(usage or Usage(0, 0, model=self.request.model, provider=self.request.provider), error)
+
+    def unknown(self, output_tokens: int = 0, error: BaseException | None = None) -> None:
+        """It was sent and nobody knows how it ended: one step, the input estimate and the output seen, flagged."""
+        amounts = reservation.input_part(self._hold.amounts)
+        usage = Usage(
+            amounts[INPUT], output_tokens, model=self.request.model, provider=self.request.provider, estimated=True
+        )
+        if isinstance(error, BudgetExceeded):
+            cut: dict[str, events.Value | None] = {semconv.TOKENS_OUTPUT: output_tokens, semconv.REASON: error.reason}
+            events.change_event(self.site, semconv.EVENT_STREAM_CUT, cut)
+        self._settle(usage, error)
+
+    def _estimated(self, amounts: Amounts) -> Usage:
+        request = self.request
+        cost = usd(amounts[COST]) if amounts[COST] else None
+        return Usage(
+            amounts[INPUT],
+            amounts[OUTPUT],
+            cost_usd=cost,
+            model=request.model,
+            provider=request.provider,
+            estimated=True,
+        )
+
+    def _settle(self, usage: Usage, error: BaseException | None = None) -> None:
+        if self._hold.state in ("committed", "released"):
+            return
+        held = self._hold.amounts
+        if self._own_span is not None:
+            _describe(self._own_span, usage)
+        accounting.settle(self.run, self._hold, usage, self.site, asked_model=self.request.model)
+        engine = self.run.engine
+        engine.settled(self.run, usage, self._began_ns)
+        if not usage.estimated and usage.tokens and held[INPUT] + held[OUTPUT]:
+            with engine.lock:
+                engine.meters.observe_estimate(usage.model, usage.tokens / (held[INPUT] + held[OUTPUT]))
+        self._end_span(error)
+
+    def _end_span(self, error: BaseException | None = None) -> None:
+        span, self._own_span = self._own_span, None
+        if span is None:
+            return
+        if error is not None and span.is_recording():
+            kind = type(error)
+            name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+            span.set_attribute(semconv.ERROR_TYPE, name)
+            span.set_status(Status(StatusCode.ERROR, str(error) if isinstance(error, BudgetExceeded) else name))
+        span.end()
+
+
+def _describe(span: Span, usage: Usage) -> None:
+    """The response's facts, after the GenAI conventions, on a span of our own."""
+    if not span.is_recording():
+        return
+    facts = {
+        semconv.GEN_AI_RESPONSE_MODEL: usage.model,
+        semconv.GEN_AI_RESPONSE_ID: usage.response_id,
+        semconv.GEN_AI_INPUT_TOKENS: usage.input_tokens,
+        semconv.GEN_AI_OUTPUT_TOKENS: usage.output_tokens,
+        semconv.GEN_AI_CACHE_READ: usage.cache_read_tokens or None,
+        semconv.GEN_AI_CACHE_WRITE: usage.cache_write_tokens or None,
+        semconv.GEN_AI_REASONING: usage.reasoning_tokens or None,
+    }
+    for name, value in facts.items():
+        if value is not None:
+            span.set_attribute(name, value)

@@ -1,0 +1,187 @@
+"""The answer to a request: `Decision`, and `Denial` with everything that explains a refusal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from otelbudget.errors import BudgetExceeded
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from decimal import Decimal
+
+__all__ = ["ALLOWED", "WARNED", "Decision", "Denial"]
+
+_AMBIENT = (
+    " Calls outside otelbudget.run() share one process-wide run: open one per request or job with"
+    " `with otelbudget.run(...):`, or start it anew with manager.reset()."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denial:
+    """Why a request was refused, with the numbers of that moment.
+
+    The fields are those of `BudgetExceeded`, plus:
+
+    Args:
+        tenant, run_id: Whose request it was.
+        ambient: It was made outside every run, in the process-wide one.
+        own_maximum: The request's own maximum of output tokens, if that is part of what did not fit.
+        detail: What `reason` alone does not say (a model's name).
+    """
+
+    reason: str
+    resource: str | None = None
+    budget: str | None = None
+    scope: str | None = None
+    used: int | float | Decimal | None = None
+    reserved: int | float | Decimal | None = None
+    limit: int | float | Decimal | None = None
+    requested: int | float | Decimal | None = None
+    retry_after_s: float | None = None
+    resets_at: datetime | None = None
+    tenant: str | None = None
+    run_id: str | None = None
+    ambient: bool = False
+    own_maximum: int | None = None
+    detail: str | None = None
+
+    @property
+    def message(self) -> str:
+        """What ran out, where, how much was used and held, when it resets and how to raise it."""
+        return f"{self._where()}: {_WHAT[self.reason](self)}{_AMBIENT if self.ambient else ''}"
+
+    def error(self, receipt: Any = None) -> BudgetExceeded:
+        """The exception that tells the caller."""
+        return BudgetExceeded(
+            self.message,
+            reason=self.reason,
+            resource=self.resource,
+            budget=self.budget,
+            scope=self.scope,
+            used=self.used,
+            reserved=self.reserved,
+            limit=self.limit,
+            requested=self.requested,
+            retry_after_s=self.retry_after_s,
+            resets_at=self.resets_at,
+            receipt=receipt,
+        )
+
+    def _where(self) -> str:
+        named = f"budget {self.budget!r}" if self.budget else "budget"
+        return f"{named} of {self.scope or 'run'}" + (f" (tenant {self.tenant!r})" if self.tenant else "")
+
+    def _numbers(self) -> str:
+        held = f", held {_amount(self, self.reserved)}" if self.reserved else ""
+        return (
+            f"{self.resource} used {_amount(self, self.used)}{held} of {_amount(self, self.limit)},"
+            f" requested {_amount(self, self.requested)}"
+        )
+
+    def _raise_it(self) -> str:
+        if self.scope != "run":
+            when = f"It resets at {self.resets_at.isoformat()}. " if self.resets_at else ""
+            return f"{when}Raise the quota to allow more."
+        return f"A run's budget does not reset: raise max_{self.resource}, or call run.extend({self.resource}=...)."
+
+
+def _amount(denial: Denial, value: Any) -> str:
+    if denial.resource == "cost_usd":
+        return f"${value}"
+    if denial.resource == "seconds":
+        return f"{value:.3g} s"
+    return str(value)
+
+
+def _limit(d: Denial) -> str:
+    own = ""
+    if d.own_maximum is not None:
+        own = f" The request's own maximum of {d.own_maximum} output tokens is part of that; a smaller one may fit."
+    return f"exhausted: {d._numbers()}.{own} {d._raise_it()}"
+
+
+def _busy(d: Denial) -> str:
+    return (
+        f"busy: {d._numbers()}. Calls in flight hold the rest; retry when one has ended, in about {d.retry_after_s} s."
+    )
+
+
+def _deadline(d: Denial) -> str:
+    return (
+        f"out of time: {_amount(d, d.used)} of {_amount(d, d.limit)} have passed."
+        " Raise max_seconds, or call run.extend(seconds=...)."
+    )
+
+
+def _latched(d: Denial) -> str:
+    if d.detail == "wrap_up":
+        return "wrap_up() admits one model call and no tool call, and this is another one."
+    return (
+        f"stays exhausted: {d.resource} was refused before and the run goes on asking."
+        f" Stop, or call run.extend({d.resource}=...); RunBudget(latch=False) judges every request anew."
+    )
+
+
+def _frozen(d: Denial) -> str:
+    by = f" ({d.detail})" if d.detail else ""
+    return f"frozen{by}: no new calls until run.unfreeze()."
+
+
+def _closed(_: Denial) -> str:
+    return "the run has ended; a task or stream left behind can't make new calls in it. Open a new otelbudget.run()."
+
+
+def _unpriced(d: Denial) -> str:
+    what = f"no price is known for model {d.detail!r}" if d.detail else "tokens were recorded without a cost or a model"
+    return (
+        f"{what}, and a cost limit is in force. Add it under `prices:` in budgets.yaml,"
+        " pass cost_usd, or set on_unpriced to 'estimate' or 'allow'."
+    )
+
+
+def _no_tenant(_: Denial) -> str:
+    return "a tenant is required and none was given: otelbudget.run(..., tenant=...)."
+
+
+def _store_unavailable(d: Denial) -> str:
+    return f"the store can't be reached ({d.detail}), and on_store_error is fail_closed."
+
+
+_WHAT: Final = {
+    "limit": _limit,
+    "busy": _busy,
+    "deadline": _deadline,
+    "latched": _latched,
+    "frozen": _frozen,
+    "closed": _closed,
+    "unpriced": _unpriced,
+    "no_tenant": _no_tenant,
+    "store_unavailable": _store_unavailable,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a check answered; true if the request may go on.
+
+    Args:
+        allowed: Whether it may.
+        warned: It may, but only because its budget warns instead of refusing.
+        denial: Why not, or what it warns of; None for a plain yes.
+    """
+
+    allowed: bool
+    warned: bool = False
+    denial: Denial | None = None
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+
+#: The shared answer of every check that is simply allowed.
+ALLOWED: Final = Decision(True)
+#: The shared answer of every check that is allowed by a budget that only warns.
+WARNED: Final = Decision(True, warned=True)

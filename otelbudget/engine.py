@@ -1,0 +1,210 @@
+"""What all runs of one manager share: configuration, store, prices, meters, clock, tracer. No SDK is needed here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+
+from otelbudget import scope
+from otelbudget._version import __version__
+from otelbudget.config import Config
+from otelbudget.errors import ConfigError
+from otelbudget.model import RunBudget, Usage
+from otelbudget.runs import accounting, closing
+from otelbudget.runs.run import BudgetRun
+from otelbudget.stores.memory import MemoryStore
+from otelbudget.telemetry.cells import Meters
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from otelbudget.calls import ModelCall
+    from otelbudget.live_spans import LiveSpans
+    from otelbudget.runs.tools import ToolCall
+
+__all__ = ["Engine"]
+
+_log = logging.getLogger("otelbudget")
+_UNLIMITED_BUDGET: Final = RunBudget()
+#: How many charged calls are remembered so that a second report of one is recognised.
+_RECENT: Final = 256
+
+
+class _Settled(NamedTuple):
+    run: BudgetRun
+    response_id: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    began_ns: int
+
+
+class Engine:
+    """The shared inside of a manager.
+
+    Args:
+        config: Budgets and prices.
+        store: Where accounts live; a new memory store if None.
+        tenant: Whose runs these are where a run does not say.
+        enforce: False counts and reports everything and refuses nothing.
+        clock_ns: Monotonic nanoseconds.
+
+    Attributes:
+        tracer: What run spans and the spans of guards are made with.
+        live_spans: The open spans, where a span processor listens.
+        guarded: Names of the client SDKs whose guard is reached.
+        lingering: Runs that ended with calls still open, with the time when their telemetry ends anyway.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        store: MemoryStore | None = None,
+        tenant: str | None = None,
+        enforce: bool = True,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.config = config
+        self.prices = config.prices
+        self.store = MemoryStore() if store is None else store
+        self.lock: threading.Lock = self.store.lock
+        self.tenant = tenant or "default"
+        self.enforce = enforce
+        self.clock_ns = clock_ns
+        self.meters = Meters(self.store, models=self.prices.models, clock_ns=clock_ns)
+        self.tracer: trace.Tracer = trace.get_tracer("otelbudget", __version__)
+        self.live_spans: LiveSpans | None = None
+        self.guarded: set[str] = set()
+        self.lingering: deque[tuple[int, BudgetRun]] = deque()
+        self._recent: deque[_Settled] = deque(maxlen=_RECENT)
+        self._ambient: BudgetRun | None = None
+        self._ambient_lock = threading.Lock()
+        self._ambient_user: object = None
+        self._warned: set[str] = set()
+
+    def budget(self, wanted: str | RunBudget | None) -> RunBudget:
+        """The budget that a run asks for by name, as a value, or by default.
+
+        Raises:
+            ConfigError: No budget has that name; the message names those that exist.
+        """
+        if isinstance(wanted, RunBudget):
+            return wanted
+        if wanted is None:
+            return self.config.default_budget or _UNLIMITED_BUDGET
+        if not isinstance(wanted, str):
+            raise ConfigError(f"a budget is a name or a RunBudget, got {wanted!r} ({type(wanted).__name__})")
+        return self.config.budget(wanted)
+
+    def implicit_budget(self, agent: str | None) -> RunBudget:
+        """The budget of a run that an agent's span, or a unit of work, opens: that agent's, else the default."""
+        named = None if agent is None else self.config.agents.get(agent)
+        return self.budget(None) if named is None else named
+
+    def run_here(self) -> BudgetRun:
+        """The run that a call made here is charged to; the process-wide one outside every run."""
+        run = scope.current_run()
+        if run is not None:
+            return run
+        if any(live.kind == "explicit" for live in list(self.meters.live)):
+            self.warn_once(
+                "outside",
+                "a model call was made outside every run while runs are open in this process: its context was lost"
+                " (a thread or pool made before setup()?), so it is charged to the process-wide run",
+            )
+        return self.ambient_run()
+
+    def ambient_run(self) -> BudgetRun:
+        """The process-wide run of calls made outside every run; opened at first use."""
+        run = self._ambient
+        if run is None:
+            with self._ambient_lock:
+                if self._ambient is None:
+                    self._ambient = BudgetRun(
+                        self, self.budget(None), tenant=self.tenant, kind="ambient", reraise=False
+                    )
+                run = self._ambient
+        self._watch_ambient()
+        return run
+
+    def reset_ambient(self) -> None:
+        """Let the next call outside every run begin a new process-wide run."""
+        with self._ambient_lock:
+            run, self._ambient = self._ambient, None
+            self._ambient_user = None
+        if run is not None:
+            closing.close(run, "exhausted" if run.denials else "completed")
+
+    def _watch_ambient(self) -> None:
+        if "ambient" in self._warned:
+            return
+        try:
+            user: object = asyncio.current_task()
+        except RuntimeError:
+            user = None
+        user = user or threading.get_ident()
+        if self._ambient_user is None:
+            self._ambient_user = user
+        elif self._ambient_user != user:
+            self.warn_once(
+                "ambient",
+                "calls of several threads or tasks share the process-wide run, since they are made outside every run; "
+                "open one per request or job with `with otelbudget.run(...):`",
+            )
+
+    def warn_once(self, key: str, message: str, *args: object) -> None:
+        """Log a warning the first time *key* comes up."""
+        if key not in self._warned:
+            self._warned.add(key)
+            _log.warning(message, *args)
+
+    # --- holds and calls
+
+    def sweep(self, now_ns: int) -> None:
+        """Reclaim holds that nobody holds on to any more; called with the lock held."""
+        for held, crossed in self.store.sweep(now_ns):
+            accounting.expired(held.payer, held.on_expiry, crossed)
+
+    def settled(self, run: BudgetRun, usage: Usage, began_ns: int) -> None:
+        """Remember a charged call for a moment: another layer may report the same one at its end."""
+        self._recent.append(_Settled(run, usage.response_id, usage.input_tokens, usage.output_tokens, began_ns))
+
+    def was_settled(self, run: BudgetRun, usage: Usage, start_ns: int, end_ns: int) -> bool:
+        """Whether a call that a span reports was charged before: the same response, or equal tokens within its time."""
+        for one in list(self._recent):
+            if usage.response_id is not None and one.response_id is not None:
+                if usage.response_id == one.response_id:
+                    return True
+            elif (
+                one.run is run
+                and start_ns <= one.began_ns <= end_ns
+                and (one.input_tokens, one.output_tokens) == (usage.input_tokens, usage.output_tokens)
+            ):
+                return True
+        return False
+
+    # --- what the open spans know; nothing where no span processor listens
+
+    def claim(self, context: Context) -> Span | None:
+        """The instrumentor's span for a guarded call made in *context*, or None."""
+        return None if self.live_spans is None else self.live_spans.claim(context)
+
+    def is_call(self, span: Span) -> bool:
+        """Whether *span* is an open model or tool call."""
+        return self.live_spans is not None and self.live_spans.is_call(span)
+
+    def tool_call_around(self, context: Context) -> ToolCall | None:
+        """The tool call whose span encloses *context*, or None."""
+        return None if self.live_spans is None else self.live_spans.tool_call_around(context)
+
+    def reserved_around(self, context: Context, run: BudgetRun) -> ModelCall | None:
+        """What an enclosing model span has reserved for the call made in *context*, or None."""
+        return None if self.live_spans is None else self.live_spans.reserved_around(context, run)

@@ -1,0 +1,142 @@
+"""`BudgetManager`: the whole of otelbudget behind one object, which is also an OpenTelemetry span processor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.sdk.trace import SpanProcessor
+
+from otelbudget import scope
+from otelbudget.config import Config, load_budget_config
+from otelbudget.engine import Engine
+from otelbudget.errors import ConfigError
+from otelbudget.live_spans import LiveSpans
+from otelbudget.model import RunBudget, Usage
+from otelbudget.runs import closing
+from otelbudget.runs.lifecycle import RunScope
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import ReadableSpan, Span
+
+    from otelbudget.decision import Decision
+    from otelbudget.runs.run import BudgetRun
+
+__all__ = ["BudgetManager"]
+
+
+class BudgetManager(SpanProcessor):
+    """Budgets for everything this process does; ``provider.add_span_processor(manager)`` makes spans count too.
+
+    Outside every run its methods mean the process-wide run, so the classic form needs nothing else:
+
+    Example:
+        >>> manager = BudgetManager(RunBudget(max_steps=5, max_tokens=2000))
+        >>> manager.record_call(350)
+        >>> manager.remaining()["tokens"]
+        1650
+
+    Args:
+        budget: The default budget; or a whole `Config`, or the path of a budgets.yaml; None limits nothing.
+        tenant: Whose runs these are where a run does not say.
+        enforce: False counts and reports everything and refuses nothing.
+        engine: The inside of another manager to share; then no other argument.
+
+    Raises:
+        ConfigError: The budget or the file is wrong.
+    """
+
+    def __init__(
+        self,
+        budget: RunBudget | Config | str | PathLike[str] | None = None,
+        *,
+        tenant: str | None = None,
+        enforce: bool = True,
+        engine: Engine | None = None,
+    ) -> None:
+        self.engine = Engine(_config(budget), tenant=tenant, enforce=enforce) if engine is None else engine
+        self.live_spans = LiveSpans(self.engine)
+        self.engine.live_spans = self.live_spans
+
+    # --- the run here
+
+    def current(self) -> BudgetRun:
+        """The run that a call made here is charged to; the process-wide one outside every run."""
+        run = scope.current_run()
+        if run is None or run.engine is not self.engine:
+            run = self.engine.ambient_run()
+        return run
+
+    def check(self, **amounts: Any) -> Decision:
+        """`BudgetRun.check` of the run here."""
+        return self.current().check(**amounts)
+
+    def can_proceed(self, **amounts: Any) -> bool:
+        """`BudgetRun.can_proceed` of the run here."""
+        return self.current().can_proceed(**amounts)
+
+    def record(self, usage: Usage) -> None:
+        """`BudgetRun.record` of the run here."""
+        self.current().record(usage)
+
+    def record_call(self, tokens: int = 0) -> None:
+        """`BudgetRun.record_call` of the run here."""
+        self.current().record_call(tokens)
+
+    def remaining(self) -> dict[str, Any]:
+        """`BudgetRun.remaining` of the run here."""
+        return self.current().remaining()
+
+    def reset(self) -> None:
+        """Let the next call outside every run begin a new process-wide run."""
+        self.engine.reset_ambient()
+
+    def run(self, budget: str | RunBudget | None = None, **options: Any) -> RunScope:
+        """`otelbudget.run` on this manager."""
+        return RunScope(self.engine, budget, **options)
+
+    # --- the span processor
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Admit what the span stands for.
+
+        Raises:
+            BudgetExceeded: It is a model or tool call that can't be paid for. The span carries its check event and is
+                not ended.
+        """
+        self.live_spans.started(span, parent_context)
+
+    def _on_ending(self, span: Span) -> None:
+        """Nothing: the span is frozen by now."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Charge what an unguarded span used."""
+        self.live_spans.ended(span)
+
+    def must_hear(
+        self, parent_context: Context | None, trace_id: int, name: str, attributes: Mapping[str, Any] | None
+    ) -> bool:
+        """For a sampler: whether a span that it drops has to be recorded, unexported, so that budgets hold."""
+        del trace_id
+        return self.live_spans.must_hear(parent_context, name, attributes)
+
+    def shutdown(self) -> None:
+        """Finish the runs that ended with calls still open."""
+        closing.tend(self.engine, everything=True)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the SDK's signature
+        """Finish the runs whose open calls are never heard of again."""
+        closing.tend(self.engine)
+        return True
+
+
+def _config(budget: RunBudget | Config | str | PathLike[str] | None) -> Config:
+    if isinstance(budget, Config):
+        return budget
+    if budget is None or isinstance(budget, RunBudget):
+        return Config(default_budget=budget)
+    if isinstance(budget, str | PathLike):
+        return load_budget_config(budget)
+    raise ConfigError(f"BudgetManager takes a RunBudget, a Config or the path of a budgets.yaml, got {budget!r}")

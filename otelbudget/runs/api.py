@@ -1,0 +1,79 @@
+"""The functions that work without a manager in hand: `run`, `current_run`, `wrap`."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from opentelemetry import context as otel_context
+
+from otelbudget import scope
+from otelbudget.scope import current_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from otelbudget.model import RunBudget
+    from otelbudget.runs.lifecycle import Mode, RunScope
+
+__all__ = ["current_run", "run", "wrap"]
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+def run(
+    budget: str | RunBudget | None = None,
+    *,
+    tenant: str | None = None,
+    user: str | None = None,
+    mode: Mode = "shared",
+    reraise: bool = True,
+) -> RunScope:
+    """Open a run: ``with``, ``async with``, or a decorator that opens one per call.
+
+    Before `otelbudget.setup()` it runs on a default manager in this process's memory, without telemetry set up.
+
+    Example:
+        >>> from otelbudget import RunBudget
+        >>> with run(RunBudget(max_steps=2), tenant="acme") as r:
+        ...     r.record_call(100)
+        ...     r.remaining()["steps"]
+        1
+
+    Args:
+        budget: A name from budgets.yaml, a RunBudget, or None for the default budget.
+        tenant, user: Whose it is; inside another run it must be the same, or left out.
+        mode: Inside another run, ``shared`` charges that one too, ``detached`` does not.
+        reraise: Raise a pending denial when the block is left, should something have swallowed it.
+
+    Raises:
+        ConfigError: No budget has that name.
+        ValueError: Another tenant or user inside a run that is shared.
+    """
+    from otelbudget.runs.lifecycle import RunScope
+
+    return RunScope(_engine(), budget, tenant=tenant, user=user, mode=mode, reraise=reraise)
+
+
+def _engine() -> Any:
+    engine = scope.active_engine()
+    if engine is None:
+        from otelbudget.manager import BudgetManager
+
+        engine = scope.activate_default(lambda: BudgetManager().engine)
+    return engine
+
+
+def wrap(function: F) -> F:
+    """*function* bound to the context of here, so that a plain thread or pool runs it in this run."""
+    context = otel_context.get_current()
+
+    @functools.wraps(function)
+    def bound(*args: Any, **kwargs: Any) -> Any:
+        token = otel_context.attach(context)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            otel_context.detach(token)
+
+    return cast("F", bound)

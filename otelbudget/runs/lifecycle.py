@@ -1,0 +1,192 @@
+"""`RunScope`: a run as a ``with`` or ``async with`` block or a decorator; what leaving it raises."""
+
+from __future__ import annotations
+
+import asyncio
+from copy import copy
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from opentelemetry import trace
+from opentelemetry.context import attach, detach
+
+from otelbudget import scope
+from otelbudget.decision import Decision, Denial
+from otelbudget.errors import BudgetExceeded, is_budget_exceeded
+from otelbudget.runs import closing, decorating, denying
+from otelbudget.runs.admission import Ask, Verdict
+from otelbudget.telemetry.events import site_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Token
+    from types import TracebackType
+
+    from opentelemetry.context import Context
+
+    from otelbudget.engine import Engine
+    from otelbudget.model import RunBudget
+    from otelbudget.runs.run import BudgetRun
+
+__all__ = ["RunScope"]
+
+F = TypeVar("F", bound="Callable[..., Any]")
+Mode = Literal["shared", "detached"]
+#: Exceptions that steer the program and pass a run unchanged, whatever is pending.
+_STEERING = (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)
+
+
+class RunScope:
+    """A run to be entered: ``with``, ``async with``, or a decorator that opens one per call.
+
+    Args:
+        engine: Whose run.
+        budget: A configured budget's name, a RunBudget, or None for the default.
+        tenant, user: Whose it is; inside another run None means the same as there.
+        parent: The run it is part of; None takes the current explicit or implicit one.
+        mode: ``shared`` charges the run around it too, ``detached`` does not.
+        reraise: Raise a pending denial when the block is left.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        budget: str | RunBudget | None = None,
+        *,
+        tenant: str | None = None,
+        user: str | None = None,
+        parent: BudgetRun | None = None,
+        mode: Mode = "shared",
+        reraise: bool = True,
+    ) -> None:
+        if mode not in ("shared", "detached"):
+            raise ValueError(f"mode must be 'shared' or 'detached', got {mode!r}")
+        for name, value in (("tenant", tenant), ("user", user)):
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"{name} must be text, got {value!r} ({type(value).__name__})")
+        self._engine = engine
+        self._budget = engine.budget(budget)
+        self._options: dict[str, Any] = {"tenant": tenant, "user": user, "parent": parent, "mode": mode}
+        self._reraise = reraise
+        self._run: BudgetRun | None = None
+        self._token: Token[Context] | None = None
+
+    def open(self) -> tuple[BudgetRun, Context]:
+        """A new run with its span, and the context in which it is the current one."""
+        engine = self._engine
+        closing.tend(engine)
+        run = self._make()
+        span = engine.tracer.start_span(f"otelbudget.run {self._budget.name or 'custom'}")
+        run.span = span
+        run.site = site_of(span)
+        closing.write_limits(run, span)
+        return run, scope.with_run(trace.set_span_in_context(span), run)
+
+    def _make(self) -> BudgetRun:
+        from otelbudget.runs.run import BudgetRun
+
+        engine, options = self._engine, self._options
+        parent = options["parent"] or scope.current_run()
+        tenant, user = options["tenant"], options["user"]
+        if options["mode"] == "detached":
+            parent = None
+        elif parent is not None and parent.engine is engine:
+            for name, wanted, given in (("tenant", tenant, parent.tenant), ("user", user, parent.user)):
+                if wanted is not None and wanted != given:
+                    raise ValueError(
+                        f"a run inside a run of {name} {given!r} is part of it and can't be {name} {wanted!r}'s:"
+                        f" pass mode='detached' for an independent run"
+                    )
+            tenant, user = parent.tenant, parent.user
+            _check_depth(parent)
+        else:
+            parent = None
+        return BudgetRun(
+            engine, self._budget, tenant=tenant or engine.tenant, user=user, parent=parent, reraise=self._reraise
+        )
+
+    def __enter__(self) -> BudgetRun:
+        if self._run is not None:
+            raise RuntimeError("this run was entered before: make a new one with otelbudget.run(...)")
+        self._run, context = self.open()
+        self._token = attach(context)
+        return self._run
+
+    def __exit__(self, kind: Any, error: BaseException | None, tb: TracebackType | None) -> Literal[False]:
+        run, token = self._run, self._token
+        if run is not None and token is not None:
+            self._token = None
+            detach(token)
+            leave(run, error)
+        return False
+
+    async def __aenter__(self) -> BudgetRun:
+        return self.__enter__()
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, tb: TracebackType | None) -> Literal[False]:
+        return self.__exit__(kind, error, tb)
+
+    def __call__(self, function: F) -> F:
+        """Open a run for each call of *function*: plain, async, generator or async generator."""
+        return decorating.decorate(self, function)
+
+    def copy(self) -> RunScope:
+        """The same run, not entered yet."""
+        return RunScope(self._engine, self._budget, reraise=self._reraise, **self._options)
+
+
+def leave(run: BudgetRun, error: BaseException | None) -> None:
+    """End *run*; raises its pending denial where the rules say so.
+
+    No exception: the first pending denial. BudgetExceeded, or what steers the program: nothing, it goes on unchanged.
+    Another exception that a denial caused: BudgetExceeded from it. Any other: a note is added.
+    """
+    pending = next(iter((run.pending or {}).values()), None) if run.reraise else None
+    exceeded = isinstance(error, BudgetExceeded)
+    caused = error is not None and not exceeded and not isinstance(error, _STEERING) and is_budget_exceeded(error)
+    outcome = "exhausted" if run.denials or exceeded or caused else "completed" if error is None else "error"
+    closing.close(run, outcome)
+    if exceeded or isinstance(error, _STEERING):
+        return
+    if error is None:
+        if pending is not None:
+            raise pending
+    elif caused:
+        if run.reraise:
+            raise (pending or _found_in(error)) from error
+    elif pending is not None:
+        error.add_note(f"In this run a call was refused before: {pending}")
+
+
+def _found_in(error: BaseException) -> BudgetExceeded:
+    """The denial that *error* was caused by, as a fresh exception that can be raised from it."""
+    found: Any = next(one for one in _causes(error) if isinstance(one, BudgetExceeded))
+    return copy(found)  # type: ignore[no-any-return]
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    found: list[BaseException] = [error]
+    for one in found:
+        nested = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+        found.extend(x for x in (one.__cause__, one.__context__, *nested) if x is not None and x not in found)
+    return found
+
+
+def _check_depth(parent: BudgetRun) -> None:
+    for one in parent.lineage():
+        allowed = one.budget.max_depth
+        if allowed is not None and parent.depth + 1 > allowed:
+            denial = Denial(
+                reason="limit",
+                resource="depth",
+                budget=one.budget.name,
+                scope="run",
+                used=parent.depth,
+                reserved=0,
+                limit=allowed,
+                requested=1,
+                tenant=parent.tenant,
+                run_id=parent.run_id,
+            )
+            raise denying.refuse(
+                parent, Ask((0,), "check", site=parent.site), Verdict(Decision(False, denial=denial), one)
+            )

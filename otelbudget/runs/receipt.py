@@ -1,0 +1,95 @@
+"""`Receipt`: what a run was allowed, what it used and how it ended, as a value to show, log or return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from otelbudget.amounts import NANOS, RESOURCES, UNLIMITED, shown
+
+if TYPE_CHECKING:
+    from otelbudget.runs.state import RunState
+
+__all__ = ["Receipt", "receipt_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """A run's summary at one moment.
+
+    Args:
+        run_id, budget, tenant, user: Whose run it is.
+        outcome: ``active``, ``completed``, ``exhausted`` or ``error``.
+        reason, resource, message: Of the first denial; None if there was none.
+        used: ``{resource: amount}``, money as Decimal USD, ``seconds`` as float.
+        limits, remaining: The same keys; None means unlimited.
+        denials: How many requests were refused.
+    """
+
+    run_id: str
+    budget: str | None
+    tenant: str
+    user: str | None
+    outcome: str
+    reason: str | None
+    resource: str | None
+    used: Mapping[str, Any]
+    limits: Mapping[str, Any]
+    remaining: Mapping[str, Any]
+    denials: int
+    message: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The receipt as JSON-friendly values; money becomes a string with all its digits."""
+        plain = asdict(self)
+        for part in ("used", "limits", "remaining"):
+            plain[part] = {k: str(v) if isinstance(v, Decimal) else v for k, v in getattr(self, part).items()}
+        return plain
+
+    def __str__(self) -> str:
+        why = f" ({self.reason}: {self.resource})" if self.resource else f" ({self.reason})" if self.reason else ""
+        head = f"{self.budget or 'run'} [{self.tenant}] {self.outcome}{why}"
+        rows = [
+            f"  {resource}: {_text(resource, used)}" + (f" of {_text(resource, limit)}" if limit is not None else "")
+            for resource, used in self.used.items()
+            for limit in (self.limits.get(resource),)
+            if used or limit is not None
+        ]
+        return "\n".join([head, *rows])
+
+
+def _text(resource: str, value: Any) -> str:
+    if resource == "cost_usd":
+        return f"${value:f}"
+    if resource == "seconds":
+        return f"{value:.2f}"
+    return f"{value:,}"
+
+
+def receipt_of(run: RunState) -> Receipt:
+    """The receipt of *run* as it stands."""
+    account, first = run.account, run.first_denial
+    with run.engine.lock:
+        amounts = [(name, account.used[i], account.full[i], account.remaining(i)) for i, name in enumerate(RESOURCES)]
+    now_ns = min(run.ended_ns, run.engine.clock_ns())
+    elapsed, max_ns = run.elapsed_ns(now_ns), run.max_ns
+    used = {name: shown(i, amounts[i][1]) for i, name in enumerate(RESOURCES)}
+    limited = {i for i, row in enumerate(amounts) if row[2] < UNLIMITED}
+    limits = {name: shown(i, amounts[i][2]) if i in limited else None for i, name in enumerate(RESOURCES)}
+    remaining = {name: shown(i, amounts[i][3]) if i in limited else None for i, name in enumerate(RESOURCES)}
+    return Receipt(
+        run_id=run.run_id,
+        budget=account.name,
+        tenant=run.tenant,
+        user=run.user,
+        outcome=run.outcome if run.closed or run.denials else "active",
+        reason=first.reason if first else None,
+        resource=first.resource if first else None,
+        used=used | {"seconds": elapsed / NANOS},
+        limits=limits | {"seconds": None if max_ns is None else max_ns / NANOS},
+        remaining=remaining | {"seconds": None if max_ns is None else max(0, max_ns - elapsed) / NANOS},
+        denials=run.denials,
+        message=first.message if first else None,
+    )

@@ -1,0 +1,215 @@
+"""`Reservation`: an amount held for one call, from its admission to its settlement."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Literal
+
+from otelbudget import semconv
+from otelbudget.amounts import COST, NOTHING, OUTPUT, RESOURCES, TOKENS, Amounts, amounts_from, shown, usd
+from otelbudget.errors import IdempotencyError
+from otelbudget.ledger import Hold
+from otelbudget.model import Usage
+from otelbudget.runs import accounting, admission, denying, wrapping
+from otelbudget.telemetry import events
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from types import TracebackType
+
+    from otelbudget.runs.run import BudgetRun
+    from otelbudget.telemetry.events import Site
+
+__all__ = ["AsyncReserve", "Reservation", "estimate_of", "grow", "input_part", "reserve"]
+
+OnUnknown = Literal["input", "full", "open"]
+
+
+class Reservation:
+    """Amounts held on a run and everything above it.
+
+    As a block: leaving it without `commit` or `release` charges the whole hold and warns; leaving it by an exception
+    does what *on_unknown* says.
+
+    Attributes:
+        run: Whose it is.
+        on_unknown: After an exception, ``full`` charges the hold, ``input`` its steps and input tokens, ``open`` leaves
+            it to expire.
+    """
+
+    __slots__ = ("__weakref__", "_hold", "_payload", "on_unknown", "run")
+
+    def __init__(self, run: BudgetRun, hold: Hold, on_unknown: OnUnknown) -> None:
+        self.run = run
+        self.on_unknown: OnUnknown = on_unknown
+        self._hold = hold
+        self._payload: Usage | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether it was committed, released or has expired."""
+        return self._hold.state != "open"
+
+    @property
+    def held(self) -> dict[str, Any]:
+        """What it holds, ``{resource: amount}`` without zeros; nothing once it is settled."""
+        if self.settled:
+            return {}
+        return {name: shown(i, self._hold.amounts[i]) for i, name in enumerate(RESOURCES) if self._hold.amounts[i]}
+
+    def commit(self, usage: Usage | None = None) -> None:
+        """Charge what was used, over the hold and the limit too, and give the rest back. None charges the hold.
+
+        Raises:
+            IdempotencyError: It was committed before with another usage.
+        """
+        if usage is not None and not isinstance(usage, Usage):
+            raise TypeError(f"commit() takes a Usage, got {usage!r}")
+        if self._hold.state == "committed":
+            if usage != self._payload:
+                raise IdempotencyError("this reservation was committed before with another usage; it was charged once")
+            return
+        self._payload = usage
+        accounting.settle(self.run, self._hold, usage, self.run.site_here())
+
+    def release(self) -> bool:
+        """Give everything back, charging nothing; False if it was already settled, and then nothing changes."""
+        if not accounting.give_back(self.run, self._hold):
+            return False
+        attributes = {semconv.RESOURCE: ",".join(r for r, a in zip(RESOURCES, self._hold.amounts, strict=True) if a)}
+        events.change_event(self.run.site_here(), semconv.EVENT_RELEASE, attributes)
+        return True
+
+    def extend(self, **delta: Any) -> None:
+        """Hold more.
+
+        Raises:
+            BudgetExceeded: It does not fit; the hold is unchanged.
+            ValueError: The reservation was settled before.
+        """
+        if self.settled:
+            raise ValueError("this reservation is settled, it can't hold more")
+        grow(self.run, self._hold, amounts_from({"steps": 0, **delta}, NOTHING), self.run.site_here())
+
+    async def acommit(self, usage: Usage | None = None) -> None:
+        """`commit` for coroutines."""
+        self.commit(usage)
+
+    async def arelease(self) -> bool:
+        """`release` for coroutines."""
+        return self.release()
+
+    async def aextend(self, **delta: Any) -> None:
+        """`extend` for coroutines."""
+        self.extend(**delta)
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self.settled:
+            return
+        if kind is None:
+            self._warn_forgotten()
+            self._charge_estimate(self._hold.amounts)
+        elif self.on_unknown == "full":
+            self._charge_estimate(self._hold.amounts)
+        elif self.on_unknown == "input":
+            self._charge_estimate(input_part(self._hold.amounts))
+
+    async def __aenter__(self) -> Reservation:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: Any) -> None:
+        self.__exit__(kind, error, tb)
+
+    def _charge_estimate(self, amounts: Amounts) -> None:
+        self._payload = estimate_of(amounts)
+        accounting.settle(self.run, self._hold, self._payload, self.run.site_here())
+
+    def _warn_forgotten(self) -> None:
+        frame: Any = sys._getframe(2)
+        while frame is not None and frame.f_globals.get("__name__") == __name__:
+            frame = frame.f_back
+        where = "unknown place" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        self.run.engine.warn_once(
+            f"forgotten {where}",
+            "the reservation that ended near %s was never committed, so its whole hold was charged;"
+            " call commit(usage), or release() if nothing was used",
+            where,
+        )
+
+
+def reserve(run: BudgetRun, given: dict[str, Any]) -> Reservation:
+    """Hold *given* for one call of *run*."""
+    ask, made = _request(run, given)
+    denying.decide(run, ask)
+    return made
+
+
+def _request(run: BudgetRun, given: dict[str, Any]) -> tuple[admission.Ask, Reservation]:
+    on_unknown = given.pop("on_unknown", "full")
+    if on_unknown not in ("input", "full", "open"):
+        raise ValueError(f"on_unknown must be 'input', 'full' or 'open', got {on_unknown!r}")
+    if "seconds" in given:
+        raise ValueError("seconds can't be reserved: time passes by itself; use check(seconds=...)")
+    amounts = amounts_from(given, admission.one_call(run))
+    hold = Hold(run.accounts, amounts, payer=run)
+    made = Reservation(run, hold, on_unknown)
+    site, permit = run.site_here(), wrapping.permit()
+    return admission.Ask(amounts, "reserve", site=site, hold=hold, owner=made, permit=permit), made
+
+
+class AsyncReserve:
+    """What `areserve` gives: awaitable, and an async block."""
+
+    __slots__ = ("_given", "_made", "_run")
+
+    def __init__(self, run: BudgetRun, given: dict[str, Any]) -> None:
+        self._run = run
+        self._given = given
+        self._made: Reservation | None = None
+
+    def __await__(self) -> Generator[Any, None, Reservation]:
+        return self._reserve().__await__()
+
+    async def _reserve(self) -> Reservation:
+        ask, made = _request(self._run, dict(self._given))
+        await denying.adecide(self._run, ask)
+        return made
+
+    async def __aenter__(self) -> Reservation:
+        self._made = await self._reserve()
+        return self._made
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: Any) -> None:
+        if self._made is not None:
+            self._made.__exit__(kind, error, tb)
+
+
+def grow(run: BudgetRun, held: Hold, delta: Amounts, site: Site) -> None:
+    """Make an open hold larger by *delta* under the admission rule; raises BudgetExceeded, the hold unchanged."""
+    ask = admission.Ask(delta, "reserve", site=site)
+    refused = admission.attempt_growth(run, ask, held)
+    if refused is not None:
+        raise denying.refuse(run, ask, refused)
+
+
+def input_part(amounts: Amounts) -> Amounts:
+    """What is owed of a hold for a call whose outcome is unknown: all but the output it never showed."""
+    output = amounts[OUTPUT]
+    share = amounts[TOKENS] - output
+    cost = amounts[COST] * share // amounts[TOKENS] if amounts[TOKENS] else amounts[COST]
+    return amounts._replace(tokens=share, output_tokens=0, cost_nanousd=cost)
+
+
+def estimate_of(amounts: Amounts) -> Usage:
+    """Amounts as a usage that says it is an estimate."""
+    return Usage(
+        amounts.input_tokens,
+        amounts.output_tokens,
+        cost_usd=usd(amounts.cost_nanousd),
+        steps=amounts.steps,
+        tool_calls=amounts.tool_calls,
+        estimated=True,
+    )

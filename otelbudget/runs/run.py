@@ -1,0 +1,299 @@
+"""`BudgetRun`: one piece of work and what it may spend; made by `otelbudget.run()` and `run.child()`."""
+
+from __future__ import annotations
+
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+from opentelemetry.context import get_current
+
+from otelbudget import ledger
+from otelbudget.amounts import (
+    COST,
+    INPUT,
+    NANOS,
+    RESOURCES,
+    STEPS,
+    TOKENS,
+    TOOLS,
+    UNLIMITED,
+    OtherAmounts,
+    amounts_from,
+    count,
+    nanoseconds,
+    shown,
+    usd,
+)
+from otelbudget.decision import ALLOWED, Decision
+from otelbudget.model import RunBudget, Usage
+from otelbudget.runs import accounting, admission, controls, denying, lifecycle, reservation, tools, wrapping
+from otelbudget.runs.receipt import Receipt, receipt_of
+from otelbudget.runs.state import RunState
+from otelbudget.telemetry import events
+from otelbudget.telemetry.events import Site
+
+if TYPE_CHECKING:
+    from otelbudget.runs.lifecycle import RunScope
+    from otelbudget.runs.reservation import AsyncReserve, Reservation
+    from otelbudget.runs.tools import ToolCall
+    from otelbudget.runs.wrapping import WrapUp
+
+__all__ = ["BudgetRun"]
+
+State = Literal["active", "exhausted", "frozen", "closed"]
+
+
+class BudgetRun(RunState):
+    """What one run may spend, has spent and holds; every request of its work asks here first.
+
+    Amount keywords everywhere: ``steps``, ``tokens``, ``input_tokens``, ``output_tokens``, ``cost_usd`` (USD),
+    ``tool_calls``, ``nested_tool_calls``; ``check`` and ``can_proceed`` also take ``seconds``. None at all mean one
+    model call. A token or cost amount implies one step unless ``steps`` is given.
+
+    Attributes:
+        run_id: Its id, 32 hex digits.
+        tenant, user: Whose it is; user may be None.
+        budget: What it was opened with.
+        parent: The run it is a shared child of, or None.
+        depth: 0 for a root run.
+    """
+
+    __slots__ = ()
+
+    # --- asking
+
+    def check(self, *, steps: int | None = None, tokens: int | None = None, **others: Unpack[OtherAmounts]) -> Decision:
+        """Whether this much fits right now. Advisory: nothing is held, so use `reserve` where several calls compete.
+
+        Returns:
+            A true `Decision`.
+
+        Raises:
+            BudgetExceeded: It does not fit; says what, where, how much was used, and how to raise it.
+            ValueError: An amount is negative, not finite or not a number.
+        """
+        if (
+            self.plain
+            and not others
+            and steps.__class__ is int
+            and tokens.__class__ is int
+            and not (steps | tokens) >> 53  # both from 0 to 2^53 - 1
+            and self._fits(steps, tokens)
+        ):
+            return ALLOWED
+        given: dict[str, Any] = {**others}
+        if steps is not None:
+            given["steps"] = steps
+        if tokens is not None:
+            given["tokens"] = tokens
+        return denying.decide(self, self._ask("check", given))
+
+    def _fits(self, steps: int, tokens: int) -> bool:
+        """The common case of `check`, told and counted: a root run in its ordinary state that has enough.
+
+        False: judge it in full. Written out, without calls, since this is what an agent pays for at every step.
+        """
+        context = get_current()
+        here = self.here
+        site = here[1] if here[0] is context else self._look(context)
+        cell, account = self.cell, self.account
+        used, room = account.used, account.room
+        began_ns = 0 if cell.check & 63 else perf_counter_ns()
+        lock = self.lock
+        lock.acquire()
+        try:
+            if (
+                used[STEPS] + steps > room[STEPS]
+                or used[TOKENS] + tokens > room[TOKENS]
+                or used[INPUT] + tokens > room[INPUT]
+                or (self.until_ns < UNLIMITED and self.clock_ns() >= self.until_ns)
+            ):
+                return False
+            cell.check += 1
+            left = None if site.span is None else ledger.tightest(self.accounts)
+        finally:
+            lock.release()
+        if began_ns:
+            denying.observe(self, "check", began_ns, site)
+        if site.span is None:
+            return True
+        if not site.span.is_recording():
+            self.say(site, events.check_event, "allow", left)
+        elif not events.check_event(site, "allow", left):
+            self.suppress(site)
+        return True
+
+    def can_proceed(self, **amounts: Any) -> bool:
+        """Whether `check` would allow this. Never raises a denial, never latches, writes no event."""
+        decision = admission.attempt(self, self._ask("probe", amounts)).decision
+        if decision.denial is not None and not decision.allowed:
+            with self.engine.lock:
+                self.cell.count("probe", "deny", decision.denial.reason)
+        return decision.allowed
+
+    def reserve(self, **amounts: Any) -> Reservation:
+        """Hold this much until it is committed or released: the way to be exact while several calls are in flight.
+
+        Example:
+            >>> with run.reserve(tokens=500, cost_usd=0.01) as reservation:  # doctest: +SKIP
+            ...     reservation.commit(Usage(input_tokens=80, output_tokens=20, cost_usd=0.002))
+
+        Raises:
+            BudgetExceeded: It does not fit; nothing is held anywhere.
+        """
+        return reservation.reserve(self, amounts)
+
+    def areserve(self, **amounts: Any) -> AsyncReserve:
+        """`reserve` for coroutines: ``await`` it, or ``async with run.areserve(...) as reservation``."""
+        return reservation.AsyncReserve(self, amounts)
+
+    async def acheck(self, **amounts: Any) -> Decision:
+        """`check` for coroutines; awaits an async ``on_exhausted``."""
+        return await denying.adecide(self, self._ask("check", amounts))
+
+    async def acan_proceed(self, **amounts: Any) -> bool:
+        """`can_proceed` for coroutines."""
+        return self.can_proceed(**amounts)
+
+    def _ask(self, operation: str, given: dict[str, Any]) -> admission.Ask:
+        seconds = given.pop("seconds", None)
+        ask = admission.Ask(
+            amounts_from(given, admission.one_call(self)), operation, site=self.site_here(), permit=wrapping.permit()
+        )
+        if seconds is not None:
+            ask.seconds_ns = nanoseconds("seconds", seconds)
+        return ask
+
+    # --- spending
+
+    def record(self, usage: Usage, *, site: Site | None = None) -> None:
+        """Charge what was used, over the limit too. Never raises a denial."""
+        if not isinstance(usage, Usage):
+            raise TypeError(f"record() takes a Usage, got {usage!r}; for tokens alone use record_call(tokens)")
+        accounting.record(self, usage, self.site_here() if site is None else site)
+
+    def record_call(self, tokens: int = 0) -> None:
+        """Charge one model call of *tokens* tokens."""
+        if not (self.plain and tokens.__class__ is int and not tokens >> 53) or self.money_limited:
+            accounting.record(self, Usage(tokens=count("tokens", tokens)), self.site_here())
+            return
+        context = get_current()
+        here = self.here
+        site = here[1] if here[0] is context else self._look(context)
+        account = self.account
+        used, marks = account.used, account.marks
+        lock = self.lock
+        lock.acquire()
+        try:  # written out like _fits, and for the same reason
+            steps = used[STEPS] = used[STEPS] + 1
+            total = used[TOKENS] = used[TOKENS] + tokens
+            given = used[INPUT] = used[INPUT] + tokens
+            self.cell.records += 1
+            self.spend_cell.input += tokens
+            reached = steps >= marks[STEPS] or total >= marks[TOKENS] or given >= marks[INPUT]
+            crossed = ledger.crossings(account) if reached else ()
+        finally:
+            lock.release()
+        if site.span is not None or crossed:
+            accounting.announce(self, (1, tokens, tokens, 0, 0), site, crossed)
+
+    async def arecord(self, usage: Usage) -> None:
+        """`record` for coroutines."""
+        self.record(usage)
+
+    async def arecord_call(self, tokens: int = 0) -> None:
+        """`record_call` for coroutines."""
+        self.record_call(tokens)
+
+    def tool_call(self, name: str, *, call_id: str | None = None) -> ToolCall:
+        """A tool call as a block (``with`` or ``async with``): refused before it starts, charged when it does.
+
+        Example:
+            >>> with run.tool_call("search"):  # doctest: +SKIP
+            ...     hits = search(query)
+
+        Raises:
+            BudgetExceeded: On entering, when no tool call (or no nested one, inside another) is left.
+        """
+        return tools.ToolCall(self, name, call_id)
+
+    # --- children and the end
+
+    def child(self, budget: str | RunBudget | None = None, **options: Any) -> RunScope:
+        """A run inside this one, as a block: what it spends counts for both. Options as in `otelbudget.run`."""
+        return lifecycle.RunScope(self.engine, budget, parent=self, **options)
+
+    def wrap_up(self) -> WrapUp:
+        """After a denial, one last model call from what the budget's ``wrap_up`` set aside, as a block, once."""
+        return wrapping.WrapUp(self)
+
+    def acknowledge(self) -> None:
+        """Say that the denials so far have been dealt with: leaving the run does not raise them again."""
+        with self.lock:
+            self.pending = None
+            self.refresh()
+
+    def extend(self, *, to: Any = None, actor: str | None = None, reason: str | None = None, **delta: Any) -> None:
+        """Raise this run's own limits by *delta*, or set them: ``run.extend(to={"steps": 4})``. Clears their latch."""
+        controls.extend(self, delta, to, actor, reason)
+
+    async def aextend(self, **options: Any) -> None:
+        """`extend` for coroutines."""
+        self.extend(**options)
+
+    def freeze(self, *, actor: str | None = None, reason: str | None = None) -> None:
+        """Refuse new calls until `unfreeze`; calls in flight go on and settle."""
+        controls.freeze(self, actor, reason)
+
+    def unfreeze(self, *, actor: str | None = None, reason: str | None = None) -> None:
+        """End a `freeze`."""
+        controls.unfreeze(self, actor, reason)
+
+    def reset(self, *, actor: str | None = None, reason: str | None = None) -> None:
+        """Begin anew: nothing used, no denial, the clock at zero; what is held stays held."""
+        controls.reset(self, actor, reason)
+
+    # --- looking
+
+    @property
+    def state(self) -> State:
+        """``closed``, ``frozen``, ``exhausted`` (a limit or the deadline has refused something) or ``active``."""
+        if self.closed:
+            return "closed"
+        if self.frozen is not None:
+            return "frozen"
+        return "exhausted" if self.latched or self.out_of_time() else "active"
+
+    @property
+    def usage(self) -> Usage:
+        """What was used so far, by this run and its children."""
+        with self.engine.lock:
+            used = list(self.account.used)
+        return Usage(used[2], used[3], cost_usd=usd(used[COST]), steps=used[0], tool_calls=used[TOOLS])
+
+    def remaining(self) -> dict[str, Any]:
+        """What is left of each resource, over this run and all above it: ``{resource: amount}``.
+
+        Money is a Decimal in USD, ``seconds`` a float, all else an int; None means unlimited.
+        """
+        left: dict[str, Any] = {}
+        with self.engine.lock:
+            for i, resource in enumerate(RESOURCES):
+                limited = [account.remaining(i) for account in self.accounts if account.limits[i] < UNLIMITED]
+                left[resource] = shown(i, min(limited)) if limited else None
+        now_ns = self.engine.clock_ns()
+        times = [one.max_ns - one.elapsed_ns(now_ns) for one in self.lineage() if one.max_ns is not None]
+        left["seconds"] = max(0, min(times)) / NANOS if times else None
+        return left
+
+    async def aremaining(self) -> dict[str, Any]:
+        """`remaining` for coroutines."""
+        return self.remaining()
+
+    def receipt(self) -> Receipt:
+        """What the run was allowed, used and was refused, as a value."""
+        return receipt_of(self)
+
+    def __repr__(self) -> str:
+        name = f" {self.budget.name!r}" if self.budget.name else ""
+        return f"<BudgetRun{name} {self.run_id[:8]} of {self.tenant!r}, {self.state}>"

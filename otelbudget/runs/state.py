@@ -1,0 +1,218 @@
+"""The inside of a run: its state, and what the other modules of this folder ask of it."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any, Literal
+
+from opentelemetry import trace
+from opentelemetry.context import Context, get_current
+
+from otelbudget import ledger, semconv
+from otelbudget.amounts import COST, UNLIMITED
+from otelbudget.telemetry.events import NOWHERE, Site, site_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from opentelemetry.trace import Span
+
+    from otelbudget.decision import Denial
+    from otelbudget.engine import Engine
+    from otelbudget.errors import BudgetExceeded
+    from otelbudget.ledger import Account
+    from otelbudget.model import RunBudget
+    from otelbudget.runs.run import BudgetRun
+
+__all__ = ["Kind", "RunState"]
+
+Kind = Literal["explicit", "implicit", "ambient"]
+
+
+_NOWHERE_SEEN: tuple[object, Site] = (None, NOWHERE)
+_NOTHING_SEEN: frozenset[tuple[str | None, str]] = frozenset()
+
+
+class RunState:
+    """What `BudgetRun` is made of. Attributes change under the engine's lock.
+
+    Attributes:
+        account, accounts: Its own ledger account; all that a charge goes to, widest scope first.
+        plain: Nothing but the accounts and the clock can refuse: a root run, not closed, frozen, latched or warning.
+        until_ns: The earliest deadline of the lineage, as far as it is known; UNLIMITED without one.
+        latched: A bit per resource that has refused.
+        frozen: Why it is frozen, or None.
+        unpriced: A model that was charged without a price (empty if unknown), or None.
+        pending: Raised denials that nobody has dealt with, by (resource, reason), oldest first.
+        here: The last context looked at, and the site found for it.
+        seen: The (resource, reason) pairs that have been an event.
+        events_left: How many ``latched`` denials still become events.
+    """
+
+    # fmt: off
+    __slots__ = (
+        "__weakref__", "account", "accounts", "budget", "cell", "clock_ns", "closed", "denials", "depth",
+        "ended_ns", "engine", "events_left", "finished", "first_denial", "frozen", "gate", "here", "kind",
+        "latched", "lock", "max_ns", "money_limited", "number", "open_holds", "outcome", "parent", "pending",
+        "plain", "reraise", "seen", "site", "span", "spend_cell", "started_ns", "tenant", "tenant_cell",
+        "unannounced", "unpriced", "until_ns", "user", "wrapped_up",
+    )
+    # fmt: on
+
+    def __init__(
+        self,
+        engine: Engine,
+        budget: RunBudget,
+        *,
+        tenant: str,
+        user: str | None = None,
+        parent: BudgetRun | None = None,
+        kind: Kind = "explicit",
+        reraise: bool = True,
+    ) -> None:
+        self.engine = engine
+        self.lock = engine.lock
+        self.clock_ns = engine.clock_ns
+        self.budget = budget
+        self.tenant = tenant
+        self.user = user
+        self.parent = parent
+        self.kind: Kind = kind
+        self.reraise = reraise
+        self.depth: int = 0 if parent is None else parent.depth + 1
+        self.number = secrets.randbits(128)
+        self.account: Account = ledger.Account(
+            budget.ordinary_limits,
+            full=budget.limits,
+            name=budget.name,
+            thresholds=budget.thresholds,
+            warn=budget.on_exhausted == "warn",
+        )
+        self.accounts: tuple[Account, ...] = (*(() if parent is None else parent.accounts), self.account)
+        self.max_ns = budget.max_ns
+        self.started_ns: int = engine.clock_ns()
+        self.ended_ns: int = UNLIMITED
+        self.closed = self.finished = False
+        self.frozen: str | None = None
+        self.latched: int = 0
+        self.unpriced: str | None = None
+        self.wrapped_up = False
+        self.pending: dict[tuple[str | None, str], BudgetExceeded] | None = None
+        self.first_denial: Denial | None = None
+        self.denials: int = 0
+        self.events_left: int = 8
+        self.seen: frozenset[tuple[str | None, str]] = _NOTHING_SEEN
+        self.outcome = "completed"
+        self.open_holds: int = 0
+        self.unannounced: Sequence[ledger.Crossing] = ()
+        self.gate: Any = None
+        self.span: Span | None = None
+        self.site: Site = NOWHERE
+        self.here: tuple[object, Site] = _NOWHERE_SEEN
+        meters = engine.meters
+        with engine.lock:
+            self.cell = meters.budget(tenant, budget.name)
+            self.tenant_cell = meters.tenant(tenant)
+            self.spend_cell = meters.spend(tenant, None)
+            self.tenant_cell.active += 1
+            meters.live.add(self)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Recompute what the fast path relies on, after any change of state."""
+        engine = self.engine
+        self.money_limited = any(account.full[COST] < UNLIMITED for account in self.accounts)
+        ends = [one.started_ns + one.max_ns for one in self.lineage() if one.max_ns is not None]
+        self.until_ns = min(ends, default=UNLIMITED)
+        self.plain = (
+            self.parent is None
+            and engine.enforce
+            and not self.account.warn
+            and not self.closed
+            and not self.latched
+            and self.frozen is None
+            and self.unpriced is None
+            and not self.pending
+            and not self.unannounced
+        )
+
+    @property
+    def run_id(self) -> str:
+        """Its id, 32 hex digits."""
+        return f"{self.number:032x}"
+
+    def lineage(self) -> list[BudgetRun]:
+        """The root run first, this one last."""
+        found: list[Any] = [self]
+        while found[-1].parent is not None:
+            found.append(found[-1].parent)
+        found.reverse()
+        return found
+
+    def ancestor_of(self, account: Account) -> BudgetRun | None:
+        """The run of the lineage that *account* belongs to, or None."""
+        return next((one for one in self.lineage() if one.account is account), None)
+
+    def elapsed_ns(self, now_ns: int) -> int:
+        """Nanoseconds since it began."""
+        return now_ns - self.started_ns
+
+    def out_of_time(self) -> bool:
+        """Whether its own deadline has passed."""
+        return self.max_ns is not None and self.elapsed_ns(self.engine.clock_ns()) >= self.max_ns
+
+    def unpriced_policy(self) -> str:
+        """What happens to a model without a price: by the budget, the configuration, else `deny` under a cost limit."""
+        for one in reversed(self.lineage()):
+            if one.budget.on_unpriced is not None:
+                return one.budget.on_unpriced
+        return self.engine.config.on_unpriced or ("deny" if self.money_limited else "allow")
+
+    # --- where events go
+
+    def site_here(self) -> Site:
+        """Where an explicit check or record is said: the live model or tool call around it, else the run's span."""
+        context = get_current()
+        here = self.here
+        return here[1] if here[0] is context else self._look(context)
+
+    def forget_here(self) -> None:
+        """Let go of the last context looked at, which holds on to the run."""
+        self.here = _NOWHERE_SEEN
+
+    def _look(self, context: Context) -> Site:
+        span = trace.get_current_span(context)
+        if self.span is not None and (span is self.span or not self.engine.is_call(span)):
+            site = self.site
+        else:
+            site = site_of(span)
+        self.here = (context, site)
+        return site
+
+    def say(self, site: Site, event: Callable[..., bool], *details: Any, **more: Any) -> None:
+        """Write an event, on the run's span or one of its own if the call's has ended; count it if that is full."""
+        span = site.span
+        if span is None:
+            return
+        if not span.is_recording():
+            self._say_late(event, details, more)
+        elif not event(site, *details, **more):
+            self.suppress(site)
+
+    def suppress(self, site: Site) -> None:
+        """Count an event that is not written, on the span and in the metrics."""
+        site.suppressed += 1
+        if site.span is not None and site.span.is_recording():
+            site.span.set_attribute(semconv.EVENTS_SUPPRESSED, site.suppressed)
+        with self.engine.lock:
+            self.engine.meters.events_suppressed += 1
+
+    def _say_late(self, event: Callable[..., bool], details: Sequence[Any], more: dict[str, Any]) -> None:
+        if self.span is not None and self.span.is_recording():
+            self.say(self.site, event, *details, **more)
+            return
+        parent = Context() if self.span is None else trace.set_span_in_context(self.span, Context())
+        with self.engine.tracer.start_as_current_span(semconv.RECORD_SPAN, parent) as span:
+            site = site_of(span)
+            if site.span is not None:
+                event(site, *details, **more)

@@ -1,0 +1,86 @@
+"""The last call: after a denial, one model call from what the budget set aside, so that work can end with an answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.context import get_current
+
+from otelbudget import scope
+from otelbudget.errors import BudgetError
+
+if TYPE_CHECKING:
+    from contextvars import Token
+
+    from opentelemetry.context import Context
+
+    from otelbudget.runs.run import BudgetRun
+
+__all__ = ["Permit", "WrapUp", "permit"]
+
+
+class Permit:
+    """The right to one model call against a run's full limits.
+
+    Attributes:
+        run: Whose limits.
+        grace_ns: By how much it may pass the deadline.
+        resource: What was refused before.
+        used: The call has been made.
+    """
+
+    __slots__ = ("grace_ns", "resource", "run", "used")
+
+    def __init__(self, run: BudgetRun, resource: str | None) -> None:
+        self.run = run
+        self.grace_ns = run.budget.wrap_up_ns
+        self.resource = resource
+        self.used = False
+
+    def holds(self, run: BudgetRun) -> bool:
+        """Whether a request of *run* comes under it."""
+        return run is self.run
+
+
+def permit() -> Any:
+    """The permit of the current context, or None."""
+    return scope.wrap_up_in(get_current())
+
+
+class WrapUp:
+    """What `BudgetRun.wrap_up` gives: a block (``with`` or ``async with``) in which one model call is admitted.
+
+    It ignores the run's own latch and reaches into what ``wrap_up`` set aside; limits of ancestors, quotas and a freeze
+    hold as ever; tool calls are refused. Entering it deals with the run's pending denials.
+    """
+
+    __slots__ = ("_run", "_token")
+
+    def __init__(self, run: BudgetRun) -> None:
+        self._run = run
+        self._token: Token[Context] | None = None
+
+    def __enter__(self) -> Permit:
+        run = self._run
+        with run.engine.lock:
+            denied = [denial for denial in run.seen if denial[1] in ("limit", "deadline")]
+            if run.wrapped_up or not denied:
+                why = "it was used before" if run.wrapped_up else "no limit and no deadline has refused anything yet"
+                raise BudgetError(f"wrap_up() works once per run and only after a denial: {why}")
+            run.wrapped_up = True
+            run.pending = None
+            run.refresh()
+        given = Permit(run, denied[0][0])
+        self._token = scope.attach_wrap_up(given)
+        return given
+
+    def __exit__(self, *_: object) -> None:
+        if self._token is not None:
+            scope.detach(self._token)
+            self._token = None
+
+    async def __aenter__(self) -> Permit:
+        return self.__enter__()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.__exit__()

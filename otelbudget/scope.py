@@ -1,0 +1,104 @@
+"""Who is spending here: the run in the OpenTelemetry context, and the engine that is switched on.
+
+The run travels in the OpenTelemetry context, so it follows tasks, `asyncio.to_thread` and (with `setup()`) threads and
+pools. Where no run is in the context, the active engine finds the implicit one of the enclosing span.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextvars import Token
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from otelbudget.engine import Engine
+    from otelbudget.runs.run import BudgetRun
+
+__all__ = ["activate", "active_engine", "current_run", "deactivate", "detach", "run_in"]
+
+_RUN_KEY = otel_context.create_key("otelbudget-run")
+_TOOL_KEY = otel_context.create_key("otelbudget-tool-call")
+_WRAP_KEY = otel_context.create_key("otelbudget-wrap-up")
+
+_active: Engine | None = None
+_lock = threading.Lock()
+
+
+def active_engine() -> Engine | None:
+    """The engine that guards and `current_run()` use; None before `setup()` and after `shutdown()`."""
+    return _active
+
+
+def activate(engine: Engine) -> None:
+    """Make *engine* the one that guards charge."""
+    global _active
+    _active = engine
+
+
+def activate_default(make: Callable[[], Engine]) -> Engine:
+    """The active engine, or the one that *make* makes for runs opened before `setup()`."""
+    global _active
+    with _lock:
+        if _active is None:
+            _active = make()
+        return _active
+
+
+def deactivate(engine: Engine) -> None:
+    """Undo `activate`; nothing happens if another engine has taken over."""
+    global _active
+    if _active is engine:
+        _active = None
+
+
+def current_run() -> BudgetRun | None:
+    """The run that a call made here would be charged to; None outside every run.
+
+    An explicit `otelbudget.run()` wins; else the implicit run of the enclosing agent span or unit of work.
+    """
+    context = otel_context.get_current()
+    run: Any = context.get(_RUN_KEY)
+    if run is None and _active is not None and _active.live_spans is not None:
+        run = _active.live_spans.run_of(context)
+    return run
+
+
+def run_in(context: Context) -> BudgetRun | None:
+    """The explicit run that *context* carries, or None."""
+    run: Any = context.get(_RUN_KEY)
+    return run
+
+
+def with_run(context: Context, run: BudgetRun) -> Context:
+    """*context* with *run* in it, no tool call open."""
+    return otel_context.set_value(_RUN_KEY, run, context)
+
+
+def tool_call_in(context: Context) -> Any:
+    """The tool call that encloses this context, or None."""
+    return context.get(_TOOL_KEY)
+
+
+def attach_tool_call(call: object) -> Token[Context]:
+    """Make *call* the enclosing tool call."""
+    return otel_context.attach(otel_context.set_value(_TOOL_KEY, call))
+
+
+def wrap_up_in(context: Context) -> Any:
+    """The wrap-up permit of this context, or None."""
+    return context.get(_WRAP_KEY)
+
+
+def attach_wrap_up(permit: object) -> Token[Context]:
+    """Let calls of this context use *permit*."""
+    return otel_context.attach(otel_context.set_value(_WRAP_KEY, permit))
+
+
+def detach(token: Token[Context]) -> None:
+    """Undo an attach."""
+    otel_context.detach(token)

@@ -1,0 +1,150 @@
+"""Span events: what is written where, and how much of it.
+
+A `Site` is a span that events go to, with the number of events it still takes: the SDK keeps a bounded number and
+drops the oldest silently, so ordinary events stop at three quarters of the bound and are counted instead.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Final
+
+from opentelemetry import trace
+from opentelemetry.trace import Span
+
+from otelbudget import semconv
+from otelbudget.amounts import COST, NANOS, RESOURCES
+from otelbudget.decision import Denial
+from otelbudget.ledger import Crossing
+
+__all__ = ["NOWHERE", "Site", "check_denied", "check_event", "record_event", "site_of", "threshold_event"]
+
+_DEFAULT_BOUND: Final = 128
+
+#: Attribute value of an amount: money in USD and time in seconds are doubles, the generic ones are always doubles.
+Value = str | int | float | bool
+
+
+class Site:
+    """A span that is recording and sampled, and how many ordinary events it still takes.
+
+    Attributes:
+        span: None where there is nothing to write to.
+        left: Ordinary events until they are only counted.
+        suppressed: Those that were only counted.
+    """
+
+    __slots__ = ("left", "span", "suppressed")
+
+    def __init__(self, span: Span | None, left: int = 0) -> None:
+        self.span = span
+        self.left = left
+        self.suppressed = 0
+
+
+NOWHERE: Final = Site(None)
+
+
+def site_of(span: Span) -> Site:
+    """The site of *span*; `NOWHERE` if it is not recorded or not sampled."""
+    if not span.is_recording() or not span.get_span_context().trace_flags.sampled:
+        return NOWHERE
+    return Site(span, _bound(span) * 3 // 4 - len(getattr(span, "events", ())))
+
+
+def trace_of(site: Site) -> tuple[str, str] | None:
+    """(trace id, span id) in hex of a sampled span, for exemplars; else None."""
+    if site.span is None:
+        return None
+    context = site.span.get_span_context()
+    return trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
+
+
+def _bound(span: Span) -> int:
+    """How many events *span* keeps: its own limits where the SDK shows them, else the environment's word."""
+    own = getattr(getattr(span, "_limits", None), "max_events", None)
+    if isinstance(own, int):
+        return own
+    try:
+        return int(os.environ.get("OTEL_SPAN_EVENT_COUNT_LIMIT", _DEFAULT_BOUND))
+    except ValueError:
+        return _DEFAULT_BOUND
+
+
+def add(site: Site, name: str, attributes: Mapping[str, Value], *, always: bool = False) -> bool:
+    """Add an event; False if the site has taken its share and the event is not one that must appear."""
+    span = site.span
+    if span is None:
+        return True
+    if site.left <= 0 and not always:
+        return False
+    site.left -= 1
+    span.add_event(name, attributes)
+    return True
+
+
+def check_event(site: Site, decision: str, tightest: tuple[int, int] | None) -> bool:
+    """`otelbudget.check` of an admitted request; *tightest* is (resource, what remains of it)."""
+    if tightest is None:
+        return add(site, semconv.EVENT_CHECK, {semconv.DECISION: decision})
+    resource, left = tightest
+    return add(
+        site,
+        semconv.EVENT_CHECK,
+        {
+            semconv.DECISION: decision,
+            semconv.RESOURCE: RESOURCES[resource],
+            semconv.REMAINING: left / NANOS if resource == COST else float(left),
+        },
+    )
+
+
+def check_denied(site: Site, denial: Denial, *, always: bool) -> bool:
+    """`otelbudget.check` of a refused request."""
+    attributes: dict[str, Value] = {semconv.DECISION: "deny", semconv.REASON: denial.reason}
+    optional = (
+        (semconv.RESOURCE, denial.resource),
+        (semconv.SCOPE, denial.scope),
+        (semconv.BUDGET, denial.budget),
+    )
+    attributes.update({name: value for name, value in optional if value is not None})
+    if denial.limit is not None and denial.used is not None:
+        used, limit = float(denial.used), float(denial.limit)
+        attributes[semconv.USED] = used
+        attributes[semconv.LIMIT] = limit
+        attributes[semconv.REMAINING] = max(0.0, limit - used - float(denial.reserved or 0))
+    return add(site, semconv.EVENT_CHECK, attributes, always=always)
+
+
+def record_event(site: Site, charged: tuple[int, int, int], *, estimated: bool = False, late: bool = False) -> bool:
+    """`otelbudget.record`; *charged* is (input tokens, output tokens, nano-USD)."""
+    attributes: dict[str, Value] = {
+        semconv.TOKENS_INPUT: charged[0],
+        semconv.TOKENS_OUTPUT: charged[1],
+        semconv.COST_USD: charged[2] / NANOS,
+    }
+    if estimated:
+        attributes[semconv.ESTIMATED] = True
+    if late:
+        attributes[semconv.LATE] = True
+    return add(site, semconv.EVENT_RECORD, attributes)
+
+
+def threshold_event(site: Site, crossing: Crossing) -> None:
+    """`otelbudget.threshold`: always an event, and an attribute of the span."""
+    resource = RESOURCES[crossing.resource]
+    attributes: dict[str, Value] = {semconv.RESOURCE: resource, semconv.RATIO: crossing.ratio}
+    if crossing.account.name:
+        attributes[semconv.BUDGET] = crossing.account.name
+    span = site.span
+    if span is not None and span.is_recording():
+        add(site, semconv.EVENT_THRESHOLD, attributes, always=True)
+        span.set_attribute(semconv.THRESHOLD_PREFIX + resource, crossing.ratio)
+
+
+def change_event(site: Site, name: str, attributes: Mapping[str, Value | None]) -> None:
+    """An event about a change of a run (extend, freeze, reset, ...); attributes that are None are left out."""
+    span = site.span
+    if span is not None and span.is_recording():
+        add(site, name, {key: value for key, value in attributes.items() if value is not None}, always=True)
