@@ -1,0 +1,102 @@
+"""Every public call as a type checker sees it: a change that breaks a caller's types breaks this file."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from decimal import Decimal
+from typing import Any, assert_type
+
+import otelbudget
+from otelbudget import (
+    BudgetExceeded,
+    BudgetManager,
+    BudgetRun,
+    Config,
+    Decision,
+    Quota,
+    QuotaService,
+    Receipt,
+    RunBudget,
+    Usage,
+)
+
+budget = RunBudget(max_steps=5, max_tokens=2000, max_seconds=10, max_cost_usd=Decimal("0.05"), wrap_up={"tokens": 500})
+usage = Usage(input_tokens=80, output_tokens=20, model="gpt-4o-mini")
+
+
+def setting_up() -> None:
+    manager = otelbudget.setup(budget, exporter="none", metrics_port=None, instrument=False)
+    assert_type(manager, BudgetManager)
+    assert_type(manager.check(tokens=100), Decision)
+    assert_type(manager.can_proceed(steps=1), bool)
+    manager.record_call(350)
+    assert_type(manager.remaining(), dict[str, Any])
+    assert_type(otelbudget.current_run(), BudgetRun | None)
+    assert_type(otelbudget.load_budget_config("budgets.yaml"), Config)
+    assert_type(otelbudget.estimate_tokens("hello"), int)
+    otelbudget.shutdown()
+
+
+def running() -> None:
+    with otelbudget.run("deep_research", tenant="acme", user="u1") as run:
+        assert_type(run, BudgetRun)
+        assert_type(run.check(steps=1, tokens=100, cost_usd=0.01), Decision)
+        with run.reserve(tokens=500) as reservation:
+            reservation.extend(tokens=100)
+            reservation.commit(usage)
+        with run.tool_call("search"):
+            run.record(usage)
+        with run.child(RunBudget(max_steps=1)) as child:
+            child.record_call(10)
+        run.extend(steps=2, actor="ops")
+        run.acknowledge()
+        assert_type(run.usage, Usage)
+        assert_type(run.receipt(), Receipt)
+
+
+async def running_async() -> None:
+    async with otelbudget.run(budget) as run:
+        await run.acheck(tokens=1)
+        async with run.areserve(tokens=500) as reservation:
+            await reservation.acommit(usage)
+        held = await run.areserve(steps=1)
+        await held.arelease()
+        async with run.wrap_up():
+            await run.arecord_call(10)
+
+
+@otelbudget.run(budget)
+def plain(question: str) -> str:
+    return question
+
+
+@otelbudget.run(budget)
+async def coroutine(question: str) -> str:
+    return question
+
+
+@otelbudget.run(budget)
+def generator() -> Iterator[int]:
+    yield 1
+
+
+@otelbudget.run(budget)
+async def async_generator() -> AsyncIterator[int]:
+    yield 1
+
+
+assert_type(plain("a"), str)
+assert_type(next(generator()), int)
+
+
+def refused(error: BudgetExceeded) -> None:
+    assert_type(error.reason, str)
+    assert_type(error.resource, str | None)
+    assert_type(otelbudget.is_budget_exceeded(error), bool)
+
+
+service = QuotaService(10_000, quotas={"acme": 500, "big": Quota(tokens=10**6)})
+assert_type(service.check_quota("acme", 100, "normal"), bool)
+assert_type(service.remaining("acme"), int)
+with service.reserve("acme", 100) as quota_hold:
+    quota_hold.commit(80)
