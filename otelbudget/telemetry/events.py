@@ -7,7 +7,7 @@ drops the oldest silently, so ordinary events stop at three quarters of the boun
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from opentelemetry import trace
@@ -51,6 +51,12 @@ def site_of(span: Span) -> Site:
     if not span.is_recording() or not span.get_span_context().trace_flags.sampled:
         return NOWHERE
     return Site(span, _bound(span) * 3 // 4 - len(getattr(span, "events", ())))
+
+
+def type_name(error: BaseException) -> str:
+    """What ``error.type`` says of an exception: its qualified class name."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def trace_of(site: Site) -> tuple[str, str] | None:
@@ -100,6 +106,16 @@ def check_event(site: Site, decision: str, tightest: tuple[int, int] | None) -> 
     )
 
 
+def check_warned(site: Site, denial: Denial) -> bool:
+    """`otelbudget.check` of a request that a budget or manager which refuses nothing let pass."""
+    attributes: dict[str, Value] = {semconv.DECISION: "warn", semconv.REASON: denial.reason}
+    if denial.resource is not None:
+        attributes[semconv.RESOURCE] = denial.resource
+    if denial.limit is not None and denial.used is not None:
+        attributes[semconv.REMAINING] = _left(denial)
+    return add(site, semconv.EVENT_CHECK, attributes)
+
+
 def check_denied(site: Site, denial: Denial, *, always: bool) -> bool:
     """`otelbudget.check` of a refused request."""
     attributes: dict[str, Value] = {semconv.DECISION: "deny", semconv.REASON: denial.reason}
@@ -110,24 +126,25 @@ def check_denied(site: Site, denial: Denial, *, always: bool) -> bool:
     )
     attributes.update({name: value for name, value in optional if value is not None})
     if denial.limit is not None and denial.used is not None:
-        used, limit = float(denial.used), float(denial.limit)
-        attributes[semconv.USED] = used
-        attributes[semconv.LIMIT] = limit
-        attributes[semconv.REMAINING] = max(0.0, limit - used - float(denial.reserved or 0))
+        attributes[semconv.USED] = float(denial.used)
+        attributes[semconv.LIMIT] = float(denial.limit)
+        attributes[semconv.REMAINING] = _left(denial)
     return add(site, semconv.EVENT_CHECK, attributes, always=always)
 
 
-def record_event(site: Site, charged: tuple[int, int, int], *, estimated: bool = False, late: bool = False) -> bool:
-    """`otelbudget.record`; *charged* is (input tokens, output tokens, nano-USD)."""
+def _left(denial: Denial) -> float:
+    return max(0.0, float(denial.limit or 0) - float(denial.used or 0) - float(denial.reserved or 0))
+
+
+def record_event(site: Site, charged: tuple[int, int, int], flags: Sequence[str] = ()) -> bool:
+    """`otelbudget.record`; *charged* is (input tokens, output tokens, nano-USD), *flags* attributes that are true."""
     attributes: dict[str, Value] = {
         semconv.TOKENS_INPUT: charged[0],
         semconv.TOKENS_OUTPUT: charged[1],
         semconv.COST_USD: charged[2] / NANOS,
     }
-    if estimated:
-        attributes[semconv.ESTIMATED] = True
-    if late:
-        attributes[semconv.LATE] = True
+    for flag in flags:
+        attributes[flag] = True
     return add(site, semconv.EVENT_RECORD, attributes)
 
 
@@ -147,4 +164,13 @@ def change_event(site: Site, name: str, attributes: Mapping[str, Value | None]) 
     """An event about a change of a run (extend, freeze, reset, ...); attributes that are None are left out."""
     span = site.span
     if span is not None and span.is_recording():
-        add(site, name, {key: value for key, value in attributes.items() if value is not None}, always=True)
+        add(site, name, _given(attributes), always=True)
+
+
+def release_event(site: Site, attributes: Mapping[str, Value | None]) -> bool:
+    """`otelbudget.release`; as frequent as checks, so it is as bounded."""
+    return add(site, semconv.EVENT_RELEASE, _given(attributes))
+
+
+def _given(attributes: Mapping[str, Value | None]) -> dict[str, Value]:
+    return {key: value for key, value in attributes.items() if value is not None}

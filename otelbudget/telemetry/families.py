@@ -1,0 +1,258 @@
+"""Every metric family: its name, labels, unit and how it is read from a snapshot.
+
+One table for both routes, the page that Prometheus scrapes and the instruments of OpenTelemetry, so they can't differ.
+To add a metric: a name in `semconv`, a cell that counts it, a row here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, Literal, NamedTuple
+
+from otelbudget import semconv
+from otelbudget._version import __version__
+from otelbudget.amounts import NANOS
+from otelbudget.telemetry.cell_types import ALLOW_SLOTS
+from otelbudget.telemetry.histogram import (
+    CHECK_BUCKETS,
+    COST_BUCKETS,
+    RATIO_BUCKETS,
+    SECONDS_BUCKETS,
+    TOKEN_BUCKETS,
+    Histogram,
+)
+from otelbudget.telemetry.snapshot import Snapshot
+
+__all__ = ["FAMILIES", "HISTOGRAMS", "Family", "HistogramFamily", "Sample"]
+
+#: Label values in the order of the family's labels, and the value.
+Sample = tuple[tuple[str, ...], float]
+
+
+class Family(NamedTuple):
+    """A counter or a gauge.
+
+    Attributes:
+        name: As Prometheus shows it.
+        unit: For OpenTelemetry, in the notation of UCUM; Prometheus has it in the name.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    help: str
+    labels: tuple[str, ...]
+    unit: str
+    read: Callable[[Snapshot], Iterable[Sample]]
+
+
+class HistogramFamily(NamedTuple):
+    """A histogram; `read` gives label values with what was observed under them."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...]
+    unit: str
+    bounds: tuple[float, ...]
+    read: Callable[[Snapshot], Iterable[tuple[tuple[str, ...], Histogram]]]
+
+
+def _checks(now: Snapshot) -> Iterator[Sample]:
+    for cell in now.budgets:
+        own = (cell.tenant, cell.budget)
+        for operation in ALLOW_SLOTS:
+            allowed = getattr(cell, operation) + cell.rare.get((operation, "allow", ""), 0)
+            # Model calls are born at zero, or rate() would miss the first one; the rest appears when it happens.
+            if allowed or operation == "call":
+                yield (*own, operation, "allow", ""), allowed
+        if ("call", "deny", "limit") not in cell.rare:
+            yield (*own, "call", "deny", "limit"), 0
+        for (operation, decision, reason), checks in cell.rare.items():
+            if (decision, reason) != ("allow", "") or operation not in ALLOW_SLOTS:
+                yield (*own, operation, decision, reason), checks
+
+
+def _tokens(now: Snapshot) -> Iterator[Sample]:
+    for cell in now.spends:
+        yield (cell.tenant, cell.model, "input"), cell.input
+        yield (cell.tenant, cell.model, "output"), cell.output
+
+
+def _token_details(now: Snapshot) -> Iterator[Sample]:
+    for cell in now.spends:
+        for detail in ("cache_read", "cache_write", "reasoning"):
+            tokens = getattr(cell, detail)
+            if tokens:
+                yield (cell.tenant, cell.model, detail), tokens
+
+
+def _active_ratios(now: Snapshot) -> Iterator[Sample]:
+    for run in now.active_runs:
+        if run.used_ratio is not None:
+            yield run[:3], run.used_ratio
+
+
+FAMILIES: Final = (
+    Family(
+        semconv.M_CHECKS,
+        "counter",
+        "Budget checks by decision; on deny the budget is the one that refused.",
+        ("tenant", "budget", "operation", "decision", "reason"),
+        "{check}",
+        _checks,
+    ),
+    Family(
+        semconv.M_RECORDS,
+        "counter",
+        "Calls charged to runs.",
+        ("tenant", "budget"),
+        "{record}",
+        lambda now: (((c.tenant, c.budget), c.records) for c in now.budgets),
+    ),
+    Family(
+        semconv.M_TOKENS,
+        "counter",
+        "Tokens charged; input includes cached ones, output includes reasoning.",
+        ("tenant", "model", "token_type"),
+        "{token}",
+        _tokens,
+    ),
+    Family(
+        semconv.M_TOKEN_DETAILS,
+        "counter",
+        "Parts of the tokens charged, never to be added to them.",
+        ("tenant", "model", "detail"),
+        "{token}",
+        _token_details,
+    ),
+    Family(
+        semconv.M_COST,
+        "counter",
+        "Money charged, in USD.",
+        ("tenant", "model"),
+        "{USD}",
+        lambda now: (((c.tenant, c.model), c.cost_nanousd / NANOS) for c in now.spends),
+    ),
+    Family(
+        semconv.M_TOOL_CALLS,
+        "counter",
+        "Tool calls charged to runs.",
+        ("tenant",),
+        "{call}",
+        lambda now: (((c.tenant,), c.tool_calls) for c in now.tenants),
+    ),
+    Family(
+        semconv.M_RUNS_ACTIVE,
+        "gauge",
+        "Runs in progress.",
+        ("tenant",),
+        "{run}",
+        lambda now: (((c.tenant,), c.active) for c in now.tenants),
+    ),
+    Family(
+        semconv.M_ACTIVE_RUN_COST,
+        "gauge",
+        "What the runs in progress that are closest to their limits have cost so far, in USD.",
+        ("tenant", "budget", "run_id"),
+        "{USD}",
+        lambda now: ((run[:3], run.cost_usd) for run in now.active_runs),
+    ),
+    Family(
+        semconv.M_ACTIVE_RUN_RATIO,
+        "gauge",
+        "Greatest used share of any limit (1 is all of it) of the runs in progress that are closest to their limits.",
+        ("tenant", "budget", "run_id"),
+        "",
+        _active_ratios,
+    ),
+    Family(
+        semconv.M_RESERVATIONS_OPEN,
+        "gauge",
+        "Reservations that are neither committed nor released.",
+        ("store",),
+        "{reservation}",
+        lambda now: [((now.store,), now.reservations_open)],
+    ),
+    Family(
+        semconv.M_RESERVATION_OLDEST,
+        "gauge",
+        "Age of the oldest open reservation, in seconds; 0 if none is open.",
+        ("store",),
+        "s",
+        lambda now: [((now.store,), now.reservation_oldest_s)],
+    ),
+    Family(
+        semconv.M_LABEL_OVERFLOW,
+        "counter",
+        "Times that a tenant, model or budget was counted as `other` since there were too many.",
+        (),
+        "{overflow}",
+        lambda now: [((), now.label_overflow)],
+    ),
+    Family(
+        semconv.M_EVENTS_SUPPRESSED,
+        "counter",
+        "Span events counted instead of written, since their span was nearly full.",
+        (),
+        "{event}",
+        lambda now: [((), now.events_suppressed)],
+    ),
+    Family(
+        semconv.M_UNPRICED,
+        "counter",
+        "Calls of models that no price was known for.",
+        ("model",),
+        "{call}",
+        lambda now: (((model,), calls) for model, calls in now.unpriced.items()),
+    ),
+    Family(
+        semconv.M_BUILD_INFO,
+        "gauge",
+        "1, with the version of otelbudget.",
+        ("version",),
+        "",
+        lambda _: [((__version__,), 1)],
+    ),
+)
+
+HISTOGRAMS: Final = (
+    HistogramFamily(
+        semconv.M_RUN_COST,
+        "What finished runs cost, in USD.",
+        ("tenant", "outcome"),
+        "{USD}",
+        COST_BUCKETS,
+        lambda now: (((c.tenant, o), found.cost) for c in now.tenants for o, found in c.runs.items()),
+    ),
+    HistogramFamily(
+        semconv.M_RUN_TOKENS,
+        "Tokens that finished runs used.",
+        ("tenant", "outcome"),
+        "{token}",
+        TOKEN_BUCKETS,
+        lambda now: (((c.tenant, o), found.tokens) for c in now.tenants for o, found in c.runs.items()),
+    ),
+    HistogramFamily(
+        semconv.M_RUN_DURATION,
+        "How long finished runs took, in seconds.",
+        ("tenant", "outcome"),
+        "s",
+        SECONDS_BUCKETS,
+        lambda now: (((c.tenant, o), found.seconds) for c in now.tenants for o, found in c.runs.items()),
+    ),
+    HistogramFamily(
+        semconv.M_CHECK_DURATION,
+        "How long a sample of the checks took, in seconds.",
+        ("operation", "store"),
+        "s",
+        CHECK_BUCKETS,
+        lambda now: (((operation, now.store), found) for operation, found in now.check_seconds.items()),
+    ),
+    HistogramFamily(
+        semconv.M_ESTIMATE_RATIO,
+        "Actual tokens of a call divided by what was estimated for it.",
+        ("model",),
+        "",
+        RATIO_BUCKETS,
+        lambda now: (((model,), found) for model, found in now.estimate_ratio.items()),
+    ),
+)

@@ -1,0 +1,78 @@
+"""The page that Prometheus scrapes: a custom collector of prometheus_client over the cells.
+
+The cells are copied under their lock and formatted outside it, so a scrape never holds up a call for longer than the
+copy takes. Exemplars appear in the OpenMetrics format only; the classic text format has no room for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import accumulate
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar as PrometheusExemplar
+from prometheus_client.utils import floatToGoString
+
+from otelbudget.telemetry.cells import Meters
+from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS, Family, HistogramFamily
+from otelbudget.telemetry.histogram import Histogram
+
+__all__ = ["PrometheusCollector"]
+
+_INFINITY = float("inf")
+
+
+class PrometheusCollector(Collector):
+    """Every metric of one manager; register it with the registry whose page should show them.
+
+    Example:
+        >>> from prometheus_client import CollectorRegistry
+        >>> registry = CollectorRegistry()
+        >>> registry.register(PrometheusCollector(manager.engine.meters))  # doctest: +SKIP
+    """
+
+    def __init__(self, meters: Meters) -> None:
+        self._meters = meters
+
+    def describe(self) -> Iterator[Metric]:
+        """The families without samples: registering asks for these names and need not collect."""
+        yield from (_plain(family) for family in FAMILIES)
+        yield from (_histogram(family) for family in HISTOGRAMS)
+
+    def collect(self) -> Iterator[Metric]:
+        """The families with their samples, all from the same moment."""
+        now = self._meters.snapshot()
+        for family in FAMILIES:
+            shown = _plain(family)
+            for labels, value in family.read(now):
+                shown.add_metric(labels, value)
+            yield shown
+        for histograms in HISTOGRAMS:
+            buckets = _histogram(histograms)
+            for labels, found in histograms.read(now):
+                buckets.add_metric(labels, _buckets(found), found.total)
+            yield buckets
+
+
+def _plain(family: Family) -> CounterMetricFamily | GaugeMetricFamily:
+    made = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    return made(family.name, family.help, labels=family.labels)
+
+
+def _histogram(family: HistogramFamily) -> HistogramMetricFamily:
+    return HistogramMetricFamily(family.name, family.help, labels=family.labels)
+
+
+def _buckets(found: Histogram) -> list[tuple[str, float] | tuple[str, float, PrometheusExemplar]]:
+    shown: list[tuple[str, float] | tuple[str, float, PrometheusExemplar]] = []
+    for i, (bound, count) in enumerate(zip((*found.bounds, _INFINITY), accumulate(found.counts), strict=True)):
+        label: str = floatToGoString(bound)  # type: ignore[no-untyped-call]  # prometheus_client leaves it untyped
+        exemplar = found.exemplars.get(i)
+        if exemplar is None:
+            shown.append((label, count))
+        else:
+            trace = {"trace_id": exemplar.trace_id, "span_id": exemplar.span_id}
+            shown.append((label, count, PrometheusExemplar(trace, exemplar.value, exemplar.time_s)))
+    return shown

@@ -1,0 +1,55 @@
+"""The parts of the stack that the tests start for real."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prometheus_server import Missing, prometheus_binary
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def generate() -> ModuleType:
+    """The script that makes the dashboards."""
+    sys.path.insert(0, str(ROOT / "grafana"))
+    try:
+        return importlib.import_module("generate")
+    finally:
+        sys.path.remove(str(ROOT / "grafana"))
+
+
+@pytest.fixture(scope="session")
+def board(generate: ModuleType) -> Any:
+    """The Overview board."""
+    return generate.boards()["overview.json"]
+
+
+@pytest.fixture(scope="session")
+def scrape_config() -> str:
+    """Configuration of a Prometheus that scrapes the page on ``{port}`` every second."""
+    return """
+global: {{scrape_interval: 1s, scrape_timeout: 1s}}
+scrape_configs:
+  - job_name: otelbudget
+    static_configs: [{{targets: ["127.0.0.1:{port}"]}}]
+"""
+
+
+@pytest.fixture(scope="session")
+def has_prometheus() -> None:
+    """Skip without a Prometheus, or fail where services are required."""
+    try:
+        prometheus_binary()
+    except Missing as missing:
+        if os.environ.get("OTELBUDGET_REQUIRE_SERVICES") == "1":
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))

@@ -1,0 +1,99 @@
+"""What a real Prometheus holds: scraped it equals the cells, pushed over OTLP it has the same names and labels."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from prometheus_client import CollectorRegistry
+from prometheus_server import Prometheus, prometheus_help, running
+from traffic import TENANTS, Traffic
+
+from otelbudget.telemetry.otel_metrics import OtelInstruments
+from otelbudget.telemetry.prometheus import PrometheusCollector
+from otelbudget.telemetry.server import MetricsServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# The first run on a machine builds Prometheus.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+Identity = tuple[str, frozenset[tuple[str, str]]]
+
+
+class Scraped(NamedTuple):
+    """Prometheus, and what it scraped."""
+
+    prometheus: Prometheus
+    traffic: Traffic
+
+
+@pytest.fixture(scope="module")
+def scraped(has_prometheus: None, scrape_config: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
+    """A Prometheus that has seen the traffic grow from one scrape to another."""
+    traffic = Traffic()
+    traffic.begin()
+    registry = CollectorRegistry()
+    registry.register(PrometheusCollector(traffic.meters))
+    directory = tmp_path_factory.mktemp("prometheus")
+    with (
+        closing(MetricsServer.start(registry, "127.0.0.1", 0, explicit=True)) as page,
+        running(scrape_config.format(port=page.port), directory, _otlp_option()) as prometheus,
+    ):
+        prometheus.wait_for("up == 1")
+        for _ in range(2):
+            traffic.go_on()
+            prometheus.wait_for(f"sum(otelbudget_cost_usd_total) > {(traffic.cost_nanousd - 1) / 1e9}")
+        yield Scraped(prometheus, traffic)
+
+
+def _otlp_option() -> list[str]:
+    """How the receiver is switched on, where this Prometheus has one."""
+    return ["--web.enable-otlp-receiver"] if "web.enable-otlp-receiver" in prometheus_help() else []
+
+
+def _by_identity(result: list[Any]) -> dict[Identity, float]:
+    return {_identity(series["metric"]): float(series["value"][1]) for series in result}
+
+
+def _identity(labels: dict[str, str]) -> Identity:
+    """Name and own labels, without what the way to Prometheus adds."""
+    if "le" in labels:  # "1" where it was pushed, "1.0" where it was scraped
+        labels = {**labels, "le": str(float(labels["le"]))}
+    added = ("__name__", "job", "instance")
+    return labels["__name__"], frozenset(item for item in labels.items() if item[0] not in added)
+
+
+def test_what_prometheus_holds_equals_the_cells(scraped: Scraped) -> None:
+    [cost] = scraped.prometheus.query("sum(otelbudget_cost_usd_total)")
+    assert float(cost["value"][1]) == pytest.approx(scraped.traffic.cost_nanousd / 1e9, abs=1e-9)
+
+
+def test_growth_since_the_first_scrape_is_seen_because_counters_are_born_at_zero(scraped: Scraped) -> None:
+    born = scraped.prometheus.query('min_over_time(otelbudget_checks_total{decision="deny"}[5m]) == 0')
+    assert {series["metric"]["tenant"] for series in born} >= {"acme"}
+
+
+def test_names_labels_and_values_over_otlp_are_those_of_the_page(scraped: Scraped) -> None:
+    prometheus = scraped.prometheus
+    if not _otlp_option():
+        pytest.skip("this Prometheus has no OTLP receiver")
+    pushed = Traffic()
+    exporter = OTLPMetricExporter(endpoint=f"{prometheus.url}/api/v1/otlp/v1/metrics")
+    provider = MeterProvider([PeriodicExportingMetricReader(exporter)], shutdown_on_exit=False)
+    instruments = OtelInstruments(pushed.meters, provider)
+    pushed.begin()
+    pushed.go_on()
+    pushed.go_on()
+    provider.force_flush()
+    instruments.close()
+    provider.shutdown()
+    ours = '{__name__=~"otelbudget_.*", job%s"otelbudget"}'
+    over_otlp = _by_identity(prometheus.wait_for(ours % "!="))
+    assert len({labels for _, labels in over_otlp}) > len(TENANTS)
+    assert over_otlp == pytest.approx(_by_identity(prometheus.query(ours % "=")))

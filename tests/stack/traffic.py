@@ -1,0 +1,71 @@
+"""Traffic of three tenants, as cells see it: what a scrape finds after some minutes of agents at work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from otelbudget.amounts import COST, INPUT, NANOS, OUTPUT, RESOURCES, STEPS, TOKENS, UNLIMITED
+from otelbudget.ledger import Account
+from otelbudget.stores.memory import MemoryStore
+from otelbudget.telemetry.cells import Meters
+
+MODELS = ("small-1", "large-1")
+TENANTS = {"acme": ("research", 0), "globex": ("quick", 1), "initech": (None, 0)}
+
+
+@dataclass(eq=False)
+class Run:
+    """A run in progress, as far as a scrape looks at it."""
+
+    run_id: str
+    tenant: str
+    account: Account
+
+
+@dataclass
+class Traffic:
+    """Meters and how much has gone through them."""
+
+    store: MemoryStore = field(default_factory=MemoryStore)
+    rounds: int = 0
+    cost_nanousd: int = 0
+
+    def __post_init__(self) -> None:
+        self.meters = Meters(self.store, models=MODELS, clock_ns=lambda: 0)
+
+    def begin(self) -> None:
+        """Open one run per tenant."""
+        for number, (tenant, (budget, _)) in enumerate(TENANTS.items()):
+            limits = [10 if resource == "steps" else UNLIMITED for resource in RESOURCES]
+            account = Account(limits, name=budget)
+            account.used[STEPS] = 10 - 3 * number
+            with self.store.lock:
+                self.meters.tenant(tenant).active += 1
+                self.meters.budget(tenant, budget)
+                self.meters.live.add(Run(f"{number:032x}", tenant, account))
+
+    def go_on(self) -> None:
+        """Let every tenant make calls, be refused, and end a run."""
+        self.rounds += 1
+        with self.store.lock:
+            for number, (tenant, (budget, model)) in enumerate(TENANTS.items(), start=1):
+                cell = self.meters.budget(tenant, budget)
+                cell.call += 4 * number
+                cell.records += 4 * number
+                cell.count("call", "deny", "limit" if number == 1 else "deadline")
+                spend = self.meters.spend(tenant, MODELS[model])
+                spend.input += 500 * number
+                spend.output += 120 * number
+                spend.cost_nanousd += number * NANOS // 100
+                self.cost_nanousd += number * NANOS // 100
+                trace = (f"{self.rounds:016x}{number:016x}", f"{number:016x}")
+                self.meters.observe_check("call", number * 4e-6, trace)
+                self.meters.observe_estimate(MODELS[model], 0.6 + 0.2 * number)
+                self._end_run(tenant, number, trace)
+
+    def _end_run(self, tenant: str, number: int, trace: tuple[str, str]) -> None:
+        used = [0] * len(RESOURCES)
+        used[INPUT], used[OUTPUT], used[COST] = 500 * number, 120 * number, number * NANOS // 100
+        used[TOKENS] = used[INPUT] + used[OUTPUT]
+        outcome = "exhausted" if number == 1 else "completed"
+        self.meters.tenant(tenant).ended(outcome, used, 2.5 * number, trace)
