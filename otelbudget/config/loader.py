@@ -1,0 +1,79 @@
+"""A file to a `Config`: read it, compose it, read its nodes by the table of fields, look up what names mean."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from otelbudget.config.fields import FILE
+from otelbudget.config.nodes import compose
+from otelbudget.config.reader import Reader, Reference
+from otelbudget.config.settings import Config, did_you_mean
+from otelbudget.errors import ConfigError
+
+if TYPE_CHECKING:
+    from otelbudget.model import RunBudget
+
+__all__ = ["load"]
+
+_LARGEST: Final = 1 << 20
+
+
+def load(path: str | os.PathLike[str], variables: Mapping[str, str] | None = None) -> Config:
+    """The configuration in the file at *path*, ``${NAME}`` replaced from *variables* or the process environment.
+
+    Raises:
+        ConfigError: See `load_budget_config`.
+    """
+    try:
+        source = os.fspath(path)
+    except TypeError:
+        source = None
+    if not isinstance(source, str):
+        raise ConfigError(f"a configuration is read from a path, got {path!r} ({type(path).__name__})")
+    reader = Reader(source, variables)
+    values = FILE.read(reader, compose(_text(source), source), ())
+    for reference in reader.references:
+        if reference.name not in reader.budgets:
+            message = f"no budget is named {reference.shown}{did_you_mean(reference.name, reader.budgets)}"
+            reader.wrong(reference.node, reference.path, message)
+    reader.check()
+    return _config(source, values)
+
+
+def _config(source: str, values: dict[str, Any]) -> Config:
+    agents = {name: _meant(wanted) for name, wanted in values.pop("agents", {}).items()}
+    default = _meant(values.pop("default_budget", None))
+    return Config(**values, agents=agents, default_budget=default, source=source)
+
+
+def _meant(wanted: RunBudget | Reference | None) -> Any:
+    return wanted.name if isinstance(wanted, Reference) else wanted
+
+
+def _text(source: str) -> str:
+    try:
+        with open(source, "rb") as file:
+            data = file.read(_LARGEST + 1)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{source}: there is no such file{_working_directory(source)}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{source}: can't be read: {getattr(error, 'strerror', None) or error}") from error
+    if len(data) > _LARGEST:
+        raise ConfigError(f"{source}: the file is larger than {_LARGEST // 1024} KiB, which no configuration needs")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = data[: error.start]
+        line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
+        utf16 = "; it looks like UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        raise ConfigError(f"{source}:{line}:{column}: the file is not UTF-8{utf16}; save it as UTF-8") from error
+
+
+def _working_directory(source: str) -> str:
+    with contextlib.suppress(OSError):
+        if not os.path.isabs(source):
+            return f" in {os.getcwd()}"
+    return ""

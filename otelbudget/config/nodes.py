@@ -1,0 +1,97 @@
+"""YAML text to a graph of nodes with positions, within bounds. The one place that needs PyYAML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import yaml
+from yaml.error import Mark, MarkedYAMLError
+from yaml.nodes import Node
+from yaml.reader import ReaderError
+
+from otelbudget.errors import ConfigError
+
+__all__ = ["compose"]
+
+_DEEPEST: Final = 40
+#: What a plain YAML value can't begin with, though names and amounts do.
+_INDICATORS: Final = frozenset("*&!%@`")
+
+
+class _Loader(yaml.BaseLoader):
+    """Composes nodes and resolves no plain scalar: ``no``, ``5:00`` and ``1e3`` stay the texts that they are."""
+
+    depth = 0
+
+    def compose_node(self, parent: Node | None, index: int) -> Node | None:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise MarkedYAMLError(problem="nested too deeply", problem_mark=self.here())
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def here(self) -> Mark:
+        """Where the next event begins."""
+        mark: Mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # types-PyYAML 6.0.12
+        return mark
+
+
+def compose(text: str, source: str) -> Node:
+    """The root node of the one document in *text*.
+
+    Raises:
+        ConfigError: It is not YAML, holds no document or several, or nests too deeply.
+    """
+    with _errors_of(text, source):
+        loader = _Loader(text)
+        try:
+            root = _single(loader)
+        except (ValueError, OverflowError) as error:  # an escape beyond Unicode, a number of too many digits
+            raise MarkedYAMLError(problem=f"not understood: {error}", problem_mark=loader.get_mark()) from error
+        finally:
+            loader.dispose()
+    if root is None:
+        raise ConfigError(f"{source}: the file is empty; it must hold at least `budgets:`")
+    return root
+
+
+def _single(loader: _Loader) -> Node | None:
+    root = loader.compose_document() if loader.check_node() else None
+    if loader.check_node():
+        raise MarkedYAMLError(problem="a second document begins here; only one is read", problem_mark=loader.here())
+    return root
+
+
+@contextmanager
+def _errors_of(text: str, source: str) -> Iterator[None]:
+    try:
+        yield
+    except MarkedYAMLError as error:
+        mark: Any = error.problem_mark or error.context_mark
+        line, column = (mark.line, mark.column) if mark else (0, 0)
+        said = " ".join(part for part in (error.problem, error.context) if part)
+        hint = "" if type(error) is MarkedYAMLError else _hint(text, line, column)
+        raise ConfigError(f"{source}:{line + 1}:{column + 1}: {said}{hint}") from error
+    except ReaderError as error:
+        before = text[: error.position]
+        line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
+        character: Any = error.character  # its number, whatever types-PyYAML says
+        raise ConfigError(f"{source}:{line}:{column}: YAML does not allow the character U+{character:04X}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}:1:1: {' '.join(str(error).split())}") from error
+
+
+def _hint(text: str, line: int, column: int) -> str:
+    """What most likely was meant at a place that YAML can't read."""
+    lines = text.splitlines()
+    here = lines[line] if line < len(lines) else ""
+    if here[: column + 1].strip() == "" and "\t" in here[: column + 1]:
+        return "; indent with spaces, not tabs"
+    if "${" in here and "{" in here.replace("${", ""):
+        return '; inside { } a ${VARIABLE} has to stand in quotes: "${VARIABLE}"'
+    if _INDICATORS & set(here[max(0, column - 1) : column + 1]):
+        return "; a name or value that begins with one of * & ! % @ ` has to stand in quotes"
+    return ""

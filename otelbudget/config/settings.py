@@ -1,0 +1,191 @@
+"""The values behind a configuration, however it was made; frozen, comparable, and cheap to import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+from otelbudget.amounts import count
+from otelbudget.errors import ConfigError
+from otelbudget.model import OnUnpriced, RunBudget
+from otelbudget.pricing import Price, Prices
+
+__all__ = ["Config", "Estimates", "TelemetryConfig", "did_you_mean"]
+
+#: Name of a default budget that was given as a value, in denials and metrics.
+DEFAULT_NAME = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimates:
+    """What a call is taken to use before it says so.
+
+    Args:
+        output_tokens: Tokens held for the answer of a request without a maximum of its own, at least 1.
+    """
+
+    output_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        _at_least_1("estimates.output_tokens", self.output_tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetryConfig:
+    """What is told, and within which bounds.
+
+    Args:
+        events: Where checks and records go: ``"span"``, events on spans.
+        max_tenants: Tenants with metrics of their own; all others are summed up as ``other``.
+        max_models: The same for models.
+        top_runs: How many runs, those that spend most, have gauges while they are active; 0 for none.
+        metrics_port: TCP port of ``/metrics``, 0 for any free one; None leaves it to ``setup()``.
+    """
+
+    events: Literal["span"] = "span"
+    max_tenants: int = 500
+    max_models: int = 50
+    top_runs: int = 20
+    metrics_port: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.events != "span":
+            raise ConfigError(f"telemetry.events must be 'span', got {self.events!r}")
+        _at_least_1("telemetry.max_tenants", self.max_tenants)
+        _at_least_1("telemetry.max_models", self.max_models)
+        count("telemetry.top_runs", self.top_runs, ConfigError)
+        port = self.metrics_port
+        if port is not None and count("telemetry.metrics_port", port, ConfigError) > 65_535:
+            raise ConfigError(f"telemetry.metrics_port must be from 0 to 65535, got {port}")
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Config(Mapping[str, RunBudget]):
+    """Budgets by name, and everything else a manager is set up with. A mapping of the budgets' names to `RunBudget`.
+
+    Two configurations are equal if they say the same, wherever they were read from.
+
+    Example:
+        >>> config = Config({"quick": RunBudget(max_steps=5)}, default_budget="quick")
+        >>> config["quick"].max_steps, config.default_budget.name
+        (5, 'quick')
+
+    Args:
+        budgets: Name -> budget; a budget without a name of its own gets that name.
+        default_budget: What a run is held to that asks for nothing; a budget, or a name from *budgets*.
+        agents: Agent name -> budget of its runs; a budget, or a name from *budgets*.
+        prices: Model name or pattern -> `Price`, or `Prices`.
+        estimates, telemetry: See there.
+        on_unpriced: What a call of a model without a price does where its budget does not say: ``"deny"``,
+            ``"estimate"`` or ``"allow"``; None denies under a cost limit and allows elsewhere.
+        source: Where this was read from, for messages.
+
+    Raises:
+        ConfigError: A name is empty or means no budget, or a value is of the wrong kind.
+    """
+
+    budgets: Mapping[str, RunBudget]
+    default_budget: RunBudget | None
+    agents: Mapping[str, RunBudget]
+    prices: Prices
+    estimates: Estimates
+    telemetry: TelemetryConfig
+    on_unpriced: OnUnpriced | None
+    source: str | None = field(compare=False)
+
+    __hash__ = None  # type: ignore[assignment]  # mypy #4266; equal by value, like a mapping
+
+    def __init__(
+        self,
+        budgets: Mapping[str, RunBudget] | None = None,
+        *,
+        default_budget: RunBudget | str | None = None,
+        agents: Mapping[str, RunBudget | str] | None = None,
+        prices: Prices | Mapping[str, Price] | None = None,
+        estimates: Estimates | None = None,
+        telemetry: TelemetryConfig | None = None,
+        on_unpriced: OnUnpriced | None = None,
+        source: str | None = None,
+    ) -> None:
+        if on_unpriced not in (None, "deny", "estimate", "allow"):
+            raise ConfigError(f"on_unpriced must be 'deny', 'estimate' or 'allow', got {on_unpriced!r}")
+        named = {_name(name): _named(name, budget) for name, budget in (budgets or {}).items()}
+        self._set(source=source, on_unpriced=on_unpriced, budgets=MappingProxyType(named))
+        self._set(
+            default_budget=None if default_budget is None else self._budget(DEFAULT_NAME, default_budget),
+            agents=MappingProxyType({_name(n): self._budget(n, wanted) for n, wanted in (agents or {}).items()}),
+            prices=prices if isinstance(prices, Prices) else Prices(prices),
+            estimates=estimates or Estimates(),
+            telemetry=telemetry or TelemetryConfig(),
+        )
+
+    def _set(self, **values: object) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def budget(self, name: str) -> RunBudget:
+        """The budget called *name*.
+
+        Raises:
+            ConfigError: There is none; the message says which there are.
+        """
+        found = self.budgets.get(name)
+        if found is None:
+            where = f" in {self.source}" if self.source else ""
+            raise ConfigError(f"no budget is named {name!r}{where}{did_you_mean(name, self.budgets)}")
+        return found
+
+    def _budget(self, own_name: str, wanted: RunBudget | str) -> RunBudget:
+        return self.budget(wanted) if isinstance(wanted, str) else _named(own_name, wanted)
+
+    def __repr__(self) -> str:
+        default = self.default_budget.name if self.default_budget else None
+        return f"Config({list(self.budgets)}, default_budget={default!r}, source={self.source!r})"
+
+    def __getitem__(self, name: str) -> RunBudget:
+        return self.budgets[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.budgets)
+
+    def __len__(self) -> int:
+        return len(self.budgets)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        given = dict(self.__dict__, budgets=dict(self.budgets), agents=dict(self.agents))
+        return (_rebuild, (given,))
+
+
+def _rebuild(given: dict[str, Any]) -> Config:
+    return Config(**given)
+
+
+def did_you_mean(wrong: object, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: what it is close to, or what there is."""
+    from difflib import get_close_matches
+
+    names = list(known)
+    close = get_close_matches(str(wrong)[:100], names, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return f"; known are {listed}" if names else "; there are none"
+
+
+def _name(name: object) -> str:
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"a name must be a text that is not empty, got {name!r}")
+    return name
+
+
+def _named(name: str, budget: object) -> RunBudget:
+    if not isinstance(budget, RunBudget):
+        raise ConfigError(f"budget {name!r} must be a RunBudget, got {budget!r} ({type(budget).__name__})")
+    return replace(budget, name=name) if budget.name is None else budget
+
+
+def _at_least_1(name: str, value: object) -> None:
+    if count(name, value, ConfigError) < 1:
+        raise ConfigError(f"{name} must be at least 1, got 0")

@@ -1,0 +1,204 @@
+"""Usage to money: prices from the configuration, else from the genai-prices package where that is installed.
+
+Prices are kept as exact integer rates. Rounding, up to the next nano-USD, happens once per call, where price meets
+tokens.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from typing import Final
+
+from otelbudget.amounts import NANOS, Money, count, nanousd
+from otelbudget.errors import ConfigError
+from otelbudget.model import Usage
+from otelbudget.pricing.rates import PARTS, Known, Rates, rates
+
+__all__ = ["Price", "Prices"]
+
+#: Digits after the point of a price; more are a mistake, and exact arithmetic on them would take for ever.
+_FINEST: Final = 30
+#: Answers kept; names come from callers, so their number has no other bound.
+_MOST_KNOWN: Final = 4_096
+_LONGEST_NAME: Final = 512
+_DATE_SUFFIX: Final = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8})$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What a model's tokens cost, in USD per *per* tokens.
+
+    Cached tokens are parts of the input and reasoning is part of the output; a part without a price of its own costs
+    what the whole does. A model without an *output* price (embeddings) is charged its input price for output, if any.
+
+    Example:
+        >>> Price(input=2.50, output=10, cache_read=1.25).output
+        Decimal('10')
+
+    Args:
+        input, output: USD per *per* tokens.
+        cache_read, cache_write: For input read from, or written to, the provider's cache.
+        reasoning: For output that is reasoning.
+        per: How many tokens the prices are for.
+        discount: Ratio from 0 to 1 taken off every price.
+
+    Raises:
+        ConfigError: A price is no amount of money, *per* is not a whole number of at least 1, or *discount* no ratio.
+    """
+
+    input: Money
+    output: Money | None = None
+    cache_read: Money | None = None
+    cache_write: Money | None = None
+    reasoning: Money | None = None
+    per: int = 1_000_000
+    discount: Money = 0
+
+    def __post_init__(self) -> None:
+        for name in (*PARTS, "discount"):
+            value = getattr(self, name)
+            if value is not None or name == "input":
+                object.__setattr__(self, name, _exact(name, value))
+        object.__setattr__(self, "per", count("per", self.per, ConfigError))
+        if self.per < 1:
+            raise ConfigError("per must be at least 1 token, got 0")
+        if self.discount > 1:
+            raise ConfigError(f"discount must be a ratio from 0 to 1, got {self.discount}")
+
+    def rates(self) -> Rates:
+        """The same as integer rates."""
+        factor = (1 - Fraction(self.discount)) * NANOS / self.per
+        given = {name: getattr(self, name) for name in PARTS}
+        return rates({name: None if value is None else Fraction(value) * factor for name, value in given.items()})
+
+
+class Prices:
+    """Prices of models: those given, then, for all other models, those that the genai-prices package lists.
+
+    A model is looked up by its exact name, then without a date suffix (``gpt-4o-2024-08-06`` is ``gpt-4o``), then
+    among the names that are patterns (``*``, ``?``, ``[...]``), in the order given.
+
+    Example:
+        >>> prices = Prices({"demo-*": Price(input=0.15, output=0.60)})
+        >>> prices.cost_nanousd("demo-small", None, Usage(input_tokens=1000, output_tokens=100))
+        210000
+
+    Args:
+        table: Model name or pattern -> `Price`.
+        listed: Whether the genai-prices package is asked, if installed: offline, loaded when first needed.
+        clock_s: Wall clock in seconds; some listed prices depend on the date or the hour.
+
+    Attributes:
+        models: The models that were given a price by name; patterns and listed models are not among them.
+
+    Raises:
+        ConfigError: A name is not a non-empty text, or its value is not a `Price`.
+    """
+
+    __hash__ = None  # type: ignore[assignment]  # mypy #4266; equal by value, like a mapping
+
+    def __init__(
+        self,
+        table: Mapping[str, Price] | None = None,
+        *,
+        listed: bool = True,
+        clock_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._table = dict(table or {})
+        self._listed = listed
+        self._clock_s = clock_s
+        self._known: dict[tuple[str | None, str | None], Known | None] = {}
+        self._given: dict[str, Known] = {}
+        self._patterns: list[tuple[re.Pattern[str], Known]] = []
+        for name, price in self._table.items():
+            if not isinstance(name, str) or not name or not isinstance(price, Price):
+                raise ConfigError(f"prices map the name of a model, or a pattern, to a Price, got {name!r}: {price!r}")
+            self._given[name] = Known(price.rates())
+            if _is_pattern(name):
+                self._patterns.append((re.compile(fnmatch.translate(name)), self._given[name]))
+        self.models: tuple[str, ...] = tuple(name for name in self._given if not _is_pattern(name))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Prices):
+            return NotImplemented
+        return (list(self._table.items()), self._listed) == (list(other._table.items()), other._listed)
+
+    def __repr__(self) -> str:
+        return f"Prices({self._table!r}{'' if self._listed else ', listed=False'})"
+
+    def load(self) -> bool:
+        """Load the genai-prices package now (0.4 s), not at the first model without a given price.
+
+        Returns:
+            Whether it is there to be asked.
+        """
+        if not self._listed:
+            return False
+        from otelbudget.pricing.listed import listed_price
+
+        return listed_price("gpt-4o", "openai", self._clock_s()) is not None
+
+    def cost_nanousd(self, model: str | None, provider: str | None, usage: Usage) -> int | None:
+        """What *usage* costs, in nano-USD, rounded up once; None if no price is known. Never raises.
+
+        Tokens without a split are priced as input, unknown ones as none. What the usage says of its own cost is not
+        looked at.
+
+        Args:
+            model: As the request or the response names it; None finds only the pattern ``*``.
+            provider: Name after the OpenTelemetry conventions (``openai``, ``gcp.vertex_ai``); only listed prices
+                depend on it.
+            usage: What was used.
+        """
+        try:
+            known = self._known[model, provider]
+        except KeyError:
+            known = self._find(model, provider)
+        except TypeError:  # a span attribute may be anything
+            return None
+        if known is None:
+            return None
+        if known.changes and known.until_s <= self._clock_s():
+            known = self._find(model, provider) or known
+        return known.cost(usage)
+
+    def dearest_nanousd(self, usage: Usage) -> int | None:
+        """What *usage* would cost at the dearest of the given prices, patterns included; None if none was given."""
+        return max((known.cost(usage) for known in self._given.values()), default=None)
+
+    def _find(self, model: str | None, provider: str | None) -> Known | None:
+        name = model if isinstance(model, str) else ""
+        known = self._find_given(name)
+        if known is None and self._listed and 0 < len(name) <= _LONGEST_NAME:
+            from otelbudget.pricing.listed import listed_price
+
+            known = listed_price(name, provider, self._clock_s())
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        self._known[model, provider] = known
+        return known
+
+    def _find_given(self, name: str) -> Known | None:
+        names = (name, _DATE_SUFFIX.sub("", name))
+        exact = self._given.get(names[0]) or self._given.get(names[1])
+        if exact is not None:
+            return exact
+        return next((known for pattern, known in self._patterns if any(map(pattern.match, names))), None)
+
+
+def _is_pattern(name: str) -> bool:
+    return any(sign in name for sign in "*?[")
+
+
+def _exact(name: str, value: object) -> Decimal:
+    nanousd(name, value, ConfigError)
+    exact = value if isinstance(value, Decimal) else Decimal(repr(value))
+    if -int(exact.as_tuple().exponent) > _FINEST:
+        raise ConfigError(f"{name} must have at most {_FINEST} digits after the point, got {value!r}")
+    return exact

@@ -1,0 +1,430 @@
+"""A budgets.yaml is read strictly: all that is wrong is said at once, each with its place, and nothing is skipped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+import otelbudget
+from otelbudget.config import Config, Estimates, TelemetryConfig, load_budget_config
+from otelbudget.config.loader import load
+from otelbudget.errors import ConfigError
+from otelbudget.model import RunBudget
+from otelbudget.pricing import Price, Prices
+
+ROOT = Path(__file__).parents[2]
+Read = Callable[..., Config]
+Refuse = Callable[..., list[str]]
+
+
+@pytest.fixture
+def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
+    monkeypatch.chdir(tmp_path)
+
+    def read(text: str, **variables: str) -> Config:
+        Path("b.yaml").write_text(text, encoding="utf-8")
+        return load("b.yaml", variables)
+
+    return read
+
+
+@pytest.fixture
+def refuse(read: Read) -> Refuse:
+    def refuse(text: str, **variables: str) -> list[str]:
+        with pytest.raises(ConfigError) as refused:
+            read(text, **variables)
+        return str(refused.value).splitlines()
+
+    return refuse
+
+
+# --- what may stand in it
+
+
+def test_the_seed_format_is_read(read: Read) -> None:
+    config = read(
+        "budgets:\n"
+        "  quick_answer:\n    max_steps: 5\n    max_tokens: 2000\n    max_seconds: 10\n    max_nested_tool_calls: 2\n"
+    )
+    assert config["quick_answer"] == RunBudget(
+        max_steps=5, max_tokens=2000, max_seconds=10, max_nested_tool_calls=2, name="quick_answer"
+    )
+    assert config.source == "b.yaml"
+
+
+def test_every_setting_of_a_budget_is_read(read: Read) -> None:
+    config = read("""
+budgets:
+  full:
+    max_steps: 40
+    max_tokens: 1.5M
+    max_input_tokens: 1M
+    max_output_tokens: 500k
+    max_cost_usd: $2.50
+    max_seconds: 1h30m
+    max_tool_calls: 100
+    max_nested_tool_calls: null
+    max_depth: 3
+    on_exhausted: warn
+    wrap_up: {tokens: 4k, seconds: 500ms, cost_usd: $0.10}
+    latch: false
+    thresholds: [50%, 0.9]
+    on_unpriced: estimate
+""")
+    assert config["full"] == RunBudget(
+        max_steps=40,
+        max_tokens=1_500_000,
+        max_input_tokens=1_000_000,
+        max_output_tokens=500_000,
+        max_cost_usd=Decimal("2.50"),
+        max_seconds=5_400,
+        max_tool_calls=100,
+        max_depth=3,
+        name="full",
+        on_exhausted="warn",
+        wrap_up={"tokens": 4_000, "seconds": Decimal("0.5"), "cost_usd": Decimal("0.10")},
+        latch=False,
+        thresholds=(0.5, 0.9),
+        on_unpriced="estimate",
+    )
+
+
+def test_every_other_section_is_read(read: Read) -> None:
+    config = read("""
+budgets: {quick: {max_steps: 5}}
+default_budget: quick
+agents:
+  researcher: quick
+  helper: {max_steps: 1}
+prices:
+  big: {input: $2.50, output: $10, cache_read: 1.25, cache_write: 3, reasoning: 12}
+  "*-mini": {input: $0.0004, per: 1k, discount: 10%}
+on_unpriced: deny
+estimates: {output_tokens: 1k}
+telemetry: {events: span, max_tenants: 20, max_models: 10, top_runs: 0, metrics_port: 9470}
+""")
+    quick = RunBudget(max_steps=5, name="quick")
+    assert config == Config(
+        {"quick": quick},
+        default_budget=quick,
+        agents={"researcher": quick, "helper": RunBudget(max_steps=1, name="helper")},
+        prices={
+            "big": Price(input=Decimal("2.50"), output=10, cache_read=Decimal("1.25"), cache_write=3, reasoning=12),
+            "*-mini": Price(input=Decimal("0.0004"), per=1_000, discount=Decimal("0.1")),
+        },
+        on_unpriced="deny",
+        estimates=Estimates(output_tokens=1_000),
+        telemetry=TelemetryConfig(max_tenants=20, max_models=10, top_runs=0, metrics_port=9470),
+    )
+
+
+def test_a_default_budget_may_stand_alone(read: Read) -> None:
+    config = read("default_budget: {max_cost_usd: $0.05}\n")
+    assert config.default_budget == RunBudget(max_cost_usd=Decimal("0.05"), name="default")
+    assert len(config) == 0
+    assert read("default_budget: null\n").default_budget is None
+
+
+def test_sections_without_content_are_empty_ones(read: Read) -> None:
+    assert read("budgets:\nagents:\nprices:\nestimates:\ntelemetry:\ndefault_budget:\n") == Config()
+
+
+def test_a_budget_without_limits_has_to_be_said(read: Read, refuse: Refuse) -> None:
+    assert read("budgets: {free: {}}")["free"] == RunBudget(name="free")
+    assert refuse("budgets:\n  free:\n") == ["b.yaml:2:8: budgets.free: must be a mapping, got nothing"]
+    assert refuse("budgets: {a: {max_steps: }}") == [
+        "b.yaml:1:25: budgets.a.max_steps: must be a whole number such as 5, 50k or 1.5M, or null for no limit, "
+        "got nothing"
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["no", "yes", "on", "off", "null", "~", "1", "1.0", "5:00", "010", "=", "2026-03-14", "ü", "a b"]
+)
+def test_names_stay_the_texts_that_they_are(read: Read, name: str) -> None:
+    config = read(f"budgets: {{{name}: {{max_steps: 1}}}}\nagents: {{{name}: '{name}'}}\ndefault_budget: '{name}'\n")
+    assert list(config) == [name]
+    assert config.agents[name] is config.default_budget is config[name]
+    assert config[name].name == name
+
+
+def test_a_plain_no_is_the_budget_of_that_name(read: Read) -> None:
+    config = read("budgets: {no: {max_steps: 1}, on: {max_steps: 2}}\ndefault_budget: no\nagents: {a: on}\n")
+    assert config.default_budget is config["no"]
+    assert config.agents["a"] is config["on"]
+
+
+def test_anchors_and_merge_keys_are_followed(read: Read) -> None:
+    config = read("""
+budgets:
+  base: &base {max_steps: 5, max_tokens: 1k}
+  money: &money {max_cost_usd: $1, max_tokens: 9k}
+  same: *base
+  more: {<<: *base, max_steps: 9}
+  both: {<<: [*base, *money]}
+  late: {max_tokens: 3, <<: *base}
+""")
+    assert config["same"] == RunBudget(max_steps=5, max_tokens=1_000, name="same")
+    assert config["more"] == RunBudget(max_steps=9, max_tokens=1_000, name="more")
+    assert config["both"] == RunBudget(max_steps=5, max_tokens=1_000, max_cost_usd=Decimal(1), name="both")
+    assert config["late"] == RunBudget(max_steps=5, max_tokens=3, name="late")
+
+
+def test_prices_keep_the_order_of_the_file(read: Read) -> None:
+    prices = read('prices: {"a*": {input: 1}, "*b": {input: 2}}').prices
+    assert prices == Prices({"a*": Price(input=1), "*b": Price(input=2)})
+    assert prices != Prices({"*b": Price(input=2), "a*": Price(input=1)})
+
+
+def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(read: Read) -> None:
+    assert read("\ufeffbudgets:\r\n  a:\r\n    max_steps: 5\r\n")["a"].max_steps == 5
+
+
+def test_the_files_that_ship_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SUPPORT_CHAT_USD", raising=False)
+    config = load_budget_config(ROOT / "budgets.yaml")
+    assert config["quick_answer"] == RunBudget(
+        max_steps=5, max_tokens=2000, max_seconds=10, max_nested_tool_calls=2, name="quick_answer"
+    )
+    assert config["support_chat"].max_cost_usd == Decimal("0.05")
+    assert {"demo-small", "demo-large", "demo-embed"} <= set(config.prices.models)
+    assert otelbudget.load_budget_config(str(ROOT / "budgets.yaml")) == config
+
+
+def test_reading_needs_yaml_and_making_does_not() -> None:
+    code = "import sys, otelbudget.config as c; c.Config(); assert not {'yaml', 'genai_prices'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- variables, as OpenTelemetry's configuration replaces them
+
+
+@pytest.mark.parametrize(
+    ("written", "steps"),
+    [
+        ("${STEPS}", 7),
+        ("${env:STEPS}", 7),
+        ('"${STEPS}"', 7),
+        ("${STEPS}k", 7_000),
+        ("${NOTHING:-3}", 3),
+        ("${EMPTY:-3}", 3),
+        ("${STEPS:-3}", 7),
+        ("1${STEPS}${STEPS}", 177),
+    ],
+)
+def test_variables_are_replaced_in_values(read: Read, written: str, steps: int) -> None:
+    config = read(f"budgets:\n  a:\n    max_steps: {written}\n", STEPS="7", EMPTY="")
+    assert config["a"].max_steps == steps
+
+
+def test_two_dollars_are_one_and_one_dollar_is_itself(read: Read) -> None:
+    config = read(
+        "budgets:\n  ${X}: {}\n".replace("${X}", "a$b") + "  c: {max_cost_usd: $$2}\n  d: {max_cost_usd: $3}\n"
+    )
+    assert [config["c"].max_cost_usd, config["d"].max_cost_usd] == [2, 3]
+    assert "a$b" in config
+
+
+def test_a_variable_can_be_a_name_but_no_structure(read: Read, refuse: Refuse) -> None:
+    text = "budgets: {a: {max_steps: 1}}\ndefault_budget: ${NAME}\n"
+    assert read(text, NAME="a").default_budget == RunBudget(max_steps=1, name="a")
+    assert refuse(text, NAME="{max_steps: 9}") == [
+        "b.yaml:2:17: default_budget: no budget is named '${NAME}'; known are a"
+    ]
+
+
+def test_values_of_variables_are_never_shown(refuse: Refuse) -> None:
+    (line,) = refuse("budgets: {a: {max_steps: '${SECRET}'}}", SECRET="sk-very-secret")
+    assert "${SECRET}" in line
+    assert "very" not in line
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("${NOTHING}", "the environment variable NOTHING is not set; ${NOTHING:-default} gives a default"),
+        ("${EMPTY}", "the environment variable EMPTY is empty; ${EMPTY:-default} gives a default"),
+        ("${1X}", "'${1X}' is not understood; write ${NAME} or ${NAME:-default}"),
+        ("${X:?wrong}", "'${X:?wrong}' is not understood; write ${NAME} or ${NAME:-default}"),
+        ("${X", "'${X' is not understood; write ${NAME} or ${NAME:-default}"),
+        ("$${X}", "must be a whole number such as 5, 50k or 1.5M, or null for no limit, got '$${X}'"),
+        ("${REPLACE}", "must be a whole number such as 5, 50k or 1.5M, or null for no limit, got '${REPLACE}'"),
+    ],
+)
+def test_variables_that_can_not_be_replaced_are_errors(refuse: Refuse, written: str, says: str) -> None:
+    text = f"budgets:\n  a:\n    max_steps: {written}\n"
+    assert refuse(text, EMPTY="", REPLACE="${STEPS}", STEPS="7") == [f"b.yaml:3:16: budgets.a.max_steps: {says}"]
+
+
+# --- what is wrong
+
+
+def test_everything_that_is_wrong_is_said_at_once_in_order(refuse: Refuse) -> None:
+    assert refuse("""\
+budgets:
+  quick:
+    max_stepz: 5
+    max_tokens: 5:00
+    latch: yes
+  quick: {max_steps: -1}
+  "odd name": {thresholds: [80%, 120%]}
+default_budget: quik
+tenants: {acme: {}}
+prices: {m: {output: 5}}
+telemetry: {events: log}
+""") == [
+        "b.yaml:3:5: budgets.quick.max_stepz: unknown setting; did you mean 'max_steps'?",
+        "b.yaml:4:17: budgets.quick.max_tokens: must be a whole number such as 5, 50k or 1.5M, or null for no limit, "
+        "got '5:00'; YAML 1.1 takes colons for base 60; write a plain number",
+        "b.yaml:5:12: budgets.quick.latch: must be true or false, got 'yes'; write true",
+        "b.yaml:6:3: budgets.quick: is given twice, first in line 2",
+        "b.yaml:7:34: budgets.'odd name'.thresholds.1: must be a ratio above 0 and at most 1, such as 80%, got '120%'; "
+        "that is more than all",
+        "b.yaml:8:17: default_budget: no budget is named 'quik'; did you mean 'quick'?",
+        "b.yaml:9:1: tenants: not supported by this version yet",
+        "b.yaml:10:13: prices.m: input is missing",
+        "b.yaml:11:21: telemetry.events: 'log' is not supported by this version yet; it must be span",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("budget: {}", "1:1: budget: unknown setting; did you mean 'budgets'?"),
+        ("budgets: {a: {zzzzzz: 1}}", "1:15: budgets.a.zzzzzz: unknown setting; known are max_steps, max_tokens"),
+        ("budgets: [a]", "1:10: budgets: must be a mapping, got a list"),
+        ("budgets: {a: 5}", "1:14: budgets.a: must be a mapping, got '5'"),
+        ("budgets: {a: {max_steps: [1]}}", "1:26: budgets.a.max_steps: must be a whole number such as 5"),
+        ("budgets: {a: {max_steps: {b: 1}}}", "50k or 1.5M, got a mapping"),
+        ("budgets: {a: {thresholds: 80%}}", "budgets.a.thresholds: must be a list such as [80%, 100%], got '80%'"),
+        ("budgets: {a: {thresholds: [0]}}", "always crossed"),
+        ("budgets: {a: {on_exhausted: stop}}", "1:29: budgets.a.on_exhausted: must be raise or warn, got 'stop'"),
+        ("budgets: {a: {wrap_up: {tokens: 5}}}", "1:24: budgets.a.wrap_up: wrap_up sets tokens aside, but max_tokens"),
+        ("budgets: {a: {max_tokens: 1, wrap_up: {tokens: 5}}}", "1:39: budgets.a.wrap_up: wrap_up sets 5 tokens aside"),
+        ("budgets: {a: {wrap_up: {depth: 5}}}", "1:25: budgets.a.wrap_up.depth: unknown setting"),
+        ("default_budget: 5", "1:17: default_budget: no budget is named '5'; there are none"),
+        ("default_budget: [a]", "1:17: default_budget: must be a mapping, got a list"),
+        ("agents: {a: null}", "1:13: agents.a: must be a budget or the name of one, got 'null'"),
+        ("agents: {a: }", "agents.a: must be a budget or the name of one, got nothing"),
+        ("agents: {a: {max_stepz: 1}}", "1:14: agents.a.max_stepz: unknown setting; did you mean 'max_steps'?"),
+        ("prices: {m: {input: free}}", "1:21: prices.m.input: must be an amount of money such as $2.50, got 'free'"),
+        ("prices: {m: {input: null}}", "1:21: prices.m.input: must be an amount of money such as $2.50, got 'null'"),
+        ("prices: {m: {input: 1, per: 0}}", "1:29: prices.m.per: must be a number of tokens such as 1M or 1k, got '0'"),
+        ("prices: {m: {input: 1, discount: 10}}", "1:34: prices.m.discount: must be a ratio from 0 to 1, such as 10%"),
+        ("estimates: {output_tokens: 0}", "1:28: estimates.output_tokens: must be a whole number of at least 1"),
+        ("estimates: {hold: max}", "1:13: estimates.hold: not supported by this version yet"),
+        ("telemetry: {metrics_port: 70k}", "1:27: telemetry.metrics_port: must be a port from 0 to 65535, got '70k'"),
+        ("quotas: {}", "1:1: quotas: not supported by this version yet"),
+        ("store: {}", "1:1: store: not supported by this version yet"),
+        ("tenant_from: x", "1:1: tenant_from: not supported by this version yet"),
+        ("on_unpriced: maybe", "1:14: on_unpriced: must be deny or estimate or allow, got 'maybe'"),
+        # what is no YAML, or none of ours
+        ("", "b.yaml: the file is empty; it must hold at least `budgets:`"),
+        ("# nothing\n", "b.yaml: the file is empty"),
+        ("---\n...\n", "2:1: must be a mapping, got nothing"),
+        ("null", "1:1: must be a mapping, got 'null'"),
+        ("- a", "1:1: must be a mapping, got a list"),
+        ("hello", "1:1: must be a mapping, got 'hello'"),
+        ("budgets: {}\n---\nbudgets: {}\n", "2:1: a second document begins here; only one is read"),
+        ("budgets:\n\ta: {}", "2:1: found character '\\t' that cannot start any token while scanning for the next "
+         "token; indent with spaces, not tabs"),
+        ("prices: {*-mini: {input: 1}}", "has to stand in quotes"),
+        ("budgets: {a: {max_steps: ${X}}}", 'inside { } a ${VARIABLE} has to stand in quotes: "${VARIABLE}"'),
+        ("budgets: {a: {max_steps: 5", "expected ',' or '}'"),
+        ("budgets: *nowhere", "1:10: found undefined alias 'nowhere'"),
+        ("budgets: !!python/object:os.system {}", "1:10: budgets: YAML tags such as"),
+        ("budgets: {a: {max_steps: !!int '5'}}", "1:26: budgets.a.max_steps: YAML tags such as"),
+        ("budgets: {? [a] : {}}", "1:13: budgets: a name must be a text, got a list"),
+        ('budgets: {"": {}}', "1:11: budgets: a name must have 1 to 200 printable characters, got ''"),
+        ('budgets: {"a\\e[31m": {}}', "got 'a\\x1b[31m'"),
+        (f"budgets: {{{'x' * 201}: {{}}}}", "a name must have 1 to 200 printable characters"),
+        ('budgets: {"${A}": {}}', "1:11: budgets: variables are replaced in values, not in names: '${A}'"),
+        ("budgets: \x00", "1:10: YAML does not allow the character U+0000"),
+        ("a: 1\nb: \x07", "2:4: YAML does not allow the character U+0007"),
+        ('budgets: "\\U00110000"', "not understood: chr() arg not in range"),
+        ("%YAML 1." + "9" * 5_000 + "\n--- {}", "not understood: Exceeds the limit"),
+        ("%YAML 9.0\n--- {}", "found incompatible YAML document"),
+        ("[" * 500, "1:41: nested too deeply"),
+        ("{a: " * 500, "nested too deeply"),
+        ("budgets: &a {<<: *a}", "budgets: is merged into itself"),
+        ("budgets: {<<: 5}", "1:15: budgets: << needs a mapping or a list of mappings, got '5'"),
+        ("budgets: &a {b: *a}", "1:14: budgets.b.b: unknown setting"),
+    ],
+)  # fmt: skip
+def test_each_mistake_has_a_message_with_its_place(refuse: Refuse, text: str, says: str) -> None:
+    lines = refuse(text)
+    assert says in lines[0]
+    assert lines[0].startswith("b.yaml:")
+
+
+def test_an_alias_to_a_wrong_value_is_said_once(refuse: Refuse) -> None:
+    assert refuse("budgets: {a: &a {x: 1}, b: *a, c: *a}")[1:] == []
+
+
+def test_a_small_file_that_means_a_huge_one_is_refused(refuse: Refuse) -> None:
+    levels = "".join(f"  m{i}: &m{i}\n    <<: [{', '.join([f'*m{i - 1}'] * 10)}]\n" for i in range(1, 10))
+    (line,) = refuse("budgets:\n  m0: &m0 {max_steps: 1}\n" + levels)
+    assert "more than 100,000 values up to here; aliases count wherever they are used" in line
+
+
+def test_a_flood_of_mistakes_is_cut(refuse: Refuse) -> None:
+    lines = refuse("".join(f"x{i}: 1\n" for i in range(200)))
+    assert len(lines) == 51
+    assert lines[-1] == "b.yaml: and 150 more"
+
+
+# --- files that can't be read
+
+
+def test_a_file_that_is_not_there_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as refused:
+        load_budget_config("nowhere.yaml")
+    assert str(refused.value) == f"nowhere.yaml: there is no such file in {tmp_path}"
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: there is no such file$"):
+        load_budget_config(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        (".", "Is a directory"),
+        ("a\0b", "embedded null"),
+        (None, "a configuration is read from a path, got None"),
+        (5, "a configuration is read from a path, got 5"),
+        (b"x.yaml", "a configuration is read from a path"),
+    ],
+)
+def test_what_is_no_readable_path_is_refused(path: object, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_budget_config(tmp_path / path if path == "." else path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"budgets:\n  caf\xe9: {}\n", "b.yaml:2:6: the file is not UTF-8; save it as UTF-8"),
+        ("budgets: {}".encode("utf-16"), "b.yaml:1:1: the file is not UTF-8; it looks like UTF-16; save it as UTF-8"),
+        (b"#" * (1 << 20) + b"\n", "b.yaml: the file is larger than 1024 KiB, which no configuration needs"),
+    ],
+)
+def test_files_that_are_no_text_of_ours_are_refused(
+    data: bytes, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("b.yaml").write_bytes(data)
+    with pytest.raises(ConfigError) as refused:
+        load_budget_config("b.yaml")
+    assert str(refused.value) == says
+
+
+def test_the_process_environment_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTELBUDGET_TEST_STEPS", "4")
+    path = tmp_path / "b.yaml"
+    path.write_text("budgets:\n  a:\n    max_steps: ${OTELBUDGET_TEST_STEPS}\n")
+    assert load_budget_config(path)["a"].max_steps == 4
