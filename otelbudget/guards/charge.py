@@ -1,0 +1,57 @@
+"""How a guarded call is charged when it is over, with what is known of its earlier attempts."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from otelbudget.model import Usage
+
+if TYPE_CHECKING:
+    from otelbudget.calls import ModelCall, ModelRequest
+    from otelbudget.guards.exchange import Exchange
+
+__all__ = ["Charge"]
+
+
+class Charge:
+    """One admitted call: what was asked, how it travels, and its settlement.
+
+    Attempts inside the SDK that got no answer may have been worked on: each adds the estimate of the input.
+    """
+
+    __slots__ = ("call", "exchange", "request")
+
+    def __init__(self, call: ModelCall, request: ModelRequest, exchange: Exchange) -> None:
+        self.call = call
+        self.request = request
+        self.exchange = exchange
+
+    def answered(self, usage: Usage | None) -> None:
+        """An answer arrived; None if it says no usage: then the hold is charged."""
+        self.call.commit(usage and self._with_attempts(usage, self.exchange.unknown))
+
+    def refused(self, usage: Usage | None, error: BaseException) -> None:
+        """The server answered with an error, perhaps with a usage."""
+        if self.exchange.unknown:
+            usage = self._with_attempts(usage or Usage(input_tokens=0, output_tokens=0), self.exchange.unknown)
+        self.call.failed(usage, error)
+
+    def lost(self, output_tokens: int, error: BaseException | None) -> None:
+        """It was sent, no whole answer came; *output_tokens* of it were seen."""
+        earlier = self.exchange.unknown - (not self.exchange.answered)
+        if earlier > 0:
+            usage = Usage(input_tokens=self.request.input_tokens, output_tokens=output_tokens)
+            self.call.failed(self._with_attempts(usage, earlier), error)
+        else:
+            self.call.unknown(output_tokens, error)
+
+    def unsent(self, error: BaseException) -> None:
+        """Nothing of it ever left."""
+        self.call.release(error)
+
+    def _with_attempts(self, usage: Usage, attempts: int) -> Usage:
+        if not attempts or usage.input_tokens is None:
+            return usage
+        more = usage.input_tokens + attempts * self.request.input_tokens
+        return dataclasses.replace(usage, input_tokens=more, tokens=None, estimated=True)

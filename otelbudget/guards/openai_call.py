@@ -1,0 +1,190 @@
+"""One call of the ``openai`` SDK: what is asked of the budget for it, what is sent, and how it comes to be settled."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from otelbudget.calls import ModelRequest
+from otelbudget.estimate import count_input
+from otelbudget.guards import watch
+from otelbudget.guards.boundary import contained
+from otelbudget.guards.charge import Charge
+from otelbudget.guards.exchange import Exchange, never_sent
+from otelbudget.guards.openai_streams import BodyWatch, StreamWatch, json_usage
+from otelbudget.guards.openai_usage import (
+    Endpoint,
+    answer_usage,
+    body_of,
+    endpoint_of,
+    max_output_tokens,
+    provider_of,
+    text_of,
+)
+from otelbudget.scope import active_engine
+
+if TYPE_CHECKING:
+    from otelbudget.calls import ModelCall
+    from otelbudget.model import Usage
+
+__all__ = ["Plan", "Way", "plan"]
+
+#: Base URLs whose server refused a stream because it was asked for its usage.
+_without_usage: set[str] = set()
+
+
+class Plan(NamedTuple):
+    """What a call asks for.
+
+    Attributes:
+        request: For the budget.
+        ask_usage: It is a stream that says its usage only if asked, and the caller does not ask.
+        base_url: Whom it goes to.
+    """
+
+    request: ModelRequest
+    ask_usage: bool
+    base_url: str
+
+
+def plan(client: Any, options: Any, *, stream: bool) -> Plan | None:
+    """What a request of the SDK asks for; None if it makes no tokens, or nobody counts them.
+
+    Args:
+        client: The SDK's client.
+        options: The SDK's ``FinalRequestOptions``; not changed.
+        stream: The answer is wanted as a stream.
+    """
+    if active_engine() is None:
+        return None
+    endpoint = endpoint_of(options.method, options.url)
+    if endpoint is None:
+        return None
+    watch.settle_dropped()
+    request = ModelRequest(
+        provider="openai", operation=endpoint.operation, model=None, input_tokens=1, max_output_tokens=None
+    )
+    body: Mapping[str, Any] = {}
+    with contained("reading a request of openai"):
+        body = body_of(options.json_data, options.extra_json, options.content)
+        request = _model_request(client, endpoint, body)
+    base_url = str(getattr(client, "base_url", ""))
+    ask = stream and endpoint.asks_usage and base_url not in _without_usage and _can_ask(options, body)
+    return Plan(request, ask, base_url)
+
+
+def _model_request(client: Any, endpoint: Endpoint, body: Mapping[str, Any]) -> ModelRequest:
+    return ModelRequest(
+        provider=provider_of(client),
+        operation=endpoint.operation,
+        model=text_of(body, "model"),
+        input_tokens=count_input(body),
+        max_output_tokens=max_output_tokens(endpoint, body),
+    )
+
+
+def _can_ask(options: Any, body: Mapping[str, Any]) -> bool:
+    """Whether the body can be added to, and its caller has not decided about the usage."""
+    if not isinstance(options.json_data, Mapping):
+        return False
+    asked = body.get("stream_options")
+    return not asked or (isinstance(asked, Mapping) and "include_usage" not in asked)
+
+
+def _asking_for_usage(options: Any) -> Any:
+    """A copy of *options* that asks; ``extra_body`` goes over the body when it is sent."""
+    extra = options.extra_json or {}
+    given = {**options.json_data, **extra}.get("stream_options")
+    asking = copy.copy(options)
+    asking.extra_json = {**extra, "stream_options": {**(given or {}), "include_usage": True}}
+    return asking
+
+
+class Way:
+    """One admitted call on its way.
+
+    Attributes:
+        exchange: Its attempts; enter it around the SDK's function.
+        options: What to send.
+    """
+
+    def __init__(self, planned: Plan, call: ModelCall, options: Any) -> None:
+        self.exchange = Exchange()
+        self.options = self._given = options
+        self._plan = planned
+        self._charge = Charge(call, planned.request, self.exchange)
+        if planned.ask_usage:
+            with contained("asking a stream of openai for its usage"):
+                self.options = _asking_for_usage(options)
+
+    def goes_on_without_usage(self, error: BaseException) -> bool:
+        """Whether the server refused only because it was asked for the usage: then send what the caller gave."""
+        if self.options is self._given or getattr(error, "status_code", None) not in (400, 422):
+            return False
+        said = str(getattr(error, "body", ""))
+        if "stream_options" not in said and "include_usage" not in said:
+            return False
+        self.options = self._given
+        _without_usage.add(self._plan.base_url)
+        return True
+
+    def arrived(self, result: Any) -> None:
+        """The SDK gave *result* to its caller: settle by it, or when its body has been read."""
+        with contained("reading an answer of openai"):
+            response = self._response(result)
+            if response is not None and not response.is_closed:
+                self._follow(response)
+                return
+            self._charge.answered(answer_usage(result, self._plan.request.provider) or self._usage_in(response))
+            return
+        self._charge.answered(None)
+
+    def _response(self, result: Any) -> Any:
+        """The HTTP response; a client that sends in its own way shows it only in its result."""
+        if self.exchange.response is not None:
+            return self.exchange.response
+        found = getattr(result, "http_response", None) or getattr(result, "response", None)
+        return found if hasattr(found, "iter_bytes") else None
+
+    def _follow(self, response: Any) -> None:
+        plain = "json" in response.headers.get("content-type", "")
+        body = BodyWatch(self._charge) if plain else StreamWatch(self._charge, hide_usage=self._asked())
+        watch.attach(response, body)
+        self.exchange.response = None  # it must be free to go when nobody else has it any more
+
+    def _asked(self) -> bool:
+        return self.options is not self._given
+
+    def failed(self, error: BaseException) -> None:
+        """The SDK's function raised: settle by what is known of the attempts."""
+        with contained("settling a failed call of openai"):
+            response = self.exchange.response or getattr(error, "response", None)
+            if response is None:
+                self._no_answer(error)
+            elif response.status_code >= 400:
+                self._charge.refused(self._usage_in(response), error)
+            elif isinstance(error, Exception):
+                # An answer that the SDK, or a parser of the application, did not like: it was made and is paid.
+                self._charge.answered(self._usage_in(response))
+            else:
+                self._charge.lost(0, error)
+
+    def _no_answer(self, error: BaseException) -> None:
+        exchange = self.exchange
+        if exchange.started:
+            sent = exchange.unknown > 0
+        else:
+            sent = isinstance(error.__cause__, Exception) and not never_sent(error.__cause__)
+        if sent:
+            self._charge.lost(0, error)
+        else:
+            self._charge.unsent(error)
+
+    def _usage_in(self, response: Any) -> Usage | None:
+        """The usage in the body of a response that has been read."""
+        try:
+            body = b"" if response is None else response.content
+        except RuntimeError:  # nobody has read it
+            return None
+        return json_usage(body, self._plan.request.provider)

@@ -1,0 +1,205 @@
+"""Following the body of an answer on its way to whoever reads it. For SDKs on httpx2 or httpx.
+
+A streamed answer is followed at the HTTP response, not at the SDK's stream object: every way of reading ends there
+(the stream, its helpers, raw responses, plain bytes), the SDK's own objects stay untouched for the application and
+for instrumentors, and what the application does not read is not seen either.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from typing import Any
+
+from otelbudget.errors import BudgetExceeded
+from otelbudget.guards.boundary import contained
+
+__all__ = ["Watch", "attach", "forget_collections", "notice_collections", "settle_dropped"]
+
+
+class Watch:
+    """Follows the body of one answer; subclasses say what a piece of it means and how the call settles.
+
+    It settles once: at the end of the body, at an error, or when the response is closed, dropped or collected.
+    """
+
+    def __init__(self) -> None:
+        self.settled = False
+        self._reading = False
+
+    # --- for subclasses
+
+    def pieces(self, chunk: bytes) -> Iterable[bytes]:
+        """Cut what arrived into the pieces that `see` wants, keeping back what is not complete."""
+        return (chunk,)
+
+    def rest(self) -> bytes:
+        """What was kept back when the body ended."""
+        return b""
+
+    def see(self, piece: bytes) -> bool:
+        """Read a piece before the application does; False hides it. A BudgetExceeded cuts the stream."""
+        raise NotImplementedError
+
+    def complete(self) -> None:
+        """The body has been read to its end."""
+        raise NotImplementedError
+
+    def lost(self, error: BaseException | None) -> None:
+        """It has not, and never will be: the connection broke, or nobody reads on."""
+        raise NotImplementedError
+
+    # --- for `attach`
+
+    def read(self, chunks: Iterable[bytes], close: Callable[[], None]) -> Iterator[bytes]:
+        """*chunks* on their way; *close* ends the response of a stream that is cut."""
+        self._reading = True
+        try:
+            for chunk in chunks:
+                for piece in self.pieces(chunk):
+                    if self._passes(piece):
+                        self._reading = False
+                        yield piece
+                        self._reading = True
+            if (rest := self.rest()) and self._passes(rest):
+                yield rest
+        except BaseException as error:
+            self._broke(error)
+            if isinstance(error, BudgetExceeded):
+                close()
+            raise
+        self._finished()
+
+    async def aread(self, chunks: AsyncIterator[bytes], close: Callable[[], Awaitable[None]]) -> AsyncIterator[bytes]:
+        """`read` for asynchronous clients."""
+        self._reading = True
+        try:
+            async for chunk in chunks:
+                for piece in self.pieces(chunk):
+                    if self._passes(piece):
+                        self._reading = False
+                        yield piece
+                        self._reading = True
+            if (rest := self.rest()) and self._passes(rest):
+                yield rest
+        except BaseException as error:
+            self._broke(error)
+            if isinstance(error, BudgetExceeded):
+                await close()
+            raise
+        self._finished()
+
+    def dropped(self) -> None:
+        """Nobody reads on. While something is being read, the reader settles: the client closes at the end as well."""
+        if self.settled or self._reading:
+            return
+        if _collecting == threading.get_ident():
+            # The collector can interrupt this thread anywhere, also where it holds a lock that settling needs.
+            _dropped.append(self)
+        else:
+            self._settle(self.lost, None)
+
+    def _passes(self, piece: bytes) -> bool:
+        with contained("reading a streamed answer"):
+            return self.see(piece)
+        return True
+
+    def _broke(self, error: BaseException) -> None:
+        self._reading = False
+        if isinstance(error, GeneratorExit):
+            self.dropped()
+        else:
+            self._settle(self.lost, error)
+
+    def _finished(self) -> None:
+        self._reading = False
+        self._settle(self.complete)
+
+    def _settle(self, settle: Callable[..., None], *args: Any) -> None:
+        if not self.settled:
+            self.settled = True
+            with contained("settling a streamed answer"):
+                settle(*args)
+
+
+def attach(response: Any, watch: Watch) -> None:
+    """Let *watch* follow the body of *response*, which nobody has read yet, however it will be read."""
+    _Shadows(response, watch)
+    weakref.finalize(response, watch.dropped).atexit = False
+
+
+class _Shadows:
+    """Stands before the methods in which every way of reading *response* ends, until it is closed."""
+
+    _NAMES = ("iter_bytes", "aiter_bytes", "close", "aclose")
+
+    def __init__(self, response: Any, watch: Watch) -> None:
+        self._response = response
+        self._watch = watch
+        self._plain = {name: getattr(response, name) for name in self._NAMES}
+        self._ours = {name: getattr(self, name) for name in self._NAMES}
+        vars(response).update(self._ours)
+
+    def iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
+        chunks: Iterator[bytes] = self._plain["iter_bytes"](chunk_size)
+        return chunks if self._watch.settled else self._watch.read(chunks, self._plain["close"])
+
+    def aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        chunks: AsyncIterator[bytes] = self._plain["aiter_bytes"](chunk_size)
+        return chunks if self._watch.settled else self._watch.aread(chunks, self._plain["aclose"])
+
+    def close(self) -> None:
+        try:
+            self._plain["close"]()
+        finally:
+            self._closed()
+
+    async def aclose(self) -> None:
+        try:
+            await self._plain["aclose"]()
+        finally:
+            self._closed()
+
+    def _closed(self) -> None:
+        self._watch.dropped()
+        if self._watch.settled:
+            for name, ours in self._ours.items():
+                if vars(self._response).get(name) is ours:
+                    delattr(self._response, name)
+
+
+# --- answers dropped by the garbage collector
+
+_dropped: deque[Watch] = deque()
+_collecting: int | None = None
+
+
+def _note_collection(phase: str, _info: dict[str, int]) -> None:
+    global _collecting
+    _collecting = threading.get_ident() if phase == "start" else None
+
+
+def notice_collections() -> None:
+    """Know from now on whether an answer is dropped by the collector."""
+    if _note_collection not in gc.callbacks:
+        gc.callbacks.append(_note_collection)
+
+
+def forget_collections() -> None:
+    """Undo `notice_collections`."""
+    if _note_collection in gc.callbacks:
+        gc.callbacks.remove(_note_collection)
+    settle_dropped()
+
+
+def settle_dropped() -> None:
+    """Settle what the collector has dropped since the last time."""
+    while _dropped:
+        try:
+            watch = _dropped.popleft()
+        except IndexError:  # another thread was faster
+            return
+        watch.dropped()

@@ -1,0 +1,93 @@
+"""A demo server, a manager that is switched on, and the guard of openai around each test."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI, OpenAI
+
+from otelbudget import scope
+from otelbudget.demo.server import DemoServer
+from otelbudget.guards import openai as guard
+from otelbudget.manager import BudgetManager
+
+
+@pytest.fixture
+def server() -> Iterator[DemoServer]:
+    with DemoServer() as server:
+        yield server
+
+
+@pytest.fixture
+def manager() -> Iterator[BudgetManager]:
+    manager = BudgetManager()
+    scope.activate(manager.engine)
+    assert guard.install()
+    yield manager
+    guard.uninstall()
+    scope.deactivate(manager.engine)
+
+
+@pytest.fixture
+def client(server: DemoServer, manager: BudgetManager) -> Iterator[OpenAI]:
+    with OpenAI(base_url=server.base_url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+async def aclient(server: DemoServer, manager: BudgetManager) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=server.base_url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def served() -> list[tuple[str, dict[str, Any]]]:
+    """What the gateway has received: (path, body)."""
+    return []
+
+
+@pytest.fixture
+def answer() -> dict[str, Any]:
+    """What the gateway answers next: ``status`` and ``body``; one answer for all if neither is there."""
+    return {}
+
+
+@pytest.fixture
+def gateway(served: list[tuple[str, dict[str, Any]]], answer: dict[str, Any]) -> Iterator[str]:
+    """A server that takes every POST, for paths and answers that the demo server does not know."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            served.append((self.path, body))
+            status, said = (answer["make"](body) if "make" in answer else None) or (200, USED)
+            data = said if isinstance(said, bytes) else json.dumps(said).encode()
+            self.send_response(status)
+            kind = "text/event-stream" if data.startswith(b"data:") else "application/json"
+            self.send_header("content-type", answer.get("content_type", kind))
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_address[1]}"
+        http.shutdown()
+        thread.join()
+
+
+USED = {
+    "id": "any-1",
+    "model": "m",
+    "choices": [],
+    "data": [{"embedding": [0.0], "index": 0}],
+    "usage": {"prompt_tokens": 10, "completion_tokens": 5},
+}

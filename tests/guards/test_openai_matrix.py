@@ -1,0 +1,55 @@
+"""Beside every instrumentor, in both orders and after either has left, a call is admitted once and charged once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from openai_ways import ANSWER, ASYNC_WAYS, CHAT, STOPS, WAYS
+
+from otelbudget.estimate import count_input, estimate_tokens
+
+HERE = Path(__file__).parent
+INSTRUMENTORS = (
+    "none",
+    "official",
+    "openinference",
+    "openllmetry",
+    "all-three",
+    "logfire-class",
+    "logfire-instance",
+)
+SITUATIONS = (
+    "other first",
+    "other first, then out",
+    "guard first",
+    "guard first, out and in",
+    "guard first, other out",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("instrumentor", INSTRUMENTORS)
+def test_two_of_three_calls_are_sent_and_charged_and_the_caller_sees_the_denial(instrumentor: str) -> None:
+    worker = subprocess.run(
+        [sys.executable, "-W", "ignore", str(HERE / "matrix_worker.py"), instrumentor],
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert worker.returncode == 0, worker.stderr[-4000:]
+    rows = [json.loads(line) for line in worker.stdout.splitlines()]
+    ways = [f"sync {way}" for way in WAYS] + [f"async {way}" for way in ASYNC_WAYS] + [f"stop {way}" for way in STOPS]
+    assert [(row["situation"], row["way"]) for row in rows] == [(s, way) for s in SITUATIONS for way in ways]
+    expected = {"sent": 2, "open": 0, "seen": "BudgetExceeded caused by NoneType"}
+    wrong = [row for row in rows if not expected.items() <= row.items() or row["charged"] != _charge(row["way"])]
+    assert not wrong
+
+
+def _charge(way: str) -> list[int]:
+    if way.startswith("stop"):
+        return [2, 2 * count_input(CHAT), 2 * estimate_tokens(ANSWER.split()[0])]
+    return [2, 160, 0 if "embeddings" in way else 40]
