@@ -1,0 +1,142 @@
+"""`setup()` and `shutdown()`: everything switched on in one call, and off again in one."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from typing import TYPE_CHECKING, Literal, Never
+
+from otelbudget.bootstrap.arguments import Arguments, refuse_unknown
+from otelbudget.bootstrap.assembly import SetUp
+from otelbudget.guards.boundary import contained
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.trace import TracerProvider
+    from prometheus_client import CollectorRegistry
+
+    from otelbudget.bootstrap.summary import Facts
+    from otelbudget.config import Config
+    from otelbudget.manager import BudgetManager
+    from otelbudget.model import RunBudget
+
+__all__ = ["facts", "setup", "shutdown"]
+
+_lock = threading.RLock()
+_current: SetUp | None = None
+_at_exit = False
+
+
+def setup(
+    config: str | os.PathLike[str] | Config | RunBudget | None = None,
+    *,
+    store: None = None,
+    metrics_port: int | Literal["auto"] | None = "auto",
+    metrics_host: str | None = None,
+    tenant: str | None = None,
+    service_name: str | None = None,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+    logger_provider: None = None,
+    registry: CollectorRegistry | None = None,
+    exporter: Literal["auto", "none"] | SpanExporter = "auto",
+    enforce: bool = True,
+    instrument: Literal["auto", False] | Iterable[str] = "auto",
+    strict: bool = False,
+    **unknown: Never,
+) -> BudgetManager:
+    """Switch budgets on for this process: guards, spans, metrics and the context in threads.
+
+    Calling it again with the same arguments, or without any, returns the same manager. One line at level INFO of the
+    logger ``otelbudget`` says what enforces, and where spans and metrics go.
+
+    Example:
+        >>> manager = otelbudget.setup(RunBudget(max_steps=5, max_tokens=2000))  # doctest: +SKIP
+
+    Args:
+        config: Path of a budgets.yaml, a `Config`, or one `RunBudget` for everything; None takes ``./budgets.yaml`` if
+            there is one, else limits nothing and warns.
+        store: Not supported by this version: accounts live in this process.
+        metrics_port: Where ``/metrics`` is; 0 for any free port, None for no page. "auto" is 9464, or
+            ``OTEL_EXPORTER_PROMETHEUS_PORT``; where metrics are pushed or the application serves *registry*, no page.
+        metrics_host: Address that the page listens on; ``OTEL_EXPORTER_PROMETHEUS_HOST`` or 127.0.0.1 if None.
+        tenant: Whose runs these are where a run does not say.
+        service_name: For the tracer provider made here; ``OTEL_SERVICE_NAME`` if None.
+        tracer_provider: A provider to join; the global one if None, and one made here if there is none.
+        meter_provider: Reports metrics through it instead of a page.
+        logger_provider: Not supported by this version: events go to spans.
+        registry: Shows the metrics in this registry of prometheus_client instead of a private one.
+        exporter: Where spans go: "auto" follows the ``OTEL_*`` variables, and exports nothing where they say nothing
+            or the provider joined has exporters of its own; "none"; or an exporter of yours, shut down with us.
+        enforce: False counts and reports everything and refuses nothing.
+        instrument: "auto" switches at most one GenAI instrumentor per SDK on; or the SDKs to instrument; or False.
+        strict: Raise if a guard can't be reached or nothing enforces.
+
+    Returns:
+        The manager of this process.
+
+    Raises:
+        ConfigError: An argument, a variable or the file is wrong, a port is in use, or it is set up otherwise already.
+    """
+    refuse_unknown(unknown)
+    arguments = Arguments(
+        config=config,
+        store=store,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
+        tenant=tenant,
+        service_name=service_name,
+        tracer_provider=tracer_provider,
+        meter_provider=meter_provider,
+        logger_provider=logger_provider,
+        registry=registry,
+        exporter=exporter,
+        enforce=enforce,
+        instrument=instrument if isinstance(instrument, str | bool) else _listed(instrument),
+        strict=strict,
+    )
+    arguments.check()
+    return _set_up(arguments)
+
+
+def shutdown() -> None:
+    """Switch everything off that `setup()` switched on; runs at exit by itself.
+
+    Delivers what is left for at most 2 s. The tracer provider stays as it is, and `setup()` may be called again.
+    """
+    global _current
+    with _lock:
+        current, _current = _current, None
+        if current is not None:
+            with contained("shutting down"):
+                current.take_down()
+
+
+def facts() -> Facts | None:
+    """What is switched on now; None before `setup()` and after `shutdown()`."""
+    current = _current
+    return None if current is None else current.facts()
+
+
+def _listed(names: Iterable[str]) -> tuple[str, ...] | Iterable[str]:
+    """A list that can be compared and read twice; anything else is left for the check to refuse."""
+    try:
+        return tuple(names)
+    except TypeError:
+        return names
+
+
+def _set_up(arguments: Arguments) -> BudgetManager:
+    global _current, _at_exit
+    with _lock:
+        if _current is not None:
+            return _current.again(arguments)
+        _current = made = SetUp(arguments)
+        if not _at_exit:
+            _at_exit = True
+            atexit.register(shutdown)
+        return made.manager

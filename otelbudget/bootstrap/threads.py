@@ -1,0 +1,112 @@
+"""Carries the OpenTelemetry context into threads and thread pools, so that a run is not lost there.
+
+``Thread.start`` and ``ThreadPoolExecutor.submit`` stay the function objects that they are and get another body (see
+`guards.patching`), so wrappers of other libraries, the official threading instrumentor among them, may come and go
+before and after us in any order.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+
+from otelbudget.guards.patching import Takeover, innermost
+
+__all__ = ["carry_context", "stop_carrying"]
+
+#: Executors that send the function to another interpreter, where a context can't follow.
+_ISOLATED: Final[tuple[type, ...]] = tuple(
+    getattr(concurrent.futures, name) for name in ("InterpreterPoolExecutor",) if hasattr(concurrent.futures, name)
+)
+
+_lock = threading.Lock()
+_takeovers: list[Takeover] = []
+_submitting = threading.local()
+
+
+def carry_context() -> None:
+    """Start carrying; calling it again does nothing."""
+    with _lock:
+        if not _takeovers:
+            for method, instead in (
+                (threading.Thread.start, _start),
+                (concurrent.futures.ThreadPoolExecutor.submit, _submit),
+            ):
+                function = innermost(method)
+                if function is not None:
+                    _takeovers.append(Takeover(function, instead))
+
+
+def stop_carrying() -> None:
+    """Stop carrying; both methods are as they were before `carry_context`."""
+    with _lock:
+        while _takeovers:
+            _takeovers.pop().undo()
+
+
+def _start(original: Callable[..., Any], thread: threading.Thread) -> None:
+    context = otel_context.get_current()
+    if not context or _serves_many(thread):
+        original(thread)
+        return
+    own = vars(thread).get("run")
+    vars(thread)["run"] = _running_within(thread, context, own)
+    try:
+        original(thread)
+    except BaseException:
+        _restore_run(thread, own)
+        raise
+
+
+def _running_within(thread: threading.Thread, context: Context, own: Any) -> Callable[[], None]:
+    run = thread.run
+
+    def run_within() -> None:
+        _restore_run(thread, own)
+        token = otel_context.attach(context)
+        try:
+            run()
+        finally:
+            otel_context.detach(token)
+
+    return run_within
+
+
+def _restore_run(thread: threading.Thread, own: Any) -> None:
+    if own is None:
+        vars(thread).pop("run", None)
+    else:
+        vars(thread)["run"] = own
+
+
+def _serves_many(thread: threading.Thread) -> bool:
+    """Whether *thread* is a pool's: it must not keep the context of the caller that happened to start it."""
+    if getattr(_submitting, "here", False):
+        return True
+    return getattr(getattr(thread, "_target", None), "__module__", None) == "multiprocessing.pool"
+
+
+def _submit(original: Callable[..., Any], executor: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    if isinstance(executor, _ISOLATED):
+        return original(executor, fn, *args, **kwargs)
+    _submitting.here = True
+    try:
+        return original(executor, _within(otel_context.get_current(), fn), *args, **kwargs)
+    finally:
+        _submitting.here = False
+
+
+def _within(context: Context, fn: Callable[..., Any]) -> Callable[..., Any]:
+    def within(*args: Any, **kwargs: Any) -> Any:
+        token = otel_context.attach(context)
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            otel_context.detach(token)
+
+    return within

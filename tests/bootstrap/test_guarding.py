@@ -1,0 +1,215 @@
+"""Guards and instrumentors of the OpenAI SDK are switched on and off, and nobody else's."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+
+import openai
+import pytest
+from openai._base_client import AsyncAPIClient, SyncAPIClient
+from openai.resources.chat.completions import AsyncCompletions, Completions
+from openai.resources.embeddings import Embeddings
+from openai.resources.responses import Responses
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+import otelbudget
+from otelbudget import BudgetExceeded, ConfigError, RunBudget
+from otelbudget.bootstrap import facts, instrumentors
+from otelbudget.demo import DemoServer
+
+OFFICIAL = "opentelemetry.instrumentation.genai.openai"
+OPENINFERENCE = "openinference.instrumentation.openai"
+OPENLLMETRY = "opentelemetry.instrumentation.openai"
+#: OpenLLMetry's own, when it is imported.
+pytestmark = pytest.mark.filterwarnings("ignore:Support for class-based `config`")
+
+
+def instrumentor(module: str) -> object:
+    return importlib.import_module(module).OpenAIInstrumentor()
+
+
+@pytest.fixture
+def server() -> Iterator[DemoServer]:
+    with DemoServer() as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: DemoServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=server.base_url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+def ask(client: openai.OpenAI) -> None:
+    client.chat.completions.create(model="demo-small", messages=[{"role": "user", "content": "hi"}])
+
+
+def attributes() -> dict[tuple[type, str], object]:
+    """Everything on the SDK's classes that guards and instrumentors replace."""
+    resources = (Completions, AsyncCompletions, Embeddings, Responses)
+    classes = (openai.OpenAI, openai.AsyncOpenAI, SyncAPIClient, AsyncAPIClient, *resources)
+    return {(cls, name): value for cls in classes for name, value in vars(cls).items()}
+
+
+def state() -> dict[tuple[type, str], tuple[int, object]]:
+    """The same by identity, since a wrapper calls itself equal to what it wraps, and with the code that is run."""
+    return {key: (id(value), getattr(value, "__code__", None)) for key, value in attributes().items()}
+
+
+@pytest.fixture
+def _restored() -> Iterator[None]:
+    """The SDK's classes are put back, where an instrumentor of the application does not do that itself."""
+    before = attributes()
+    yield
+    for (cls, name), value in attributes().items():
+        if (cls, name) not in before:
+            delattr(cls, name)
+        elif before[cls, name] is not value:
+            setattr(cls, name, before[cls, name])
+
+
+def setup(**options: object) -> InMemorySpanExporter:
+    exporter = InMemorySpanExporter()
+    otelbudget.setup(RunBudget(max_steps=2), exporter=exporter, metrics_port=None, **options)  # type: ignore[arg-type]
+    return exporter
+
+
+def scopes(exporter: InMemorySpanExporter) -> set[str]:
+    return {
+        span.instrumentation_scope.name
+        for span in exporter.get_finished_spans()
+        if span.instrumentation_scope is not None
+    }
+
+
+def spend_all(client: openai.OpenAI, server: DemoServer) -> None:
+    before = server.requests
+    for _ in range(2):
+        ask(client)
+    with pytest.raises(BudgetExceeded):
+        ask(client)
+    assert server.requests == before + 2
+
+
+def test_the_official_instrumentor_is_switched_on_and_off_and_the_sdk_is_as_it_was(
+    client: openai.OpenAI, server: DemoServer
+) -> None:
+    before = state()
+    exporter = setup()
+    assert instrumentor(OFFICIAL).is_instrumented_by_opentelemetry  # type: ignore[attr-defined]
+    spend_all(client, server)
+    assert scopes(exporter) == {OFFICIAL}
+    otelbudget.shutdown()
+    assert state() == before
+    assert not instrumentor(OFFICIAL).is_instrumented_by_opentelemetry  # type: ignore[attr-defined]
+    ask(client)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "scope"),
+    [((1, 2), OPENINFERENCE), ((2,), "opentelemetry.instrumentation.openai.v1"), ((), "otelbudget")],
+)
+def test_where_the_official_one_is_missing_the_next_is_taken_and_the_guard_opens_spans_without_any(
+    client: openai.OpenAI,
+    server: DemoServer,
+    monkeypatch: pytest.MonkeyPatch,
+    candidates: tuple[int, ...],
+    scope: str,
+) -> None:
+    known = instrumentors.CANDIDATES["openai"]
+    monkeypatch.setitem(instrumentors.CANDIDATES, "openai", tuple(known[i] for i in candidates))
+    before = state()
+    exporter = setup()
+    spend_all(client, server)
+    assert scopes(exporter) == {scope}
+    otelbudget.shutdown()
+    assert state() == before
+
+
+def test_a_candidate_that_is_not_installed_or_does_not_work_is_passed_over(
+    client: openai.OpenAI, server: DemoServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = instrumentors.CANDIDATES["openai"]
+    missing = instrumentors.Candidate("no_such_package.instrumentor", "OpenAIInstrumentor", "missing")
+    broken = instrumentors.Candidate("json", "OpenAIInstrumentor", "broken")
+    monkeypatch.setitem(instrumentors.CANDIDATES, "openai", (missing, broken, *known))
+    exporter = setup()
+    spend_all(client, server)
+    assert scopes(exporter) == {OFFICIAL}
+    assert "broken can't be switched on, trying the next" in caplog.text
+    assert "missing" not in caplog.text
+
+
+@pytest.mark.usefixtures("_restored")
+@pytest.mark.parametrize("module", [OFFICIAL, OPENINFERENCE, OPENLLMETRY])
+def test_an_instrumentor_that_is_active_stays_the_only_one_and_stays_on(
+    client: openai.OpenAI, server: DemoServer, module: str
+) -> None:
+    theirs = instrumentor(module)
+    theirs.instrument()  # type: ignore[attr-defined]
+    try:
+        assert instrumentors.active_instrumentor("openai") is not None
+        exporter = setup()
+        spend_all(client, server)
+        assert len(scopes(exporter)) == 1
+        otelbudget.shutdown()
+        assert theirs.is_instrumented_by_opentelemetry  # type: ignore[attr-defined]
+    finally:
+        theirs.uninstrument()  # type: ignore[attr-defined]
+
+
+def test_one_that_somebody_else_switched_off_meanwhile_is_left_alone(
+    client: openai.OpenAI, server: DemoServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    setup()
+    instrumentor(OFFICIAL).uninstrument()  # type: ignore[attr-defined]
+    spend_all(client, server)
+    otelbudget.shutdown()
+    assert "already uninstrumented" not in caplog.text
+
+
+@pytest.mark.parametrize("instrument", [False, []])
+def test_nothing_is_instrumented_where_that_is_not_wanted(
+    client: openai.OpenAI, server: DemoServer, instrument: object
+) -> None:
+    exporter = setup(instrument=instrument)
+    spend_all(client, server)
+    assert scopes(exporter) == {"otelbudget"}
+
+
+def test_an_sdk_named_without_an_instrumentor_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = instrumentors.Candidate("no_such_package.instrumentor", "OpenAIInstrumentor", "missing")
+    monkeypatch.setitem(instrumentors.CANDIDATES, "openai", (missing,))
+    with pytest.raises(ConfigError, match=r"instrument: no instrumentor for openai.*pip install 'otelbudget\["):
+        setup(instrument=["openai"])
+    assert facts() is None
+    setup(instrument="auto")
+
+
+def test_strict_is_content_where_the_guard_is_reached(client: openai.OpenAI, server: DemoServer) -> None:
+    setup(strict=True)
+    spend_all(client, server)
+
+
+def test_a_client_class_that_goes_round_the_guard_is_named_and_strict_refuses_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Detour(openai.OpenAI):
+        def request(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]
+            return None
+
+    try:
+        setup()
+        now = facts()
+        assert now is not None
+        assert "Detour" in now.observes
+        assert "is not reached by" in caplog.text
+        assert otelbudget.setup().engine.guarded == set()
+        otelbudget.shutdown()
+        with pytest.raises(ConfigError, match=r"strict=True: the guard of openai is not reached by .*Detour"):
+            setup(strict=True)
+        assert facts() is None
+    finally:
+        Detour.request = openai.OpenAI.request  # type: ignore[method-assign,assignment] # it may outlive this test
+    setup(strict=True)
