@@ -19,7 +19,7 @@ _STOP_WORDS = """
     a about all an and any are as at be before but by can do does every for from has have how if in into is it its
     many more most much not of on one or other our should so some such than that the their them then there these
     they this to us was we what when where which who why will with without would you your tell explain me please
-    give describe
+    give describe best good keep kept happen happens way ways isn doesn don ain t
 """
 _STOP = frozenset(_STOP_WORDS.split())
 

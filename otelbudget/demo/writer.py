@@ -14,7 +14,11 @@ from typing import Any
 
 from otelbudget.demo.library import Library, terms
 
-__all__ = ["Answer", "write"]
+__all__ = ["NOTES", "SEE_ALSO", "Answer", "synthesis", "write"]
+
+#: What begins the line of a document that names related ones, and a user's message that holds notes.
+SEE_ALSO = "See also: "
+NOTES = "Notes: "
 
 _ENOUGH = 3
 _AT_ONCE = 2
@@ -42,8 +46,9 @@ def write(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), 
     """
     question = next((m["content"] for m in messages if m["role"] == "user"), "")
     sources = [m["content"] for m in messages if m["role"] == "tool"]
+    sources += [m["content"].removeprefix(NOTES) for m in messages if m["content"].startswith(NOTES)]
     calls = _tool_calls(messages, tools, tool_choice, question) if tools and tool_choice != "none" else ()
-    return Answer(tool_calls=calls) if calls else Answer(text=_synthesis(question, sources))
+    return Answer(tool_calls=calls) if calls else Answer(text=_said(question, sources))
 
 
 def _tool_calls(
@@ -89,13 +94,14 @@ def _wanted(messages: Sequence[Message]) -> int:
 
 
 def _found(messages: Sequence[Message]) -> list[str]:
-    """Ids in the answers of `search`, in the order in which they came."""
+    """Ids in the answers of `search` and those that documents refer to, in the order in which they came."""
     found: dict[str, None] = {}
     for message in messages:
         if message["role"] == "tool":
-            for hit in _json_list(message["content"]):
-                if isinstance(hit, dict) and "id" in hit:
-                    found[str(hit["id"])] = None
+            hits = [hit for hit in _json_list(message["content"]) if isinstance(hit, dict)]
+            found |= {str(hit["id"]): None for hit in hits if "id" in hit}
+            related = message["content"].partition(SEE_ALSO)[2]
+            found |= {name.strip(): None for name in related.split(",") if name.strip()}
     return list(found)
 
 
@@ -125,16 +131,21 @@ def _arguments(tool: Mapping[str, Any], question: str) -> dict[str, Any]:
     }
 
 
-def _synthesis(question: str, sources: Sequence[str]) -> str:
-    texts = [source for source in sources if source and not source.startswith("[")]
+def _said(question: str, sources: Sequence[str]) -> str:
+    texts = [source.partition(SEE_ALSO)[0] for source in sources if source and not source.startswith("[")]
     if not texts:
         texts = [document.text for document in Library.packaged().search(question, limit=2)]
+    return synthesis(question, texts) or "I have no source that speaks to this."
+
+
+def synthesis(question: str, texts: Sequence[str]) -> str:
+    """The sentences of *texts* that fit *question* best, in their own order; empty if there are none."""
     wanted = set(terms(question))
     ranked = []
     for number, text in enumerate(texts):
-        for place, sentence in enumerate(_SENTENCE.split(text)):
+        for place, sentence in enumerate(_SENTENCE.split(text.strip())):
             words = set(terms(sentence))
             if words:
                 ranked.append((-len(words & wanted) / len(words) ** 0.5, number, place, sentence))
     best = sorted(sorted(ranked)[: 3 + len(texts)], key=lambda entry: entry[1:3])
-    return " ".join(entry[3] for entry in best) or "I have no source that speaks to this."
+    return " ".join(entry[3] for entry in best)

@@ -1,0 +1,50 @@
+"""The command ``otelbudget``.
+
+A new command is a module of this folder with ``arguments(parser)`` and ``run(options) -> exit code``, and a line in
+`COMMANDS`. What it needs beyond argparse it imports inside ``run``, so that ``--version`` and ``--help`` stay quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
+
+from otelbudget._version import __version__
+
+__all__ = ["COMMANDS", "INTERRUPTED", "main"]
+
+#: Name -> (module, what it does in a line).
+COMMANDS: Final = {
+    "demo": (
+        "otelbudget.cli.demo",
+        "run agents of several tenants under budgets against a local server; no key needed",
+    ),
+}
+
+#: Exit code after Ctrl-C, as shells have it: 128 and the signal's number.
+INTERRUPTED: Final = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line *arguments* (None takes ``sys.argv``); gives the exit code, 0 for success."""
+    from otelbudget.errors import BudgetError
+
+    parser = argparse.ArgumentParser(
+        prog="otelbudget", description="Hard budgets for AI agents, enforced and observed through OpenTelemetry."
+    )
+    parser.add_argument("--version", action="version", version=f"otelbudget {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    for name, (module, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        import_module(module).arguments(command)
+    options = parser.parse_args(arguments)
+    try:
+        return int(import_module(COMMANDS[options.command][0]).run(options))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (BudgetError, ImportError, OSError) as error:
+        print(f"otelbudget {options.command}: {error}", file=sys.stderr)
+        return 2

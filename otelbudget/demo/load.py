@@ -1,0 +1,150 @@
+"""The load of ``otelbudget demo``: every tenant's agent in a thread of its own, over HTTP, under its own budget."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import otelbudget
+from otelbudget.demo.agent import ResearchAgent
+from otelbudget.demo.scenario import Job, question
+from otelbudget.demo.service import Service, connect
+
+if TYPE_CHECKING:
+    import openai
+
+    from otelbudget.runs.receipt import Receipt
+    from otelbudget.runs.run import BudgetRun
+
+__all__ = ["Load", "Row", "stopped_by"]
+
+_log = logging.getLogger(__name__)
+_PAUSE_S = 1.0
+_LIMITS = ("limit", "deadline", "latched", "busy")
+
+
+@dataclass(slots=True)
+class Row:
+    """One tenant's agent as a screen shows it.
+
+    Attributes:
+        run: The run in progress, or the last one; None before the first.
+        working: Whether that run is in progress.
+        answer: What `ResearchAgent.answer` gave last.
+        outcomes: How many runs ended how: ``completed``, or the resource (else the reason) that stopped them.
+    """
+
+    job: Job
+    run: BudgetRun | None = None
+    working: bool = False
+    answer: dict[str, Any] | None = None
+    outcomes: Counter[str] = field(default_factory=Counter)
+    error: Exception | None = None
+
+    def receipt(self) -> Receipt | None:
+        """The receipt of the run in progress, or of the last one."""
+        return self.run.receipt() if self.run is not None else None
+
+
+def stopped_by(receipt: Receipt) -> str | None:
+    """What ended a run: a resource, or the reason if it was not a limit; None if nothing was refused."""
+    return receipt.resource if receipt.reason in _LIMITS else receipt.reason
+
+
+class Load:
+    """Agents at work, one thread per job.
+
+    Args:
+        jobs: What to do.
+        base_url: The server to ask.
+        forever: Start the next run after each one, until `stop`.
+        changed: Called with a row when its run begins and when it has ended; from the row's thread.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        base_url: str,
+        *,
+        forever: bool = False,
+        changed: Callable[[Row], None] = lambda _: None,
+    ) -> None:
+        self.rows = [Row(job) for job in jobs]
+        self._base_url = base_url
+        self._forever = forever
+        self._changed = changed
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._work, args=(i, row), name=f"agent-{row.job.tenant}", daemon=True)
+            for i, row in enumerate(self.rows)
+        ]
+
+    def start(self) -> None:
+        """Let all agents begin."""
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def working(self) -> bool:
+        """Whether any agent is still at work."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Freeze all runs, so that agents end with what they have, and wait for them. Calls in flight still settle."""
+        self._stopping.set()
+        for row in self.rows:
+            if row.run is not None and row.working:
+                row.run.freeze(actor="otelbudget demo", reason="the demo is ending")
+        until = time.monotonic() + timeout_s
+        for thread in self._threads:
+            if thread.ident is not None:  # it was started
+                thread.join(max(0.0, until - time.monotonic()))
+
+    def _work(self, number: int, row: Row) -> None:
+        service = Service(self._base_url, "none", row.job.model)
+        try:
+            with connect(service, max_retries=0, default_headers={"x-demo-user": row.job.tenant}) as client:
+                turn = 0
+                while not self._stopping.is_set():
+                    self._one_run(row, client, question(number, turn))
+                    turn += 1
+                    if not self._forever or self._stopping.wait(_PAUSE_S):
+                        return
+        except Exception as error:  # noqa: BLE001 - shown on the row and in the exit code; a thread can tell nobody else
+            _log.exception("the agent of %s failed", row.job.tenant)
+            row.error = error
+            row.working = False
+            self._changed(row)
+
+    def _one_run(self, row: Row, client: openai.OpenAI, asked: str) -> None:
+        job = row.job
+        with otelbudget.run(job.budget, tenant=job.tenant, reraise=False) as run:
+            row.run, row.working, row.answer = run, True, None
+            self._changed(row)
+            if self._stopping.is_set():
+                return
+            if job.stubborn:
+                self._insist(client, job, asked)
+            else:
+                agent = ResearchAgent(documents=job.documents, model=job.model, client=client)
+                row.answer = agent.answer(asked)
+        receipt = run.receipt()
+        row.outcomes[stopped_by(receipt) or receipt.outcome] += 1
+        row.working = False
+        self._changed(row)
+
+    def _insist(self, client: openai.OpenAI, job: Job, asked: str) -> None:
+        """A loop as careless code has it: never done, and any exception is a reason to try again."""
+        failures = 0
+        while failures < job.stubborn and not self._stopping.is_set():
+            try:
+                client.chat.completions.create(
+                    model=job.model, messages=[{"role": "user", "content": asked}], max_completion_tokens=100
+                )
+            except Exception:  # noqa: BLE001 - what such code does
+                failures += 1
