@@ -1,0 +1,269 @@
+"""Prices are exact, found by name, date and pattern, rounded up once, and agree with the list they fall back on."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import sys
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from genai_prices import Usage as ListUsage
+from genai_prices import calc_price
+from genai_prices.data_snapshot import get_snapshot
+from hypothesis import given
+from hypothesis import strategies as st
+
+from otelbudget.errors import ConfigError
+from otelbudget.model import Usage
+from otelbudget.pricing import Price, Prices
+
+SMALL = Price(input=0.15, output=0.60)
+#: 2026-06-01T12:00:00Z
+NOON_S = 1_780_315_200.0
+
+
+def cost(price: Price, **usage: int) -> int | None:
+    return Prices({"m": price}, listed=False).cost_nanousd("m", None, Usage(**usage))
+
+
+def test_input_and_output_have_their_prices_per_million_tokens() -> None:
+    assert cost(SMALL, input_tokens=1_000, output_tokens=100) == 150_000 + 60_000
+    assert cost(SMALL, input_tokens=0, output_tokens=0) == 0
+
+
+def test_a_part_of_a_nano_dollar_is_rounded_up_once_per_call() -> None:
+    cheap = Price(input=Decimal("0.0001"), output=Decimal("0.0001"))
+    assert cost(cheap, input_tokens=1, output_tokens=0) == 1
+    assert cost(cheap, input_tokens=5, output_tokens=5) == 1
+    assert cost(cheap, input_tokens=10, output_tokens=1) == 2
+
+
+def test_cached_and_reasoning_tokens_are_parts_that_are_charged_at_their_own_price() -> None:
+    price = Price(input=2, output=10, cache_read=1, cache_write=3, reasoning=20)
+    used = {"input_tokens": 100, "output_tokens": 50, "cache_read_tokens": 60, "cache_write_tokens": 10}
+    plain = 30 * 2_000 + 60 * 1_000 + 10 * 3_000
+    assert cost(price, **used) == plain + 50 * 10_000
+    assert cost(price, **used, reasoning_tokens=20) == plain + 30 * 10_000 + 20 * 20_000
+
+
+def test_parts_without_a_price_of_their_own_cost_what_the_whole_does() -> None:
+    whole = cost(SMALL, input_tokens=100, output_tokens=50)
+    assert (
+        cost(
+            SMALL,
+            input_tokens=100,
+            output_tokens=50,
+            cache_read_tokens=40,
+            cache_write_tokens=20,
+            reasoning_tokens=30,
+        )
+        == whole
+    )
+    assert cost(Price(input=1), input_tokens=10, output_tokens=10) == 20_000
+
+
+def test_parts_beyond_their_whole_are_charged_and_never_subtracted() -> None:
+    price = Price(input=2, output=10, cache_read=1, reasoning=10)
+    assert cost(price, input_tokens=10, output_tokens=5, cache_read_tokens=50, reasoning_tokens=20) == 50_000 + 200_000
+
+
+def test_tokens_without_a_split_are_priced_as_input_and_unknown_ones_as_none() -> None:
+    assert cost(SMALL, tokens=1_000) == cost(SMALL, input_tokens=1_000, output_tokens=0)
+    assert cost(SMALL, input_tokens=1_000) == 150_000
+    assert cost(SMALL) == 0
+
+
+def test_prices_may_be_per_any_number_of_tokens_and_discounted() -> None:
+    assert cost(Price(input=Decimal("0.0004"), per=1_000), input_tokens=1_000) == 400_000
+    assert cost(Price(input=3, per=7), input_tokens=7) == 3_000_000_000
+    assert cost(Price(input=10, discount=0.1), input_tokens=1_000_000) == 9_000_000_000
+    assert cost(Price(input=10, discount=1), input_tokens=1_000_000) == 0
+
+
+money = st.decimals(min_value=0, max_value=1_000, places=7)
+tokens = st.integers(min_value=0, max_value=10**7)
+
+
+@given(money, money, money, money, st.integers(1, 10**6), st.integers(0, 100), *[tokens] * 4)
+def test_costs_are_exact(
+    a: Decimal, b: Decimal, c: Decimal, d: Decimal, per: int, percent: int, i: int, o: int, read: int, thought: int
+) -> None:
+    price = Price(input=a, output=b, cache_read=c, reasoning=d, per=per, discount=Decimal(percent) / 100)
+    read, thought = min(i, read), min(o, thought)
+    exact = (i - read) * Fraction(a) + read * Fraction(c) + (o - thought) * Fraction(b) + thought * Fraction(d)
+    expected = math.ceil(exact * 10**9 / per * (1 - Fraction(percent, 100)))
+    assert cost(price, input_tokens=i, output_tokens=o, cache_read_tokens=read, reasoning_tokens=thought) == expected
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"input": -1}, "input must be a finite number of USD of at least 0"),
+        ({"input": None}, "input must be a number of USD"),
+        ({"input": "2.50"}, "input must be a number of USD"),
+        ({"input": 1, "output": float("nan")}, "output must be a finite number"),
+        ({"input": 1, "per": 0}, "per must be at least 1"),
+        ({"input": 1, "per": 1.5}, "per must be a whole number"),
+        ({"input": 1, "discount": 20}, "discount must be a ratio from 0 to 1"),
+        ({"input": Decimal("1e-40")}, "at most 30 digits"),
+    ],
+)
+def test_prices_that_can_not_be_meant_are_refused(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Price(**wrong)
+
+
+def test_tables_that_are_no_prices_are_refused() -> None:
+    for table in ({"": SMALL}, {1: SMALL}, {"m": 5}, {"m": {"input": 1}}):
+        with pytest.raises(ConfigError, match="prices map the name of a model"):
+            Prices(table)  # type: ignore[arg-type]
+
+
+def one(name: str, table: dict[str, int]) -> int | None:
+    prices = Prices({pattern: Price(input=usd) for pattern, usd in table.items()}, listed=False)
+    found = prices.cost_nanousd(name, "openai", Usage(input_tokens=1_000_000))
+    return None if found is None else found // 10**9
+
+
+def test_names_are_matched_exactly_then_without_date_then_by_pattern_in_order() -> None:
+    table = {"gpt-*": 1, "gpt-4o": 2, "gpt-4o-2024-08-06": 3, "*-mini": 4, "o?": 5}
+    assert one("gpt-4o", table) == 2
+    assert one("gpt-4o-2024-08-06", table) == 3
+    assert one("gpt-4o-2024-11-20", table) == 2
+    assert one("gpt-4o-20241120", table) == 2
+    assert one("gpt-4o@20241120", table) == 2
+    assert one("gpt-4o-mini", table) == 1
+    assert one("x-mini", table) == 4
+    assert one("x-mini-2025-01-01", table) == 4
+    assert one("o3", table) == 5
+    assert one("O3", table) is None
+    assert one("", table) is None
+
+
+def test_a_pattern_for_all_prices_even_a_call_without_a_model() -> None:
+    prices = Prices({"*": Price(input=1)}, listed=False)
+    assert prices.cost_nanousd(None, None, Usage(input_tokens=1)) == 1_000
+    assert Prices(listed=False).cost_nanousd(None, None, Usage(input_tokens=1)) is None
+
+
+def test_models_are_the_names_given_without_patterns() -> None:
+    assert Prices({"a": SMALL, "b-*": SMALL, "c": SMALL}).models == ("a", "c")
+
+
+def test_the_dearest_given_price_counts_patterns_too() -> None:
+    prices = Prices({"a": Price(input=1), "b-*": Price(input=3)}, listed=False)
+    assert prices.dearest_nanousd(Usage(input_tokens=10)) == 30_000
+    assert Prices().dearest_nanousd(Usage(input_tokens=10)) is None
+
+
+def test_prices_are_compared_by_what_they_say_and_survive_pickling() -> None:
+    table = {"a-*": Price(input=0.5), "*-b": Price(input=1)}
+    prices = Prices(table)
+    assert prices == Prices({"a-*": Price(input=Decimal("0.5")), "*-b": Price(input=1)})
+    assert prices != Prices(dict(reversed(table.items()))), "the order of patterns decides"
+    assert prices != Prices(table, listed=False)
+    assert prices != table
+    assert pickle.loads(pickle.dumps(prices)) == prices
+
+
+def test_names_of_any_kind_and_number_never_raise() -> None:
+    prices = Prices({"m": SMALL}, listed=False)
+    for name in ([], {}, 5, ("m",), "x" * 100_000, "\0", "[", "\ud800"):
+        assert prices.cost_nanousd(name, name, Usage(input_tokens=1)) is None  # type: ignore[arg-type]
+    for i in range(10_000):
+        prices.cost_nanousd(f"made-up-{i}", None, Usage(input_tokens=1))
+    assert prices.cost_nanousd("m", None, Usage(input_tokens=1_000)) == 150_000
+    assert len(prices._known) < 5_000
+
+
+# --- the genai-prices package
+
+
+def listed_cost(model: str, provider: str | None, usage: Usage, at_s: float = NOON_S) -> int | None:
+    return Prices(clock_s=lambda: at_s).cost_nanousd(model, provider, usage)
+
+
+@pytest.mark.parametrize("size", [1_000, 150_000, 250_000, 2_000_000])
+def test_every_listed_model_costs_what_its_list_says(size: int) -> None:
+    prices, compared = Prices(), 0
+    parts = {"cache_read_tokens": 400, "cache_write_tokens": 100, "output_tokens": 777}
+    usage = Usage(input_tokens=size, reasoning_tokens=50, **parts)
+    asked = ListUsage(input_tokens=size, output_reasoning_tokens=50, **parts)
+    for provider in get_snapshot().providers:
+        for model in provider.models:
+            try:
+                listed = calc_price(asked, model.id, provider_id=provider.id)
+            except LookupError:
+                continue
+            known = prices.cost_nanousd(model.id, provider.id, usage)
+            if known is not None and listed.model_price.output_mtok is not None:
+                compared += 1
+                assert known == math.ceil(listed.total_price * 10**9), (provider.id, model.id)
+    assert compared > 500
+
+
+def test_given_prices_win_over_listed_ones() -> None:
+    usage = Usage(input_tokens=1_000_000, output_tokens=0)
+    assert Prices({"gpt-4o": Price(input=1)}).cost_nanousd("gpt-4o", "openai", usage) == 10**9
+    assert (listed_cost("gpt-4o", "openai", usage) or 0) > 10**9
+
+
+def test_a_model_of_another_provider_behind_an_openai_client_is_found_by_its_name() -> None:
+    usage = Usage(input_tokens=1_000, output_tokens=10)
+    direct = listed_cost("claude-sonnet-4-5", "anthropic", usage)
+    assert direct is not None
+    assert listed_cost("claude-sonnet-4-5", "openai", usage) == direct
+    assert listed_cost("claude-sonnet-4-5", "my-gateway", usage) == direct
+    assert listed_cost("claude-sonnet-4-5", None, usage) == direct
+    assert listed_cost("gemini-2.5-flash", "gcp.vertex_ai", usage) == listed_cost("gemini-2.5-flash", "google", usage)
+
+
+def test_models_that_nobody_lists_or_that_are_not_paid_by_the_token_have_no_price() -> None:
+    usage = Usage(input_tokens=1_000, output_tokens=10)
+    assert listed_cost("demo-small", "openai", usage) is None
+    assert listed_cost("whisper-1", "openai", usage) is None
+
+
+def test_a_listed_price_that_depends_on_the_hour_is_asked_for_again() -> None:
+    usage, now = Usage(input_tokens=10**6, output_tokens=10**6), [NOON_S]
+    model = next(
+        model
+        for provider in get_snapshot().providers
+        if provider.id == "deepseek"
+        for model in provider.models
+        if any(
+            hasattr(price.constraint, "start_time")
+            for price in (model.prices if isinstance(model.prices, list) else ())
+        )
+    )
+    by_hour = [listed_cost(model.id, "deepseek", usage, NOON_S + 3600 * hour) for hour in range(24)]
+    assert len(set(by_hour)) > 1
+    prices, seen = Prices(clock_s=lambda: now[0]), []
+    for hour in range(24):
+        now[0] = NOON_S + 3600 * hour
+        seen.append(prices.cost_nanousd(model.id, "deepseek", usage))
+    assert seen == by_hour
+
+
+def test_without_the_package_or_when_told_so_only_given_prices_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = Usage(input_tokens=1_000)
+    assert not Prices(listed=False).load()
+    assert Prices(listed=False).cost_nanousd("gpt-4o", "openai", usage) is None
+    assert Prices().load()
+    monkeypatch.setitem(sys.modules, "genai_prices", None)
+    assert not Prices().load()
+    assert Prices().cost_nanousd("gpt-4o", "openai", usage) is None
+
+
+def test_a_broken_price_list_is_said_and_counts_as_no_price(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("no such unit")
+
+    monkeypatch.setattr("genai_prices.calc_price", broken)
+    assert Prices().cost_nanousd("gpt-4o", "openai", Usage(input_tokens=1)) is None
+    assert "genai-prices failed on model 'gpt-4o'" in caplog.text
