@@ -7,8 +7,9 @@ given finer than a nano-USD (half to even). Everything a caller hands in passes 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Final, NamedTuple, NoReturn, TypedDict
 
 __all__ = [
@@ -35,6 +36,9 @@ __all__ = [
 
 NANOS: Final = 1_000_000_000
 CEILING: Final = 2**53
+_NANO: Final = Decimal("1E-9")
+#: The application's own decimal context may be anything (3 digits, traps), so every operation here brings this one.
+_EXACT: Final = Context(prec=64)
 #: What an unlimited resource is compared against: above every sum of legal amounts.
 UNLIMITED: Final = 2**62
 
@@ -85,9 +89,13 @@ def _refuse(name: str, value: object, wanted: str, error: type[Exception]) -> No
 def count(name: str, value: object, error: type[Exception] = ValueError) -> int:
     """*value* as a whole number of at least 0 and below 2^53; *error* naming *name* otherwise."""
     if type(value) is not int:
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
+        try:
+            whole = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # it says so
+        except TypeError:
+            whole = None
+        if whole is None:
             _refuse(name, value, "a whole number of at least 0", error)
-        value = int(value.__index__())
+        value = whole
     if not 0 <= value < CEILING:
         _refuse(name, value, f"from 0 to {CEILING - 1}", error)
     return value
@@ -96,13 +104,16 @@ def count(name: str, value: object, error: type[Exception] = ValueError) -> int:
 def _nanos(name: str, value: object, unit: str, error: type[Exception]) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         _refuse(name, value, f"a number of {unit} of at least 0", error)
-    # repr() gives the shortest decimal that a float stands for, so 0.05 is five cents and not 0.05000000000000000277.
-    exact = value if isinstance(value, Decimal) else Decimal(repr(value) if isinstance(value, float) else value)
+    # repr() gives the shortest decimal that a float stands for, so 0.05 is five cents and not 0.05000000000000000277;
+    # float's own, since a subclass may say "np.float64(0.05)".
+    exact = (
+        value if isinstance(value, Decimal) else Decimal(float.__repr__(value) if isinstance(value, float) else value)
+    )
     if not exact.is_finite() or exact < 0:
         _refuse(name, value, f"a finite number of {unit} of at least 0", error)
     if exact >= CEILING:
         _refuse(name, value, f"below {CEILING // NANOS:,} {unit}", error)
-    nanos = int((exact * NANOS).to_integral_value(rounding=ROUND_HALF_EVEN))
+    nanos = int(exact.quantize(_NANO, ROUND_HALF_EVEN, _EXACT).scaleb(9, _EXACT))
     if nanos >= CEILING:
         _refuse(name, value, f"below {CEILING // NANOS:,} {unit}", error)
     return nanos
@@ -120,8 +131,8 @@ def nanoseconds(name: str, value: object, error: type[Exception] = ValueError) -
 
 def usd(nano: int) -> Decimal:
     """Nano-USD as an exact Decimal in USD, without trailing zeros."""
-    exact = Decimal(nano).scaleb(-9).normalize()
-    return exact.quantize(Decimal(1)) if exact == exact.to_integral_value() else exact
+    exact = Decimal(nano).scaleb(-9, _EXACT).normalize(_EXACT)
+    return exact.quantize(Decimal(1), None, _EXACT) if exact == exact.to_integral_value() else exact
 
 
 def shown(resource: int, amount: int) -> int | Decimal:
@@ -133,7 +144,8 @@ def amounts_from(keywords: Mapping[str, object], one_call: Amounts) -> Amounts:
     """The amounts that the keywords of a check or reserve mean.
 
     No keywords at all ask for *one_call* (one model call under the limits in force). A token or cost amount implies
-    one step unless ``steps`` is given; tool amounts imply nothing. Tokens without a split count as input.
+    one step unless ``steps`` is given; tool amounts imply nothing. Tokens without a split count as input, and with one
+    part of it the rest is the other.
 
     Raises:
         ValueError: An amount is not one.
@@ -146,7 +158,7 @@ def amounts_from(keywords: Mapping[str, object], one_call: Amounts) -> Amounts:
         if name not in RESOURCES:
             raise TypeError(f"unknown resource {name!r}: known are {', '.join(RESOURCES)}")
         given[name] = nanousd(name, value) if name == "cost_usd" else count(name, value)
-    split = given.get("input_tokens", 0) + given.get("output_tokens", 0)
+    split = count("input_tokens + output_tokens", given.get("input_tokens", 0) + given.get("output_tokens", 0))
     tokens = given.get("tokens", split)
     both = "input_tokens" in given and "output_tokens" in given
     if tokens < split or (both and tokens != split):
@@ -156,7 +168,7 @@ def amounts_from(keywords: Mapping[str, object], one_call: Amounts) -> Amounts:
         steps=given.get("steps", 1 if spends else 0),
         tokens=tokens,
         input_tokens=given.get("input_tokens", tokens - given.get("output_tokens", 0)),
-        output_tokens=given.get("output_tokens", 0),
+        output_tokens=given.get("output_tokens", tokens - given.get("input_tokens", tokens)),
         cost_nanousd=given.get("cost_usd", 0),
         tool_calls=given.get("tool_calls", 0),
         nested_tool_calls=given.get("nested_tool_calls", 0),

@@ -10,22 +10,22 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
-from weakref import ref
 
 from opentelemetry import trace
 from opentelemetry.context import Context, get_current
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from otelbudget import scope, semconv
+from otelbudget import call_span, scope, semconv
 from otelbudget.amounts import COST, INPUT, OUTPUT, Amounts, usd
 from otelbudget.errors import BudgetExceeded
 from otelbudget.ledger import Hold
 from otelbudget.model import Usage
-from otelbudget.runs import accounting, admission, denying, reservation, wrapping
+from otelbudget.runs import accounting, admission, denying, tools, wrapping
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site, site_of
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
     from otelbudget.engine import Engine
     from otelbudget.runs.run import BudgetRun
 
@@ -61,44 +61,48 @@ def begin(request: ModelRequest) -> ModelCall | None:
     Raises:
         BudgetExceeded: The call must not be sent.
     """
-    call, ask = _prepared(request)
-    if call is not None and ask is not None:
+    while (prepared := _prepared(request)) is not None:
+        call, ask = prepared
         try:
-            denying.decide(call.run, ask)
+            decision = denying.decide(call.run, ask)
         except BaseException as error:
             call.refused(error)
             raise
-    return call
+        if decision is not admission.GONE:
+            return call
+    return None
 
 
 async def abegin(request: ModelRequest) -> ModelCall | None:
     """`begin` for coroutines: awaits an async ``on_exhausted``."""
-    call, ask = _prepared(request)
-    if call is not None and ask is not None:
+    while (prepared := _prepared(request)) is not None:
+        call, ask = prepared
         try:
-            await denying.adecide(call.run, ask)
+            decision = await denying.adecide(call.run, ask)
         except BaseException as error:
             call.refused(error)
             raise
-    return call
+        if decision is not admission.GONE:
+            return call
+    return None
 
 
-def _prepared(request: ModelRequest) -> tuple[ModelCall | None, admission.Ask | None]:
-    """The call and what it asks for; nothing to ask if it takes over what a span around it has reserved."""
+def _prepared(request: ModelRequest) -> tuple[ModelCall, admission.Ask] | None:
+    """The call and what it asks for: a new one, or what a span around it has reserved, to be resized."""
     engine = scope.active_engine()
     if engine is None:
-        return None, None
+        return None
     context = get_current()
     run = engine.run_here()
-    tool = scope.tool_call_in(context) or engine.tool_call_around(context)
-    if tool is not None:
-        tool.model_called = True
+    tools.note_model_call(context, engine)
     around = engine.reserved_around(context, run)
-    if around is not None and around.resize(request):
-        return around, None
+    if around is not None and (change := around.take_over(request)) is not None:
+        return around, change
     call = ModelCall(run, request)
+    ask = call.ask()
     call.find_span(engine, context)
-    return call, call.ask()
+    ask.site = call.site
+    return call, ask
 
 
 class ModelCall:
@@ -109,15 +113,17 @@ class ModelCall:
         request: What is asked for.
         site: The span that hears of it: the instrumentor's, else our own.
         adopted: A guard has taken over what a span around it reserved.
+        reporter: The instrumentation that told of it; None for a guard.
     """
 
-    __slots__ = ("__weakref__", "_began_ns", "_hold", "_own_span", "adopted", "request", "run", "site")
+    __slots__ = ("__weakref__", "_began_ns", "_hold", "_own_span", "adopted", "reporter", "request", "run", "site")
 
     def __init__(self, run: BudgetRun, request: ModelRequest, site: Site = events.NOWHERE) -> None:
         self.run = run
         self.request = request
         self.site = site
         self.adopted = False
+        self.reporter: str | None = None
         self._own_span: Span | None = None
         self._began_ns = time.time_ns()
         self._hold = Hold(run.accounts, Amounts(), payer=run)
@@ -128,17 +134,7 @@ class ModelCall:
         """Take the instrumentor's span for this call, or open one of our own."""
         span = engine.claim(context)
         if span is None:
-            request = self.request
-            span = self._own_span = engine.tracer.start_span(
-                f"{request.operation} {request.model}" if request.model else request.operation,
-                context,
-                SpanKind.CLIENT,
-                {
-                    semconv.GEN_AI_OPERATION: request.operation,
-                    semconv.GEN_AI_PROVIDER: request.provider,
-                    **({semconv.GEN_AI_REQUEST_MODEL: request.model} if request.model else {}),
-                },
-            )
+            span = self._own_span = call_span.start(engine.tracer, self.request, context)
         self.site = site_of(span)
 
     def ask(self) -> admission.Ask:
@@ -146,7 +142,7 @@ class ModelCall:
         amounts, unpriced = self._wanted(self.request)
         hold = self._hold
         hold.amounts = amounts
-        hold.on_expiry = reservation.input_part(amounts)
+        hold.on_expiry = self._owed(self.request)
         return admission.Ask(
             amounts,
             "call",
@@ -168,31 +164,39 @@ class ModelCall:
         refuse = cost.unpriced and request.model is not None and self.run.unpriced_policy() == "deny"
         return usage.amounts(cost.nanousd), (request.model if refuse else None)
 
-    def resize(self, request: ModelRequest) -> bool:
-        """Take over, for a guard inside, what a span reserved for this call; False if that has ended meanwhile.
+    def _owed(self, request: ModelRequest) -> Amounts:
+        """What is charged if nothing is ever heard of the call: one step and its input."""
+        usage = Usage(request.input_tokens, 0, model=request.model, provider=request.provider)
+        return usage.amounts(accounting.price(self.run, usage).nanousd)
 
-        Raises:
-            BudgetExceeded: The whole request, which the guard knows, does not fit.
+    def take_over(self, request: ModelRequest) -> admission.Ask | None:
+        """Take over, for a guard inside, what a span reserved for this call.
+
+        Returns:
+            What is to be asked: that the hold becomes what *request* needs. None if another guard was faster.
         """
-        amounts, unpriced = self._wanted(request)
-        ask = admission.Ask(
-            amounts, "call", site=self.site, unpriced=unpriced, own_maximum=request.max_output_tokens or None
-        )
-        verdict = admission.attempt_resize(self.run, ask, self._hold)
-        if verdict is None:
-            return False
-        self.adopted = True
-        if not verdict.decision.allowed:
-            error = denying.refuse(self.run, ask, verdict)
-            accounting.give_back(self.run, self._hold)
-            raise error
+        with self.run.engine.lock:
+            if self.adopted or self._hold.state != "open":
+                return None
+            self.adopted = True
+        self.reporter = None
         self.request = request
-        self._hold.on_expiry = reservation.input_part(amounts)
-        self._hold.owner = ref(self)
-        return True
+        amounts, unpriced = self._wanted(request)
+        self._hold.on_expiry = self._owed(request)
+        return admission.Ask(
+            amounts,
+            "call",
+            site=self.site,
+            held=self._hold,
+            resize=True,
+            unpriced=unpriced,
+            own_maximum=request.max_output_tokens or None,
+        )
 
     def refused(self, error: BaseException) -> None:
-        """End our own span of a call that was not admitted."""
+        """Return what a call holds that is not sent after all, and end our own span of it."""
+        if self.adopted:
+            accounting.give_back(self.run, self._hold)
         self._end_span(error)
 
     def active(self) -> AbstractContextManager[Any]:
@@ -213,7 +217,8 @@ class ModelCall:
         block = -(-missing // BLOCK) * BLOCK
         usage = Usage(0, block, model=self.request.model, provider=self.request.provider)
         cost = accounting.price(self.run, usage).nanousd
-        reservation.grow(self.run, self._hold, Amounts(0, block, 0, block, cost), self.site)
+        ask = admission.Ask(Amounts(0, block, 0, block, cost), "call", site=self.site, held=self._hold)
+        denying.decide(self.run, ask)
 
     # --- settlement
 
@@ -235,19 +240,19 @@ class ModelCall:
     def release(self, error: BaseException | None = None) -> None:
         """Nothing was sent: give everything back, the step too."""
         if accounting.give_back(self.run, self._hold):
-            events.change_event(self.site, semconv.EVENT_RELEASE, {semconv.REASON: "not_sent"})
+            if self.site.span is not None and self.site.span.is_recording():
+                self.run.say(self.site, events.release_event, {semconv.REASON: "not_sent"})
             self._end_span(error)
 
     def failed(self, usage: Usage | None = None, error: BaseException | None = None) -> None:
         """The provider answered with an error: one step, and the usage it reports, else no tokens."""
-        self._settle(usage or Usage(0, 0, model=self.request.model, provider=self.request.provider), error)
+        nothing = Usage(0, 0, cost_usd=0, model=self.request.model, provider=self.request.provider)
+        self._settle(usage or nothing, error)
 
     def unknown(self, output_tokens: int = 0, error: BaseException | None = None) -> None:
         """It was sent and nobody knows how it ended: one step, the input estimate and the output seen, flagged."""
-        amounts = reservation.input_part(self._hold.amounts)
-        usage = Usage(
-            amounts[INPUT], output_tokens, model=self.request.model, provider=self.request.provider, estimated=True
-        )
+        request, seen = self.request, self._hold.amounts[INPUT]
+        usage = Usage(seen, output_tokens, model=request.model, provider=request.provider, estimated=True)
         if isinstance(error, BudgetExceeded):
             cut: dict[str, events.Value | None] = {semconv.TOKENS_OUTPUT: output_tokens, semconv.REASON: error.reason}
             events.change_event(self.site, semconv.EVENT_STREAM_CUT, cut)
@@ -270,10 +275,12 @@ class ModelCall:
             return
         held = self._hold.amounts
         if self._own_span is not None:
-            _describe(self._own_span, usage)
-        accounting.settle(self.run, self._hold, usage, self.site, asked_model=self.request.model)
+            call_span.describe(self._own_span, usage)
+        asked = self.request.model
+        if not accounting.settle(self.run, self._hold, usage, self.site, asked_model=asked, by_price=True):
+            return
         engine = self.run.engine
-        engine.settled(self.run, usage, self._began_ns)
+        engine.settled(self.run, usage, self._began_ns, self.reporter)
         if not usage.estimated and usage.tokens and held[INPUT] + held[OUTPUT]:
             with engine.lock:
                 engine.meters.observe_estimate(usage.model, usage.tokens / (held[INPUT] + held[OUTPUT]))
@@ -281,29 +288,5 @@ class ModelCall:
 
     def _end_span(self, error: BaseException | None = None) -> None:
         span, self._own_span = self._own_span, None
-        if span is None:
-            return
-        if error is not None and span.is_recording():
-            kind = type(error)
-            name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-            span.set_attribute(semconv.ERROR_TYPE, name)
-            span.set_status(Status(StatusCode.ERROR, str(error) if isinstance(error, BudgetExceeded) else name))
-        span.end()
-
-
-def _describe(span: Span, usage: Usage) -> None:
-    """The response's facts, after the GenAI conventions, on a span of our own."""
-    if not span.is_recording():
-        return
-    facts = {
-        semconv.GEN_AI_RESPONSE_MODEL: usage.model,
-        semconv.GEN_AI_RESPONSE_ID: usage.response_id,
-        semconv.GEN_AI_INPUT_TOKENS: usage.input_tokens,
-        semconv.GEN_AI_OUTPUT_TOKENS: usage.output_tokens,
-        semconv.GEN_AI_CACHE_READ: usage.cache_read_tokens or None,
-        semconv.GEN_AI_CACHE_WRITE: usage.cache_write_tokens or None,
-        semconv.GEN_AI_REASONING: usage.reasoning_tokens or None,
-    }
-    for name, value in facts.items():
-        if value is not None:
-            span.set_attribute(name, value)
+        if span is not None:
+            call_span.end(span, error)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from decimal import Decimal
 
-__all__ = ["ALLOWED", "WARNED", "Decision", "Denial"]
+__all__ = ["ALLOWED", "Decision", "Denial"]
 
 _AMBIENT = (
     " Calls outside otelbudget.run() share one process-wide run: open one per request or job with"
@@ -85,12 +85,14 @@ class Denial:
         if self.scope != "run":
             when = f"It resets at {self.resets_at.isoformat()}. " if self.resets_at else ""
             return f"{when}Raise the quota to allow more."
+        if self.resource == "depth":
+            return "Raise max_depth, or open the run with mode='detached'."
         return f"A run's budget does not reset: raise max_{self.resource}, or call run.extend({self.resource}=...)."
 
 
 def _amount(denial: Denial, value: Any) -> str:
     if denial.resource == "cost_usd":
-        return f"${value}"
+        return f"${value:f}"
     if denial.resource == "seconds":
         return f"{value:.3g} s"
     return str(value)
@@ -183,5 +185,3 @@ class Decision:
 
 #: The shared answer of every check that is simply allowed.
 ALLOWED: Final = Decision(True)
-#: The shared answer of every check that is allowed by a budget that only warns.
-WARNED: Final = Decision(True, warned=True)

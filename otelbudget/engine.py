@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
+from weakref import ref
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -44,6 +45,7 @@ class _Settled(NamedTuple):
     input_tokens: int | None
     output_tokens: int | None
     began_ns: int
+    reporter: str | None
 
 
 class Engine:
@@ -79,7 +81,15 @@ class Engine:
         self.tenant = tenant or "default"
         self.enforce = enforce
         self.clock_ns = clock_ns
-        self.meters = Meters(self.store, models=self.prices.models, clock_ns=clock_ns)
+        bounds = config.telemetry
+        self.meters = Meters(
+            self.store,
+            models=self.prices.models,
+            max_tenants=bounds.max_tenants,
+            max_models=bounds.max_models,
+            top_runs=bounds.top_runs,
+            clock_ns=clock_ns,
+        )
         self.tracer: trace.Tracer = trace.get_tracer("otelbudget", __version__)
         self.live_spans: LiveSpans | None = None
         self.guarded: set[str] = set()
@@ -114,7 +124,12 @@ class Engine:
         run = scope.current_run()
         if run is not None:
             return run
-        if any(live.kind == "explicit" for live in list(self.meters.live)):
+        return self.outside()
+
+    def outside(self) -> BudgetRun:
+        """The process-wide run, for a call made outside every run; that may be a mistake worth a warning."""
+        live = () if "outside" in self._warned else list(self.meters.live)
+        if any(isinstance(run, BudgetRun) and run.kind == "explicit" for run in live):
             self.warn_once(
                 "outside",
                 "a model call was made outside every run while runs are open in this process: its context was lost"
@@ -141,7 +156,7 @@ class Engine:
             run, self._ambient = self._ambient, None
             self._ambient_user = None
         if run is not None:
-            closing.close(run, "exhausted" if run.denials else "completed")
+            closing.close(run, run.outcome)
 
     def _watch_ambient(self) -> None:
         if "ambient" in self._warned:
@@ -150,7 +165,8 @@ class Engine:
             user: object = asyncio.current_task()
         except RuntimeError:
             user = None
-        user = user or threading.get_ident()
+        # A weak reference: the process-wide run must not keep a task alive, nor take a new one at its address for it.
+        user = threading.get_ident() if user is None else ref(user)
         if self._ambient_user is None:
             self._ambient_user = user
         elif self._ambient_user != user:
@@ -173,18 +189,24 @@ class Engine:
         for held, crossed in self.store.sweep(now_ns):
             accounting.expired(held.payer, held.on_expiry, crossed)
 
-    def settled(self, run: BudgetRun, usage: Usage, began_ns: int) -> None:
+    def settled(self, run: BudgetRun, usage: Usage, began_ns: int, reporter: str | None) -> None:
         """Remember a charged call for a moment: another layer may report the same one at its end."""
-        self._recent.append(_Settled(run, usage.response_id, usage.input_tokens, usage.output_tokens, began_ns))
+        charged = _Settled(run, usage.response_id, usage.input_tokens, usage.output_tokens, began_ns, reporter)
+        self._recent.append(charged)
 
-    def was_settled(self, run: BudgetRun, usage: Usage, start_ns: int, end_ns: int) -> bool:
-        """Whether a call that a span reports was charged before: the same response, or equal tokens within its time."""
+    def was_settled(self, run: BudgetRun, usage: Usage, start_ns: int, end_ns: int, reporter: str | None) -> bool:
+        """Whether a call that a span reports was charged before.
+
+        That is: the same response; or equal tokens within its time, told by another layer, since no instrumentation
+        reports one call twice and parallel calls of equal size are several.
+        """
         for one in list(self._recent):
             if usage.response_id is not None and one.response_id is not None:
                 if usage.response_id == one.response_id:
                     return True
             elif (
                 one.run is run
+                and one.reporter != reporter
                 and start_ns <= one.began_ns <= end_ns
                 and (one.input_tokens, one.output_tokens) == (usage.input_tokens, usage.output_tokens)
             ):

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-from otelbudget.amounts import INPUT, NOTHING, STEPS, TOKENS, UNLIMITED, Amounts
+from otelbudget.amounts import NOTHING, UNLIMITED, Amounts
+from otelbudget.thresholds import Crossing, cross, crossings, first_marks, rearm
 
 __all__ = [
     "Account",
@@ -94,7 +95,7 @@ class Account:
         self.below: list[int] | None = None
         self.warn = warn
         self.thresholds = thresholds
-        self.marks: Sequence[int] = _first_marks(tuple(self.full), thresholds)
+        self.marks: Sequence[int] = first_marks(tuple(self.full), thresholds)
 
     def remaining(self, resource: int) -> int:
         """What is left of a limited resource, at least 0."""
@@ -116,14 +117,6 @@ class Refusal(NamedTuple):
     busy: bool
 
 
-class Crossing(NamedTuple):
-    """A threshold that a charge has reached for the first time."""
-
-    account: Account
-    resource: int
-    ratio: float
-
-
 class Hold:
     """An amount held on several accounts until it is settled.
 
@@ -136,9 +129,14 @@ class Hold:
         owner: A weak reference to what keeps it alive.
         payer: Who is told of an expiry (a run).
         wrapping: The account that judges its growth by full limits, or None.
+        paid: The usage that it was charged for, as the caller gave it.
     """
 
-    __slots__ = ("accounts", "amounts", "expires_ns", "on_expiry", "opened_ns", "owner", "payer", "state", "wrapping")
+    # fmt: off
+    __slots__ = (
+        "accounts", "amounts", "expires_ns", "on_expiry", "opened_ns", "owner", "paid", "payer", "state", "wrapping",
+    )
+    # fmt: on
 
     def __init__(
         self,
@@ -157,6 +155,7 @@ class Hold:
         self.owner: Any = None
         self.payer = payer
         self.wrapping: Account | None = None
+        self.paid: Any = None
 
 
 def refusal(accounts: Sequence[Account], amounts: Sequence[int], wrapping: Account | None = None) -> Refusal | None:
@@ -256,16 +255,11 @@ def charge(accounts: Sequence[Account], actual: Sequence[int]) -> list[Crossing]
             if amount:
                 total = used[i] = used[i] + amount
                 if total >= marks[i]:
-                    crossed += _cross(account, i)
+                    crossed += cross(account, i)
         if account is not leaf and account.scope == "run":
             below = account.below
             account.below = list(actual) if below is None else [a + b for a, b in zip(below, actual, strict=True)]
     return crossed
-
-
-def crossings(account: Account) -> list[Crossing]:
-    """The thresholds that what was charged has reached and that were not given before."""
-    return [crossing for i in account.limited if account.used[i] >= account.marks[i] for crossing in _cross(account, i)]
 
 
 def relimit(account: Account, limits: Sequence[int], full: Sequence[int]) -> None:
@@ -277,47 +271,10 @@ def relimit(account: Account, limits: Sequence[int], full: Sequence[int]) -> Non
     rearm(account)
 
 
-def rearm(account: Account) -> None:
-    """Set every mark to the lowest threshold not reached yet."""
-    account.marks = tuple(
-        next((m for m in _marks(limit, account.thresholds) if m > used), UNLIMITED)
-        for limit, used in zip(account.full, account.used, strict=True)
-    )
-
-
 @lru_cache(maxsize=1024)
 def _limited(limits: tuple[int, ...]) -> tuple[int, ...]:
     """The resources that *limits* limit; one tuple for all runs of a budget."""
     return tuple(i for i in _INDEXES if limits[i] < UNLIMITED)
-
-
-@lru_cache(maxsize=1024)
-def _first_marks(limits: tuple[int, ...], thresholds: tuple[float, ...]) -> tuple[int, ...]:
-    """The first mark of each resource of a fresh account; one tuple for all runs of a budget."""
-    return tuple(next(iter(_marks(limit, thresholds)), UNLIMITED) for limit in limits)
-
-
-def _marks(limit: int, thresholds: tuple[float, ...]) -> list[int]:
-    """The amounts at which *limit* reaches each threshold, rounded up; none for no limit or a limit of nothing."""
-    if not 0 < limit < UNLIMITED:
-        return []
-    return [-(-limit * round(ratio * 1_000_000) // 1_000_000) for ratio in thresholds]
-
-
-def _cross(account: Account, i: int) -> list[Crossing]:
-    used = account.used[i]
-    passed = account.marks[i]
-    crossed: list[Crossing] = []
-    following = UNLIMITED
-    for ratio, mark in zip(account.thresholds, _marks(account.full[i], account.thresholds), strict=True):
-        if mark > used:
-            following = min(following, mark)
-        elif mark >= passed:
-            crossed.append(Crossing(account, i, ratio))
-    marks = list(account.marks)
-    marks[i] = following
-    account.marks = marks
-    return crossed
 
 
 def _shift_reserved(accounts: Sequence[Account], amounts: Sequence[int], sign: int) -> None:

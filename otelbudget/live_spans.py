@@ -8,7 +8,9 @@ call inside it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context, get_current
@@ -17,66 +19,38 @@ from otelbudget import scope, spans
 from otelbudget.calls import ModelCall, ModelRequest
 from otelbudget.runs import closing, denying, tools
 from otelbudget.runs.run import BudgetRun
+from otelbudget.span_tree import Node
 from otelbudget.spans import Kind
 from otelbudget.telemetry.events import site_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from opentelemetry.trace import Span
 
     from otelbudget.engine import Engine
     from otelbudget.runs.tools import ToolCall
 
-__all__ = ["LiveSpans", "Node"]
+__all__ = ["LiveSpans"]
 
-#: Instrumentation scope of the spans that otelbudget opens itself.
-OURS = "otelbudget"
-
-
-class Node:
-    """One open span.
-
-    Attributes:
-        parent: The span around it, if that is open in this process.
-        in_agent: It is an agent's span or inside of one.
-        ours: otelbudget opened it.
-        run: The implicit run that it carries, from the first call inside it.
-        call: The model call it stands for, where it was admitted here.
-        outer: That call was admitted for a span around it.
-        tool: The tool call it stands for.
-        claimed: A guard has taken it as the span of its call.
-    """
-
-    __slots__ = ("call", "claimed", "in_agent", "kind", "name", "ours", "outer", "parent", "run", "span", "tool")
-
-    def __init__(self, span: Any, parent: Node | None, kind: Kind | None, *, ours: bool) -> None:
-        self.span = span
-        self.parent = parent
-        self.kind = kind
-        self.name: str | None = None
-        self.ours = ours
-        self.in_agent: bool = kind is Kind.AGENT or (parent is not None and parent.in_agent)
-        self.run: BudgetRun | None = None
-        self.call: ModelCall | None = None
-        self.outer = self.claimed = False
-        self.tool: ToolCall | None = None
-
-    def upwards(self) -> Iterator[Node]:
-        """This node, then all around it."""
-        node: Node | None = self
-        while node is not None:
-            yield node
-            node = node.parent
+#: How many ended spans that carried a run are remembered, for tasks that outlive them.
+_ENDED: Final = 1024
 
 
 class LiveSpans:
-    """All open spans of the providers that a manager listens to."""
+    """All open spans of the providers that a manager listens to.
+
+    Attributes:
+        listens: It has been told of a span.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._nodes: dict[int, Node] = {}
-        self._roots: dict[int, Node] = {}
+        self._roots: dict[int, list[Node]] = {}  # a distributed trace may have several in one process
+        self._left: OrderedDict[int, BudgetRun] = OrderedDict()
+        self._opening = threading.Lock()
+        self.listens = False
 
     # --- what the SDK tells
 
@@ -86,18 +60,23 @@ class LiveSpans:
         Raises:
             BudgetExceeded: It is a model or tool call that can't be paid for; the span has its check event.
         """
+        self.listens = True
+        own = span.get_span_context()
+        known = self._nodes.get(own.span_id)
+        if known is not None and known.span is span:
+            return  # two managers, or one twice, on a provider: it has been admitted
         context = get_current() if parent_context is None else parent_context
         scope_name = None if span.instrumentation_scope is None else span.instrumentation_scope.name
         kind = spans.classify(span.name, span.attributes, scope_name)
-        node = Node(span, self._at(context, exact=True), kind, ours=scope_name == OURS)
-        own = span.get_span_context()
+        node = Node(span, self._at(context), kind, scope_name)
         self._nodes[own.span_id] = node
         if node.parent is None:
-            self._roots[own.trace_id] = node
+            with self._opening:
+                self._roots.setdefault(own.trace_id, []).append(node)
         if node.ours or kind is None:
             return
         try:
-            self._admit(node, context, scope_name)
+            self._admit(node, context)
         except BaseException:
             self._forget(node)
             raise
@@ -108,30 +87,39 @@ class LiveSpans:
         if node is None:
             return
         self._forget(node)
-        if node.call is not None and not node.call.adopted and not node.call.settled:
-            self._settle(node.call, span, outer=node.outer)
+        if node.call is not None and not node.call.adopted and not node.call.settled and not node.lent:
+            self._settle(node, node.call, span)
         if node.run is not None:
-            failed = span.status.status_code is trace.StatusCode.ERROR
-            closing.close(node.run, "exhausted" if node.run.denials else "error" if failed else "completed")
+            self._left[node.span.get_span_context().span_id] = node.run
+            while len(self._left) > _ENDED:
+                self._left.popitem(last=False)
+            failed = span.status.status_code is trace.StatusCode.ERROR and node.run.outcome == "completed"
+            closing.close(node.run, "error" if failed else node.run.outcome)
 
     def _forget(self, node: Node) -> None:
         own = node.span.get_span_context()
         self._nodes.pop(own.span_id, None)
-        if self._roots.get(own.trace_id) is node:
-            del self._roots[own.trace_id]
+        if node.parent is None:
+            with self._opening:
+                others = [root for root in self._roots.get(own.trace_id, ()) if root is not node]
+                self._roots[own.trace_id] = others
+                if not others:
+                    del self._roots[own.trace_id]
 
-    def _admit(self, node: Node, context: Context, scope_name: str | None) -> None:
+    def _admit(self, node: Node, context: Context) -> None:
         attributes = node.span.attributes
         if node.kind is Kind.AGENT:
             node.name = spans.agent_name(attributes)
         elif node.kind is Kind.TOOL:
             self._admit_tool(node, context)
-        elif spans.covered_sdk(scope_name) not in self._engine.guarded:
+        elif spans.covered_sdk(node.scope) not in self._engine.guarded:
             self._admit_call(node, context, attributes)
 
     def _admit_tool(self, node: Node, context: Context) -> None:
         attributes = node.span.attributes
         run = self._payer(context)
+        if run is None:
+            return
         name = spans.tool_name(attributes) or node.span.name
         call = tools.ToolCall(run, name, spans.tool_call_id(attributes), from_span=True)
         outer = tools.enclosing(context, run)
@@ -141,35 +129,51 @@ class LiveSpans:
 
     def _admit_call(self, node: Node, context: Context, attributes: Mapping[str, Any]) -> None:
         run = self._payer(context)
-        tool = scope.tool_call_in(context) or self.tool_call_around(context)
-        if tool is not None:
-            tool.model_called = True
-        around = self.reserved_around(context, run)
-        if around is not None:
-            node.call, node.outer = around, True
+        if run is None:
             return
+        tools.note_model_call(context, self._engine)
+        if self._borrow(node, context, run):
+            return
+        operation = spans.operation(attributes)
         request = ModelRequest(
             provider=spans.provider_name(attributes) or "unknown",
-            operation=spans.operation(attributes),
+            operation=operation,
             model=spans.model_name(attributes),
             input_tokens=1,
-            max_output_tokens=spans.max_output_tokens(attributes),
+            max_output_tokens=0 if operation == "embeddings" else spans.max_output_tokens(attributes),
         )
         call = ModelCall(run, request, site_of(node.span))
+        call.reporter = node.scope
         denying.decide(run, call.ask())
         node.call = call
 
-    def _payer(self, context: Context) -> BudgetRun:
-        return scope.run_in(context) or self.run_of(context) or self._engine.ambient_run()
+    def _borrow(self, node: Node, context: Context, run: BudgetRun) -> bool:
+        """Let *node* stand for the call that a span around it has reserved, unless another one inside does."""
+        lender = self._lender(context, run)
+        if lender is None:
+            return False
+        with self._engine.lock:
+            if lender.lent:
+                return False
+            lender.lent = True
+        node.call, node.outer = lender.call, lender
+        return True
 
-    def _settle(self, call: ModelCall, span: Any, *, outer: bool) -> None:
+    def _payer(self, context: Context) -> BudgetRun | None:
+        """Who pays for what is done in *context*; None if another manager, which listens too, sees to that."""
+        run = scope.run_in(context) or self.run_of(context) or self._engine.outside()
+        other = run.engine.live_spans
+        return None if run.engine is not self._engine and other is not None and other.listens else run
+
+    def _settle(self, node: Node, call: ModelCall, span: Any) -> None:
         usage = spans.usage_from(span.attributes)
-        if usage is not None and self._engine.was_settled(call.run, usage, span.start_time, span.end_time):
+        if usage is not None and self._engine.was_settled(call.run, usage, span.start_time, span.end_time, node.scope):
             call.release()  # a guard or another layer has charged this very call
         elif usage is not None:
+            call.reporter = node.scope
             call.commit(usage)
-        elif outer:
-            return  # the span around it may know
+        elif node.outer is not None:
+            node.outer.lent = False  # the span around it may know, or ask once more
         elif span.status.status_code is trace.StatusCode.ERROR:
             call.unknown()
         else:
@@ -181,42 +185,42 @@ class LiveSpans:
         """The open span of *context*; for one that was not recorded the local root of its trace, unless *exact*."""
         own = trace.get_current_span(context).get_span_context()
         node = self._nodes.get(own.span_id)
-        if node is None and not exact and own.trace_id:
-            node = self._roots.get(own.trace_id)
+        if node is None and not exact and own.trace_id and not own.is_remote:
+            *_, node = self._roots.get(own.trace_id) or (None,)
         return node
 
     def run_of(self, context: Context) -> BudgetRun | None:
-        """The implicit run of *context*: the enclosing agent's, else the local root's; opened when first asked for."""
-        node = self._at(context)
+        """The implicit run of *context*: the enclosing agent's, else the local root's; opened when first asked for.
+
+        Where the span that carried it has ended, it is that run still, which is closed.
+        """
+        run = self._left.get(trace.get_current_span(context).get_span_context().span_id) if self._left else None
+        run = run or self.agent_run_of(context)
+        node = None if run is not None else self._at(context)
         if node is None:
-            return None
-        around = list(node.upwards())
-        agents = [one for one in around if one.kind is Kind.AGENT]
-        if agents:
-            parent: BudgetRun | None = None
-            for agent in reversed(agents):
-                parent = self._opened(agent, parent)
-            return parent
-        root = around[-1]
+            return run
+        *_, root = node.upwards()
         return None if root.kind is not None or root.ours else self._opened(root, None)
 
+    def agent_run_of(self, context: Context) -> BudgetRun | None:
+        """The run of the agent's span that encloses *context*, or None."""
+        node = self._at(context)
+        run: BudgetRun | None = None
+        for agent in reversed([] if node is None else [one for one in node.upwards() if one.kind is Kind.AGENT]):
+            run = self._opened(agent, run)
+        return run
+
     def _opened(self, node: Node, parent: BudgetRun | None) -> BudgetRun:
-        if node.run is None:
-            engine = self._engine
-            budget = engine.implicit_budget(node.name)
-            made = BudgetRun(engine, budget, tenant=engine.tenant, parent=parent, kind="implicit")
-            with engine.lock:
-                first = node.run is None
-                if first:
-                    node.run = made
-            if first:
+        with self._opening:
+            if node.run is None:
+                engine = self._engine
+                budget = engine.implicit_budget(node.name)
+                made = BudgetRun(engine, budget, tenant=engine.tenant, parent=parent, kind="implicit", reraise=False)
                 made.span = node.span
                 made.site = site_of(node.span)
                 closing.write_limits(made, node.span)
-            else:
-                closing.close(made, "completed")
-        assert node.run is not None
-        return node.run
+                node.run = made
+            return node.run
 
     def tool_call_around(self, context: Context) -> ToolCall | None:
         """The tool call whose span encloses *context*, or None."""
@@ -225,11 +229,15 @@ class LiveSpans:
 
     def reserved_around(self, context: Context, run: BudgetRun) -> ModelCall | None:
         """What an enclosing model span has reserved for this very call, if nobody has taken it over yet."""
+        lender = self._lender(context, run)
+        return None if lender is None else lender.call
+
+    def _lender(self, context: Context, run: BudgetRun) -> Node | None:
         node = self._at(context, exact=True)
         for one in () if node is None else node.upwards():
             call = one.call
-            if call is not None and call.run is run and not call.adopted and not call.settled:
-                return call
+            if call is not None and call.run is run and not (call.adopted or call.settled or one.lent):
+                return one
             if one.kind in (Kind.AGENT, Kind.TOOL):
                 return None
         return None
@@ -261,4 +269,4 @@ class LiveSpans:
         if not parent.is_valid or parent.is_remote:
             return True
         node = self._nodes.get(parent.span_id)
-        return node is not None and node.in_agent
+        return node is not None and node.within

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.context import get_current
 from opentelemetry.sdk.trace import SpanProcessor
 
 from otelbudget import scope
@@ -57,17 +58,19 @@ class BudgetManager(SpanProcessor):
         engine: Engine | None = None,
     ) -> None:
         self.engine = Engine(_config(budget), tenant=tenant, enforce=enforce) if engine is None else engine
-        self.live_spans = LiveSpans(self.engine)
+        # Managers of one engine may listen to several providers, but a run's spans are one tree.
+        self.live_spans = self.engine.live_spans or LiveSpans(self.engine)
         self.engine.live_spans = self.live_spans
 
     # --- the run here
 
     def current(self) -> BudgetRun:
         """The run that a call made here is charged to; the process-wide one outside every run."""
-        run = scope.current_run()
+        context = get_current()
+        run = scope.run_in(context)
         if run is None or run.engine is not self.engine:
-            run = self.engine.ambient_run()
-        return run
+            run = self.live_spans.run_of(context)
+        return self.engine.ambient_run() if run is None else run
 
     def check(self, **amounts: Any) -> Decision:
         """`BudgetRun.check` of the run here."""

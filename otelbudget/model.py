@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -93,7 +94,7 @@ class RunBudget:
     wrap_up_ns: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        put = partial(object.__setattr__, self)
         limits = tuple(_limit(name, getattr(self, name)) for name in _LIMIT_FIELDS)
         if self.max_depth is not None:
             put("max_depth", count("max_depth", self.max_depth, ConfigError))
@@ -107,7 +108,7 @@ class RunBudget:
         asked = [1 if i in (TOKENS, INPUT, OUTPUT, COST) and limits[i] < UNLIMITED else 0 for i in range(len(limits))]
         asked[STEPS] = 1
         put("one_call", Amounts(*asked))
-        put("thresholds", tuple(sorted(_ratio(value) for value in self.thresholds)))
+        put("thresholds", tuple(sorted({_ratio(value) for value in self.thresholds})))
         if not (self.on_exhausted in ("raise", "warn") or callable(self.on_exhausted)):
             raise ConfigError(f"on_exhausted must be 'raise', 'warn' or a callable, got {self.on_exhausted!r}")
         if self.on_unpriced not in (None, "deny", "estimate", "allow"):
@@ -169,7 +170,7 @@ class Usage:
 
     Args:
         input_tokens, output_tokens: As the provider counted them.
-        tokens: Their sum, if the split is not known.
+        tokens: Their sum, if the split is not known; set by itself where both are.
         cost_usd: What it cost; None takes the price of *model*.
         steps, tool_calls: How many model and tool calls this was.
         cache_read_tokens, cache_write_tokens, reasoning_tokens: Parts of the above.
@@ -195,7 +196,7 @@ class Usage:
     estimated: bool = False
 
     def __post_init__(self) -> None:
-        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        put = partial(object.__setattr__, self)
         for name in ("steps", "tool_calls", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"):
             put(name, count(name, getattr(self, name)))
         for name in ("input_tokens", "output_tokens", "tokens"):
@@ -205,8 +206,9 @@ class Usage:
             put("cost_usd", usd(nanousd("cost_usd", self.cost_usd)))
         known_input, known_output = self.input_tokens, self.output_tokens
         if self.tokens is None:
-            if known_input is not None or known_output is not None:
-                put("tokens", (known_input or 0) + (known_output or 0))
+            whole = count("tokens", (known_input or 0) + (known_output or 0))
+            if known_input is not None and known_output is not None:
+                put("tokens", whole)
         elif known_input is not None and known_output is not None:
             if self.tokens != known_input + known_output:
                 raise ValueError(
@@ -229,7 +231,7 @@ class Usage:
         """As internal amounts, unknown token counts as 0, at the given cost."""
         return Amounts(
             self.steps,
-            self.tokens or 0,
+            (self.input_tokens or 0) + (self.output_tokens or 0),
             self.input_tokens or 0,
             self.output_tokens or 0,
             cost_nanousd,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from contextvars import Token
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
@@ -24,6 +24,7 @@ __all__ = ["activate", "active_engine", "current_run", "deactivate", "detach", "
 _RUN_KEY = otel_context.create_key("otelbudget-run")
 _TOOL_KEY = otel_context.create_key("otelbudget-tool-call")
 _WRAP_KEY = otel_context.create_key("otelbudget-wrap-up")
+_ASKING_KEY = otel_context.create_key("otelbudget-on-exhausted")
 
 _active: Engine | None = None
 _lock = threading.Lock()
@@ -62,7 +63,7 @@ def current_run() -> BudgetRun | None:
     An explicit `otelbudget.run()` wins; else the implicit run of the enclosing agent span or unit of work.
     """
     context = otel_context.get_current()
-    run: Any = context.get(_RUN_KEY)
+    run = run_in(context)
     if run is None and _active is not None and _active.live_spans is not None:
         run = _active.live_spans.run_of(context)
     return run
@@ -70,12 +71,11 @@ def current_run() -> BudgetRun | None:
 
 def run_in(context: Context) -> BudgetRun | None:
     """The explicit run that *context* carries, or None."""
-    run: Any = context.get(_RUN_KEY)
-    return run
+    return cast("BudgetRun | None", context.get(_RUN_KEY))
 
 
 def with_run(context: Context, run: BudgetRun) -> Context:
-    """*context* with *run* in it, no tool call open."""
+    """*context* with *run* in it."""
     return otel_context.set_value(_RUN_KEY, run, context)
 
 
@@ -97,6 +97,17 @@ def wrap_up_in(context: Context) -> Any:
 def attach_wrap_up(permit: object) -> Token[Context]:
     """Let calls of this context use *permit*."""
     return otel_context.attach(otel_context.set_value(_WRAP_KEY, permit))
+
+
+def asking_in(context: Context) -> tuple[object, ...]:
+    """The questions to `on_exhausted` that the code of this context is part of answering."""
+    asking: Any = context.get(_ASKING_KEY)
+    return asking or ()
+
+
+def attach_asking(sessions: tuple[object, ...]) -> Token[Context]:
+    """Let what is called from here know that it is part of answering *sessions*."""
+    return otel_context.attach(otel_context.set_value(_ASKING_KEY, sessions))
 
 
 def detach(token: Token[Context]) -> None:

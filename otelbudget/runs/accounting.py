@@ -39,16 +39,16 @@ def price(run: BudgetRun, usage: Usage, asked_model: str | None = None) -> Price
     """The cost of *usage*: as given, else by the price of the model that answered or was asked, else by policy."""
     if usage.cost_usd is not None:
         return Price(usage.cost_nanousd or 0)
-    if not usage.tokens:
+    if not (usage.input_tokens or usage.output_tokens):
         return Price(0)
     prices = run.engine.prices
     for model in (usage.model, asked_model):
-        known = None if model is None else prices.cost_nanousd(model, usage.provider, usage)
+        known = prices.cost_nanousd(model, usage.provider, usage)
         if known is not None:
             return Price(known)
     if run.unpriced_policy() == "estimate":
-        # The dearest model that has a price: an unknown one is seldom dearer, and never free.
-        return Price(max((prices.cost_nanousd(m, None, usage) or 0 for m in prices.models), default=0), unpriced=True)
+        # The dearest price there is: an unknown model is seldom dearer, and never free.
+        return Price(prices.dearest_nanousd(usage) or 0, unpriced=True)
     return Price(0, unpriced=True)
 
 
@@ -61,38 +61,71 @@ def record(run: BudgetRun, usage: Usage, site: Site, nested: int = 0) -> None:
     with run.engine.lock:
         crossed = ledger.charge(run.accounts, amounts)
         _count(run, usage, amounts, cost)
-    announce(run, amounts, site, crossed, estimated=usage.estimated)
+        late = run.closed
+    announce(run, amounts, site, crossed, _flags(usage, late=late))
 
 
-def settle(run: BudgetRun, held: Hold, usage: Usage | None, site: Site, *, asked_model: str | None = None) -> Amounts:
-    """End *held* by charging what was used; gives what was charged.
+def settle(
+    run: BudgetRun,
+    held: Hold,
+    usage: Usage | None,
+    site: Site,
+    *,
+    asked_model: str | None = None,
+    by_price: bool = False,
+) -> bool:
+    """End *held* by charging what was used; False if it had been charged before, and then nothing changes.
 
-    None charges the hold itself. A held resource that *usage* leaves open is charged at its hold. After an expiry only
-    what exceeds its charge is added; after a release everything is, flagged as late.
+    None charges the hold itself. A held resource that *usage* leaves open is charged at its hold; with *by_price* its
+    cost is what its tokens cost, whatever was held. After an expiry only what exceeds its charge is added; after a
+    release everything is, flagged as late.
     """
-    usage = _complete(usage, held.amounts)
-    cost = price(run, usage, asked_model)
-    if cost.unpriced and held.amounts[COST]:
-        cost = Price(held.amounts[COST])
-    amounts = usage.amounts(cost.nanousd)._replace(nested_tool_calls=min(held.amounts[NESTED], usage.tool_calls))
+    given = usage
+    cost, usage, amounts = _charge_of(run, held.amounts, given, asked_model, by_price=by_price)
     with run.engine.lock:
         was = held.state
         late = was == "released" or run.closed
         if was == "open":
             crossed = run.engine.store.settle(held, amounts, "committed")
-            run.open_holds -= 1
+            _let_go(run)
         elif was != "committed":
             if was == "expired":
-                pairs = zip(amounts, held.on_expiry, strict=True)
-                amounts = Amounts(*(max(0, actual - charged) for actual, charged in pairs))
+                amounts = _beyond(amounts, held.on_expiry)
             held.state = "committed"
             crossed = ledger.charge(held.accounts, amounts)
         else:
-            return amounts
+            return False
+        held.paid = given
         _count(run, usage, amounts, cost)
-    announce(run, amounts, site, crossed, estimated=usage.estimated, late=late)
+    announce(run, amounts, site, crossed, _flags(usage, late=late, wrap_up=held.wrapping is not None))
     closing.finish_if_idle(run)
-    return amounts
+    return True
+
+
+def _charge_of(
+    run: BudgetRun, held: Amounts, given: Usage | None, asked_model: str | None, *, by_price: bool
+) -> tuple[Price, Usage, Amounts]:
+    """What a commit of *given* costs, means in full, and charges."""
+    if given is None:
+        return Price(held[COST]), _complete(None, held), held
+    usage = _complete(given, held)
+    cost = price(run, usage, asked_model)
+    nothing = not (usage.input_tokens or usage.output_tokens)
+    if held[COST] and given.cost_usd is None and not by_price and (cost.unpriced or nothing):
+        cost = Price(held[COST])
+    return cost, usage, usage.amounts(cost.nanousd)._replace(nested_tool_calls=min(held[NESTED], usage.tool_calls))
+
+
+def _beyond(actual: Amounts, charged: Amounts) -> Amounts:
+    """What *actual* exceeds *charged* by; tokens stay the sum of their parts, as the counters have them."""
+    rest = Amounts(*(max(0, a - b) for a, b in zip(actual, charged, strict=True)))
+    return rest._replace(tokens=rest.input_tokens + rest.output_tokens)
+
+
+def _let_go(run: BudgetRun) -> None:
+    """One call less in flight; called with the lock held."""
+    for one in run.lineage():
+        one.open_holds -= 1
 
 
 def give_back(run: BudgetRun, held: Hold) -> bool:
@@ -105,14 +138,14 @@ def _end(run: BudgetRun, held: Hold, amounts: tuple[int, ...], state: HoldState)
         if held.state != "open":
             return False
         run.engine.store.settle(held, amounts, state)
-        run.open_holds -= 1
+        _let_go(run)
     closing.finish_if_idle(run)
     return True
 
 
 def expired(run: BudgetRun, charged: Amounts, crossed: Sequence[Crossing]) -> None:
     """Count what an expired hold charged; called with the lock held. Thresholds are announced with the next charge."""
-    run.open_holds -= 1
+    _let_go(run)
     if any(charged):
         usage = Usage(charged[INPUT], charged[OUTPUT], steps=charged[0], estimated=True)
         _count(run, usage, charged, Price(charged[COST]))
@@ -141,7 +174,9 @@ def _complete(usage: Usage | None, held: Amounts) -> Usage:
         model=usage.model,
         provider=usage.provider,
         response_id=usage.response_id,
-        estimated=usage.estimated or usage.tokens is None,
+        estimated=usage.estimated
+        or bool(usage.input_tokens is None and held[INPUT])
+        or bool(usage.output_tokens is None and held[OUTPUT]),
     )
 
 
@@ -159,8 +194,15 @@ def _count(run: BudgetRun, usage: Usage, amounts: Sequence[int], cost: Price) ->
     if cost.unpriced:
         meters.count_unpriced(usage.model)
         if run.unpriced_policy() == "deny":
-            run.unpriced = usage.model or ""
-            run.refresh()
+            for one in run.lineage():  # also those whose money it was: their next call is as blind
+                if one is run or one.money_limited:
+                    one.unpriced = usage.model or ""
+                    one.refresh()
+
+
+def _flags(usage: Usage, *, late: bool, wrap_up: bool = False) -> list[str]:
+    said = ((usage.estimated, semconv.ESTIMATED), (late, semconv.LATE), (wrap_up, semconv.WRAP_UP))
+    return [name for holds, name in said if holds]
 
 
 def announce(
@@ -168,15 +210,13 @@ def announce(
     amounts: Sequence[int],
     site: Site,
     crossed: Sequence[Crossing],
-    *,
-    estimated: bool = False,
-    late: bool = False,
+    flags: Sequence[str] = (),
 ) -> None:
     """Say what was charged: the record event where the call lives, thresholds on the run's span."""
     span = site.span
     if span is not None:
         charged = (amounts[INPUT], amounts[OUTPUT], amounts[COST])
-        run.say(site, events.record_event, charged, estimated=estimated, late=late)
+        run.say(site, events.record_event, charged, flags)
     if span is not None and site is not run.site and span.is_recording():
         # As an attribute of the call's own span, since trace queries sum over attributes and not over events.
         span.set_attribute(semconv.COST_USD, amounts[COST] / NANOS)
@@ -186,6 +226,6 @@ def announce(
             run.refresh()
     for crossing in crossed:
         payer = run.ancestor_of(crossing.account) or run
-        events.threshold_event(payer.site, crossing)
+        events.threshold_event(site if payer.span is None else payer.site, crossing)
     if run.kind == "implicit":
         closing.write_totals(run)

@@ -6,23 +6,25 @@ is held or charged in the same critical section in which it was judged.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from otelbudget import ledger
-from otelbudget.amounts import COST, NANOS, RESOURCES, STEPS, TOOLS, UNLIMITED, Amounts, shown
-from otelbudget.decision import ALLOWED, Decision, Denial
+from otelbudget.amounts import COST, RESOURCES, STEPS, TOOLS, UNLIMITED, Amounts
+from otelbudget.decision import ALLOWED, Decision
+from otelbudget.runs import refusals
 from otelbudget.telemetry.events import NOWHERE, Site
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from otelbudget.ledger import Account, Hold, Refusal
+    from otelbudget.decision import Denial
+    from otelbudget.ledger import Hold
     from otelbudget.runs.run import BudgetRun
 
-__all__ = ["Ask", "Verdict", "attempt", "attempt_growth", "attempt_resize", "one_call"]
+__all__ = ["GONE", "Ask", "Verdict", "attempt", "one_call"]
 
-#: After how many seconds a request that only open holds refuse is worth trying again.
-BUSY_RETRY_S = 1.0
+#: What a change of a hold comes to that has been settled meanwhile.
+GONE: Final = Decision(True)
 
 
 class Ask:
@@ -33,6 +35,8 @@ class Ask:
         operation: ``call``, ``check``, ``reserve``, ``tool`` or ``probe``.
         site: The span that hears of the decision.
         hold: Registered for *owner* on admission.
+        held: An open hold that is to be changed, instead of a new one.
+        resize: It is to be exactly *amounts* then; else it grows by them.
         charge: Charge at once on admission (tool calls).
         seconds_ns: Wall time that has to be left.
         permit: The wrap-up permit of the context, if any.
@@ -43,11 +47,13 @@ class Ask:
     __slots__ = (
         "amounts",
         "charge",
+        "held",
         "hold",
         "operation",
         "own_maximum",
         "owner",
         "permit",
+        "resize",
         "seconds_ns",
         "site",
         "unpriced",
@@ -61,6 +67,8 @@ class Ask:
         site: Site = NOWHERE,
         hold: Hold | None = None,
         owner: object = None,
+        held: Hold | None = None,
+        resize: bool = False,
         charge: bool = False,
         seconds_ns: int = 0,
         permit: Any = None,
@@ -72,6 +80,8 @@ class Ask:
         self.site = site
         self.hold = hold
         self.owner = owner
+        self.held = held
+        self.resize = resize
         self.charge = charge
         self.seconds_ns = seconds_ns
         self.permit = permit
@@ -98,10 +108,12 @@ class Verdict(NamedTuple):
 def attempt(run: BudgetRun, ask: Ask) -> Verdict:
     """Judge *ask*, and hold or charge it if it is admitted. Only that is counted: a denial may not stand."""
     engine = run.engine
+    dealt: list[object] = []  # let go of after the lock
     with engine.lock:
         now_ns = engine.clock_ns()
-        if ask.hold is not None:
-            engine.sweep(now_ns)
+        engine.sweep(now_ns)
+        if ask.held is not None:
+            return _change(run, ask, ask.held)
         blocked = _blocked(run, ask, now_ns)
         warned: Denial | None = None
         if blocked is not None:
@@ -111,12 +123,12 @@ def attempt(run: BudgetRun, ask: Ask) -> Verdict:
             warned = denial
         if warned is None:
             over = ledger.exceeds_warned(run.accounts, ask.amounts)
-            warned = None if over is None else _of_account(run, ask, over)
+            late = _late(run, ask, None, now_ns, warn=True) if over is None else None
+            warned = refusals.of_account(run, ask, over) if over is not None else late and late[0]
         crossed = _take(run, ask, now_ns)
         left = ledger.tightest(run.accounts) if ask.site.span is not None else None
-        if run.pending:
-            run.pending = {k: e for k, e in run.pending.items() if k[1] not in ("busy", "store_unavailable")} or None
-            run.refresh()
+        if ask.operation != "probe":
+            dealt.extend([one.forget(reasons=("busy", "store_unavailable")) for one in run.lineage() if one.pending])
         if warned is None:
             setattr(run.cell, ask.operation, getattr(run.cell, ask.operation) + 1)
             return Verdict(ALLOWED, None, left, crossed)
@@ -124,32 +136,25 @@ def attempt(run: BudgetRun, ask: Ask) -> Verdict:
         return Verdict(Decision(True, warned=True, denial=warned), None, left, crossed)
 
 
-def attempt_growth(run: BudgetRun, ask: Ask, held: Hold) -> Verdict | None:
-    """Add *ask* to an open hold; None if it fits. A closed run's calls may still grow: they were admitted."""
+def _change(run: BudgetRun, ask: Ask, held: Hold) -> Verdict:
+    """Grow or resize an open hold. A closed run's calls may still grow: they were admitted."""
     engine = run.engine
-    with engine.lock:
+    if held.state != "open":
+        return Verdict(GONE)
+    refused: tuple[Denial, BudgetRun | None] | None = None
+    if engine.enforce:
         frozen = next((one for one in run.lineage() if one.frozen is not None), None)
-        if frozen is not None and engine.enforce:
-            return Verdict(Decision(False, denial=_plain_denial(frozen, run, "frozen", detail=frozen.frozen)), frozen)
-        over = ledger.extend(held, Amounts(*ask.amounts), force=not engine.enforce)
-        if over is None:
-            return None
-        return Verdict(Decision(False, denial=_of_account(run, ask, over)), run.ancestor_of(over.account))
-
-
-def attempt_resize(run: BudgetRun, ask: Ask, held: Hold) -> Verdict | None:
-    """Make an open hold exactly what *ask* wants; None if it has been settled meanwhile."""
-    engine = run.engine
-    with engine.lock:
-        if held.state != "open":
-            return None
-        if ask.unpriced is not None and engine.enforce:
-            denial = _plain_denial(run, run, "unpriced", detail=ask.unpriced or None, resource="cost_usd")
-            return Verdict(Decision(False, denial=denial), run)
-        over = ledger.resize(held, Amounts(*ask.amounts), force=not engine.enforce)
+        if frozen is not None:
+            refused = refusals.plain(frozen, run, "frozen", detail=frozen.frozen or None), frozen
+        elif ask.unpriced is not None:
+            refused = refusals.plain(run, run, "unpriced", detail=ask.unpriced or None, resource="cost_usd"), run
+    if refused is None:
+        change = ledger.resize if ask.resize else ledger.extend
+        over = change(held, Amounts(*ask.amounts), force=not engine.enforce)
         if over is None:
             return Verdict(ALLOWED)
-        return Verdict(Decision(False, denial=_of_account(run, ask, over)), run.ancestor_of(over.account))
+        refused = refusals.of_account(run, ask, over), run.ancestor_of(over.account)
+    return Verdict(Decision(False, denial=refused[0]), refused[1])
 
 
 def _take(run: BudgetRun, ask: Ask, now_ns: int) -> Sequence[ledger.Crossing]:
@@ -160,7 +165,8 @@ def _take(run: BudgetRun, ask: Ask, now_ns: int) -> Sequence[ledger.Crossing]:
             ask.hold.wrapping = permit.run.account
     if ask.hold is not None:
         run.engine.store.register(ask.hold, ask.owner, now_ns)
-        run.open_holds += 1
+        for one in run.lineage():
+            one.open_holds += 1
     if ask.charge:
         run.tenant_cell.tool_calls += ask.amounts[TOOLS]
         return ledger.charge(run.accounts, ask.amounts)
@@ -169,7 +175,7 @@ def _take(run: BudgetRun, ask: Ask, now_ns: int) -> Sequence[ledger.Crossing]:
 
 def _blocked(run: BudgetRun, ask: Ask, now_ns: int) -> tuple[Denial, BudgetRun | None] | None:
     """The first thing in the way, and the run it belongs to."""
-    permit = ask.permit if ask.permit is not None and ask.permit.holds(run) else None
+    permit = ask.permit if ask.permit is not None and ask.permit.run in run.lineage() else None
     if run.plain and permit is None and ask.unpriced is None:
         state = None
     else:
@@ -177,116 +183,53 @@ def _blocked(run: BudgetRun, ask: Ask, now_ns: int) -> tuple[Denial, BudgetRun |
     state = state or _late(run, ask, permit, now_ns)
     if state is not None:
         return state
-    wrapping = None if permit is None or permit.used else permit.run.account
+    wrapping = permit.run.account if permit is not None and permit.run is run and not permit.used else None
     refused = ledger.refusal(run.accounts, ask.amounts, wrapping)
     if refused is None:
         return None
-    return _of_account(run, ask, refused), run.ancestor_of(refused.account)
+    return refusals.of_account(run, ask, refused), run.ancestor_of(refused.account)
 
 
 def _by_state(run: BudgetRun, ask: Ask, permit: Any) -> tuple[Denial, BudgetRun | None] | None:
     lineage = run.lineage()
     for one in lineage:
         if one.closed:
-            return _plain_denial(one, run, "closed"), one
+            return refusals.plain(one, run, "closed"), one
     if ask.amounts[STEPS] or any(ask.amounts[1 : COST + 1]):
         model = ask.unpriced
         for one in lineage:
             model = one.unpriced if model is None else model
         if model is not None:
-            return _plain_denial(run, run, "unpriced", detail=model or None, resource="cost_usd"), run
+            return refusals.plain(run, run, "unpriced", detail=model or None, resource="cost_usd"), run
     for one in lineage:
         if one.frozen is not None:
-            return _plain_denial(one, run, "frozen", detail=one.frozen or None), one
-    if permit is not None and (permit.used or not ask.amounts[STEPS]):
-        resource = permit.resource if ask.amounts[STEPS] else "tool_calls"
-        return _plain_denial(permit.run, run, "latched", detail="wrap_up", resource=resource), permit.run
+            return refusals.plain(one, run, "frozen", detail=one.frozen or None), one
+    if permit is not None and (refused := permit.refuses(run, ask.amounts)) is not None:
+        return refusals.plain(permit.run, run, "latched", detail="wrap_up", resource=refused), permit.run
     for one in lineage:
-        if one.latched and not (permit is not None and one is permit.run):
+        if one.latched and not (permit is not None and one is run is permit.run):
             for i, amount in enumerate(ask.amounts):
                 if amount and one.latched >> i & 1:
-                    return _latched(one, run, ask, i), one
+                    return refusals.latched(one, run, ask, i), one
     return None
 
 
-def _latched(one: BudgetRun, run: BudgetRun, ask: Ask, i: int) -> Denial:
-    account = one.account
-    return Denial(
-        reason="latched",
-        resource=RESOURCES[i],
-        budget=account.name,
-        scope="run",
-        used=shown(i, account.used[i]),
-        reserved=shown(i, account.reserved[i]),
-        limit=shown(i, account.limits[i]) if account.limits[i] < UNLIMITED else None,
-        requested=shown(i, ask.amounts[i]),
-        tenant=run.tenant,
-        run_id=run.run_id,
-        ambient=run.kind == "ambient",
-    )
-
-
-def _plain_denial(
-    one: BudgetRun, run: BudgetRun, reason: str, *, detail: str | None = None, resource: str | None = None
-) -> Denial:
-    return Denial(
-        reason=reason,
-        resource=resource,
-        budget=one.account.name,
-        scope="run",
-        tenant=run.tenant,
-        run_id=run.run_id,
-        ambient=run.kind == "ambient",
-        detail=detail,
-    )
-
-
-def _late(run: BudgetRun, ask: Ask, permit: Any, now_ns: int) -> tuple[Denial, BudgetRun | None] | None:
+def _late(
+    run: BudgetRun, ask: Ask, permit: Any, now_ns: int, *, warn: bool = False
+) -> tuple[Denial, BudgetRun | None] | None:
+    """The deadline that has passed, of a run that refuses or, with *warn*, of one that only warns."""
     if run.until_ns == UNLIMITED:
         return None
     for one in run.lineage():
         max_ns = one.max_ns
-        if max_ns is None or one.account.warn:
+        if max_ns is None or one.account.warn is not warn:
             continue
         elapsed = one.elapsed_ns(now_ns)
-        grace = permit.grace_ns if permit is not None and one is permit.run and not permit.used else 0
+        grace = permit.grace_ns if permit is not None and one is run is permit.run and not permit.used else 0
         late = elapsed >= max_ns + grace if not ask.seconds_ns else elapsed + ask.seconds_ns > max_ns + grace
         if late:
-            denial = Denial(
-                reason="deadline",
-                resource="seconds",
-                budget=one.account.name,
-                scope="run",
-                used=elapsed / NANOS,
-                limit=max_ns / NANOS,
-                requested=ask.seconds_ns / NANOS,
-                tenant=run.tenant,
-                run_id=run.run_id,
-                ambient=run.kind == "ambient",
-            )
-            return denial, one
+            return refusals.deadline(one, run, ask, elapsed), one
     return None
-
-
-def _of_account(run: BudgetRun, ask: Ask, refused: Refusal) -> Denial:
-    account: Account = refused.account
-    i = refused.resource
-    output_counts = RESOURCES[i] in ("tokens", "output_tokens", "cost_usd")
-    return Denial(
-        reason="busy" if refused.busy else "limit",
-        resource=RESOURCES[i],
-        budget=account.name,
-        scope=account.scope,
-        used=shown(i, refused.used),
-        reserved=shown(i, refused.reserved),
-        limit=shown(i, refused.limit),
-        requested=shown(i, ask.amounts[i]),
-        retry_after_s=BUSY_RETRY_S if refused.busy else None,
-        tenant=run.tenant,
-        run_id=run.run_id,
-        ambient=run.kind == "ambient",
-        own_maximum=ask.own_maximum if output_counts else None,
-    )
 
 
 def one_call(run: BudgetRun) -> Amounts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from opentelemetry import context as otel_context
@@ -65,8 +66,19 @@ def _engine() -> Any:
 
 
 def wrap(function: F) -> F:
-    """*function* bound to the context of here, so that a plain thread or pool runs it in this run."""
+    """*function* bound to the context of here, so that a plain thread, pool or task runs it in this run."""
     context = otel_context.get_current()
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def abound(*args: Any, **kwargs: Any) -> Any:
+            token = otel_context.attach(context)
+            try:
+                return await function(*args, **kwargs)
+            finally:
+                otel_context.detach(token)
+
+        return cast("F", abound)
 
     @functools.wraps(function)
     def bound(*args: Any, **kwargs: Any) -> Any:

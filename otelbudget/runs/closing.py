@@ -36,14 +36,19 @@ def close(run: BudgetRun, outcome: str) -> None:
 
 
 def finish_if_idle(run: BudgetRun) -> None:
-    """Finish a closed run whose last call has just settled."""
-    if run.closed and not run.finished and run.open_holds <= 0:
-        _finish(run)
+    """Finish those of *run* and the runs above it that are closed and whose last call has just settled."""
+    for one in reversed(run.lineage()):
+        if one.closed and not one.finished and one.open_holds <= 0:
+            _finish(one)
 
 
 def tend(engine: Engine, *, everything: bool = False) -> None:
     """Finish the closed runs whose open calls are never heard of again; all closed ones if *everything*."""
+    if not engine.lingering:
+        return
     now_ns = engine.clock_ns()
+    with engine.lock:
+        engine.sweep(now_ns)
     for _ in range(len(engine.lingering)):
         try:
             due_ns, run = engine.lingering.popleft()
@@ -51,7 +56,7 @@ def tend(engine: Engine, *, everything: bool = False) -> None:
             return
         if run.finished:
             continue
-        if everything or due_ns <= now_ns:
+        if everything or due_ns <= now_ns or run.open_holds <= 0:
             _finish(run)
         else:
             engine.lingering.append((due_ns, run))
@@ -106,7 +111,7 @@ def write_totals(run: BudgetRun) -> None:
         span.set_attribute(semconv.USED_DIRECT_PREFIX + resource, direct / NANOS if i == COST else direct)
     now_ns = run.ended_ns if run.ended_ns != UNLIMITED else run.engine.clock_ns()
     span.set_attribute(semconv.USED_PREFIX + "seconds", run.elapsed_ns(now_ns) / NANOS)
-    if run.ended_ns != UNLIMITED or run.denials:
+    if run.ended_ns != UNLIMITED or run.outcome == "exhausted":
         span.set_attribute(semconv.OUTCOME, run.outcome)
     if run.first_denial is not None:
         span.set_attribute(semconv.REASON, run.first_denial.reason)

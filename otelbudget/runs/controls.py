@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from otelbudget import ledger, semconv
-from otelbudget.amounts import COST, NANOS, RESOURCES, UNLIMITED, count, nanoseconds, nanousd
+from otelbudget.amounts import COST, NANOS, RESOURCES, STEPS, UNLIMITED, count, nanoseconds, nanousd
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def extend(
     if not wanted:
         raise TypeError(f"extend() needs what to extend, one of {', '.join(_KNOWN)}")
     changes: list[tuple[str, float, float]] = []
+    dealt: list[object] = []  # let go of after the lock
     with run.engine.lock:
         for resource in wanted:
             if (run.max_ns is None) if resource == "seconds" else _index(resource) not in run.account.limited:
@@ -37,6 +38,7 @@ def extend(
         for resource, amount in wanted.items():
             setting = to is not None and resource in to
             changes.append((resource, *_change(run, resource, amount, setting=setting)))
+            dealt.append(run.forget(resource))
         run.refresh()
     for resource, old, new in changes:
         _say(run, semconv.EVENT_EXTEND, actor, reason, {semconv.RESOURCE: resource, semconv.OLD: old, semconv.NEW: new})
@@ -63,23 +65,17 @@ def _change(run: BudgetRun, resource: str, amount: int, *, setting: bool) -> tup
     if resource == "seconds":
         old = run.max_ns or 0
         run.max_ns = amount if setting else old + amount
-        _forget(run, resource)
         return old / NANOS, run.max_ns / NANOS
     i, account = _index(resource), run.account
     old = account.full[i]
     new = amount if setting else min(old + amount, UNLIMITED - 1)
-    set_aside = old - account.limits[i]
+    set_aside = run.budget.limits[i] - run.budget.ordinary_limits[i]
     full, limits = list(account.full), list(account.limits)
     full[i], limits[i] = new, max(0, new - set_aside)
     ledger.relimit(account, limits, full)
     run.latched &= ~(1 << i)
-    _forget(run, resource)
     unit = NANOS if i == COST else 1
     return old / unit, new / unit
-
-
-def _forget(run: BudgetRun, resource: str) -> None:
-    run.pending = {key: error for key, error in (run.pending or {}).items() if key[0] != resource} or None
 
 
 def freeze(run: BudgetRun, actor: str | None, reason: str | None) -> None:
@@ -101,20 +97,26 @@ def unfreeze(run: BudgetRun, actor: str | None, reason: str | None) -> None:
 def reset(run: BudgetRun, actor: str | None, reason: str | None) -> None:
     """Nothing used, nothing refused, the clock at zero; holds stay, thresholds are armed anew."""
     with run.engine.lock:
-        old = run.account.used[0]
+        old = list(run.account.used)
         run.account.used[:] = [0] * len(RESOURCES)
         run.account.below = None
         ledger.rearm(run.account)
         run.started_ns = run.engine.clock_ns()
         run.latched = 0
-        run.unpriced = run.pending = run.first_denial = None
+        run.unpriced = run.first_denial = run.ran_out = None
+        dealt = run.forget()
         run.denials = 0
         run.seen = frozenset()
         run.wrapped_up = False
-        run.outcome = "completed"
+        if not run.closed:
+            run.outcome = "completed"
         run.refresh()
-    change = {semconv.RESOURCE: "steps", semconv.OLD: float(old), semconv.NEW: 0.0}
-    _say(run, semconv.EVENT_RESET, actor, reason, change)
+    del dealt
+    for i in range(len(RESOURCES)):
+        if old[i] or i == STEPS:
+            was = old[i] / NANOS if i == COST else float(old[i])
+            change = {semconv.RESOURCE: RESOURCES[i], semconv.OLD: was, semconv.NEW: 0.0}
+            _say(run, semconv.EVENT_RESET, actor, reason, change)
 
 
 def _say(run: BudgetRun, event: str, actor: str | None, reason: str | None, change: dict[str, Any]) -> None:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-import threading
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from otelbudget import semconv
 from otelbudget.amounts import NANOS, RESOURCES
-from otelbudget.runs import closing
+from otelbudget.runs import asking, closing
 from otelbudget.runs.admission import Ask, Verdict, attempt
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from otelbudget.decision import Decision, Denial
     from otelbudget.errors import BudgetExceeded
     from otelbudget.runs.run import BudgetRun
@@ -25,19 +20,17 @@ if TYPE_CHECKING:
 
 __all__ = ["adecide", "decide", "observe", "refuse"]
 
-#: Reasons that more budget can lift, so `on_exhausted` is asked.
-_LIFTABLE: Final = ("limit", "deadline")
-#: How often a coroutine looks whether another caller's `on_exhausted` has answered.
-_POLL_S: Final = 0.005
+#: Reasons that say nothing about how a run's budget was used: a run that only met these has not exhausted it.
+PASSING: Final = ("busy", "frozen", "closed", "store_unavailable")
+#: Reasons that a caller who does not listen meets again and again: events a few times per run, then counted.
+REPEATING: Final = ("latched", "closed")
 
 
 def decide(run: BudgetRun, ask: Ask) -> Decision:
     """Judge *ask*; raises BudgetExceeded if it stays refused."""
     verdict = _timed(run, ask)
     if not verdict.decision.allowed:
-        handler = _handler(run, verdict)
-        if handler is not None:
-            verdict = _handled(run, ask, verdict, handler)
+        verdict = asking.asked(run, ask, verdict, refuse)
         if not verdict.decision.allowed:
             raise refuse(run, ask, verdict)
     return _admitted(run, ask, verdict)
@@ -47,9 +40,7 @@ async def adecide(run: BudgetRun, ask: Ask) -> Decision:
     """`decide` for coroutines: awaits an async `on_exhausted`."""
     verdict = _timed(run, ask)
     if not verdict.decision.allowed:
-        handler = _handler(run, verdict)
-        if handler is not None:
-            verdict = await _ahandled(run, ask, verdict, handler)
+        verdict = await asking.aasked(run, ask, verdict, refuse)
         if not verdict.decision.allowed:
             raise refuse(run, ask, verdict)
     return _admitted(run, ask, verdict)
@@ -75,9 +66,13 @@ def observe(run: RunState, operation: str, began_ns: int, site: Site) -> None:
 
 def _admitted(run: BudgetRun, ask: Ask, verdict: Verdict) -> Decision:
     decision = verdict.decision
-    if ask.site.span is not None:
-        run.say(ask.site, events.check_event, "warn" if decision.warned else "allow", verdict.left)
-        _mark(run, ask, "warn" if decision.warned else "allow")
+    if ask.site.span is not None and ask.held is None:  # a change of an open hold is not another check
+        if decision.denial is None:
+            run.say(ask.site, events.check_event, "allow", verdict.left)
+            _mark(run, ask, "allow")
+        else:
+            run.say(ask.site, events.check_warned, decision.denial)
+            _mark(run, ask, "warn", decision.denial.reason)
     for crossing in verdict.crossed:
         events.threshold_event((run.ancestor_of(crossing.account) or run).site, crossing)
     return decision
@@ -88,100 +83,10 @@ def _mark(run: BudgetRun, ask: Ask, decision: str, reason: str | None = None) ->
     span = ask.site.span
     if span is None or ask.site is run.site or not span.is_recording():
         return
-    span.set_attribute(semconv.RUN_ID, run.run_id)
-    span.set_attribute(semconv.TENANT, run.tenant)
+    run.mark(span)
     span.set_attribute(semconv.DECISION, decision)
     if reason is not None:
         span.set_attribute(semconv.REASON, reason)
-
-
-# --- on_exhausted
-
-
-class _Gate:
-    """Lets one caller at a time ask a run's `on_exhausted`; who asks from inside it is not let in again."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.inside: object = None
-
-
-def _gate(run: BudgetRun) -> _Gate:
-    if run.gate is None:
-        with run.engine.lock:
-            if run.gate is None:
-                run.gate = _Gate()
-    gate: _Gate = run.gate
-    return gate
-
-
-def _me() -> object:
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = None
-    return task or threading.get_ident()
-
-
-def _handler(run: BudgetRun, verdict: Verdict) -> tuple[Callable[..., Any], BudgetRun] | None:
-    denial = verdict.decision.denial
-    payer = verdict.blocker or run
-    callback = payer.budget.on_exhausted
-    if denial is None or denial.reason not in _LIFTABLE or not callable(callback) or _gate(payer).inside == _me():
-        return None
-    return callback, payer
-
-
-def _handled(run: BudgetRun, ask: Ask, verdict: Verdict, handler: tuple[Callable[..., Any], BudgetRun]) -> Verdict:
-    callback, payer = handler
-    gate = _gate(payer)
-    with gate.lock:
-        verdict = attempt(run, ask)  # while we waited, another caller's answer may have made room
-        if verdict.decision.allowed:
-            return verdict
-        gate.inside = _me()
-        try:
-            answer = callback(verdict.decision.denial, payer)
-        except BaseException:
-            refuse(run, ask, verdict)
-            raise
-        finally:
-            gate.inside = None
-        if inspect.isawaitable(answer):
-            if inspect.iscoroutine(answer):
-                answer.close()
-            raise TypeError("on_exhausted is async, but this call is not: use the async client, or areserve/acheck")
-        return attempt(run, ask) if answer else verdict
-
-
-async def _ahandled(
-    run: BudgetRun, ask: Ask, verdict: Verdict, handler: tuple[Callable[..., Any], BudgetRun]
-) -> Verdict:
-    callback, payer = handler
-    gate = _gate(payer)
-    while not gate.lock.acquire(blocking=False):
-        await asyncio.sleep(_POLL_S)
-    try:
-        verdict = attempt(run, ask)
-        if verdict.decision.allowed:
-            return verdict
-        gate.inside = _me()
-        try:
-            answer = callback(verdict.decision.denial, payer)
-            if inspect.isawaitable(answer):
-                answer = await _awaited(answer)
-        except BaseException:
-            refuse(run, ask, verdict)
-            raise
-        finally:
-            gate.inside = None
-        return attempt(run, ask) if answer else verdict
-    finally:
-        gate.lock.release()
-
-
-async def _awaited(answer: Awaitable[Any]) -> Any:
-    return await answer
 
 
 # --- the refusal itself
@@ -191,17 +96,18 @@ def refuse(run: BudgetRun, ask: Ask, verdict: Verdict) -> BudgetExceeded:
     """Book a denial that stands, say it, and give the exception to raise."""
     denial = verdict.decision.denial
     assert denial is not None
-    error = denial.error(run.receipt())
+    error = denial.error()
     first, loud = _book(run, ask, denial, verdict.blocker, error)
+    error.receipt = run.receipt()
     site = ask.site
     if site.span is not None:
         if loud:
-            run.say(site, events.check_denied, denial, always=first)
+            run.say(site, events.check_denied, denial, always=first or denial.reason in REPEATING)
         else:
             run.suppress(site)
         _mark(run, ask, "deny", denial.reason)
     if first and run.site.span is not None and run.site.span.is_recording():
-        run.site.span.set_attribute(f"{semconv.DENIED_PREFIX}{denial.resource or 'call'}", denial.reason)
+        run.site.span.set_attribute(f"{semconv.DENIED_PREFIX}{denial.resource or 'call'}.{denial.reason}", True)
     if run.kind == "implicit":
         closing.write_totals(run)
     return error
@@ -217,18 +123,24 @@ def _book(
         if denial.reason == "limit" and blocker is not None and blocker.budget.latch and denial.resource in RESOURCES:
             blocker.latched |= 1 << RESOURCES.index(denial.resource)
         for payer in {run, blocker or run}:
+            if denial.reason in ("limit", "deadline"):
+                payer.ran_out = payer.ran_out or denial.resource
             payer.pending = {**(payer.pending or {})}
-            payer.pending.setdefault(key, error)
+            # The exception keeps frames alive, and so whatever they hold: only for who will raise it again.
+            payer.pending.setdefault(key, (error if payer.reraise else None, blocker or run))
             payer.refresh()
         first = key not in run.seen
         run.seen |= {key}
-        run.outcome = "exhausted"
-        if run.first_denial is None:
+        passing = denial.reason in PASSING
+        if run.first_denial is None or (not passing and run.first_denial.reason in PASSING):
             run.first_denial = denial
+        if not passing and not run.closed:
+            run.outcome = "exhausted"
         run.denials += 1
         cell = run.cell if denial.budget == run.account.name else engine.meters.budget(run.tenant, denial.budget)
         cell.count(ask.operation, "deny", denial.reason)
-        loud = denial.reason != "latched" or run.events_left > 0
-        if denial.reason == "latched":
+        repeats = denial.reason in REPEATING
+        loud = first or not repeats or run.events_left > 0
+        if repeats:
             run.events_left -= 1
     return first, loud

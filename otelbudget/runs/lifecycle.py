@@ -7,14 +7,17 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from opentelemetry import trace
-from opentelemetry.context import attach, detach
+from opentelemetry.context import attach, detach, get_current
+from opentelemetry.trace import Status, StatusCode
 
-from otelbudget import scope
+from otelbudget import scope, semconv
+from otelbudget.amounts import NOTHING
 from otelbudget.decision import Decision, Denial
 from otelbudget.errors import BudgetExceeded, is_budget_exceeded
 from otelbudget.runs import closing, decorating, denying
 from otelbudget.runs.admission import Ask, Verdict
-from otelbudget.telemetry.events import site_of
+from otelbudget.telemetry import events
+from otelbudget.telemetry.events import site_of, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +45,7 @@ class RunScope:
         engine: Whose run.
         budget: A configured budget's name, a RunBudget, or None for the default.
         tenant, user: Whose it is; inside another run None means the same as there.
-        parent: The run it is part of; None takes the current explicit or implicit one.
+        parent: The run it is part of; None takes the explicit run of this context, else that of the agent's span.
         mode: ``shared`` charges the run around it too, ``detached`` does not.
         reraise: Raise a pending denial when the block is left.
     """
@@ -85,24 +88,24 @@ class RunScope:
         from otelbudget.runs.run import BudgetRun
 
         engine, options = self._engine, self._options
-        parent = options["parent"] or scope.current_run()
         tenant, user = options["tenant"], options["user"]
-        if options["mode"] == "detached":
-            parent = None
-        elif parent is not None and parent.engine is engine:
-            for name, wanted, given in (("tenant", tenant, parent.tenant), ("user", user, parent.user)):
-                if wanted is not None and wanted != given:
-                    raise ValueError(
-                        f"a run inside a run of {name} {given!r} is part of it and can't be {name} {wanted!r}'s:"
-                        f" pass mode='detached' for an independent run"
-                    )
-            tenant, user = parent.tenant, parent.user
+        parent = None if options["mode"] == "detached" else options["parent"] or self._around()
+        if parent is not None:
+            if parent.kind == "explicit":
+                _check_owner(parent, tenant, user)
+            tenant, user = tenant or parent.tenant, user or parent.user
             _check_depth(parent)
-        else:
-            parent = None
         return BudgetRun(
             engine, self._budget, tenant=tenant or engine.tenant, user=user, parent=parent, reraise=self._reraise
         )
+
+    def _around(self) -> BudgetRun | None:
+        """The run that this one is part of: an explicit one or an agent's, not that of a whole request or job."""
+        context = get_current()
+        run = scope.run_in(context)
+        if run is None and self._engine.live_spans is not None:
+            run = self._engine.live_spans.agent_run_of(context)
+        return run if run is not None and run.engine is self._engine else None
 
     def __enter__(self) -> BudgetRun:
         if self._run is not None:
@@ -140,21 +143,34 @@ def leave(run: BudgetRun, error: BaseException | None) -> None:
     No exception: the first pending denial. BudgetExceeded, or what steers the program: nothing, it goes on unchanged.
     Another exception that a denial caused: BudgetExceeded from it. Any other: a note is added.
     """
-    pending = next(iter((run.pending or {}).values()), None) if run.reraise else None
+    pending = run.first_pending() if run.reraise else None
     exceeded = isinstance(error, BudgetExceeded)
-    caused = error is not None and not exceeded and not isinstance(error, _STEERING) and is_budget_exceeded(error)
-    outcome = "exhausted" if run.denials or exceeded or caused else "completed" if error is None else "error"
-    closing.close(run, outcome)
-    if exceeded or isinstance(error, _STEERING):
+    steering = isinstance(error, _STEERING) or (
+        isinstance(error, BaseExceptionGroup) and not isinstance(error, Exception)  # such a one is in there
+    )
+    caused = error is not None and not exceeded and not steering and is_budget_exceeded(error)
+    exhausted = run.outcome == "exhausted" or exceeded or caused
+    _describe_end(run, error or pending)
+    closing.close(run, "exhausted" if exhausted else "completed" if error is None else "error")
+    if exceeded or steering:
         return
     if error is None:
         if pending is not None:
             raise pending
     elif caused:
         if run.reraise:
-            raise (pending or _found_in(error)) from error
+            raise _found_in(error) from error
     elif pending is not None:
         error.add_note(f"In this run a call was refused before: {pending}")
+
+
+def _describe_end(run: BudgetRun, error: BaseException | None) -> None:
+    """Status ERROR and its type on the run's span, if it is left by an error; steering the program is none."""
+    span = run.span
+    if span is None or not isinstance(error, Exception) or not span.is_recording():
+        return
+    span.set_attribute(semconv.ERROR_TYPE, type_name(error))
+    span.set_status(Status(StatusCode.ERROR, str(error) if isinstance(error, BudgetExceeded) else type_name(error)))
 
 
 def _found_in(error: BaseException) -> BudgetExceeded:
@@ -169,6 +185,15 @@ def _causes(error: BaseException) -> list[BaseException]:
         nested = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
         found.extend(x for x in (one.__cause__, one.__context__, *nested) if x is not None and x not in found)
     return found
+
+
+def _check_owner(parent: BudgetRun, tenant: str | None, user: str | None) -> None:
+    for name, wanted, given in (("tenant", tenant, parent.tenant), ("user", user, parent.user)):
+        if wanted is not None and wanted != given:
+            raise ValueError(
+                f"a run inside a run of {name} {given!r} is part of it and can't be {name} {wanted!r}'s:"
+                f" pass mode='detached' for an independent run"
+            )
 
 
 def _check_depth(parent: BudgetRun) -> None:
@@ -187,6 +212,11 @@ def _check_depth(parent: BudgetRun) -> None:
                 tenant=parent.tenant,
                 run_id=parent.run_id,
             )
+            if not parent.engine.enforce or one.account.warn:
+                with parent.engine.lock:
+                    parent.cell.count("check", "warn", denial.reason)
+                parent.say(parent.site, events.check_warned, denial)
+                continue
             raise denying.refuse(
-                parent, Ask((0,), "check", site=parent.site), Verdict(Decision(False, denial=denial), one)
+                parent, Ask(NOTHING, "check", site=parent.site), Verdict(Decision(False, denial=denial), one)
             )

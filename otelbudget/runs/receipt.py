@@ -25,6 +25,7 @@ class Receipt:
         reason, resource, message: Of the first denial; None if there was none.
         used: ``{resource: amount}``, money as Decimal USD, ``seconds`` as float.
         limits, remaining: The same keys; None means unlimited.
+        overage: By how much a limit was exceeded, ``{resource: amount}``, only those that were.
         denials: How many requests were refused.
     """
 
@@ -38,13 +39,14 @@ class Receipt:
     used: Mapping[str, Any]
     limits: Mapping[str, Any]
     remaining: Mapping[str, Any]
+    overage: Mapping[str, Any]
     denials: int
     message: str | None
 
     def as_dict(self) -> dict[str, Any]:
         """The receipt as JSON-friendly values; money becomes a string with all its digits."""
         plain = asdict(self)
-        for part in ("used", "limits", "remaining"):
+        for part in ("used", "limits", "remaining", "overage"):
             plain[part] = {k: str(v) if isinstance(v, Decimal) else v for k, v in getattr(self, part).items()}
         return plain
 
@@ -52,7 +54,9 @@ class Receipt:
         why = f" ({self.reason}: {self.resource})" if self.resource else f" ({self.reason})" if self.reason else ""
         head = f"{self.budget or 'run'} [{self.tenant}] {self.outcome}{why}"
         rows = [
-            f"  {resource}: {_text(resource, used)}" + (f" of {_text(resource, limit)}" if limit is not None else "")
+            f"  {resource}: {_text(resource, used)}"
+            + (f" of {_text(resource, limit)}" if limit is not None else "")
+            + (f" ({_text(resource, self.overage[resource])} over)" if resource in self.overage else "")
             for resource, used in self.used.items()
             for limit in (self.limits.get(resource),)
             if used or limit is not None
@@ -73,6 +77,7 @@ def receipt_of(run: RunState) -> Receipt:
     account, first = run.account, run.first_denial
     with run.engine.lock:
         amounts = [(name, account.used[i], account.full[i], account.remaining(i)) for i, name in enumerate(RESOURCES)]
+        over = {name: shown(i, account.overage(i)) for i, name in enumerate(RESOURCES) if account.overage(i)}
     now_ns = min(run.ended_ns, run.engine.clock_ns())
     elapsed, max_ns = run.elapsed_ns(now_ns), run.max_ns
     used = {name: shown(i, amounts[i][1]) for i, name in enumerate(RESOURCES)}
@@ -84,12 +89,13 @@ def receipt_of(run: RunState) -> Receipt:
         budget=account.name,
         tenant=run.tenant,
         user=run.user,
-        outcome=run.outcome if run.closed or run.denials else "active",
+        outcome=run.outcome if run.closed or run.outcome == "exhausted" else "active",
         reason=first.reason if first else None,
         resource=first.resource if first else None,
         used=used | {"seconds": elapsed / NANOS},
         limits=limits | {"seconds": None if max_ns is None else max_ns / NANOS},
         remaining=remaining | {"seconds": None if max_ns is None else max(0, max_ns - elapsed) / NANOS},
+        overage=over | ({"seconds": (elapsed - max_ns) / NANOS} if max_ns is not None and elapsed > max_ns else {}),
         denials=run.denials,
         message=first.message if first else None,
     )

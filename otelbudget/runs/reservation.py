@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from otelbudget.runs.run import BudgetRun
-    from otelbudget.telemetry.events import Site
 
-__all__ = ["AsyncReserve", "Reservation", "estimate_of", "grow", "input_part", "reserve"]
+__all__ = ["AsyncReserve", "Reservation", "estimate_of", "input_part", "reserve"]
 
 OnUnknown = Literal["input", "full", "open"]
 
@@ -37,13 +36,12 @@ class Reservation:
             it to expire.
     """
 
-    __slots__ = ("__weakref__", "_hold", "_payload", "on_unknown", "run")
+    __slots__ = ("__weakref__", "_hold", "on_unknown", "run")
 
     def __init__(self, run: BudgetRun, hold: Hold, on_unknown: OnUnknown) -> None:
         self.run = run
         self.on_unknown: OnUnknown = on_unknown
         self._hold = hold
-        self._payload: Usage | None = None
 
     @property
     def settled(self) -> bool:
@@ -65,19 +63,15 @@ class Reservation:
         """
         if usage is not None and not isinstance(usage, Usage):
             raise TypeError(f"commit() takes a Usage, got {usage!r}")
-        if self._hold.state == "committed":
-            if usage != self._payload:
-                raise IdempotencyError("this reservation was committed before with another usage; it was charged once")
-            return
-        self._payload = usage
-        accounting.settle(self.run, self._hold, usage, self.run.site_here())
+        if not accounting.settle(self.run, self._hold, usage, self.run.site_here()) and usage != self._hold.paid:
+            raise IdempotencyError("this reservation was committed before with another usage; it was charged once")
 
     def release(self) -> bool:
         """Give everything back, charging nothing; False if it was already settled, and then nothing changes."""
         if not accounting.give_back(self.run, self._hold):
             return False
         attributes = {semconv.RESOURCE: ",".join(r for r, a in zip(RESOURCES, self._hold.amounts, strict=True) if a)}
-        events.change_event(self.run.site_here(), semconv.EVENT_RELEASE, attributes)
+        self.run.say(self.run.site_here(), events.release_event, attributes)
         return True
 
     def extend(self, **delta: Any) -> None:
@@ -87,9 +81,9 @@ class Reservation:
             BudgetExceeded: It does not fit; the hold is unchanged.
             ValueError: The reservation was settled before.
         """
-        if self.settled:
+        more = amounts_from({"steps": 0, **delta}, NOTHING)
+        if denying.decide(self.run, self._asking(more)) is admission.GONE:
             raise ValueError("this reservation is settled, it can't hold more")
-        grow(self.run, self._hold, amounts_from({"steps": 0, **delta}, NOTHING), self.run.site_here())
 
     async def acommit(self, usage: Usage | None = None) -> None:
         """`commit` for coroutines."""
@@ -101,7 +95,12 @@ class Reservation:
 
     async def aextend(self, **delta: Any) -> None:
         """`extend` for coroutines."""
-        self.extend(**delta)
+        more = amounts_from({"steps": 0, **delta}, NOTHING)
+        if await denying.adecide(self.run, self._asking(more)) is admission.GONE:
+            raise ValueError("this reservation is settled, it can't hold more")
+
+    def _asking(self, more: Amounts) -> admission.Ask:
+        return admission.Ask(more, "reserve", site=self.run.site_here(), held=self._hold)
 
     def __enter__(self) -> Reservation:
         return self
@@ -124,8 +123,7 @@ class Reservation:
         self.__exit__(kind, error, tb)
 
     def _charge_estimate(self, amounts: Amounts) -> None:
-        self._payload = estimate_of(amounts)
-        accounting.settle(self.run, self._hold, self._payload, self.run.site_here())
+        accounting.settle(self.run, self._hold, estimate_of(amounts), self.run.site_here())
 
     def _warn_forgotten(self) -> None:
         frame: Any = sys._getframe(2)
@@ -185,14 +183,6 @@ class AsyncReserve:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: Any) -> None:
         if self._made is not None:
             self._made.__exit__(kind, error, tb)
-
-
-def grow(run: BudgetRun, held: Hold, delta: Amounts, site: Site) -> None:
-    """Make an open hold larger by *delta* under the admission rule; raises BudgetExceeded, the hold unchanged."""
-    ask = admission.Ask(delta, "reserve", site=site)
-    refused = admission.attempt_growth(run, ask, held)
-    if refused is not None:
-        raise denying.refuse(run, ask, refused)
 
 
 def input_part(amounts: Amounts) -> Amounts:

@@ -12,6 +12,7 @@ from otelbudget.amounts import (
     COST,
     INPUT,
     NANOS,
+    NOTHING,
     RESOURCES,
     STEPS,
     TOKENS,
@@ -157,11 +158,10 @@ class BudgetRun(RunState):
 
     def _ask(self, operation: str, given: dict[str, Any]) -> admission.Ask:
         seconds = given.pop("seconds", None)
-        ask = admission.Ask(
-            amounts_from(given, admission.one_call(self)), operation, site=self.site_here(), permit=wrapping.permit()
-        )
-        if seconds is not None:
-            ask.seconds_ns = nanoseconds("seconds", seconds)
+        bare = NOTHING if seconds is not None else admission.one_call(self)
+        asked = amounts_from(given, bare)
+        ask = admission.Ask(asked, operation, site=self.site_here(), permit=wrapping.permit())
+        ask.seconds_ns = 0 if seconds is None else nanoseconds("seconds", seconds)
         return ask
 
     # --- spending
@@ -230,8 +230,8 @@ class BudgetRun(RunState):
     def acknowledge(self) -> None:
         """Say that the denials so far have been dealt with: leaving the run does not raise them again."""
         with self.lock:
-            self.pending = None
-            self.refresh()
+            dealt = self.forget()
+        del dealt
 
     def extend(self, *, to: Any = None, actor: str | None = None, reason: str | None = None, **delta: Any) -> None:
         """Raise this run's own limits by *delta*, or set them: ``run.extend(to={"steps": 4})``. Clears their latch."""

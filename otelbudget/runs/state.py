@@ -9,7 +9,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context, get_current
 
 from otelbudget import ledger, semconv
-from otelbudget.amounts import COST, UNLIMITED
+from otelbudget.amounts import COST, NANOS, UNLIMITED
 from otelbudget.telemetry.events import NOWHERE, Site, site_of
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ __all__ = ["Kind", "RunState"]
 Kind = Literal["explicit", "implicit", "ambient"]
 
 
+Pending = dict["tuple[str | None, str]", "tuple[BudgetExceeded | None, RunState]"]
+
 _NOWHERE_SEEN: tuple[object, Site] = (None, NOWHERE)
 _NOTHING_SEEN: frozenset[tuple[str | None, str]] = frozenset()
 
@@ -43,10 +45,13 @@ class RunState:
         latched: A bit per resource that has refused.
         frozen: Why it is frozen, or None.
         unpriced: A model that was charged without a price (empty if unknown), or None.
-        pending: Raised denials that nobody has dealt with, by (resource, reason), oldest first.
+        ran_out: The resource of the first `limit` or `deadline` denial that this run's budget or request met, or None.
+        pending: Raised denials that nobody has dealt with, by (resource, reason), oldest first: the exception (None if
+            it is not to be raised again), and the run whose budget refused.
+        open_holds: Calls in flight, of this run and of those inside it.
         here: The last context looked at, and the site found for it.
         seen: The (resource, reason) pairs that have been an event.
-        events_left: How many ``latched`` denials still become events.
+        events_left: How many ``latched`` and ``closed`` denials still become events.
     """
 
     # fmt: off
@@ -54,7 +59,7 @@ class RunState:
         "__weakref__", "account", "accounts", "budget", "cell", "clock_ns", "closed", "denials", "depth",
         "ended_ns", "engine", "events_left", "finished", "first_denial", "frozen", "gate", "here", "kind",
         "latched", "lock", "max_ns", "money_limited", "number", "open_holds", "outcome", "parent", "pending",
-        "plain", "reraise", "seen", "site", "span", "spend_cell", "started_ns", "tenant", "tenant_cell",
+        "plain", "ran_out", "reraise", "seen", "site", "span", "spend_cell", "started_ns", "tenant", "tenant_cell",
         "unannounced", "unpriced", "until_ns", "user", "wrapped_up",
     )
     # fmt: on
@@ -97,7 +102,8 @@ class RunState:
         self.latched: int = 0
         self.unpriced: str | None = None
         self.wrapped_up = False
-        self.pending: dict[tuple[str | None, str], BudgetExceeded] | None = None
+        self.ran_out: str | None = None
+        self.pending: Pending | None = None
         self.first_denial: Denial | None = None
         self.denials: int = 0
         self.events_left: int = 8
@@ -121,7 +127,7 @@ class RunState:
     def refresh(self) -> None:
         """Recompute what the fast path relies on, after any change of state."""
         engine = self.engine
-        self.money_limited = any(account.full[COST] < UNLIMITED for account in self.accounts)
+        self.money_limited = any(account.full[COST] < UNLIMITED and not account.warn for account in self.accounts)
         ends = [one.started_ns + one.max_ns for one in self.lineage() if one.max_ns is not None]
         self.until_ns = min(ends, default=UNLIMITED)
         self.plain = (
@@ -135,6 +141,27 @@ class RunState:
             and not self.pending
             and not self.unannounced
         )
+
+    def forget(self, resource: str | None = None, *, reasons: Sequence[str] = ()) -> object:
+        """Take pending denials as dealt with: of one resource, for some reasons, or all. Called with the lock held.
+
+        Returns:
+            What was dropped, for the caller to let go of once the lock is released: an exception keeps frames alive,
+            and what those hold (streams, generators) may settle when it goes, which needs the lock.
+        """
+        dropped, self.pending = self.pending, None
+        if dropped and (resource is not None or reasons):
+            kept = {k: v for k, v in dropped.items() if (resource is None or k[0] != resource) and k[1] not in reasons}
+            self.pending = kept or None
+        self.refresh()
+        return dropped
+
+    def first_pending(self) -> BudgetExceeded | None:
+        """The oldest denial that nobody has dealt with, here or, if a run above refused, there."""
+        for key, (error, blocker) in (self.pending or {}).items():
+            if blocker is self or key in (blocker.pending or {}):
+                return error
+        return None
 
     @property
     def run_id(self) -> str:
@@ -156,6 +183,12 @@ class RunState:
     def elapsed_ns(self, now_ns: int) -> int:
         """Nanoseconds since it began."""
         return now_ns - self.started_ns
+
+    @property
+    def deadline(self) -> float | None:
+        """When its time, or that of a run above it, is over, in seconds of `time.monotonic()`; None without a limit."""
+        ends = [one.started_ns + one.max_ns for one in self.lineage() if one.max_ns is not None]
+        return min(ends) / NANOS if ends else None
 
     def out_of_time(self) -> bool:
         """Whether its own deadline has passed."""
@@ -199,6 +232,11 @@ class RunState:
         elif not event(site, *details, **more):
             self.suppress(site)
 
+    def mark(self, span: Span) -> None:
+        """Say on the span of a call whose it is."""
+        span.set_attribute(semconv.RUN_ID, self.run_id)
+        span.set_attribute(semconv.TENANT, self.tenant)
+
     def suppress(self, site: Site) -> None:
         """Count an event that is not written, on the span and in the metrics."""
         site.suppressed += 1
@@ -215,4 +253,5 @@ class RunState:
         with self.engine.tracer.start_as_current_span(semconv.RECORD_SPAN, parent) as span:
             site = site_of(span)
             if site.span is not None:
+                self.mark(span)
                 event(site, *details, **more)

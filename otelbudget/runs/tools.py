@@ -14,10 +14,11 @@ from otelbudget.runs.admission import Ask
 if TYPE_CHECKING:
     from contextvars import Token
 
+    from otelbudget.engine import Engine
     from otelbudget.runs.run import BudgetRun
     from otelbudget.telemetry.events import Site
 
-__all__ = ["ToolCall", "ask_for"]
+__all__ = ["ToolCall", "ask_for", "enclosing", "note_model_call"]
 
 
 class ToolCall:
@@ -27,11 +28,12 @@ class ToolCall:
         run: Whose call it is.
         name, call_id: As the model asked for it; the id may be None.
         from_span: It was read off a span; else it is a block in the code.
+        around: The tool span that a block was entered in, or None.
         model_called: A model call was made inside it, so an equal tool call inside is another one.
         matched: An inner layer has been recognised as this call.
     """
 
-    __slots__ = ("_token", "call_id", "from_span", "matched", "model_called", "name", "run")
+    __slots__ = ("_token", "around", "call_id", "from_span", "matched", "model_called", "name", "run")
 
     def __init__(self, run: BudgetRun, name: str, call_id: str | None = None, *, from_span: bool = False) -> None:
         self.run = run
@@ -39,6 +41,7 @@ class ToolCall:
         self.call_id = call_id
         self.from_span = from_span
         self.model_called = self.matched = False
+        self.around: ToolCall | None = None
         self._token: Token[Context] | None = None
 
     def covers(self, name: str | None, call_id: str | None) -> bool:
@@ -51,7 +54,11 @@ class ToolCall:
 
     def _admission(self) -> Ask | None:
         """What entering asks for; None if a tool span around it has been charged for this very call."""
-        outer = enclosing(get_current(), self.run)
+        if self._token is not None:
+            raise RuntimeError("this tool call was entered before and has not ended: make a new one per call")
+        context = get_current()
+        self.around = self.run.engine.tool_call_around(context)
+        outer = enclosing(context, self.run)
         if outer is not None and outer.from_span and outer.covers(self.name, self.call_id):
             return None
         return ask_for(nested=outer is not None, site=self.run.site_here())
@@ -79,8 +86,22 @@ class ToolCall:
 
 def enclosing(context: Context, run: BudgetRun) -> ToolCall | None:
     """The tool call of *run* or of a run above it that *context* is inside of."""
-    found = scope.tool_call_in(context) or run.engine.tool_call_around(context)
+    found = innermost(context, run.engine)
     return found if found is not None and found.run in run.lineage() else None
+
+
+def innermost(context: Context, engine: Engine) -> ToolCall | None:
+    """The tool call that *context* is directly inside of: a block in the code, or a span."""
+    block: ToolCall | None = scope.tool_call_in(context)
+    span = engine.tool_call_around(context)
+    return span if block is None or (span is not None and span is not block.around) else block
+
+
+def note_model_call(context: Context, engine: Engine) -> None:
+    """Let the tool call around *context* know that a model is called inside it."""
+    tool = innermost(context, engine)
+    if tool is not None:
+        tool.model_called = True
 
 
 def ask_for(*, nested: bool, site: Site) -> Ask:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.context import get_current
 
 from otelbudget import scope
+from otelbudget.amounts import NESTED, STEPS, TOOLS
 from otelbudget.errors import BudgetError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextvars import Token
 
     from opentelemetry.context import Context
@@ -41,6 +43,14 @@ class Permit:
         """Whether a request of *run* comes under it."""
         return run is self.run
 
+    def refuses(self, run: BudgetRun, amounts: Sequence[int]) -> str | None:
+        """The resource for which it refuses a request of its run, or of one inside; None leaves that to the limits."""
+        if amounts[TOOLS] or amounts[NESTED]:
+            return "tool_calls"
+        if run is self.run and (amounts[STEPS] > 1 or (self.used and any(amounts))):
+            return self.resource or "steps"
+        return None
+
 
 def permit() -> Any:
     """The permit of the current context, or None."""
@@ -63,14 +73,13 @@ class WrapUp:
     def __enter__(self) -> Permit:
         run = self._run
         with run.engine.lock:
-            denied = [denial for denial in run.seen if denial[1] in ("limit", "deadline")]
-            if run.wrapped_up or not denied:
+            if run.wrapped_up or run.ran_out is None:
                 why = "it was used before" if run.wrapped_up else "no limit and no deadline has refused anything yet"
                 raise BudgetError(f"wrap_up() works once per run and only after a denial: {why}")
             run.wrapped_up = True
-            run.pending = None
-            run.refresh()
-        given = Permit(run, denied[0][0])
+            dealt = run.forget()
+        del dealt
+        given = Permit(run, run.ran_out)
         self._token = scope.attach_wrap_up(given)
         return given
 

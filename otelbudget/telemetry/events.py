@@ -133,7 +133,9 @@ def check_denied(site: Site, denial: Denial, *, always: bool) -> bool:
 
 
 def _left(denial: Denial) -> float:
-    return max(0.0, float(denial.limit or 0) - float(denial.used or 0) - float(denial.reserved or 0))
+    limit, used, reserved = (value or 0 for value in (denial.limit, denial.used, denial.reserved))
+    # All three are of one kind (int, Decimal or float): exact until the end where they are.
+    return max(0.0, float(limit - used - reserved))  # type: ignore[operator]
 
 
 def record_event(site: Site, charged: tuple[int, int, int], flags: Sequence[str] = ()) -> bool:

@@ -19,8 +19,11 @@ __all__ = ["ActiveRun", "LiveRun", "Snapshot", "top_runs"]
 class LiveRun(Protocol):
     """What a scrape reads of a run in progress."""
 
-    run_id: str
     tenant: str
+
+    @property
+    def run_id(self) -> str:
+        """Its id."""
 
     @property
     def account(self) -> Any:

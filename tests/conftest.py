@@ -1,0 +1,33 @@
+"""What every test of the core starts from, and leaves as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from opentelemetry.context import get_current
+from world import World
+
+from otelbudget import scope
+
+
+@pytest.fixture
+def world(make_world: Callable[..., World]) -> World:
+    return make_world()
+
+
+@pytest.fixture
+def make_world() -> Iterator[Callable[..., World]]:
+    """Makes worlds; afterwards no run, tool call or permit may be left in the context, and no engine active."""
+    before = get_current()
+    made: list[World] = []
+
+    def make(*args: object, **options: object) -> World:
+        made.append(World(*args, **options))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for one in made:
+        scope.deactivate(one.engine)
+        one.provider.shutdown()
+    assert get_current() == before

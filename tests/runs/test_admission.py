@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from world import World
+
+from otelbudget import BudgetExceeded, RunBudget, Usage
+from otelbudget.runs.run import BudgetRun
+
+
+def refused(run: BudgetRun, **asked: float) -> BudgetExceeded:
+    with pytest.raises(BudgetExceeded) as denied:
+        run.check(**asked)  # type: ignore[arg-type]
+    return denied.value
+
+
+def test_the_reasons_are_asked_in_one_order(world: World) -> None:
+    budget = RunBudget(max_steps=1, max_seconds=1, max_cost_usd=1)
+    with world.run(budget, reraise=False) as run:
+        run.record_call(5)
+        assert refused(run).reason == "unpriced"
+        run.reset()
+        run.record(Usage(1, 1, cost_usd=0))
+        assert refused(run).reason == "limit"
+        assert refused(run).reason == "latched"
+        world.advance(5)
+        assert refused(run).reason == "latched"
+        assert refused(run, tool_calls=1).reason == "deadline"
+        run.freeze()
+        assert refused(run).reason == "frozen"
+        assert refused(run, tool_calls=1).reason == "frozen"
+        run.record_call(5)
+        assert refused(run).reason == "unpriced"
+        assert refused(run, tool_calls=1).reason == "frozen"
+    assert refused(run).reason == "closed"
+
+
+def test_the_widest_account_that_its_use_alone_blocks_decides(world: World) -> None:
+    with (
+        world.run(RunBudget(max_tokens=10, name="root"), reraise=False) as root,
+        root.child(RunBudget(max_tokens=5, name="leaf"), reraise=False) as leaf,
+    ):
+        assert refused(leaf, tokens=11).budget == "root"
+        root.reset()
+        assert refused(leaf, tokens=6).budget == "leaf"
+
+
+def test_held_amounts_make_busy_and_busy_does_not_latch(world: World) -> None:
+    with world.run(RunBudget(max_steps=2), reraise=False) as run:
+        holds = [run.reserve(), run.reserve()]
+        for _ in range(3):
+            denied = refused(run)
+            assert (denied.reason, denied.reserved, denied.used) == ("busy", 2, 0)
+        assert run.state == "active"
+        holds[0].release()
+        assert run.check()
+        holds[1].release()
+
+
+def test_a_latch_sits_on_one_resource_of_the_run_that_refused(world: World) -> None:
+    with world.run(RunBudget(max_tokens=10), reraise=False) as root, root.child(reraise=False) as child:
+        assert refused(child, tokens=11).reason == "limit"
+        assert refused(child, tokens=1).reason == "latched"
+        assert refused(root, tokens=1).reason == "latched"
+        assert child.check(steps=1, tokens=0)
+        assert root.check(steps=5)
+
+
+def test_without_latch_every_request_is_judged_anew(world: World) -> None:
+    with world.run(RunBudget(max_tokens=10, latch=False), reraise=False) as run:
+        for _ in range(2):
+            assert refused(run, tokens=11).reason == "limit"
+        assert run.check(tokens=10)
+
+
+def test_a_held_call_still_commits_while_its_resource_is_latched(world: World) -> None:
+    with world.run(RunBudget(max_tokens=10), reraise=False) as run:
+        hold = run.reserve(tokens=5)
+        run.record(Usage(6, 0))
+        assert refused(run, tokens=5).reason == "limit"
+        hold.commit(Usage(5, 0))
+        assert run.usage.tokens == 11
+
+
+def test_a_commit_over_the_limit_latches_nothing_but_arithmetic_denies_the_next(world: World) -> None:
+    with world.run(RunBudget(max_tokens=10), reraise=False) as run:
+        run.reserve(tokens=5).commit(Usage(50, 0))
+        assert run.state == "active"
+        assert refused(run, tokens=1).reason == "limit"
+
+
+def test_dead_holds_are_reclaimed_by_a_check_too(world: World) -> None:
+    with world.run(RunBudget(max_steps=1)) as run:
+        run.reserve()
+        assert not run.can_proceed()
+        world.advance(65)
+        assert run.check(steps=1, tokens=1)
+
+
+def test_a_warning_account_admits_what_another_still_refuses(world: World) -> None:
+    with (
+        world.run(RunBudget(max_tokens=10), reraise=False) as root,
+        root.child(RunBudget(max_tokens=5, on_exhausted="warn"), reraise=False) as child,
+    ):
+        assert child.check(tokens=6).warned
+        assert refused(child, tokens=11).reason == "limit"
+        assert child.state == "active"
+
+
+def test_a_warning_account_warns_of_its_deadline_too(world: World) -> None:
+    with world.run(RunBudget(max_seconds=1, on_exhausted="warn")) as run:
+        assert not run.check(steps=1, tokens=1).warned
+        world.advance(2)
+        decision = run.check(steps=1, tokens=1)
+        assert decision.warned
+        assert decision.denial is not None
+        assert decision.denial.reason == "deadline"
+    assert world.counted() == {("check", "allow", ""): 1, ("check", "warn", "deadline"): 1}
+
+
+def test_a_money_limit_that_only_warns_denies_no_unpriced_call(world: World) -> None:
+    with world.run(RunBudget(max_cost_usd=1, on_exhausted="warn")) as run:
+        run.record_call(5)
+        assert run.check()
+    assert world.engine.meters.snapshot().unpriced == {"": 1}
+
+
+def test_enforce_false_refuses_nothing_and_counts_what_it_would_have(make_world: Callable[..., World]) -> None:
+    world = make_world(enforce=False)
+    budget = RunBudget(max_steps=0, max_seconds=0, max_tool_calls=0, max_depth=0, max_cost_usd=0)
+    with world.run(budget) as run:
+        assert run.check(steps=1, tokens=1).warned
+        assert run.can_proceed()
+        hold = run.reserve(tokens=5)
+        hold.extend(tokens=100)
+        hold.commit(Usage(5, 5))
+        with run.tool_call("t"), run.child():
+            pass
+        run.freeze()
+        assert run.check().warned
+        assert run.state == "frozen"
+    assert run.check().warned
+    counted = world.counted()
+    assert {key[1] for key in counted} == {"warn"}
+    assert counted[("tool", "warn", "deadline")] == 1
+    assert run.receipt().denials == 0
+
+
+def test_unpriced_spend_of_a_child_also_blinds_the_parent_whose_money_it_was(world: World) -> None:
+    with world.run(RunBudget(max_cost_usd=1), reraise=False) as root:
+        with root.child(reraise=False) as child:
+            child.record_call(5)
+        assert refused(root).reason == "unpriced"
+
+
+@pytest.mark.parametrize(
+    ("budget", "next_call", "charged"),
+    [
+        (RunBudget(max_cost_usd=1), "unpriced", "0"),
+        (RunBudget(max_cost_usd=1, on_unpriced="allow"), None, "0"),
+        (RunBudget(max_cost_usd=1, on_unpriced="estimate"), None, "0.00002"),
+        (RunBudget(max_steps=9), None, "0"),
+        (RunBudget(max_steps=9, on_unpriced="deny"), "unpriced", "0"),
+    ],
+)
+def test_each_policy_for_models_without_a_price(
+    world: World, budget: RunBudget, next_call: str | None, charged: str
+) -> None:
+    with world.run(budget, reraise=False) as run:
+        run.record(Usage(10, 5, model="mystery"))
+        assert f"{run.usage.cost_usd:f}" == charged
+        if next_call is None:
+            assert run.check()
+        else:
+            assert refused(run).reason == next_call
+    assert world.engine.meters.snapshot().unpriced == {"mystery": 1}
+    assert world.spent()[2] == run.usage.cost_nanousd

@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import Any
+
+import pytest
+from world import World
+
+from otelbudget import BudgetExceeded, RunBudget, Usage, wrap
+from otelbudget.calls import ModelRequest, abegin, begin
+from otelbudget.runs.run import BudgetRun
+
+
+def budget(callback: Any, **limits: Any) -> RunBudget:
+    return RunBudget(on_exhausted=callback, **(limits or {"max_steps": 1}))
+
+
+def refused(run: BudgetRun) -> BudgetExceeded:
+    with pytest.raises(BudgetExceeded) as denied:
+        run.check()
+    return denied.value
+
+
+def test_true_evaluates_once_more_so_an_extension_admits_the_call(world: World) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def more(denial: Any, run: BudgetRun) -> bool:
+        asked.append((denial.reason, denial.resource))
+        run.extend(steps=1, actor="ops")
+        return True
+
+    with world.run(budget(more)) as run:
+        for _ in range(3):
+            run.check()
+            run.record_call()
+    assert asked == [("limit", "steps")] * 2
+    assert world.counted() == {("check", "allow", ""): 3}
+    assert run.receipt().denials == 0
+
+
+@pytest.mark.parametrize("answer", [True, False, None, 0])
+def test_an_answer_that_makes_no_room_leaves_the_denial(world: World, answer: Any) -> None:
+    with world.run(budget(lambda *_: answer, max_steps=0), reraise=False) as run:
+        with pytest.raises(BudgetExceeded) as denied:
+            run.check()
+        assert denied.value.reason == "limit"
+        with pytest.raises(BudgetExceeded) as denied:
+            run.check()
+        assert denied.value.reason == "latched"
+
+
+def test_only_what_more_budget_can_lift_is_asked_about(world: World) -> None:
+    asked: list[str] = []
+
+    def note(denial: Any, run: BudgetRun) -> bool:
+        asked.append(denial.reason)
+        return False
+
+    with world.run(budget(note, max_steps=1, max_seconds=5), reraise=False) as run:
+        hold = run.reserve()
+        for state in ("busy", "frozen", "deadline"):
+            if state == "frozen":
+                run.freeze()
+            if state == "deadline":
+                run.unfreeze()
+                world.advance(6)
+            with pytest.raises(BudgetExceeded) as denied:
+                run.check()
+            assert denied.value.reason == state
+        hold.release()
+    with pytest.raises(BudgetExceeded):
+        run.check()
+    assert asked == ["deadline"]
+
+
+def test_an_extended_deadline_is_no_deadline(world: World) -> None:
+    def more(denial: Any, run: BudgetRun) -> bool:
+        run.extend(seconds=10)
+        return True
+
+    with world.run(budget(more, max_seconds=1)) as run:
+        world.advance(2)
+        assert run.check(steps=1, tokens=5)
+        assert run.remaining()["seconds"] == 9
+
+
+def test_what_the_callback_raises_is_raised_and_the_denial_is_pending(world: World) -> None:
+    def broken(denial: Any, run: BudgetRun) -> bool:
+        raise LookupError("who?")
+
+    with pytest.raises(BudgetExceeded), world.run(budget(broken, max_steps=0)) as run:  # noqa: PT012 - what is left at the end of the block raises
+        with pytest.raises(LookupError):
+            run.check()
+        assert run.receipt().denials == 1
+
+
+def test_a_callback_that_asks_its_own_run_is_refused_and_not_asked_again(world: World) -> None:
+    asked = 0
+
+    def checks(denial: Any, run: BudgetRun) -> bool:
+        nonlocal asked
+        asked += 1
+        with pytest.raises(BudgetExceeded):
+            run.check()
+        thread = threading.Thread(target=wrap(lambda: refused(run)))
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+        return False
+
+    with world.run(budget(checks, max_steps=0), reraise=False) as run, pytest.raises(BudgetExceeded):
+        run.check()
+    assert asked == 1
+
+
+async def test_a_callback_may_await_tasks_that_ask_its_own_run(world: World) -> None:
+    async def checks(denial: Any, run: BudgetRun) -> bool:
+        async def inner() -> str:
+            try:
+                await run.acheck()
+            except BudgetExceeded as denied:
+                return denied.reason
+            return "allowed"
+
+        reasons = await asyncio.gather(inner(), asyncio.create_task(inner()))
+        assert sorted(reasons) == ["latched", "limit"]
+        run.extend(steps=1)
+        return True
+
+    async with world.run(budget(checks, max_steps=0)) as run:
+        assert await run.acheck()
+
+
+def test_the_run_that_is_in_the_way_is_asked_and_then_the_next_one(world: World) -> None:
+    asked: list[str | None] = []
+
+    def more(denial: Any, run: BudgetRun) -> bool:
+        asked.append(run.budget.name)
+        run.extend(steps=1)
+        return True
+
+    root, leaf = (RunBudget(max_steps=0, on_exhausted=more, name=name) for name in ("root", "leaf"))
+    with world.run(root) as run, run.child(leaf) as child:
+        assert child.check()
+    assert asked == ["root", "leaf"]
+
+
+def test_one_caller_at_a_time_asks_while_the_others_wait(world: World) -> None:
+    inside, most, asked = 0, 0, 0
+    both = threading.Barrier(8)
+
+    def more(denial: Any, run: BudgetRun) -> bool:
+        nonlocal inside, most, asked
+        inside += 1
+        most = max(most, inside)
+        asked += 1
+        run.extend(steps=8)
+        inside -= 1
+        return True
+
+    with world.run(budget(more, max_steps=0)) as run:
+
+        def work() -> None:
+            both.wait()
+            run.reserve().commit()
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (most, asked, run.usage.steps) == (1, 1, 8)
+
+
+async def test_an_async_callback_is_awaited_and_other_tasks_wait_for_it(world: World) -> None:
+    asked = 0
+
+    async def more(denial: Any, run: BudgetRun) -> bool:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.01)
+        run.extend(steps=4)
+        return True
+
+    async with world.run(budget(more, max_steps=0)) as run:
+
+        async def work() -> None:
+            async with run.areserve() as hold:
+                hold.commit()
+
+        await asyncio.gather(*(work() for _ in range(4)))
+        assert (asked, run.usage.steps) == (1, 4)
+
+
+async def test_a_plain_check_beside_an_async_question_on_the_same_loop_is_refused_and_does_not_hang(
+    world: World,
+) -> None:
+    asking, answered = asyncio.Event(), asyncio.Event()
+
+    async def slow(denial: Any, run: BudgetRun) -> bool:
+        asking.set()
+        await answered.wait()
+        return False
+
+    async with world.run(budget(slow, max_steps=0), reraise=False) as run:
+        task = asyncio.create_task(run.acheck())
+        await asking.wait()
+        with pytest.raises(BudgetExceeded):
+            run.check()
+        answered.set()
+        with pytest.raises(BudgetExceeded):
+            await task
+
+
+async def test_cancelling_the_question_frees_the_way_and_holds_nothing(world: World) -> None:
+    asking = asyncio.Event()
+
+    async def slow(denial: Any, run: BudgetRun) -> bool:
+        asking.set()
+        await asyncio.sleep(60)
+        return True
+
+    async with world.run(budget(slow, max_steps=1), reraise=False) as run:
+        run.record_call()
+        task = asyncio.ensure_future(run.areserve(tokens=5)._reserve())
+        await asking.wait()
+        waiting = asyncio.create_task(run.acheck())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        task.cancel()
+        for one in (task, waiting):
+            with pytest.raises(asyncio.CancelledError):
+                await one
+        assert (run.remaining()["steps"], run.open_holds, list(run.account.reserved)) == (0, 0, [0] * 7)
+        run.extend(steps=1)
+        assert await run.acheck()
+
+
+def test_an_async_callback_cannot_answer_a_plain_call_so_the_denial_stands(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def more(denial: Any, run: BudgetRun) -> bool:
+        return True
+
+    with caplog.at_level(logging.WARNING), world.run(budget(more, max_steps=0), reraise=False) as run:
+        for _ in range(2):
+            with pytest.raises(BudgetExceeded):
+                run.check()
+    assert caplog.text.count("is async, but a call that is not async was refused") == 1
+
+
+def test_two_runs_whose_callbacks_ask_each_other_do_not_wait_for_ever(world: World) -> None:
+    runs: list[BudgetRun] = []
+    both = threading.Barrier(2)
+
+    def cross(denial: Any, run: BudgetRun) -> bool:
+        both.wait(10)
+        other = runs[1 - runs.index(run)]
+        with pytest.raises(BudgetExceeded):
+            other.check()
+        return False
+
+    runs.extend(world.run(budget(cross, max_steps=0)).open()[0] for _ in range(2))
+    threads = [threading.Thread(target=refused, args=(run,)) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+async def test_model_calls_and_growing_streams_ask_too(world: World) -> None:
+    world.activate()
+
+    def more(denial: Any, run: BudgetRun) -> bool:
+        run.extend(tokens=1000)
+        return True
+
+    request = ModelRequest(provider="p", operation="chat", model="demo", input_tokens=40, max_output_tokens=60)
+    with world.run(budget(more, max_tokens=50)) as run:
+        call = begin(request)
+        assert call is not None
+        call.grow(1500)
+        call.commit(Usage(40, 1500))
+        acall = await abegin(request)
+        assert acall is not None
+        acall.release()
+        with run.reserve(tokens=5) as hold:
+            hold.extend(tokens=5000) if run.can_proceed(tokens=5000) else None
+            hold.release()
+        assert (run.usage.tokens, run.receipt().denials) == (1540, 0)

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import contextlib
+import copy
+import gc
+import pickle
+import weakref
+from typing import Any
+
+import pytest
+from opentelemetry.trace import StatusCode
+from world import World, said
+
+from otelbudget import BudgetExceeded, RunBudget
+
+
+def denied(run: Any, **asked: Any) -> BudgetExceeded:
+    with pytest.raises(BudgetExceeded) as raised:
+        run.check(**asked)
+    return raised.value
+
+
+def test_the_exception_carries_what_where_how_much_and_the_receipt(world: World) -> None:
+    with world.run(RunBudget(max_tokens=10, name="b"), tenant="acme", reraise=False) as run:
+        run.record_call(4)
+        hold = run.reserve(tokens=3)
+        error = denied(run, tokens=7)
+        hold.release()
+    assert (error.reason, error.resource, error.budget, error.scope) == ("limit", "tokens", "b", "run")
+    assert (error.used, error.reserved, error.limit, error.requested) == (4, 3, 10, 7)
+    assert error.receipt is not None
+    assert (error.receipt.outcome, error.receipt.resource, error.receipt.denials) == ("exhausted", "tokens", 1)
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert (twin.reason, str(twin), twin.receipt.used) == (error.reason, str(error), error.receipt.used)
+
+
+def test_the_first_denial_that_says_something_about_the_budget_is_the_runs_reason(world: World) -> None:
+    with world.run(RunBudget(max_steps=1), reraise=False) as run:
+        hold = run.reserve()
+        denied(run)
+        assert (run.receipt().reason, run.receipt().outcome) == ("busy", "active")
+        hold.commit()
+        denied(run)
+        denied(run)
+        assert (run.receipt().reason, run.receipt().outcome, run.receipt().denials) == ("limit", "exhausted", 3)
+
+
+def test_denials_are_counted_by_operation_and_reason_under_the_budget_that_denied(world: World) -> None:
+    with (
+        world.run(RunBudget(max_steps=0, name="root"), reraise=False) as root,
+        root.child(RunBudget(name="leaf"), reraise=False) as leaf,
+    ):
+        denied(leaf)
+        with pytest.raises(BudgetExceeded):
+            leaf.reserve()
+    cells = {cell.budget: cell.rare for cell in world.engine.meters.snapshot().budgets}
+    assert cells["root"] == {("check", "deny", "limit"): 1, ("reserve", "deny", "latched"): 1}
+    assert cells["leaf"] == {}
+
+
+def test_the_denied_call_says_so_on_its_own_span_and_the_run_span_remembers_the_first(world: World) -> None:
+    attributes = {"gen_ai.operation.name": "execute_tool"}
+    with world.run(RunBudget(max_tool_calls=0), reraise=False) as run, pytest.raises(BudgetExceeded):
+        world.tracer.start_span("execute_tool t", attributes=attributes)
+    (run_span,) = world.spans("otelbudget.run")
+    assert (run_span.attributes or {})["otelbudget.denied.tool_calls.limit"] is True
+    assert said(run_span) == []
+    assert run_span.status.status_code is StatusCode.UNSET
+    assert run.receipt().resource == "tool_calls"
+
+
+def test_a_latch_of_an_ancestor_is_denied_for_every_child_without_an_event_flood(world: World) -> None:
+    with world.run(RunBudget(max_steps=0), reraise=False) as root:
+        reasons = []
+        for _ in range(3):
+            with root.child(reraise=False) as child:
+                reasons.append(denied(child).reason)
+        assert reasons == ["limit", "latched", "latched"]
+
+
+def test_a_run_that_never_raises_again_keeps_no_exception_and_so_no_frames(world: World) -> None:
+    class Big:
+        pass
+
+    def work() -> weakref.ref[Big]:
+        big = Big()
+        with pytest.raises(BudgetExceeded):
+            world.manager.check(steps=1)
+        return weakref.ref(big)
+
+    with world.run(RunBudget(max_steps=0), reraise=False):
+        ghost = work()
+    gc.collect()
+    assert ghost() is None
+
+
+def test_letting_go_of_a_denial_may_settle_what_its_frames_held(world: World) -> None:
+    class Stream:
+        """Settles when dropped, as abandoned streams do."""
+
+        def __init__(self, run: Any) -> None:
+            weakref.finalize(self, run.record_call, 5).atexit = False
+
+    def call(run: Any) -> None:
+        stream = Stream(run)
+        run.check(steps=5)
+        del stream
+
+    for way in ("acknowledge", "extend", "reset", "wrap_up"):
+        run, _ = world.run(RunBudget(max_steps=1)).open()
+        with contextlib.suppress(BudgetExceeded):
+            call(run)
+        before = run.usage.steps
+        if way == "wrap_up":
+            with run.wrap_up():
+                pass
+        else:
+            getattr(run, way)(**({"steps": 1} if way == "extend" else {}))
+        gc.collect()
+        assert run.usage.steps == before + 1
