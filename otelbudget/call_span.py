@@ -8,6 +8,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from otelbudget import semconv
 from otelbudget.errors import BudgetExceeded
+from otelbudget.telemetry import our_spans
 from otelbudget.telemetry.events import type_name
 
 if TYPE_CHECKING:
@@ -23,11 +24,12 @@ __all__ = ["describe", "end", "start"]
 def start(tracer: Tracer, request: ModelRequest, context: Context) -> Span:
     """A span for *request*; not made current."""
     asked = {semconv.GEN_AI_REQUEST_MODEL: request.model} if request.model else {}
-    return tracer.start_span(
+    return our_spans.start(
+        tracer,
         f"{request.operation} {request.model}" if request.model else request.operation,
         context,
-        SpanKind.CLIENT,
-        {semconv.GEN_AI_OPERATION: request.operation, semconv.GEN_AI_PROVIDER: request.provider, **asked},
+        kind=SpanKind.CLIENT,
+        attributes={semconv.GEN_AI_OPERATION: request.operation, semconv.GEN_AI_PROVIDER: request.provider, **asked},
     )
 
 
@@ -37,7 +39,7 @@ def end(span: Span, error: BaseException | None) -> None:
         name = type_name(error)
         span.set_attribute(semconv.ERROR_TYPE, name)
         span.set_status(Status(StatusCode.ERROR, str(error) if isinstance(error, BudgetExceeded) else name))
-    span.end()
+    our_spans.end(span)
 
 
 def describe(span: Span, usage: Usage) -> None:

@@ -15,7 +15,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context, get_current
 
 from otelbudget import call_span, scope, semconv
-from otelbudget.amounts import COST, INPUT, OUTPUT, Amounts, usd
+from otelbudget.amounts import CEILING, COST, INPUT, OUTPUT, Amounts, usd
 from otelbudget.errors import BudgetExceeded
 from otelbudget.ledger import Hold
 from otelbudget.model import Usage
@@ -140,6 +140,11 @@ class ModelCall:
     def ask(self) -> admission.Ask:
         """What admitting this call means, its hold included."""
         amounts, unpriced = self._wanted(self.request)
+        engine = self.run.engine
+        with engine.lock:
+            engine.meters.spend(
+                self.run.tenant, self.request.model
+            )  # born at zero, so that rate() sees the first spend
         hold = self._hold
         hold.amounts = amounts
         hold.on_expiry = self._owed(self.request)
@@ -159,10 +164,15 @@ class ModelCall:
         output = request.max_output_tokens
         if output is None:
             output = self.run.engine.config.estimates.output_tokens
+        output = min(output, CEILING - 1 - request.input_tokens)
         usage = Usage(request.input_tokens, output, model=request.model, provider=request.provider)
         cost = accounting.price(self.run, usage)
-        refuse = cost.unpriced and request.model is not None and self.run.unpriced_policy() == "deny"
-        return usage.amounts(cost.nanousd), (request.model if refuse else None)
+        # What nobody can price still needs money that is left, so that a spent budget stops it.
+        nanousd = max(cost.nanousd, 1) if cost.unpriced and self.run.money_limited else cost.nanousd
+        # A span may learn its model later; a guard sees all that will be sent.
+        known = request.model is not None or self.reporter is None
+        refuse = cost.unpriced and known and self.run.unpriced_policy() == "deny"
+        return usage.amounts(nanousd), ((request.model or "") if refuse else None)
 
     def _owed(self, request: ModelRequest) -> Amounts:
         """What is charged if nothing is ever heard of the call: one step and its input."""

@@ -46,6 +46,7 @@ class _Settled(NamedTuple):
     output_tokens: int | None
     began_ns: int
     reporter: str | None
+    told: set[str | None]
 
 
 class Engine:
@@ -62,6 +63,8 @@ class Engine:
         tracer: What run spans and the spans of guards are made with.
         live_spans: The open spans, where a span processor listens.
         guarded: Names of the client SDKs whose guard is reached.
+        overdue: Called now and then, without the lock, to settle calls that were dropped where nobody could.
+        explicit_runs: How many runs that somebody opened are open.
         lingering: Runs that ended with calls still open, with the time when their telemetry ends anyway.
     """
 
@@ -77,7 +80,7 @@ class Engine:
         self.config = config
         self.prices = config.prices
         self.store = MemoryStore() if store is None else store
-        self.lock: threading.Lock = self.store.lock
+        self.lock = self.store.lock
         self.tenant = tenant or "default"
         self.enforce = enforce
         self.clock_ns = clock_ns
@@ -94,9 +97,11 @@ class Engine:
         self.live_spans: LiveSpans | None = None
         self.guarded: set[str] = set()
         self.lingering: deque[tuple[int, BudgetRun]] = deque()
+        self.overdue: list[Callable[[], None]] = []
+        self.explicit_runs: int = 0
         self._recent: deque[_Settled] = deque(maxlen=_RECENT)
         self._ambient: BudgetRun | None = None
-        self._ambient_lock = threading.Lock()
+        self._ambient_lock = threading.RLock()
         self._ambient_user: object = None
         self._warned: set[str] = set()
 
@@ -128,8 +133,7 @@ class Engine:
 
     def outside(self) -> BudgetRun:
         """The process-wide run, for a call made outside every run; that may be a mistake worth a warning."""
-        live = () if "outside" in self._warned else list(self.meters.live)
-        if any(isinstance(run, BudgetRun) and run.kind == "explicit" for run in live):
+        if self.explicit_runs:
             self.warn_once(
                 "outside",
                 "a model call was made outside every run while runs are open in this process: its context was lost"
@@ -191,7 +195,7 @@ class Engine:
 
     def settled(self, run: BudgetRun, usage: Usage, began_ns: int, reporter: str | None) -> None:
         """Remember a charged call for a moment: another layer may report the same one at its end."""
-        charged = _Settled(run, usage.response_id, usage.input_tokens, usage.output_tokens, began_ns, reporter)
+        charged = _Settled(run, usage.response_id, usage.input_tokens, usage.output_tokens, began_ns, reporter, set())
         self._recent.append(charged)
 
     def was_settled(self, run: BudgetRun, usage: Usage, start_ns: int, end_ns: int, reporter: str | None) -> bool:
@@ -201,17 +205,27 @@ class Engine:
         reports one call twice and parallel calls of equal size are several.
         """
         for one in list(self._recent):
+            if reporter in one.told:
+                continue  # it has stood for another call of that layer
             if usage.response_id is not None and one.response_id is not None:
-                if usage.response_id == one.response_id:
-                    return True
+                if (
+                    usage.response_id == one.response_id
+                    and one.reporter != reporter
+                    and one.run.accounts[0] is run.accounts[0]
+                ):
+                    return self._claimed(one, reporter)
             elif (
-                one.run is run
+                (one.run is run or run.account in one.run.accounts)
                 and one.reporter != reporter
                 and start_ns <= one.began_ns <= end_ns
                 and (one.input_tokens, one.output_tokens) == (usage.input_tokens, usage.output_tokens)
             ):
-                return True
+                return self._claimed(one, reporter)
         return False
+
+    def _claimed(self, one: _Settled, reporter: str | None) -> bool:
+        one.told.add(reporter)
+        return True
 
     # --- what the open spans know; nothing where no span processor listens
 

@@ -91,7 +91,7 @@ class Account:
         self.limited = _limited(tuple(self.full))
         self.room = limits
         self.used: list[int] = list(_ZEROS)
-        self.reserved: Sequence[int] = _ZEROS  # becomes a list with the first hold: most runs never hold
+        self.reserved: list[int] | tuple[int, ...] = _ZEROS  # becomes a list with the first hold: most runs never hold
         self.below: list[int] | None = None
         self.warn = warn
         self.thresholds = thresholds
@@ -279,7 +279,11 @@ def _limited(limits: tuple[int, ...]) -> tuple[int, ...]:
 
 def _shift_reserved(accounts: Sequence[Account], amounts: Sequence[int], sign: int) -> None:
     for account in accounts:
-        account.reserved = [a + sign * b for a, b in zip(account.reserved, amounts, strict=True)]
+        reserved = account.reserved
+        if not isinstance(reserved, list):
+            reserved = account.reserved = list(_ZEROS)
+        for i, amount in enumerate(amounts):
+            reserved[i] += sign * amount  # in place: a change that nests here is not lost
         _make_room(account)
 
 

@@ -49,7 +49,7 @@ class LiveSpans:
         self._nodes: dict[int, Node] = {}
         self._roots: dict[int, list[Node]] = {}  # a distributed trace may have several in one process
         self._left: OrderedDict[int, BudgetRun] = OrderedDict()
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()
         self.listens = False
 
     # --- what the SDK tells
@@ -68,7 +68,7 @@ class LiveSpans:
         context = get_current() if parent_context is None else parent_context
         scope_name = None if span.instrumentation_scope is None else span.instrumentation_scope.name
         kind = spans.classify(span.name, span.attributes, scope_name)
-        node = Node(span, self._at(context), kind, scope_name)
+        node = Node(span, self._at(context), kind, scope_name, context)
         self._nodes[own.span_id] = node
         if node.parent is None:
             with self._opening:
@@ -86,15 +86,31 @@ class LiveSpans:
         node = self._nodes.get(span.get_span_context().span_id)
         if node is None:
             return
+        node.ended = True
         self._forget(node)
         if node.call is not None and not node.call.adopted and not node.call.settled and not node.lent:
             self._settle(node, node.call, span)
+        elif node.call is None and not node.ours and not node.inner:
+            self._charge_report(node, span)
         if node.run is not None:
             self._left[node.span.get_span_context().span_id] = node.run
             while len(self._left) > _ENDED:
                 self._left.popitem(last=False)
             failed = span.status.status_code is trace.StatusCode.ERROR and node.run.outcome == "completed"
             closing.close(node.run, "error" if failed else node.run.outcome)
+
+    def _charge_report(self, node: Node, span: Any) -> None:
+        """Charge a call not admitted here: its span said only later what it is, or reports one that is over."""
+        if spans.classify(span.name, span.attributes, node.scope) is not Kind.MODEL:
+            return
+        usage = spans.usage_from(span.attributes)
+        if usage is None or spans.covered_sdk(node.scope) in self._engine.guarded:
+            return
+        run = self._payer(node.context)
+        if run is not None and not self._engine.was_settled(run, usage, span.start_time, span.end_time, node.scope):
+            run.record(usage, site=run.site)
+            self._engine.settled(run, usage, span.start_time, node.scope)
+            self.note_call(node.context)
 
     def _forget(self, node: Node) -> None:
         own = node.span.get_span_context()
@@ -131,6 +147,8 @@ class LiveSpans:
         run = self._payer(context)
         if run is None:
             return
+        if spans.usage_from(attributes) is not None:
+            return  # a report after the fact: there is nothing left to refuse, its end charges it
         tools.note_model_call(context, self._engine)
         if self._borrow(node, context, run):
             return
@@ -220,6 +238,8 @@ class LiveSpans:
                 made.site = site_of(node.span)
                 closing.write_limits(made, node.span)
                 node.run = made
+                if node.ended:
+                    closing.close(made, made.outcome)
             return node.run
 
     def tool_call_around(self, context: Context) -> ToolCall | None:
@@ -250,6 +270,14 @@ class LiveSpans:
         with self._engine.lock:
             taken, node.claimed = node.claimed, True
         return None if taken else node.span
+
+    def note_call(self, context: Context) -> None:
+        """Let the spans around *context* know that a model call is made inside them."""
+        node = self._at(context, exact=True)
+        for one in () if node is None else node.upwards():
+            if one.inner:
+                return
+            one.inner = True
 
     def is_call(self, span: Span) -> bool:
         """Whether *span* is an open model or tool call."""

@@ -71,27 +71,27 @@ class RunBudget:
     max_tokens: int | None = None
     max_input_tokens: int | None = None
     max_output_tokens: int | None = None
-    max_cost_usd: Money | None = None
-    max_seconds: Money | None = None
+    max_cost_usd: Money | None = field(default=None, compare=False)
+    max_seconds: Money | None = field(default=None, compare=False)
     max_tool_calls: int | None = None
     max_nested_tool_calls: int | None = None
     max_depth: int | None = None
     name: str | None = None
     on_exhausted: OnExhausted = "raise"
-    wrap_up: Mapping[str, Money] | None = None
+    wrap_up: Mapping[str, Money] | None = field(default=None, compare=False)
     latch: bool = True
     thresholds: tuple[float, ...] = (0.8, 0.95, 1.0)
     on_unpriced: OnUnpriced | None = None
     #: Limits in internal units, `RESOURCES` order, UNLIMITED where there is none.
-    limits: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    limits: tuple[int, ...] = field(init=False, repr=False)
     #: The same less what `wrap_up` sets aside: what ordinary calls see.
-    ordinary_limits: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    ordinary_limits: tuple[int, ...] = field(init=False, repr=False)
     #: What a check without amounts asks for under these limits.
     one_call: Amounts = field(init=False, repr=False, compare=False)
     #: Wall time in nanoseconds, or None.
-    max_ns: int | None = field(init=False, repr=False, compare=False)
+    max_ns: int | None = field(init=False, repr=False)
     #: By how many nanoseconds a wrap-up call may pass the deadline.
-    wrap_up_ns: int = field(init=False, repr=False, compare=False)
+    wrap_up_ns: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         put = partial(object.__setattr__, self)

@@ -27,7 +27,7 @@ _WRAP_KEY = otel_context.create_key("otelbudget-wrap-up")
 _ASKING_KEY = otel_context.create_key("otelbudget-on-exhausted")
 
 _active: Engine | None = None
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 def active_engine() -> Engine | None:

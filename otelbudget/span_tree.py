@@ -9,6 +9,8 @@ from otelbudget.spans import Kind
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from opentelemetry.context import Context
+
     from otelbudget.calls import ModelCall
     from otelbudget.runs.run import BudgetRun
     from otelbudget.runs.tools import ToolCall
@@ -25,6 +27,9 @@ class Node:
     Attributes:
         parent: The span around it, if that is open in this process.
         within: It is an agent's, tool's or model's span or inside of one, so what is inside has to be heard of.
+        context: What it started in.
+        ended: It has ended.
+        inner: A model call was made inside it, so a usage that it reports is that call's.
         ours: otelbudget opened it.
         run: The implicit run that it carries, from the first call inside it.
         call: The model call it stands for, where it was admitted here.
@@ -37,12 +42,12 @@ class Node:
 
     # fmt: off
     __slots__ = (
-        "call", "claimed", "kind", "lent", "name", "ours", "outer", "parent", "run", "scope", "span", "tool",
-        "within",
+        "call", "claimed", "context", "ended", "inner", "kind", "lent", "name", "ours", "outer", "parent", "run",
+        "scope", "span", "tool", "within",
     )
     # fmt: on
 
-    def __init__(self, span: Any, parent: Node | None, kind: Kind | None, scope: str | None) -> None:
+    def __init__(self, span: Any, parent: Node | None, kind: Kind | None, scope: str | None, context: Context) -> None:
         self.span = span
         self.parent = parent
         self.kind = kind
@@ -53,7 +58,8 @@ class Node:
         self.run: BudgetRun | None = None
         self.call: ModelCall | None = None
         self.outer: Node | None = None
-        self.lent = self.claimed = False
+        self.context = context
+        self.lent = self.claimed = self.ended = self.inner = False
         self.tool: ToolCall | None = None
 
     def upwards(self) -> Iterator[Node]:

@@ -250,13 +250,31 @@ def test_an_unpriced_model_is_refused_before_it_is_sent_unless_nobody_limits_mon
         assert used(run)[4] == 15_000
 
 
-def test_a_call_of_unknown_model_under_a_money_limit_blinds_the_next_one(world: World) -> None:
+def test_a_call_that_names_no_model_is_unpriced_under_a_money_limit(world: World) -> None:
     nameless = ModelRequest(provider="p", operation="chat", model=None, input_tokens=5)
-    with world.run(RunBudget(max_cost_usd=1), reraise=False):
-        begun(nameless).commit(Usage(5, 5))
+    with world.run(RunBudget(max_cost_usd=1), reraise=False) as run:
         with pytest.raises(BudgetExceeded) as denied:
-            begin(CHAT)
+            begin(nameless)
         assert denied.value.reason == "unpriced"
+        begun(CHAT).commit(Usage(5, 5))
+        assert used(run)[0] == 1
+
+
+def test_an_unpriced_call_needs_money_that_is_left_even_where_it_is_allowed(world: World) -> None:
+    nameless = ModelRequest(provider="p", operation="chat", model=None, input_tokens=5)
+    with world.run(RunBudget(max_cost_usd=1, on_unpriced="allow"), reraise=False) as run:
+        begun(nameless).commit(Usage(5, 5))
+        run.record(Usage(cost_usd=1))
+        with pytest.raises(BudgetExceeded) as denied:
+            begin(nameless)
+        assert (denied.value.reason, denied.value.resource) == ("limit", "cost_usd")
+
+
+def test_a_maximum_beyond_all_numbers_is_a_limit_reached_and_no_error_of_ours(world: World) -> None:
+    huge = ModelRequest(provider="p", operation="chat", model="demo", input_tokens=5, max_output_tokens=2**70)
+    with world.run(RunBudget(max_tokens=1000), reraise=False), pytest.raises(BudgetExceeded) as denied:
+        begin(huge)
+    assert denied.value.resource == "tokens"
 
 
 def test_how_good_estimates_are_is_observed(world: World) -> None:

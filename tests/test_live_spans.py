@@ -480,3 +480,74 @@ def test_two_managers_on_one_provider_each_see_to_their_own_runs(make_world: Cal
     with other.run() as run, model(one) as span:
         answered(span, 5, 5)
     assert used(run)[:2] == [1, 10]
+
+
+# --- reports: spans that are no place to refuse a call at
+
+
+def test_a_span_that_says_only_later_that_it_is_a_model_call_is_charged_at_its_end(world: World) -> None:
+    with world.run(RunBudget(max_tokens=150), reraise=False) as run:
+        for _ in range(2):
+            with world.tracer.start_as_current_span("llm") as span:
+                for name, value in CHAT.items():
+                    span.set_attribute(name, value)
+                answered(span, 60, 40)
+        assert used(run)[:2] == [2, 200]
+        with pytest.raises(BudgetExceeded):
+            run.check(tokens=1)
+
+
+def test_a_span_around_a_charged_call_that_turns_out_to_be_that_call_is_not_charged_again(world: World) -> None:
+    with world.run() as run:
+        with world.tracer.start_as_current_span("llm") as span:
+            call = begin(GUARDED)
+            assert call is not None
+            call.commit(Usage(30, 20, model="demo"))
+            span.set_attribute("gen_ai.operation.name", "chat")
+            answered(span, 31, 20)
+        assert used(run)[:2] == [1, 50]
+
+
+def test_a_report_after_the_fact_is_charged_and_refuses_nothing(world: World) -> None:
+    with world.run(RunBudget(max_steps=1)) as run:
+        run.record_call(10)
+        with model(world, **{"gen_ai.usage.input_tokens": 5, "gen_ai.usage.output_tokens": 5}):
+            assert held(run) == [0] * 7
+        assert used(run)[:2] == [2, 20]
+
+
+def test_a_response_id_that_one_instrumentation_repeats_makes_no_call_free(world: World) -> None:
+    with world.run(RunBudget(max_steps=3), reraise=False) as run:
+        for _ in range(3):
+            with model(world) as span:
+                answered(span, 10, 10, "always the same")
+        assert used(run)[0] == 3
+        with pytest.raises(BudgetExceeded), model(world):
+            pass
+
+
+def test_one_charged_call_stands_for_one_report_of_another_layer(world: World) -> None:
+    with world.run() as run:
+        spans_ = [world.provider.get_tracer("langchain").start_span("chat", attributes=CHAT) for _ in range(3)]
+        call = begin(GUARDED)
+        assert call is not None
+        call.commit(Usage(10, 10, model="demo"))
+        for span in spans_:
+            answered(span, 10, 10)
+            span.end()
+        assert used(run)[0] == 3
+
+
+def test_a_job_that_outlives_its_request_leaves_no_run_behind(world: World) -> None:
+    with world.tracer.start_as_current_span("GET /") as root:
+        inner = world.tracer.start_span("job")
+        root_context = set_span_in_context(inner)
+    assert not root.is_recording()
+    with (
+        pytest.raises(BudgetExceeded) as denied,
+        world.provider.get_tracer("langchain").start_as_current_span("chat", context=root_context, attributes=CHAT),
+    ):
+        pass
+    assert denied.value.reason == "closed"
+    inner.end()
+    assert not [run for run in world.engine.meters.live if run.kind == "implicit"]

@@ -97,6 +97,7 @@ class SetUp:
             equipped.sampler.listener = manager
             undo.callback(setattr, equipped.sampler, "listener", None)
         undo.callback(manager.shutdown)
+        undo.callback(manager.engine.reset_ambient)  # its totals are told before everything is off
         scope.activate(manager.engine)
         undo.callback(scope.deactivate, manager.engine)
         threads.carry_context()

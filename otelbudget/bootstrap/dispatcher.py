@@ -37,15 +37,19 @@ class Dispatcher(SynchronousMultiSpanProcessor):
         Raises:
             BudgetExceeded: The call can't be paid for; the span has ended with status ERROR and is being exported.
         """
-        try:
-            super().on_start(span, parent_context)
-        finally:  # another processor's error must not open a way around the budget
+        for processor in self._span_processors:
             try:
-                self.forwarder.on_start(span, parent_context)
-            except BudgetExceeded as denied:
-                span.set_status(Status(StatusCode.ERROR, f"{type(denied).__name__}: {denied}"))
-                span.end()
+                processor.on_start(span, parent_context)
+            except BudgetExceeded:
                 raise
+            except Exception:  # noqa: BLE001 - telemetry failing never changes a decision
+                _log.exception("span processor %s failed while a span started", type(processor).__name__)
+        try:
+            self.forwarder.on_start(span, parent_context)
+        except BudgetExceeded as denied:
+            span.set_status(Status(StatusCode.ERROR, f"{type(denied).__name__}: {denied}"))
+            span.end()
+            raise
 
     def _on_ending(self, span: Span) -> None:
         for processor in self._span_processors:

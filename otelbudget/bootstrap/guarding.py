@@ -14,6 +14,7 @@ from otelbudget.bootstrap.instrumentors import CANDIDATES, Instrumented, active_
 from otelbudget.errors import ConfigError
 from otelbudget.guards import GUARDS, guard
 from otelbudget.guards.boundary import contained
+from otelbudget.guards.watch import settle_dropped
 
 if TYPE_CHECKING:
     from otelbudget.engine import Engine
@@ -59,6 +60,7 @@ class Guarding:
         Raises:
             ConfigError: An SDK is to be instrumented by name and no instrumentor for it is installed.
         """
+        self._engine.overdue.append(settle_dropped)
         for sdk in GUARDS:
             self._demand_instrumentor(sdk)
             self._hooks.append(ImportHook(sdk, partial(self._imported, sdk)))
@@ -84,6 +86,8 @@ class Guarding:
         """Take out everything that was put in."""
         for hook in self._hooks:
             hook.remove()
+        if settle_dropped in self._engine.overdue:
+            self._engine.overdue.remove(settle_dropped)
         with self._lock:
             for instrumented in self._ours.values():
                 with contained("switching an instrumentor off"):
@@ -104,6 +108,8 @@ class Guarding:
             if sdk in self._placed:  # imported anew: the guard is in classes that nobody uses any more
                 guard(sdk).uninstall()
             self._placed.add(sdk)
+            with contained("loading the price list"):
+                self._engine.prices.load()  # takes 0.4 s where it is installed, now rather than inside the first call
             guard(sdk).install()
             with contained(f"instrumenting {sdk}"):
                 self._instrument(sdk)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from otelbudget import semconv
 from otelbudget.amounts import COST, NANOS, RESOURCES, UNLIMITED
-from otelbudget.telemetry import events
+from otelbudget.telemetry import events, our_spans
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -14,16 +14,18 @@ if TYPE_CHECKING:
     from otelbudget.engine import Engine
     from otelbudget.runs.run import BudgetRun
 
-__all__ = ["close", "finish_if_idle", "tend", "write_limits", "write_totals"]
+__all__ = ["close", "finish_if_idle", "settle_overdue", "tend", "write_limits", "write_totals"]
 
 
 def close(run: BudgetRun, outcome: str) -> None:
     """Refuse new calls in *run*; finish it now, or when its last open call settles."""
     engine = run.engine
+    settle_overdue(engine)
     with engine.lock:
         if run.closed:
             return
         run.closed = True
+        engine.explicit_runs -= run.kind == "explicit"
         run.plain = False
         run.outcome = outcome
         run.ended_ns = engine.clock_ns()
@@ -35,6 +37,12 @@ def close(run: BudgetRun, outcome: str) -> None:
         _finish(run)
 
 
+def settle_overdue(engine: Engine) -> None:
+    """Settle what the garbage collector has dropped since the last time; not with the lock held."""
+    for settle in engine.overdue:
+        settle()
+
+
 def finish_if_idle(run: BudgetRun) -> None:
     """Finish those of *run* and the runs above it that are closed and whose last call has just settled."""
     for one in reversed(run.lineage()):
@@ -44,6 +52,7 @@ def finish_if_idle(run: BudgetRun) -> None:
 
 def tend(engine: Engine, *, everything: bool = False) -> None:
     """Finish the closed runs whose open calls are never heard of again; all closed ones if *everything*."""
+    settle_overdue(engine)
     if not engine.lingering:
         return
     now_ns = engine.clock_ns()
@@ -75,7 +84,7 @@ def _finish(run: BudgetRun) -> None:
         run.tenant_cell.ended(run.outcome, run.account.used, seconds, exemplar)
     if run.span is not None and run.kind == "explicit":
         write_totals(run)
-        run.span.end()
+        our_spans.end(run.span)
     run.forget_here()
 
 

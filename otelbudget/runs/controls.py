@@ -69,7 +69,8 @@ def _change(run: BudgetRun, resource: str, amount: int, *, setting: bool) -> tup
     i, account = _index(resource), run.account
     old = account.full[i]
     new = amount if setting else min(old + amount, UNLIMITED - 1)
-    set_aside = run.budget.limits[i] - run.budget.ordinary_limits[i]
+    # What was set aside for wrapping up is spent once that is done.
+    set_aside = 0 if run.wrapped_up else run.budget.limits[i] - run.budget.ordinary_limits[i]
     full, limits = list(account.full), list(account.limits)
     full[i], limits[i] = new, max(0, new - set_aside)
     ledger.relimit(account, limits, full)

@@ -16,7 +16,7 @@ from otelbudget.decision import Decision, Denial
 from otelbudget.errors import BudgetExceeded, is_budget_exceeded
 from otelbudget.runs import closing, decorating, denying
 from otelbudget.runs.admission import Ask, Verdict
-from otelbudget.telemetry import events
+from otelbudget.telemetry import events, our_spans
 from otelbudget.telemetry.events import site_of, type_name
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class RunScope:
         engine = self._engine
         closing.tend(engine)
         run = self._make()
-        span = engine.tracer.start_span(f"otelbudget.run {self._budget.name or 'custom'}")
+        span = our_spans.start(engine.tracer, f"{semconv.RUN_SPAN} {self._budget.name or 'custom'}")
         run.span = span
         run.site = site_of(span)
         closing.write_limits(run, span)
@@ -105,7 +105,7 @@ class RunScope:
         run = scope.run_in(context)
         if run is None and self._engine.live_spans is not None:
             run = self._engine.live_spans.agent_run_of(context)
-        return run if run is not None and run.engine is self._engine else None
+        return run if run is not None and run.engine is self._engine and not run.closed else None
 
     def __enter__(self) -> BudgetRun:
         if self._run is not None:

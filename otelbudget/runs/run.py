@@ -30,6 +30,7 @@ from otelbudget.model import RunBudget, Usage
 from otelbudget.runs import accounting, admission, controls, denying, lifecycle, reservation, tools, wrapping
 from otelbudget.runs.receipt import Receipt, receipt_of
 from otelbudget.runs.state import RunState
+from otelbudget.stores.memory import drop
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site
 
@@ -101,19 +102,25 @@ class BudgetRun(RunState):
         used, room = account.used, account.room
         began_ns = 0 if cell.check & 63 else perf_counter_ns()
         lock = self.lock
-        lock.acquire()
-        try:
-            if (
-                used[STEPS] + steps > room[STEPS]
-                or used[TOKENS] + tokens > room[TOKENS]
-                or used[INPUT] + tokens > room[INPUT]
-                or (self.until_ns < UNLIMITED and self.clock_ns() >= self.until_ns)
-            ):
-                return False
-            cell.check += 1
-            left = None if site.span is None else ledger.tightest(self.accounts)
-        finally:
+        try:  # acquired inside: a signal handler may raise as soon as the call returns
+            lock.acquire()
+            fits = (
+                used[STEPS] + steps <= room[STEPS]
+                and used[TOKENS] + tokens <= room[TOKENS]
+                and used[INPUT] + tokens <= room[INPUT]
+                and (self.until_ns >= UNLIMITED or self.clock_ns() < self.until_ns)
+            )
+            left = None
+            if fits:
+                cell.check += 1
+                if site.span is not None:
+                    left = ledger.tightest(self.accounts)
             lock.release()
+        except BaseException:
+            drop(lock)
+            raise
+        if not fits:
+            return False
         if began_ns:
             denying.observe(self, "check", began_ns, site)
         if site.span is None:
@@ -183,8 +190,8 @@ class BudgetRun(RunState):
         account = self.account
         used, marks = account.used, account.marks
         lock = self.lock
-        lock.acquire()
         try:  # written out like _fits, and for the same reason
+            lock.acquire()
             steps = used[STEPS] = used[STEPS] + 1
             total = used[TOKENS] = used[TOKENS] + tokens
             given = used[INPUT] = used[INPUT] + tokens
@@ -192,8 +199,10 @@ class BudgetRun(RunState):
             self.spend_cell.input += tokens
             reached = steps >= marks[STEPS] or total >= marks[TOKENS] or given >= marks[INPUT]
             crossed = ledger.crossings(account) if reached else ()
-        finally:
             lock.release()
+        except BaseException:
+            drop(lock)
+            raise
         if site.span is not None or crossed:
             accounting.announce(self, (1, tokens, tokens, 0, 0), site, crossed)
 

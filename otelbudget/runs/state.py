@@ -10,6 +10,7 @@ from opentelemetry.context import Context, get_current
 
 from otelbudget import ledger, semconv
 from otelbudget.amounts import COST, NANOS, UNLIMITED
+from otelbudget.telemetry import our_spans
 from otelbudget.telemetry.events import NOWHERE, Site, site_of
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ class RunState:
             self.tenant_cell = meters.tenant(tenant)
             self.spend_cell = meters.spend(tenant, None)
             self.tenant_cell.active += 1
+            engine.explicit_runs += kind == "explicit"
             meters.live.add(self)
         self.refresh()
 
@@ -239,9 +241,11 @@ class RunState:
 
     def suppress(self, site: Site) -> None:
         """Count an event that is not written, on the span and in the metrics."""
-        site.suppressed += 1
-        if site.span is not None and site.span.is_recording():
-            site.span.set_attribute(semconv.EVENTS_SUPPRESSED, site.suppressed)
+        span = site.span
+        if span is not None and span.is_recording():
+            # The span itself remembers, since a call's site is made anew whenever its context comes back.
+            before = (getattr(span, "attributes", None) or {}).get(semconv.EVENTS_SUPPRESSED, 0)
+            span.set_attribute(semconv.EVENTS_SUPPRESSED, before + 1)
         with self.engine.lock:
             self.engine.meters.events_suppressed += 1
 
@@ -250,8 +254,9 @@ class RunState:
             self.say(self.site, event, *details, **more)
             return
         parent = Context() if self.span is None else trace.set_span_in_context(self.span, Context())
-        with self.engine.tracer.start_as_current_span(semconv.RECORD_SPAN, parent) as span:
-            site = site_of(span)
-            if site.span is not None:
-                self.mark(span)
-                event(site, *details, **more)
+        span = our_spans.start(self.engine.tracer, semconv.RECORD_SPAN, parent)
+        site = site_of(span)
+        if site.span is not None:
+            self.mark(span)
+            event(site, *details, **more)
+        our_spans.end(span)

@@ -98,7 +98,9 @@ def innermost(context: Context, engine: Engine) -> ToolCall | None:
 
 
 def note_model_call(context: Context, engine: Engine) -> None:
-    """Let the tool call around *context* know that a model is called inside it."""
+    """Let the tool call and the spans around *context* know that a model is called inside them."""
+    if engine.live_spans is not None:
+        engine.live_spans.note_call(context)
     tool = innermost(context, engine)
     if tool is not None:
         tool.model_called = True

@@ -8,14 +8,14 @@ reclaimed: the object is the heartbeat. One that was lost (a crashed worker, a d
 from __future__ import annotations
 
 import threading
-from typing import Final
+from typing import Any, Final
 from weakref import ref
 
 from otelbudget import ledger
 from otelbudget.amounts import NANOS
 from otelbudget.ledger import Crossing, Hold
 
-__all__ = ["MemoryStore"]
+__all__ = ["MemoryStore", "drop"]
 
 TTL_S: Final = 60
 GRACE_S: Final = 5
@@ -31,7 +31,9 @@ class MemoryStore:
     name = "memory"
 
     def __init__(self, *, ttl_s: float = TTL_S) -> None:
-        self.lock = threading.Lock()
+        # Re-entrant, since the garbage collector and signal handlers run at any moment, also while it is held, and may
+        # end a generator that holds a run, or look at one.
+        self.lock = threading.RLock()
         self.ttl_ns = int((ttl_s + GRACE_S) * NANOS)
         self._open: dict[Hold, None] = {}  # in the order of expiry: every hold lives equally long
 
@@ -57,7 +59,7 @@ class MemoryStore:
             oldest = next(iter(self._open))
             if oldest.expires_ns > now_ns:
                 break
-            del self._open[oldest]
+            self._open.pop(oldest, None)
             if oldest.owner() is None:
                 expired.append((oldest, ledger.expire(oldest)))
             else:
@@ -70,3 +72,9 @@ class MemoryStore:
         if not self._open:
             return 0, 0.0
         return len(self._open), (now_ns - min(h.opened_ns for h in self._open)) / NANOS
+
+
+def drop(lock: Any) -> None:
+    """Release a store's lock if this thread holds it, after an exception that came at any moment."""
+    if lock._is_owned():  # what threading.Condition asks of a lock
+        lock.release()

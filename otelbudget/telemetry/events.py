@@ -32,15 +32,13 @@ class Site:
     Attributes:
         span: None where there is nothing to write to.
         left: Ordinary events until they are only counted.
-        suppressed: Those that were only counted.
     """
 
-    __slots__ = ("left", "span", "suppressed")
+    __slots__ = ("left", "span")
 
     def __init__(self, span: Span | None, left: int = 0) -> None:
         self.span = span
         self.left = left
-        self.suppressed = 0
 
 
 NOWHERE: Final = Site(None)

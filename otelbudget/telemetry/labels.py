@@ -48,6 +48,9 @@ class Names:
         """*name* if there is room for it, else ``other``."""
         if name in self._in_use or name == OTHER:
             return name
+        name = name.encode(errors="replace").decode()  # half a surrogate pair would spoil every scrape
+        if name in self._in_use:
+            return name
         if name not in self._reserved:
             unused = len(self._reserved - self._in_use) if self._reserved else 0
             if len(self._in_use) + unused >= self._limit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
@@ -157,7 +158,7 @@ def test_a_registry_that_has_the_metrics_already_is_an_error() -> None:
 
 
 def test_a_meter_provider_given_reports_the_same_metrics_and_stays_usable() -> None:
-    reader = InMemoryMetricReader()
+    reader = Pushed()
     provider = MeterProvider([reader], shutdown_on_exit=False)
     manager = setup(meter_provider=provider)
     manager.record_call(10)
@@ -165,11 +166,13 @@ def test_a_meter_provider_given_reports_the_same_metrics_and_stays_usable() -> N
     assert where() == "the application's meter provider"
     assert values(reader)["otelbudget_records"] == 1
     manager.record_call(10)
+    reader.pushed.clear()
     otelbudget.shutdown()
-    assert values(reader)["otelbudget_records"] == 2  # pushed by shutdown itself
+    (last,) = reader.pushed  # by shutdown itself
+    assert (last["otelbudget_records"], last["otelbudget_run_tokens"]) == (2, 20)
     assert "otelbudget_records" not in values(reader)
     provider.get_meter("app").create_counter("mine").add(1)
-    assert values(reader) == {"mine": 1}
+    assert values(reader)["mine"] == 1
     provider.shutdown()
 
 
@@ -181,10 +184,25 @@ def test_a_page_asked_for_comes_beside_a_meter_provider() -> None:
     provider.shutdown()
 
 
+class Pushed(InMemoryMetricReader):
+    """Remembers every collection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pushed: list[dict[str, float]] = []
+
+    def _receive_metrics(self, metrics_data: Any, *args: Any, **kwargs: Any) -> None:
+        self.pushed.append(sums(metrics_data))
+        super()._receive_metrics(metrics_data, *args, **kwargs)
+
+
 def values(reader: InMemoryMetricReader) -> dict[str, float]:
-    data = reader.get_metrics_data()
+    return sums(reader.get_metrics_data())
+
+
+def sums(data: Any) -> dict[str, float]:
     return {
-        metric.name: sum(getattr(point, "value", 0) for point in metric.data.data_points)
+        metric.name: sum(getattr(point, "value", getattr(point, "sum", 0)) for point in metric.data.data_points)
         for resource in ([] if data is None else data.resource_metrics)
         for scope in resource.scope_metrics
         for metric in scope.metrics

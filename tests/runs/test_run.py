@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 
@@ -351,3 +352,34 @@ def test_one_in_64_checks_is_timed(world: World) -> None:
             run.check(steps=1, tokens=1)
     (histogram,) = world.engine.meters.snapshot().check_seconds.values()
     assert sum(histogram.counts) == 3
+
+
+def test_a_look_at_a_run_while_its_lock_is_held_does_not_wait_for_itself(world: World) -> None:
+    """As the garbage collector and signal handlers do, which run at any moment on the thread that holds the lock."""
+    with world.run(RunBudget(max_steps=5)) as run, world.engine.lock:
+        assert run.remaining()["steps"] == 5
+        run.record_call(1)
+        run.reserve(steps=1).release()
+    assert run.usage.steps == 1
+
+
+def test_an_exception_at_any_moment_leaves_the_lock_free(world: World) -> None:
+    class Interrupted(BaseException):
+        pass
+
+    def free() -> bool:
+        got = world.engine.lock.acquire(blocking=False)
+        if got:
+            world.engine.lock.release()
+        return got
+
+    def interrupt() -> int:
+        raise Interrupted
+
+    with world.run(RunBudget(max_steps=10**6, max_seconds=100)) as run:
+        run.check(steps=1, tokens=1)
+        run.clock_ns = interrupt
+        with pytest.raises(Interrupted):
+            run.check(steps=1, tokens=1)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(free).result(5)
