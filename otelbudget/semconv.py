@@ -22,7 +22,6 @@ EVENT_FREEZE: Final = "otelbudget.freeze"
 EVENT_RESET: Final = "otelbudget.reset"
 EVENT_RELEASE: Final = "otelbudget.release"
 EVENT_STREAM_CUT: Final = "otelbudget.stream_cut"
-EVENT_STORE_ERROR: Final = "otelbudget.store_error"
 
 # --- our attributes, on events and spans
 RUN_ID: Final = "otelbudget.run.id"
