@@ -19,9 +19,9 @@ from otelbudget import scope, spans
 from otelbudget.calls import ModelCall, ModelRequest
 from otelbudget.runs import closing, denying, tools
 from otelbudget.runs.run import BudgetRun
-from otelbudget.span_tree import Node
+from otelbudget.span_tree import Node, SpanTree
 from otelbudget.spans import Kind
-from otelbudget.telemetry.events import site_of
+from otelbudget.telemetry.events import NOWHERE, Site, site_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,13 +41,13 @@ class LiveSpans:
     """All open spans of the providers that a manager listens to.
 
     Attributes:
+        tree: The open spans.
         listens: It has been told of a span.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._nodes: dict[int, Node] = {}
-        self._roots: dict[int, list[Node]] = {}  # a distributed trace may have several in one process
+        self.tree = SpanTree()
         self._left: OrderedDict[int, BudgetRun] = OrderedDict()
         self._opening = threading.RLock()
         self.listens = False
@@ -61,39 +61,34 @@ class LiveSpans:
             BudgetExceeded: It is a model or tool call that can't be paid for; the span has its check event.
         """
         self.listens = True
-        own = span.get_span_context()
-        known = self._nodes.get(own.span_id)
+        known = self.tree.node(span)
         if known is not None and known.span is span:
             return  # two managers, or one twice, on a provider: it has been admitted
         context = get_current() if parent_context is None else parent_context
         scope_name = None if span.instrumentation_scope is None else span.instrumentation_scope.name
         kind = spans.classify(span.name, span.attributes, scope_name)
-        node = Node(span, self._at(context), kind, scope_name, context)
-        self._nodes[own.span_id] = node
-        if node.parent is None:
-            with self._opening:
-                self._roots.setdefault(own.trace_id, []).append(node)
+        node = self.tree.add(span, kind, scope_name, context)
         if node.ours or kind is None:
             return
         try:
             self._admit(node, context)
         except BaseException:
-            self._forget(node)
+            self.tree.forget(node)
             raise
 
     def ended(self, span: Any) -> None:
         """Charge what an unguarded model span used; end the implicit run of its span."""
-        node = self._nodes.get(span.get_span_context().span_id)
+        node = self.tree.node(span)
         if node is None:
             return
         node.ended = True
-        self._forget(node)
+        self.tree.forget(node)
         if node.call is not None and not node.call.adopted and not node.call.settled and not node.lent:
             self._settle(node, node.call, span)
         elif node.call is None and not node.ours and not node.inner:
             self._charge_report(node, span)
         if node.run is not None:
-            self._left[node.span.get_span_context().span_id] = node.run
+            self._left[node.span_id] = node.run
             while len(self._left) > _ENDED:
                 self._left.popitem(last=False)
             failed = span.status.status_code is trace.StatusCode.ERROR and node.run.outcome == "completed"
@@ -111,16 +106,6 @@ class LiveSpans:
             run.record(usage, site=run.site)
             self._engine.settled(run, usage, span.start_time, node.scope)
             self.note_call(node.context)
-
-    def _forget(self, node: Node) -> None:
-        own = node.span.get_span_context()
-        self._nodes.pop(own.span_id, None)
-        if node.parent is None:
-            with self._opening:
-                others = [root for root in self._roots.get(own.trace_id, ()) if root is not node]
-                self._roots[own.trace_id] = others
-                if not others:
-                    del self._roots[own.trace_id]
 
     def _admit(self, node: Node, context: Context) -> None:
         attributes = node.span.attributes
@@ -163,6 +148,7 @@ class LiveSpans:
         call = ModelCall(run, request, site_of(node.span))
         call.reporter = node.scope
         denying.decide(run, call.ask())
+        call.site = NOWHERE  # or it would keep the span alive that is to keep it alive
         node.call = call
 
     def _borrow(self, node: Node, context: Context, run: BudgetRun) -> bool:
@@ -185,6 +171,8 @@ class LiveSpans:
 
     def _settle(self, node: Node, call: ModelCall, span: Any) -> None:
         usage = spans.usage_from(span.attributes)
+        site = Site(node.span) if node.outer is None else site_of(node.outer.span)
+        call.site = site if span.get_span_context().trace_flags.sampled else NOWHERE
         if usage is not None and self._engine.was_settled(call.run, usage, span.start_time, span.end_time, node.scope):
             call.release()  # a guard or another layer has charged this very call
         elif usage is not None:
@@ -199,14 +187,6 @@ class LiveSpans:
 
     # --- what others ask
 
-    def _at(self, context: Context, *, exact: bool = False) -> Node | None:
-        """The open span of *context*; for one that was not recorded the local root of its trace, unless *exact*."""
-        own = trace.get_current_span(context).get_span_context()
-        node = self._nodes.get(own.span_id)
-        if node is None and not exact and own.trace_id and not own.is_remote:
-            *_, node = self._roots.get(own.trace_id) or (None,)
-        return node
-
     def run_of(self, context: Context) -> BudgetRun | None:
         """The implicit run of *context*: the enclosing agent's, else the local root's; opened when first asked for.
 
@@ -214,7 +194,7 @@ class LiveSpans:
         """
         run = self._left.get(trace.get_current_span(context).get_span_context().span_id) if self._left else None
         run = run or self.agent_run_of(context)
-        node = None if run is not None else self._at(context)
+        node = None if run is not None else self.tree.at(context)
         if node is None:
             return run
         *_, root = node.upwards()
@@ -222,7 +202,7 @@ class LiveSpans:
 
     def agent_run_of(self, context: Context) -> BudgetRun | None:
         """The run of the agent's span that encloses *context*, or None."""
-        node = self._at(context)
+        node = self.tree.at(context)
         run: BudgetRun | None = None
         for agent in reversed([] if node is None else [one for one in node.upwards() if one.kind is Kind.AGENT]):
             run = self._opened(agent, run)
@@ -244,16 +224,19 @@ class LiveSpans:
 
     def tool_call_around(self, context: Context) -> ToolCall | None:
         """The tool call whose span encloses *context*, or None."""
-        node = self._at(context, exact=True)
+        node = self.tree.at(context, exact=True)
         return None if node is None else next((one.tool for one in node.upwards() if one.tool is not None), None)
 
     def reserved_around(self, context: Context, run: BudgetRun) -> ModelCall | None:
         """What an enclosing model span has reserved for this very call, if nobody has taken it over yet."""
         lender = self._lender(context, run)
-        return None if lender is None else lender.call
+        if lender is None or lender.call is None:
+            return None
+        lender.call.site = site_of(lender.span)
+        return lender.call
 
     def _lender(self, context: Context, run: BudgetRun) -> Node | None:
-        node = self._at(context, exact=True)
+        node = self.tree.at(context, exact=True)
         for one in () if node is None else node.upwards():
             call = one.call
             if call is not None and call.run is run and not (call.adopted or call.settled or one.lent):
@@ -264,8 +247,14 @@ class LiveSpans:
 
     def claim(self, context: Context) -> Span | None:
         """The model span that is current, for one guarded call; None if there is none or a call has it already."""
-        node = self._at(context, exact=True)
-        if node is None or node.kind is not Kind.MODEL or node.ours or not node.span.is_recording():
+        node = self.tree.at(context, exact=True)
+        if (
+            node is None
+            or node.kind is not Kind.MODEL
+            or node.ours
+            or node.span is None
+            or not node.span.is_recording()
+        ):
             return None
         with self._engine.lock:
             taken, node.claimed = node.claimed, True
@@ -273,7 +262,7 @@ class LiveSpans:
 
     def note_call(self, context: Context) -> None:
         """Let the spans around *context* know that a model call is made inside them."""
-        node = self._at(context, exact=True)
+        node = self.tree.at(context, exact=True)
         for one in () if node is None else node.upwards():
             if one.inner:
                 return
@@ -281,7 +270,7 @@ class LiveSpans:
 
     def is_call(self, span: Span) -> bool:
         """Whether *span* is an open model or tool call."""
-        node = self._nodes.get(span.get_span_context().span_id)
+        node = self.tree.node(span)
         return node is not None and node.kind in (Kind.MODEL, Kind.TOOL)
 
     def must_hear(self, parent_context: Context | None, name: str, attributes: Mapping[str, Any] | None) -> bool:
@@ -293,8 +282,10 @@ class LiveSpans:
         context = get_current() if parent_context is None else parent_context
         if scope.run_in(context) is not None:
             return False
-        parent = trace.get_current_span(context).get_span_context()
-        if not parent.is_valid or parent.is_remote:
+        parent = trace.get_current_span(context)
+        own = parent.get_span_context()
+        if not own.is_valid or own.is_remote:
             return True
-        node = self._nodes.get(parent.span_id)
-        return node is not None and node.within
+        node = self.tree.node(parent)
+        # Two requests of one distributed trace can only be told apart by spans that are recorded.
+        return (node is not None and node.within) or self.tree.roots(own.trace_id) > 1

@@ -1,21 +1,27 @@
-"""`Node`: one open span, as budgets see it, in the tree of those that are open in this process."""
+"""The tree of the spans that are open in this process; a `Node` is one of them, as budgets see it."""
 
 from __future__ import annotations
 
+import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
+
+from opentelemetry import trace
 
 from otelbudget.spans import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from opentelemetry.context import Context
+    from opentelemetry.trace import Span
 
     from otelbudget.calls import ModelCall
     from otelbudget.runs.run import BudgetRun
     from otelbudget.runs.tools import ToolCall
 
-__all__ = ["OURS", "Node"]
+__all__ = ["OURS", "Node", "SpanTree"]
 
 #: Instrumentation scope of the spans that otelbudget opens itself.
 OURS: Final = "otelbudget"
@@ -42,13 +48,25 @@ class Node:
 
     # fmt: off
     __slots__ = (
-        "call", "claimed", "context", "ended", "inner", "kind", "lent", "name", "ours", "outer", "parent", "run",
-        "scope", "span", "tool", "within",
+        "_span", "call", "claimed", "context", "ended", "inner", "kind", "lent", "name", "ours", "outer", "parent",
+        "run", "scope", "span_id", "tool", "trace_id", "within",
     )
     # fmt: on
 
-    def __init__(self, span: Any, parent: Node | None, kind: Kind | None, scope: str | None, context: Context) -> None:
-        self.span = span
+    def __init__(
+        self,
+        span: Any,
+        parent: Node | None,
+        kind: Kind | None,
+        scope: str | None,
+        context: Context,
+        lost: Callable[[object], None],
+    ) -> None:
+        own = span.get_span_context()
+        self.span_id: int = own.span_id
+        self.trace_id: int = own.trace_id
+        # Weak: a span that is dropped without ever being ended takes its node, and what that holds, with it.
+        self._span = ref(span, lost)
         self.parent = parent
         self.kind = kind
         self.name: str | None = None
@@ -62,9 +80,78 @@ class Node:
         self.lent = self.claimed = self.ended = self.inner = False
         self.tool: ToolCall | None = None
 
+    @property
+    def span(self) -> Any:
+        """The span; None if it was dropped without being ended."""
+        return self._span()
+
     def upwards(self) -> Iterator[Node]:
         """This node, then all around it."""
         node: Node | None = self
         while node is not None:
             yield node
             node = node.parent
+
+
+class SpanTree:
+    """The nodes of all open spans. Any thread may ask; nothing here waits for the engine."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[int, Node] = {}
+        self._roots: dict[int, list[Node]] = {}  # a distributed trace may have several in one process
+        self._dropped: list[int] = []  # traces whose roots may have gone
+        self._lock = threading.RLock()
+
+    def __len__(self) -> int:
+        """How many spans, and roots among them, are noted as open."""
+        return len(self._nodes) + sum(map(len, self._roots.values()))
+
+    def node(self, span: Span) -> Node | None:
+        """The node of *span*, if it is open."""
+        return self._nodes.get(span.get_span_context().span_id)
+
+    def at(self, context: Context, *, exact: bool = False) -> Node | None:
+        """The open span of *context*; for one that was not recorded the local root of its trace, unless *exact*."""
+        own = trace.get_current_span(context).get_span_context()
+        node = self._nodes.get(own.span_id)
+        if node is None and not exact and own.trace_id and not own.is_remote:
+            *_, node = self._roots.get(own.trace_id) or (None,)
+        return node
+
+    def roots(self, trace_id: int) -> int:
+        """How many local roots of a trace are open."""
+        return len(self._roots.get(trace_id, ()))
+
+    def add(self, span: Any, kind: Kind | None, scope: str | None, context: Context) -> Node:
+        """Note a span that has started in *context*."""
+        own = span.get_span_context()
+        node = Node(span, self.at(context), kind, scope, context, partial(self._lost, own.span_id, own.trace_id))
+        self._nodes[own.span_id] = node
+        if self._dropped:
+            dropped, self._dropped = self._dropped, []
+            for trace_id in dropped:
+                self._prune(trace_id)
+        if node.parent is None:
+            with self._lock:
+                self._roots.setdefault(own.trace_id, []).append(node)
+        return node
+
+    def forget(self, node: Node) -> None:
+        """Let go of a span that has ended."""
+        self._nodes.pop(node.span_id, None)
+        if node.parent is None:
+            self._prune(node.trace_id, node)
+
+    def _prune(self, trace_id: int, gone: Node | None = None) -> None:
+        """Forget the roots of a trace that are *gone*, or whose span was dropped without being ended."""
+        with self._lock:
+            others = [root for root in self._roots.get(trace_id, ()) if root is not gone and root.span is not None]
+            self._roots[trace_id] = others
+            if not others:
+                del self._roots[trace_id]
+
+    def _lost(self, span_id: int, trace_id: int, _: object) -> None:
+        """A span was dropped without being ended; called by the garbage collector, so it takes no lock."""
+        self._nodes.pop(span_id, None)
+        if trace_id in self._roots:
+            self._dropped.append(trace_id)

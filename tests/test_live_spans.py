@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -414,7 +415,7 @@ def test_no_node_outlives_its_span(world: World) -> None:
         answered(span, 1, 1)
     with world.run(RunBudget(max_steps=0), reraise=False), pytest.raises(BudgetExceeded):
         world.tracer.start_span("chat", attributes=CHAT)
-    assert (world.manager.live_spans._nodes, world.manager.live_spans._roots) == ({}, {})
+    assert len(world.manager.live_spans.tree) == 0
 
 
 # --- sampled out
@@ -551,3 +552,16 @@ def test_a_job_that_outlives_its_request_leaves_no_run_behind(world: World) -> N
     assert denied.value.reason == "closed"
     inner.end()
     assert not [run for run in world.engine.meters.live if run.kind == "implicit"]
+
+
+def test_a_span_that_is_dropped_without_being_ended_gives_its_hold_back_in_time(world: World) -> None:
+    with world.run(RunBudget(max_steps=1), reraise=False) as run:
+        before = len(world.manager.live_spans.tree)
+        world.provider.get_tracer("langchain").start_span("chat", attributes=CHAT)  # and nobody keeps it
+        gc.collect()
+        assert len(world.manager.live_spans.tree) == before
+        assert held(run)[0] == 1
+        world.advance(66)
+        assert not run.can_proceed(steps=1)  # reclaimed, and its step charged: it may have been made
+        run.check(steps=0)
+        assert (held(run)[0], used(run)[0]) == (0, 1)
