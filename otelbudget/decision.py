@@ -29,6 +29,7 @@ class Denial:
         tenant, run_id: Whose request it was.
         ambient: It was made outside every run, in the process-wide one.
         own_maximum: The request's own maximum of output tokens, if that is part of what did not fit.
+        set_aside: What the limit leaves for `wrap_up()`, which the budget allows on top.
         detail: What `reason` alone does not say (a model's name).
     """
 
@@ -46,6 +47,7 @@ class Denial:
     run_id: str | None = None
     ambient: bool = False
     own_maximum: int | None = None
+    set_aside: int | Decimal | None = None
     detail: str | None = None
 
     @property
@@ -76,8 +78,9 @@ class Denial:
 
     def _numbers(self) -> str:
         held = f", held {_amount(self, self.reserved)}" if self.reserved else ""
+        aside = f" ({_amount(self, self.set_aside)} more set aside for wrap_up())" if self.set_aside else ""
         return (
-            f"{self.resource} used {_amount(self, self.used)}{held} of {_amount(self, self.limit)},"
+            f"{self.resource} used {_amount(self, self.used)}{held} of {_amount(self, self.limit)}{aside},"
             f" requested {_amount(self, self.requested)}"
         )
 
@@ -94,7 +97,7 @@ def _amount(denial: Denial, value: Any) -> str:
     if denial.resource == "cost_usd":
         return f"${value:f}"
     if denial.resource == "seconds":
-        return f"{value:.3g} s"
+        return f"{value:.2f}".rstrip("0").rstrip(".") + " s"
     return str(value)
 
 

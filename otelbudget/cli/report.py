@@ -84,7 +84,11 @@ def _receipt(screen: Screen, row: Row) -> None:
         screen.line((f"{receipt.tenant:<{_NAME}}", "bad"), (f"failed: {row.error!r}", "bad"), hang=_NAME)
         return
     # The message without whose run it was, which the line begins with, and without the advice after it.
-    why = receipt.message.partition("): ")[2].partition(". ")[0] if receipt.message else "ended within its budget"
+    why = (
+        receipt.message.partition("): ")[2].partition(". ")[0].rstrip(".")
+        if receipt.message
+        else "ended within its budget"
+    )
     mark: Mark = "bad" if receipt.message else "good"
     screen.line((f"{receipt.tenant:<{_NAME}}", mark), (why, "plain"), (_answered(row), "dim"), hang=_NAME)
 

@@ -70,7 +70,7 @@ def _text(resource: str, value: Any) -> str:
     if resource == "cost_usd":
         whole, _, cents = f"{value:.4f}".partition(".")
         return f"${whole}.{cents.rstrip('0'):0<2}"
-    return f"{value:.3g}" if resource == "seconds" else f"{value:,}"
+    return f"{value:.2f}".rstrip("0").rstrip(".") if resource == "seconds" else f"{value:,}"
 
 
 def _state(row: Row, receipt: Receipt) -> Cell:

@@ -116,13 +116,15 @@ class RichScreen:
             table.add_column(title.strip(), justify="right" if title.endswith(" ") else "left", no_wrap=True)
         for row in rows:
             table.add_row(*(Text(text, _STYLES[mark]) for text, mark in row))
+        if self.console.width < WIDTH:  # better without the time than with every column cut
+            table.columns = [column for column in table.columns if column.header != "Seconds"]
         return Padding(table, (0, 0, 0, 2))
 
 
 def screen() -> Screen:
     """Rich on a terminal that has it, else plain."""
     console = rich_console() if sys.stdout.isatty() else None
-    return RichScreen(console) if console is not None else PlainScreen()
+    return PlainScreen() if console is None or console.is_dumb_terminal else RichScreen(console)
 
 
 def rich_console(**options: Any) -> Console | None:

@@ -134,7 +134,10 @@ class Config(Mapping[str, RunBudget]):
         found = self.budgets.get(name)
         if found is None:
             where = f" in {self.source}" if self.source else ""
-            raise ConfigError(f"no budget is named {name!r}{where}{did_you_mean(name, self.budgets)}")
+            hint = did_you_mean(name, self.budgets)
+            if not self.budgets:
+                hint = "; there are none: call otelbudget.setup('budgets.yaml') first, or pass a RunBudget"
+            raise ConfigError(f"no budget is named {name!r}{where}{hint}")
         return found
 
     def _budget(self, own_name: str, wanted: RunBudget | str) -> RunBudget:

@@ -67,7 +67,7 @@ def plan(client: Any, options: Any, *, stream: bool) -> Plan | None:
     )
     body: Mapping[str, Any] = {}
     with contained("reading a request of openai"):
-        body = body_of(options.json_data, options.extra_json, options.content)
+        body = body_of(options.json_data, options.extra_json, getattr(options, "content", None))  # since openai 3
         request = _model_request(client, endpoint, body)
     base_url = str(getattr(client, "base_url", ""))
     ask = stream and endpoint.asks_usage and base_url not in _without_usage and _can_ask(options, body)

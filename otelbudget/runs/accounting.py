@@ -46,7 +46,14 @@ def price(run: BudgetRun, usage: Usage, asked_model: str | None = None) -> Price
         known = prices.cost_nanousd(model, usage.provider, usage)
         if known is not None:
             return Price(known)
-    if run.unpriced_policy() == "estimate":
+    policy = run.unpriced_policy()
+    if policy == "allow" and run.money_limited:
+        run.engine.warn_once(
+            f"unpriced {usage.model}",
+            "no price is known for model %r, so a cost limit does not see what it spends; add it under `prices:`",
+            usage.model,
+        )
+    if policy == "estimate":
         # The dearest price there is: an unknown model is seldom dearer, and never free.
         return Price(prices.dearest_nanousd(usage) or 0, unpriced=True)
     return Price(0, unpriced=True)

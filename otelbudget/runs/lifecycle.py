@@ -66,6 +66,8 @@ class RunScope:
         for name, value in (("tenant", tenant), ("user", user)):
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"{name} must be text, got {value!r} ({type(value).__name__})")
+            if value == "":
+                raise ValueError(f"{name} must be a name or None, got ''")
         self._engine = engine
         self._budget = engine.budget(budget)
         self._options: dict[str, Any] = {"tenant": tenant, "user": user, "parent": parent, "mode": mode}

@@ -87,4 +87,5 @@ def of_account(run: BudgetRun, ask: Ask, refused: Refusal) -> Denial:
         run_id=run.run_id,
         ambient=run.kind == "ambient",
         own_maximum=ask.own_maximum if output_counts else None,
+        set_aside=shown(i, account.full[i] - refused.limit) if account.full[i] > refused.limit else None,
     )

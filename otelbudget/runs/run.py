@@ -77,8 +77,8 @@ class BudgetRun(RunState):
         if (
             self.plain
             and not others
-            and steps.__class__ is int
-            and tokens.__class__ is int
+            and type(steps) is int
+            and type(tokens) is int
             and not (steps | tokens) >> 53  # both from 0 to 2^53 - 1
             and self._fits(steps, tokens)
         ):
@@ -104,23 +104,20 @@ class BudgetRun(RunState):
         lock = self.lock
         try:  # acquired inside: a signal handler may raise as soon as the call returns
             lock.acquire()
-            fits = (
-                used[STEPS] + steps <= room[STEPS]
-                and used[TOKENS] + tokens <= room[TOKENS]
-                and used[INPUT] + tokens <= room[INPUT]
-                and (self.until_ns >= UNLIMITED or self.clock_ns() < self.until_ns)
-            )
-            left = None
-            if fits:
-                cell.check += 1
-                if site.span is not None:
-                    left = ledger.tightest(self.accounts)
+            if (
+                used[STEPS] + steps > room[STEPS]
+                or used[TOKENS] + tokens > room[TOKENS]
+                or used[INPUT] + tokens > room[INPUT]
+                or ((until_ns := self.until_ns) < UNLIMITED and self.clock_ns() >= until_ns)
+            ):
+                lock.release()
+                return False
+            cell.check += 1
+            left = None if site.span is None else ledger.tightest(self.accounts)
             lock.release()
         except BaseException:
             drop(lock)
             raise
-        if not fits:
-            return False
         if began_ns:
             denying.observe(self, "check", began_ns, site)
         if site.span is None:
@@ -181,7 +178,7 @@ class BudgetRun(RunState):
 
     def record_call(self, tokens: int = 0) -> None:
         """Charge one model call of *tokens* tokens."""
-        if not (self.plain and tokens.__class__ is int and not tokens >> 53) or self.money_limited:
+        if not (self.plain and type(tokens) is int and not tokens >> 53) or self.money_limited:
             accounting.record(self, Usage(tokens=count("tokens", tokens)), self.site_here())
             return
         context = get_current()
@@ -197,8 +194,10 @@ class BudgetRun(RunState):
             given = used[INPUT] = used[INPUT] + tokens
             self.cell.records += 1
             self.spend_cell.input += tokens
-            reached = steps >= marks[STEPS] or total >= marks[TOKENS] or given >= marks[INPUT]
-            crossed = ledger.crossings(account) if reached else ()
+            if steps >= marks[STEPS] or total >= marks[TOKENS] or given >= marks[INPUT]:
+                crossed = ledger.crossings(account)
+            else:
+                crossed = []
             lock.release()
         except BaseException:
             drop(lock)

@@ -48,7 +48,7 @@ def site_of(span: Span) -> Site:
     """The site of *span*; `NOWHERE` if it is not recorded or not sampled."""
     if not span.is_recording() or not span.get_span_context().trace_flags.sampled:
         return NOWHERE
-    return Site(span, _bound(span) * 3 // 4 - len(getattr(span, "events", ())))
+    return Site(span, _share(_bound(span)) - len(getattr(span, "events", ())))
 
 
 def type_name(error: BaseException) -> str:
@@ -63,6 +63,11 @@ def trace_of(site: Site) -> tuple[str, str] | None:
         return None
     context = site.span.get_span_context()
     return trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
+
+
+def _share(bound: int) -> int:
+    """How many ordinary events fit a span that keeps *bound*: three quarters, and a dozen rare ones have room."""
+    return min(bound * 3 // 4, bound - 12)
 
 
 def _bound(span: Span) -> int:
