@@ -42,7 +42,7 @@ class Quota:
     tokens: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tokens", count("tokens", self.tokens, ConfigError))
+        object.__setattr__(self, "tokens", count("quota: tokens", self.tokens, ConfigError))
 
 
 class QuotaService:
@@ -78,7 +78,9 @@ class QuotaService:
         clock_s: Callable[[], float] = time.time,
     ) -> None:
         self._default = Quota(tokens=default_daily_quota)
-        self._quotas = {tenant: _quota(value) for tenant, value in (quotas or {}).items()}
+        if quotas is not None and not isinstance(quotas, Mapping):
+            raise ConfigError(f"quotas must map tenants to tokens, {{'acme': 50_000}}, got {quotas!r}")
+        self._quotas = {_name(tenant): _quota(value) for tenant, value in (quotas or {}).items()}
         self._zone = zone(timezone)
         self._kept = _kept_from(reserve_for or {})
         self._clock_s = clock_s
@@ -134,9 +136,9 @@ class QuotaService:
         """Give *tenant* a quota of its own, from now on, for today too; what is used stays used."""
         given = _quota(quota)
         with self._store.lock:
+            account = self._account(tenant)[1]
             self._quotas[tenant] = given
-            limits = _limits(given)
-            ledger.relimit(self._account(tenant)[1], limits, limits)
+            ledger.relimit(account, _limits(given), _limits(given))
 
     def reset(self, tenant: str) -> None:
         """Forget what *tenant* has used today; what is held stays held."""
@@ -146,8 +148,7 @@ class QuotaService:
     # --- with the lock held
 
     def _account(self, tenant: str) -> tuple[Window, Account]:
-        if not isinstance(tenant, str) or not tenant:
-            raise ValueError(f"tenant must be a name, got {tenant!r}")
+        _name(tenant)
         window = day_of(self._clock_s(), self._zone)
         current = self._accounts.get(tenant)
         if current is None or current[0].key != window.key:
@@ -214,6 +215,12 @@ class QuotaReservation:
 
     def __exit__(self, *_: object) -> None:
         self.commit()
+
+
+def _name(tenant: object) -> str:
+    if not isinstance(tenant, str) or not tenant:
+        raise ValueError(f"tenant must be a name, got {tenant!r}")
+    return tenant
 
 
 def _tokens(amount: int) -> Amounts:

@@ -149,6 +149,7 @@ def test_threads_never_get_more_than_the_quota(workers: int) -> None:
         (lambda: QuotaService(-1), "tokens must be"),
         (lambda: QuotaService(1.5), "tokens must be a whole number"),
         (lambda: QuotaService(quotas={"a": True}), "tokens must be"),
+        (lambda: QuotaService(quotas=["acme"]), "quotas must map tenants"),
         (lambda: QuotaService(timezone="Nowhere"), "IANA name"),
         (lambda: QuotaService(reserve_for={"vip": 0.1}), "unknown priority 'vip'"),
         (lambda: QuotaService(reserve_for={"high": 2}), "share from 0 to 1"),
