@@ -124,3 +124,10 @@ def test_the_exception_carries_every_number_of_the_denial() -> None:
     assert (error.reason, error.resource, error.budget, error.scope) == ("busy", "steps", "b", "run")
     assert (error.used, error.reserved, error.limit, error.requested) == (1, 2, 3, 4)
     assert (error.retry_after_s, error.resets_at, error.receipt) == (5, None, "receipt")
+
+
+def test_a_refusal_says_what_wrap_up_still_has_and_time_reads_as_people_write_it() -> None:
+    aside = Denial(reason="limit", resource="steps", used=4, reserved=0, limit=4, requested=1, set_aside=1)
+    assert "steps used 4 of 4 (1 more set aside for wrap_up()), requested 1" in aside.message
+    late = Denial(reason="deadline", resource="seconds", used=5120.4, limit=5000.0)
+    assert "5120.4 s of 5000 s have passed" in late.message
