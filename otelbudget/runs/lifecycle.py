@@ -154,11 +154,16 @@ def leave(run: BudgetRun, error: BaseException | None) -> None:
     exhausted = run.outcome == "exhausted" or exceeded or caused
     _describe_end(run, error or pending)
     closing.close(run, "exhausted" if exhausted else "completed" if error is None else "error")
+    # Nobody asks for them any more, and their tracebacks hold the frames of whatever was refused.
+    run.pending = None
     if exceeded or steering:
         return
     if error is None:
         if pending is not None:
-            raise pending
+            try:
+                raise pending
+            finally:
+                del pending  # or this frame and the traceback would keep each other alive
     elif caused:
         if run.reraise:
             raise _found_in(error) from error

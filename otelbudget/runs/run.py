@@ -74,15 +74,34 @@ class BudgetRun(RunState):
             BudgetExceeded: It does not fit; says what, where, how much was used, and how to raise it.
             ValueError: An amount is negative, not finite or not a number.
         """
-        if (
-            self.plain
-            and not others
-            and type(steps) is int
-            and type(tokens) is int
-            and not (steps | tokens) >> 53  # both from 0 to 2^53 - 1
-            and self._fits(steps, tokens)
-        ):
-            return ALLOWED
+        if self.plain and not others and type(steps) is int and type(tokens) is int and not (steps | tokens) >> 53:
+            # A root run in its ordinary state, both amounts from 0 to 2^53 - 1. Written out, without calls, since this
+            # is what an agent pays at every step; what does not fit is judged in full below.
+            context = get_current()
+            here = self.here
+            site = here[1] if here[0] is context else self._look(context)
+            cell, account = self.cell, self.account
+            used, room = account.used, account.room
+            began_ns = 0 if cell.check & 63 else perf_counter_ns()
+            lock = self.lock
+            try:  # acquired inside: a signal handler may raise as soon as the call returns
+                lock.acquire()
+                fits = (
+                    used[STEPS] + steps <= room[STEPS]
+                    and used[TOKENS] + tokens <= room[TOKENS]
+                    and used[INPUT] + tokens <= room[INPUT]
+                    and ((until_ns := self.until_ns) >= UNLIMITED or self.clock_ns() < until_ns)
+                )
+                if fits:
+                    cell.check += 1
+                lock.release()
+            except BaseException:
+                drop(lock)
+                raise
+            if fits:
+                if began_ns or site.span is not None:
+                    self._say_allowed(site, began_ns)
+                return ALLOWED
         given: dict[str, Any] = {**others}
         if steps is not None:
             given["steps"] = steps
@@ -90,43 +109,13 @@ class BudgetRun(RunState):
             given["tokens"] = tokens
         return denying.decide(self, self._ask("check", given))
 
-    def _fits(self, steps: int, tokens: int) -> bool:
-        """The common case of `check`, told and counted: a root run in its ordinary state that has enough.
-
-        False: judge it in full. Written out, without calls, since this is what an agent pays for at every step.
-        """
-        context = get_current()
-        here = self.here
-        site = here[1] if here[0] is context else self._look(context)
-        cell, account = self.cell, self.account
-        used, room = account.used, account.room
-        began_ns = 0 if cell.check & 63 else perf_counter_ns()
-        lock = self.lock
-        try:  # acquired inside: a signal handler may raise as soon as the call returns
-            lock.acquire()
-            if (
-                used[STEPS] + steps > room[STEPS]
-                or used[TOKENS] + tokens > room[TOKENS]
-                or used[INPUT] + tokens > room[INPUT]
-                or ((until_ns := self.until_ns) < UNLIMITED and self.clock_ns() >= until_ns)
-            ):
-                lock.release()
-                return False
-            cell.check += 1
-            left = None if site.span is None else ledger.tightest(self.accounts)
-            lock.release()
-        except BaseException:
-            drop(lock)
-            raise
+    def _say_allowed(self, site: Site, began_ns: int) -> None:
         if began_ns:
             denying.observe(self, "check", began_ns, site)
-        if site.span is None:
-            return True
-        if not site.span.is_recording():
+        if site.span is not None:
+            with self.lock:
+                left = ledger.tightest(self.accounts)
             self.say(site, events.check_event, "allow", left)
-        elif not events.check_event(site, "allow", left):
-            self.suppress(site)
-        return True
 
     def can_proceed(self, **amounts: Any) -> bool:
         """Whether `check` would allow this. Never raises a denial, never latches, writes no event."""
