@@ -119,6 +119,7 @@ class Worker:
             await self.row(situation, f"async {name}", lambda away=away: away(self.aclient))
         for name, way in STOPS.items():
             await self.row(situation, f"stop {name}", lambda way=way: asyncio.to_thread(way, self.client))
+        gc.collect()
 
     async def row(self, situation: str, way: str, call: Callable[[], Coroutine[Any, Any, object]]) -> None:
         before = self.server.requests
@@ -141,7 +142,6 @@ class Worker:
             "open": run.open_holds,
         }
         print(json.dumps(row), flush=True)
-        gc.collect()
 
     def passes(self) -> None:
         """A guard that was taken out lets calls through, whoever holds it."""
@@ -153,7 +153,7 @@ class Worker:
 
 
 def main(instrumentor: str) -> None:
-    # Collected between the rows instead of anywhere: Logfire's abandoned streams set a context variable when they are
+    # Collected between the situations instead of anywhere: Logfire's abandoned streams set a context variable when they are
     # collected, and CPython 3.11 crashes if that happens inside another setting of one (3.12 collects elsewhere).
     gc.disable()
     functions = [openai._base_client.SyncAPIClient.request, openai._base_client.AsyncAPIClient.request]
