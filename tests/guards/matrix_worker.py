@@ -153,8 +153,8 @@ class Worker:
 
 
 def main(instrumentor: str) -> None:
-    # Collected between the situations instead of anywhere: Logfire's abandoned streams set a context variable when they are
-    # collected, and CPython 3.11 crashes if that happens inside another setting of one (3.12 collects elsewhere).
+    # Collected between the situations instead of anywhere: Logfire's abandoned streams set a context variable when they
+    # are collected, and CPython 3.11 crashes if that happens inside another setting of one (3.12 collects elsewhere).
     gc.disable()
     functions = [openai._base_client.SyncAPIClient.request, openai._base_client.AsyncAPIClient.request]
     code = [function.__code__ for function in functions]
