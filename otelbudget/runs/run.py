@@ -94,13 +94,18 @@ class BudgetRun(RunState):
                 )
                 if fits:
                     cell.check += 1
+                    left = None if site.span is None else ledger.tightest(self.accounts)
                 lock.release()
             except BaseException:
                 drop(lock)
                 raise
             if fits:
-                if began_ns or site.span is not None:
-                    self._say_allowed(site, began_ns)
+                if began_ns:
+                    denying.observe(self, "check", began_ns, site)
+                span = site.span
+                if span is None or (span.is_recording() and events.check_event(site, "allow", left)):
+                    return ALLOWED
+                self.say(site, events.check_event, "allow", left)
                 return ALLOWED
         given: dict[str, Any] = {**others}
         if steps is not None:
@@ -108,14 +113,6 @@ class BudgetRun(RunState):
         if tokens is not None:
             given["tokens"] = tokens
         return denying.decide(self, self._ask("check", given))
-
-    def _say_allowed(self, site: Site, began_ns: int) -> None:
-        if began_ns:
-            denying.observe(self, "check", began_ns, site)
-        if site.span is not None:
-            with self.lock:
-                left = ledger.tightest(self.accounts)
-            self.say(site, events.check_event, "allow", left)
 
     def can_proceed(self, **amounts: Any) -> bool:
         """Whether `check` would allow this. Never raises a denial, never latches, writes no event."""
