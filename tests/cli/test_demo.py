@@ -65,7 +65,7 @@ def test_a_loop_that_ignores_refusals_sends_nothing_more(whole) -> None:
 
 def test_receipts_say_what_ran_out(whole) -> None:
     receipts = section(whole.stdout, "Receipts")
-    assert "exhausted: steps used 4 of 4, requested 1" in receipts[0]
+    assert "exhausted: steps used 4 of 4 (1 more set aside for wrap_up()), requested 1" in receipts[0]
     assert any("out of time" in line for line in receipts)
     assert any("exhausted: cost_usd used $0.0" in line for line in receipts)
 
