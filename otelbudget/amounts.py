@@ -65,7 +65,7 @@ Money = int | float | Decimal
 
 
 class OtherAmounts(TypedDict, total=False):
-    """The keywords of ``check`` beside ``steps`` and ``tokens``: how much of each resource is asked for."""
+    """The keywords of ``check`` beside ``steps`` and ``tokens``: how much of each resource is asked for, of which model."""
 
     input_tokens: int
     output_tokens: int
@@ -73,6 +73,7 @@ class OtherAmounts(TypedDict, total=False):
     tool_calls: int
     nested_tool_calls: int
     seconds: Money
+    model: str
 
 
 class AmountKeywords(OtherAmounts, total=False):

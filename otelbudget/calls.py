@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context, get_current
 
 from otelbudget import call_span, scope, semconv
-from otelbudget.amounts import CEILING, COST, INPUT, OUTPUT, Amounts, usd
+from otelbudget.amounts import COST, INPUT, OUTPUT, Amounts, nanousd, usd
+from otelbudget.call_needs import ModelRequest, needs
 from otelbudget.errors import BudgetExceeded
 from otelbudget.ledger import Hold
 from otelbudget.model import Usage
@@ -26,6 +27,7 @@ from otelbudget.telemetry.events import Site, site_of
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
+    from otelbudget.call_needs import Needs
     from otelbudget.engine import Engine
     from otelbudget.runs.run import BudgetRun
 
@@ -33,26 +35,6 @@ __all__ = ["ModelCall", "ModelRequest", "abegin", "begin"]
 
 #: By how many output tokens a stream's hold grows when it has used it up.
 BLOCK: Final = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelRequest:
-    """What is known of a model call before it is sent.
-
-    Args:
-        provider: ``gen_ai.provider.name``, such as ``openai``.
-        operation: ``gen_ai.operation.name``: ``chat``, ``text_completion``, ``embeddings``, ...
-        model: The model asked for; None if unknown.
-        input_tokens: Estimated input tokens, at least 1.
-        max_output_tokens: The request's own maximum times the number of answers; 0 where there is no output; None if
-            it has none.
-    """
-
-    provider: str
-    operation: str
-    model: str | None
-    input_tokens: int
-    max_output_tokens: int | None = None
 
 
 def begin(request: ModelRequest) -> ModelCall | None:
@@ -69,7 +51,7 @@ def begin(request: ModelRequest) -> ModelCall | None:
             call.refused(error)
             raise
         if decision is not admission.GONE:
-            return call
+            return call.admitted(ask)
     return None
 
 
@@ -83,7 +65,7 @@ async def abegin(request: ModelRequest) -> ModelCall | None:
             call.refused(error)
             raise
         if decision is not admission.GONE:
-            return call
+            return call.admitted(ask)
     return None
 
 
@@ -111,16 +93,30 @@ class ModelCall:
     Attributes:
         run: Who pays.
         request: What is asked for.
+        max_output_tokens: The request's own maximum as it was admitted, for all answers: below that of *request*, or
+            where that has none, whoever sends it must lower it to this. None if there is none.
         site: The span that hears of it: the instrumentor's, else our own.
         adopted: A guard has taken over what a span around it reserved.
         reporter: The instrumentation that told of it; None for a guard.
     """
 
-    __slots__ = ("__weakref__", "_began_ns", "_hold", "_own_span", "adopted", "reporter", "request", "run", "site")
+    __slots__ = (
+        "__weakref__",
+        "_began_ns",
+        "_hold",
+        "_own_span",
+        "adopted",
+        "max_output_tokens",
+        "reporter",
+        "request",
+        "run",
+        "site",
+    )
 
     def __init__(self, run: BudgetRun, request: ModelRequest, site: Site = events.NOWHERE) -> None:
         self.run = run
         self.request = request
+        self.max_output_tokens = request.max_output_tokens
         self.site = site
         self.adopted = False
         self.reporter: str | None = None
@@ -139,45 +135,30 @@ class ModelCall:
 
     def ask(self) -> admission.Ask:
         """What admitting this call means, its hold included."""
-        amounts, unpriced = self._wanted(self.request)
+        wanted = self._needs()
         engine = self.run.engine
         with engine.lock:
             engine.meters.spend(
                 self.run.tenant, self.request.model
             )  # born at zero, so that rate() sees the first spend
         hold = self._hold
-        hold.amounts = amounts
-        hold.on_expiry = self._owed(self.request)
+        hold.amounts = wanted.amounts
+        hold.on_expiry = wanted.on_expiry
         return admission.Ask(
-            amounts,
+            wanted.amounts,
             "call",
             site=self.site,
             hold=hold,
             owner=self,
+            model=self.request.model,
             permit=wrapping.permit(),
-            unpriced=unpriced,
-            own_maximum=self.request.max_output_tokens or None,
+            unpriced=wanted.unpriced,
+            own_maximum=wanted.own_maximum,
+            smaller=wanted.smaller,
         )
 
-    def _wanted(self, request: ModelRequest) -> tuple[Amounts, str | None]:
-        """The amounts to hold, and the model's name if it is to be refused for want of a price."""
-        output = request.max_output_tokens
-        if output is None:
-            output = self.run.engine.config.estimates.output_tokens
-        output = min(output, CEILING - 1 - request.input_tokens)
-        usage = Usage(request.input_tokens, output, model=request.model, provider=request.provider)
-        cost = accounting.price(self.run, usage)
-        # What nobody can price still needs money that is left, so that a spent budget stops it.
-        nanousd = max(cost.nanousd, 1) if cost.unpriced and self.run.money_limited else cost.nanousd
-        # A span may learn its model later; a guard sees all that will be sent.
-        known = request.model is not None or self.reporter is None
-        refuse = cost.unpriced and known and self.run.unpriced_policy() == "deny"
-        return usage.amounts(nanousd), ((request.model or "") if refuse else None)
-
-    def _owed(self, request: ModelRequest) -> Amounts:
-        """What is charged if nothing is ever heard of the call: one step and its input."""
-        usage = Usage(request.input_tokens, 0, model=request.model, provider=request.provider)
-        return usage.amounts(accounting.price(self.run, usage).nanousd)
+    def _needs(self) -> Needs:
+        return needs(self.run, self.request, seen_whole=self.reporter is None)
 
     def take_over(self, request: ModelRequest) -> admission.Ask | None:
         """Take over, for a guard inside, what a span reserved for this call.
@@ -191,17 +172,27 @@ class ModelCall:
             self.adopted = True
         self.reporter = None
         self.request = request
-        amounts, unpriced = self._wanted(request)
-        self._hold.on_expiry = self._owed(request)
+        wanted = self._needs()
+        self._hold.on_expiry = wanted.on_expiry
         return admission.Ask(
-            amounts,
+            wanted.amounts,
             "call",
             site=self.site,
             held=self._hold,
             resize=True,
-            unpriced=unpriced,
-            own_maximum=request.max_output_tokens or None,
+            model=request.model,
+            unpriced=wanted.unpriced,
+            own_maximum=wanted.own_maximum,
+            smaller=wanted.smaller,
         )
+
+    def admitted(self, ask: admission.Ask) -> ModelCall:
+        """Take note of what was admitted, which may be less output than the request allows itself; gives the call."""
+        self.max_output_tokens = ask.amounts[OUTPUT] if ask.lowered else self.request.max_output_tokens
+        span = self.site.span
+        if ask.lowered and span is not None and span.is_recording():
+            span.set_attribute(semconv.CLAMPED_TO, ask.amounts[OUTPUT] // self.request.answers)
+        return self
 
     def refused(self, error: BaseException) -> None:
         """Return what a call holds that is not sent after all, and end our own span of it."""
@@ -233,6 +224,11 @@ class ModelCall:
     # --- settlement
 
     @property
+    def input_tokens(self) -> int:
+        """The input that is held for: counted, and corrected by what was learned of the model."""
+        return self._hold.amounts[INPUT]
+
+    @property
     def settled(self) -> bool:
         """Whether what it held has been charged or given back."""
         return self._hold.state != "open"
@@ -245,7 +241,8 @@ class ModelCall:
             usage = replace(
                 usage, model=usage.model or self.request.model, provider=usage.provider or self.request.provider
             )
-        self._settle(usage)
+        if self._settle(usage):
+            self._teach(usage)
 
     def release(self, error: BaseException | None = None) -> None:
         """Nothing was sent: give everything back, the step too."""
@@ -261,8 +258,10 @@ class ModelCall:
 
     def unknown(self, output_tokens: int = 0, error: BaseException | None = None) -> None:
         """It was sent and nobody knows how it ended: one step, the input estimate and the output seen, flagged."""
-        request, seen = self.request, self._hold.amounts[INPUT]
-        usage = Usage(seen, output_tokens, model=request.model, provider=request.provider, estimated=True)
+        request = self.request
+        usage = Usage(
+            self.input_tokens, output_tokens, model=request.model, provider=request.provider, estimated=True
+        )
         if isinstance(error, BudgetExceeded):
             cut: dict[str, events.Value | None] = {semconv.TOKENS_OUTPUT: output_tokens, semconv.REASON: error.reason}
             events.change_event(self.site, semconv.EVENT_STREAM_CUT, cut)
@@ -280,21 +279,37 @@ class ModelCall:
             estimated=True,
         )
 
-    def _settle(self, usage: Usage, error: BaseException | None = None) -> None:
+    def _settle(self, usage: Usage, error: BaseException | None = None) -> bool:
         if self._hold.state in ("committed", "released"):
-            return
+            return False
         held = self._hold.amounts
         if self._own_span is not None:
             call_span.describe(self._own_span, usage)
         asked = self.request.model
         if not accounting.settle(self.run, self._hold, usage, self.site, asked_model=asked, by_price=True):
-            return
+            return False
         engine = self.run.engine
         engine.settled(self.run, usage, self._began_ns, self.reporter)
         if not usage.estimated and usage.tokens and held[INPUT] + held[OUTPUT]:
             with engine.lock:
                 engine.meters.observe_estimate(usage.model, usage.tokens / (held[INPUT] + held[OUTPUT]))
         self._end_span(error)
+        return True
+
+    def _teach(self, usage: Usage) -> None:
+        """Let the next call of the model profit from what this one used."""
+        engine, request, by_guard = self.run.engine, self.request, self.reporter is None
+        # Nothing to learn of lengths where there is no answer, or where it is us who cut it short.
+        measured = request.max_output_tokens != 0 and self.max_output_tokens == request.max_output_tokens
+        reported = usage.reported_cost_usd
+        engine.learned.learn(
+            request.provider,
+            request.model,
+            usage,
+            counted_input=request.input_tokens if by_guard else None,
+            answers=request.answers if measured else None,
+            cost_nanousd=nanousd("cost", reported or 0) if by_guard and engine.config.trust_reported_cost else None,
+        )
 
     def _end_span(self, error: BaseException | None = None) -> None:
         span, self._own_span = self._own_span, None

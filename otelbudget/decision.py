@@ -27,6 +27,11 @@ class Denial:
 
     Args:
         tenant, run_id: Whose request it was.
+        where: Whose quota refused: its org, tenant, user and model, empty where they don't apply; None for a run.
+        per: The window of that quota.
+        resets_in_s: Seconds until `resets_at`.
+        priority, whole: The request's priority, and the whole limit, of which it may use no more than `limit`.
+        origin: ``file:line`` of the limit, where it came from a file.
         ambient: It was made outside every run, in the process-wide one.
         own_maximum: The request's own maximum of output tokens, if that is part of what did not fit.
         set_aside: What the limit leaves for `wrap_up()`, which the budget allows on top.
@@ -45,6 +50,12 @@ class Denial:
     resets_at: datetime | None = None
     tenant: str | None = None
     run_id: str | None = None
+    where: Any = None
+    per: str | None = None
+    resets_in_s: float | None = None
+    priority: str | None = None
+    whole: int | Decimal | None = None
+    origin: str | None = None
     ambient: bool = False
     own_maximum: int | None = None
     set_aside: int | Decimal | None = None
@@ -73,24 +84,57 @@ class Denial:
         )
 
     def _where(self) -> str:
+        if self.where is not None:
+            return f"quota {self.budget!r} of {_whose(self.where)}"
         named = f"budget {self.budget!r}" if self.budget else "budget"
         return f"{named} of {self.scope or 'run'}" + (f" (tenant {self.tenant!r})" if self.tenant else "")
 
     def _numbers(self) -> str:
         held = f", held {_amount(self, self.reserved)}" if self.reserved else ""
         aside = f" ({_amount(self, self.set_aside)} more set aside for wrap_up())" if self.set_aside else ""
+        if self.whole is not None:
+            aside = f" (what priority {self.priority!r} may use of {_amount(self, self.whole)})"
         return (
             f"{self.resource} used {_amount(self, self.used)}{held} of {_amount(self, self.limit)}{aside},"
             f" requested {_amount(self, self.requested)}"
         )
 
     def _raise_it(self) -> str:
-        if self.scope != "run":
-            when = f"It resets at {self.resets_at.isoformat()}. " if self.resets_at else ""
-            return f"{when}Raise the quota to allow more."
+        at = f" ({self.origin})" if self.origin else ""
+        if self.where is not None:
+            return f"{self._resets()} To allow more, raise it under quotas{at} or with QuotaService.set_quota()."
         if self.resource == "depth":
-            return "Raise max_depth, or open the run with mode='detached'."
-        return f"A run's budget does not reset: raise max_{self.resource}, or call run.extend({self.resource}=...)."
+            return f"Raise max_depth{at}, or open the run with mode='detached'."
+        return f"A run's budget does not reset: raise max_{self.resource}{at}, or call run.extend({self.resource}=...)."
+
+    def _resets(self) -> str:
+        if self.resets_at is None or self.resets_in_s is None:
+            return {"lifetime": "It never resets.", "run": "It is each run's own and does not reset."}.get(
+                self.per or "", "It has room again when calls in flight end."
+            )
+        what = "Its oldest charges fall out" if (self.per or "").startswith("rolling") else "It resets"
+        return f"{what} at {self.resets_at.isoformat(timespec='seconds')}, in {_duration(self.resets_in_s)}."
+
+
+def _whose(where: Any) -> str:
+    within = f" (org {where.org!r})"
+    if where.scope == "org":
+        return f"org {where.org!r}"
+    if where.scope == "user":
+        return f"user {where.user!r} of tenant {where.tenant!r}{within}"
+    return f"{where.scope} {getattr(where, where.scope)!r}{within}"
+
+
+def _duration(seconds: float) -> str:
+    """A time to wait as people say it, rounded up: ``45 s``, ``12 min``, ``5 h 12 min``, ``3 d 4 h``."""
+    whole = -int(-seconds // 1)
+    if whole < 120:
+        return f"{whole} s"
+    minutes = -(-whole // 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def _amount(denial: Denial, value: Any) -> str:

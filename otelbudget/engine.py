@@ -18,7 +18,9 @@ from otelbudget import scope
 from otelbudget._version import __version__
 from otelbudget.config import Config
 from otelbudget.errors import ConfigError
+from otelbudget.learned import Learned
 from otelbudget.model import RunBudget, Usage
+from otelbudget.owners import DEFAULT, Owners
 from otelbudget.runs import accounting, closing
 from otelbudget.runs.run import BudgetRun
 from otelbudget.stores.memory import MemoryStore
@@ -61,6 +63,8 @@ class Engine:
 
     Attributes:
         tracer: What run spans and the spans of guards are made with.
+        owners: Who may spend what, whoever runs.
+        learned: What earlier calls say about the next ones.
         live_spans: The open spans, where a span processor listens.
         guarded: Names of the client SDKs whose guard is reached.
         overdue: Called now and then, without the lock, to settle calls that were dropped where nobody could.
@@ -81,19 +85,24 @@ class Engine:
         self.prices = config.prices
         self.store = MemoryStore() if store is None else store
         self.lock = self.store.lock
-        self.tenant = tenant or "default"
+        self.tenant = tenant or DEFAULT
         self.enforce = enforce
         self.clock_ns = clock_ns
+        self.owners = Owners(
+            self.store, config.quotas, config.tenants, tenant=tenant, require_tenant=config.require_tenant
+        )
         bounds = config.telemetry
         self.meters = Meters(
             self.store,
             models=self.prices.models,
+            tenants=config.named_tenants,
             max_tenants=bounds.max_tenants,
             max_models=bounds.max_models,
             top_runs=bounds.top_runs,
             clock_ns=clock_ns,
         )
         self.tracer: trace.Tracer = trace.get_tracer("otelbudget", __version__)
+        self.learned = Learned()
         self.live_spans: LiveSpans | None = None
         self.guarded: set[str] = set()
         self.lingering: deque[tuple[int, BudgetRun]] = deque()
@@ -147,9 +156,8 @@ class Engine:
         if run is None:
             with self._ambient_lock:
                 if self._ambient is None:
-                    self._ambient = BudgetRun(
-                        self, self.budget(None), tenant=self.tenant, kind="ambient", reraise=False
-                    )
+                    owner = self.owners.owner(None, None, None, None)
+                    self._ambient = BudgetRun(self, self.budget(None), owner, kind="ambient", reraise=False)
                 run = self._ambient
         self._watch_ambient()
         return run

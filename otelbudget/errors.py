@@ -14,9 +14,10 @@ All of them pickle and copy, so they cross process pools and task queues unchang
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
     from decimal import Decimal
 
@@ -26,6 +27,7 @@ __all__ = [
     "ConfigError",
     "IdempotencyError",
     "PricingError",
+    "Problem",
     "StoreError",
     "is_budget_exceeded",
 ]
@@ -92,8 +94,37 @@ class BudgetExceeded(BudgetError, RuntimeError):
 BudgetExceeded.__module__ = "otelbudget"
 
 
+class Problem(NamedTuple):
+    """One thing that is wrong with a configuration file; as text, ``file:line:column: path: message``.
+
+    Attributes:
+        file: The file, as it was named.
+        line, column: Where, from 1; None if the file can't be read at all.
+        path: The setting, as ``budgets.quick.max_steps``; empty if it is the file as a whole.
+        message: What is wrong and what to do.
+    """
+
+    file: str
+    line: int | None
+    column: int | None
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}:{self.column}"
+        return f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
+
+
 class ConfigError(BudgetError, ValueError):
-    """A budget, a configuration file or an argument of ``setup()`` is wrong; the message says where and what to do."""
+    """A budget, a configuration file or an argument of ``setup()`` is wrong; the message says where and what to do.
+
+    Attributes:
+        problems: All that is wrong with a file, in its order; empty for what is wrong in code.
+    """
+
+    def __init__(self, *args: object, problems: Iterable[Problem] = ()) -> None:
+        super().__init__(*args)
+        self.problems = tuple(problems)
 
 
 class StoreError(BudgetError, RuntimeError):

@@ -3,175 +3,75 @@
 Pure: no clock, lock or I/O; the caller holds the lock and passes the time in. One admission rule everywhere: a request
 is admitted iff for every account and every resource ``used + reserved + requested <= limit``, all or nothing.
 
-Lists are indexed as `RESOURCES`. An account's `used` is its own spend plus that of its shared children; what came from
-below is kept apart in `below`, so own = used - below.
+A carved child counts on the runs above it as at least its carve: they hold ``max(reserved, carve - used)`` of it, so
+what it spends moves there from reserved to used, and what it spends beyond is ordinary use. Quotas count it as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, Literal, NamedTuple
 
-from otelbudget.amounts import NOTHING, UNLIMITED, Amounts
-from otelbudget.thresholds import Crossing, cross, crossings, first_marks, rearm
+from otelbudget.accounts import (
+    ZEROS,
+    Account,
+    CarvedAccount,
+    Hold,
+    HoldState,
+    QuotaAccount,
+    Refusal,
+    limited_in,
+)
+from otelbudget.amounts import UNLIMITED, Amounts
+from otelbudget.thresholds import Crossing, cross, crossings, rearm
 
 __all__ = [
     "Account",
+    "CarvedAccount",
     "Crossing",
     "Hold",
     "HoldState",
+    "QuotaAccount",
     "Refusal",
+    "carve",
     "charge",
     "crossings",
     "exceeds_warned",
-    "expire",
     "extend",
+    "forget",
     "hold",
+    "left",
     "rearm",
     "refusal",
     "relimit",
     "resize",
     "settle",
     "tightest",
+    "uncarve",
+    "widen",
 ]
 
-_ZEROS = (0,) * len(NOTHING)
-_INDEXES = range(len(NOTHING))
 
-HoldState = Literal["open", "committed", "released", "expired"]
-
-
-class Account:
-    """What one scope has used and holds, against its limits. Changed only under its store's lock.
-
-    Attributes:
-        scope: ``run``, ``tenant``, ``user``, ``org`` or ``model``.
-        name: The budget's name; None if it has none.
-        limits: What ordinary requests may reach, UNLIMITED where there is no limit.
-        limited: The resources that have a limit, ascending.
-        full: The same including what is set aside for wrapping up.
-        used, reserved: Charged and held amounts.
-        room: limits - reserved, what `used` may reach now; the limits themselves while nothing is held.
-        below: The part of `used` that child runs spent; None while there is none.
-        warn: Over-limit requests are admitted and flagged.
-        marks: Per resource the amount whose reaching is reported next.
-        thresholds: The ratios that marks are made from, ascending.
-    """
-
-    __slots__ = (
-        "below",
-        "full",
-        "limited",
-        "limits",
-        "marks",
-        "name",
-        "reserved",
-        "room",
-        "scope",
-        "thresholds",
-        "used",
-        "warn",
-    )
-
-    def __init__(
-        self,
-        limits: Sequence[int],
-        *,
-        full: Sequence[int] | None = None,
-        scope: str = "run",
-        name: str | None = None,
-        thresholds: tuple[float, ...] = (),
-        warn: bool = False,
-    ) -> None:
-        self.scope = scope
-        self.name = name
-        self.limits = limits
-        self.full = limits if full is None else full
-        self.limited = _limited(tuple(self.full))
-        self.room = limits
-        self.used: list[int] = list(_ZEROS)
-        self.reserved: list[int] | tuple[int, ...] = _ZEROS  # becomes a list with the first hold: most runs never hold
-        self.below: list[int] | None = None
-        self.warn = warn
-        self.thresholds = thresholds
-        self.marks: Sequence[int] = first_marks(tuple(self.full), thresholds)
-
-    def remaining(self, resource: int) -> int:
-        """What is left of a limited resource, at least 0."""
-        return max(0, self.limits[resource] - self.used[resource] - self.reserved[resource])
-
-    def overage(self, resource: int) -> int:
-        """By how much the full limit is exceeded, 0 if it is not."""
-        return max(0, self.used[resource] - self.full[resource])
-
-
-class Refusal(NamedTuple):
-    """Why a request was not admitted, with the numbers of that moment."""
-
-    account: Account
-    resource: int
-    used: int
-    reserved: int
-    limit: int
-    busy: bool
-
-
-class Hold:
-    """An amount held on several accounts until it is settled.
-
-    Attributes:
-        accounts: From the widest scope to the leaf.
-        amounts: What is held on each.
-        on_expiry: What an expiry charges.
-        expires_ns: When it may be reclaimed if nobody holds on to it.
-        state: ``open`` until settled, once.
-        owner: A weak reference to what keeps it alive.
-        payer: Who is told of an expiry (a run).
-        wrapping: The account that judges its growth by full limits, or None.
-        paid: The usage that it was charged for, as the caller gave it.
-    """
-
-    # fmt: off
-    __slots__ = (
-        "accounts", "amounts", "expires_ns", "on_expiry", "opened_ns", "owner", "paid", "payer", "state", "wrapping",
-    )
-    # fmt: on
-
-    def __init__(
-        self,
-        accounts: tuple[Account, ...],
-        amounts: Amounts,
-        *,
-        on_expiry: Amounts = NOTHING,
-        payer: Any = None,
-    ) -> None:
-        self.accounts = accounts
-        self.amounts = amounts
-        self.on_expiry = on_expiry
-        self.opened_ns = 0
-        self.expires_ns = UNLIMITED
-        self.state: HoldState = "open"
-        self.owner: Any = None
-        self.payer = payer
-        self.wrapping: Account | None = None
-        self.paid: Any = None
-
-
-def refusal(accounts: Sequence[Account], amounts: Sequence[int], wrapping: Account | None = None) -> Refusal | None:
+def refusal(
+    accounts: Sequence[Account],
+    amounts: Sequence[int],
+    wrapping: Account | None = None,
+    priority: str = "normal",
+) -> Refusal | None:
     """The account that refuses *amounts*, or None when all admit them.
 
     The first account whose used amount alone is in the way decides; else the first that only open holds keep busy.
-    *wrapping* is judged by its full limits.
+    *wrapping* is judged by its full limits, a quota by what it leaves to *priority*.
     """
     busy: Refusal | None = None
-    for account in accounts:
+    for account, asks in _parts(accounts, ZEROS, amounts):
         if account.warn:
             continue
         limits = account.full if account is wrapping else account.limits
+        if account.limits_of is not None:
+            limits = account.limits_of[priority]
         used, reserved = account.used, account.reserved
         for i in account.limited:
-            asked = amounts[i]
+            asked = asks[i]
             if not asked or used[i] + reserved[i] + asked <= limits[i]:
                 continue
             if used[i] + asked > limits[i]:
@@ -179,6 +79,30 @@ def refusal(accounts: Sequence[Account], amounts: Sequence[int], wrapping: Accou
             if busy is None:
                 busy = Refusal(account, i, used[i], reserved[i], limits[i], busy=True)
     return busy
+
+
+def _parts(
+    accounts: Sequence[Account], used: Sequence[int], held: Sequence[int]
+) -> list[tuple[Account, Sequence[int]]]:
+    """What *held* more comes to on each account, given that *used* more is charged to it; the same where nothing is
+    carved. Call it before the change."""
+    parts: list[tuple[Account, Sequence[int]]] = []
+    more = held
+    for account in reversed(accounts):
+        parts.append((account, more if account.scope == "run" else held))
+        carved = account.carved
+        if carved is not None:
+            more = [
+                _counts(c, u + a, r + b) - _counts(c, u, r)
+                for c, u, r, a, b in zip(carved, account.used, account.reserved, used, more, strict=True)
+            ]
+    parts.reverse()
+    return parts
+
+
+def _counts(carved: int, used: int, reserved: int) -> int:
+    """What the runs above a carved child hold for it."""
+    return max(reserved, carved - used)
 
 
 def exceeds_warned(accounts: Sequence[Account], amounts: Sequence[int]) -> Refusal | None:
@@ -221,14 +145,9 @@ def settle(held: Hold, actual: Sequence[int], state: HoldState) -> list[Crossing
     return charge(held.accounts, actual)
 
 
-def expire(held: Hold) -> list[Crossing]:
-    """Reclaim an abandoned hold: all but what it stored for this case comes back."""
-    return settle(held, held.on_expiry, "expired")
-
-
 def extend(held: Hold, delta: Amounts, *, force: bool = False) -> Refusal | None:
     """Grow an open hold by *delta* under the admission rule, or in any case; a refusal leaves it unchanged."""
-    refused = None if force else refusal(held.accounts, delta, held.wrapping)
+    refused = None if force else refusal(held.accounts, delta, held.wrapping, held.priority)
     if refused is None:
         _shift_reserved(held.accounts, delta, 1)
         held.amounts = Amounts(*map(sum, zip(held.amounts, delta, strict=True)))
@@ -238,7 +157,7 @@ def extend(held: Hold, delta: Amounts, *, force: bool = False) -> Refusal | None
 def resize(held: Hold, amounts: Amounts, *, force: bool = False) -> Refusal | None:
     """Make an open hold exactly *amounts* under the admission rule; a refusal leaves it unchanged."""
     _shift_reserved(held.accounts, held.amounts, -1)
-    refused = None if force else refusal(held.accounts, amounts, held.wrapping)
+    refused = None if force else refusal(held.accounts, amounts, held.wrapping, held.priority)
     if refused is None:
         held.amounts = amounts
     _shift_reserved(held.accounts, held.amounts, 1)
@@ -248,7 +167,9 @@ def resize(held: Hold, amounts: Amounts, *, force: bool = False) -> Refusal | No
 def charge(accounts: Sequence[Account], actual: Sequence[int]) -> list[Crossing]:
     """Add *actual* to every account, limits or not; gives the thresholds crossed by it."""
     crossed: list[Crossing] = []
-    leaf = accounts[-1]
+    leaf = accounts[-1] if accounts else None
+    if len(accounts) > 1 and any(account.carved is not None for account in accounts):
+        _hold_more(_parts(accounts, actual, ZEROS))
     for account in accounts:
         used, marks = account.used, account.marks
         for i, amount in enumerate(actual):
@@ -262,28 +183,84 @@ def charge(accounts: Sequence[Account], actual: Sequence[int]) -> list[Crossing]
     return crossed
 
 
+def carve(accounts: Sequence[Account], amounts: Sequence[int]) -> None:
+    """Keep *amounts*, admitted by the runs above, for the last account, which is a fresh `CarvedAccount`."""
+    child, above = _carved_child(accounts)
+    _hold_more(_parts(above, ZEROS, amounts))
+    child.carved = amounts
+
+
+def uncarve(accounts: Sequence[Account]) -> None:
+    """Give the runs above the last account back what it kept of them and has neither used nor holds."""
+    child, above = _carved_child(accounts)
+    if child.carved is not None:
+        kept = zip(child.carved, child.used, child.reserved, strict=True)
+        rest = [reserved - _counts(carved, used, reserved) for carved, used, reserved in kept]
+        child.carved = None
+        _hold_more(_parts(above, ZEROS, rest))
+
+
+def _carved_child(accounts: Sequence[Account]) -> tuple[CarvedAccount, list[Account]]:
+    child = accounts[-1]
+    assert isinstance(child, CarvedAccount)
+    return child, [account for account in accounts[:-1] if account.scope == "run"]
+
+
+def forget(account: Account) -> None:
+    """Nothing used any more; what is held stays held, thresholds are armed anew."""
+    if account.carved is not None:  # what it has spent of its carve stays spent for the runs above
+        carved = [max(0, c - u) for c, u in zip(account.carved, account.used, strict=True)]
+        assert isinstance(account, CarvedAccount)
+        account.carved = carved
+    account.used[:] = ZEROS
+    account.below = None
+    rearm(account)
+
+
+def left(accounts: Sequence[Account], resource: int, priority: str = "normal") -> int | None:
+    """What a request of *resource* may be at most, at least 0; None where nothing limits it."""
+    found: int | None = None
+    kept = 0
+    for account in reversed(accounts):
+        limit = (account.limits if account.limits_of is None else account.limits_of[priority])[resource]
+        used, reserved = account.used[resource], account.reserved[resource]
+        if limit < UNLIMITED:
+            room = limit - used - reserved + (kept if account.scope == "run" else 0)
+            found = room if found is None or room < found else found
+        if account.carved is not None:
+            kept += _counts(account.carved[resource], used, reserved) - reserved
+    return found if found is None else max(0, found)
+
+
+def widen(held: Hold, accounts: Sequence[Account], *, force: bool = False) -> Refusal | None:
+    """Put an open hold on more quotas, before its other accounts; a refusal leaves it unchanged."""
+    refused = None if force else refusal(accounts, held.amounts, None, held.priority)
+    if refused is None:
+        _hold_more([(account, held.amounts) for account in accounts])
+        held.accounts = (*accounts, *held.accounts)
+    return refused
+
+
 def relimit(account: Account, limits: Sequence[int], full: Sequence[int]) -> None:
     """Give *account* other limits and re-arm its thresholds for amounts not reached yet."""
     account.limits = tuple(limits)
     account.full = tuple(full)
-    account.limited = _limited(account.full)
+    account.limited = limited_in(account.full)
     _make_room(account)
     rearm(account)
 
 
-@lru_cache(maxsize=1024)
-def _limited(limits: tuple[int, ...]) -> tuple[int, ...]:
-    """The resources that *limits* limit; one tuple for all runs of a budget."""
-    return tuple(i for i in _INDEXES if limits[i] < UNLIMITED)
-
-
 def _shift_reserved(accounts: Sequence[Account], amounts: Sequence[int], sign: int) -> None:
-    for account in accounts:
+    _hold_more(_parts(accounts, ZEROS, amounts if sign > 0 else [-amount for amount in amounts]))
+
+
+def _hold_more(parts: Sequence[tuple[Account, Sequence[int]]]) -> None:
+    for account, more in parts:
         reserved = account.reserved
         if not isinstance(reserved, list):
-            reserved = account.reserved = list(_ZEROS)
-        for i, amount in enumerate(amounts):
-            reserved[i] += sign * amount  # in place: a change that nests here is not lost
+            reserved = account.reserved = list(ZEROS)
+        for i, amount in enumerate(more):
+            reserved[i] += amount  # in place: a change that nests here is not lost
         _make_room(account)
 
 

@@ -213,7 +213,8 @@ class LiveSpans:
             if node.run is None:
                 engine = self._engine
                 budget = engine.implicit_budget(node.name)
-                made = BudgetRun(engine, budget, tenant=engine.tenant, parent=parent, kind="implicit", reraise=False)
+                owner = engine.owners.owner(None, None, None, None) if parent is None else parent.owner
+                made = BudgetRun(engine, budget, owner, parent=parent, kind="implicit", reraise=False)
                 made.span = node.span
                 made.site = site_of(node.span)
                 closing.write_limits(made, node.span)

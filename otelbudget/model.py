@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from types import MappingProxyType
@@ -28,7 +28,7 @@ from otelbudget.errors import ConfigError
 if TYPE_CHECKING:
     from decimal import Decimal
 
-__all__ = ["OnExhausted", "RunBudget", "Usage"]
+__all__ = ["OnExhausted", "RunBudget", "Usage", "ratios"]
 
 #: ``"raise"``, ``"warn"`` (charge, flag, never block) or ``(denial, run) -> bool``; True evaluates once more.
 OnExhausted = Literal["raise", "warn"] | Callable[[Any, Any], "bool | Awaitable[bool]"]
@@ -62,6 +62,7 @@ class RunBudget:
         latch: After a raised denial of a resource, refuse further requests for it at once.
         thresholds: Ratios of each limit whose crossing is reported once.
         on_unpriced: What a call of a model without a price does under a cost limit; None takes the manager's policy.
+        origin: Where it was written, ``file:line``, for messages.
 
     Raises:
         ConfigError: A limit is negative, not finite, not a number, or not a whole one where it counts things.
@@ -82,6 +83,7 @@ class RunBudget:
     latch: bool = True
     thresholds: tuple[float, ...] = (0.8, 0.95, 1.0)
     on_unpriced: OnUnpriced | None = None
+    origin: str | None = field(default=None, compare=False)
     #: Limits in internal units, `RESOURCES` order, UNLIMITED where there is none.
     limits: tuple[int, ...] = field(init=False, repr=False)
     #: The same less what `wrap_up` sets aside: what ordinary calls see.
@@ -108,7 +110,7 @@ class RunBudget:
         asked = [1 if i in (TOKENS, INPUT, OUTPUT, COST) and limits[i] < UNLIMITED else 0 for i in range(len(limits))]
         asked[STEPS] = 1
         put("one_call", Amounts(*asked))
-        put("thresholds", tuple(sorted({_ratio(value) for value in self.thresholds})))
+        put("thresholds", ratios(self.thresholds))
         if not (self.on_exhausted in ("raise", "warn") or callable(self.on_exhausted)):
             raise ConfigError(f"on_exhausted must be 'raise', 'warn' or a callable, got {self.on_exhausted!r}")
         if self.on_unpriced not in (None, "deny", "estimate", "allow"):
@@ -129,6 +131,11 @@ def _limit(name: str, value: object) -> int:
     if value is None:
         return UNLIMITED
     return nanousd(name, value, ConfigError) if name == "max_cost_usd" else count(name, value, ConfigError)
+
+
+def ratios(thresholds: Iterable[float]) -> tuple[float, ...]:
+    """*thresholds* in ascending order, each once; ConfigError if one is no ratio above 0 and at most 1."""
+    return tuple(sorted({_ratio(value) for value in thresholds}))
 
 
 def _ratio(value: object) -> float:
@@ -176,6 +183,8 @@ class Usage:
         cache_read_tokens, cache_write_tokens, reasoning_tokens: Parts of the above.
         model, provider, response_id: As the response says.
         estimated: The numbers are an estimate.
+        reported_cost_usd: What the response says it cost: taken where ``trust_reported_cost`` is set, the configuration
+            has no price for the model, and it is not zero.
 
     Raises:
         ValueError: A number is negative, not finite, not whole, or the sum does not fit its parts.
@@ -194,6 +203,7 @@ class Usage:
     provider: str | None = None
     response_id: str | None = None
     estimated: bool = False
+    reported_cost_usd: Money | None = None
 
     def __post_init__(self) -> None:
         put = partial(object.__setattr__, self)
@@ -202,8 +212,9 @@ class Usage:
         for name in ("input_tokens", "output_tokens", "tokens"):
             if getattr(self, name) is not None:
                 put(name, count(name, getattr(self, name)))
-        if self.cost_usd is not None:
-            put("cost_usd", usd(nanousd("cost_usd", self.cost_usd)))
+        for name in ("cost_usd", "reported_cost_usd"):
+            if getattr(self, name) is not None:
+                put(name, usd(nanousd(name, getattr(self, name))))
         known_input, known_output = self.input_tokens, self.output_tokens
         if self.tokens is None:
             whole = count("tokens", (known_input or 0) + (known_output or 0))

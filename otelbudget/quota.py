@@ -17,7 +17,7 @@ from otelbudget.decision import Denial
 from otelbudget.errors import ConfigError
 from otelbudget.ledger import Account, Hold
 from otelbudget.stores.memory import MemoryStore
-from otelbudget.windows import Window, day_of, zone
+from otelbudget.windows import Window, WindowSpec, window_at, zone
 
 if TYPE_CHECKING:
     from otelbudget.errors import BudgetExceeded
@@ -82,6 +82,7 @@ class QuotaService:
             raise ConfigError(f"quotas must map tenants to tokens, {{'acme': 50_000}}, got {quotas!r}")
         self._quotas = {_name(tenant): _quota(value) for tenant, value in (quotas or {}).items()}
         self._zone = zone(timezone)
+        self._spec = WindowSpec(timezone=timezone)
         self._kept = _kept_from(reserve_for or {})
         self._clock_s = clock_s
         self._store = MemoryStore()
@@ -149,7 +150,7 @@ class QuotaService:
 
     def _account(self, tenant: str) -> tuple[Window, Account]:
         _name(tenant)
-        window = day_of(self._clock_s(), self._zone)
+        window = window_at(self._spec, self._clock_s())
         current = self._accounts.get(tenant)
         if current is None or current[0].key != window.key:
             limits = _limits(self._quotas.get(tenant, self._default))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from otelbudget.amounts import UNLIMITED
 
 if TYPE_CHECKING:
-    from otelbudget.ledger import Account
+    from otelbudget.accounts import Account
 
 __all__ = ["Crossing", "cross", "crossings", "first_marks", "rearm"]
 

@@ -1,17 +1,34 @@
-"""Calendar windows: which one an instant lies in and when it ends. Pure: the instant is passed in.
+"""Windows: which stretch of time an instant lies in, and when it ends. Pure: the instant is passed in.
 
-A day begins and ends at local midnight, so it has 23 or 25 hours where clocks change.
+Days, weeks and months begin at a local time of day, so a day has 23 or 25 hours where clocks change. Hours and minutes
+follow the clock on the wall too, but each lasts 60 minutes or seconds, also the two that are both called half past two.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, tzinfo
-from typing import NamedTuple
+import re
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from otelbudget.errors import ConfigError
 
-__all__ = ["Window", "day_of", "zone"]
+__all__ = ["BUCKETS", "Buckets", "Window", "WindowSpec", "window_at", "zone"]
+
+CALENDAR: Final = ("minute", "hour", "day", "week", "month")
+_TIMED: Final = ("day", "week", "month")
+_FIXED: Final = {"minute": 60, "hour": 3600}
+#: A rolling window forgets in steps of this fraction of it, so an amount counts for up to 1/60 longer than it should,
+#: and never shorter.
+BUCKETS: Final = 60
+
+_AT: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
+_ROLLING: Final = re.compile(r"rolling (\d+)(s|m|h|d)")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LONGEST_ROLLING_S: Final = 366 * 86_400
 
 
 class Window(NamedTuple):
@@ -19,12 +36,58 @@ class Window(NamedTuple):
 
     Attributes:
         key: Its name, such as ``2026-11-24``; a new window has a new key.
-        start_s, end_s: Unix seconds; the end is no longer part of it.
+        start_s, end_s: Unix seconds; the end is no longer part of it. Infinite for a lifetime and a rolling window.
     """
 
     key: str
     start_s: float
     end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSpec:
+    """Which windows a quota is counted in.
+
+    Args:
+        per: ``run`` (each root run on its own), ``lifetime``, ``minute``, ``hour``, ``day``, ``week``, ``month``, or
+            ``rolling 24h`` with any whole number of s, m, h or d: the time up to now.
+        timezone: IANA name of the zone whose clock calendar windows follow.
+        at: Local time of day, ``HH:MM``, at which a day, a week (on Monday) or a month (on the 1st) begins; None is
+            midnight. Where clocks skip it, it is the same time after the skip; where it comes twice, the first.
+
+    Raises:
+        ConfigError: One of them is not understood.
+    """
+
+    per: str = "day"
+    timezone: str = "UTC"
+    at: str | None = None
+    #: The length of a rolling window in seconds; None for the others.
+    rolling_s: int | None = field(init=False, repr=False, compare=False)
+    tz: tzinfo = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rolling_s", _rolling_s(self.per))
+        object.__setattr__(self, "tz", zone(self.timezone))
+        if self.at is not None:
+            if not isinstance(self.at, str) or not _AT.fullmatch(self.at):
+                raise ConfigError(f"at must be a time of day such as '06:00', got {self.at!r}")
+            if self.per not in _TIMED:
+                raise ConfigError(f"at goes with per day, week or month, not with per {self.per}")
+        if self.per not in CALENDAR and self.timezone != "UTC":
+            raise ConfigError(f"timezone goes with windows of the calendar, not with per {self.per}")
+
+
+def _rolling_s(per: object) -> int | None:
+    if per in ("run", "lifetime", *CALENDAR):
+        return None
+    found = _ROLLING.fullmatch(per) if isinstance(per, str) else None
+    seconds = 0 if found is None or len(found[1]) > 9 else int(found[1]) * _SECONDS[found[2]]
+    if not 0 < seconds <= _LONGEST_ROLLING_S:
+        raise ConfigError(
+            f"per must be run, lifetime, minute, hour, day, week, month or 'rolling 24h' (1s to 366d), got {per!r}"
+        )
+    return seconds
 
 
 def zone(name: str) -> tzinfo:
@@ -37,11 +100,91 @@ def zone(name: str) -> tzinfo:
         raise ConfigError(f"timezone must be an IANA name such as 'Europe/Berlin' or 'UTC', got {name!r}") from error
 
 
-def day_of(now_s: float, timezone: tzinfo) -> Window:
-    """The calendar day that *now_s* (Unix seconds) lies in, in *timezone*."""
-    local = datetime.fromtimestamp(now_s, timezone)
-    # A naive midnight gets its own offset, which differs from now's on the days when clocks change.
-    start = datetime(local.year, local.month, local.day, tzinfo=timezone)
-    following = local.date() + timedelta(days=1)
-    end = datetime(following.year, following.month, following.day, tzinfo=timezone)
-    return Window(local.date().isoformat(), start.timestamp(), end.timestamp())
+def window_at(spec: WindowSpec, now_s: float) -> Window:
+    """The window of *spec* that *now_s* (Unix seconds) lies in."""
+    if spec.per in _FIXED:
+        return _fixed(spec, now_s)
+    if spec.per in _TIMED:
+        return _timed(spec, now_s)
+    return Window(spec.per, float("-inf"), float("inf"))
+
+
+def _fixed(spec: WindowSpec, now_s: float) -> Window:
+    length = _FIXED[spec.per]
+    local = datetime.fromtimestamp(now_s, spec.tz)
+    offset = local.utcoffset() or timedelta()
+    start_s = now_s - (now_s + offset.total_seconds()) % length
+    start = datetime.fromtimestamp(start_s, spec.tz)
+    return Window(start.isoformat(timespec="minutes"), start_s, start_s + length)
+
+
+def _timed(spec: WindowSpec, now_s: float) -> Window:
+    first = _first_day(spec, datetime.fromtimestamp(now_s, spec.tz).date())
+    if _begin(spec, first) > now_s:  # it has not begun yet at this time of day
+        first = _first_day(spec, first - timedelta(days=1))
+    return Window(first.isoformat(), _begin(spec, first), _begin(spec, _next_day(spec, first)))
+
+
+def _first_day(spec: WindowSpec, day: date) -> date:
+    if spec.per == "week":
+        return day - timedelta(days=day.weekday())
+    return day.replace(day=1) if spec.per == "month" else day
+
+
+def _next_day(spec: WindowSpec, first: date) -> date:
+    if spec.per == "month":
+        return (first + timedelta(days=31)).replace(day=1)
+    return first + timedelta(days=7 if spec.per == "week" else 1)
+
+
+def _begin(spec: WindowSpec, day: date) -> float:
+    # A naive local time gets its own offset, which differs from now's on the days when clocks change.
+    at = time.min if spec.at is None else time.fromisoformat(spec.at)
+    return datetime.combine(day, at, spec.tz).timestamp()
+
+
+class Buckets:
+    """What was charged in a rolling window, in pieces of 1/60 of its length; the oldest fall out as time passes.
+
+    Example:
+        >>> last_hour = Buckets(3600)
+        >>> last_hour.add([5], 0.0)
+        >>> last_hour.fallen_out(3600.0), last_hour.fallen_out(3660.0)
+        (None, [5])
+    """
+
+    __slots__ = ("_kept", "_length_s", "_width_s")
+
+    def __init__(self, length_s: int) -> None:
+        self._length_s = length_s
+        self._width_s = length_s / BUCKETS
+        self._kept: deque[tuple[int, list[int]]] = deque()  # (bucket's number, amounts), oldest first
+
+    def add(self, amounts: Sequence[int], now_s: float) -> None:
+        """Note a charge made now. A clock that went back adds to the newest bucket, so nothing falls out early."""
+        number = int(now_s // self._width_s)
+        if self._kept and self._kept[-1][0] >= number:
+            kept = self._kept[-1][1]
+            for i, amount in enumerate(amounts):
+                kept[i] += amount
+        else:
+            self._kept.append((number, list(amounts)))
+
+    def fallen_out(self, now_s: float) -> list[int] | None:
+        """The sum of what lies wholly before the window up to now, given once; None if there is nothing."""
+        gone: list[int] | None = None
+        while self._kept and self._leaves_s(self._kept[0][0]) <= now_s:
+            _, amounts = self._kept.popleft()
+            gone = amounts if gone is None else [a + b for a, b in zip(gone, amounts, strict=True)]
+        return gone
+
+    def next_s(self) -> float | None:
+        """When the oldest charges fall out, in Unix seconds; None if there are none."""
+        return self._leaves_s(self._kept[0][0]) if self._kept else None
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
+
+    def _leaves_s(self, number: int) -> float:
+        return (number + 1) * self._width_s + self._length_s

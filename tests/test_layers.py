@@ -16,13 +16,13 @@ PACKAGE = Path(otelbudget.__file__).parent
 #: Rows of the package, lowest first; a row may also import itself. Names are modules or folders below `otelbudget`.
 ROWS = (
     ("_version", "errors", "semconv"),
-    ("amounts", "model", "decision", "windows"),
-    ("thresholds", "ledger", "pricing", "estimate", "spans"),
+    ("amounts", "model", "decision", "windows", "names", "quotas"),
+    ("thresholds", "accounts", "ledger", "pricing", "estimate", "learned", "spans"),
     ("config",),
     ("stores", "telemetry"),
     ("scope", "runs"),
     ("engine",),
-    ("call_span", "calls"),
+    ("call_span", "call_needs", "calls"),
     ("span_tree", "live_spans"),
     ("manager", "quota"),
     ("guards",),

@@ -38,7 +38,8 @@ class World:
         self.exporter = InMemorySpanExporter()
         self.provider = TracerProvider(sampler=sampler, span_limits=limits, shutdown_on_exit=False)
         config = Config(default_budget=default_budget, prices=PRICES) if config is None else config
-        store = MemoryStore(ttl_s=ttl_s)
+        self.wall_s = 1_700_000_000.0
+        store = MemoryStore(ttl_s=ttl_s, clock_s=lambda: self.wall_s)
         self.engine = Engine(config, store=store, clock_ns=lambda: self.now_ns, enforce=enforce)
         self.engine.tracer = self.provider.get_tracer("otelbudget")
         self.manager = BudgetManager(engine=self.engine)
@@ -48,6 +49,7 @@ class World:
 
     def advance(self, seconds: float) -> None:
         self.now_ns += round(seconds * 1e9)
+        self.wall_s += seconds
 
     def run(self, budget: str | RunBudget | None = None, **options: Any) -> RunScope:
         return self.manager.run(budget, **options)

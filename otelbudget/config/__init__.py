@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from otelbudget.config.settings import Config, Estimates, TelemetryConfig
+from otelbudget.config.settings import Config, Estimates, TelemetryConfig, TenantFrom
 
-__all__ = ["Config", "Estimates", "TelemetryConfig", "load_budget_config"]
+__all__ = ["Config", "Estimates", "TelemetryConfig", "TenantFrom", "load_budget_config"]
 
 
 def load_budget_config(path: str | os.PathLike[str]) -> Config:

@@ -1,257 +1,188 @@
 """What may stand in a ``budgets.yaml``: one table, from names to what their values must be.
 
-To add a setting, add a line to the table of its section and a parameter to what the section builds.
+To add a setting, add a line to the table of its section and a parameter to what the section builds, show it in the
+``budgets.yaml`` of the project's sources, and write the schema for editors anew:
+``otelbudget schema --output otelbudget/config/budgets.schema.json``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final
 
-from otelbudget.config.scalars import parse_count, parse_flag, parse_ratio, parse_seconds, parse_usd
-from otelbudget.config.settings import Estimates, TelemetryConfig, did_you_mean
-from otelbudget.errors import ConfigError
+from otelbudget.amounts import RESOURCES
+from otelbudget.config.forms import (
+    COUNT,
+    FLAG,
+    MONEY,
+    NAME,
+    PORT,
+    POSITIVE_COUNT,
+    RATIO,
+    SECONDS,
+    THRESHOLD,
+    TIME_OF_DAY,
+    VARIABLE,
+    WINDOW,
+    ZONE,
+    Form,
+)
+from otelbudget.config.kinds import BudgetOrName, Choice, Field, ListOf, Named, Scalar, Schema, Section
+from otelbudget.config.settings import Estimates, TelemetryConfig, TenantFrom
 from otelbudget.model import RunBudget
 from otelbudget.pricing import Price
+from otelbudget.quotas import PRIORITIES, Quota, Quotas
 
-if TYPE_CHECKING:
-    from yaml.nodes import Node
+__all__ = ["FILE"]
 
-    from otelbudget.config.reader import Entry, Path, Reader
-
-__all__ = ["FILE", "INVALID", "Kind"]
-
-#: What a kind gives for a value that is wrong; the reader has noted why.
-INVALID: Final[Any] = object()
-
-
-class Kind(Protocol):
-    """What a value must be."""
-
-    def read(self, reader: Reader, node: Node, path: Path) -> Any:
-        """The value of *node*, or INVALID after noting what is wrong."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scalar:
-    """A text that *parse* understands; ``null``, no limit, if *nullable*."""
-
-    parse: Callable[[str], Any]
-    wanted: str
-    nullable: bool = False
-
-    def read(self, reader: Reader, node: Node, path: Path) -> Any:
-        text = reader.text(node, path, self.wanted)
-        if text is None:
-            return INVALID
-        if self.nullable and text.value and reader.is_null(node):
-            return None
-        try:
-            return self.parse(text.value)
-        except ValueError as error:
-            wanted = f"{self.wanted}, or null for no limit" if self.nullable else self.wanted
-            hint = f"; {error}" if str(error) else ""
-            reader.wrong(node, path, f"must be {wanted}, got {text.shown}{hint}")
-            return INVALID
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One of some words; *later* ones are for versions to come."""
-
-    words: tuple[str, ...]
-    later: tuple[str, ...] = ()
-
-    def read(self, reader: Reader, node: Node, path: Path) -> Any:
-        wanted = " or ".join(self.words)
-        text = reader.text(node, path, wanted)
-        if text is None:
-            return INVALID
-        if text.value in self.words:
-            return text.value
-        if text.value in self.later:
-            reader.wrong(node, path, f"{text.shown} is not supported by this version yet; it must be {wanted}")
-        else:
-            reader.wrong(node, path, f"must be {wanted}, got {text.shown}")
-        return INVALID
-
-
-@dataclass(frozen=True, slots=True)
-class ListOf:
-    """A list."""
-
-    item: Kind
-
-    def read(self, reader: Reader, node: Node, path: Path) -> Any:
-        items = reader.sequence(node, path)
-        if items is None:
-            return INVALID
-        values = [self.item.read(reader, item, (*path, str(i))) for i, item in enumerate(items)]
-        return INVALID if INVALID in values else tuple(values)
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A mapping of known names, from which *build* makes a value."""
-
-    fields: Mapping[str, Kind]
-    build: Callable[..., Any]
-    required: tuple[str, ...] = ()
-    later: tuple[str, ...] = ()
-    may_be_empty: bool = False
-
-    def read(self, reader: Reader, node: Node, path: Path) -> Any:
-        if self.may_be_empty and reader.is_null(node):
-            return self.build()
-        entries = reader.mapping(node, path)
-        if entries is None:
-            return INVALID
-        values = {name: self._value(reader, name, entry, (*path, name)) for name, entry in entries.items()}
-        for name in self.required:
-            if name not in entries:
-                reader.wrong(node, path, f"{name} is missing")
-                return INVALID
-        if INVALID in values.values():
-            return INVALID
-        try:
-            return self.build(**values)
-        except ConfigError as error:
-            name = str(error).split(maxsplit=1)[0]
-            if name in entries:
-                node, path = entries[name].value, (*path, name)
-            reader.wrong(node, path, str(error))
-            return INVALID
-
-    def _value(self, reader: Reader, name: str, entry: Entry, path: Path) -> Any:
-        if name in self.fields:
-            return self.fields[name].read(reader, entry.value, path)
-        later = name in self.later
-        reader.wrong(
-            entry.key,
-            path,
-            "not supported by this version yet" if later else f"unknown setting{did_you_mean(name, self.fields)}",
-        )
-        return INVALID
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A mapping of free names to values of one kind; nothing at all is an empty one."""
-
-    item: Kind
-    names_budgets: bool = False
-
-    def read(self, reader: Reader, node: Node, path: Path) -> Any:
-        entries = {} if reader.is_null(node) else reader.mapping(node, path)
-        if entries is None:
-            return INVALID
-        if self.names_budgets:
-            reader.budgets.extend(entries)
-        values = {name: self.item.read(reader, entry.value, (*path, name)) for name, entry in entries.items()}
-        return INVALID if INVALID in values.values() else values
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetOrName:
-    """A budget in place, or the name of one; ``null`` if *nullable*."""
-
-    budget: Kind
-    nullable: bool = False
-
-    def read(self, reader: Reader, node: Node, path: Path) -> Any:
-        if not reader.is_scalar(node):
-            return self.budget.read(reader, node, path)
-        text = reader.text(node, path, "a budget or the name of one")
-        if text is None:
-            return INVALID
-        if reader.is_null(node):
-            if self.nullable:
-                return None
-            reader.wrong(node, path, f"must be a budget or the name of one, got {text.shown}")
-            return INVALID
-        return reader.refer(text, node, path)
-
-
-def _threshold(text: str) -> float:
-    ratio = parse_ratio(text)
-    if not ratio:
-        raise ValueError("a threshold of nothing is always crossed")
-    return float(ratio)
-
-
-def _port(text: str) -> int:
-    port = parse_count(text)
-    if port > 65_535:
-        raise ValueError("")
-    return port
-
-
-def _at_least_1(text: str) -> int:
-    number = parse_count(text)
-    if not number:
-        raise ValueError("")
-    return number
-
-
-_COUNT = "a whole number such as 5, 50k or 1.5M"
-_USD = "an amount of money such as $2.50"
-_SECONDS = "a time such as 30s, 5m or 1h30m"
-
-_RESOURCES: dict[str, tuple[Callable[[str], Any], str]] = {
-    "steps": (parse_count, _COUNT),
-    "tokens": (parse_count, _COUNT),
-    "input_tokens": (parse_count, _COUNT),
-    "output_tokens": (parse_count, _COUNT),
-    "cost_usd": (parse_usd, _USD),
-    "seconds": (parse_seconds, _SECONDS),
-    "tool_calls": (parse_count, _COUNT),
-    "nested_tool_calls": (parse_count, _COUNT),
+_RESOURCES: dict[str, tuple[Form, str]] = {
+    "steps": (COUNT, "Model calls."),
+    "tokens": (COUNT, "Input plus output tokens."),
+    "input_tokens": (COUNT, "Input tokens, cached ones included."),
+    "output_tokens": (COUNT, "Output tokens, reasoning included."),
+    "cost_usd": (MONEY, "Money, in US dollars."),
+    "seconds": (SECONDS, "Wall time since the run began."),
+    "tool_calls": (COUNT, "Tool calls."),
+    "nested_tool_calls": (COUNT, "Tool calls made inside a tool call."),
 }
 
-_ON_UNPRICED = Choice(("deny", "estimate", "allow"))
+_ON_UNPRICED: Final = Choice(("deny", "estimate", "allow"))
+_ON_EXHAUSTED: Final = Choice(("raise", "warn"))
+_THRESHOLDS: Final = ListOf(Scalar(THRESHOLD), "ratios", "[80%, 100%]")
+
+
+def _set_aside_of(resource: str) -> Schema:
+    """What is set aside of a resource has to be limited."""
+    given = {"required": ["wrap_up"], "properties": {"wrap_up": {"required": [resource]}}}
+    limit = f"max_{resource}"
+    return {"if": given, "then": {"required": [limit], "properties": {limit: {"not": {"type": "null"}}}}}
+
 
 _BUDGET = Section(
     {
-        **{f"max_{name}": Scalar(*how, nullable=True) for name, how in _RESOURCES.items()},
-        "max_depth": Scalar(parse_count, _COUNT, nullable=True),
-        "on_exhausted": Choice(("raise", "warn")),
-        "wrap_up": Section({name: Scalar(*how) for name, how in _RESOURCES.items()}, dict),
-        "latch": Scalar(parse_flag, "true or false"),
-        "thresholds": ListOf(Scalar(_threshold, "a ratio above 0 and at most 1, such as 80%")),
-        "on_unpriced": _ON_UNPRICED,
+        **{f"max_{name}": Field(Scalar(form, nullable=True), about) for name, (form, about) in _RESOURCES.items()},
+        "max_depth": Field(Scalar(COUNT, nullable=True), "How deep runs may nest; the first has depth 0."),
+        "on_exhausted": Field(_ON_EXHAUSTED, "raise refuses what does not fit; warn counts and flags it."),
+        "wrap_up": Field(
+            Section({name: Field(Scalar(form), about) for name, (form, about) in _RESOURCES.items()}, dict),
+            "Set aside inside the limits for one last call, see run.wrap_up(); one step is implied.",
+        ),
+        "latch": Field(Scalar(FLAG), "Once a resource has run out, refuse requests for it at once. Default true."),
+        "thresholds": Field(_THRESHOLDS, "Shares of every limit whose crossing is reported. Default 80%, 95%, 100%."),
+        "on_unpriced": Field(_ON_UNPRICED, "What a call of a model without a price does."),
     },
     RunBudget,
+    called="budget",
+    located=True,
+    rules=tuple(_set_aside_of(resource) for resource in RESOURCES),
 )
 
 _PRICE = Section(
     {
-        "input": Scalar(parse_usd, _USD),
-        "output": Scalar(parse_usd, _USD),
-        "cache_read": Scalar(parse_usd, _USD),
-        "cache_write": Scalar(parse_usd, _USD),
-        "reasoning": Scalar(parse_usd, _USD),
-        "per": Scalar(_at_least_1, "a number of tokens such as 1M or 1k"),
-        "discount": Scalar(parse_ratio, "a ratio from 0 to 1, such as 10%"),
+        "input": Field(Scalar(MONEY), "Per million input tokens, or per as many as `per` says."),
+        "output": Field(Scalar(MONEY), "The same of output. Default: that of input."),
+        "cache_read": Field(Scalar(MONEY), "Of input read from the provider's cache. Default: that of input."),
+        "cache_write": Field(Scalar(MONEY), "Of input written to the provider's cache. Default: that of input."),
+        "reasoning": Field(Scalar(MONEY), "Of output that is reasoning. Default: that of output."),
+        "per": Field(Scalar(POSITIVE_COUNT), "How many tokens the prices are for. Default 1M."),
+        "discount": Field(Scalar(RATIO), "Taken off every price. Default 0."),
     },
     Price,
     required=("input",),
 )
 
+
+def _shares(**shares: Any) -> dict[str, float]:
+    return {priority: float(share) for priority, share in shares.items()}
+
+
+def _only_with(windows: str, setting: str, otherwise: Schema) -> Schema:
+    """A setting that means something only with some windows, or is *otherwise*."""
+    return {
+        "if": {"required": [setting], "properties": {setting: {"not": otherwise}}},
+        "then": {"properties": {"per": {"pattern": f"^[ \\t\\r\\n]*(?:{windows})[ \\t\\r\\n]*$|{VARIABLE}"}}},
+    }
+
+
+_QUOTA = Section(
+    {
+        **{name: Field(Scalar(_RESOURCES[name][0]), _RESOURCES[name][1]) for name in RESOURCES},
+        "per": Field(Scalar(WINDOW), "The window it is counted in. Default day."),
+        "timezone": Field(Scalar(ZONE), "Whose clock the windows of the calendar follow. Default UTC."),
+        "at": Field(Scalar(TIME_OF_DAY), "When a day, week (Monday) or month (1st) begins. Default midnight."),
+        "thresholds": Field(_THRESHOLDS, "Shares whose crossing is reported. Default 80%, 95%, 100%."),
+        "reserve_for": Field(
+            Section({name: Field(Scalar(RATIO), f"Kept for runs of priority {name}.") for name in PRIORITIES}, _shares),
+            "Shares kept for important runs: {high: 20%, normal: 20%} stops normal ones at 80 % and low ones at 60 %.",
+        ),
+        "on_exhausted": Field(_ON_EXHAUSTED, "raise refuses what does not fit; warn counts and flags it."),
+        "name": Field(Scalar(NAME), "What denials and metrics call it. Default: made of resources and window."),
+    },
+    Quota,
+    called="quota",
+    located=True,
+    rules=(
+        {"anyOf": [{"required": [resource]} for resource in RESOURCES]},
+        _only_with("day|week|month", "at", {"pattern": VARIABLE}),
+        _only_with(
+            "minute|hour|day|week|month", "timezone", {"pattern": f"^[ \\t\\r\\n]*UTC[ \\t\\r\\n]*$|{VARIABLE}"}
+        ),
+    ),
+)
+
+_QUOTA_LIST = ListOf(_QUOTA, "quotas", "[{tokens: 1M, per: day}]", named=True)
+
+_QUOTAS = Section(
+    {
+        "org": Field(_QUOTA_LIST, "What every organisation may use, each on its own."),
+        "default": Field(_QUOTA_LIST, "What a tenant may use that `tenants` does not name."),
+        "tenants": Field(Named(_QUOTA_LIST), "Tenant or pattern -> its quotas, in place of `default`."),
+        "users": Field(Named(_QUOTA_LIST), 'User or pattern -> quotas of each such user; "*" is every user.'),
+        "models": Field(Named(_QUOTA_LIST), "Model or pattern -> quotas of each organisation."),
+    },
+    Quotas,
+    may_be_empty=True,
+)
+
+
+def _org(org: str) -> str:
+    return org
+
+
+_TENANT = Section({"org": Field(Scalar(NAME), "The organisation it belongs to.")}, _org, required=("org",))
+
+_TENANT_FROM = Section(
+    {
+        "span_attribute": Field(Scalar(NAME), "Attribute of the span that opens the run."),
+        "baggage": Field(Scalar(NAME), "Entry of the OpenTelemetry baggage, where the attribute is not there."),
+    },
+    TenantFrom,
+    rules=({"anyOf": [{"required": ["span_attribute"]}, {"required": ["baggage"]}]},),
+)
+
 _ESTIMATES = Section(
-    {"output_tokens": Scalar(_at_least_1, "a whole number of at least 1, such as 256")},
+    {
+        "output_tokens": Field(
+            Scalar(POSITIVE_COUNT),
+            "Held for an answer whose request sets no maximum, and nothing is known. Default 256.",
+        ),
+        "hold": Field(
+            Choice(("max", "expected")),
+            "max (default) holds the request's own maximum; expected what answers of the model usually take.",
+        ),
+        "clamp": Field(Scalar(FLAG), "Lower a request's maximum to what is left, instead of refusing. Default false."),
+        "min_output_tokens": Field(Scalar(POSITIVE_COUNT), "What clamp never goes below. Default 16."),
+    },
     Estimates,
-    later=("hold", "clamp", "min_output_tokens"),
     may_be_empty=True,
 )
 
 _TELEMETRY = Section(
     {
-        "events": Choice(("span",), later=("log", "both")),
-        "max_tenants": Scalar(_at_least_1, "a whole number of at least 1, such as 500"),
-        "max_models": Scalar(_at_least_1, "a whole number of at least 1, such as 50"),
-        "top_runs": Scalar(parse_count, _COUNT),
-        "metrics_port": Scalar(_port, "a port from 0 to 65535"),
+        "events": Field(Choice(("span", "log", "both")), "Checks and records as span events (default) or log records."),
+        "max_tenants": Field(Scalar(POSITIVE_COUNT), "Tenants with metrics of their own. Default 500."),
+        "max_models": Field(Scalar(POSITIVE_COUNT), "Models with metrics of their own. Default 50."),
+        "top_runs": Field(Scalar(COUNT), "Runs with gauges of their own while they are active. Default 20."),
+        "metrics_port": Field(Scalar(PORT), "TCP port of /metrics; 0 takes any free one."),
     },
     TelemetryConfig,
     may_be_empty=True,
@@ -260,14 +191,25 @@ _TELEMETRY = Section(
 #: The whole file.
 FILE: Final = Section(
     {
-        "budgets": Named(_BUDGET, names_budgets=True),
-        "default_budget": BudgetOrName(_BUDGET, nullable=True),
-        "agents": Named(BudgetOrName(_BUDGET)),
-        "prices": Named(_PRICE),
-        "estimates": _ESTIMATES,
-        "telemetry": _TELEMETRY,
-        "on_unpriced": _ON_UNPRICED,
+        "budgets": Field(Named(_BUDGET, names_budgets=True), "What one run may spend at most, by name."),
+        "default_budget": Field(
+            BudgetOrName(_BUDGET, nullable=True), "What a run is held to that asks for no budget: one, or its name."
+        ),
+        "agents": Field(Named(BudgetOrName(_BUDGET)), "Agent's name (gen_ai.agent.name) -> budget of its runs."),
+        "tenants": Field(Named(_TENANT), "Tenant -> the organisation it belongs to."),
+        "require_tenant": Field(Scalar(FLAG), "Refuse runs that name no tenant. Default false: they are `default`'s."),
+        "tenant_from": Field(_TENANT_FROM, "How a run that a span opens learns whose it is; at least one of both."),
+        "quotas": Field(_QUOTAS, "What organisations, tenants, users and models may use per window."),
+        "prices": Field(Named(_PRICE), "Model or pattern -> what it costs, in US dollars per million tokens."),
+        "trust_reported_cost": Field(
+            Scalar(FLAG), "Believe the cost that a response reports, for models not in `prices`. Default false."
+        ),
+        "on_unpriced": Field(
+            _ON_UNPRICED, "What a call of a model without a price does. Default: deny under a cost limit, else allow."
+        ),
+        "estimates": Field(_ESTIMATES, "What a call is taken to use before it has said so."),
+        "telemetry": Field(_TELEMETRY, "What is told, and within which bounds."),
     },
     dict,
-    later=("tenants", "quotas", "store", "tenant_from", "trust_reported_cost", "require_tenant", "on_store_error"),
+    later=("store", "on_store_error"),
 )

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget.config.fields import FILE
 from otelbudget.config.nodes import compose
-from otelbudget.config.reader import Reader, Reference
+from otelbudget.config.reader import Reader, Reference, refused
 from otelbudget.config.settings import Config, did_you_mean
-from otelbudget.errors import ConfigError
+from otelbudget.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from otelbudget.model import RunBudget
 
-__all__ = ["load"]
+__all__ = ["contents", "load", "named", "parse"]
 
 _LARGEST: Final = 1 << 20
 
@@ -27,49 +27,71 @@ def load(path: str | os.PathLike[str], variables: Mapping[str, str] | None = Non
     Raises:
         ConfigError: See `load_budget_config`.
     """
-    try:
-        source = os.fspath(path)
-    except TypeError:
-        source = None
+    source = named(path)
+    return parse(contents(source), source, variables)
+
+
+def named(path: object) -> str:
+    """*path* as text; ConfigError if it is no path."""
+    source = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(source, str):
         raise ConfigError(f"a configuration is read from a path, got {path!r} ({type(path).__name__})")
+    return source
+
+
+def parse(data: bytes, source: str, variables: Mapping[str, str] | None = None) -> Config:
+    """The configuration that *data* says, the contents of the file *source*.
+
+    Raises:
+        ConfigError: See `load_budget_config`.
+    """
     reader = Reader(source, variables)
-    values = FILE.read(reader, compose(_text(source), source), ())
+    values = FILE.read(reader, compose(_text(data, source), source), ())
     for reference in reader.references:
         if reference.name not in reader.budgets:
             message = f"no budget is named {reference.shown}{did_you_mean(reference.name, reader.budgets)}"
             reader.wrong(reference.node, reference.path, message)
     reader.check()
-    return _config(source, values)
+    return _config(source, values, reader.lines)
 
 
-def _config(source: str, values: dict[str, Any]) -> Config:
+def _config(source: str, values: dict[str, Any], lines: Mapping[tuple[str, ...], int]) -> Config:
     agents = {name: _meant(wanted) for name, wanted in values.pop("agents", {}).items()}
     default = _meant(values.pop("default_budget", None))
-    return Config(**values, agents=agents, default_budget=default, source=source)
+    return Config(**values, agents=agents, default_budget=default, source=source, lines=lines)
 
 
 def _meant(wanted: RunBudget | Reference | None) -> Any:
     return wanted.name if isinstance(wanted, Reference) else wanted
 
 
-def _text(source: str) -> str:
+def contents(source: str) -> bytes:
+    """What is in the file *source*; ConfigError if it can't be read or is too large to be a configuration."""
     try:
         with open(source, "rb") as file:
             data = file.read(_LARGEST + 1)
     except FileNotFoundError as error:
-        raise ConfigError(f"{source}: there is no such file{_working_directory(source)}") from error
+        raise _unreadable(source, f"there is no such file{_working_directory(source)}") from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{source}: can't be read: {getattr(error, 'strerror', None) or error}") from error
+        raise _unreadable(source, f"can't be read: {getattr(error, 'strerror', None) or error}") from error
     if len(data) > _LARGEST:
-        raise ConfigError(f"{source}: the file is larger than {_LARGEST // 1024} KiB, which no configuration needs")
+        raise _unreadable(source, f"the file is larger than {_LARGEST // 1024} KiB, which no configuration needs")
+    return data
+
+
+def _unreadable(source: str, message: str) -> ConfigError:
+    return refused([Problem(source, None, None, "", message)])
+
+
+def _text(data: bytes, source: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = data[: error.start]
         line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
         utf16 = "; it looks like UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        raise ConfigError(f"{source}:{line}:{column}: the file is not UTF-8{utf16}; save it as UTF-8") from error
+        message = f"the file is not UTF-8{utf16}; save it as UTF-8"
+        raise refused([Problem(source, line, column, "", message)]) from error
 
 
 def _working_directory(source: str) -> str:

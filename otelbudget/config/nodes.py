@@ -11,7 +11,8 @@ from yaml.error import Mark, MarkedYAMLError
 from yaml.nodes import Node
 from yaml.reader import ReaderError
 
-from otelbudget.errors import ConfigError
+from otelbudget.config.reader import refused
+from otelbudget.errors import Problem
 
 __all__ = ["compose"]
 
@@ -54,7 +55,7 @@ def compose(text: str, source: str) -> Node:
         finally:
             loader.dispose()
     if root is None:
-        raise ConfigError(f"{source}: the file is empty; it must hold at least `budgets:`")
+        raise refused([Problem(source, 1, 1, "", "the file is empty; it must hold at least `budgets:`")])
     return root
 
 
@@ -74,14 +75,15 @@ def _errors_of(text: str, source: str) -> Iterator[None]:
         line, column = (mark.line, mark.column) if mark else (0, 0)
         said = " ".join(part for part in (error.problem, error.context) if part)
         hint = "" if type(error) is MarkedYAMLError else _hint(text, line, column)
-        raise ConfigError(f"{source}:{line + 1}:{column + 1}: {said}{hint}") from error
+        raise refused([Problem(source, line + 1, column + 1, "", f"{said}{hint}")]) from error
     except ReaderError as error:
         before = text[: error.position]
         line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
         character: Any = error.character  # its number, whatever types-PyYAML says
-        raise ConfigError(f"{source}:{line}:{column}: YAML does not allow the character U+{character:04X}") from error
+        message = f"YAML does not allow the character U+{character:04X}"
+        raise refused([Problem(source, line, column, "", message)]) from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source}:1:1: {' '.join(str(error).split())}") from error
+        raise refused([Problem(source, 1, 1, "", " ".join(str(error).split()))]) from error
 
 
 def _hint(text: str, line: int, column: int) -> str:

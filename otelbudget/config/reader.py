@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from otelbudget.errors import ConfigError
+from otelbudget.config.patterns import NAME
+from otelbudget.errors import ConfigError, Problem
 
-__all__ = ["Entry", "Path", "Reader", "Reference", "Text"]
+__all__ = ["Entry", "Path", "Reader", "Reference", "Text", "dotted", "refused"]
 
 #: How many values are looked at before the file is called too large; aliases can make a small file a huge one.
 _MOST_VALUES: Final = 100_000
 _MOST_PROBLEMS: Final = 50
-_LONGEST_NAME: Final = 200
+_NAME: Final = re.compile(NAME)
 _LONGEST_SHOWN: Final = 60
 
 _PLAIN_TAGS: Final = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
@@ -70,6 +71,7 @@ class Reader:
     Attributes:
         budgets: The names of all budgets, right or wrong.
         references: The names by which budgets are meant.
+        lines: Path -> line of everything read so far.
     """
 
     def __init__(self, source: str, variables: Mapping[str, str] | None = None) -> None:
@@ -77,6 +79,7 @@ class Reader:
         self._variables = os.environ if variables is None else variables
         self.budgets: list[str] = []
         self.references: list[Reference] = []
+        self.lines: dict[Path, int] = {}
         self._problems: dict[tuple[int, int, str], Path] = {}
         self._left = _MOST_VALUES
 
@@ -87,16 +90,16 @@ class Reader:
 
     def check(self) -> None:
         """Raise everything noted so far as one ConfigError, if there is anything."""
-        found = sorted(self._problems.items())
-        if not found:
-            return
-        lines = [
-            f"{self.source}:{line}:{column}: {_dotted(path)}{message}"
-            for (line, column, message), path in found[:_MOST_PROBLEMS]
-        ]
-        if len(found) > _MOST_PROBLEMS:
-            lines.append(f"{self.source}: and {len(found) - _MOST_PROBLEMS} more")
-        raise ConfigError("\n".join(lines))
+        if self._problems:
+            raise refused(
+                Problem(self.source, line, column, dotted(path), message)
+                for (line, column, message), path in sorted(self._problems.items())
+            )
+
+    def origin(self, path: Path) -> str | None:
+        """Where *path* was read, ``file:line``; None for the file as a whole."""
+        line = self.lines.get(path)
+        return None if line is None else f"{self.source}:{line}"
 
     def mapping(self, node: Node, path: Path) -> dict[str, Entry] | None:
         """The entries of a mapping, merge keys followed, own ones first."""
@@ -121,17 +124,20 @@ class Reader:
                 self.wrong(key, (*path, name_or_none), f"is given twice, first in line {first}")
             else:
                 own[name_or_none] = Entry(key, value)
-        return own | {name: entry for name, entry in merged.items() if name not in own}
+        entries = own | {name: entry for name, entry in merged.items() if name not in own}
+        self.lines |= {(*path, name): entry.key.start_mark.line + 1 for name, entry in entries.items()}
+        return entries
 
-    def sequence(self, node: Node, path: Path) -> list[Node] | None:
+    def sequence(self, node: Node, path: Path, wanted: str) -> list[Node] | None:
         """The items of a list."""
         if not isinstance(node, SequenceNode):
-            self.wrong(node, path, f"must be a list such as [80%, 100%], got {self.describe(node)}")
+            self.wrong(node, path, f"must be {wanted}, got {self.describe(node)}")
             return None
         if not self._plain(node, path):
             return None
-        for item in node.value:
+        for i, item in enumerate(node.value):
             self._look(item)
+            self.lines[*path, str(i)] = item.start_mark.line + 1
         return list(node.value)
 
     def text(self, node: Node, path: Path, wanted: str) -> Text | None:
@@ -200,10 +206,8 @@ class Reader:
         if not self._plain(key, path):
             return None
         name = str(key.value)
-        if not name or len(name) > _LONGEST_NAME or not name.isprintable():
-            self.wrong(
-                key, path, f"a name must have 1 to {_LONGEST_NAME} printable characters, got {self.describe(key)}"
-            )
+        if not _NAME.fullmatch(name):
+            self.wrong(key, path, f"a name must have 1 to 200 printable characters, got {self.describe(key)}")
             return None
         if "${" in name:
             self.wrong(key, path, f"variables are replaced in values, not in names: {self.describe(key)}")
@@ -248,7 +252,16 @@ class Reader:
             self.check()
 
 
-def _dotted(path: Path) -> str:
-    if not path:
-        return ""
-    return ".".join(part if _SIMPLE_NAME.fullmatch(part) else repr(part) for part in path) + ": "
+def dotted(path: Path) -> str:
+    """A path as messages have it: ``budgets.'odd name'.max_steps``."""
+    return ".".join(part if _SIMPLE_NAME.fullmatch(part) else repr(part) for part in path)
+
+
+def refused(problems: Iterable[Problem]) -> ConfigError:
+    """The error that says all of *problems*, those beyond the first 50 by their number only."""
+    found = tuple(problems)
+    lines = [str(problem) for problem in found[:_MOST_PROBLEMS]]
+    if len(found) > _MOST_PROBLEMS:
+        here = found[_MOST_PROBLEMS]
+        lines.append(str(here._replace(path="", message=f"and {len(found) - _MOST_PROBLEMS} more from here on")))
+    return ConfigError("\n".join(lines), problems=found)

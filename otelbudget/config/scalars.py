@@ -2,7 +2,7 @@
 
 Each reader raises ValueError with a hint, possibly empty, on how to write what was meant; whoever calls knows where
 the text stands. What YAML 1.1 reads in its own way (``5:00`` is 300, ``010`` is 8, ``no`` is false) is refused, not
-guessed.
+guessed. A text that its pattern, which editors know as well, does not match is refused in any case.
 """
 
 from __future__ import annotations
@@ -11,9 +11,22 @@ import re
 from decimal import Decimal
 from typing import Final
 
-from otelbudget.amounts import CEILING, NANOS
+from otelbudget.amounts import CEILING
+from otelbudget.config import patterns
+from otelbudget.config.patterns import LARGEST_SECONDS, LARGEST_USD, SPACE
+from otelbudget.errors import ConfigError
+from otelbudget.windows import zone
 
-__all__ = ["parse_count", "parse_flag", "parse_ratio", "parse_seconds", "parse_usd"]
+__all__ = [
+    "parse_count",
+    "parse_flag",
+    "parse_ratio",
+    "parse_seconds",
+    "parse_time_of_day",
+    "parse_usd",
+    "parse_window",
+    "parse_zone",
+]
 
 _NUMBER: Final = re.compile(r"(?:\d+(?:_\d+)*)?(?:\.\d+(?:_\d+)*)?(?:[eE][+-]?\d{1,2})?", re.ASCII)
 _LONGEST: Final = 25
@@ -23,32 +36,40 @@ _DURATION_PART: Final = re.compile(r"([\d_.]+)\s*([a-zA-Z]+)\s*", re.ASCII)
 _BASE_60: Final = re.compile(r"[+-]?\d+(:\d+)+(\.\d*)?", re.ASCII)
 _OTHER_BASE: Final = re.compile(r"[+-]?0[xob][0-9a-f_]+", re.ASCII | re.IGNORECASE)
 _NOT_FINITE: Final = re.compile(r"[+-]?\.?(inf|infinity|nan)", re.IGNORECASE)
+_COUNT: Final = re.compile(patterns.counts())
+_USD: Final = re.compile(patterns.USD)
+_DURATION: Final = re.compile(patterns.SECONDS)
+_RATIO: Final = re.compile(patterns.RATIO)
+_WINDOW: Final = re.compile(patterns.WINDOW)
+_TIME_OF_DAY: Final = re.compile(patterns.TIME_OF_DAY)
+_HOUR: Final = re.compile("([0-9]):([0-5][0-9])")
+_ZONE: Final = re.compile(patterns.ZONE)
 _YES_OR_NO: Final = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 
 
 def parse_count(text: str) -> int:
     """A whole number below 2^53: ``5``, ``50k``, ``1.5M``, ``2B``, ``10_000``, ``1e3``."""
-    text = text.strip()
+    text = text.strip(SPACE)
     if text.endswith("m"):
         raise ValueError(f"a million is written with a capital M: {text[:-1].strip()}M")
     value = _scaled(text)
     if value != value.to_integral_value():
         raise ValueError("it is not a whole number")
-    return int(_below(value, CEILING))
+    return int(_written(text, _COUNT, _below(value, CEILING)))
 
 
 def parse_usd(text: str) -> Decimal:
     """US dollars: ``$2.50``, ``2.50``, ``2.50 USD``, ``$1.5k``."""
-    text = text.strip()
+    text = text.strip(SPACE)
     if any(sign in text for sign in "€£¥"):
         raise ValueError("amounts of money are in US dollars")
     bare = text.removeprefix("$").removesuffix("USD")
-    return _below(_scaled(bare.strip()), Decimal(CEILING) / NANOS)
+    return _written(text, _USD, _below(_scaled(bare.strip()), LARGEST_USD))
 
 
 def parse_seconds(text: str) -> int | Decimal:
     """Seconds: ``30``, ``30s``, ``500ms``, ``5m``, ``1h30m``, ``2d``; an int where they are whole."""
-    text = text.strip()
+    text = whole = text.strip(SPACE)
     if text[-1:].isalpha():
         value = Decimal(0)
         while text:
@@ -60,26 +81,63 @@ def parse_seconds(text: str) -> int | Decimal:
         raise ValueError("write it with units: 5m is five minutes, 1h30m an hour and a half")
     else:
         value = _number(text)
-    value = _below(value, Decimal(CEILING) / NANOS)
+    if value >= LARGEST_SECONDS:
+        raise ValueError(f"it must be below {LARGEST_SECONDS // 86_400} days")
+    _written(whole, _DURATION, value)
     return int(value) if value == value.to_integral_value() else value
 
 
 def parse_ratio(text: str) -> Decimal:
     """A ratio from 0 to 1: ``80%`` or ``0.8``."""
-    text = text.strip()
+    text = text.strip(SPACE)
     percent = text.endswith("%")
     value = _number(text.removesuffix("%").strip()) * (Decimal("0.01") if percent else 1)
     if value > 1:
         raise ValueError("that is more than all" if percent else "write a share of a hundred with a %")
-    return value
+    return _written(text, _RATIO, value)
 
 
 def parse_flag(text: str) -> bool:
     """``true`` or ``false``, in any case; not ``yes``, ``no``, ``on``, ``off``, on which YAML 1.1 and 1.2 differ."""
-    word = text.strip().lower()
+    word = text.strip(SPACE).lower()
     if word not in ("true", "false"):
         raise ValueError(f"write {_YES_OR_NO[word]}" if word in _YES_OR_NO else "")
     return word == "true"
+
+
+def parse_window(text: str) -> str:
+    """A window: ``day``, ``rolling 24h``, ... as `WindowSpec` has them."""
+    return _matching(text, _WINDOW)
+
+
+def parse_time_of_day(text: str) -> str:
+    """A local time of day, ``HH:MM``."""
+    hour = _HOUR.fullmatch(text.strip(SPACE))
+    return _matching(text, _TIME_OF_DAY, f"write 0{hour[0]}" if hour else "")
+
+
+def parse_zone(text: str) -> str:
+    """The name of a time zone that there is."""
+    name = _matching(text, _ZONE)
+    try:
+        zone(name)
+    except ConfigError:
+        raise ValueError("no such zone is known here") from None
+    return name
+
+
+def _matching(text: str, pattern: re.Pattern[str], hint: str = "") -> str:
+    text = text.strip(SPACE)
+    if not pattern.fullmatch(text):
+        raise ValueError(hint)
+    return text
+
+
+def _written(text: str, pattern: re.Pattern[str], value: Decimal) -> Decimal:
+    """*value*, if its *text* is written in a way that editors are told is right."""
+    if not pattern.fullmatch(text):
+        raise ValueError("write it as a plain number")
+    return value
 
 
 def _scaled(text: str) -> Decimal:
@@ -112,7 +170,7 @@ def _hint(text: str) -> str:
     return ""
 
 
-def _below(value: Decimal, bound: Decimal | int) -> Decimal:
+def _below(value: Decimal, bound: int) -> Decimal:
     if value >= bound:
-        raise ValueError(f"it must be below {int(bound):,}")
+        raise ValueError(f"it must be below {bound:,}")
     return value

@@ -10,9 +10,11 @@ from typing import Any, Literal
 from otelbudget.amounts import count
 from otelbudget.errors import ConfigError
 from otelbudget.model import OnUnpriced, RunBudget
+from otelbudget.names import is_pattern
 from otelbudget.pricing import Price, Prices
+from otelbudget.quotas import Quotas
 
-__all__ = ["Config", "Estimates", "TelemetryConfig", "did_you_mean"]
+__all__ = ["Config", "Estimates", "TelemetryConfig", "TenantFrom", "did_you_mean"]
 
 #: Name of a default budget that was given as a value, in denials and metrics.
 DEFAULT_NAME = "default"
@@ -24,12 +26,22 @@ class Estimates:
 
     Args:
         output_tokens: Tokens held for the answer of a request without a maximum of its own, at least 1.
+        hold: ``"max"`` holds the maximum that a request sets for its answer, so that a limit is never passed;
+            ``"expected"`` the smaller of that and what answers of the model usually take.
+        clamp: Lower a request's own maximum to what is left of the budget, instead of refusing the request.
+        min_output_tokens: What *clamp* never goes below, at least 1.
     """
 
     output_tokens: int = 256
+    hold: Literal["max", "expected"] = "max"
+    clamp: bool = False
+    min_output_tokens: int = 16
 
     def __post_init__(self) -> None:
         _at_least_1("estimates.output_tokens", self.output_tokens)
+        _one_of("estimates.hold", self.hold, "max", "expected")
+        _flag("estimates.clamp", self.clamp)
+        _at_least_1("estimates.min_output_tokens", self.min_output_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,28 +49,48 @@ class TelemetryConfig:
     """What is told, and within which bounds.
 
     Args:
-        events: Where checks and records go: ``"span"``, events on spans.
+        events: Where checks and records go: ``"span"``, events on spans; ``"log"``, log records; or ``"both"``.
         max_tenants: Tenants with metrics of their own; all others are summed up as ``other``.
         max_models: The same for models.
         top_runs: How many runs, those that spend most, have gauges while they are active; 0 for none.
         metrics_port: TCP port of ``/metrics``, 0 for any free one; None leaves it to ``setup()``.
     """
 
-    events: Literal["span"] = "span"
+    events: Literal["span", "log", "both"] = "span"
     max_tenants: int = 500
     max_models: int = 50
     top_runs: int = 20
     metrics_port: int | None = None
 
     def __post_init__(self) -> None:
-        if self.events != "span":
-            raise ConfigError(f"telemetry.events must be 'span', got {self.events!r}")
+        _one_of("telemetry.events", self.events, "span", "log", "both")
         _at_least_1("telemetry.max_tenants", self.max_tenants)
         _at_least_1("telemetry.max_models", self.max_models)
         count("telemetry.top_runs", self.top_runs, ConfigError)
         port = self.metrics_port
         if port is not None and count("telemetry.metrics_port", port, ConfigError) > 65_535:
             raise ConfigError(f"telemetry.metrics_port must be from 0 to 65535, got {port}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantFrom:
+    """How a run that nobody opened by hand learns whose it is; at least one of both.
+
+    Args:
+        span_attribute: Attribute of the span that opens the run.
+        baggage: Entry of the OpenTelemetry baggage; asked where the attribute is not there.
+    """
+
+    span_attribute: str | None = None
+    baggage: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.span_attribute is None and self.baggage is None:
+            raise ConfigError("tenant_from needs span_attribute, baggage or both")
+        for name in ("span_attribute", "baggage"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, str) and value):
+                raise ConfigError(f"tenant_from.{name} must be a text that is not empty, got {value!r}")
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -80,7 +112,13 @@ class Config(Mapping[str, RunBudget]):
         estimates, telemetry: See there.
         on_unpriced: What a call of a model without a price does where its budget does not say: ``"deny"``,
             ``"estimate"`` or ``"allow"``; None denies under a cost limit and allows elsewhere.
+        quotas: What organisations, tenants, users and models may use per window.
+        tenants: Tenant -> the organisation it belongs to; all others belong to ``default``.
+        require_tenant: Refuse calls of runs that name no tenant, instead of charging them to ``default``.
+        tenant_from: How runs of spans learn their tenant; None does not look.
+        trust_reported_cost: Believe the cost that a response reports, for models without a price in *prices*.
         source: Where this was read from, for messages.
+        lines: Path of a setting -> its line there, for messages.
 
     Raises:
         ConfigError: A name is empty or means no budget, or a value is of the wrong kind.
@@ -93,7 +131,13 @@ class Config(Mapping[str, RunBudget]):
     estimates: Estimates
     telemetry: TelemetryConfig
     on_unpriced: OnUnpriced | None
+    quotas: Quotas
+    tenants: Mapping[str, str]
+    require_tenant: bool
+    tenant_from: TenantFrom | None
+    trust_reported_cost: bool
     source: str | None = field(compare=False)
+    lines: Mapping[tuple[str, ...], int] = field(compare=False)
 
     __hash__ = None  # type: ignore[assignment]  # mypy #4266; equal by value, like a mapping
 
@@ -107,23 +151,42 @@ class Config(Mapping[str, RunBudget]):
         estimates: Estimates | None = None,
         telemetry: TelemetryConfig | None = None,
         on_unpriced: OnUnpriced | None = None,
+        quotas: Quotas | None = None,
+        tenants: Mapping[str, str] | None = None,
+        require_tenant: bool = False,
+        tenant_from: TenantFrom | None = None,
+        trust_reported_cost: bool = False,
         source: str | None = None,
+        lines: Mapping[tuple[str, ...], int] | None = None,
     ) -> None:
         if on_unpriced not in (None, "deny", "estimate", "allow"):
             raise ConfigError(f"on_unpriced must be 'deny', 'estimate' or 'allow', got {on_unpriced!r}")
         named = {_name(name): _named(name, budget) for name, budget in (budgets or {}).items()}
+        if not isinstance(tenant_from, TenantFrom | None):
+            raise ConfigError(f"tenant_from must be a TenantFrom, got {tenant_from!r} ({type(tenant_from).__name__})")
         self._set(source=source, on_unpriced=on_unpriced, budgets=MappingProxyType(named))
+        self._set(lines=MappingProxyType(dict(lines or {})))
         self._set(
             default_budget=None if default_budget is None else self._budget(DEFAULT_NAME, default_budget),
             agents=MappingProxyType({_name(n): self._budget(n, wanted) for n, wanted in (agents or {}).items()}),
             prices=prices if isinstance(prices, Prices) else Prices(prices),
             estimates=estimates or Estimates(),
             telemetry=telemetry or TelemetryConfig(),
+            quotas=quotas or Quotas(),
+            tenants=MappingProxyType({_name(tenant): _name(org) for tenant, org in (tenants or {}).items()}),
+            require_tenant=_flag("require_tenant", require_tenant),
+            tenant_from=tenant_from,
+            trust_reported_cost=_flag("trust_reported_cost", trust_reported_cost),
         )
 
     def _set(self, **values: object) -> None:
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def named_tenants(self) -> tuple[str, ...]:
+        """The tenants that are named anywhere, patterns left out."""
+        return tuple(name for name in dict.fromkeys((*self.tenants, *self.quotas.tenants)) if not is_pattern(name))
 
     def budget(self, name: str) -> RunBudget:
         """The budget called *name*.
@@ -139,6 +202,15 @@ class Config(Mapping[str, RunBudget]):
                 hint = "; there are none: call otelbudget.setup('budgets.yaml') first, or pass a RunBudget"
             raise ConfigError(f"no budget is named {name!r}{where}{hint}")
         return found
+
+    def origin(self, *path: str) -> str | None:
+        """Where a setting was written, ``file:line``; None if it wasn't, or not in a file.
+
+        Args:
+            path: From the top, such as ``"quotas", "tenants", "acme", "0"``.
+        """
+        line = self.lines.get(path)
+        return None if line is None else f"{self.source}:{line}"
 
     def _budget(self, own_name: str, wanted: RunBudget | str) -> RunBudget:
         return self.budget(wanted) if isinstance(wanted, str) else _named(own_name, wanted)
@@ -157,7 +229,7 @@ class Config(Mapping[str, RunBudget]):
         return len(self.budgets)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        given = dict(self.__dict__, budgets=dict(self.budgets), agents=dict(self.agents))
+        given = {name: dict(v) if isinstance(v, MappingProxyType) else v for name, v in self.__dict__.items()}
         return (_rebuild, (given,))
 
 
@@ -192,3 +264,14 @@ def _named(name: str, budget: object) -> RunBudget:
 def _at_least_1(name: str, value: object) -> None:
     if count(name, value, ConfigError) < 1:
         raise ConfigError(f"{name} must be at least 1, got 0")
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def _one_of(name: str, value: object, *words: str) -> None:
+    if value not in words:
+        raise ConfigError(f"{name} must be {' or '.join(map(repr, words))}, got {value!r}")

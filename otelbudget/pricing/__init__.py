@@ -18,6 +18,7 @@ from typing import Final
 from otelbudget.amounts import NANOS, Money, count, nanousd
 from otelbudget.errors import ConfigError
 from otelbudget.model import Usage
+from otelbudget.names import is_pattern, undated
 from otelbudget.pricing.rates import PARTS, Known, Rates, rates
 
 __all__ = ["Price", "Prices"]
@@ -27,7 +28,6 @@ _FINEST: Final = 30
 #: Answers kept; names come from callers, so their number has no other bound.
 _MOST_KNOWN: Final = 4_096
 _LONGEST_NAME: Final = 512
-_DATE_SUFFIX: Final = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8})$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,9 +120,9 @@ class Prices:
             if not isinstance(name, str) or not name or not isinstance(price, Price):
                 raise ConfigError(f"prices map the name of a model, or a pattern, to a Price, got {name!r}: {price!r}")
             self._given[name] = Known(price.rates())
-            if _is_pattern(name):
+            if is_pattern(name):
                 self._patterns.append((re.compile(fnmatch.translate(name)), self._given[name]))
-        self.models: tuple[str, ...] = tuple(name for name in self._given if not _is_pattern(name))
+        self.models: tuple[str, ...] = tuple(name for name in self._given if not is_pattern(name))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Prices):
@@ -184,16 +184,16 @@ class Prices:
         self._known[model, provider] = known
         return known
 
+    def gives(self, model: str | None) -> bool:
+        """Whether *model* has a price here, by its name or a pattern, whatever is listed elsewhere."""
+        return self._find_given(model if isinstance(model, str) else "") is not None
+
     def _find_given(self, name: str) -> Known | None:
-        names = (name, _DATE_SUFFIX.sub("", name))
+        names = (name, undated(name))
         exact = self._given.get(names[0]) or self._given.get(names[1])
         if exact is not None:
             return exact
         return next((known for pattern, known in self._patterns if any(map(pattern.match, names))), None)
-
-
-def _is_pattern(name: str) -> bool:
-    return any(sign in name for sign in "*?[")
 
 
 def _exact(name: str, value: object) -> Decimal:

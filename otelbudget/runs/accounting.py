@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from otelbudget import ledger, semconv
-from otelbudget.amounts import COST, INPUT, NANOS, NESTED, OUTPUT, TOOLS, Amounts, usd
+from otelbudget import semconv
+from otelbudget.amounts import COST, INPUT, NANOS, NESTED, OUTPUT, TOOLS, Amounts, nanousd, usd
 from otelbudget.model import Usage
 from otelbudget.runs import closing
+from otelbudget.runs.admission import payers
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site
 
@@ -36,9 +37,12 @@ class Price(NamedTuple):
 
 
 def price(run: BudgetRun, usage: Usage, asked_model: str | None = None) -> Price:
-    """The cost of *usage*: as given, else by the price of the model that answered or was asked, else by policy."""
+    """The cost of *usage*: as given, else by the configured price of the model that answered or was asked, else as
+    reported where that is trusted, else by its listed price, else by policy."""
     if usage.cost_usd is not None:
         return Price(usage.cost_nanousd or 0)
+    if (reported := _reported(run, usage, asked_model)) is not None:
+        return Price(reported)
     if not (usage.input_tokens or usage.output_tokens):
         return Price(0)
     prices = run.engine.prices
@@ -46,7 +50,11 @@ def price(run: BudgetRun, usage: Usage, asked_model: str | None = None) -> Price
         known = prices.cost_nanousd(model, usage.provider, usage)
         if known is not None:
             return Price(known)
-    policy = run.unpriced_policy()
+    for model in (usage.model, asked_model) if usage.estimated else ():
+        told = run.engine.learned.cost_nanousd(usage.provider, model, usage.tokens or 0)
+        if told is not None:  # as dear as its responses said before
+            return Price(told)
+    policy = run.unpriced_policy(usage.model or asked_model)
     if policy == "allow" and run.money_limited:
         run.engine.warn_once(
             f"unpriced {usage.model}",
@@ -59,6 +67,16 @@ def price(run: BudgetRun, usage: Usage, asked_model: str | None = None) -> Price
     return Price(0, unpriced=True)
 
 
+def _reported(run: BudgetRun, usage: Usage, asked_model: str | None) -> int | None:
+    """The cost that the response reports, in nano-USD, if it is to be believed and no price is configured."""
+    engine = run.engine
+    if not (usage.reported_cost_usd and engine.config.trust_reported_cost):
+        return None
+    if engine.prices.gives(usage.model) or engine.prices.gives(asked_model):
+        return None
+    return nanousd("reported_cost_usd", usage.reported_cost_usd)
+
+
 def record(run: BudgetRun, usage: Usage, site: Site, nested: int = 0) -> None:
     """Charge *usage* to *run* and everything above it."""
     cost = price(run, usage)
@@ -66,7 +84,7 @@ def record(run: BudgetRun, usage: Usage, site: Site, nested: int = 0) -> None:
     if nested:
         amounts = amounts._replace(nested_tool_calls=nested)
     with run.engine.lock:
-        crossed = ledger.charge(run.accounts, amounts)
+        crossed = run.engine.store.charge(payers(run, usage.model), amounts)
         _count(run, usage, amounts, cost)
         late = run.closed
     announce(run, amounts, site, crossed, _flags(usage, late=late))
@@ -92,16 +110,20 @@ def settle(
     with run.engine.lock:
         was = held.state
         late = was == "released" or run.closed
+        store = run.engine.store
         if was == "open":
-            crossed = run.engine.store.settle(held, amounts, "committed")
+            crossed = store.settle(held, amounts, "committed")
             _let_go(run)
         elif was != "committed":
             if was == "expired":
                 amounts = _beyond(amounts, held.on_expiry)
             held.state = "committed"
-            crossed = ledger.charge(held.accounts, amounts)
+            crossed = store.charge(held.accounts, amounts)
         else:
             return False
+        if not any(account.scope == "model" for account in held.accounts):
+            # Which model it was is known only now: its quota counts it all the same.
+            crossed += store.charge(run.engine.owners.of_model(run.org, usage.model), amounts)
         held.paid = given
         _count(run, usage, amounts, cost)
     announce(run, amounts, site, crossed, _flags(usage, late=late, wrap_up=held.wrapping is not None))
@@ -184,6 +206,7 @@ def _complete(usage: Usage | None, held: Amounts) -> Usage:
         estimated=usage.estimated
         or bool(usage.input_tokens is None and held[INPUT])
         or bool(usage.output_tokens is None and held[OUTPUT]),
+        reported_cost_usd=usage.reported_cost_usd,
     )
 
 
@@ -200,7 +223,7 @@ def _count(run: BudgetRun, usage: Usage, amounts: Sequence[int], cost: Price) ->
     run.tenant_cell.tool_calls += amounts[TOOLS]
     if cost.unpriced:
         meters.count_unpriced(usage.model)
-        if run.unpriced_policy() == "deny":
+        if run.unpriced_policy(usage.model) == "deny":
             for one in run.lineage():  # also those whose money it was: their next call is as blind
                 if one is run or one.money_limited:
                     one.unpriced = usage.model or ""

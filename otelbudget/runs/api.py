@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from otelbudget.model import RunBudget
+    from otelbudget.runs.carving import Carve
     from otelbudget.runs.lifecycle import Mode, RunScope
 
 __all__ = ["current_run", "run", "wrap"]
@@ -25,9 +26,12 @@ F = TypeVar("F", bound="Callable[..., Any]")
 def run(
     budget: str | RunBudget | None = None,
     *,
+    org: str | None = None,
     tenant: str | None = None,
     user: str | None = None,
+    priority: str | None = None,
     mode: Mode = "shared",
+    carve: Carve | None = None,
     reraise: bool = True,
 ) -> RunScope:
     """Open a run: ``with``, ``async with``, or a decorator that opens one per call.
@@ -43,17 +47,32 @@ def run(
 
     Args:
         budget: A name from budgets.yaml, a RunBudget, or None for the default budget.
-        tenant, user: Whose it is; inside another run it must be the same, or left out.
-        mode: Inside another run, ``shared`` charges that one too, ``detached`` does not.
+        org, tenant, user: Whose it is; inside another run it must be the same, or left out. None takes the tenant of
+            ``setup()``, else ``default``, and the tenant's organisation by the configuration, else ``default``.
+        priority: ``low``, ``normal`` (the default) or ``high``: how much of quotas that keep shares it may use.
+        mode: Inside another run, ``shared`` charges that one too, ``carve`` also keeps *carve* of it for this run while
+            it is open, ``detached`` is independent of it.
+        carve: ``{resource: amount}``, or the share of what the run around it has left; None takes the limits of
+            *budget*.
         reraise: Raise a pending denial when the block is left, should something have swallowed it.
 
     Raises:
         ConfigError: No budget has that name.
-        ValueError: Another tenant or user inside a run that is shared.
+        ValueError: Another organisation, tenant or user inside a run that is shared, or an unknown priority or mode.
     """
     from otelbudget.runs.lifecycle import RunScope
 
-    return RunScope(_engine(), budget, tenant=tenant, user=user, mode=mode, reraise=reraise)
+    return RunScope(
+        _engine(),
+        budget,
+        org=org,
+        tenant=tenant,
+        user=user,
+        priority=priority,
+        mode=mode,
+        carve=carve,
+        reraise=reraise,
+    )
 
 
 def _engine() -> Any:

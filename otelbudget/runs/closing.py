@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otelbudget import semconv
+from otelbudget import ledger, semconv
+from otelbudget.accounts import CarvedAccount
 from otelbudget.amounts import COST, NANOS, RESOURCES, UNLIMITED
 from otelbudget.telemetry import events, our_spans
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from otelbudget.engine import Engine
     from otelbudget.runs.run import BudgetRun
 
-__all__ = ["close", "finish_if_idle", "settle_overdue", "tend", "write_limits", "write_totals"]
+__all__ = ["close", "discard", "finish_if_idle", "settle_overdue", "tend", "write_limits", "write_totals"]
 
 
 def close(run: BudgetRun, outcome: str) -> None:
@@ -25,6 +26,9 @@ def close(run: BudgetRun, outcome: str) -> None:
         if run.closed:
             return
         run.closed = True
+        if isinstance(run.account, CarvedAccount):
+            ledger.uncarve(run.accounts)
+            engine.store.changed()
         engine.explicit_runs -= run.kind == "explicit"
         run.plain = False
         run.outcome = outcome
@@ -35,6 +39,17 @@ def close(run: BudgetRun, outcome: str) -> None:
         engine.lingering.append((run.ended_ns + engine.store.ttl_ns, run))
     else:
         _finish(run)
+
+
+def discard(run: BudgetRun) -> None:
+    """Undo the opening of a run that was refused what it needs."""
+    engine = run.engine
+    with engine.lock:
+        run.closed = run.finished = True
+        run.plain = False
+        engine.explicit_runs -= run.kind == "explicit"
+        engine.meters.live.discard(run)
+        run.tenant_cell.active -= 1
 
 
 def settle_overdue(engine: Engine) -> None:

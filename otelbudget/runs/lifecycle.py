@@ -14,13 +14,14 @@ from otelbudget import scope, semconv
 from otelbudget.amounts import NOTHING
 from otelbudget.decision import Decision, Denial
 from otelbudget.errors import BudgetExceeded, is_budget_exceeded
-from otelbudget.runs import closing, decorating, denying
+from otelbudget.quotas import check_priority
+from otelbudget.runs import carving, closing, decorating, denying
 from otelbudget.runs.admission import Ask, Verdict
 from otelbudget.telemetry import events, our_spans
 from otelbudget.telemetry.events import site_of, type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from contextvars import Token
     from types import TracebackType
 
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
 
     from otelbudget.engine import Engine
     from otelbudget.model import RunBudget
+    from otelbudget.runs.carving import Carve
     from otelbudget.runs.run import BudgetRun
 
 __all__ = ["RunScope"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
-Mode = Literal["shared", "detached"]
+Mode = Literal["shared", "carve", "detached"]
 #: Exceptions that steer the program and pass a run unchanged, whatever is pending.
 _STEERING = (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)
 
@@ -44,9 +46,13 @@ class RunScope:
     Args:
         engine: Whose run.
         budget: A configured budget's name, a RunBudget, or None for the default.
-        tenant, user: Whose it is; inside another run None means the same as there.
+        org, tenant, user: Whose it is; inside another run None means the same as there.
+        priority: ``low``, ``normal`` or ``high``; None means normal, or the same as the run around it.
         parent: The run it is part of; None takes the explicit run of this context, else that of the agent's span.
-        mode: ``shared`` charges the run around it too, ``detached`` does not.
+        mode: ``shared`` charges the run around it too, ``carve`` also keeps *carve* of it from the start, ``detached``
+            does neither.
+        carve: ``{resource: amount}``, or the share, above 0 and at most 1, of what the run around it has left; None
+            takes the limits of *budget*.
         reraise: Raise a pending denial when the block is left.
     """
 
@@ -55,22 +61,37 @@ class RunScope:
         engine: Engine,
         budget: str | RunBudget | None = None,
         *,
+        org: str | None = None,
         tenant: str | None = None,
         user: str | None = None,
+        priority: str | None = None,
         parent: BudgetRun | None = None,
         mode: Mode = "shared",
+        carve: Carve | None = None,
         reraise: bool = True,
     ) -> None:
-        if mode not in ("shared", "detached"):
-            raise ValueError(f"mode must be 'shared' or 'detached', got {mode!r}")
-        for name, value in (("tenant", tenant), ("user", user)):
+        if mode not in ("shared", "carve", "detached"):
+            raise ValueError(f"mode must be 'shared', 'carve' or 'detached', got {mode!r}")
+        if carve is not None and mode != "carve":
+            raise ValueError("carve goes with mode='carve'")
+        if priority is not None:
+            check_priority(priority)
+        for name, value in (("org", org), ("tenant", tenant), ("user", user)):
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"{name} must be text, got {value!r} ({type(value).__name__})")
             if value == "":
                 raise ValueError(f"{name} must be a name or None, got ''")
         self._engine = engine
         self._budget = engine.budget(budget)
-        self._options: dict[str, Any] = {"tenant": tenant, "user": user, "parent": parent, "mode": mode}
+        self._options: dict[str, Any] = {
+            "org": org,
+            "tenant": tenant,
+            "user": user,
+            "priority": priority,
+            "parent": parent,
+            "mode": mode,
+            "carve": carve,
+        }
         self._reraise = reraise
         self._run: BudgetRun | None = None
         self._token: Token[Context] | None = None
@@ -90,16 +111,27 @@ class RunScope:
         from otelbudget.runs.run import BudgetRun
 
         engine, options = self._engine, self._options
-        tenant, user = options["tenant"], options["user"]
+        who = {name: options[name] for name in ("org", "tenant", "user", "priority")}
         parent = None if options["mode"] == "detached" else options["parent"] or self._around()
+        carved = None
         if parent is not None:
             if parent.kind == "explicit":
-                _check_owner(parent, tenant, user)
-            tenant, user = tenant or parent.tenant, user or parent.user
+                _check_owner(parent, who)
+            who = {name: given or getattr(parent, name) for name, given in who.items()}
             _check_depth(parent)
-        return BudgetRun(
-            engine, self._budget, tenant=tenant or engine.tenant, user=user, parent=parent, reraise=self._reraise
-        )
+        if options["mode"] == "carve":
+            if parent is None:
+                raise ValueError("mode='carve' keeps a part of the run around it, and there is none here")
+            carved = carving.amounts_of(options["carve"], self._budget, parent)
+        owner = engine.owners.owner(**who)
+        run = BudgetRun(engine, self._budget, owner, parent=parent, reraise=self._reraise, carved=carved)
+        if parent is not None and carved is not None:
+            try:
+                carving.hold(run, parent, carved)
+            except BaseException:
+                closing.discard(run)
+                raise
+        return run
 
     def _around(self) -> BudgetRun | None:
         """The run that this one is part of: an explicit one or an agent's, not that of a whole request or job."""
@@ -194,8 +226,9 @@ def _causes(error: BaseException) -> list[BaseException]:
     return found
 
 
-def _check_owner(parent: BudgetRun, tenant: str | None, user: str | None) -> None:
-    for name, wanted, given in (("tenant", tenant, parent.tenant), ("user", user, parent.user)):
+def _check_owner(parent: BudgetRun, who: Mapping[str, str | None]) -> None:
+    for name in ("org", "tenant", "user"):
+        wanted, given = who[name], getattr(parent, name)
         if wanted is not None and wanted != given:
             raise ValueError(
                 f"a run inside a run of {name} {given!r} is part of it and can't be {name} {wanted!r}'s:"

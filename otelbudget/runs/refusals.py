@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget.amounts import NANOS, RESOURCES, UNLIMITED, shown
 from otelbudget.decision import Denial
 
 if TYPE_CHECKING:
-    from otelbudget.ledger import Account, Refusal
+    from otelbudget.accounts import Account, Refusal
     from otelbudget.runs.admission import Ask
     from otelbudget.runs.run import BudgetRun
 
@@ -70,10 +72,10 @@ def deadline(one: BudgetRun, run: BudgetRun, ask: Ask, elapsed_ns: int) -> Denia
 
 def of_account(run: BudgetRun, ask: Ask, refused: Refusal) -> Denial:
     """An account has not enough left."""
-    account: Account = refused.account
+    account: Any = refused.account
     i = refused.resource
     output_counts = RESOURCES[i] in ("tokens", "output_tokens", "cost_usd")
-    return Denial(
+    denial = Denial(
         reason="busy" if refused.busy else "limit",
         resource=RESOURCES[i],
         budget=account.name,
@@ -87,5 +89,39 @@ def of_account(run: BudgetRun, ask: Ask, refused: Refusal) -> Denial:
         run_id=run.run_id,
         ambient=run.kind == "ambient",
         own_maximum=ask.own_maximum if output_counts else None,
-        set_aside=shown(i, account.full[i] - refused.limit) if account.full[i] > refused.limit else None,
     )
+    if account.scope == "run":
+        aside = account.full[i] - refused.limit
+        return replace(denial, origin=_origin(run, account), set_aside=shown(i, aside) if aside > 0 else None)
+    return _of_quota(run, ask, denial, refused)
+
+
+def _of_quota(run: BudgetRun, ask: Ask, denial: Denial, refused: Refusal) -> Denial:
+    """What a quota adds: whose it is, when it resets, and what is kept for other priorities."""
+    account: Any = refused.account
+    now_s, i = run.engine.store.clock_s(), refused.resource
+    resets_s = account.book.resets_at_s(account)
+    whole = account.limits[i]
+    fits_a_new_window = ask.amounts[i] <= refused.limit
+    quota = account.book.quota
+    return replace(
+        denial,
+        where=account.book.where,
+        per=quota.per,
+        resets_at=None if resets_s is None else datetime.fromtimestamp(resets_s, quota.window.tz),
+        resets_in_s=_seconds_to(resets_s, now_s),
+        retry_after_s=denial.retry_after_s if refused.busy else _seconds_to(resets_s if fits_a_new_window else None, now_s),
+        priority=run.priority if refused.limit < whole else None,
+        whole=shown(i, whole) if refused.limit < whole else None,
+        origin=quota.origin,
+    )
+
+
+def _seconds_to(then_s: float | None, now_s: float) -> float | None:
+    return None if then_s is None else max(0.0, then_s - now_s)
+
+
+def _origin(run: BudgetRun, account: Account) -> str | None:
+    """Where the budget of the run that *account* belongs to was written."""
+    payer = run.ancestor_of(account)
+    return None if payer is None else payer.budget.origin

@@ -50,13 +50,15 @@ class BudgetRun(RunState):
 
     Amount keywords everywhere: ``steps``, ``tokens``, ``input_tokens``, ``output_tokens``, ``cost_usd`` (USD),
     ``tool_calls``, ``nested_tool_calls``; ``check`` and ``can_proceed`` also take ``seconds``. None at all mean one
-    model call. A token or cost amount implies one step unless ``steps`` is given.
+    model call. A token or cost amount implies one step unless ``steps`` is given. ``model`` says which model is called,
+    where quotas of models are to be asked as well.
 
     Attributes:
         run_id: Its id, 32 hex digits.
         tenant, user: Whose it is; user may be None.
         budget: What it was opened with.
-        parent: The run it is a shared child of, or None.
+        org, priority: The organisation that the tenant belongs to, and how important its calls are.
+        parent: The run it is a shared or carved child of, or None.
         depth: 0 for a root run.
     """
 
@@ -147,10 +149,10 @@ class BudgetRun(RunState):
         return self.can_proceed(**amounts)
 
     def _ask(self, operation: str, given: dict[str, Any]) -> admission.Ask:
-        seconds = given.pop("seconds", None)
+        seconds, model = given.pop("seconds", None), given.pop("model", None)
         bare = NOTHING if seconds is not None else admission.one_call(self)
         asked = amounts_from(given, bare)
-        ask = admission.Ask(asked, operation, site=self.site_here(), permit=wrapping.permit())
+        ask = admission.Ask(asked, operation, site=self.site_here(), permit=wrapping.permit(), model=model)
         ask.seconds_ns = 0 if seconds is None else nanoseconds("seconds", seconds)
         return ask
 
@@ -266,15 +268,16 @@ class BudgetRun(RunState):
         return Usage(used[2], used[3], cost_usd=usd(used[COST]), steps=used[0], tool_calls=used[TOOLS])
 
     def remaining(self) -> dict[str, Any]:
-        """What is left of each resource, over this run and all above it: ``{resource: amount}``.
+        """What is left of each resource, over this run, all above it and its quotas: ``{resource: amount}``.
 
         Money is a Decimal in USD, ``seconds`` a float, all else an int; None means unlimited.
         """
         left: dict[str, Any] = {}
         with self.engine.lock:
+            accounts = admission.payers(self)
             for i, resource in enumerate(RESOURCES):
-                limited = [account.remaining(i) for account in self.accounts if account.limits[i] < UNLIMITED]
-                left[resource] = shown(i, min(limited)) if limited else None
+                room = ledger.left(accounts, i, self.priority)
+                left[resource] = None if room is None else shown(i, room)
         now_ns = self.engine.clock_ns()
         times = [one.max_ns - one.elapsed_ns(now_ns) for one in self.lineage() if one.max_ns is not None]
         left["seconds"] = max(0, min(times)) / NANOS if times else None

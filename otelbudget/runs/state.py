@@ -9,6 +9,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context, get_current
 
 from otelbudget import ledger, semconv
+from otelbudget.accounts import Account, CarvedAccount
 from otelbudget.amounts import COST, NANOS, UNLIMITED
 from otelbudget.telemetry import our_spans
 from otelbudget.telemetry.events import NOWHERE, Site, site_of
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from otelbudget.decision import Denial
     from otelbudget.engine import Engine
     from otelbudget.errors import BudgetExceeded
-    from otelbudget.ledger import Account
     from otelbudget.model import RunBudget
+    from otelbudget.owners import Owner
     from otelbudget.runs.run import BudgetRun
 
 __all__ = ["Kind", "RunState"]
@@ -40,8 +41,11 @@ class RunState:
     """What `BudgetRun` is made of. Attributes change under the engine's lock.
 
     Attributes:
-        account, accounts: Its own ledger account; all that a charge goes to, widest scope first.
-        plain: Nothing but the accounts and the clock can refuse: a root run, not closed, frozen, latched or warning.
+        owner: Whose it is, and the quotas that bind it.
+        account, accounts: Its own ledger account; those of the runs above it and its own, root first. Quotas that each
+            root run has on its own stand before them.
+        plain: Nothing but its account and the clock can refuse: a root run without quotas, not closed, frozen, latched
+            or warning.
         until_ns: The earliest deadline of the lineage, as far as it is known; UNLIMITED without one.
         latched: A bit per resource that has refused.
         frozen: Why it is frozen, or None.
@@ -58,10 +62,10 @@ class RunState:
     # fmt: off
     __slots__ = (
         "__weakref__", "account", "accounts", "budget", "cell", "clock_ns", "closed", "denials", "depth",
-        "ended_ns", "engine", "events_left", "finished", "first_denial", "frozen", "gate", "here", "kind",
-        "latched", "lock", "max_ns", "money_limited", "number", "open_holds", "outcome", "parent", "pending",
-        "plain", "ran_out", "reraise", "seen", "site", "span", "spend_cell", "started_ns", "tenant", "tenant_cell",
-        "unannounced", "unpriced", "until_ns", "user", "wrapped_up",
+        "ended_ns", "engine", "events_left", "finished", "first_denial", "frozen", "gate", "here", "keys", "kind",
+        "latched", "lock", "max_ns", "money_limited", "number", "open_holds", "outcome", "owner", "parent", "pending",
+        "plain", "ran_out", "reraise", "seen", "site", "span", "spend_cell", "started_ns", "tenant_cell",
+        "unannounced", "unpriced", "until_ns", "wrapped_up",
     )
     # fmt: on
 
@@ -69,32 +73,30 @@ class RunState:
         self,
         engine: Engine,
         budget: RunBudget,
+        owner: Owner,
         *,
-        tenant: str,
-        user: str | None = None,
         parent: BudgetRun | None = None,
         kind: Kind = "explicit",
         reraise: bool = True,
+        carved: Sequence[int] | None = None,
     ) -> None:
         self.engine = engine
         self.lock = engine.lock
         self.clock_ns = engine.clock_ns
         self.budget = budget
-        self.tenant = tenant
-        self.user = user
+        self.owner = owner
         self.parent = parent
         self.kind: Kind = kind
         self.reraise = reraise
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.number = secrets.randbits(128)
-        self.account: Account = ledger.Account(
-            budget.ordinary_limits,
-            full=budget.limits,
-            name=budget.name,
-            thresholds=budget.thresholds,
-            warn=budget.on_exhausted == "warn",
-        )
-        self.accounts: tuple[Account, ...] = (*(() if parent is None else parent.accounts), self.account)
+        self.account: Account = _account(budget, carved)
+        if parent is not None:
+            self.accounts: tuple[Account, ...] = (*parent.accounts, self.account)
+        elif owner.per_run:
+            self.accounts = (*owner.run_accounts(engine.store.clock_s()), self.account)
+        else:
+            self.accounts = (self.account,)
         self.max_ns = budget.max_ns
         self.started_ns: int = engine.clock_ns()
         self.ended_ns: int = UNLIMITED
@@ -113,14 +115,15 @@ class RunState:
         self.open_holds: int = 0
         self.unannounced: Sequence[ledger.Crossing] = ()
         self.gate: Any = None
+        self.keys: Any = None
         self.span: Span | None = None
         self.site: Site = NOWHERE
         self.here: tuple[object, Site] = _NOWHERE_SEEN
         meters = engine.meters
         with engine.lock:
-            self.cell = meters.budget(tenant, budget.name)
-            self.tenant_cell = meters.tenant(tenant)
-            self.spend_cell = meters.spend(tenant, None)
+            self.cell = meters.budget(owner.tenant, budget.name)
+            self.tenant_cell = meters.tenant(owner.tenant)
+            self.spend_cell = meters.spend(owner.tenant, None)
             self.tenant_cell.active += 1
             engine.explicit_runs += kind == "explicit"
             meters.live.add(self)
@@ -129,11 +132,16 @@ class RunState:
     def refresh(self) -> None:
         """Recompute what the fast path relies on, after any change of state."""
         engine = self.engine
-        self.money_limited = any(account.full[COST] < UNLIMITED and not account.warn for account in self.accounts)
+        owner = self.owner
+        self.money_limited = owner.money_limited or any(
+            account.full[COST] < UNLIMITED and not account.warn for account in self.accounts
+        )
         ends = [one.started_ns + one.max_ns for one in self.lineage() if one.max_ns is not None]
         self.until_ns = min(ends, default=UNLIMITED)
         self.plain = (
-            self.parent is None
+            len(self.accounts) == 1
+            and not owner.books
+            and owner.known
             and engine.enforce
             and not self.account.warn
             and not self.closed
@@ -166,6 +174,26 @@ class RunState:
         return None
 
     @property
+    def org(self) -> str:
+        """The organisation whose quotas bind it."""
+        return self.owner.org
+
+    @property
+    def tenant(self) -> str:
+        """The tenant that pays."""
+        return self.owner.tenant
+
+    @property
+    def user(self) -> str | None:
+        """The tenant's user, or None."""
+        return self.owner.user
+
+    @property
+    def priority(self) -> str:
+        """``low``, ``normal`` or ``high``: how much of a quota with kept shares it may use."""
+        return self.owner.priority
+
+    @property
     def run_id(self) -> str:
         """Its id, 32 hex digits."""
         return f"{self.number:032x}"
@@ -196,12 +224,13 @@ class RunState:
         """Whether its own deadline has passed."""
         return self.max_ns is not None and self.elapsed_ns(self.engine.clock_ns()) >= self.max_ns
 
-    def unpriced_policy(self) -> str:
+    def unpriced_policy(self, model: str | None = None) -> str:
         """What happens to a model without a price: by the budget, the configuration, else `deny` under a cost limit."""
         for one in reversed(self.lineage()):
             if one.budget.on_unpriced is not None:
                 return one.budget.on_unpriced
-        return self.engine.config.on_unpriced or ("deny" if self.money_limited else "allow")
+        money_limited = self.money_limited or self.engine.owners.limits_money_of(model)
+        return self.engine.config.on_unpriced or ("deny" if money_limited else "allow")
 
     # --- where events go
 
@@ -260,3 +289,20 @@ class RunState:
             self.mark(span)
             event(site, *details, **more)
         our_spans.end(span)
+
+
+def _account(budget: RunBudget, carved: Sequence[int] | None) -> Account:
+    """The account of a run; a carved child can't have more of a carved resource than its carve."""
+    full, ordinary = budget.limits, budget.ordinary_limits
+    if carved is not None:
+        set_aside = [a - b for a, b in zip(full, ordinary, strict=True)]
+        full = tuple(min(limit, share) if share else limit for limit, share in zip(full, carved, strict=True))
+        ordinary = tuple(max(0, limit - aside) for limit, aside in zip(full, set_aside, strict=True))
+    kind = Account if carved is None else CarvedAccount
+    return kind(
+        ordinary,
+        full=full,
+        name=budget.name,
+        thresholds=budget.thresholds,
+        warn=budget.on_exhausted == "warn",
+    )

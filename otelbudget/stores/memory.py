@@ -1,4 +1,4 @@
-"""Accounts in this process's memory: one lock, and the holds that are open.
+"""Accounts in this process's memory: one lock, the quotas' books, and the holds that are open.
 
 Exact for every thread and task of the process; gone with it. A hold whose reservation object is alive is never
 reclaimed: the object is the heartbeat. One that was lost (a crashed worker, a dropped object) comes back after
@@ -8,12 +8,16 @@ reclaimed: the object is the heartbeat. One that was lost (a crashed worker, a d
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 from weakref import ref
 
 from otelbudget import ledger
+from otelbudget.accounts import Account, Hold, HoldState
 from otelbudget.amounts import NANOS
-from otelbudget.ledger import Crossing, Hold
+from otelbudget.ledger import Crossing
+from otelbudget.stores.books import Books
 
 __all__ = ["MemoryStore", "drop"]
 
@@ -22,19 +26,27 @@ GRACE_S: Final = 5
 
 
 class MemoryStore:
-    """The lock that every account of a manager is changed under, and the open holds on them.
+    """The lock that every account of a manager is changed under, the books of its quotas, and the open holds.
 
     Args:
         ttl_s: How long an abandoned hold lives, seconds; a grace of 5 s is added.
+        clock_s: Wall clock in Unix seconds, which windows follow.
+
+    Attributes:
+        books: What every quota has been used for.
+        wakers: Called, with the lock held, after every change that may let a refused request pass.
     """
 
     name = "memory"
 
-    def __init__(self, *, ttl_s: float = TTL_S) -> None:
+    def __init__(self, *, ttl_s: float = TTL_S, clock_s: Callable[[], float] = time.time) -> None:
         # Re-entrant, since the garbage collector and signal handlers run at any moment, also while it is held, and may
         # end a generator that holds a run, or look at one.
         self.lock = threading.RLock()
+        self.clock_s = clock_s
         self.ttl_ns = int((ttl_s + GRACE_S) * NANOS)
+        self.books = Books()
+        self.wakers: set[Callable[[], None]] = set()
         self._open: dict[Hold, None] = {}  # in the order of expiry: every hold lives equally long
 
     # Every method below is called with the lock held.
@@ -47,10 +59,25 @@ class MemoryStore:
         new.owner = ref(owner)
         self._open[new] = None
 
-    def settle(self, held: Hold, actual: tuple[int, ...], state: ledger.HoldState) -> list[Crossing]:
-        """End an open hold, charging *actual*."""
+    def charge(self, accounts: Sequence[Account], actual: Sequence[int]) -> list[Crossing]:
+        """Add *actual* to every account, limits or not; gives the thresholds crossed by it."""
+        crossed = ledger.charge(accounts, actual)
+        self._note(accounts, actual)
+        return crossed
+
+    def settle(self, held: Hold, actual: Sequence[int], state: HoldState) -> list[Crossing]:
+        """End an open hold in *state*: give back what it held, charge *actual*."""
         self._open.pop(held, None)
-        return ledger.settle(held, actual, state)
+        crossed = ledger.settle(held, actual, state)
+        self._note(held.accounts, actual)
+        self.changed()
+        return crossed
+
+    def _note(self, accounts: Sequence[Account], actual: Sequence[int]) -> None:
+        """Remember when a rolling window was charged: it counts from then, also for a hold that was made before."""
+        for account in accounts:
+            if account.buckets is not None:
+                account.buckets.add(actual, self.clock_s())
 
     def sweep(self, now_ns: int) -> list[tuple[Hold, list[Crossing]]]:
         """Reclaim the holds that nobody holds on to any more, renew the others; gives those reclaimed."""
@@ -59,13 +86,18 @@ class MemoryStore:
             oldest = next(iter(self._open))
             if oldest.expires_ns > now_ns:
                 break
-            self._open.pop(oldest, None)
             if oldest.owner() is None:
-                expired.append((oldest, ledger.expire(oldest)))
+                expired.append((oldest, self.settle(oldest, oldest.on_expiry, "expired")))
             else:
+                self._open.pop(oldest, None)
                 oldest.expires_ns = now_ns + self.ttl_ns
                 self._open[oldest] = None
         return expired
+
+    def changed(self) -> None:
+        """Tell those who wait that more may fit now."""
+        for wake in tuple(self.wakers) if self.wakers else ():
+            wake()
 
     def open_holds(self, now_ns: int) -> tuple[int, float]:
         """How many holds are open, and the age of the oldest in seconds."""

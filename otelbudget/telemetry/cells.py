@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Any, Final
 
 from otelbudget import semconv
+from otelbudget.names import undated
 from otelbudget.telemetry.cell_types import (
     ALLOW_SLOTS,
     BudgetCell,
@@ -30,7 +31,7 @@ from otelbudget.telemetry.histogram import (
     Histogram,
     Trace,
 )
-from otelbudget.telemetry.labels import OTHER, UNNAMED, Names, undated
+from otelbudget.telemetry.labels import OTHER, UNNAMED, Names
 from otelbudget.telemetry.snapshot import LiveRun, Snapshot, top_runs
 
 __all__ = [

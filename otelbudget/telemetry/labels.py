@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from functools import lru_cache
 from itertools import islice
 from typing import Final
 
-__all__ = ["OTHER", "UNNAMED", "Names", "undated"]
+__all__ = ["OTHER", "UNNAMED", "Names"]
 
 #: Stands for every name beyond the bound, so that sums stay right.
 OTHER: Final = "other"
 #: Label of a budget that has no name.
 UNNAMED: Final = "custom"
-
-_DATE_SUFFIX = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8})$")
 
 
 class Names:
@@ -58,9 +54,3 @@ class Names:
                 return OTHER
         self._in_use.add(name)
         return name
-
-
-@lru_cache(maxsize=1024)
-def undated(model: str) -> str:
-    """A model's name without the date of its release: ``gpt-4o-2024-08-06`` is counted as ``gpt-4o``."""
-    return _DATE_SUFFIX.sub("", model)

@@ -19,7 +19,9 @@ __all__ = ["ActiveRun", "LiveRun", "Snapshot", "top_runs"]
 class LiveRun(Protocol):
     """What a scrape reads of a run in progress."""
 
-    tenant: str
+    @property
+    def tenant(self) -> str:
+        """Whose it is."""
 
     @property
     def run_id(self) -> str:

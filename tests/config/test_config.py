@@ -138,7 +138,7 @@ def test_values_of_the_wrong_kind_are_refused(wrong: dict[str, Any], says: str) 
     [
         (Estimates, {"output_tokens": 0}, "estimates.output_tokens must be at least 1"),
         (Estimates, {"output_tokens": 1.5}, "estimates.output_tokens must be a whole number"),
-        (TelemetryConfig, {"events": "log"}, "telemetry.events must be 'span'"),
+        (TelemetryConfig, {"events": "logs"}, "telemetry.events must be 'span' or 'log' or 'both', got 'logs'"),
         (TelemetryConfig, {"max_tenants": 0}, "telemetry.max_tenants must be at least 1"),
         (TelemetryConfig, {"max_models": -1}, "telemetry.max_models must be from 0"),
         (TelemetryConfig, {"top_runs": True}, "telemetry.top_runs must be a whole number"),

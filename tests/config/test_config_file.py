@@ -276,7 +276,7 @@ budgets:
 default_budget: quik
 tenants: {acme: {}}
 prices: {m: {output: 5}}
-telemetry: {events: log}
+telemetry: {events: logs}
 """) == [
         "b.yaml:3:5: budgets.quick.max_stepz: unknown setting; did you mean 'max_steps'?",
         "b.yaml:4:17: budgets.quick.max_tokens: must be a whole number such as 5, 50k or 1.5M, or null for no limit, "
@@ -286,9 +286,9 @@ telemetry: {events: log}
         "b.yaml:7:34: budgets.'odd name'.thresholds.1: must be a ratio above 0 and at most 1, such as 80%, got '120%'; "
         "that is more than all",
         "b.yaml:8:17: default_budget: no budget is named 'quik'; did you mean 'quick'?",
-        "b.yaml:9:1: tenants: not supported by this version yet",
+        "b.yaml:9:17: tenants.acme: org is missing",
         "b.yaml:10:13: prices.m: input is missing",
-        "b.yaml:11:21: telemetry.events: 'log' is not supported by this version yet; it must be span",
+        "b.yaml:11:21: telemetry.events: must be span or log or both, got 'logs'",
     ]
 
 
@@ -301,7 +301,7 @@ telemetry: {events: log}
         ("budgets: {a: 5}", "1:14: budgets.a: must be a mapping, got '5'"),
         ("budgets: {a: {max_steps: [1]}}", "1:26: budgets.a.max_steps: must be a whole number such as 5"),
         ("budgets: {a: {max_steps: {b: 1}}}", "50k or 1.5M, got a mapping"),
-        ("budgets: {a: {thresholds: 80%}}", "budgets.a.thresholds: must be a list such as [80%, 100%], got '80%'"),
+        ("budgets: {a: {thresholds: 80%}}", "budgets.a.thresholds: must be a list of ratios, such as [80%, 100%], got '80%'"),
         ("budgets: {a: {thresholds: [0]}}", "always crossed"),
         ("budgets: {a: {on_exhausted: stop}}", "1:29: budgets.a.on_exhausted: must be raise or warn, got 'stop'"),
         ("budgets: {a: {wrap_up: {tokens: 5}}}", "1:24: budgets.a.wrap_up: wrap_up sets tokens aside, but max_tokens"),
@@ -314,18 +314,19 @@ telemetry: {events: log}
         ("agents: {a: {max_stepz: 1}}", "1:14: agents.a.max_stepz: unknown setting; did you mean 'max_steps'?"),
         ("prices: {m: {input: free}}", "1:21: prices.m.input: must be an amount of money such as $2.50, got 'free'"),
         ("prices: {m: {input: null}}", "1:21: prices.m.input: must be an amount of money such as $2.50, got 'null'"),
-        ("prices: {m: {input: 1, per: 0}}", "1:29: prices.m.per: must be a number of tokens such as 1M or 1k, got '0'"),
+        ("prices: {m: {input: 1, per: 0}}", "1:29: prices.m.per: must be a whole number of at least 1"),
         ("prices: {m: {input: 1, discount: 10}}", "1:34: prices.m.discount: must be a ratio from 0 to 1, such as 10%"),
         ("estimates: {output_tokens: 0}", "1:28: estimates.output_tokens: must be a whole number of at least 1"),
-        ("estimates: {hold: max}", "1:13: estimates.hold: not supported by this version yet"),
+        ("estimates: {hold: most}", "1:19: estimates.hold: must be max or expected, got 'most'"),
+        ("estimates: {clamp: yes}", "1:20: estimates.clamp: must be true or false, got 'yes'; write true"),
+        ("estimates: {min_output_tokens: 0}", "1:32: estimates.min_output_tokens: must be a whole number of at least"),
         ("telemetry: {metrics_port: 70k}", "1:27: telemetry.metrics_port: must be a port from 0 to 65535, got '70k'"),
-        ("quotas: {}", "1:1: quotas: not supported by this version yet"),
         ("store: {}", "1:1: store: not supported by this version yet"),
-        ("tenant_from: x", "1:1: tenant_from: not supported by this version yet"),
+        ("on_store_error: fail_open", "1:1: on_store_error: not supported by this version yet"),
         ("on_unpriced: maybe", "1:14: on_unpriced: must be deny or estimate or allow, got 'maybe'"),
         # what is no YAML, or none of ours
-        ("", "b.yaml: the file is empty; it must hold at least `budgets:`"),
-        ("# nothing\n", "b.yaml: the file is empty"),
+        ("", "b.yaml:1:1: the file is empty; it must hold at least `budgets:`"),
+        ("# nothing\n", "b.yaml:1:1: the file is empty"),
         ("---\n...\n", "2:1: must be a mapping, got nothing"),
         ("null", "1:1: must be a mapping, got 'null'"),
         ("- a", "1:1: must be a mapping, got a list"),
@@ -375,7 +376,7 @@ def test_a_small_file_that_means_a_huge_one_is_refused(refuse: Refuse) -> None:
 def test_a_flood_of_mistakes_is_cut(refuse: Refuse) -> None:
     lines = refuse("".join(f"x{i}: 1\n" for i in range(200)))
     assert len(lines) == 51
-    assert lines[-1] == "b.yaml: and 150 more"
+    assert lines[-1] == "b.yaml:51:1: and 150 more from here on"
 
 
 # --- files that can't be read

@@ -1,0 +1,168 @@
+"""Who spends: organisation, tenant, user and priority of a run, and the books of the quotas that bind them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from otelbudget.amounts import COST, UNLIMITED
+from otelbudget.names import is_pattern
+from otelbudget.quotas import Quota, Quotas, check_priority
+from otelbudget.stores.books import Book, Where
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from otelbudget.accounts import QuotaAccount
+    from otelbudget.stores.memory import MemoryStore
+
+__all__ = ["DEFAULT", "Owner", "Owners"]
+
+#: The organisation and the tenant of a run that names none.
+DEFAULT = "default"
+
+
+class Owner:
+    """Whose a run is. Runs of the same owner share one of these.
+
+    Attributes:
+        known: A tenant was named, or need not be.
+        books: What quotas count of it, widest scope first; those that each root run has on its own are in `per_run`.
+        limited: The resources that a quota limits.
+        money_limited: A quota limits money, and does not only warn.
+    """
+
+    # fmt: off
+    __slots__ = (
+        "__weakref__", "books", "known", "limited", "money_limited", "org", "per_run", "priority", "tenant", "user",
+    )
+    # fmt: on
+
+    def __init__(self, org: str, tenant: str, user: str | None, priority: str, *, known: bool) -> None:
+        self.org = org
+        self.tenant = tenant
+        self.user = user
+        self.priority = priority
+        self.known = known
+        self.books: tuple[Book, ...] = ()
+        self.per_run: tuple[Book, ...] = ()
+        self.limited: frozenset[int] = frozenset()
+        self.money_limited = False
+
+    def bind(self, quotas: Quotas, store: MemoryStore) -> None:
+        """Look its quotas up."""
+        found = [(where, quota) for where, listed in self._listed(quotas) for quota in listed]
+        now_s = store.clock_s()
+        self.books = tuple(store.books.book(where, q, now_s) for where, q in found if q.per != "run")
+        self.per_run = tuple(Book(where, quota) for where, quota in found if quota.per == "run")
+        self.limited = frozenset(
+            i for _, quota in found for i, limit in enumerate(quota.limits) if limit < UNLIMITED
+        )
+        self.money_limited = any(limits_money(quota) for _, quota in found)
+
+    def _listed(self, quotas: Quotas) -> Iterator[tuple[Where, tuple[Quota, ...]]]:
+        yield Where("org", self.org), quotas.org
+        yield Where("tenant", self.org, self.tenant), quotas.of_tenant(self.tenant)
+        if self.user is not None:
+            yield Where("user", self.org, self.tenant, self.user), quotas.of_user(self.user)
+
+    def run_accounts(self, now_s: float) -> tuple[QuotaAccount, ...]:
+        """The accounts of a new root run's own quotas."""
+        return tuple(Book(book.where, book.quota).current(now_s) for book in self.per_run)
+
+
+def limits_money(quota: Quota) -> bool:
+    """Whether *quota* refuses for want of money."""
+    return quota.limits[COST] < UNLIMITED and quota.on_exhausted == "raise"
+
+
+class Owners:
+    """All owners that somebody uses, each once.
+
+    Args:
+        store: Where the books are.
+        quotas: Whose quota is whose.
+        orgs: Tenant -> organisation.
+        tenant: Whose runs are those that name no tenant; None is ``default``.
+        require_tenant: Such runs may not call anything, unless *tenant* says whose they are.
+    """
+
+    def __init__(
+        self,
+        store: MemoryStore,
+        quotas: Quotas,
+        orgs: Mapping[str, str],
+        *,
+        tenant: str | None,
+        require_tenant: bool,
+    ) -> None:
+        self._store = store
+        self._tenant = tenant
+        self._owners: WeakValueDictionary[tuple[str, str, str | None, str, bool], Owner] = WeakValueDictionary()
+        self.configure(quotas, orgs, require_tenant=require_tenant)
+
+    def configure(self, quotas: Quotas, orgs: Mapping[str, str], *, require_tenant: bool) -> None:
+        """Use other rules from now on, for the owners in use too; what was used stays used."""
+        self.quotas = quotas
+        self._orgs = orgs
+        self._require_tenant = require_tenant
+        with self._store.lock:
+            self._store.books.review(self._configured)
+            for owner in list(self._owners.values()):
+                owner.bind(quotas, self._store)
+            self._pin()
+
+    def _configured(self, book: Book) -> Quota | None:
+        """What *book* counts by now; None if that is not configured any more."""
+        where, quotas = book.where, self.quotas
+        listed = {
+            "org": lambda: quotas.org,
+            "tenant": lambda: quotas.of_tenant(where.tenant),
+            "user": lambda: quotas.of_user(where.user),
+            "model": lambda: quotas.models.get(where.model, ()),
+        }[where.scope]()
+        return next((q for q in listed if (q.name, q.window) == (book.given.name, book.given.window)), None)
+
+    def _pin(self) -> None:
+        """Open the books of everybody who is named, so that their limits are seen before anybody spends."""
+        quotas, now_s = self.quotas, self._store.clock_s()
+        orgs = dict.fromkeys(self._orgs.values()) or {DEFAULT: None}
+        tenants = [name for name in dict.fromkeys((*self._orgs, *quotas.tenants)) if not is_pattern(name)]
+        named = [(Where("org", org), quotas.org) for org in orgs]
+        named += [(Where("tenant", self._orgs.get(t, DEFAULT), t), quotas.of_tenant(t)) for t in tenants]
+        named += [(Where("model", org, model=m), listed) for org in orgs for m, listed in quotas.models.items()]
+        for where, listed in named:
+            for quota in listed:
+                if quota.per != "run":
+                    self._store.books.book(where, quota, now_s).pinned = True
+
+    def owner(self, org: str | None, tenant: str | None, user: str | None, priority: str | None) -> Owner:
+        """The owner of a run; None takes the organisation of the tenant, the default tenant, normal priority.
+
+        Raises:
+            ValueError: There is no such priority.
+        """
+        named = tenant or self._tenant
+        known = named is not None or not self._require_tenant
+        whose = named or DEFAULT
+        key = (org or self._orgs.get(whose, DEFAULT), whose, user, check_priority(priority or "normal"), known)
+        with self._store.lock:
+            found = self._owners.get(key)
+            if found is None:
+                found = self._owners[key] = Owner(*key[:4], known=known)
+                found.bind(self.quotas, self._store)
+        return found
+
+    def of_model(self, org: str, model: str | None) -> Sequence[QuotaAccount]:
+        """The accounts that a call of *model* is counted on, of now. Called with the lock held."""
+        if model is None or not self.quotas.models:
+            return ()
+        name, quotas = self.quotas.of_model(model)
+        books, now_s = self._store.books, self._store.clock_s()
+        return [books.book(Where("model", org, model=name), quota, now_s).current(now_s) for quota in quotas]
+
+    def limits_money_of(self, model: str | None) -> bool:
+        """Whether a quota of *model* refuses for want of money."""
+        if model is None or not self.quotas.models:
+            return False
+        return any(map(limits_money, self.quotas.of_model(model)[1]))

@@ -1,0 +1,308 @@
+"""Keys of a run: a request made twice is done once, and all attempts at one logical call pay its steps once.
+
+A key is looked up in the critical section in which its request would be admitted or charged. So of two equal requests
+that come at the same moment one is done and the other finds it; nobody waits, and a refused one leaves no key behind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from otelbudget import ledger
+from otelbudget.amounts import Amounts
+from otelbudget.errors import IdempotencyError
+
+if TYPE_CHECKING:
+    from otelbudget.accounts import Hold
+    from otelbudget.model import Usage
+    from otelbudget.runs.admission import Ask
+    from otelbudget.runs.run import BudgetRun
+
+__all__ = ["CHARGED", "REPLAYED", "Attempt", "Entry", "Keyed", "Keys", "LogicalCall", "Recorded", "as_key", "recorded"]
+
+#: Keys that one run remembers. Beyond, the oldest whose request is settled are forgotten.
+KEPT: Final = 100_000
+
+Kind = Literal["reserve", "record"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What came of charging a usage.
+
+    Args:
+        replayed: It had been charged before, under the same key or on the same reservation; nothing changed now.
+    """
+
+    replayed: bool
+
+
+CHARGED: Final = Recorded(replayed=False)
+REPLAYED: Final = Recorded(replayed=True)
+
+
+def as_key(name: str, value: object) -> str | None:
+    """*value* if it can be a key: None or a text that is not empty."""
+    if value is None or (isinstance(value, str) and value):
+        return value
+    kind = ValueError if isinstance(value, str) else TypeError
+    raise kind(f"{name} must be a text that is not empty, got {value!r} ({type(value).__name__})")
+
+
+class LogicalCall:
+    """One logical call, however often it is tried: its attempts together are charged the most steps that one of them
+    used.
+
+    What is not charged yet is held by one of the open attempts; when that one ends, the next takes it over.
+
+    Attributes:
+        charged: Steps charged so far.
+        attempts: Those whose hold is open, oldest first.
+    """
+
+    __slots__ = ("attempts", "charged")
+
+    def __init__(self, charged: int = 0) -> None:
+        self.charged = charged
+        self.attempts: list[Attempt] = []
+
+    def missing(self, steps: int) -> int:
+        """How many of the *steps* that a further attempt needs are neither charged nor held."""
+        return max(0, steps - self.charged - sum(one.hold.amounts.steps for one in self.attempts))
+
+    def cover(self) -> None:
+        """Let the open attempts hold exactly what they may still be charged. Called with the lock held."""
+        needed = max((one.steps for one in self.attempts), default=0) - self.charged
+        change = max(0, needed) - sum(one.hold.amounts.steps for one in self.attempts)
+        for one in self.attempts:
+            held = one.hold.amounts
+            more = max(-held.steps, change)
+            if more:
+                ledger.resize(one.hold, held._replace(steps=held.steps + more), force=True)
+                change -= more
+
+
+class Attempt:
+    """One attempt at a logical call.
+
+    Attributes:
+        call: The call.
+        hold: What it holds.
+        steps: How many steps it needs, whoever holds them.
+    """
+
+    __slots__ = ("call", "hold", "steps")
+
+    def __init__(self, call: LogicalCall, hold: Hold, steps: int) -> None:
+        self.call = call
+        self.hold = hold
+        self.steps = steps
+
+    def charges(self, amounts: Amounts, *, whole: bool) -> Amounts:
+        """What committing *amounts* charges beside what the call was charged before; *whole*: all that it needs.
+
+        Called with the lock held, before the hold ends.
+        """
+        steps = max(amounts.steps, self.steps) if whole else amounts.steps
+        more = max(0, steps - self.call.charged)
+        self.call.charged += more
+        self.end()
+        return amounts._replace(steps=more)
+
+    def end(self) -> None:
+        """Hand on what it holds of the call's steps. Called with the lock held."""
+        if self in self.call.attempts:
+            self.call.attempts.remove(self)
+        self.call.cover()
+
+
+class Entry:
+    """What was done under one key.
+
+    Attributes:
+        kind: ``reserve`` or ``record``.
+        payload: The amounts asked for, or the usage.
+        hold: What a reserve holds or held; None once the run has ended.
+        attempt: The attempt that it was.
+        on_unknown: As asked.
+        made: A weak reference to the Reservation, whose life keeps the hold; None before there is one.
+    """
+
+    __slots__ = ("attempt", "hold", "kind", "made", "on_unknown", "payload")
+
+    def __init__(self, kind: Kind, payload: Amounts | Usage, attempt: Attempt | None = None) -> None:
+        self.kind: Kind = kind
+        self.payload = payload
+        self.attempt = attempt
+        self.hold: Hold | None = None if attempt is None else attempt.hold
+        self.on_unknown: Any = "full"
+        self.made: Any = None
+
+    @property
+    def open(self) -> bool:
+        """Whether its hold is open."""
+        return self.hold is not None and self.hold.state == "open"
+
+    def match(self, key: str, kind: Kind, payload: Amounts | Usage) -> None:
+        """Raise IdempotencyError unless a request is this one once more."""
+        if kind != self.kind:
+            raise IdempotencyError(f"the key {key!r} was used for {self.kind}() before and is used for {kind}() now")
+        if payload != self.payload:
+            raise IdempotencyError(
+                f"the key {key!r} was used before for {self.payload!r} and is used now for {payload!r}:"
+                f" nothing has changed; take a key of its own for every request"
+            )
+
+
+class Keys:
+    """What a run remembers by key.
+
+    Attributes:
+        entries: By idempotency key, oldest first.
+        calls: By the key that their attempts name.
+        attempts: Those that are open, by hold.
+        exported: The run's state has been exported, so it goes on elsewhere.
+    """
+
+    __slots__ = ("attempts", "calls", "entries", "exported")
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.calls: dict[str, LogicalCall] = {}
+        self.attempts: dict[Hold, Attempt] = {}
+        self.exported = False
+
+    def call(self, name: str) -> LogicalCall:
+        """The logical call that an attempt names: by the key of its first reserve, or a name of its own.
+
+        Raises:
+            IdempotencyError: That key is one of `record`, which has no attempts.
+        """
+        entry = self.entries.get(name)
+        if entry is not None and entry.attempt is not None:
+            return entry.attempt.call
+        if entry is not None and entry.kind == "record":
+            raise IdempotencyError(f"attempt_of={name!r} is the key of a record(), which has no further attempts")
+        return self.calls.get(name) or LogicalCall()
+
+    def keep(self, run: BudgetRun, key: str, entry: Entry) -> None:
+        """Remember what was done under *key*."""
+        self.entries[key] = entry
+        if len(self.entries) > KEPT:
+            settled = next((k for k, one in self.entries.items() if not one.open), key)
+            del self.entries[settled]
+            _warn(run)
+
+    def join(self, run: BudgetRun, name: str, attempt: Attempt) -> None:
+        """Note an open attempt at the call *name*."""
+        self.attempts[attempt.hold] = attempt
+        attempt.call.attempts.append(attempt)
+        self.calls.setdefault(name, attempt.call)
+        if len(self.calls) > KEPT:
+            over = next((k for k, one in self.calls.items() if not one.attempts), name)
+            del self.calls[over]
+            _warn(run)
+
+    def ended(self, held: Hold) -> None:
+        """A hold has ended without a commit: another attempt takes over its steps. Called with the lock held."""
+        attempt = self.attempts.pop(held, None)
+        if attempt is not None:
+            attempt.end()
+
+    def finish(self) -> None:
+        """The run is over: only what would charge twice is worth knowing still."""
+        self.calls.clear()
+        self.attempts.clear()
+        for entry in self.entries.values():
+            entry.hold = entry.attempt = entry.made = None
+
+
+def keys_of(run: BudgetRun) -> Keys:
+    """The keys of *run*, made when they are first needed. Called with the lock held."""
+    if run.keys is None:
+        run.keys = Keys()
+    keys: Keys = run.keys
+    return keys
+
+
+def _warn(run: BudgetRun) -> None:
+    run.engine.warn_once(
+        "keys",
+        "a run remembers %d idempotency keys and has forgotten older ones, whose requests would be done again;"
+        " open a run per job",
+        KEPT,
+    )
+
+
+class Keyed:
+    """A reserve with a key, or one of several attempts, or both; asked for in `admission`, with the lock held.
+
+    Args:
+        run: Whose.
+        payload: The amounts that the caller asked for.
+        key: Its idempotency key, or None.
+        attempt_of: The logical call that it is an attempt at; None makes *key* one.
+        on_unknown: As asked.
+
+    Attributes:
+        earlier: What was done before under the same key, if it was.
+        attempt: What it has become.
+    """
+
+    __slots__ = ("attempt", "attempt_of", "earlier", "key", "on_unknown", "payload", "run")
+
+    def __init__(
+        self, run: BudgetRun, payload: Amounts, key: str | None, attempt_of: str | None, on_unknown: str
+    ) -> None:
+        self.run = run
+        self.payload = payload
+        self.key = key
+        self.attempt_of = attempt_of or key or ""
+        self.on_unknown = on_unknown
+        self.earlier: Entry | None = None
+        self.attempt: Attempt | None = None
+
+    def replays(self, ask: Ask) -> bool:
+        """Whether it has been done before; else *ask* is made to want no step that the call has already.
+
+        Raises:
+            IdempotencyError: Something else has been done under its key.
+        """
+        keys = keys_of(self.run)
+        entry = None if self.key is None else keys.entries.get(self.key)
+        if entry is not None and self.key is not None and not self.run.closed:
+            entry.match(self.key, "reserve", self.payload)
+            self.earlier = entry
+            return True
+        steps = keys.call(self.attempt_of).missing(self.payload.steps)
+        ask.amounts = self.payload._replace(steps=steps)
+        if ask.hold is not None:
+            ask.hold.amounts = self.payload._replace(steps=steps)
+        return False
+
+    def admitted(self, held: Hold, owner: object) -> None:
+        """Remember what has been admitted just now; *owner* keeps its hold alive."""
+        keys = keys_of(self.run)
+        self.attempt = Attempt(keys.call(self.attempt_of), held, self.payload.steps)
+        keys.join(self.run, self.attempt_of, self.attempt)
+        if self.key is not None:
+            entry = Entry("reserve", self.payload, self.attempt)
+            entry.on_unknown = self.on_unknown
+            entry.made = held.owner
+            keys.keep(self.run, self.key, entry)
+
+
+def recorded(run: BudgetRun, key: str, usage: Usage) -> bool:
+    """Whether *usage* was recorded under *key* before; if not, it is noted that it is now. Called with the lock held.
+
+    Raises:
+        IdempotencyError: Something else has been done under that key.
+    """
+    keys = keys_of(run)
+    entry = keys.entries.get(key)
+    if entry is None:
+        keys.keep(run, key, Entry("record", usage))
+        return False
+    entry.match(key, "record", usage)
+    return True
