@@ -11,15 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from otelbudget.amounts import CEILING, Amounts
+from otelbudget.amounts import CEILING, Amounts, nanousd
 from otelbudget.model import Usage
 from otelbudget.runs import accounting
 
 if TYPE_CHECKING:
+    from otelbudget.engine import Engine
     from otelbudget.runs.accounting import Price
     from otelbudget.runs.run import BudgetRun
 
-__all__ = ["ModelRequest", "Needs", "Smaller", "needs"]
+__all__ = ["ModelRequest", "Needs", "Smaller", "needs", "teach"]
 
 #: Given what tells whether amounts would be admitted, the most that is, or None.
 Smaller = Callable[[Callable[[Sequence[int]], bool]], Amounts | None]
@@ -87,6 +88,29 @@ def needs(run: BudgetRun, request: ModelRequest, *, seen_whole: bool) -> Needs:
     )
 
 
+def teach(engine: Engine, request: ModelRequest, usage: Usage, *, seen_whole: bool, lowered: bool) -> None:
+    """Let the next call of the model profit from what an answered one used.
+
+    Args:
+        engine: What all runs share.
+        request: What was asked for.
+        usage: What the answer says; estimates are not learned from.
+        seen_whole: As for `needs`.
+        lowered: Its maximum was lowered, so its length says nothing.
+    """
+    cost_nanousd = None
+    if seen_whole and engine.config.trust_reported_cost:
+        cost_nanousd = nanousd("reported_cost_usd", usage.reported_cost_usd or 0)
+    engine.learned.learn(
+        request.provider,
+        request.model,
+        usage,
+        counted_input=request.input_tokens if seen_whole else None,
+        answers=None if lowered or request.max_output_tokens == 0 else request.answers,
+        cost_nanousd=cost_nanousd,
+    )
+
+
 class _Asked:
     """One request in the eyes of one run."""
 
@@ -97,9 +121,7 @@ class _Asked:
         self._seen_whole = seen_whole
         self._estimates = engine.config.estimates
         counted = request.input_tokens
-        self._input = (
-            engine.learned.input_tokens(request.provider, request.model, counted) if seen_whole else counted
-        )
+        self._input = engine.learned.input_tokens(request.provider, request.model, counted) if seen_whole else counted
         # Nobody can know before the answer whether it will say its cost. It is let go until one has not said it.
         self._may_report = (
             engine.config.trust_reported_cost

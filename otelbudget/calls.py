@@ -15,8 +15,8 @@ from opentelemetry import trace
 from opentelemetry.context import Context, get_current
 
 from otelbudget import call_span, scope, semconv
-from otelbudget.amounts import COST, INPUT, OUTPUT, Amounts, nanousd, usd
-from otelbudget.call_needs import ModelRequest, needs
+from otelbudget.amounts import COST, INPUT, OUTPUT, Amounts, usd
+from otelbudget.call_needs import ModelRequest, needs, teach
 from otelbudget.errors import BudgetExceeded
 from otelbudget.ledger import Hold
 from otelbudget.model import Usage
@@ -242,7 +242,8 @@ class ModelCall:
                 usage, model=usage.model or self.request.model, provider=usage.provider or self.request.provider
             )
         if self._settle(usage):
-            self._teach(usage)
+            lowered = self.max_output_tokens != self.request.max_output_tokens
+            teach(self.run.engine, self.request, usage, seen_whole=self.reporter is None, lowered=lowered)
 
     def release(self, error: BaseException | None = None) -> None:
         """Nothing was sent: give everything back, the step too."""
@@ -259,9 +260,7 @@ class ModelCall:
     def unknown(self, output_tokens: int = 0, error: BaseException | None = None) -> None:
         """It was sent and nobody knows how it ended: one step, the input estimate and the output seen, flagged."""
         request = self.request
-        usage = Usage(
-            self.input_tokens, output_tokens, model=request.model, provider=request.provider, estimated=True
-        )
+        usage = Usage(self.input_tokens, output_tokens, model=request.model, provider=request.provider, estimated=True)
         if isinstance(error, BudgetExceeded):
             cut: dict[str, events.Value | None] = {semconv.TOKENS_OUTPUT: output_tokens, semconv.REASON: error.reason}
             events.change_event(self.site, semconv.EVENT_STREAM_CUT, cut)
@@ -295,21 +294,6 @@ class ModelCall:
                 engine.meters.observe_estimate(usage.model, usage.tokens / (held[INPUT] + held[OUTPUT]))
         self._end_span(error)
         return True
-
-    def _teach(self, usage: Usage) -> None:
-        """Let the next call of the model profit from what this one used."""
-        engine, request, by_guard = self.run.engine, self.request, self.reporter is None
-        # Nothing to learn of lengths where there is no answer, or where it is us who cut it short.
-        measured = request.max_output_tokens != 0 and self.max_output_tokens == request.max_output_tokens
-        reported = usage.reported_cost_usd
-        engine.learned.learn(
-            request.provider,
-            request.model,
-            usage,
-            counted_input=request.input_tokens if by_guard else None,
-            answers=request.answers if measured else None,
-            cost_nanousd=nanousd("cost", reported or 0) if by_guard and engine.config.trust_reported_cost else None,
-        )
 
     def _end_span(self, error: BaseException | None = None) -> None:
         span, self._own_span = self._own_span, None

@@ -34,6 +34,7 @@ class Denial:
         origin: ``file:line`` of the limit, where it came from a file.
         ambient: It was made outside every run, in the process-wide one.
         own_maximum: The request's own maximum of output tokens, if that is part of what did not fit.
+        carved: The limit is what was carved out of the runs above.
         set_aside: What the limit leaves for `wrap_up()`, which the budget allows on top.
         detail: What `reason` alone does not say (a model's name).
     """
@@ -59,6 +60,7 @@ class Denial:
     ambient: bool = False
     own_maximum: int | None = None
     set_aside: int | Decimal | None = None
+    carved: bool = False
     detail: str | None = None
 
     @property
@@ -105,6 +107,8 @@ class Denial:
             return f"{self._resets()} To allow more, raise it under quotas{at} or with QuotaService.set_quota()."
         if self.resource == "depth":
             return f"Raise max_depth{at}, or open the run with mode='detached'."
+        if self.carved:
+            return f"That is what was carved out for it: carve more, or call its extend({self.resource}=...)."
         return f"A run's budget does not reset: raise max_{self.resource}{at}, or call run.extend({self.resource}=...)."
 
     def _resets(self) -> str:

@@ -31,7 +31,7 @@ _MILLION: Final = 1_000_000
 class _Seen:
     """What was seen of one model."""
 
-    __slots__ = ("outputs", "p95", "ratio", "rates", "reports")
+    __slots__ = ("outputs", "p95", "rates", "ratio", "reports")
 
     def __init__(self) -> None:
         self.outputs: deque[int] = deque(maxlen=WINDOW)

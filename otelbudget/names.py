@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from typing import Final
 
 __all__ = ["is_pattern", "matching", "undated"]
 
-_DATE_SUFFIX = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8})$")
+_DATE_SUFFIX: Final = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8})\Z")
 
 
 def is_pattern(name: str) -> bool:
@@ -17,12 +18,15 @@ def is_pattern(name: str) -> bool:
     return any(sign in name for sign in "*?[")
 
 
-def matching(known: Iterable[str], name: str) -> str | None:
-    """Which of *known* means *name*: itself, else the first pattern that matches it; None if there is none."""
-    names = known if isinstance(known, dict) else list(known)
-    if name in names:
-        return name
-    return next((pattern for pattern in names if is_pattern(pattern) and fnmatchcase(name, pattern)), None)
+def matching(known: Collection[str], *names: str) -> str | None:
+    """Which of *known* means a thing that has these *names*; None if there is none.
+
+    The first of the names that is known itself, else the first pattern that matches one of them.
+    """
+    exact = next((name for name in names if name in known), None)
+    if exact is not None:
+        return exact
+    return next((one for one in known if is_pattern(one) and any(fnmatchcase(name, one) for name in names)), None)
 
 
 @lru_cache(maxsize=1024)

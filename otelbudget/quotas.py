@@ -37,7 +37,7 @@ class Quota:
         reserve_for: ``{"high": 0.2, "normal": 0.2}`` keeps a fifth for high and a fifth for normal priority: normal
             then stops at 80 %, low at 60 %. None keeps nothing.
         on_exhausted: ``"raise"`` refuses what does not fit, ``"warn"`` charges and flags it.
-        name: What denials and metrics call it; made from its resources and window if None.
+        name: What denials and metrics call it; made from its resources and window if None, and kept by ``replace()``.
         origin: Where it was written, ``file:line``, for messages.
 
     Raises:
@@ -55,7 +55,7 @@ class Quota:
     timezone: str = "UTC"
     at: str | None = None
     thresholds: tuple[float, ...] = (0.8, 0.95, 1.0)
-    reserve_for: Mapping[str, float] | None = None
+    reserve_for: Mapping[str, float] | None = field(default=None, hash=False)
     on_exhausted: Literal["raise", "warn"] = "raise"
     name: str | None = None
     origin: str | None = field(default=None, compare=False)
@@ -187,9 +187,7 @@ class Quotas:
 
     def of_model(self, model: str) -> tuple[str, tuple[Quota, ...]]:
         """(the name or pattern that is counted under, its quotas); empty without an entry."""
-        found = matching(self.models, model)
-        if found is None:
-            found = matching(self.models, undated(model))
+        found = matching(self.models, model, undated(model))
         return ("", ()) if found is None else (found, self.models[found])
 
 

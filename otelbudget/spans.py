@@ -243,7 +243,7 @@ def tool_call_id(attributes: Attributes | None) -> str | None:
 
 def max_output_tokens(attributes: Attributes | None) -> int | None:
     """How many output tokens the request allows itself, if the span says."""
-    return _count(attributes or {}, (sc.GEN_AI_REQUEST_MAX_TOKENS,))
+    return _count(attributes or {}, (sc.GEN_AI_REQUEST_MAX_TOKENS,)) or None  # 0 is none that a provider takes
 
 
 def _count(attributes: Attributes, keys: tuple[str, ...]) -> int | None:

@@ -1,18 +1,21 @@
 """Windows: which stretch of time an instant lies in, and when it ends. Pure: the instant is passed in.
 
 Days, weeks and months begin at a local time of day, so a day has 23 or 25 hours where clocks change. Hours and minutes
-follow the clock on the wall too, but each lasts 60 minutes or seconds, also the two that are both called half past two.
+follow the clock on the wall too: one that comes twice is two windows, and where clocks move by half an hour, what is
+left of the hour is a window of its own. The windows of one specification follow each other without gaps.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from math import floor
 from typing import Final, NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from otelbudget.errors import ConfigError
 
@@ -25,10 +28,12 @@ _FIXED: Final = {"minute": 60, "hour": 3600}
 #: and never shorter.
 BUCKETS: Final = 60
 
-_AT: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
-_ROLLING: Final = re.compile(r"rolling (\d+)(s|m|h|d)")
+_AT: Final = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
+_ROLLING: Final = re.compile(r"rolling ([0-9]+)(s|m|h|d)")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST_ROLLING_S: Final = 366 * 86_400
+_DAY: Final = timedelta(days=1)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Window(NamedTuple):
@@ -53,7 +58,8 @@ class WindowSpec:
             ``rolling 24h`` with any whole number of s, m, h or d: the time up to now.
         timezone: IANA name of the zone whose clock calendar windows follow.
         at: Local time of day, ``HH:MM``, at which a day, a week (on Monday) or a month (on the 1st) begins; None is
-            midnight. Where clocks skip it, it is the same time after the skip; where it comes twice, the first.
+            midnight. When it comes twice, the first counts; when clocks skip it, it is as long after the skip as it
+            is after the last minute before (02:30 is 03:30 when 02:00 becomes 03:00), as in RFC 5545.
 
     Raises:
         ConfigError: One of them is not understood.
@@ -91,38 +97,68 @@ def _rolling_s(per: object) -> int | None:
 
 
 def zone(name: str) -> tzinfo:
-    """The IANA time zone *name*; ConfigError if there is none."""
+    """The IANA time zone *name*; ConfigError if there is none, or the machine has no zone files."""
     if name == "UTC":  # also where the system ships no zone files
         return UTC
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError, TypeError) as error:
-        raise ConfigError(f"timezone must be an IANA name such as 'Europe/Berlin' or 'UTC', got {name!r}") from error
+        wrong = f"timezone must be an IANA name such as 'Europe/Berlin' or 'UTC', got {name!r}"
+        raise ConfigError(wrong + _advice(error)) from error
+
+
+def _advice(error: Exception) -> str:
+    if not available_timezones():  # Windows, and images without the system's own package
+        return ": this machine has no time zone files, install them with `pip install tzdata`"
+    if isinstance(error, ZoneInfoNotFoundError):  # some systems ship only part of the names
+        return "; if that name is right, `pip install tzdata` brings all of them"
+    return ""
 
 
 def window_at(spec: WindowSpec, now_s: float) -> Window:
-    """The window of *spec* that *now_s* (Unix seconds) lies in."""
-    if spec.per in _FIXED:
-        return _fixed(spec, now_s)
-    if spec.per in _TIMED:
-        return _timed(spec, now_s)
-    return Window(spec.per, float("-inf"), float("inf"))
+    """The window of *spec* that *now_s* (Unix seconds) lies in.
+
+    Raises:
+        ValueError: The window is not wholly between the years 1 and 9999.
+    """
+    if spec.per not in CALENDAR:
+        return Window(spec.per, float("-inf"), float("inf"))
+    try:
+        whole_s = floor(now_s)  # every window begins and ends on a whole second
+        return _fixed(spec, whole_s) if spec.per in _FIXED else _timed(spec, whole_s)
+    except OverflowError as error:
+        raise ValueError(f"the clock says {now_s} s, and no calendar has a {spec.per} around that") from error
 
 
-def _fixed(spec: WindowSpec, now_s: float) -> Window:
-    length = _FIXED[spec.per]
-    local = datetime.fromtimestamp(now_s, spec.tz)
-    offset = local.utcoffset() or timedelta()
-    start_s = now_s - (now_s + offset.total_seconds()) % length
-    start = datetime.fromtimestamp(start_s, spec.tz)
-    return Window(start.isoformat(timespec="minutes"), start_s, start_s + length)
+def _fixed(spec: WindowSpec, now_s: int) -> Window:
+    length_s = _FIXED[spec.per]
+    offset_s = _offset_s(spec, now_s)
+    start_s = now_s - (now_s + offset_s) % length_s
+    # Clocks that move within the hour begin another one: the first second that has this offset, or another again.
+    past, coming = range(start_s, now_s), range(now_s, start_s + length_s)
+    if _offset_s(spec, start_s) != offset_s:
+        start_s = past[0] + bisect_left(past, True, key=lambda s: _offset_s(spec, s) == offset_s)
+    end_s = coming[-1] + 1
+    if _offset_s(spec, end_s - 1) != offset_s:
+        end_s = now_s + bisect_left(coming, True, key=lambda s: _offset_s(spec, s) != offset_s)
+    return Window(_local(spec, start_s).isoformat(timespec="minutes"), float(start_s), float(end_s))
 
 
-def _timed(spec: WindowSpec, now_s: float) -> Window:
-    first = _first_day(spec, datetime.fromtimestamp(now_s, spec.tz).date())
-    if _begin(spec, first) > now_s:  # it has not begun yet at this time of day
-        first = _first_day(spec, first - timedelta(days=1))
-    return Window(first.isoformat(), _begin(spec, first), _begin(spec, _next_day(spec, first)))
+def _offset_s(spec: WindowSpec, at_s: int) -> int:
+    offset = _local(spec, at_s).utcoffset()
+    return 0 if offset is None else offset // timedelta(seconds=1)
+
+
+def _local(spec: WindowSpec, at_s: int) -> datetime:
+    return (_EPOCH + timedelta(seconds=at_s)).astimezone(spec.tz)  # fromtimestamp() refuses the past on Windows
+
+
+def _timed(spec: WindowSpec, now_s: int) -> Window:
+    # Clocks set back over midnight give a date that is over already, so the day after is tried first.
+    first = _first_day(spec, _local(spec, now_s).date() + _DAY)
+    while (start_s := _begin_s(spec, first)) > now_s:
+        first = _first_day(spec, first - _DAY)
+    return Window(first.isoformat(), start_s, _begin_s(spec, _next_day(spec, first)))
 
 
 def _first_day(spec: WindowSpec, day: date) -> date:
@@ -137,7 +173,7 @@ def _next_day(spec: WindowSpec, first: date) -> date:
     return first + timedelta(days=7 if spec.per == "week" else 1)
 
 
-def _begin(spec: WindowSpec, day: date) -> float:
+def _begin_s(spec: WindowSpec, day: date) -> float:
     # A naive local time gets its own offset, which differs from now's on the days when clocks change.
     at = time.min if spec.at is None else time.fromisoformat(spec.at)
     return datetime.combine(day, at, spec.tz).timestamp()
@@ -157,7 +193,8 @@ class Buckets:
 
     def __init__(self, length_s: int) -> None:
         self._length_s = length_s
-        self._width_s = length_s / BUCKETS
+        # In 1/1024 s, which floats hold exactly: a bucket that ended by a rounding too early would free money early.
+        self._width_s = length_s * 1024 // BUCKETS / 1024
         self._kept: deque[tuple[int, list[int]]] = deque()  # (bucket's number, amounts), oldest first
 
     def add(self, amounts: Sequence[int], now_s: float) -> None:

@@ -29,6 +29,16 @@ SHOWS = {
         "steps: 5",
     ],
     "config_example.py": ["quick_answer: steps 5", "used 3 steps", "wrong.yaml:2:", "max_steps", "5:00"],
+    "platform_quotas_example.py": [
+        "tokens used 1620 of 2000, requested 600",
+        "'tokens per rolling 24h' of user 'ann' of tenant 'acme' (org 'enterprise')",
+        "tokens used 3240 of 3600 (what priority 'low' may use of 6000)",
+        "carved out for it",
+        "3280 are left for the run",
+        "'cost_usd per hour' of model 'demo-large'",
+        "platform.yaml:21",
+        "acme: 1560 tokens",
+    ],
     "quota_service_example.py": ["admitted", "refused", "resets by itself at 2026-03-03 00:00 UTC", "10000 left today"],
 }
 

@@ -7,7 +7,8 @@ To add one for another SDK:
 
 1. Write ``guards/<name>.py`` with the three functions of `Guard`. `patching.Takeover` puts a function of yours in
    front of one of the SDK's; `calls.begin` and `calls.abegin` ask for the call, and the `ModelCall` they give settles
-   it; `exchange` notes the attempts, and `watch.Watch` follows an answer that is read later.
+   it and says which maximum to send (say `ModelRequest.lowerable` if you can change that); `exchange` notes the
+   attempts, and `watch.Watch` follows an answer that is read later.
 2. Add its line to `GUARDS`.
 3. Name the instrumentation scopes of that SDK in `spans`, so that their spans are not charged a second time.
 """

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from otelbudget.amounts import nanousd, usd
 from otelbudget.model import Usage
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from otelbudget.calls import ModelCall, ModelRequest
     from otelbudget.guards.exchange import Exchange
 
@@ -18,17 +21,23 @@ class Charge:
     """One admitted call: what was asked, how it travels, and its settlement.
 
     Attempts inside the SDK that got no answer may have been worked on: each adds the estimate of the input.
+
+    Attributes:
+        reported_cost_usd: What a header of the answer says it cost, for a usage that does not say.
     """
 
-    __slots__ = ("call", "exchange", "request")
+    __slots__ = ("call", "exchange", "reported_cost_usd", "request")
 
     def __init__(self, call: ModelCall, request: ModelRequest, exchange: Exchange) -> None:
         self.call = call
         self.request = request
         self.exchange = exchange
+        self.reported_cost_usd: Decimal | None = None
 
     def answered(self, usage: Usage | None) -> None:
         """An answer arrived; None if it says no usage: then the hold is charged."""
+        if usage is not None and usage.reported_cost_usd is None and self.reported_cost_usd is not None:
+            usage = dataclasses.replace(usage, reported_cost_usd=self.reported_cost_usd)
         self.call.commit(usage and self._with_attempts(usage, self.exchange.unknown))
 
     def refused(self, usage: Usage | None, error: BaseException) -> None:
@@ -41,7 +50,7 @@ class Charge:
         """It was sent, no whole answer came; *output_tokens* of it were seen."""
         earlier = self.exchange.unknown - (not self.exchange.answered)
         if earlier > 0:
-            usage = Usage(input_tokens=self.request.input_tokens, output_tokens=output_tokens)
+            usage = Usage(input_tokens=self.call.input_tokens, output_tokens=output_tokens)
             self.call.failed(self._with_attempts(usage, earlier), error)
         else:
             self.call.unknown(output_tokens, error)
@@ -53,5 +62,11 @@ class Charge:
     def _with_attempts(self, usage: Usage, attempts: int) -> Usage:
         if not attempts or usage.input_tokens is None:
             return usage
-        more = usage.input_tokens + attempts * self.request.input_tokens
-        return dataclasses.replace(usage, input_tokens=more, tokens=None, estimated=True)
+        more = usage.input_tokens + attempts * self.call.input_tokens
+        whole = dataclasses.replace(usage, input_tokens=more, tokens=None, estimated=True)
+        reported = usage.reported_cost_usd
+        if reported and usage.tokens and whole.tokens:
+            # It is the cost of the last attempt alone: the others are as dear for each token.
+            nano = -(-nanousd("cost", reported) * whole.tokens // usage.tokens)
+            return dataclasses.replace(whole, reported_cost_usd=usd(nano))
+        return whole

@@ -4,6 +4,12 @@ It sits in ``openai._base_client.{SyncAPIClient,AsyncAPIClient}.request``, which
 subclasses) and every way of calling passes once per logical call: plain, streamed, ``parse``, ``stream()``, raw and
 streaming responses. Retries of the SDK happen inside, so they are one call. Other endpoints pass untouched.
 
+With ``estimates.clamp`` a lowered maximum is sent under the names that the request uses for it; where it has none, as
+``max_completion_tokens`` (chat; ``max_tokens`` to the providers that only know that, and in completions) or
+``max_output_tokens`` (responses), for each answer. The application's own options stay as they are. A body that the
+application has made into bytes itself is refused instead. ``trust_reported_cost`` believes ``usage.cost`` of an answer,
+else its header ``x-litellm-response-cost``.
+
 A response made with ``background=true`` is charged at its hold, since it answers before it has worked; fetching a
 response is free. Assistants, agent sessions, realtime and websockets are not seen: they answer elsewhere.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from otelbudget.calls import ModelRequest
 from otelbudget.estimate import count_input
@@ -16,9 +16,12 @@ from otelbudget.guards.openai_streams import BodyWatch, StreamWatch, json_usage
 from otelbudget.guards.openai_usage import (
     Endpoint,
     answer_usage,
+    answers_of,
     body_of,
+    cost_of,
     endpoint_of,
     max_output_tokens,
+    maximum_keys,
     provider_of,
     text_of,
 )
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "Way", "plan"]
 
+#: Where a proxy says what an answer cost.
+_COST_HEADER: Final = "x-litellm-response-cost"
 #: Base URLs whose server refused a stream because it was asked for its usage.
 _without_usage: set[str] = set()
 
@@ -41,11 +46,13 @@ class Plan(NamedTuple):
         request: For the budget.
         ask_usage: It is a stream that says its usage only if asked, and the caller does not ask.
         base_url: Whom it goes to.
+        maxima: The keys that a lower maximum goes under.
     """
 
     request: ModelRequest
     ask_usage: bool
     base_url: str
+    maxima: tuple[str, ...] = ()
 
 
 def plan(client: Any, options: Any, *, stream: bool) -> Plan | None:
@@ -66,21 +73,27 @@ def plan(client: Any, options: Any, *, stream: bool) -> Plan | None:
         provider="openai", operation=endpoint.operation, model=None, input_tokens=1, max_output_tokens=None
     )
     body: Mapping[str, Any] = {}
+    maxima: tuple[str, ...] = ()
     with contained("reading a request of openai"):
         body = body_of(options.json_data, options.extra_json, getattr(options, "content", None))  # since openai 3
-        request = _model_request(client, endpoint, body)
+        provider = provider_of(client)
+        # Into bytes that the application has made itself nothing can be put.
+        maxima = maximum_keys(endpoint, body, provider) if isinstance(options.json_data, Mapping) else ()
+        request = _model_request(provider, endpoint, body, lowerable=bool(maxima))
     base_url = str(getattr(client, "base_url", ""))
     ask = stream and endpoint.asks_usage and base_url not in _without_usage and _can_ask(options, body)
-    return Plan(request, ask, base_url)
+    return Plan(request, ask, base_url, maxima)
 
 
-def _model_request(client: Any, endpoint: Endpoint, body: Mapping[str, Any]) -> ModelRequest:
+def _model_request(provider: str, endpoint: Endpoint, body: Mapping[str, Any], *, lowerable: bool) -> ModelRequest:
     return ModelRequest(
-        provider=provider_of(client),
+        provider=provider,
         operation=endpoint.operation,
         model=text_of(body, "model"),
         input_tokens=count_input(body),
         max_output_tokens=max_output_tokens(endpoint, body),
+        answers=answers_of(body),
+        lowerable=lowerable,
     )
 
 
@@ -93,12 +106,16 @@ def _can_ask(options: Any, body: Mapping[str, Any]) -> bool:
 
 
 def _asking_for_usage(options: Any) -> Any:
-    """A copy of *options* that asks; ``extra_body`` goes over the body when it is sent."""
-    extra = options.extra_json or {}
-    given = {**options.json_data, **extra}.get("stream_options")
-    asking = copy.copy(options)
-    asking.extra_json = {**extra, "stream_options": {**(given or {}), "include_usage": True}}
-    return asking
+    """A copy of *options* that asks for the usage of its stream."""
+    given = {**options.json_data, **(options.extra_json or {})}.get("stream_options")
+    return _with(options, {"stream_options": {**(given or {}), "include_usage": True}})
+
+
+def _with(options: Any, values: Mapping[str, Any]) -> Any:
+    """A copy of *options* whose body has other *values*; ``extra_body`` goes over the body when it is sent."""
+    changed = copy.copy(options)
+    changed.extra_json = {**(options.extra_json or {}), **values}
+    return changed
 
 
 class Way:
@@ -111,9 +128,13 @@ class Way:
 
     def __init__(self, planned: Plan, call: ModelCall, options: Any) -> None:
         self.exchange = Exchange()
-        self.options = self._given = options
         self._plan = planned
         self._charge = Charge(call, planned.request, self.exchange)
+        maximum = call.max_output_tokens
+        if maximum is not None and maximum != planned.request.max_output_tokens:
+            each = maximum // planned.request.answers
+            options = _with(options, dict.fromkeys(planned.maxima, each))
+        self.options = self._given = options
         if planned.ask_usage:
             with contained("asking a stream of openai for its usage"):
                 self.options = _asking_for_usage(options)
@@ -133,6 +154,7 @@ class Way:
         """The SDK gave *result* to its caller: settle by it, or when its body has been read."""
         with contained("reading an answer of openai"):
             response = self._response(result)
+            self._charge.reported_cost_usd = cost_of(getattr(response, "headers", {}).get(_COST_HEADER))
             if response is not None and not response.is_closed:
                 self._follow(response)
                 return

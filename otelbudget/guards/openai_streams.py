@@ -110,16 +110,16 @@ class StreamWatch(Watch):
             raise
 
     def _seen(self) -> int:
-        """Estimate of the output seen so far; the request's own maximum bounds it, as it does the model."""
+        """Estimate of the output seen so far; the maximum that was sent bounds it, as it does the model."""
         tokens = self._tokens + (estimate_tokens(self._text) if self._text else 0)
-        maximum = self._charge.request.max_output_tokens
+        maximum = self._charge.call.max_output_tokens
         return tokens if maximum is None else min(tokens, maximum)
 
     def complete(self) -> None:
         """Charge the usage that came with it, else the estimate of its input and the output seen."""
         if self._usage is None:
             self._usage = Usage(
-                input_tokens=self._charge.request.input_tokens,
+                input_tokens=self._charge.call.input_tokens,
                 output_tokens=self._seen(),
                 model=self._model,
                 provider=self._charge.request.provider,

@@ -7,11 +7,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
+from otelbudget.amounts import nanousd, usd
 from otelbudget.model import Usage
 
-__all__ = ["Endpoint", "answer_usage", "body_of", "endpoint_of", "max_output_tokens", "provider_of"]
+__all__ = [
+    "Endpoint",
+    "answer_usage",
+    "answers_of",
+    "body_of",
+    "cost_of",
+    "endpoint_of",
+    "max_output_tokens",
+    "maximum_keys",
+    "provider_of",
+]
 
 
 class Endpoint(NamedTuple):
@@ -55,6 +67,9 @@ _PROVIDERS: Final = (
     ("api.x.ai", "x_ai"),
 )
 
+#: Providers of chat completions that know ``max_tokens`` and not its successor, by their own documentation.
+_OLD_MAXIMUM: Final = frozenset({"azure.ai.inference", "cohere", "deepseek", "mistral_ai", "perplexity"})
+
 
 def endpoint_of(method: str, url: str) -> Endpoint | None:
     """What a request to *url* (a path or a whole URL) is, or None if it makes no tokens that we count."""
@@ -91,10 +106,21 @@ def max_output_tokens(endpoint: Endpoint, body: Mapping[str, Any]) -> int | None
     if endpoint.operation == "embeddings":
         return 0
     maximum = next((n for key in endpoint.maxima if (n := _count(body.get(key)))), None)
-    if maximum is None:
-        return None
+    return None if maximum is None else maximum * answers_of(body)
+
+
+def answers_of(body: Mapping[str, Any]) -> int:
+    """How many answers are made, each up to the maximum: choices times prompts."""
     choices = max(_count(body.get("n")) or 1, _count(body.get("best_of")) or 1)
-    return maximum * choices * _prompts(body.get("prompt"))
+    return choices * _prompts(body.get("prompt"))
+
+
+def maximum_keys(endpoint: Endpoint, body: Mapping[str, Any], provider: str) -> tuple[str, ...]:
+    """Where the request has its maximum, or would: ``max_completion_tokens`` in a chat, but for a few providers."""
+    given = tuple(key for key in endpoint.maxima if body.get(key) is not None)
+    if not given and provider in _OLD_MAXIMUM and "max_tokens" in endpoint.maxima:
+        return ("max_tokens",)
+    return given or endpoint.maxima[:1]
 
 
 def _prompts(prompt: object) -> int:
@@ -120,7 +146,16 @@ def answer_usage(answer: object, provider: str) -> Usage | None:
         model=text_of(answer, "model"),
         provider=provider,
         response_id=text_of(answer, "id"),
+        reported_cost_usd=cost_of(_get(reported, "cost")),
     )
+
+
+def cost_of(value: object) -> Decimal | None:
+    """The amount of USD that a response reports, as a number or in a header; None if it is no amount."""
+    try:
+        return usd(nanousd("cost", Decimal(value) if isinstance(value, str) else value))
+    except (ValueError, ArithmeticError):
+        return None
 
 
 def _split(reported: object) -> tuple[int | None, int | None, int | None]:

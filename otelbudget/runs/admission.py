@@ -1,7 +1,7 @@
 """Whether a request may go on: one order of evaluation, one critical section, for every kind of request.
 
-Order: closed, no_tenant, unpriced, frozen, latched, deadline, then the accounts from the widest to the leaf. An admitted request
-is held or charged in the same critical section in which it was judged.
+Order: closed, no_tenant, unpriced, frozen, latched, deadline, then the accounts from the widest to the leaf. An admitted
+request is held or charged in the same critical section in which it was judged.
 """
 
 from __future__ import annotations

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
     from otelbudget.runs.run import BudgetRun
 
-__all__ = ["Refuse", "aasked", "asked"]
+__all__ = ["Judge", "Refuse", "aasked", "asked", "asks"]
 
 #: Books a denial that stands; gives the exception.
 Refuse = Any
+#: Evaluates a request.
+Judge = Any
 #: Reasons that more budget can lift, so `on_exhausted` is asked.
 _LIFTABLE: Final = ("limit", "deadline")
 #: How often a coroutine looks whether another caller's `on_exhausted` has answered.
@@ -72,9 +74,11 @@ class _Gate:
         self.lock.release()
 
 
-def asked(run: BudgetRun, ask: Ask, verdict: Verdict, refuse: Refuse) -> Verdict:
-    """What comes of *verdict*, a denial, once those whose budgets are in the way have been asked."""
-    done: list[BudgetRun] = []
+def asked(run: BudgetRun, ask: Ask, verdict: Verdict, refuse: Refuse, done: list[BudgetRun]) -> Verdict:
+    """What comes of *verdict*, a denial, once those whose budgets are in the way have been asked.
+
+    *done* are the runs that were asked for this request before, and grows: each is asked once.
+    """
     while (payer := _to_ask(run, verdict, done)) is not None:
         done.append(payer)
         gate = _gate(payer)
@@ -89,21 +93,27 @@ def asked(run: BudgetRun, ask: Ask, verdict: Verdict, refuse: Refuse) -> Verdict
     return verdict
 
 
-async def aasked(run: BudgetRun, ask: Ask, verdict: Verdict, refuse: Refuse) -> Verdict:
-    """`asked` for coroutines: awaits an async callback."""
-    done: list[BudgetRun] = []
+async def aasked(
+    run: BudgetRun, ask: Ask, verdict: Verdict, refuse: Refuse, done: list[BudgetRun], judge: Judge = attempt
+) -> Verdict:
+    """`asked` for coroutines: awaits an async callback. *judge* evaluates once more."""
     while (payer := _to_ask(run, verdict, done)) is not None:
         done.append(payer)
         gate = _gate(payer)
         if not await gate.aenter():
             break
         try:
-            verdict = attempt(run, ask)
+            verdict = judge(run, ask)
             if _to_ask(run, verdict, done[:-1]) is payer and await _aanswer(run, ask, verdict, payer, gate, refuse):
-                verdict = attempt(run, ask)
+                verdict = judge(run, ask)
         finally:
             gate.leave()
     return verdict
+
+
+def asks(run: BudgetRun, verdict: Verdict) -> bool:
+    """Whether there is a callback that can lift *verdict*."""
+    return _to_ask(run, verdict, []) is not None
 
 
 def _to_ask(run: BudgetRun, verdict: Verdict, done: list[BudgetRun]) -> BudgetRun | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from otelbudget import semconv
 from otelbudget.amounts import NANOS, RESOURCES
-from otelbudget.runs import asking, closing
+from otelbudget.runs import asking, closing, waiting
 from otelbudget.runs.admission import Ask, Verdict, attempt
 from otelbudget.telemetry import events
 
@@ -26,21 +26,31 @@ PASSING: Final = ("busy", "frozen", "closed", "store_unavailable")
 REPEATING: Final = ("latched", "closed")
 
 
-def decide(run: BudgetRun, ask: Ask) -> Decision:
-    """Judge *ask*; raises BudgetExceeded if it stays refused."""
+def decide(run: BudgetRun, ask: Ask, wait_ns: int = 0) -> Decision:
+    """Judge *ask*, waiting up to *wait_ns* for what is in its way; raises BudgetExceeded if it stays refused."""
     verdict = _timed(run, ask)
     if not verdict.decision.allowed:
-        verdict = asking.asked(run, ask, verdict, refuse)
+        done: list[BudgetRun] = []
+        verdict = asking.asked(run, ask, verdict, refuse, done)
+        if wait_ns and not verdict.decision.allowed:
+            verdict = waiting.waited(
+                run, verdict, wait_ns, lambda: asking.asked(run, ask, attempt(run, ask), refuse, done)
+            )
         if not verdict.decision.allowed:
             raise refuse(run, ask, verdict)
     return _admitted(run, ask, verdict)
 
 
-async def adecide(run: BudgetRun, ask: Ask) -> Decision:
-    """`decide` for coroutines: awaits an async `on_exhausted`."""
+async def adecide(run: BudgetRun, ask: Ask, wait_ns: int = 0) -> Decision:
+    """`decide` for coroutines: awaits an async `on_exhausted`, and never blocks the loop."""
     verdict = _timed(run, ask)
     if not verdict.decision.allowed:
-        verdict = await asking.aasked(run, ask, verdict, refuse)
+        done: list[BudgetRun] = []
+        verdict = await asking.aasked(run, ask, verdict, refuse, done)
+        if wait_ns and not verdict.decision.allowed:
+            verdict = await waiting.awaited(
+                run, verdict, wait_ns, lambda: asking.aasked(run, ask, attempt(run, ask), refuse, done)
+            )
         if not verdict.decision.allowed:
             raise refuse(run, ask, verdict)
     return _admitted(run, ask, verdict)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from otelbudget.accounts import Hold
     from otelbudget.model import Usage
     from otelbudget.runs.admission import Ask
+    from otelbudget.runs.reservation import Reservation
     from otelbudget.runs.run import BudgetRun
 
 __all__ = ["CHARGED", "REPLAYED", "Attempt", "Entry", "Keyed", "Keys", "LogicalCall", "Recorded", "as_key", "recorded"]
@@ -247,10 +248,9 @@ class Keyed:
 
     Attributes:
         earlier: What was done before under the same key, if it was.
-        attempt: What it has become.
     """
 
-    __slots__ = ("attempt", "attempt_of", "earlier", "key", "on_unknown", "payload", "run")
+    __slots__ = ("attempt_of", "earlier", "key", "on_unknown", "payload", "run")
 
     def __init__(
         self, run: BudgetRun, payload: Amounts, key: str | None, attempt_of: str | None, on_unknown: str
@@ -261,7 +261,6 @@ class Keyed:
         self.attempt_of = attempt_of or key or ""
         self.on_unknown = on_unknown
         self.earlier: Entry | None = None
-        self.attempt: Attempt | None = None
 
     def replays(self, ask: Ask) -> bool:
         """Whether it has been done before; else *ask* is made to want no step that the call has already.
@@ -281,13 +280,13 @@ class Keyed:
             ask.hold.amounts = self.payload._replace(steps=steps)
         return False
 
-    def admitted(self, held: Hold, owner: object) -> None:
-        """Remember what has been admitted just now; *owner* keeps its hold alive."""
+    def admitted(self, held: Hold, made: Reservation) -> None:
+        """Remember *made*, which has been admitted just now."""
         keys = keys_of(self.run)
-        self.attempt = Attempt(keys.call(self.attempt_of), held, self.payload.steps)
-        keys.join(self.run, self.attempt_of, self.attempt)
+        attempt = made.attempt = Attempt(keys.call(self.attempt_of), held, self.payload.steps)
+        keys.join(self.run, self.attempt_of, attempt)
         if self.key is not None:
-            entry = Entry("reserve", self.payload, self.attempt)
+            entry = Entry("reserve", self.payload, attempt)
             entry.on_unknown = self.on_unknown
             entry.made = held.owner
             keys.keep(self.run, self.key, entry)

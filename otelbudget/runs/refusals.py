@@ -92,7 +92,12 @@ def of_account(run: BudgetRun, ask: Ask, refused: Refusal) -> Denial:
     )
     if account.scope == "run":
         aside = account.full[i] - refused.limit
-        return replace(denial, origin=_origin(run, account), set_aside=shown(i, aside) if aside > 0 else None)
+        return replace(
+            denial,
+            origin=_origin(run, account),
+            set_aside=shown(i, aside) if aside > 0 else None,
+            carved=account.carved is not None and account.carved[i] > 0,
+        )
     return _of_quota(run, ask, denial, refused)
 
 
@@ -103,6 +108,7 @@ def _of_quota(run: BudgetRun, ask: Ask, denial: Denial, refused: Refusal) -> Den
     resets_s = account.book.resets_at_s(account)
     whole = account.limits[i]
     fits_a_new_window = ask.amounts[i] <= refused.limit
+    retry_after_s = _seconds_to(resets_s if fits_a_new_window else None, now_s)
     quota = account.book.quota
     return replace(
         denial,
@@ -110,7 +116,7 @@ def _of_quota(run: BudgetRun, ask: Ask, denial: Denial, refused: Refusal) -> Den
         per=quota.per,
         resets_at=None if resets_s is None else datetime.fromtimestamp(resets_s, quota.window.tz),
         resets_in_s=_seconds_to(resets_s, now_s),
-        retry_after_s=denial.retry_after_s if refused.busy else _seconds_to(resets_s if fits_a_new_window else None, now_s),
+        retry_after_s=denial.retry_after_s if refused.busy else retry_after_s,
         priority=run.priority if refused.limit < whole else None,
         whole=shown(i, whole) if refused.limit < whole else None,
         origin=quota.origin,

@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+from weakref import ref
 
 from otelbudget import semconv
 from otelbudget.amounts import COST, NOTHING, OUTPUT, RESOURCES, TOKENS, Amounts, amounts_from, shown, usd
 from otelbudget.errors import IdempotencyError
 from otelbudget.ledger import Hold
 from otelbudget.model import Usage
-from otelbudget.runs import accounting, admission, denying, wrapping
+from otelbudget.runs import accounting, admission, denying, idempotency, waiting, wrapping
+from otelbudget.runs.idempotency import CHARGED, REPLAYED, Attempt, Entry, Keyed, Recorded
+from otelbudget.runs.wanted import wanted
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from types import TracebackType
 
+    from otelbudget.decision import Decision
     from otelbudget.runs.run import BudgetRun
 
-__all__ = ["AsyncReserve", "Reservation", "estimate_of", "input_part", "reserve"]
+__all__ = ["AsyncReserve", "Released", "Reservation", "estimate_of", "input_part", "reserve"]
 
 OnUnknown = Literal["input", "full", "open"]
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What a release did; true if it gave anything back.
+
+    Args:
+        already_settled: The reservation had been committed or released or has expired, so nothing changed.
+    """
+
+    already_settled: bool
+
+    def __bool__(self) -> bool:
+        return not self.already_settled
+
+
+_RELEASED: Final = Released(already_settled=False)
+_ALREADY_SETTLED: Final = Released(already_settled=True)
 
 
 class Reservation:
@@ -34,14 +57,18 @@ class Reservation:
         run: Whose it is.
         on_unknown: After an exception, ``full`` charges the hold, ``input`` its steps and input tokens, ``open`` leaves
             it to expire.
+        replayed: It has been given once more, to a request with the same idempotency key.
+        attempt: Its part in a logical call that may be tried again; None without a key.
     """
 
-    __slots__ = ("__weakref__", "_hold", "on_unknown", "run")
+    __slots__ = ("__weakref__", "_hold", "attempt", "on_unknown", "replayed", "run")
 
-    def __init__(self, run: BudgetRun, hold: Hold, on_unknown: OnUnknown) -> None:
+    def __init__(self, run: BudgetRun, hold: Hold, on_unknown: OnUnknown, attempt: Attempt | None = None) -> None:
         self.run = run
         self.on_unknown: OnUnknown = on_unknown
+        self.replayed = False
         self._hold = hold
+        self.attempt = attempt
 
     @property
     def settled(self) -> bool:
@@ -55,24 +82,30 @@ class Reservation:
             return {}
         return {name: shown(i, self._hold.amounts[i]) for i, name in enumerate(RESOURCES) if self._hold.amounts[i]}
 
-    def commit(self, usage: Usage | None = None) -> None:
+    def commit(self, usage: Usage | None = None) -> Recorded:
         """Charge what was used, over the hold and the limit too, and give the rest back. None charges the hold.
+
+        Returns:
+            Whether that was ``replayed``: the same usage once more, and nothing has changed.
 
         Raises:
             IdempotencyError: It was committed before with another usage.
         """
         if usage is not None and not isinstance(usage, Usage):
             raise TypeError(f"commit() takes a Usage, got {usage!r}")
-        if not accounting.settle(self.run, self._hold, usage, self.run.site_here()) and usage != self._hold.paid:
+        if accounting.settle(self.run, self._hold, usage, self.run.site_here(), attempt=self.attempt):
+            return CHARGED
+        if usage != self._hold.paid:
             raise IdempotencyError("this reservation was committed before with another usage; it was charged once")
+        return REPLAYED
 
-    def release(self) -> bool:
-        """Give everything back, charging nothing; False if it was already settled, and then nothing changes."""
+    def release(self) -> Released:
+        """Give everything back, charging nothing. What was settled before stays as it is, and the answer says so."""
         if not accounting.give_back(self.run, self._hold):
-            return False
+            return _ALREADY_SETTLED
         attributes = {semconv.RESOURCE: ",".join(r for r, a in zip(RESOURCES, self._hold.amounts, strict=True) if a)}
         self.run.say(self.run.site_here(), events.release_event, attributes)
-        return True
+        return _RELEASED
 
     def extend(self, **delta: Any) -> None:
         """Hold more.
@@ -82,22 +115,27 @@ class Reservation:
             ValueError: The reservation was settled before.
         """
         more = amounts_from({"steps": 0, **delta}, NOTHING)
-        if denying.decide(self.run, self._asking(more)) is admission.GONE:
-            raise ValueError("this reservation is settled, it can't hold more")
+        self._extended(more, denying.decide(self.run, self._asking(more)))
 
-    async def acommit(self, usage: Usage | None = None) -> None:
+    async def acommit(self, usage: Usage | None = None) -> Recorded:
         """`commit` for coroutines."""
-        self.commit(usage)
+        return self.commit(usage)
 
-    async def arelease(self) -> bool:
+    async def arelease(self) -> Released:
         """`release` for coroutines."""
         return self.release()
 
     async def aextend(self, **delta: Any) -> None:
         """`extend` for coroutines."""
         more = amounts_from({"steps": 0, **delta}, NOTHING)
-        if await denying.adecide(self.run, self._asking(more)) is admission.GONE:
+        self._extended(more, await denying.adecide(self.run, self._asking(more)))
+
+    def _extended(self, more: Amounts, decision: Decision) -> None:
+        if decision is admission.GONE:
             raise ValueError("this reservation is settled, it can't hold more")
+        if self.attempt is not None and more.steps:
+            with self.run.engine.lock:
+                self.attempt.steps += more.steps
 
     def _asking(self, more: Amounts) -> admission.Ask:
         return admission.Ask(more, "reserve", site=self.run.site_here(), held=self._hold)
@@ -123,7 +161,10 @@ class Reservation:
         self.__exit__(kind, error, tb)
 
     def _charge_estimate(self, amounts: Amounts) -> None:
-        accounting.settle(self.run, self._hold, estimate_of(amounts), self.run.site_here())
+        attempt = self.attempt
+        if attempt is not None:  # the call's step may be held by another attempt
+            amounts = amounts._replace(steps=max(amounts.steps, attempt.steps))
+        accounting.settle(self.run, self._hold, estimate_of(amounts), self.run.site_here(), attempt=attempt)
 
     def _warn_forgotten(self) -> None:
         frame: Any = sys._getframe(2)
@@ -140,22 +181,47 @@ class Reservation:
 
 def reserve(run: BudgetRun, given: dict[str, Any]) -> Reservation:
     """Hold *given* for one call of *run*."""
+    wait_ns = waiting.patience(given)
     ask, made = _request(run, given)
-    denying.decide(run, ask)
-    return made
+    denying.decide(run, ask, wait_ns)
+    return _made(ask, made)
 
 
 def _request(run: BudgetRun, given: dict[str, Any]) -> tuple[admission.Ask, Reservation]:
     on_unknown = given.pop("on_unknown", "full")
     if on_unknown not in ("input", "full", "open"):
         raise ValueError(f"on_unknown must be 'input', 'full' or 'open', got {on_unknown!r}")
+    key, attempt_of = (idempotency.as_key(name, given.pop(name, None)) for name in ("idempotency_key", "attempt_of"))
+    model = given.pop("model", None)
     if "seconds" in given:
         raise ValueError("seconds can't be reserved: time passes by itself; use check(seconds=...)")
     amounts = amounts_from(given, admission.one_call(run))
     hold = Hold(run.accounts, amounts, payer=run)
     made = Reservation(run, hold, on_unknown)
-    site, permit = run.site_here(), wrapping.permit()
-    return admission.Ask(amounts, "reserve", site=site, hold=hold, owner=made, permit=permit), made
+    ask = admission.Ask(
+        amounts, "reserve", site=run.site_here(), hold=hold, owner=made, permit=wrapping.permit(), model=model
+    )
+    if key is not None or attempt_of is not None:
+        ask.once = Keyed(run, amounts, key, attempt_of, on_unknown)
+    return ask, made
+
+
+def _made(ask: admission.Ask, made: Reservation) -> Reservation:
+    """The reservation that an admitted *ask* has made, or the one that its key stands for."""
+    keyed: Keyed | None = ask.once
+    return made if keyed is None or keyed.earlier is None else _again(made.run, keyed.earlier)
+
+
+def _again(run: BudgetRun, entry: Entry) -> Reservation:
+    """The reservation of *entry*. If its object is gone, another one takes its place and keeps the hold alive."""
+    with run.engine.lock:
+        found: Reservation | None = None if entry.made is None else entry.made()
+        if found is None:
+            assert entry.hold is not None
+            found = Reservation(run, entry.hold, entry.on_unknown, entry.attempt)
+            entry.made = entry.hold.owner = ref(found)
+        found.replayed = True
+    return found
 
 
 class AsyncReserve:
@@ -172,9 +238,11 @@ class AsyncReserve:
         return self._reserve().__await__()
 
     async def _reserve(self) -> Reservation:
-        ask, made = _request(self._run, dict(self._given))
-        await denying.adecide(self._run, ask)
-        return made
+        given = dict(self._given)
+        wait_ns = waiting.patience(given)
+        ask, made = _request(self._run, given)
+        await denying.adecide(self._run, ask, wait_ns)
+        return _made(ask, made)
 
     async def __aenter__(self) -> Reservation:
         self._made = await self._reserve()

@@ -12,14 +12,12 @@ from otelbudget.amounts import (
     COST,
     INPUT,
     NANOS,
-    NOTHING,
     RESOURCES,
     STEPS,
     TOKENS,
     TOOLS,
     UNLIMITED,
     OtherAmounts,
-    amounts_from,
     count,
     nanoseconds,
     shown,
@@ -28,8 +26,10 @@ from otelbudget.amounts import (
 from otelbudget.decision import ALLOWED, Decision
 from otelbudget.model import RunBudget, Usage
 from otelbudget.runs import accounting, admission, controls, denying, lifecycle, reservation, tools, wrapping
+from otelbudget.runs.deadlines import Timeout
 from otelbudget.runs.receipt import Receipt, receipt_of
 from otelbudget.runs.state import RunState
+from otelbudget.runs.wanted import wanted
 from otelbudget.stores.memory import drop
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site
@@ -131,6 +131,8 @@ class BudgetRun(RunState):
             >>> with run.reserve(tokens=500, cost_usd=0.01) as reservation:  # doctest: +SKIP
             ...     reservation.commit(Usage(input_tokens=80, output_tokens=20, cost_usd=0.002))
 
+        With ``wait_s`` it waits so many seconds at most until it fits, while open holds, a freeze or a limit refuse it.
+
         Raises:
             BudgetExceeded: It does not fit; nothing is held anywhere.
         """
@@ -149,10 +151,11 @@ class BudgetRun(RunState):
         return self.can_proceed(**amounts)
 
     def _ask(self, operation: str, given: dict[str, Any]) -> admission.Ask:
-        seconds, model = given.pop("seconds", None), given.pop("model", None)
-        bare = NOTHING if seconds is not None else admission.one_call(self)
-        asked = amounts_from(given, bare)
-        ask = admission.Ask(asked, operation, site=self.site_here(), permit=wrapping.permit(), model=model)
+        seconds = given.pop("seconds", None)
+        amounts, model, unpriced = wanted(self, given, timed=seconds is not None)
+        ask = admission.Ask(
+            amounts, operation, site=self.site_here(), permit=wrapping.permit(), model=model, unpriced=unpriced
+        )
         ask.seconds_ns = 0 if seconds is None else nanoseconds("seconds", seconds)
         return ask
 
@@ -214,6 +217,14 @@ class BudgetRun(RunState):
         return tools.ToolCall(self, name, call_id)
 
     # --- children and the end
+
+    def timeout(self) -> Timeout:
+        """A block (``async with``) whose work is cancelled when the run's time, or that of a run above it, is over.
+
+        Like `asyncio.timeout`, but it raises BudgetExceeded (``deadline``), on entering if the time is over by then, and
+        follows ``extend(seconds=...)`` and `reset`, also from other threads. Without a deadline it does nothing.
+        """
+        return Timeout(self)
 
     def child(self, budget: str | RunBudget | None = None, **options: Any) -> RunScope:
         """A run inside this one, as a block: what it spends counts for both. Options as in `otelbudget.run`."""

@@ -49,6 +49,7 @@ class RunState:
         until_ns: The earliest deadline of the lineage, as far as it is known; UNLIMITED without one.
         latched: A bit per resource that has refused.
         frozen: Why it is frozen, or None.
+        alarms: The `timeout` blocks, of this run and of those inside it, that its deadline ends; None before the first.
         unpriced: A model that was charged without a price (empty if unknown), or None.
         ran_out: The resource of the first `limit` or `deadline` denial that this run's budget or request met, or None.
         pending: Raised denials that nobody has dealt with, by (resource, reason), oldest first: the exception (None if
@@ -61,7 +62,7 @@ class RunState:
 
     # fmt: off
     __slots__ = (
-        "__weakref__", "account", "accounts", "budget", "cell", "clock_ns", "closed", "denials", "depth",
+        "__weakref__", "account", "accounts", "alarms", "budget", "cell", "clock_ns", "closed", "denials", "depth",
         "ended_ns", "engine", "events_left", "finished", "first_denial", "frozen", "gate", "here", "keys", "kind",
         "latched", "lock", "max_ns", "money_limited", "number", "open_holds", "outcome", "owner", "parent", "pending",
         "plain", "ran_out", "reraise", "seen", "site", "span", "spend_cell", "started_ns", "tenant_cell",
@@ -115,6 +116,7 @@ class RunState:
         self.open_holds: int = 0
         self.unannounced: Sequence[ledger.Crossing] = ()
         self.gate: Any = None
+        self.alarms: set[Any] | None = None
         self.keys: Any = None
         self.span: Span | None = None
         self.site: Site = NOWHERE
