@@ -8,8 +8,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple
-from weakref import ref
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from weakref import WeakSet, ref
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -70,6 +70,7 @@ class Engine:
         overdue: Called now and then, without the lock, to settle calls that were dropped where nobody could.
         explicit_runs: How many runs that somebody opened are open.
         lingering: Runs that ended with calls still open, with the time when their telemetry ends anyway.
+        standing: Runs that nobody opens or ends: what `QuotaService` asks through.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Engine:
             self.store,
             models=self.prices.models,
             tenants=config.named_tenants,
+            orgs=config.tenants.values(),
             max_tenants=bounds.max_tenants,
             max_models=bounds.max_models,
             top_runs=bounds.top_runs,
@@ -107,12 +109,33 @@ class Engine:
         self.guarded: set[str] = set()
         self.lingering: deque[tuple[int, BudgetRun]] = deque()
         self.overdue: list[Callable[[], None]] = []
+        self.standing: WeakSet[BudgetRun] = WeakSet()
         self.explicit_runs: int = 0
         self._recent: deque[_Settled] = deque(maxlen=_RECENT)
         self._ambient: BudgetRun | None = None
         self._ambient_lock = threading.RLock()
         self._ambient_user: object = None
         self._warned: set[str] = set()
+
+    def reload(self, config: Config) -> None:
+        """Go on with another configuration: quotas at once, what was used stays used; budgets for runs that begin.
+
+        Runs in progress keep their limits. Bounds of telemetry stay as they were.
+        """
+        if self.guarded:
+            config.prices.load()  # takes 0.4 s where it is installed, now rather than inside the next call
+        with self.lock:
+            self.config = config
+            self.prices = config.prices
+            self.owners.configure(config.quotas, config.tenants, require_tenant=config.require_tenant)
+            self.refresh_runs()
+
+    def refresh_runs(self) -> None:
+        """Let the runs in progress see that their quotas have changed."""
+        with self.lock:
+            runs: Any = (*self.meters.live, *self.standing)
+            for run in runs:
+                run.refresh()
 
     def budget(self, wanted: str | RunBudget | None) -> RunBudget:
         """The budget that a run asks for by name, as a value, or by default.
@@ -199,6 +222,8 @@ class Engine:
     def sweep(self, now_ns: int) -> None:
         """Reclaim holds that nobody holds on to any more; called with the lock held."""
         for held, crossed in self.store.sweep(now_ns):
+            if held.payer.keys is not None:
+                held.payer.keys.ended(held)
             accounting.expired(held.payer, held.on_expiry, crossed)
 
     def settled(self, run: BudgetRun, usage: Usage, began_ns: int, reporter: str | None) -> None:

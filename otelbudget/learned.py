@@ -89,7 +89,10 @@ class Learned:
             return None if seen is None else seen.reports
 
     def cost_nanousd(self, provider: str | None, model: str | None, tokens: int) -> int | None:
-        """What *tokens* cost at the dearest of the costs per token that its last responses reported, rounded up."""
+        """What *tokens* cost at the dearest of the costs per token that its responses reported, rounded up.
+
+        None before the first of them, and after a response that reported none.
+        """
         with self._lock:
             seen = self._find(provider, model)
             return -(-tokens * max(seen.rates) // _MILLION) if seen is not None and seen.rates else None
@@ -129,8 +132,10 @@ class Learned:
                 seen.p95 = None
             if cost_nanousd is not None:
                 seen.reports = cost_nanousd > 0
-            if cost_nanousd and usage.tokens:
-                seen.rates.append(-(-cost_nanousd * _MILLION // usage.tokens))
+                if not cost_nanousd:
+                    seen.rates.clear()
+                elif usage.tokens:
+                    seen.rates.append(-(-cost_nanousd * _MILLION // usage.tokens))
 
     def _find(self, provider: str | None, model: str | None, *, make: bool = False) -> _Seen | None:
         if not model or provider is None:

@@ -151,7 +151,10 @@ def extend(held: Hold, delta: Amounts, *, force: bool = False) -> Refusal | None
     if refused is None:
         _shift_reserved(held.accounts, delta, 1)
         held.amounts = Amounts(*map(sum, zip(held.amounts, delta, strict=True)))
-    return refused
+        return None
+    # What it holds itself is no other call whose end is worth waiting for.
+    own = held.amounts[refused.resource] + delta[refused.resource]
+    return refused._replace(busy=refused.busy and refused.used + own <= refused.limit)
 
 
 def resize(held: Hold, amounts: Amounts, *, force: bool = False) -> Refusal | None:

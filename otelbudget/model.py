@@ -135,7 +135,7 @@ def _limit(name: str, value: object) -> int:
 
 def ratios(thresholds: Iterable[float]) -> tuple[float, ...]:
     """*thresholds* in ascending order, each once; ConfigError if one is no ratio above 0 and at most 1."""
-    if isinstance(thresholds, str) or not isinstance(thresholds, Iterable):
+    if not isinstance(thresholds, Iterable):
         raise ConfigError(f"thresholds must be a list of ratios, got {thresholds!r}")
     return tuple(sorted({_ratio(value) for value in thresholds}))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from otelbudget.accounts import limited_in
 from otelbudget.amounts import COST, UNLIMITED
-from otelbudget.names import is_pattern
+from otelbudget.names import is_pattern, matching
 from otelbudget.quotas import Quota, Quotas, check_priority
 from otelbudget.stores.books import Book, Where
 
@@ -49,26 +51,37 @@ class Owner:
         self.limited: frozenset[int] = frozenset()
         self.money_limited = False
 
-    def bind(self, quotas: Quotas, store: MemoryStore) -> None:
-        """Look its quotas up."""
-        found = [(where, quota) for where, listed in self._listed(quotas) for quota in listed]
+    def bind(self, rules: Owners, store: MemoryStore) -> None:
+        """Look its quotas up. Called with the lock held."""
         now_s = store.clock_s()
-        self.books = tuple(store.books.book(where, q, now_s) for where, q in found if q.per != "run")
-        self.per_run = tuple(Book(where, quota) for where, quota in found if quota.per == "run")
-        self.limited = frozenset(
-            i for _, quota in found for i, limit in enumerate(quota.limits) if limit < UNLIMITED
-        )
-        self.money_limited = any(limits_money(quota) for _, quota in found)
+        books: list[Book] = []
+        per_run: list[Book] = []
+        for where, listed in self._listed(rules):
+            own = [store.books.book(where, quota, now_s) for quota in listed if quota.per != "run"]
+            books += own + [book for book in store.books.overridden(where) if book not in own]
+            per_run += [Book(where, quota) for quota in listed if quota.per == "run"]
+        self.books, self.per_run = tuple(books), tuple(per_run)
+        found = [book.quota for book in (*books, *per_run)]
+        self.limited = frozenset(i for quota in found for i, limit in enumerate(quota.limits) if limit < UNLIMITED)
+        self.money_limited = any(map(limits_money, found))
 
-    def _listed(self, quotas: Quotas) -> Iterator[tuple[Where, tuple[Quota, ...]]]:
-        yield Where("org", self.org), quotas.org
-        yield Where("tenant", self.org, self.tenant), quotas.of_tenant(self.tenant)
+    def _listed(self, rules: Owners) -> Iterator[tuple[Where, tuple[Quota, ...]]]:
+        yield Where("org", self.org), rules.quotas.org
+        yield Where("tenant", self.org, self.tenant), rules.of_tenant(self.tenant)
         if self.user is not None:
-            yield Where("user", self.org, self.tenant, self.user), quotas.of_user(self.user)
+            yield Where("user", self.org, self.tenant, self.user), rules.quotas.of_user(self.user)
 
     def run_accounts(self, now_s: float) -> tuple[QuotaAccount, ...]:
         """The accounts of a new root run's own quotas."""
         return tuple(Book(book.where, book.quota).current(now_s) for book in self.per_run)
+
+
+def _counting(quota: Quota, books: Sequence[Book]) -> Book | None:
+    """The book of the same window that *quota* would replace: by its name, else by what it limits."""
+    same = [book for book in books if book.given.window == quota.window]
+    named = next((book for book in same if book.given.name == quota.name), None)
+    limited = limited_in(quota.limits)
+    return named or next((book for book in same if limited_in(book.given.limits) == limited), None)
 
 
 def limits_money(quota: Quota) -> bool:
@@ -99,25 +112,90 @@ class Owners:
         self._store = store
         self._tenant = tenant
         self._owners: WeakValueDictionary[tuple[str, str, str | None, str, bool], Owner] = WeakValueDictionary()
+        self._added: tuple[Quotas, ...] = ()
         self.configure(quotas, orgs, require_tenant=require_tenant)
 
     def configure(self, quotas: Quotas, orgs: Mapping[str, str], *, require_tenant: bool) -> None:
         """Use other rules from now on, for the owners in use too; what was used stays used."""
-        self.quotas = quotas
-        self._orgs = orgs
-        self._require_tenant = require_tenant
         with self._store.lock:
-            self._store.books.review(self._configured)
-            for owner in list(self._owners.values()):
-                owner.bind(quotas, self._store)
-            self._pin()
+            self.quotas = quotas
+            self._orgs = orgs
+            self._require_tenant = require_tenant
+            self._review()
+
+    def add(self, quotas: Quotas) -> None:
+        """Hold tenants to *quotas* where the configuration and what was added before say nothing of them."""
+        with self._store.lock:
+            if quotas not in self._added:
+                self._added += (quotas,)
+                self._review()
+
+    def _review(self) -> None:
+        self._store.books.review(self._configured)
+        self._bind()
+        self._pin()
+        self._store.changed()
+
+    def _bind(self, tenant: str | None = None) -> None:
+        for owner in list(self._owners.values()):
+            if tenant is None or owner.tenant == tenant:
+                owner.bind(self, self._store)
+
+    def org_of(self, tenant: str) -> str:
+        """The organisation that *tenant* belongs to."""
+        return self._orgs.get(tenant, DEFAULT)
+
+    def of_tenant(self, tenant: str) -> tuple[Quota, ...]:
+        """What *tenant* may use: its own quotas, else the default ones; the configuration's before those added."""
+        for given in (self.quotas, *self._added):
+            name = matching(given.tenants, tenant)
+            if name is not None:
+                return given.tenants[name]
+        return next((given.default for given in (self.quotas, *self._added) if given.default), ())
+
+    def override(self, tenant: str, quota: Quota) -> Quota | None:
+        """Put *quota* in force for *tenant* until `restore`, now and after every reload.
+
+        It takes the place of the one with its name and window, or with its window and resources, and keeps that one's
+        name; else it comes on top.
+
+        Returns:
+            What was in force in that place; None if nothing was.
+        """
+        with self._store.lock:
+            where, now_s = Where("tenant", self.org_of(tenant), tenant), self._store.clock_s()
+            books = self._store.books
+            listed = [books.book(where, one, now_s) for one in self.of_tenant(tenant) if one.per != "run"]
+            found = _counting(quota, (*listed, *books.overridden(where)))
+            before = None if found is None else found.quota
+            book = books.book(where, quota, now_s) if found is None else found
+            books.override(book, replace(quota, name=book.given.name))
+            self._bind(tenant)
+            self._store.changed()
+        return before
+
+    def restore(self, tenant: str) -> list[tuple[Quota, Quota | None]]:
+        """Hold *tenant* to what is configured again: (what was in force, what is now) of each quota that was not."""
+        with self._store.lock:
+            books = self._store.books
+            overridden = tuple(books.overridden(Where("tenant", self.org_of(tenant), tenant)))
+            changes: list[tuple[Quota, Quota | None]] = []
+            for book in overridden:
+                configured = self._configured(book)
+                changes.append((book.quota, configured))
+                books.override(book, None)
+                if configured is None:
+                    books.forget(book)
+            self._bind(tenant)
+            self._store.changed()
+        return changes
 
     def _configured(self, book: Book) -> Quota | None:
         """What *book* counts by now; None if that is not configured any more."""
         where, quotas = book.where, self.quotas
         listed = {
             "org": lambda: quotas.org,
-            "tenant": lambda: quotas.of_tenant(where.tenant),
+            "tenant": lambda: self.of_tenant(where.tenant),
             "user": lambda: quotas.of_user(where.user),
             "model": lambda: quotas.models.get(where.model, ()),
         }[where.scope]()
@@ -126,10 +204,11 @@ class Owners:
     def _pin(self) -> None:
         """Open the books of everybody who is named, so that their limits are seen before anybody spends."""
         quotas, now_s = self.quotas, self._store.clock_s()
+        own = (name for given in (quotas, *self._added) for name in given.tenants)
         orgs = dict.fromkeys(self._orgs.values()) or {DEFAULT: None}
-        tenants = [name for name in dict.fromkeys((*self._orgs, *quotas.tenants)) if not is_pattern(name)]
+        tenants = [name for name in dict.fromkeys((*self._orgs, *own)) if not is_pattern(name)]
         named = [(Where("org", org), quotas.org) for org in orgs]
-        named += [(Where("tenant", self._orgs.get(t, DEFAULT), t), quotas.of_tenant(t)) for t in tenants]
+        named += [(Where("tenant", self.org_of(t), t), self.of_tenant(t)) for t in tenants]
         named += [(Where("model", org, model=m), listed) for org in orgs for m, listed in quotas.models.items()]
         for where, listed in named:
             for quota in listed:
@@ -145,12 +224,12 @@ class Owners:
         named = tenant or self._tenant
         known = named is not None or not self._require_tenant
         whose = named or DEFAULT
-        key = (org or self._orgs.get(whose, DEFAULT), whose, user, check_priority(priority or "normal"), known)
+        key = (org or self.org_of(whose), whose, user, check_priority(priority or "normal"), known)
         with self._store.lock:
             found = self._owners.get(key)
             if found is None:
                 found = self._owners[key] = Owner(*key[:4], known=known)
-                found.bind(self.quotas, self._store)
+                found.bind(self, self._store)
         return found
 
     def of_model(self, org: str, model: str | None) -> Sequence[QuotaAccount]:

@@ -58,8 +58,8 @@ class WindowSpec:
             ``rolling 24h`` with any whole number of s, m, h or d: the time up to now.
         timezone: IANA name of the zone whose clock calendar windows follow.
         at: Local time of day, ``HH:MM``, at which a day, a week (on Monday) or a month (on the 1st) begins; None is
-            midnight. When it comes twice, the first counts; when clocks skip it, it is as long after the skip as it
-            is after the last minute before (02:30 is 03:30 when 02:00 becomes 03:00), as in RFC 5545.
+            midnight. As in RFC 5545: where it comes twice, the first counts; where clocks skip it, the window begins
+            as much later as they skip (at 03:30 for 02:30, when 02:00 becomes 03:00).
 
     Raises:
         ConfigError: One of them is not understood.

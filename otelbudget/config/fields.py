@@ -7,12 +7,14 @@ To add a setting, add a line to the table of its section and a parameter to what
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from otelbudget.amounts import RESOURCES
 from otelbudget.config.forms import (
     COUNT,
     FLAG,
+    LASTING_WINDOW,
     MONEY,
     NAME,
     PORT,
@@ -129,7 +131,14 @@ _QUOTA = Section(
     ),
 )
 
+_MODEL_QUOTA = replace(
+    _QUOTA,
+    fields={**_QUOTA.fields, "per": Field(Scalar(LASTING_WINDOW), "The window it is counted in. Default day.")},
+    called="model_quota",
+)
+
 _QUOTA_LIST = ListOf(_QUOTA, "quotas", "[{tokens: 1M, per: day}]", named=True)
+_MODEL_QUOTA_LIST = replace(_QUOTA_LIST, item=_MODEL_QUOTA)
 
 _QUOTAS = Section(
     {
@@ -137,7 +146,7 @@ _QUOTAS = Section(
         "default": Field(_QUOTA_LIST, "What a tenant may use that `tenants` does not name."),
         "tenants": Field(Named(_QUOTA_LIST), "Tenant or pattern -> its quotas, in place of `default`."),
         "users": Field(Named(_QUOTA_LIST), 'User or pattern -> quotas of each such user; "*" is every user.'),
-        "models": Field(Named(_QUOTA_LIST), "Model or pattern -> quotas of each organisation."),
+        "models": Field(Named(_MODEL_QUOTA_LIST), "Model or pattern -> quotas of each organisation."),
     },
     Quotas,
     may_be_empty=True,

@@ -14,6 +14,7 @@ from otelbudget.config import patterns, scalars
 __all__ = [
     "COUNT",
     "FLAG",
+    "LASTING_WINDOW",
     "MONEY",
     "NAME",
     "NAMES",
@@ -92,6 +93,13 @@ def _name(text: str) -> str:
     return text
 
 
+def _lasting_window(text: str) -> str:
+    window = scalars.parse_window(text)
+    if window == "run":
+        raise ValueError("a model has no quota per run; limit the run's budget")
+    return window
+
+
 _COUNT = "a whole number such as 5, 50k or 1.5M"
 _INTEGER = ("integer",)
 _NUMBER = ("number",)
@@ -157,6 +165,12 @@ WINDOW: Final = _form(
     scalars.parse_window,
     "run, lifetime, minute, hour, day, week, month or 'rolling 24h' (1s to 366d)",
     patterns.WINDOW,
+)
+LASTING_WINDOW: Final = _form(
+    "lasting_window",
+    _lasting_window,
+    "lifetime, minute, hour, day, week, month or 'rolling 24h' (1s to 366d)",
+    patterns.LASTING,
 )
 TIME_OF_DAY: Final = _form(
     "time_of_day", scalars.parse_time_of_day, "a time of day such as 06:00", patterns.TIME_OF_DAY

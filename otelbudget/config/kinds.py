@@ -116,20 +116,19 @@ class ListOf:
         if items is None:
             return INVALID
         values = [self.item.read(reader, item, (*path, str(i))) for i, item in enumerate(items)]
-        if self.named:
-            self._check_names(reader, items, values, path)
-        return INVALID if INVALID in values else tuple(values)
+        if INVALID in values or (self.named and self._share_a_name(reader, items, values, path)):
+            return INVALID
+        return tuple(values)
 
-    def _check_names(self, reader: Reader, items: list[Node], values: list[Any], path: Path) -> None:
+    def _share_a_name(self, reader: Reader, items: list[Node], values: list[Any], path: Path) -> bool:
         first: dict[str, int] = {}
         for i, (item, value) in enumerate(zip(items, values, strict=True)):
-            if value is INVALID:
-                continue
             before = first.setdefault(value.name, i)
             if before != i:
                 line = items[before].start_mark.line + 1
                 message = f"the one in line {line} is called {value.name!r} too; give one of them a name"
                 reader.wrong(item, (*path, str(i)), message)
+        return len(first) < len(items)
 
     def schema(self, shared: Schema) -> Schema:
         return {"type": "array", "items": self.item.schema(shared)}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget.config.fields import FILE
 from otelbudget.config.nodes import compose
-from otelbudget.config.reader import Reader, Reference, refused
+from otelbudget.config.problems import refused
+from otelbudget.config.reader import Reader, Reference
 from otelbudget.config.settings import Config, did_you_mean
 from otelbudget.errors import ConfigError, Problem
 

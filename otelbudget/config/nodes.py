@@ -11,7 +11,7 @@ from yaml.error import Mark, MarkedYAMLError
 from yaml.nodes import Node
 from yaml.reader import ReaderError
 
-from otelbudget.config.reader import refused
+from otelbudget.config.problems import refused
 from otelbudget.errors import Problem
 
 __all__ = ["compose"]

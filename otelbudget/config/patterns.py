@@ -16,6 +16,7 @@ __all__ = [
     "INVISIBLE",
     "LARGEST_SECONDS",
     "LARGEST_USD",
+    "LASTING",
     "NAME",
     "RATIO",
     "SECONDS",
@@ -125,7 +126,8 @@ SECONDS: Final = _duration()
 RATIO: Final = rf"{_SHORT}\+?{_any([_EXPONENT, _up_to(1), _up_to(100) + ' *%'])}"
 FLAG: Final = "[tT][rR][uU][eE]|[fF][aA][lL][sS][eE]"
 TIME_OF_DAY: Final = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
-WINDOW: Final = _any(["run", "lifetime", "minute", "hour", "day", "week", "month", _rolling(366)])
+LASTING: Final = _any(["lifetime", "minute", "hour", "day", "week", "month", _rolling(366)])
+WINDOW: Final = f"run|{LASTING}"
 #: Control characters, and others that can't be seen or turn the direction of writing.
 INVISIBLE: Final = r"\x00-\x1f\x7f-\xa0\xad\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff\ud800-\udfff"
 NAME: Final = f"[^{INVISIBLE}]{{1,200}}"

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from otelbudget.config.patterns import NAME
-from otelbudget.errors import ConfigError, Problem
+from otelbudget.config.problems import dotted, refused
+from otelbudget.errors import Problem
 
-__all__ = ["Entry", "Path", "Reader", "Reference", "Text", "dotted", "refused"]
+__all__ = ["Entry", "Path", "Reader", "Reference", "Text"]
 
 #: How many values are looked at before the file is called too large; aliases can make a small file a huge one.
 _MOST_VALUES: Final = 100_000
-_MOST_PROBLEMS: Final = 50
 _NAME: Final = re.compile(NAME)
 _LONGEST_SHOWN: Final = 60
 
 _PLAIN_TAGS: Final = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
-_SIMPLE_NAME: Final = re.compile(r"[\w-]+")
 # OpenTelemetry's configuration data model, "Environment variable substitution".
 _REFERENCE: Final = re.compile(
     r"\$\$|\$\{(?:env:)?(?P<name>[A-Za-z_]\w*)(?P<default>:-[^}\n]*)?\}|\$\{[^}]*\}?", re.ASCII
@@ -108,22 +107,11 @@ class Reader:
             return None
         if not self._plain(node, path):
             return None
-        own: dict[str, Entry] = {}
+        own, merges = self._split(node, path)
         merged: dict[str, Entry] = {}
-        for key, value in node.value:
-            self._look(key)
-            if isinstance(key, ScalarNode) and key.value == "<<" and key.style is None:
-                for name, entry in self._merged(value, path, (id(node),)):
-                    merged.setdefault(name, entry)
-                continue
-            name_or_none = self._name(key, path)
-            if name_or_none is None:
-                continue
-            if name_or_none in own:
-                first = own[name_or_none].key.start_mark.line + 1
-                self.wrong(key, (*path, name_or_none), f"is given twice, first in line {first}")
-            else:
-                own[name_or_none] = Entry(key, value)
+        for value in merges:
+            for name, entry in self._merged(value, path, (id(node),)):
+                merged.setdefault(name, entry)
         entries = own | {name: entry for name, entry in merged.items() if name not in own}
         self.lines |= {(*path, name): entry.key.start_mark.line + 1 for name, entry in entries.items()}
         return entries
@@ -178,25 +166,39 @@ class Reader:
             return "nothing"
         return repr(text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "...")
 
+    def _split(self, node: MappingNode, path: Path) -> tuple[dict[str, Entry], list[Node]]:
+        """What a mapping says itself, and what it merges in."""
+        own: dict[str, Entry] = {}
+        merges: list[Node] = []
+        for key, value in node.value:
+            self._look(key)
+            if isinstance(key, ScalarNode) and key.value == "<<" and key.style is None:
+                merges.append(value)
+            elif (name := self._name(key, path)) is None:
+                continue
+            elif name in own:
+                first = own[name].key.start_mark.line + 1
+                self.wrong(key, (*path, name), f"is given twice, first in line {first}")
+            else:
+                own[name] = Entry(key, value)
+        return own, merges
+
     def _merged(self, node: Node, path: Path, inside: tuple[int, ...]) -> Iterator[tuple[str, Entry]]:
         """Entries that ``<<`` brings in; of two with one name the first counts."""
         self._look(node)
         if id(node) in inside:
             self.wrong(node, path, "is merged into itself")
+        elif not self._plain(node, path):
+            return
         elif isinstance(node, SequenceNode):
             for item in node.value:
                 yield from self._merged(item, path, (*inside, id(node)))
         elif not isinstance(node, MappingNode):
             self.wrong(node, path, f"<< needs a mapping or a list of mappings, got {self.describe(node)}")
         else:
-            nested = []
-            for key, value in node.value:
-                self._look(key)
-                if isinstance(key, ScalarNode) and key.value == "<<" and key.style is None:
-                    nested.append(value)
-                elif (name := self._name(key, path)) is not None:
-                    yield name, Entry(key, value)
-            for value in nested:
+            own, merges = self._split(node, path)
+            yield from own.items()
+            for value in merges:
                 yield from self._merged(value, path, (*inside, id(node)))
 
     def _name(self, key: Node, path: Path) -> str | None:
@@ -250,18 +252,3 @@ class Reader:
         if self._left < 0:
             self.wrong(node, (), f"more than {_MOST_VALUES:,} values up to here; aliases count wherever they are used")
             self.check()
-
-
-def dotted(path: Path) -> str:
-    """A path as messages have it: ``budgets.'odd name'.max_steps``."""
-    return ".".join(part if _SIMPLE_NAME.fullmatch(part) else repr(part) for part in path)
-
-
-def refused(problems: Iterable[Problem]) -> ConfigError:
-    """The error that says all of *problems*, those beyond the first 50 by their number only."""
-    found = tuple(problems)
-    lines = [str(problem) for problem in found[:_MOST_PROBLEMS]]
-    if len(found) > _MOST_PROBLEMS:
-        here = found[_MOST_PROBLEMS]
-        lines.append(str(here._replace(path="", message=f"and {len(found) - _MOST_PROBLEMS} more from here on")))
-    return ConfigError("\n".join(lines), problems=found)

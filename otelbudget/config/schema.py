@@ -13,9 +13,9 @@ from otelbudget.config.fields import FILE
 
 __all__ = ["BEYOND", "schema", "schema_text"]
 
-#: All that the loader refuses and a schema can't.
+#: All that the loader refuses and a schema can't, in documents that YAML and JSON have both.
 BEYOND: Final = (
-    "a name given twice in a mapping, and two quotas of one list with one name",
+    "two quotas of one list with one name",
     "the name of a budget that there is not",
     "a time zone that this machine does not know",
     "what a text with a ${VARIABLE} or $$ becomes",
@@ -23,8 +23,8 @@ BEYOND: Final = (
     "what a number with an exponent comes to, where it is written as a text such as '1.5e99'",
     "a limit left empty: no limit has to be said, with null",
     "plain numbers that YAML 1.1 and 1.2 read differently or that are not written as amounts are: 010, 0x1F, 0o17, "
-    "5., -0, more than 30 characters, 31 or more digits after the point",
-    "tags, merges of what is no mapping, more than 40 levels or 100,000 values",
+    "5., -0, .nan, more than 25 characters, more than 30 digits after the point",
+    "more than 100,000 values",
 )
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from otelbudget.demo.embeddings import embeddings
 from otelbudget.demo.script import Reply, Request, Script, ScriptLike
-from otelbudget.demo.wire import Json, chat, chat_events, error, outcome, response, response_events
+from otelbudget.demo.wire import Json, chat, chat_events, error, outcome, response, response_events, wrong_number
 
 __all__ = ["DemoServer"]
 
@@ -201,9 +201,13 @@ class _Handler(BaseHTTPRequestHandler):
             body = json.loads(raw)
         except ValueError:
             body = None
-        request = self.server.demo.received(path, body or {}, {k.lower(): v for k, v in self.headers.items()})
+        known = body if isinstance(body, dict) else {}
+        request = self.server.demo.received(path, known, {k.lower(): v for k, v in self.headers.items()})
         if not isinstance(body, dict):
             self._send(400, error(400, "The body is not a JSON object."))
+            return
+        if wrong := wrong_number(body):
+            self._send(400, error(400, wrong))
             return
         self._answer(request, self.server.demo.script.next(request))
 
@@ -216,11 +220,21 @@ class _Handler(BaseHTTPRequestHandler):
         elif reply.status >= 400:
             self._send(reply.status, error(reply.status, reply.error), reply)
         else:
-            plain, streamed = _ENDPOINTS[request.path]
-            if request.stream and streamed is not None:
-                self._stream(list(streamed(request, reply)), reply)
-            else:
-                self._send(reply.status, plain(request, reply), reply)
+            self._reply(request, reply)
+
+    def _reply(self, request: Request, reply: Reply) -> None:
+        plain, streamed = _ENDPOINTS[request.path]
+        in_pieces = streamed if request.stream else None
+        try:
+            answer = plain(request, reply) if in_pieces is None else list(in_pieces(request, reply))
+        except (TypeError, ValueError, AttributeError, LookupError) as wrong:
+            # Values of other kinds than the protocol has: a real server validates them, this one falls over them.
+            self._send(400, error(400, f"The request has a value of a wrong kind: {wrong}"))
+            return
+        if isinstance(answer, list):
+            self._stream(answer, reply)
+        else:
+            self._send(reply.status, answer, reply)
 
     def _wait(self, request: Request, reply: Reply) -> None:
         demo = self.server.demo

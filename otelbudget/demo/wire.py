@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from otelbudget.demo.script import Reply, Request
 from otelbudget.demo.tokens import count_tokens, cut, prompt_tokens
 from otelbudget.demo.writer import write
 
-__all__ = ["Json", "Outcome", "chat", "chat_events", "error", "outcome", "response", "response_events"]
+__all__ = ["Json", "Outcome", "chat", "chat_events", "error", "outcome", "response", "response_events", "wrong_number"]
 
 Json = dict[str, Any]
 _PIECE = re.compile(r"\s*\S+|\s+$")
@@ -75,6 +76,24 @@ def _within_maximum(
 
 
 # --- reading requests
+
+#: Numbers of a request -> the most that is answered; any of them at least 1.
+_NUMBERS: dict[str, float] = {
+    "max_completion_tokens": math.inf,
+    "max_tokens": math.inf,
+    "max_output_tokens": math.inf,
+    "n": 128,
+    "dimensions": 4096,
+}
+
+
+def wrong_number(body: Mapping[str, Any]) -> str | None:
+    """What is wrong with a number of a request, or None."""
+    for name, most in _NUMBERS.items():
+        value = body.get(name)
+        if value is not None and not (type(value) is int and 1 <= value <= most):
+            return f"{name} must be a whole number from 1{'' if most == math.inf else f' to {most}'}, got {value!r}"
+    return None
 
 
 def _messages(body: Mapping[str, Any]) -> list[Json]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from otelbudget import semconv
 from otelbudget.amounts import COST, INPUT, NANOS, NESTED, OUTPUT, TOOLS, Amounts, nanousd, usd
 from otelbudget.model import Usage
-from otelbudget.runs import closing
+from otelbudget.runs import closing, idempotency
 from otelbudget.runs.admission import payers
+from otelbudget.runs.idempotency import CHARGED, REPLAYED, Attempt, Recorded
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site
 
@@ -77,17 +78,20 @@ def _reported(run: BudgetRun, usage: Usage, asked_model: str | None) -> int | No
     return nanousd("reported_cost_usd", usage.reported_cost_usd)
 
 
-def record(run: BudgetRun, usage: Usage, site: Site, nested: int = 0) -> None:
-    """Charge *usage* to *run* and everything above it."""
+def record(run: BudgetRun, usage: Usage, site: Site, nested: int = 0, key: str | None = None) -> Recorded:
+    """Charge *usage* to *run* and everything above it, once if there is a *key*."""
     cost = price(run, usage)
     amounts = usage.amounts(cost.nanousd)
     if nested:
         amounts = amounts._replace(nested_tool_calls=nested)
     with run.engine.lock:
+        if key is not None and idempotency.recorded(run, key, usage):
+            return REPLAYED
         crossed = run.engine.store.charge(payers(run, usage.model), amounts)
         _count(run, usage, amounts, cost)
         late = run.closed
     announce(run, amounts, site, crossed, _flags(usage, late=late))
+    return CHARGED
 
 
 def settle(
@@ -98,12 +102,13 @@ def settle(
     *,
     asked_model: str | None = None,
     by_price: bool = False,
+    attempt: Attempt | None = None,
 ) -> bool:
     """End *held* by charging what was used; False if it had been charged before, and then nothing changes.
 
     None charges the hold itself. A held resource that *usage* leaves open is charged at its hold; with *by_price* its
     cost is what its tokens cost, whatever was held. After an expiry only what exceeds its charge is added; after a
-    release everything is, flagged as late.
+    release everything is, flagged as late. An *attempt* at a logical call pays what the call has not paid of its steps.
     """
     given = usage
     cost, usage, amounts = _charge_of(run, held.amounts, given, asked_model, by_price=by_price)
@@ -111,6 +116,8 @@ def settle(
         was = held.state
         late = was == "released" or run.closed
         store = run.engine.store
+        if attempt is not None and was != "committed":
+            amounts = attempt.charges(amounts, whole=given is None)
         if was == "open":
             crossed = store.settle(held, amounts, "committed")
             _let_go(run)
@@ -167,6 +174,8 @@ def _end(run: BudgetRun, held: Hold, amounts: tuple[int, ...], state: HoldState)
         if held.state != "open":
             return False
         run.engine.store.settle(held, amounts, state)
+        if run.keys is not None:
+            run.keys.ended(held)
         _let_go(run)
     closing.finish_if_idle(run)
     return True
@@ -223,7 +232,7 @@ def _count(run: BudgetRun, usage: Usage, amounts: Sequence[int], cost: Price) ->
     run.tenant_cell.tool_calls += amounts[TOOLS]
     if cost.unpriced:
         meters.count_unpriced(usage.model)
-        if run.unpriced_policy(usage.model) == "deny":
+        if run.kind != "quota" and run.unpriced_policy(usage.model) == "deny":
             for one in run.lineage():  # also those whose money it was: their next call is as blind
                 if one is run or one.money_limited:
                     one.unpriced = usage.model or ""
@@ -247,7 +256,7 @@ def announce(
     if span is not None:
         charged = (amounts[INPUT], amounts[OUTPUT], amounts[COST])
         run.say(site, events.record_event, charged, flags)
-    if span is not None and site is not run.site and span.is_recording():
+    if span is not None and site is not run.site and run.kind != "quota" and span.is_recording():
         # As an attribute of the call's own span, since trace queries sum over attributes and not over events.
         span.set_attribute(semconv.COST_USD, amounts[COST] / NANOS)
     if run.unannounced:

@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 
     from otelbudget.accounts import Account, Hold
     from otelbudget.decision import Denial
+    from otelbudget.runs.idempotency import Keyed
     from otelbudget.runs.run import BudgetRun
 
-__all__ = ["GONE", "Ask", "Verdict", "attempt", "one_call", "payers"]
+__all__ = ["GONE", "REPLAYED", "Ask", "Verdict", "attempt", "one_call", "payers"]
 
 #: Resources that less output leaves more of.
 _OUTPUT_COUNTS: Final = (TOKENS, OUTPUT, COST)
 #: What a change of a hold comes to that has been settled meanwhile.
 GONE: Final = Decision(True)
+#: What a request with an idempotency key comes to that was admitted before.
+REPLAYED: Final = Decision(True)
 
 
 class Ask:
@@ -48,6 +51,7 @@ class Ask:
         own_maximum: The request's own maximum of output tokens, for the message.
         smaller: Given what tells whether amounts fit, the most that does with less output, or None. Where too little
             is left of tokens or money, *amounts* becomes that and `lowered` true.
+        once: What gives it an idempotency key or makes it one of several attempts, or None.
     """
 
     __slots__ = (
@@ -58,6 +62,7 @@ class Ask:
         "hold",
         "lowered",
         "model",
+        "once",
         "operation",
         "own_maximum",
         "owner",
@@ -104,6 +109,7 @@ class Ask:
         self.own_maximum = own_maximum
         self.smaller = smaller
         self.lowered = False
+        self.once: Keyed | None = None
 
     def lower(self, refused: ledger.Refusal, fits: Callable[[Sequence[int]], bool]) -> bool:
         """Ask for less output if that is what *refused* lacks and less would fit; called with the lock held."""
@@ -141,6 +147,8 @@ def attempt(run: BudgetRun, ask: Ask) -> Verdict:
         engine.sweep(now_ns)
         if ask.held is not None:
             return _change(run, ask, ask.held)
+        if ask.once is not None and ask.once.replays(ask):
+            return Verdict(REPLAYED)
         accounts = payers(run, ask.model) if ask.carve_for is None else run.accounts
         blocked = _blocked(run, ask, accounts, now_ns)
         warned: Denial | None = None
@@ -209,6 +217,8 @@ def _take(run: BudgetRun, ask: Ask, accounts: Sequence[Account], now_ns: int) ->
         run.engine.store.register(ask.hold, ask.owner, now_ns)
         for one in run.lineage():
             one.open_holds += 1
+        if ask.once is not None:
+            ask.once.admitted(ask.hold, ask.owner)
     if ask.charge:
         run.tenant_cell.tool_calls += ask.amounts[TOOLS]
         return run.engine.store.charge(accounts, ask.amounts)

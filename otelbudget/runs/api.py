@@ -33,6 +33,7 @@ def run(
     mode: Mode = "shared",
     carve: Carve | None = None,
     reraise: bool = True,
+    cancel_at_deadline: bool = False,
 ) -> RunScope:
     """Open a run: ``with``, ``async with``, or a decorator that opens one per call.
 
@@ -55,6 +56,9 @@ def run(
         carve: ``{resource: amount}``, or the share of what the run around it has left; None takes the limits of
             *budget*.
         reraise: Raise a pending denial when the block is left, should something have swallowed it.
+        cancel_at_deadline: Cancel what runs in the block when ``max_seconds``, or the time of a run around it, are
+            over, and raise BudgetExceeded; needs ``async with`` or an async function. Code that swallows the
+            cancellation goes on; the denial is raised when the block is left.
 
     Raises:
         ConfigError: No budget has that name.
@@ -72,6 +76,7 @@ def run(
         mode=mode,
         carve=carve,
         reraise=reraise,
+        cancel_at_deadline=cancel_at_deadline,
     )
 
 

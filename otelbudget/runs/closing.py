@@ -93,6 +93,8 @@ def _finish(run: BudgetRun) -> None:
         if run.finished:
             return
         run.finished = True
+        if run.keys is not None:
+            run.keys.finish()
         engine.meters.live.discard(run)
         run.tenant_cell.active -= 1
         seconds = run.elapsed_ns(run.ended_ns) / NANOS

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from otelbudget import ledger, semconv
 from otelbudget.amounts import COST, NANOS, RESOURCES, STEPS, UNLIMITED, count, nanoseconds, nanousd
+from otelbudget.runs import deadlines
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
@@ -24,11 +25,10 @@ def extend(
 
     Raises:
         ValueError: A resource is not limited, or an amount is not one; nothing has changed then.
-        TypeError: A keyword is no resource.
+        TypeError: A keyword is no resource, or *to* no mapping of resources.
     """
-    wanted = {**_parsed(delta), **_parsed(to or {})}
-    if not wanted:
-        raise TypeError(f"extend() needs what to extend, one of {', '.join(_KNOWN)}")
+    _check_names(actor, reason)
+    wanted = _wanted(delta, to)
     changes: list[tuple[str, float, float]] = []
     dealt: list[object] = []  # let go of after the lock
     with run.engine.lock:
@@ -40,11 +40,26 @@ def extend(
             changes.append((resource, *_change(run, resource, amount, setting=setting)))
             dealt.append(run.forget(resource))
         run.refresh()
+        if "seconds" in wanted:
+            deadlines.moved(run)
+        run.engine.store.changed()
     for resource, old, new in changes:
         _say(run, semconv.EVENT_EXTEND, actor, reason, {semconv.RESOURCE: resource, semconv.OLD: old, semconv.NEW: new})
         if run.span is not None and run.span.is_recording():
             whole = resource not in ("cost_usd", "seconds")
             run.span.set_attribute(semconv.LIMIT_PREFIX + resource, int(new) if whole else new)
+
+
+def _wanted(delta: Mapping[str, Any], to: Mapping[str, Any] | None) -> dict[str, int]:
+    if to is not None and not isinstance(to, Mapping):
+        raise TypeError(f"to= takes the new limits by resource, as in to={{'steps': 4}}, got {to!r}")
+    wanted = {**_parsed(delta), **_parsed(to or {})}
+    if not wanted:
+        raise TypeError(f"extend() needs what to extend, one of {', '.join(_KNOWN)}")
+    twice = [name for name in to or {} if name in delta]
+    if twice:
+        raise TypeError(f"extend() got {twice[0]} both as what to add and in to=, which sets it; say one of them")
+    return wanted
 
 
 def _parsed(given: Mapping[str, Any]) -> dict[str, int]:
@@ -64,60 +79,77 @@ def _index(resource: str) -> int:
 def _change(run: BudgetRun, resource: str, amount: int, *, setting: bool) -> tuple[float, float]:
     if resource == "seconds":
         old = run.max_ns or 0
-        run.max_ns = amount if setting else old + amount
+        run.max_ns = amount if setting else min(old + amount, UNLIMITED - 1)
         return old / NANOS, run.max_ns / NANOS
     i, account = _index(resource), run.account
     old = account.full[i]
     new = amount if setting else min(old + amount, UNLIMITED - 1)
-    # What was set aside for wrapping up is spent once that is done.
-    set_aside = 0 if run.wrapped_up else run.budget.limits[i] - run.budget.ordinary_limits[i]
     full, limits = list(account.full), list(account.limits)
-    full[i], limits[i] = new, max(0, new - set_aside)
+    # What was set aside for wrapping up is spent once that is done.
+    full[i], limits[i] = new, new if run.wrapped_up else max(0, new - _set_aside(run, i))
     ledger.relimit(account, limits, full)
     run.latched &= ~(1 << i)
     unit = NANOS if i == COST else 1
     return old / unit, new / unit
 
 
+def _set_aside(run: BudgetRun, i: int) -> int:
+    return run.budget.limits[i] - run.budget.ordinary_limits[i]
+
+
 def freeze(run: BudgetRun, actor: str | None, reason: str | None) -> None:
     """Refuse new calls and extensions of holds."""
-    with run.engine.lock:
-        run.frozen = reason or ""
-        run.refresh()
-    _say(run, semconv.EVENT_FREEZE, actor, reason, {semconv.OLD: False, semconv.NEW: True})
+    _freeze(run, actor, reason, frozen=True)
 
 
 def unfreeze(run: BudgetRun, actor: str | None, reason: str | None) -> None:
     """Admit calls again."""
+    _freeze(run, actor, reason, frozen=False)
+
+
+def _freeze(run: BudgetRun, actor: str | None, reason: str | None, *, frozen: bool) -> None:
+    _check_names(actor, reason)
     with run.engine.lock:
-        run.frozen = None
+        was = run.frozen is not None
+        run.frozen = (reason or "") if frozen else None
         run.refresh()
-    _say(run, semconv.EVENT_FREEZE, actor, reason, {semconv.OLD: True, semconv.NEW: False})
+        run.engine.store.changed()
+    _say(run, semconv.EVENT_FREEZE, actor, reason, {semconv.OLD: was, semconv.NEW: frozen})
 
 
 def reset(run: BudgetRun, actor: str | None, reason: str | None) -> None:
-    """Nothing used, nothing refused, the clock at zero; holds stay, thresholds are armed anew."""
+    """Nothing used, nothing refused, the clock at zero; limits and holds stay, thresholds are armed anew."""
+    _check_names(actor, reason)
     with run.engine.lock:
-        old = list(run.account.used)
-        run.account.used[:] = [0] * len(RESOURCES)
-        run.account.below = None
-        ledger.rearm(run.account)
+        account = run.account
+        old = list(account.used)
+        ledger.forget(account)
+        if run.wrapped_up:  # what an `extend` made ordinary since then is set aside again
+            run.wrapped_up = False
+            limits = [max(0, limit - _set_aside(run, i)) for i, limit in enumerate(account.full)]
+            ledger.relimit(account, limits, account.full)
         run.started_ns = run.engine.clock_ns()
-        run.latched = 0
+        run.latched = run.denials = 0
         run.unpriced = run.first_denial = run.ran_out = None
         dealt = run.forget()
-        run.denials = 0
         run.seen = frozenset()
-        run.wrapped_up = False
         if not run.closed:
             run.outcome = "completed"
         run.refresh()
+        deadlines.moved(run)
+        run.engine.store.changed()
     del dealt
     for i in range(len(RESOURCES)):
         if old[i] or i == STEPS:
             was = old[i] / NANOS if i == COST else float(old[i])
             change = {semconv.RESOURCE: RESOURCES[i], semconv.OLD: was, semconv.NEW: 0.0}
             _say(run, semconv.EVENT_RESET, actor, reason, change)
+
+
+def _check_names(actor: str | None, reason: str | None) -> None:
+    for name, value in (("actor", actor), ("reason", reason)):
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"{name} must be text, got {value!r} ({type(value).__name__})")
 
 
 def _say(run: BudgetRun, event: str, actor: str | None, reason: str | None, change: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from otelbudget import semconv
 from otelbudget.amounts import NANOS, RESOURCES
 from otelbudget.runs import asking, closing, waiting
-from otelbudget.runs.admission import Ask, Verdict, attempt
+from otelbudget.runs.admission import REPLAYED, Ask, Verdict, attempt
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ def observe(run: RunState, operation: str, began_ns: int, site: Site) -> None:
 
 def _admitted(run: BudgetRun, ask: Ask, verdict: Verdict) -> Decision:
     decision = verdict.decision
+    if decision is REPLAYED:
+        return decision
     if ask.site.span is not None and ask.held is None:  # a change of an open hold is not another check
         if decision.denial is None:
             run.say(ask.site, events.check_event, "allow", verdict.left)
@@ -91,7 +93,7 @@ def _admitted(run: BudgetRun, ask: Ask, verdict: Verdict) -> Decision:
 def _mark(run: BudgetRun, ask: Ask, decision: str, reason: str | None = None) -> None:
     """Whose call it is and what was decided, as attributes of the call's own span."""
     span = ask.site.span
-    if span is None or ask.site is run.site or not span.is_recording():
+    if span is None or ask.site is run.site or run.kind == "quota" or not span.is_recording():
         return
     run.mark(span)
     span.set_attribute(semconv.DECISION, decision)
@@ -108,7 +110,7 @@ def refuse(run: BudgetRun, ask: Ask, verdict: Verdict) -> BudgetExceeded:
     assert denial is not None
     error = denial.error()
     first, loud = _book(run, ask, denial, verdict.blocker, error)
-    error.receipt = run.receipt()
+    error.receipt = None if run.kind == "quota" else run.receipt()
     site = ask.site
     if site.span is not None:
         if loud:

@@ -88,14 +88,16 @@ class Attempt:
     """One attempt at a logical call.
 
     Attributes:
+        keys: The run's.
         call: The call.
         hold: What it holds.
         steps: How many steps it needs, whoever holds them.
     """
 
-    __slots__ = ("call", "hold", "steps")
+    __slots__ = ("call", "hold", "keys", "steps")
 
-    def __init__(self, call: LogicalCall, hold: Hold, steps: int) -> None:
+    def __init__(self, keys: Keys, call: LogicalCall, hold: Hold, steps: int) -> None:
+        self.keys = keys
         self.call = call
         self.hold = hold
         self.steps = steps
@@ -113,7 +115,7 @@ class Attempt:
 
     def end(self) -> None:
         """Hand on what it holds of the call's steps. Called with the lock held."""
-        if self in self.call.attempts:
+        if self.keys.attempts.pop(self.hold, None) is not None:
             self.call.attempts.remove(self)
         self.call.cover()
 
@@ -207,7 +209,7 @@ class Keys:
 
     def ended(self, held: Hold) -> None:
         """A hold has ended without a commit: another attempt takes over its steps. Called with the lock held."""
-        attempt = self.attempts.pop(held, None)
+        attempt = self.attempts.get(held)
         if attempt is not None:
             attempt.end()
 
@@ -283,7 +285,7 @@ class Keyed:
     def admitted(self, held: Hold, made: Reservation) -> None:
         """Remember *made*, which has been admitted just now."""
         keys = keys_of(self.run)
-        attempt = made.attempt = Attempt(keys.call(self.attempt_of), held, self.payload.steps)
+        attempt = made.attempt = Attempt(keys, keys.call(self.attempt_of), held, self.payload.steps)
         keys.join(self.run, self.attempt_of, attempt)
         if self.key is not None:
             entry = Entry("reserve", self.payload, attempt)

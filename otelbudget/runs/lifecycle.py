@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from otelbudget.engine import Engine
     from otelbudget.model import RunBudget
     from otelbudget.runs.carving import Carve
+    from otelbudget.runs.deadlines import Timeout
     from otelbudget.runs.run import BudgetRun
 
 __all__ = ["RunScope"]
@@ -54,6 +55,8 @@ class RunScope:
         carve: ``{resource: amount}``, or the share, above 0 and at most 1, of what the run around it has left; None
             takes the limits of *budget*.
         reraise: Raise a pending denial when the block is left.
+        cancel_at_deadline: Cancel what runs in the block when its time is over; for ``async with``, coroutines and
+            async generators.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class RunScope:
         mode: Mode = "shared",
         carve: Carve | None = None,
         reraise: bool = True,
+        cancel_at_deadline: bool = False,
     ) -> None:
         if mode not in ("shared", "carve", "detached"):
             raise ValueError(f"mode must be 'shared', 'carve' or 'detached', got {mode!r}")
@@ -93,7 +97,9 @@ class RunScope:
             "carve": carve,
         }
         self._reraise = reraise
+        self.cancel_at_deadline = cancel_at_deadline
         self._run: BudgetRun | None = None
+        self._timeout: Timeout | None = None
         self._token: Token[Context] | None = None
 
     def open(self) -> tuple[BudgetRun, Context]:
@@ -142,6 +148,11 @@ class RunScope:
         return run if run is not None and run.engine is self._engine and not run.closed else None
 
     def __enter__(self) -> BudgetRun:
+        if self.cancel_at_deadline:
+            raise TypeError("cancel_at_deadline=True cancels a task, so it needs `async with`; leave it out of `with`")
+        return self._enter()
+
+    def _enter(self) -> BudgetRun:
         if self._run is not None:
             raise RuntimeError("this run was entered before: make a new one with otelbudget.run(...)")
         self._run, context = self.open()
@@ -157,9 +168,25 @@ class RunScope:
         return False
 
     async def __aenter__(self) -> BudgetRun:
-        return self.__enter__()
+        run = self._enter()
+        if self.cancel_at_deadline:
+            timeout = run.timeout()
+            try:
+                await timeout.__aenter__()
+            except BaseException as error:
+                self.__exit__(type(error), error, error.__traceback__)
+                raise
+            self._timeout = timeout
+        return run
 
     async def __aexit__(self, kind: Any, error: BaseException | None, tb: TracebackType | None) -> Literal[False]:
+        timeout, self._timeout = self._timeout, None
+        if timeout is not None:
+            try:
+                await timeout.__aexit__(kind, error, tb)
+            except BaseException as late:
+                self.__exit__(type(late), late, late.__traceback__)
+                raise
         return self.__exit__(kind, error, tb)
 
     def __call__(self, function: F) -> F:
@@ -168,7 +195,13 @@ class RunScope:
 
     def copy(self) -> RunScope:
         """The same run, not entered yet."""
-        return RunScope(self._engine, self._budget, reraise=self._reraise, **self._options)
+        return RunScope(
+            self._engine,
+            self._budget,
+            reraise=self._reraise,
+            cancel_at_deadline=self.cancel_at_deadline,
+            **self._options,
+        )
 
 
 def leave(run: BudgetRun, error: BaseException | None) -> None:

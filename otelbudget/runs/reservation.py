@@ -168,7 +168,7 @@ class Reservation:
 
     def _warn_forgotten(self) -> None:
         frame: Any = sys._getframe(2)
-        while frame is not None and frame.f_globals.get("__name__") == __name__:
+        while frame is not None and str(frame.f_globals.get("__name__")).startswith("otelbudget."):
             frame = frame.f_back
         where = "unknown place" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
         self.run.engine.warn_once(

@@ -124,8 +124,14 @@ class BudgetRun(RunState):
                 self.cell.count("probe", "deny", decision.denial.reason)
         return decision.allowed
 
-    def reserve(self, **amounts: Any) -> Reservation:
+    def reserve(
+        self, *, idempotency_key: str | None = None, attempt_of: str | None = None, **amounts: Any
+    ) -> Reservation:
         """Hold this much until it is committed or released: the way to be exact while several calls are in flight.
+
+        With *idempotency_key* the same request once more, as long as the run is open, gives the same reservation,
+        settled or not, which is then ``replayed``; a refused one leaves no key behind. *attempt_of* names a logical
+        call, by the key of its first reserve or by any name: each attempt holds for itself, the step is paid once.
 
         Example:
             >>> with run.reserve(tokens=500, cost_usd=0.01) as reservation:  # doctest: +SKIP
@@ -221,8 +227,8 @@ class BudgetRun(RunState):
     def timeout(self) -> Timeout:
         """A block (``async with``) whose work is cancelled when the run's time, or that of a run above it, is over.
 
-        Like `asyncio.timeout`, but it raises BudgetExceeded (``deadline``), on entering if the time is over by then, and
-        follows ``extend(seconds=...)`` and `reset`, also from other threads. Without a deadline it does nothing.
+        Like `asyncio.timeout`, but it raises BudgetExceeded (``deadline``), on entering if the time is over by then,
+        and follows ``extend(seconds=...)`` and `reset`, also from other threads. Without a deadline it does nothing.
         """
         return Timeout(self)
 

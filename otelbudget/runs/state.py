@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Kind", "RunState"]
 
-Kind = Literal["explicit", "implicit", "ambient"]
+#: How it came to be: opened by hand, by a span, by a call outside every run; ``quota`` is one that nobody opened or
+#: ends, through which `QuotaService` asks about quotas only.
+Kind = Literal["explicit", "implicit", "ambient", "quota"]
 
 
 Pending = dict["tuple[str | None, str]", "tuple[BudgetExceeded | None, RunState]"]
@@ -94,7 +96,7 @@ class RunState:
         self.account: Account = _account(budget, carved)
         if parent is not None:
             self.accounts: tuple[Account, ...] = (*parent.accounts, self.account)
-        elif owner.per_run:
+        elif owner.per_run and kind != "quota":
             self.accounts = (*owner.run_accounts(engine.store.clock_s()), self.account)
         else:
             self.accounts = (self.account,)
@@ -126,9 +128,12 @@ class RunState:
             self.cell = meters.budget(owner.tenant, budget.name)
             self.tenant_cell = meters.tenant(owner.tenant)
             self.spend_cell = meters.spend(owner.tenant, None)
-            self.tenant_cell.active += 1
             engine.explicit_runs += kind == "explicit"
-            meters.live.add(self)
+            if kind == "quota":
+                engine.standing.add(self)  # type: ignore[arg-type]  # every state is a BudgetRun's
+            else:
+                self.tenant_cell.active += 1
+                meters.live.add(self)
         self.refresh()
 
     def refresh(self) -> None:
@@ -252,7 +257,8 @@ class RunState:
             site = self.site
         else:
             site = site_of(span)
-        self.here = (context, site)
+        if self.kind != "quota":  # one that never ends would keep the context's spans alive
+            self.here = (context, site)
         return site
 
     def say(self, site: Site, event: Callable[..., bool], *details: Any, **more: Any) -> None:

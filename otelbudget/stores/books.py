@@ -6,7 +6,7 @@ lock held.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -62,13 +62,16 @@ class Book:
         """Put other limits in force, from now on, for the current window too; what is used stays used."""
         before = self.quota
         self.given, self.override = given, override
-        account = self._account
-        if account is not None and self.quota != before:
-            quota = self.quota
-            account.thresholds = quota.thresholds
-            account.warn = quota.on_exhausted == "warn"
-            account.limits_of = quota.limits_of or None
-            ledger.relimit(account, quota.limits, quota.limits)
+        if self._account is not None and self.quota != before:
+            self._limit(self._account)
+
+    def _limit(self, account: QuotaAccount) -> None:
+        """Hold *account* to the quota in force."""
+        quota = self.quota
+        account.thresholds = quota.thresholds
+        account.warn = quota.on_exhausted == "warn"
+        account.limits_of = quota.limits_of or None
+        ledger.relimit(account, quota.limits, quota.limits)
 
     def current(self, now_s: float) -> QuotaAccount:
         """The account of the window that *now_s* (Unix seconds) lies in."""
@@ -86,10 +89,14 @@ class Book:
         if before is not None:
             self._ended.append(before)
         found = next((one for one in self._ended if one.window.key == window.key), None)
-        self._ended = [a for a in self._ended if a is not found and a.window.end_s > now_s - KEPT_S]
+        ended = [one for one in self._ended if one is not found]
+        # The last one in any case: a clock that jumps far ahead and comes back finds what it had.
+        self._ended = [one for one in ended[:-1] if not _is_past(one, now_s)] + ended[-1:]
         if found is None:
             buckets = None if spec.rolling_s is None else Buckets(spec.rolling_s)
             found = QuotaAccount(self, window, buckets)
+        else:
+            self._limit(found)
         self._account = found
         return found
 
@@ -117,8 +124,13 @@ class Book:
             return True
         if account.buckets is not None:
             _forget_old(account, account.buckets, now_s)
-        over = account.window.end_s < now_s - KEPT_S
-        return (over or not any(account.used)) and not any(account.reserved)
+        told = any(any(one.used) and not _is_past(one, now_s) for one in (account, *self._ended))
+        return not told and not any(account.reserved)
+
+
+def _is_past(account: QuotaAccount, now_s: float) -> bool:
+    """Whether its window ended so long ago that it need not be kept."""
+    return account.window.end_s <= now_s - KEPT_S
 
 
 def _forget_old(account: QuotaAccount, buckets: Buckets, now_s: float) -> None:
@@ -137,6 +149,7 @@ class Books:
         # the money.
         self._known: WeakValueDictionary[tuple[Where, str | None, WindowSpec], Book] = WeakValueDictionary()
         self._kept: dict[tuple[Where, str | None, WindowSpec], Book] = {}
+        self._overridden: dict[Where, list[Book]] = {}
         self._look_at = _MANY
 
     def __iter__(self) -> Iterator[Book]:
@@ -161,10 +174,27 @@ class Books:
         for key, book in list(self._kept.items()):
             book.pinned = False
             quota = configured(book)
-            if quota is None:
-                del self._kept[key]
-            else:
+            if quota is not None:
                 book.change(quota, book.override)
+            elif book.override is None:
+                del self._kept[key]
+
+    def override(self, book: Book, quota: Quota | None) -> None:
+        """Put *quota* in force on *book*, whatever is configured; None takes that back."""
+        book.change(book.given, quota)
+        others = [one for one in self._overridden.pop(book.where, ()) if one is not book]
+        if quota is not None:
+            others.append(book)
+        if others:
+            self._overridden[book.where] = others
+
+    def overridden(self, where: Where) -> Sequence[Book]:
+        """The books of *where* that are not held to what is configured."""
+        return self._overridden.get(where, ())
+
+    def forget(self, book: Book) -> None:
+        """Let go of a book whose quota nobody gives any more. Calls in flight settle."""
+        self._kept.pop((book.where, book.given.name, book.given.window), None)
 
     def _forget_idle(self, now_s: float) -> None:
         self._kept = {key: book for key, book in self._kept.items() if not book.idle(now_s)}

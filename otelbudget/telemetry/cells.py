@@ -32,6 +32,7 @@ from otelbudget.telemetry.histogram import (
     Trace,
 )
 from otelbudget.telemetry.labels import OTHER, UNNAMED, Names
+from otelbudget.telemetry.quota_gauges import QuotaGauges
 from otelbudget.telemetry.snapshot import LiveRun, Snapshot, top_runs
 
 __all__ = [
@@ -49,9 +50,11 @@ MAX_TENANTS: Final = 500
 MAX_MODELS: Final = 50
 MAX_BUDGETS: Final = 200
 TOP_RUNS: Final = 20
-#: Series that cells and run histograms may have before new label sets are counted under the tenant ``other``.
-MAX_CELL_SERIES: Final = 12_000
-MAX_HISTOGRAM_SERIES: Final = 7_000
+#: Series that cells and run histograms may have before new label sets are counted under the tenant ``other``. A page
+#: has 20,000 in all: these, 6,000 of quotas (`quota_gauges`), and 1,000 for everything else: checks timed by operation
+#: (110), estimates by model (700), runs one by one (40), models without a price (50).
+MAX_CELL_SERIES: Final = 8_500
+MAX_HISTOGRAM_SERIES: Final = 4_500
 _BUDGET_SERIES: Final = 8
 _SPEND_SERIES: Final = 6
 _TENANT_SERIES: Final = 2
@@ -68,7 +71,7 @@ class Meters:
     Args:
         store: The store whose lock guards the cells; it also says how many holds are open.
         models: Models with a price; they have the first claim on a label of their own.
-        tenants: Tenants of the configuration; likewise.
+        tenants, orgs: Tenants and organisations of the configuration; likewise.
         max_tenants: Tenants with a label of their own, the others are counted as ``other``.
         max_models: The same for models.
         top_runs: How many runs in progress are shown one by one.
@@ -76,6 +79,7 @@ class Meters:
 
     Attributes:
         live: The runs in progress.
+        reload_ok: Whether the last reload of the configuration was applied; None before the first.
         observed: Values of histograms since a reader last took them; None while nobody wants them. The page of
             Prometheus reads the histograms themselves, only OpenTelemetry has to be told every value.
     """
@@ -86,6 +90,7 @@ class Meters:
         *,
         models: Iterable[str] = (),
         tenants: Iterable[str] = (),
+        orgs: Iterable[str] = (),
         max_tenants: int = MAX_TENANTS,
         max_models: int = MAX_MODELS,
         top_runs: int = TOP_RUNS,
@@ -99,12 +104,14 @@ class Meters:
         self._model_names = Names(max_models, self._priced)
         self._tenant_names = Names(max_tenants, tenants)
         self._budget_names = Names(MAX_BUDGETS)
+        self._quotas = QuotaGauges(store, self._tenant_names, orgs)
         self._budgets: dict[tuple[str, str], BudgetCell] = {}
         self._spends: dict[tuple[str, str], SpendCell] = {}
         self._tenants: dict[str, TenantCell] = {}
         self._cell_series = self._histogram_series = 0
         self._crowded_out = 0
         self.live: set[LiveRun] = set()
+        self.reload_ok: bool | None = None
         self.check_seconds: dict[str, Histogram] = {}
         self.estimate_ratio: dict[str, Histogram] = {}
         self.unpriced: dict[str, int] = {}
@@ -212,7 +219,8 @@ class Meters:
         return taken
 
     def snapshot(self) -> Snapshot:
-        """A copy of everything, taken under the lock."""
+        """A copy of everything, taken under the lock; quotas a moment before the rest."""
+        quotas = self._quotas.read()
         with self._lock:
             runs = list(self.live)
             opened, oldest_s = self._store.open_holds(self._clock_ns())
@@ -229,6 +237,8 @@ class Meters:
                 oldest_s,
                 [],
                 self._store.name,
+                quotas,
+                self.reload_ok,
             )
         known = (self._tenant_names, self._budget_names)
         labels = [lambda name, names=names: name if name in names else OTHER for names in known]
@@ -236,4 +246,4 @@ class Meters:
 
     def _overflows(self) -> int:
         names = (self._tenant_names, self._model_names, self._budget_names)
-        return sum(found.overflow for found in names) + self._crowded_out
+        return sum(found.overflow for found in names) + self._quotas.overflow + self._crowded_out

@@ -11,7 +11,7 @@ from typing import Final, Literal, NamedTuple
 
 from otelbudget import semconv
 from otelbudget._version import __version__
-from otelbudget.amounts import NANOS
+from otelbudget.amounts import COST, NANOS, RESOURCES
 from otelbudget.telemetry.cell_types import ALLOW_SLOTS
 from otelbudget.telemetry.histogram import (
     CHECK_BUCKETS,
@@ -91,6 +91,21 @@ def _active_ratios(now: Snapshot) -> Iterator[Sample]:
             yield run[:3], run.used_ratio
 
 
+#: Of the gauges that say how full a quota is.
+_QUOTA_LABELS: Final = ("scope", "org", "tenant", "model", "budget", "resource", "window", "store")
+
+
+def _quota_amounts(which: int) -> Callable[[Snapshot], Iterator[Sample]]:
+    """Reads what quotas have used (0), hold (1) or may use (2)."""
+
+    def read(now: Snapshot) -> Iterator[Sample]:
+        for (whose, i), amounts in now.quotas.amounts.items():
+            amount = amounts[which] / NANOS if i == COST else amounts[which]
+            yield (*whose[:5], RESOURCES[i], whose.window, now.store), amount
+
+    return read
+
+
 FAMILIES: Final = (
     Family(
         semconv.M_CHECKS,
@@ -165,6 +180,46 @@ FAMILIES: Final = (
         _active_ratios,
     ),
     Family(
+        semconv.M_BUDGET_USED,
+        "gauge",
+        "What quotas have been used for in their present window, in the resource's own unit (USD, tokens, calls).",
+        _QUOTA_LABELS,
+        "",
+        _quota_amounts(0),
+    ),
+    Family(
+        semconv.M_BUDGET_RESERVED,
+        "gauge",
+        "What calls in flight hold of quotas, in the resource's own unit (USD, tokens, calls).",
+        _QUOTA_LABELS,
+        "",
+        _quota_amounts(1),
+    ),
+    Family(
+        semconv.M_BUDGET_LIMIT,
+        "gauge",
+        "What quotas allow per window, in the resource's own unit (USD, tokens, calls).",
+        _QUOTA_LABELS,
+        "",
+        _quota_amounts(2),
+    ),
+    Family(
+        semconv.M_BUDGET_RESET,
+        "gauge",
+        "When the present window of a quota ends, in Unix seconds; none for a lifetime and for rolling windows.",
+        ("scope", "org", "tenant", "model", "budget", "window"),
+        "s",
+        lambda now: now.quotas.resets.items(),
+    ),
+    Family(
+        semconv.M_USERS_OVER,
+        "gauge",
+        "Users of a tenant who have used this ratio of a quota of theirs, or more.",
+        ("tenant", "budget", "ratio"),
+        "{user}",
+        lambda now: now.quotas.users_over.items(),
+    ),
+    Family(
         semconv.M_RESERVATIONS_OPEN,
         "gauge",
         "Reservations that are neither committed nor released.",
@@ -203,6 +258,14 @@ FAMILIES: Final = (
         ("model",),
         "{call}",
         lambda now: (((model,), calls) for model, calls in now.unpriced.items()),
+    ),
+    Family(
+        semconv.M_RELOAD_OK,
+        "gauge",
+        "1 if the configuration as it is now was applied, 0 if the last reload was refused; none before the first.",
+        (),
+        "",
+        lambda now: [] if now.reload_ok is None else [((), float(now.reload_ok))],
     ),
     Family(
         semconv.M_BUILD_INFO,

@@ -12,6 +12,7 @@ from otelbudget.telemetry.labels import UNNAMED
 if TYPE_CHECKING:
     from otelbudget.telemetry.cells import BudgetCell, SpendCell, TenantCell
     from otelbudget.telemetry.histogram import Histogram
+    from otelbudget.telemetry.quota_gauges import QuotaReadings
 
 __all__ = ["ActiveRun", "LiveRun", "Snapshot", "top_runs"]
 
@@ -57,6 +58,8 @@ class Snapshot(NamedTuple):
     reservation_oldest_s: float
     active_runs: list[ActiveRun]
     store: str
+    quotas: QuotaReadings
+    reload_ok: bool | None
 
 
 def top_runs(

@@ -16,7 +16,7 @@ INFINITE = re.compile(r"[-+]?(\.inf|\.Inf|\.INF)|\.nan|\.NaN|\.NAN")
 
 
 class NotJson(Exception):
-    """The document uses what JSON does not have: tags, recursion, names that are no texts, merges of other things."""
+    """The document has tags, recursion, names that are no texts, a name twice, or merges what is no mapping."""
 
 
 def as_json(node: Node, inside: tuple[int, ...] = ()) -> Any:
@@ -43,6 +43,8 @@ def entries(node: Node, inside: tuple[int, ...]) -> dict[str, Node]:
                 if id(one) in inside:
                     raise NotJson
                 merged = entries(one, (*inside, id(one))) | merged
+        elif key.value in own:
+            raise NotJson
         else:
             own[key.value] = value
     return merged | own

@@ -21,7 +21,7 @@ PIECES = (
     *("010", "1e999", "-1", "1.5", "50%", ".inf", "\x00", "\x7f", "\u2028", "\ufeff", "é", "🙂", "x" * 300),
     *("max_steps", "budgets", "tenants", "thresholds"),
 )
-PLACE = re.compile(r"b\.yaml(:\d+:\d+: |: the file is empty|: and \d+ more)")
+PLACE = re.compile(r"b\.yaml:\d+:\d+: ")
 
 
 @pytest.fixture(scope="module")

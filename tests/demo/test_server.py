@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx2
 import openai
 import pytest
 
@@ -170,3 +171,28 @@ def test_script_may_be_a_callable_and_close_ends_waiting_clients():
             server.close()
             with pytest.raises(openai.APIConnectionError):
                 waiting.result(5)
+
+
+JUNK = [None, True, 0, -1, 5, 1.5, "5", [], {}, [5], [None], {"a": []}, 10**12]
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "responses", "embeddings"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_values_of_a_wrong_kind_are_answered_and_never_drop_the_connection(server, path, stream):
+    good = {"model": "m", "messages": ASK, "input": "text"}
+    names = ["model", "messages", "input", "tools", "tool_choice", "stream_options", "user", "instructions"]
+    names += ["max_tokens", "max_completion_tokens", "max_output_tokens", "n", "dimensions", "encoding_format"]
+    with httpx2.Client(base_url=server.base_url) as http:
+        for name in names:
+            for value in JUNK:
+                answer = http.post(path, json=good | {"stream": stream, name: value})
+                assert answer.status_code in (200, 400), (name, value)
+        for body in ("[1]", "5", "null", '"text"', "{", ""):
+            assert http.post(path, content=body).status_code == 400
+
+
+@pytest.mark.parametrize("wrong", [{"max_tokens": "5"}, {"n": 0}, {"max_completion_tokens": -1}, {"n": 129}])
+def test_a_number_that_is_none_is_a_bad_request_that_says_so(server, client, wrong):
+    with pytest.raises(openai.BadRequestError, match=f"{next(iter(wrong))} must be a whole number from 1"):
+        client.chat.completions.create(model="m", messages=ASK, **wrong)
+    assert server.requests == 1

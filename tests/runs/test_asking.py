@@ -3,13 +3,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from world import World
 
-from otelbudget import BudgetExceeded, RunBudget, Usage, wrap
+from otelbudget import BudgetExceeded, Config, RunBudget, Usage, wrap
 from otelbudget.calls import ModelRequest, abegin, begin
+from otelbudget.quotas import Quota, Quotas
 from otelbudget.runs.run import BudgetRun
 
 
@@ -291,3 +293,27 @@ async def test_model_calls_and_growing_streams_ask_too(world: World) -> None:
             hold.extend(tokens=5000) if run.can_proceed(tokens=5000) else None
             hold.release()
         assert (run.usage.tokens, run.receipt().denials) == (1540, 0)
+
+
+@pytest.mark.parametrize("lifts", [True, False])
+def test_about_a_quota_the_run_that_was_refused_is_asked_and_extending_it_does_not_help(
+    make_world: Callable[..., World], lifts: bool
+) -> None:
+    world = make_world(config=Config(quotas=Quotas(default=(Quota(steps=0, per="day"),))))
+    asked: list[tuple[str | None, str | None, str]] = []
+
+    def more(denial: Any, run: BudgetRun) -> bool:
+        asked.append((run.budget.name, denial.scope, denial.reason))
+        run.extend(steps=5)
+        if lifts:
+            (book,) = run.owner.books
+            book.change(book.given, Quota(steps=1, per="day"))
+        return True
+
+    root, leaf = (RunBudget(max_steps=5, on_exhausted=more, name=name) for name in ("root", "leaf"))
+    with world.run(root, reraise=False) as run, run.child(leaf, reraise=False) as child:
+        if lifts:
+            assert child.check()
+        else:
+            assert (refused(child).scope, child.latched) == ("tenant", 0)
+    assert asked == [("leaf", "tenant", "limit")]

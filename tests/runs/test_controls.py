@@ -45,6 +45,11 @@ def test_extending_one_resource_clears_its_latch_and_its_pending_denial_only(wor
         ({"steps": -1}, ValueError, "steps must be"),
         ({"depth": 1}, TypeError, "unknown resource 'depth'"),
         ({}, TypeError, "needs what to extend"),
+        ({"to": {}}, TypeError, "needs what to extend"),
+        ({"to": 4}, TypeError, "to= takes the new limits by resource"),
+        ({"steps": 1, "to": {"steps": 4}}, TypeError, "steps both as what to add and in to="),
+        ({"steps": 1, "actor": 7}, TypeError, "actor must be text"),
+        ({"steps": 1, "reason": b"vip"}, TypeError, "reason must be text"),
     ],
 )
 def test_what_cannot_be_extended_is_an_error_and_nothing_has_changed(
@@ -177,3 +182,123 @@ def test_a_frozen_parent_freezes_its_children(world: World) -> None:
         assert refused(child).reason == "frozen"
         run.unfreeze()
         assert child.check()
+
+
+@pytest.mark.parametrize("control", ["freeze", "unfreeze", "reset"])
+def test_an_actor_that_is_no_text_is_an_error_and_nothing_has_changed(world: World, control: str) -> None:
+    with world.run(BUDGET) as run:
+        run.record_call()
+        with pytest.raises(TypeError, match="actor must be text"):
+            getattr(run, control)(actor=object())
+        assert (run.state, run.usage.steps) == ("active", 1)
+    assert [n for n, _ in said(world.span("otelbudget.run"))] == ["otelbudget.record"]
+
+
+async def test_a_coroutine_may_extend(world: World) -> None:
+    async with world.run(BUDGET) as run:
+        await run.aextend(steps=1, actor="ops")
+        await run.aextend(to={"cost_usd": 2})
+        assert (run.remaining()["steps"], run.remaining()["cost_usd"]) == (3, 2)
+        with pytest.raises(ValueError, match="max_tokens is not limited"):
+            await run.aextend(tokens=1)
+
+
+def test_extending_works_also_where_nothing_was_refused_yet_and_up_to_the_greatest_number(world: World) -> None:
+    with world.run(BUDGET) as run:
+        for _ in range(3):
+            run.extend(steps=2**53 - 1, seconds=9_000_000)
+        assert run.check(steps=2**53 - 1)
+
+
+def test_extending_rearms_the_thresholds_for_what_is_not_reached_yet(world: World) -> None:
+    with world.run(RunBudget(max_tokens=10, thresholds=(0.5, 1.0))) as run:
+        run.record_call(10)
+        run.extend(tokens=10)
+        run.record_call(9)
+        run.record_call(1)
+    reached = [a["otelbudget.ratio"] for n, a in said(world.span("otelbudget.run")) if n == "otelbudget.threshold"]
+    assert reached == [0.5, 1.0, 1.0]
+
+
+def test_extending_clears_the_latch_so_that_the_next_call_asks_the_accounts_again(world: World) -> None:
+    with world.run(BUDGET) as run, run.child() as child:
+        refused(child, steps=3)
+        assert refused(child, steps=1).reason == "latched"
+        run.extend(steps=1)
+        assert child.check(steps=3)
+
+
+def test_lowering_is_an_event_too(world: World) -> None:
+    with world.run(BUDGET) as run:
+        run.record_call()
+        run.extend(to={"steps": 0}, actor="ops")
+        assert (run.remaining()["steps"], run.receipt().overage) == (0, {"steps": 1})
+    ((_, change),) = [one for one in said(world.span("otelbudget.run")) if one[0] == "otelbudget.extend"]
+    assert (change["otelbudget.old"], change["otelbudget.new"], change["otelbudget.actor"]) == (2, 0, "ops")
+
+
+def test_a_freeze_refuses_new_holds_and_growing_ones_and_lets_the_open_ones_settle(world: World) -> None:
+    with world.run(BUDGET, reraise=False) as run:
+        hold, other = run.reserve(cost_usd=0.1), run.reserve(cost_usd=0.1)
+        run.freeze(reason="look")
+        with pytest.raises(BudgetExceeded, match=r"frozen \(look\)"):
+            run.reserve()
+        with pytest.raises(BudgetExceeded, match="frozen"):
+            hold.extend(cost_usd=0.1)
+        hold.commit(Usage(5, 5, cost_usd=0.2))
+        other.release()
+        run.record(Usage(1, 1, cost_usd=0))
+        assert (run.usage.tokens, run.usage.cost_usd, held(run)) == (12, Decimal("0.2"), [0] * 7)
+
+
+def test_freezing_what_is_frozen_says_so(world: World) -> None:
+    with world.run(BUDGET, reraise=False) as run:
+        run.freeze(reason="one")
+        run.freeze(reason="two")
+        assert "frozen (two)" in str(refused(run))
+        run.unfreeze()
+        run.unfreeze()
+    freezes = [a for n, a in said(world.span("otelbudget.run")) if n == "otelbudget.freeze"]
+    assert [(a["otelbudget.old"], a["otelbudget.new"]) for a in freezes] == [
+        (False, True),
+        (True, True),
+        (True, False),
+        (False, False),
+    ]
+
+
+def test_a_reset_ends_latches_denials_and_the_deadline_and_keeps_extended_limits(world: World) -> None:
+    with world.run(BUDGET) as run:
+        run.extend(steps=3)
+        run.record(Usage(steps=5))
+        refused(run)
+        world.advance(11)
+        refused(run, steps=0, tool_calls=1)
+        run.reset()
+        left = run.remaining()
+        assert (run.state, left["steps"], left["seconds"]) == ("active", 5, 10)
+        assert (run.receipt().denials, run.receipt().reason) == (0, None)
+        assert run.check()
+
+
+def test_a_reset_sets_aside_again_what_an_extension_had_made_ordinary_after_the_wrap_up(world: World) -> None:
+    with world.run(RunBudget(max_steps=5, wrap_up={"steps": 2})) as run:
+        run.record(Usage(steps=3))
+        refused(run)
+        with run.wrap_up():
+            run.record_call()
+        run.extend(to={"steps": 6})
+        assert run.remaining()["steps"] == 2
+        run.reset()
+        assert run.remaining()["steps"] == 4
+
+
+def test_a_reset_of_a_carved_child_gives_it_nothing_more_of_its_parent(world: World) -> None:
+    with world.run(RunBudget(max_steps=10)) as run:
+        with run.child(mode="carve", carve={"steps": 4}) as child:
+            child.record(Usage(steps=3))
+            child.reset()
+            assert (used(run)[0], held(run)[0], run.remaining()["steps"]) == (3, 1, 6)
+            child.record(Usage(steps=2))
+            assert (used(run)[0], held(run)[0], child.usage.steps) == (5, 0, 2)
+        assert (used(run)[0], held(run)[0]) == (5, 0)
