@@ -66,6 +66,8 @@ class Account:
     limits_of: Mapping[str, Sequence[int]] | None = None
     #: What a rolling window has to forget again; None for all others.
     buckets: Buckets | None = None
+    #: The quota that it counts; None for runs.
+    book: Book | None = None
 
     def __init__(
         self,
@@ -130,7 +132,7 @@ class QuotaAccount(Account):
             thresholds=quota.thresholds,
             warn=quota.on_exhausted == "warn",
         )
-        self.book = book
+        self.book: Book = book
         self.window = window
         self.limits_of: Mapping[str, Sequence[int]] | None = quota.limits_of or None
         self.buckets: Buckets | None = buckets

@@ -13,6 +13,7 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Final, NamedTuple, NoReturn, TypedDict
 
 __all__ = [
+    "CEILING",
     "COST",
     "INPUT",
     "NESTED",
@@ -28,6 +29,7 @@ __all__ = [
     "OtherAmounts",
     "amounts_from",
     "count",
+    "nanos_of",
     "nanoseconds",
     "nanousd",
     "shown",
@@ -134,6 +136,11 @@ def usd(nano: int) -> Decimal:
     """Nano-USD as an exact Decimal in USD, without trailing zeros."""
     exact = Decimal(nano).scaleb(-9, _EXACT).normalize(_EXACT)
     return exact.quantize(Decimal(1), None, _EXACT) if exact == exact.to_integral_value() else exact
+
+
+def nanos_of(exact: Money) -> int:
+    """What `usd` gave, of any size, as nano-USD again."""
+    return int(Decimal(exact).scaleb(9, _EXACT))
 
 
 def shown(resource: int, amount: int) -> int | Decimal:

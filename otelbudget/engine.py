@@ -222,6 +222,8 @@ class Engine:
     def sweep(self, now_ns: int) -> None:
         """Reclaim holds that nobody holds on to any more; called with the lock held."""
         for held, crossed in self.store.sweep(now_ns):
+            if held.payer is None:  # a quota's own hold, without a run
+                continue
             if held.payer.keys is not None:
                 held.payer.keys.ended(held)
             accounting.expired(held.payer, held.on_expiry, crossed)

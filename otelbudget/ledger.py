@@ -3,8 +3,7 @@
 Pure: no clock, lock or I/O; the caller holds the lock and passes the time in. One admission rule everywhere: a request
 is admitted iff for every account and every resource ``used + reserved + requested <= limit``, all or nothing.
 
-A carved child counts on the runs above it as at least its carve: they hold ``max(reserved, carve - used)`` of it, so
-what it spends moves there from reserved to used, and what it spends beyond is ordinary use. Quotas count it as it is.
+Carved children are explained in `carves`.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from otelbudget.accounts import (
     limited_in,
 )
 from otelbudget.amounts import UNLIMITED, Amounts
+from otelbudget.carves import alone_on, any_carved, counts, kept_on_each, on_each
 from otelbudget.thresholds import Crossing, cross, crossings, rearm
 
 __all__ = [
@@ -35,11 +35,11 @@ __all__ = [
     "carve",
     "charge",
     "crossings",
-    "exceeds_warned",
     "extend",
     "forget",
     "hold",
     "left",
+    "misfit",
     "rearm",
     "refusal",
     "relimit",
@@ -47,7 +47,6 @@ __all__ = [
     "settle",
     "tightest",
     "uncarve",
-    "widen",
 ]
 
 
@@ -56,76 +55,48 @@ def refusal(
     amounts: Sequence[int],
     wrapping: Account | None = None,
     priority: str = "normal",
+    *,
+    own: Sequence[int] = ZEROS,
+    warn: bool = False,
 ) -> Refusal | None:
-    """The account that refuses *amounts*, or None when all admit them.
+    """The account that refuses *amounts*, or None when all admit them; at most 0 of a resource passes.
 
     The first account whose used amount alone is in the way decides; else the first that only open holds keep busy.
-    *wrapping* is judged by its full limits, a quota by what it leaves to *priority*.
+    *wrapping* is judged by its full limits, a quota by what it leaves to *priority*. *own* is what the same call holds
+    already, whose end is not worth waiting for. *warn* asks the accounts that only warn instead of the others.
     """
     busy: Refusal | None = None
-    for account, asks in _parts(accounts, ZEROS, amounts):
-        if account.warn:
+    asks = on_each(accounts, amounts) if any_carved(accounts) else None
+    for n, account in enumerate(accounts):
+        if account.warn is not warn:
             continue
         limits = account.full if account is wrapping else account.limits
         if account.limits_of is not None:
             limits = account.limits_of[priority]
         used, reserved = account.used, account.reserved
+        asked = amounts if asks is None else asks[n]
         for i in account.limited:
-            asked = asks[i]
-            if not asked or used[i] + reserved[i] + asked <= limits[i]:
+            if asked[i] <= 0 or used[i] + reserved[i] + asked[i] <= limits[i]:
                 continue
-            if used[i] + asked > limits[i]:
+            if used[i] + alone_on(accounts, n, i, own[i] + amounts[i]) > limits[i]:
                 return Refusal(account, i, used[i], reserved[i], limits[i], busy=False)
             if busy is None:
                 busy = Refusal(account, i, used[i], reserved[i], limits[i], busy=True)
     return busy
 
 
-def _parts(
-    accounts: Sequence[Account], used: Sequence[int], held: Sequence[int]
-) -> list[tuple[Account, Sequence[int]]]:
-    """What *held* more comes to on each account, given that *used* more is charged to it; the same where nothing is
-    carved. Call it before the change."""
-    parts: list[tuple[Account, Sequence[int]]] = []
-    more = held
-    for account in reversed(accounts):
-        parts.append((account, more if account.scope == "run" else held))
-        carved = account.carved
-        if carved is not None:
-            more = [
-                _counts(c, u + a, r + b) - _counts(c, u, r)
-                for c, u, r, a, b in zip(carved, account.used, account.reserved, used, more, strict=True)
-            ]
-    parts.reverse()
-    return parts
-
-
-def _counts(carved: int, used: int, reserved: int) -> int:
-    """What the runs above a carved child hold for it."""
-    return max(reserved, carved - used)
-
-
-def exceeds_warned(accounts: Sequence[Account], amounts: Sequence[int]) -> Refusal | None:
-    """The first account in warn mode that *amounts* would exceed, or None."""
-    for account in accounts:
-        if not account.warn:
-            continue
-        for i in account.limited:
-            total = account.used[i] + account.reserved[i] + amounts[i]
-            if amounts[i] and total > account.limits[i]:
-                return Refusal(account, i, account.used[i], account.reserved[i], account.limits[i], busy=False)
-    return None
-
-
 def tightest(accounts: Sequence[Account]) -> tuple[int, int] | None:
-    """(resource, what remains of it) where (used + reserved) / limit is greatest; None without a limit."""
+    """(resource, what remains of it) where the greatest part of a limit is taken; None without a limit."""
     best: tuple[int, int] | None = None
     greatest = -1.0
-    for account in accounts:
+    kept = kept_on_each(accounts) if any_carved(accounts) else None
+    for n, account in enumerate(accounts):
         used, reserved, limits = account.used, account.reserved, account.limits
         for i in account.limited:
             limit = limits[i]
             taken = used[i] + reserved[i]
+            if kept is not None:
+                taken = min(taken, limit) - kept[n][i]
             ratio = taken / limit if limit > 0 else 1.0
             if ratio > greatest:
                 greatest = ratio
@@ -133,46 +104,75 @@ def tightest(accounts: Sequence[Account]) -> tuple[int, int] | None:
     return best
 
 
+def left(accounts: Sequence[Account], resource: int, priority: str = "normal") -> int | None:
+    """What a request of *resource* may be at most, at least 0; None where nothing limits it."""
+    found: int | None = None
+    kept = kept_on_each(accounts) if any_carved(accounts) else None
+    for n, account in enumerate(accounts):
+        limit = (account.limits if account.limits_of is None else account.limits_of[priority])[resource]
+        if limit < UNLIMITED:
+            room = max(0, limit - account.used[resource] - account.reserved[resource])
+            if kept is not None:
+                room += kept[n][resource]
+            found = room if found is None or room < found else found
+    return found
+
+
 def hold(new: Hold) -> None:
     """Put an admitted hold on its accounts."""
-    _shift_reserved(new.accounts, new.amounts, 1)
+    _hold_more(new.accounts, new.amounts)
 
 
 def settle(held: Hold, actual: Sequence[int], state: HoldState) -> list[Crossing]:
     """End an open hold in *state*: return what it held, charge *actual*; gives the thresholds crossed."""
     held.state = state
-    _shift_reserved(held.accounts, held.amounts, -1)
+    _hold_more(held.accounts, [-amount for amount in held.amounts])
     return charge(held.accounts, actual)
+
+
+def misfit(held: Hold, amounts: Amounts, joining: Sequence[Account] = ()) -> Refusal | None:
+    """What refuses that an open hold becomes *amounts*, on the quotas *joining* too; None if it would be admitted."""
+    found = [
+        refusal(held.accounts, _less(amounts, held.amounts), held.wrapping, held.priority, own=held.amounts),
+        refusal(joining, amounts, None, held.priority),
+    ]
+    # Of equals the widest decides, and those that join come before the runs.
+    refused = [one for one in found if one is not None]
+    return min(refused, key=lambda one: (one.busy, one.account.scope == "run"), default=None)
+
+
+def resize(held: Hold, amounts: Amounts, joining: Sequence[Account] = (), *, force: bool = False) -> Refusal | None:
+    """Make an open hold exactly *amounts*, on the quotas *joining* too, under the admission rule or in any case.
+
+    A refusal leaves it unchanged. What it holds already was admitted and is not asked for again.
+    """
+    refused = None if force else misfit(held, amounts, joining)
+    if refused is None:
+        _hold_more(held.accounts, _less(amounts, held.amounts))
+        held.amounts = amounts
+        if joining:
+            _hold_more(joining, amounts)
+            runs = [account for account in held.accounts if account.scope == "run"]
+            quotas = [account for account in held.accounts if account.scope != "run"]
+            held.accounts = (*quotas, *joining, *runs)
+    return refused
 
 
 def extend(held: Hold, delta: Amounts, *, force: bool = False) -> Refusal | None:
     """Grow an open hold by *delta* under the admission rule, or in any case; a refusal leaves it unchanged."""
-    refused = None if force else refusal(held.accounts, delta, held.wrapping, held.priority)
-    if refused is None:
-        _shift_reserved(held.accounts, delta, 1)
-        held.amounts = Amounts(*map(sum, zip(held.amounts, delta, strict=True)))
-        return None
-    # What it holds itself is no other call whose end is worth waiting for.
-    own = held.amounts[refused.resource] + delta[refused.resource]
-    return refused._replace(busy=refused.busy and refused.used + own <= refused.limit)
+    return resize(held, Amounts(*map(sum, zip(held.amounts, delta, strict=True))), force=force)
 
 
-def resize(held: Hold, amounts: Amounts, *, force: bool = False) -> Refusal | None:
-    """Make an open hold exactly *amounts* under the admission rule; a refusal leaves it unchanged."""
-    _shift_reserved(held.accounts, held.amounts, -1)
-    refused = None if force else refusal(held.accounts, amounts, held.wrapping, held.priority)
-    if refused is None:
-        held.amounts = amounts
-    _shift_reserved(held.accounts, held.amounts, 1)
-    return refused
+def _less(amounts: Sequence[int], others: Sequence[int]) -> list[int]:
+    return [a - b for a, b in zip(amounts, others, strict=True)]
 
 
 def charge(accounts: Sequence[Account], actual: Sequence[int]) -> list[Crossing]:
     """Add *actual* to every account, limits or not; gives the thresholds crossed by it."""
     crossed: list[Crossing] = []
     leaf = accounts[-1] if accounts else None
-    if len(accounts) > 1 and any(account.carved is not None for account in accounts):
-        _hold_more(_parts(accounts, actual, ZEROS))
+    if any_carved(accounts):
+        _hold_each(accounts, on_each(accounts, ZEROS, actual))
     for account in accounts:
         used, marks = account.used, account.marks
         for i, amount in enumerate(actual):
@@ -187,26 +187,36 @@ def charge(accounts: Sequence[Account], actual: Sequence[int]) -> list[Crossing]
 
 
 def carve(accounts: Sequence[Account], amounts: Sequence[int]) -> None:
-    """Keep *amounts*, admitted by the runs above, for the last account, which is a fresh `CarvedAccount`."""
-    child, above = _carved_child(accounts)
-    _hold_more(_parts(above, ZEROS, amounts))
+    """Keep *amounts*, admitted by the runs above, for the last account, which is a fresh `CarvedAccount`.
+
+    It can't have more of a carved resource than that.
+    """
+    child = _carved_child(accounts)
+    set_aside = _less(child.full, child.limits)
+    full = [min(limit, share) if share else limit for limit, share in zip(child.full, amounts, strict=True)]
+    relimit(child, [max(0, limit - aside) for limit, aside in zip(full, set_aside, strict=True)], full)
+    _hold_more(_runs_above(accounts), amounts)
     child.carved = amounts
 
 
 def uncarve(accounts: Sequence[Account]) -> None:
     """Give the runs above the last account back what it kept of them and has neither used nor holds."""
-    child, above = _carved_child(accounts)
+    child = _carved_child(accounts)
     if child.carved is not None:
         kept = zip(child.carved, child.used, child.reserved, strict=True)
-        rest = [reserved - _counts(carved, used, reserved) for carved, used, reserved in kept]
+        rest = [reserved - counts(carved, used, reserved) for carved, used, reserved in kept]
         child.carved = None
-        _hold_more(_parts(above, ZEROS, rest))
+        _hold_more(_runs_above(accounts), rest)
 
 
-def _carved_child(accounts: Sequence[Account]) -> tuple[CarvedAccount, list[Account]]:
+def _carved_child(accounts: Sequence[Account]) -> CarvedAccount:
     child = accounts[-1]
     assert isinstance(child, CarvedAccount)
-    return child, [account for account in accounts[:-1] if account.scope == "run"]
+    return child
+
+
+def _runs_above(accounts: Sequence[Account]) -> list[Account]:
+    return [account for account in accounts[:-1] if account.scope == "run"]
 
 
 def forget(account: Account) -> None:
@@ -220,30 +230,6 @@ def forget(account: Account) -> None:
     rearm(account)
 
 
-def left(accounts: Sequence[Account], resource: int, priority: str = "normal") -> int | None:
-    """What a request of *resource* may be at most, at least 0; None where nothing limits it."""
-    found: int | None = None
-    kept = 0
-    for account in reversed(accounts):
-        limit = (account.limits if account.limits_of is None else account.limits_of[priority])[resource]
-        used, reserved = account.used[resource], account.reserved[resource]
-        if limit < UNLIMITED:
-            room = limit - used - reserved + (kept if account.scope == "run" else 0)
-            found = room if found is None or room < found else found
-        if account.carved is not None:
-            kept += _counts(account.carved[resource], used, reserved) - reserved
-    return found if found is None else max(0, found)
-
-
-def widen(held: Hold, accounts: Sequence[Account], *, force: bool = False) -> Refusal | None:
-    """Put an open hold on more quotas, before its other accounts; a refusal leaves it unchanged."""
-    refused = None if force else refusal(accounts, held.amounts, None, held.priority)
-    if refused is None:
-        _hold_more([(account, held.amounts) for account in accounts])
-        held.accounts = (*accounts, *held.accounts)
-    return refused
-
-
 def relimit(account: Account, limits: Sequence[int], full: Sequence[int]) -> None:
     """Give *account* other limits and re-arm its thresholds for amounts not reached yet."""
     account.limits = tuple(limits)
@@ -253,17 +239,21 @@ def relimit(account: Account, limits: Sequence[int], full: Sequence[int]) -> Non
     rearm(account)
 
 
-def _shift_reserved(accounts: Sequence[Account], amounts: Sequence[int], sign: int) -> None:
-    _hold_more(_parts(accounts, ZEROS, amounts if sign > 0 else [-amount for amount in amounts]))
+def _hold_more(accounts: Sequence[Account], amounts: Sequence[int]) -> None:
+    """Hold *amounts* more, which may be negative."""
+    _hold_each(accounts, on_each(accounts, amounts) if any_carved(accounts) else None, amounts)
 
 
-def _hold_more(parts: Sequence[tuple[Account, Sequence[int]]]) -> None:
-    for account, more in parts:
+def _hold_each(
+    accounts: Sequence[Account], each: Sequence[Sequence[int]] | None, amounts: Sequence[int] = ZEROS
+) -> None:
+    for n, account in enumerate(accounts):
         reserved = account.reserved
         if not isinstance(reserved, list):
             reserved = account.reserved = list(ZEROS)
-        for i, amount in enumerate(more):
-            reserved[i] += amount  # in place: a change that nests here is not lost
+        for i, amount in enumerate(amounts if each is None else each[n]):
+            if amount:
+                reserved[i] += amount  # in place: a change that nests here is not lost
         _make_room(account)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from types import MappingProxyType
@@ -15,10 +15,12 @@ from otelbudget.amounts import (
     RESOURCES,
     STEPS,
     TOKENS,
+    TOOLS,
     UNLIMITED,
     Amounts,
     Money,
     count,
+    nanos_of,
     nanoseconds,
     nanousd,
     usd,
@@ -28,7 +30,7 @@ from otelbudget.errors import ConfigError
 if TYPE_CHECKING:
     from decimal import Decimal
 
-__all__ = ["OnExhausted", "RunBudget", "Usage", "ratios"]
+__all__ = ["OnExhausted", "RunBudget", "Usage", "ratios", "sum_of"]
 
 #: ``"raise"``, ``"warn"`` (charge, flag, never block) or ``(denial, run) -> bool``; True evaluates once more.
 OnExhausted = Literal["raise", "warn"] | Callable[[Any, Any], "bool | Awaitable[bool]"]
@@ -238,7 +240,7 @@ class Usage:
     @property
     def cost_nanousd(self) -> int | None:
         """The cost in nano-USD, or None if unknown."""
-        return None if self.cost_usd is None else nanousd("cost_usd", self.cost_usd)
+        return None if self.cost_usd is None else nanos_of(self.cost_usd)
 
     def amounts(self, cost_nanousd: int = 0) -> Amounts:
         """As internal amounts, unknown token counts as 0, at the given cost."""
@@ -257,3 +259,20 @@ class Usage:
         """The cost as Decimal USD, or None if unknown."""
         nano = self.cost_nanousd
         return None if nano is None else usd(nano)
+
+
+def sum_of(amounts: Sequence[int], *, estimated: bool = False) -> Usage:
+    """What *amounts*, in `RESOURCES` order, come to. Unlike what one call used, a sum may be of any size."""
+    known = {
+        "input_tokens": amounts[INPUT],
+        "output_tokens": amounts[OUTPUT],
+        "tokens": amounts[INPUT] + amounts[OUTPUT],
+        "cost_usd": usd(amounts[COST]),
+        "steps": amounts[STEPS],
+        "tool_calls": amounts[TOOLS],
+        "estimated": estimated,
+    }
+    made = object.__new__(Usage)
+    for one in fields(Usage):
+        object.__setattr__(made, one.name, known.get(one.name, one.default))
+    return made

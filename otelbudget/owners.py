@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from otelbudget.accounts import limited_in
+from otelbudget.accounts import QuotaAccount
 from otelbudget.amounts import COST, UNLIMITED
 from otelbudget.names import is_pattern, matching
 from otelbudget.quotas import Quota, Quotas, check_priority
 from otelbudget.stores.books import Book, Where
+from otelbudget.windows import window_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from otelbudget.accounts import QuotaAccount
     from otelbudget.stores.memory import MemoryStore
 
 __all__ = ["DEFAULT", "Owner", "Owners"]
@@ -73,7 +74,7 @@ class Owner:
 
     def run_accounts(self, now_s: float) -> tuple[QuotaAccount, ...]:
         """The accounts of a new root run's own quotas."""
-        return tuple(Book(book.where, book.quota).current(now_s) for book in self.per_run)
+        return tuple(QuotaAccount(book, window_at(book.quota.window, now_s)) for book in self.per_run)
 
 
 def _counting(quota: Quota, books: Sequence[Book]) -> Book | None:

@@ -219,7 +219,7 @@ def test_a_streams_hold_grows_in_blocks_and_a_refusal_cuts_it(world: World) -> N
         call.grow(60 + BLOCK)
         with pytest.raises(BudgetExceeded) as cut:
             call.grow(61 + BLOCK)
-        assert cut.value.reason == "busy"
+        assert cut.value.reason == "limit"
         call.unknown(61 + BLOCK, cut.value)
         assert (used(run)[1], held(run)) == (40 + 61 + BLOCK, [0] * 7)
     names = [name for name, _ in said(world.span("chat"))]

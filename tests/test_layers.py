@@ -17,18 +17,19 @@ PACKAGE = Path(otelbudget.__file__).parent
 ROWS = (
     ("_version", "errors", "semconv"),
     ("amounts", "model", "decision", "windows", "names", "quotas"),
-    ("thresholds", "accounts", "ledger", "pricing", "estimate", "learned", "spans"),
+    ("thresholds", "accounts", "carves", "ledger", "pricing", "estimate", "learned", "spans"),
     ("config",),
     ("stores", "telemetry"),
     ("scope", "runs"),
     ("engine", "owners"),
     ("call_span", "call_needs", "calls"),
     ("span_tree", "live_spans"),
-    ("manager", "quota", "quota_usage"),
+    ("manager", "quota", "quota_changes", "quota_forms", "quota_hold", "quota_usage"),
     ("guards",),
     ("bootstrap",),
     ("demo",),
     ("cli",),
+    ("__main__",),
 )
 #: Imports that go up: made late, inside a function, by what has to work before anything is set up.
 UPWARDS = {("runs", "manager"), ("demo", "")}

@@ -22,6 +22,9 @@ COMMANDS: Final = {
         "otelbudget.cli.demo",
         "run agents of several tenants under budgets against a local server; no key needed",
     ),
+    "validate": ("otelbudget.cli.validate", "say everything that is wrong with budgets.yaml files"),
+    "explain": ("otelbudget.cli.explain", "say which limits of a budgets.yaml a call would be held to"),
+    "schema": ("otelbudget.cli.schema", "write the JSON Schema of a budgets.yaml, for editors"),
 }
 
 #: Exit code after Ctrl-C, as shells have it: 128 and the signal's number.

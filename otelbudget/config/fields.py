@@ -205,7 +205,7 @@ FILE: Final = Section(
             BudgetOrName(_BUDGET, nullable=True), "What a run is held to that asks for no budget: one, or its name."
         ),
         "agents": Field(Named(BudgetOrName(_BUDGET)), "Agent's name (gen_ai.agent.name) -> budget of its runs."),
-        "tenants": Field(Named(_TENANT), "Tenant -> the organisation it belongs to."),
+        "tenants": Field(Named(_TENANT, exact=True), "Tenant -> the organisation it belongs to."),
         "require_tenant": Field(Scalar(FLAG), "Refuse runs that name no tenant. Default false: they are `default`'s."),
         "tenant_from": Field(_TENANT_FROM, "How a run that a span opens learns whose it is; at least one of both."),
         "quotas": Field(_QUOTAS, "What organisations, tenants, users and models may use per window."),

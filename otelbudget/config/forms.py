@@ -13,6 +13,7 @@ from otelbudget.config import patterns, scalars
 
 __all__ = [
     "COUNT",
+    "EXACT_NAMES",
     "FLAG",
     "LASTING_WINDOW",
     "MONEY",
@@ -189,8 +190,16 @@ NAME: Final = Form(
         "patternErrorMessage": "must be a name of 1 to 200 printable characters",
     },
 )
+
+
+def _names(without: str, words: str) -> dict[str, Any]:
+    return {
+        "pattern": f"^(?!.*(?:{without})){patterns.NAME}$(?!\\n)",
+        "patternErrorMessage": f"must be a name of 1 to 200 printable characters, without {words}",
+    }
+
+
 #: What the names in a mapping must be; variables are not replaced in them.
-NAMES: Final = {
-    "pattern": f"^(?!.*\\$\\{{){patterns.NAME}$(?!\\n)",
-    "patternErrorMessage": "must be a name of 1 to 200 printable characters, without ${VARIABLES}",
-}
+NAMES: Final = _names(r"\$\{", "${VARIABLES}")
+#: The same where patterns mean nothing.
+EXACT_NAMES: Final = _names(r"\$\{|[*?\[]", "${VARIABLES}, *, ? and [")

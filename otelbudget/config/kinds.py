@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from otelbudget.config.forms import NAMES, VARIABLE, Form
+from otelbudget.config.forms import EXACT_NAMES, NAMES, VARIABLE, Form
 from otelbudget.config.settings import did_you_mean
 from otelbudget.errors import ConfigError
+from otelbudget.names import is_pattern
 
 if TYPE_CHECKING:
     from yaml.nodes import Node
@@ -211,10 +212,11 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A mapping of free names to values of one kind; nothing at all is an empty one."""
+    """A mapping of free names, patterns unless *exact*, to values of one kind; nothing at all is an empty one."""
 
     item: Kind
     names_budgets: bool = False
+    exact: bool = False
 
     def read(self, reader: Reader, node: Node, path: Path) -> Any:
         entries = {} if reader.is_null(node) else reader.mapping(node, path)
@@ -222,6 +224,9 @@ class Named:
             return INVALID
         if self.names_budgets:
             reader.budgets.extend(entries)
+        for name, entry in entries.items():
+            if self.exact and is_pattern(name):
+                reader.wrong(entry.key, (*path, name), "patterns are not understood here; name each one")
         values = {name: self.item.read(reader, entry.value, (*path, name)) for name, entry in entries.items()}
         return INVALID if INVALID in values.values() else values
 
@@ -229,7 +234,7 @@ class Named:
         return {
             "type": ["object", "null"],
             "additionalProperties": self.item.schema(shared),
-            "propertyNames": NAMES,
+            "propertyNames": EXACT_NAMES if self.exact else NAMES,
         }
 
 

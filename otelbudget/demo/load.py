@@ -99,7 +99,7 @@ class Load:
         self._stopping.set()
         for row in self.rows:
             if row.run is not None and row.working:
-                row.run.freeze(actor="otelbudget demo", reason="the demo is ending")
+                _end(row.run)
         until = time.monotonic() + timeout_s
         for thread in self._threads:
             if thread.ident is not None:  # it was started
@@ -126,8 +126,8 @@ class Load:
         with otelbudget.run(job.budget, tenant=job.tenant, reraise=False) as run:
             row.run, row.working, row.answer = run, True, None
             self._changed(row)
-            if self._stopping.is_set():
-                return
+            if self._stopping.is_set():  # it began too late for `stop` to see it
+                _end(run)
             if job.stubborn:
                 self._insist(client, job, asked)
             else:
@@ -141,10 +141,17 @@ class Load:
     def _insist(self, client: openai.OpenAI, job: Job, asked: str) -> None:
         """A loop as careless code has it: never done, and any exception is a reason to try again."""
         failures = 0
-        while failures < job.stubborn and not self._stopping.is_set():
+        while failures < job.stubborn:
             try:
                 client.chat.completions.create(
                     model=job.model, messages=[{"role": "user", "content": asked}], max_completion_tokens=100
                 )
             except Exception:  # noqa: BLE001 - what such code does
                 failures += 1
+                if self._stopping.is_set():
+                    return
+
+
+def _end(run: BudgetRun) -> None:
+    """Refuse every further call of *run*: whoever makes one has been stopped, whoever makes none has answered."""
+    run.freeze(actor="otelbudget demo", reason="the demo is ending")

@@ -26,7 +26,7 @@ _MILLION: Final = 1_000_000
 
 
 @contextlib.contextmanager
-def paid_call(run: BudgetRun, body: Mapping[str, Any]) -> Iterator[Callable[[Any], None]]:
+def paid_call(run: BudgetRun, body: Mapping[str, Any]) -> Iterator[Callable[[Any], object]]:
     """A chat completion with *body*, as a block; what it gives is to be called with the response.
 
     Where a guard sees every call of the client, this does nothing. Elsewhere it reserves before and commits after, the

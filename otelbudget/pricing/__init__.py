@@ -188,6 +188,11 @@ class Prices:
         """Whether *model* has a price here, by its name or a pattern, whatever is listed elsewhere."""
         return self._find_given(model if isinstance(model, str) else "") is not None
 
+    def entry(self, model: str) -> str | None:
+        """The given name or pattern that *model* is priced by; None if no given one means it."""
+        found = self._find_given(model)
+        return next((name for name, known in self._given.items() if known is found), None)
+
     def _find_given(self, name: str) -> Known | None:
         names = (name, undated(name))
         exact = self._given.get(names[0]) or self._given.get(names[1])

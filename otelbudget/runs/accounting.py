@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from otelbudget import semconv
-from otelbudget.amounts import COST, INPUT, NANOS, NESTED, OUTPUT, TOOLS, Amounts, nanousd, usd
-from otelbudget.model import Usage
+from otelbudget.amounts import COST, INPUT, NANOS, NESTED, OUTPUT, TOOLS, Amounts, nanousd
+from otelbudget.model import Usage, sum_of
 from otelbudget.runs import closing, idempotency
 from otelbudget.runs.admission import payers
 from otelbudget.runs.idempotency import CHARGED, REPLAYED, Attempt, Recorded
@@ -118,6 +118,7 @@ def settle(
         store = run.engine.store
         if attempt is not None and was != "committed":
             amounts = attempt.charges(amounts, whole=given is None)
+        whole = amounts
         if was == "open":
             crossed = store.settle(held, amounts, "committed")
             _let_go(run)
@@ -130,7 +131,7 @@ def settle(
             return False
         if not any(account.scope == "model" for account in held.accounts):
             # Which model it was is known only now: its quota counts it all the same.
-            crossed += store.charge(run.engine.owners.of_model(run.org, usage.model), amounts)
+            crossed += store.charge(run.engine.owners.of_model(run.org, usage.model), whole)
         held.paid = given
         _count(run, usage, amounts, cost)
     announce(run, amounts, site, crossed, _flags(usage, late=late, wrap_up=held.wrapping is not None))
@@ -195,7 +196,7 @@ def expired(run: BudgetRun, charged: Amounts, crossed: Sequence[Crossing]) -> No
 def _complete(usage: Usage | None, held: Amounts) -> Usage:
     """*usage* with what it leaves open taken from the hold."""
     if usage is None:
-        return Usage(held[INPUT], held[OUTPUT], cost_usd=usd(held[COST]), steps=held[0], tool_calls=held[TOOLS])
+        return sum_of(held)
     if usage.input_tokens is not None and usage.output_tokens is not None:
         return usage
     known_input = held[INPUT] if usage.input_tokens is None else usage.input_tokens

@@ -1,141 +1,30 @@
 """Whether a request may go on: one order of evaluation, one critical section, for every kind of request.
 
-Order: closed, no_tenant, unpriced, frozen, latched, deadline, then the accounts from the widest to the leaf. An admitted
-request is held or charged in the same critical section in which it was judged.
+Order: closed, no_tenant, unpriced, frozen, latched, deadline, then the accounts from the widest to the leaf. An
+admitted request is held or charged in the same critical section in which it was judged.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
-from otelbudget import ledger
-from otelbudget.amounts import COST, OUTPUT, RESOURCES, STEPS, TOKENS, TOOLS, UNLIMITED, Amounts
+from otelbudget import carves, ledger
+from otelbudget.amounts import COST, RESOURCES, STEPS, TOOLS, UNLIMITED, Amounts
 from otelbudget.decision import ALLOWED, Decision
 from otelbudget.runs import refusals
-from otelbudget.telemetry.events import NOWHERE, Site
+from otelbudget.runs.ask import GONE, REPLAYED, Ask, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from otelbudget.accounts import Account, Hold
     from otelbudget.decision import Denial
-    from otelbudget.runs.idempotency import Keyed
     from otelbudget.runs.run import BudgetRun
 
 __all__ = ["GONE", "REPLAYED", "Ask", "Verdict", "attempt", "one_call", "payers"]
 
-#: Resources that less output leaves more of.
-_OUTPUT_COUNTS: Final = (TOKENS, OUTPUT, COST)
-#: What a change of a hold comes to that has been settled meanwhile.
-GONE: Final = Decision(True)
-#: What a request with an idempotency key comes to that was admitted before.
-REPLAYED: Final = Decision(True)
-
-
-class Ask:
-    """One request: what it wants, and what happens when it is admitted.
-
-    Args:
-        amounts: Wanted, in internal units, `RESOURCES` order.
-        operation: ``call``, ``check``, ``reserve``, ``tool`` or ``probe``.
-        site: The span that hears of the decision.
-        hold: Registered for *owner* on admission.
-        held: An open hold that is to be changed, instead of a new one.
-        resize: It is to be exactly *amounts* then; else it grows by them.
-        charge: Charge at once on admission (tool calls).
-        carve_for: The child run that this is to be carved out for.
-        model: The model that is called, if known.
-        seconds_ns: Wall time that has to be left.
-        permit: The wrap-up permit of the context, if any.
-        unpriced: The model that no price is known for, if that matters to this run.
-        own_maximum: The request's own maximum of output tokens, for the message.
-        smaller: Given what tells whether amounts fit, the most that does with less output, or None. Where too little
-            is left of tokens or money, *amounts* becomes that and `lowered` true.
-        once: What gives it an idempotency key or makes it one of several attempts, or None.
-    """
-
-    __slots__ = (
-        "amounts",
-        "carve_for",
-        "charge",
-        "held",
-        "hold",
-        "lowered",
-        "model",
-        "once",
-        "operation",
-        "own_maximum",
-        "owner",
-        "permit",
-        "resize",
-        "seconds_ns",
-        "site",
-        "smaller",
-        "unpriced",
-    )
-
-    def __init__(
-        self,
-        amounts: Sequence[int],
-        operation: str,
-        *,
-        site: Site = NOWHERE,
-        hold: Hold | None = None,
-        owner: object = None,
-        held: Hold | None = None,
-        resize: bool = False,
-        charge: bool = False,
-        carve_for: BudgetRun | None = None,
-        model: str | None = None,
-        seconds_ns: int = 0,
-        permit: Any = None,
-        unpriced: str | None = None,
-        own_maximum: int | None = None,
-        smaller: Callable[[Callable[[Sequence[int]], bool]], Amounts | None] | None = None,
-    ) -> None:
-        self.amounts = amounts
-        self.operation = operation
-        self.site = site
-        self.hold = hold
-        self.owner = owner
-        self.held = held
-        self.resize = resize
-        self.charge = charge
-        self.carve_for = carve_for
-        self.model = model
-        self.seconds_ns = seconds_ns
-        self.permit = permit
-        self.unpriced = unpriced
-        self.own_maximum = own_maximum
-        self.smaller = smaller
-        self.lowered = False
-        self.once: Keyed | None = None
-
-    def lower(self, refused: ledger.Refusal, fits: Callable[[Sequence[int]], bool]) -> bool:
-        """Ask for less output if that is what *refused* lacks and less would fit; called with the lock held."""
-        less = self.smaller(fits) if self.smaller is not None and refused.resource in _OUTPUT_COUNTS else None
-        if less is None:
-            return False
-        self.amounts, self.lowered = less, True
-        if self.hold is not None:
-            self.hold.amounts = less
-        return True
-
-
-class Verdict(NamedTuple):
-    """What came of an attempt.
-
-    Attributes:
-        decision: Its `denial` says why not.
-        blocker: The run whose budget is in the way (it may be an ancestor); None if it is not a run's.
-        left: (resource, what remains) of the tightest account, where somebody wants to hear it.
-        crossed: Thresholds reached by charging at once.
-    """
-
-    decision: Decision
-    blocker: BudgetRun | None = None
-    left: tuple[int, int] | None = None
-    crossed: Sequence[ledger.Crossing] = ()
+#: Scopes of the quotas that bind all that a run does, in the order in which they are asked.
+_WIDEST: Final = ("org", "tenant", "user")
 
 
 def attempt(run: BudgetRun, ask: Ask) -> Verdict:
@@ -147,9 +36,11 @@ def attempt(run: BudgetRun, ask: Ask) -> Verdict:
         engine.sweep(now_ns)
         if ask.held is not None:
             return _change(run, ask, ask.held)
-        if ask.once is not None and ask.once.replays(ask):
+        if ask.once is not None and ask.hold is not None and ask.once.replays(ask, ask.hold, ask.owner):
             return Verdict(REPLAYED)
-        accounts = payers(run, ask.model) if ask.carve_for is None else run.accounts
+        if ask.wants is not None:
+            ask.amounts = ask.wants()
+        accounts = payers(run, ask.model) if ask.carve_for is None else _runs(run)
         blocked = _blocked(run, ask, accounts, now_ns)
         warned: Denial | None = None
         if blocked is not None:
@@ -158,9 +49,7 @@ def attempt(run: BudgetRun, ask: Ask) -> Verdict:
                 return Verdict(Decision(False, denial=denial), blocker)
             warned = denial
         if warned is None:
-            over = ledger.exceeds_warned(accounts, ask.amounts)
-            late = _late(run, ask, None, now_ns, warn=True) if over is None else None
-            warned = refusals.of_account(run, ask, over) if over is not None else late and late[0]
+            warned = _exceeded(run, ask, accounts, now_ns)
         crossed = _take(run, ask, accounts, now_ns)
         left = ledger.tightest(accounts) if ask.site.span is not None else None
         if ask.operation != "probe":
@@ -185,33 +74,32 @@ def _change(run: BudgetRun, ask: Ask, held: Hold) -> Verdict:
         elif ask.unpriced is not None:
             refused = refusals.plain(run, run, "unpriced", detail=ask.unpriced or None, resource="cost_usd"), run
     if refused is None:
-        over = _put_on_model(run, ask, held)
+        over = _resized(run, ask, held)
         if over is None:
-            change = ledger.resize if ask.resize else ledger.extend
-            over = change(held, Amounts(*ask.amounts), force=not engine.enforce)
-            if over is not None and ask.lower(over, lambda less: change(held, Amounts(*less)) is None):
-                over = change(held, Amounts(*ask.amounts))
-        if over is None:
+            engine.store.changed()  # it may have become smaller
             return Verdict(ALLOWED)
         refused = refusals.of_account(run, ask, over), run.ancestor_of(over.account)
     return Verdict(Decision(False, denial=refused[0]), refused[1])
 
 
-def _put_on_model(run: BudgetRun, ask: Ask, held: Hold) -> ledger.Refusal | None:
-    """Count a hold on the quotas of a model that was not known when it was made."""
-    more = run.engine.owners.of_model(run.org, ask.model)
-    if not more or any(account.scope == "model" for account in held.accounts):
-        return None
-    return ledger.widen(held, more, force=not run.engine.enforce)
+def _resized(run: BudgetRun, ask: Ask, held: Hold) -> ledger.Refusal | None:
+    """Make *held* what *ask* wants of it; also on the quotas of a model that was not known when it was made."""
+    if not ask.resize:
+        return ledger.extend(held, Amounts(*ask.amounts), force=not run.engine.enforce)
+    joining = run.engine.owners.of_model(run.org, ask.model)
+    if any(account.scope == "model" for account in held.accounts):
+        joining = ()
+    over = ledger.resize(held, Amounts(*ask.amounts), joining, force=not run.engine.enforce)
+    if over is not None and ask.lower(over, lambda less: ledger.misfit(held, Amounts(*less), joining) is None):
+        over = ledger.resize(held, Amounts(*ask.amounts), joining)
+    return over
 
 
 def _take(run: BudgetRun, ask: Ask, accounts: Sequence[Account], now_ns: int) -> Sequence[ledger.Crossing]:
     permit = ask.permit
-    if permit is not None and permit.holds(run) and ask.operation in ("call", "reserve"):
-        permit.used = True
-        if ask.hold is not None:
-            ask.hold.wrapping = permit.run.account
+    wraps_up = permit is not None and permit.holds(run) and ask.operation in ("call", "reserve")
     if ask.hold is not None:
+        ask.hold.wrapping = run.account if wraps_up else None
         ask.hold.accounts = tuple(accounts)
         ask.hold.priority = run.priority
         run.engine.store.register(ask.hold, ask.owner, now_ns)
@@ -224,6 +112,9 @@ def _take(run: BudgetRun, ask: Ask, accounts: Sequence[Account], now_ns: int) ->
         return run.engine.store.charge(accounts, ask.amounts)
     if ask.carve_for is not None:
         ledger.carve(ask.carve_for.accounts, ask.amounts)
+        ask.carve_for.refresh()
+    if wraps_up:
+        permit.used = True
     return ()
 
 
@@ -236,8 +127,17 @@ def payers(run: BudgetRun, model: str | None = None) -> Sequence[Account]:
     if not owner.books and (model is None or not engine.owners.quotas.models):
         return run.accounts
     now_s = engine.store.clock_s()
-    quotas = [book.current(now_s) for book in owner.books]
-    return (*quotas, *engine.owners.of_model(owner.org, model), *run.accounts)
+    quotas: list[Account] = [book.current(now_s) for book in owner.books]
+    runs: Sequence[Account] = run.accounts
+    if runs[0].scope != "run":  # quotas that the root run has on its own
+        quotas = sorted((*quotas, *(a for a in runs if a.scope != "run")), key=lambda one: _WIDEST.index(one.scope))
+        runs = _runs(run)
+    return (*quotas, *engine.owners.of_model(owner.org, model), *runs)
+
+
+def _runs(run: BudgetRun) -> list[Account]:
+    """The accounts of the runs of its lineage alone."""
+    return [account for account in run.accounts if account.scope == "run"]
 
 
 def _blocked(
@@ -267,7 +167,7 @@ def _by_state(run: BudgetRun, ask: Ask, permit: Any) -> tuple[Denial, BudgetRun 
     for one in lineage:
         if one.closed:
             return refusals.plain(one, run, "closed"), one
-    if not run.owner.known:
+    if not all(one.owner.known for one in lineage):
         return refusals.plain(run, run, "no_tenant"), None
     if ask.amounts[STEPS] or any(ask.amounts[1 : COST + 1]):
         model = ask.unpriced
@@ -282,10 +182,21 @@ def _by_state(run: BudgetRun, ask: Ask, permit: Any) -> tuple[Denial, BudgetRun 
         return refusals.plain(permit.run, run, "latched", detail="wrap_up", resource=refused), permit.run
     for one in lineage:
         if one.latched and not (permit is not None and one is run is permit.run):
-            for i, amount in enumerate(ask.amounts):
+            # What a carved child has been given is no new request of those above.
+            asked = carves.on_each(run.accounts, ask.amounts)[run.accounts.index(one.account)]
+            for i, amount in enumerate(asked):
                 if amount and one.latched >> i & 1:
                     return refusals.latched(one, run, ask, i), one
     return None
+
+
+def _exceeded(run: BudgetRun, ask: Ask, accounts: Sequence[Account], now_ns: int) -> Denial | None:
+    """What an admitted request exceeds in accounts that only warn, or None."""
+    over = ledger.refusal(accounts, ask.amounts, None, run.priority, warn=True)
+    if over is not None:
+        return refusals.of_account(run, ask, over._replace(busy=False))
+    late = _late(run, ask, None, now_ns, warn=True)
+    return None if late is None else late[0]
 
 
 def _late(
@@ -306,9 +217,12 @@ def _late(
     return None
 
 
-def one_call(run: BudgetRun) -> Amounts:
-    """What a request without amounts asks for: one model call under every limit in scope."""
-    if run.parent is None and not run.owner.limited:
+def one_call(run: BudgetRun, model: str | None = None) -> Amounts:
+    """What a request without amounts asks for: one call, of *model* if that is known, under every limit in scope."""
+    engine = run.engine
+    if run.parent is None and not run.owner.limited and (model is None or not engine.owners.quotas.models):
         return run.budget.one_call
     limited = run.owner.limited.union(*(account.limited for account in run.accounts))
+    with engine.lock:
+        limited = limited.union(*(account.limited for account in engine.owners.of_model(run.org, model)))
     return Amounts(*(1 if i == STEPS or (i in limited and STEPS < i <= COST) else 0 for i in range(len(RESOURCES))))

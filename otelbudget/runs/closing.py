@@ -26,9 +26,7 @@ def close(run: BudgetRun, outcome: str) -> None:
         if run.closed:
             return
         run.closed = True
-        if isinstance(run.account, CarvedAccount):
-            ledger.uncarve(run.accounts)
-            engine.store.changed()
+        _uncarve(run)
         engine.explicit_runs -= run.kind == "explicit"
         run.plain = False
         run.outcome = outcome
@@ -42,14 +40,21 @@ def close(run: BudgetRun, outcome: str) -> None:
 
 
 def discard(run: BudgetRun) -> None:
-    """Undo the opening of a run that was refused what it needs."""
+    """Undo the opening of a run that was refused what it needs, or that nobody got hold of."""
     engine = run.engine
     with engine.lock:
+        _uncarve(run)
         run.closed = run.finished = True
         run.plain = False
         engine.explicit_runs -= run.kind == "explicit"
         engine.meters.live.discard(run)
         run.tenant_cell.active -= 1
+
+
+def _uncarve(run: BudgetRun) -> None:
+    if isinstance(run.account, CarvedAccount):
+        ledger.uncarve(run.accounts)
+        run.engine.store.changed()
 
 
 def settle_overdue(engine: Engine) -> None:

@@ -126,7 +126,7 @@ class Timeout:
             return
         left = [left_ns for _, left_ns in _left(self._run, self._run.engine.clock_ns())]
         if left:
-            self._timer = self._loop.call_later(max(0, min(left)) / NANOS, self._ring, context=self._context)
+            self._timer = self._loop.call_later(max(0, min(left)) / NANOS, self._ring)
 
     def _disarm(self) -> None:
         self._ended = True

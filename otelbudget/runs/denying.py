@@ -12,13 +12,16 @@ from otelbudget.runs.admission import REPLAYED, Ask, Verdict, attempt
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from otelbudget.decision import Decision, Denial
     from otelbudget.errors import BudgetExceeded
+    from otelbudget.ledger import Crossing
     from otelbudget.runs.run import BudgetRun
     from otelbudget.runs.state import RunState
     from otelbudget.telemetry.events import Site
 
-__all__ = ["adecide", "decide", "observe", "refuse"]
+__all__ = ["adecide", "admitted", "decide", "note", "observe", "refuse", "say_crossed"]
 
 #: Reasons that say nothing about how a run's budget was used: a run that only met these has not exhausted it.
 PASSING: Final = ("busy", "frozen", "closed", "store_unavailable")
@@ -38,7 +41,7 @@ def decide(run: BudgetRun, ask: Ask, wait_ns: int = 0) -> Decision:
             )
         if not verdict.decision.allowed:
             raise refuse(run, ask, verdict)
-    return _admitted(run, ask, verdict)
+    return admitted(run, ask, verdict)
 
 
 async def adecide(run: BudgetRun, ask: Ask, wait_ns: int = 0) -> Decision:
@@ -53,7 +56,7 @@ async def adecide(run: BudgetRun, ask: Ask, wait_ns: int = 0) -> Decision:
             )
         if not verdict.decision.allowed:
             raise refuse(run, ask, verdict)
-    return _admitted(run, ask, verdict)
+    return admitted(run, ask, verdict)
 
 
 def _timed(run: BudgetRun, ask: Ask) -> Verdict:
@@ -74,7 +77,8 @@ def observe(run: RunState, operation: str, began_ns: int, site: Site) -> None:
         run.engine.meters.observe_check(operation, seconds, exemplar)
 
 
-def _admitted(run: BudgetRun, ask: Ask, verdict: Verdict) -> Decision:
+def admitted(run: BudgetRun, ask: Ask, verdict: Verdict) -> Decision:
+    """Say that a request was admitted; gives the decision."""
     decision = verdict.decision
     if decision is REPLAYED:
         return decision
@@ -85,9 +89,14 @@ def _admitted(run: BudgetRun, ask: Ask, verdict: Verdict) -> Decision:
         else:
             run.say(ask.site, events.check_warned, decision.denial)
             _mark(run, ask, "warn", decision.denial.reason)
-    for crossing in verdict.crossed:
-        events.threshold_event((run.ancestor_of(crossing.account) or run).site, crossing)
+    say_crossed(run, verdict.crossed)
     return decision
+
+
+def say_crossed(run: BudgetRun, crossed: Sequence[Crossing]) -> None:
+    """Say which thresholds a tool call has reached."""
+    for crossing in crossed:
+        events.threshold_event((run.ancestor_of(crossing.account) or run).site, crossing)
 
 
 def _mark(run: BudgetRun, ask: Ask, decision: str, reason: str | None = None) -> None:
@@ -111,27 +120,37 @@ def refuse(run: BudgetRun, ask: Ask, verdict: Verdict) -> BudgetExceeded:
     error = denial.error()
     first, loud = _book(run, ask, denial, verdict.blocker, error)
     error.receipt = None if run.kind == "quota" else run.receipt()
+    _say(run, ask, denial, first=first, loud=loud)
+    _mark(run, ask, "deny", denial.reason)
+    return error
+
+
+def note(run: BudgetRun, ask: Ask, denial: Denial) -> None:
+    """Count a denial that is not raised, and say it: nothing latches or is pending."""
+    with run.engine.lock:
+        first, loud = _count(run, ask, denial)
+    _say(run, ask, denial, first=first, loud=loud)
+
+
+def _say(run: BudgetRun, ask: Ask, denial: Denial, *, first: bool, loud: bool) -> None:
     site = ask.site
     if site.span is not None:
         if loud:
             run.say(site, events.check_denied, denial, always=first or denial.reason in REPEATING)
         else:
             run.suppress(site)
-        _mark(run, ask, "deny", denial.reason)
     if first and run.site.span is not None and run.site.span.is_recording():
         run.site.span.set_attribute(f"{semconv.DENIED_PREFIX}{denial.resource or 'call'}.{denial.reason}", True)
     if run.kind == "implicit":
         closing.write_totals(run)
-    return error
 
 
 def _book(
     run: BudgetRun, ask: Ask, denial: Denial, blocker: BudgetRun | None, error: BudgetExceeded
 ) -> tuple[bool, bool]:
-    """Latch, pend and count; gives whether it is the first of its kind, and whether it is worth an event."""
-    engine = run.engine
+    """Latch, pend and count, as `_count` does."""
     key = (denial.resource, denial.reason)
-    with engine.lock:
+    with run.engine.lock:
         if denial.reason == "limit" and blocker is not None and blocker.budget.latch and denial.resource in RESOURCES:
             blocker.latched |= 1 << RESOURCES.index(denial.resource)
         for payer in {run, blocker or run}:
@@ -141,18 +160,24 @@ def _book(
             # The exception keeps frames alive, and so whatever they hold: only for who will raise it again.
             payer.pending.setdefault(key, (error if payer.reraise else None, blocker or run))
             payer.refresh()
-        first = key not in run.seen
-        run.seen |= {key}
-        passing = denial.reason in PASSING
-        if run.first_denial is None or (not passing and run.first_denial.reason in PASSING):
-            run.first_denial = denial
-        if not passing and not run.closed:
+        if denial.reason not in PASSING and not run.closed:
             run.outcome = "exhausted"
-        run.denials += 1
-        cell = run.cell if denial.budget == run.account.name else engine.meters.budget(run.tenant, denial.budget)
-        cell.count(ask.operation, "deny", denial.reason)
-        repeats = denial.reason in REPEATING
-        loud = first or not repeats or run.events_left > 0
-        if repeats:
-            run.events_left -= 1
+        return _count(run, ask, denial)
+
+
+def _count(run: BudgetRun, ask: Ask, denial: Denial) -> tuple[bool, bool]:
+    """Count it; gives whether it is the first of its kind, and whether it is worth an event."""
+    key = (denial.resource, denial.reason)
+    first = key not in run.seen
+    run.seen |= {key}
+    if run.first_denial is None or (denial.reason not in PASSING and run.first_denial.reason in PASSING):
+        run.first_denial = denial
+    run.denials += 1
+    meters = run.engine.meters
+    cell = run.cell if denial.budget == run.account.name else meters.budget(run.tenant, denial.budget)
+    cell.count(ask.operation, "deny", denial.reason)
+    repeats = denial.reason in REPEATING
+    loud = first or not repeats or run.events_left > 0
+    if repeats:
+        run.events_left -= 1
     return first, loud

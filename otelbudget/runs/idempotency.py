@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
+from weakref import ref
 
 from otelbudget import ledger
 from otelbudget.amounts import Amounts
 from otelbudget.errors import IdempotencyError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from otelbudget.accounts import Hold
     from otelbudget.model import Usage
     from otelbudget.runs.admission import Ask
@@ -126,26 +129,34 @@ class Entry:
     Attributes:
         kind: ``reserve`` or ``record``.
         payload: The amounts asked for, or the usage.
-        hold: What a reserve holds or held; None once the run has ended.
-        attempt: The attempt that it was.
-        on_unknown: As asked.
-        made: A weak reference to the Reservation, whose life keeps the hold; None before there is one.
+        attempt: What a reserve holds or held; None for a record, and once the run has ended.
+        on_unknown: As it was reserved with.
+        made: Gives the Reservation, or None if it is gone: a hold lives as long as that, so it is not kept here.
     """
 
-    __slots__ = ("attempt", "hold", "kind", "made", "on_unknown", "payload")
+    __slots__ = ("attempt", "kind", "made", "on_unknown", "payload")
 
     def __init__(self, kind: Kind, payload: Amounts | Usage, attempt: Attempt | None = None) -> None:
         self.kind: Kind = kind
         self.payload = payload
         self.attempt = attempt
-        self.hold: Hold | None = None if attempt is None else attempt.hold
         self.on_unknown: Any = "full"
-        self.made: Any = None
+        self.made: Callable[[], Reservation | None] = _gone
 
     @property
     def open(self) -> bool:
         """Whether its hold is open."""
-        return self.hold is not None and self.hold.state == "open"
+        return self.attempt is not None and self.attempt.hold.state == "open"
+
+    def again(self, fresh: Reservation) -> Reservation:
+        """The reservation once more; *fresh* takes its place if it is gone. Called with the lock held."""
+        found = self.made()
+        if found is None:
+            assert self.attempt is not None
+            fresh.stand_for(self.attempt, self.on_unknown)
+            found, self.made = fresh, ref(fresh)
+        found.replayed = True
+        return found
 
     def match(self, key: str, kind: Kind, payload: Amounts | Usage) -> None:
         """Raise IdempotencyError unless a request is this one once more."""
@@ -218,7 +229,11 @@ class Keys:
         self.calls.clear()
         self.attempts.clear()
         for entry in self.entries.values():
-            entry.hold = entry.attempt = entry.made = None
+            entry.attempt, entry.made = None, _gone
+
+
+def _gone() -> None:
+    return None
 
 
 def keys_of(run: BudgetRun) -> Keys:
@@ -243,29 +258,29 @@ class Keyed:
 
     Args:
         run: Whose.
-        payload: The amounts that the caller asked for.
+        payload: The amounts that the caller gave.
+        wanted: What that comes to.
         key: Its idempotency key, or None.
         attempt_of: The logical call that it is an attempt at; None makes *key* one.
-        on_unknown: As asked.
 
     Attributes:
-        earlier: What was done before under the same key, if it was.
+        earlier: The reservation that was made under the same key before.
     """
 
-    __slots__ = ("attempt_of", "earlier", "key", "on_unknown", "payload", "run")
+    __slots__ = ("attempt_of", "earlier", "key", "payload", "run", "wanted")
 
     def __init__(
-        self, run: BudgetRun, payload: Amounts, key: str | None, attempt_of: str | None, on_unknown: str
+        self, run: BudgetRun, payload: Amounts, wanted: Amounts, key: str | None, attempt_of: str | None
     ) -> None:
         self.run = run
         self.payload = payload
+        self.wanted = wanted
         self.key = key
         self.attempt_of = attempt_of or key or ""
-        self.on_unknown = on_unknown
-        self.earlier: Entry | None = None
+        self.earlier: Reservation | None = None
 
-    def replays(self, ask: Ask) -> bool:
-        """Whether it has been done before; else *ask* is made to want no step that the call has already.
+    def replays(self, ask: Ask, held: Hold, fresh: Reservation) -> bool:
+        """Whether it has been done before; else *ask* and its hold are made to want no step that the call has already.
 
         Raises:
             IdempotencyError: Something else has been done under its key.
@@ -274,23 +289,21 @@ class Keyed:
         entry = None if self.key is None else keys.entries.get(self.key)
         if entry is not None and self.key is not None and not self.run.closed:
             entry.match(self.key, "reserve", self.payload)
-            self.earlier = entry
+            self.earlier = entry.again(fresh)
             return True
-        steps = keys.call(self.attempt_of).missing(self.payload.steps)
-        ask.amounts = self.payload._replace(steps=steps)
-        if ask.hold is not None:
-            ask.hold.amounts = self.payload._replace(steps=steps)
+        wanted = self.wanted
+        ask.amounts = held.amounts = wanted._replace(steps=keys.call(self.attempt_of).missing(wanted.steps))
         return False
 
     def admitted(self, held: Hold, made: Reservation) -> None:
         """Remember *made*, which has been admitted just now."""
         keys = keys_of(self.run)
-        attempt = made.attempt = Attempt(keys, keys.call(self.attempt_of), held, self.payload.steps)
+        attempt = made.attempt = Attempt(keys, keys.call(self.attempt_of), held, self.wanted.steps)
         keys.join(self.run, self.attempt_of, attempt)
         if self.key is not None:
             entry = Entry("reserve", self.payload, attempt)
-            entry.on_unknown = self.on_unknown
-            entry.made = held.owner
+            entry.on_unknown = made.on_unknown
+            entry.made = ref(made)
             keys.keep(self.run, self.key, entry)
 
 

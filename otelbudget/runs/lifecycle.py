@@ -107,11 +107,15 @@ class RunScope:
         engine = self._engine
         closing.tend(engine)
         run = self._make()
-        span = our_spans.start(engine.tracer, f"{semconv.RUN_SPAN} {self._budget.name or 'custom'}")
-        run.span = span
-        run.site = site_of(span)
-        closing.write_limits(run, span)
-        return run, scope.with_run(trace.set_span_in_context(span), run)
+        try:
+            span = our_spans.start(engine.tracer, f"{semconv.RUN_SPAN} {self._budget.name or 'custom'}")
+            run.span = span
+            run.site = site_of(span)
+            closing.write_limits(run, span)
+            return run, scope.with_run(trace.set_span_in_context(span), run)
+        except BaseException:  # nobody would ever close it
+            closing.discard(run)
+            raise
 
     def _make(self) -> BudgetRun:
         from otelbudget.runs.run import BudgetRun
@@ -119,7 +123,7 @@ class RunScope:
         engine, options = self._engine, self._options
         who = {name: options[name] for name in ("org", "tenant", "user", "priority")}
         parent = None if options["mode"] == "detached" else options["parent"] or self._around()
-        carved = None
+        wants = None
         if parent is not None:
             if parent.kind == "explicit":
                 _check_owner(parent, who)
@@ -128,12 +132,12 @@ class RunScope:
         if options["mode"] == "carve":
             if parent is None:
                 raise ValueError("mode='carve' keeps a part of the run around it, and there is none here")
-            carved = carving.amounts_of(options["carve"], self._budget, parent)
+            wants = carving.wanted(options["carve"], self._budget, parent)
         owner = engine.owners.owner(**who)
-        run = BudgetRun(engine, self._budget, owner, parent=parent, reraise=self._reraise, carved=carved)
-        if parent is not None and carved is not None:
+        run = BudgetRun(engine, self._budget, owner, parent=parent, reraise=self._reraise, carved=wants is not None)
+        if parent is not None and wants is not None:
             try:
-                carving.hold(run, parent, carved)
+                carving.hold(run, parent, wants)
             except BaseException:
                 closing.discard(run)
                 raise

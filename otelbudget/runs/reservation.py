@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from weakref import ref
 
 from otelbudget import semconv
-from otelbudget.amounts import COST, NOTHING, OUTPUT, RESOURCES, TOKENS, Amounts, amounts_from, shown, usd
+from otelbudget.amounts import COST, NOTHING, OUTPUT, RESOURCES, TOKENS, Amounts, amounts_from, shown
 from otelbudget.errors import IdempotencyError
 from otelbudget.ledger import Hold
-from otelbudget.model import Usage
+from otelbudget.model import Usage, sum_of
 from otelbudget.runs import accounting, admission, denying, idempotency, waiting, wrapping
-from otelbudget.runs.idempotency import CHARGED, REPLAYED, Attempt, Entry, Keyed, Recorded
+from otelbudget.runs.idempotency import CHARGED, REPLAYED, Attempt, Keyed, Recorded
 from otelbudget.runs.wanted import wanted
 from otelbudget.telemetry import events
 
@@ -63,12 +63,17 @@ class Reservation:
 
     __slots__ = ("__weakref__", "_hold", "attempt", "on_unknown", "replayed", "run")
 
-    def __init__(self, run: BudgetRun, hold: Hold, on_unknown: OnUnknown, attempt: Attempt | None = None) -> None:
+    def __init__(self, run: BudgetRun, hold: Hold, on_unknown: OnUnknown) -> None:
         self.run = run
         self.on_unknown: OnUnknown = on_unknown
         self.replayed = False
+        self.attempt: Attempt | None = None
         self._hold = hold
-        self.attempt = attempt
+
+    def stand_for(self, attempt: Attempt, on_unknown: OnUnknown) -> None:
+        """Take the place of the reservation object of *attempt*, which is gone. Called with the lock held."""
+        self.attempt, self._hold, self.on_unknown = attempt, attempt.hold, on_unknown
+        self._hold.owner = ref(self)
 
     @property
     def settled(self) -> bool:
@@ -192,36 +197,32 @@ def _request(run: BudgetRun, given: dict[str, Any]) -> tuple[admission.Ask, Rese
     if on_unknown not in ("input", "full", "open"):
         raise ValueError(f"on_unknown must be 'input', 'full' or 'open', got {on_unknown!r}")
     key, attempt_of = (idempotency.as_key(name, given.pop(name, None)) for name in ("idempotency_key", "attempt_of"))
-    model = given.pop("model", None)
     if "seconds" in given:
         raise ValueError("seconds can't be reserved: time passes by itself; use check(seconds=...)")
-    amounts = amounts_from(given, admission.one_call(run))
-    hold = Hold(run.accounts, amounts, payer=run)
+    want = wanted(run, given)
+    hold = Hold(run.accounts, want.amounts, payer=run)
     made = Reservation(run, hold, on_unknown)
     ask = admission.Ask(
-        amounts, "reserve", site=run.site_here(), hold=hold, owner=made, permit=wrapping.permit(), model=model
+        want.amounts,
+        "reserve",
+        site=run.site_here(),
+        hold=hold,
+        owner=made,
+        permit=wrapping.permit(),
+        model=want.model,
+        unpriced=want.unpriced,
     )
     if key is not None or attempt_of is not None:
-        ask.once = Keyed(run, amounts, key, attempt_of, on_unknown)
+        # Prices may change between two equal requests, so only a cost that was given is part of what is compared.
+        payload = want.amounts if "cost_usd" in given else want.amounts._replace(cost_nanousd=0)
+        ask.once = Keyed(run, payload, want.amounts, key, attempt_of)
     return ask, made
 
 
 def _made(ask: admission.Ask, made: Reservation) -> Reservation:
-    """The reservation that an admitted *ask* has made, or the one that its key stands for."""
-    keyed: Keyed | None = ask.once
-    return made if keyed is None or keyed.earlier is None else _again(made.run, keyed.earlier)
-
-
-def _again(run: BudgetRun, entry: Entry) -> Reservation:
-    """The reservation of *entry*. If its object is gone, another one takes its place and keeps the hold alive."""
-    with run.engine.lock:
-        found: Reservation | None = None if entry.made is None else entry.made()
-        if found is None:
-            assert entry.hold is not None
-            found = Reservation(run, entry.hold, entry.on_unknown, entry.attempt)
-            entry.made = entry.hold.owner = ref(found)
-        found.replayed = True
-    return found
+    """The reservation that an admitted *ask* has made, or the earlier one that its key stands for."""
+    earlier = None if ask.once is None else ask.once.earlier
+    return made if earlier is None else earlier
 
 
 class AsyncReserve:
@@ -263,11 +264,4 @@ def input_part(amounts: Amounts) -> Amounts:
 
 def estimate_of(amounts: Amounts) -> Usage:
     """Amounts as a usage that says it is an estimate."""
-    return Usage(
-        amounts.input_tokens,
-        amounts.output_tokens,
-        cost_usd=usd(amounts.cost_nanousd),
-        steps=amounts.steps,
-        tool_calls=amounts.tool_calls,
-        estimated=True,
-    )
+    return sum_of(amounts, estimated=True)

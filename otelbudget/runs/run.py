@@ -9,24 +9,22 @@ from opentelemetry.context import get_current
 
 from otelbudget import ledger
 from otelbudget.amounts import (
-    COST,
     INPUT,
     NANOS,
     RESOURCES,
     STEPS,
     TOKENS,
-    TOOLS,
     UNLIMITED,
     OtherAmounts,
     count,
     nanoseconds,
     shown,
-    usd,
 )
 from otelbudget.decision import ALLOWED, Decision
-from otelbudget.model import RunBudget, Usage
-from otelbudget.runs import accounting, admission, controls, denying, lifecycle, reservation, tools, wrapping
+from otelbudget.model import RunBudget, Usage, sum_of
+from otelbudget.runs import accounting, admission, batches, controls, denying, lifecycle, reservation, tools, wrapping
 from otelbudget.runs.deadlines import Timeout
+from otelbudget.runs.idempotency import Recorded, as_key
 from otelbudget.runs.receipt import Receipt, receipt_of
 from otelbudget.runs.state import RunState
 from otelbudget.runs.wanted import wanted
@@ -35,6 +33,7 @@ from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site
 
 if TYPE_CHECKING:
+    from otelbudget.runs.batches import Batch, CallName
     from otelbudget.runs.lifecycle import RunScope
     from otelbudget.runs.reservation import AsyncReserve, Reservation
     from otelbudget.runs.tools import ToolCall
@@ -124,23 +123,21 @@ class BudgetRun(RunState):
                 self.cell.count("probe", "deny", decision.denial.reason)
         return decision.allowed
 
-    def reserve(
-        self, *, idempotency_key: str | None = None, attempt_of: str | None = None, **amounts: Any
-    ) -> Reservation:
+    def reserve(self, **amounts: Any) -> Reservation:
         """Hold this much until it is committed or released: the way to be exact while several calls are in flight.
-
-        With *idempotency_key* the same request once more, as long as the run is open, gives the same reservation,
-        settled or not, which is then ``replayed``; a refused one leaves no key behind. *attempt_of* names a logical
-        call, by the key of its first reserve or by any name: each attempt holds for itself, the step is paid once.
 
         Example:
             >>> with run.reserve(tokens=500, cost_usd=0.01) as reservation:  # doctest: +SKIP
             ...     reservation.commit(Usage(input_tokens=80, output_tokens=20, cost_usd=0.002))
 
         With ``wait_s`` it waits so many seconds at most until it fits, while open holds, a freeze or a limit refuse it.
+        With ``idempotency_key`` the same request once more, as long as the run is open, gives the same reservation,
+        settled or not, and marks it ``replayed``; a refused one leaves no key behind. ``attempt_of`` names a logical
+        call, by the key of its first reserve or by any name: each attempt has a hold of its own, the step is paid once.
 
         Raises:
             BudgetExceeded: It does not fit; nothing is held anywhere.
+            IdempotencyError: The key has been used in this run for something else.
         """
         return reservation.reserve(self, amounts)
 
@@ -167,11 +164,19 @@ class BudgetRun(RunState):
 
     # --- spending
 
-    def record(self, usage: Usage, *, site: Site | None = None) -> None:
-        """Charge what was used, over the limit too. Never raises a denial."""
+    def record(self, usage: Usage, *, idempotency_key: str | None = None, site: Site | None = None) -> Recorded:
+        """Charge what was used, over the limit too. Never raises a denial.
+
+        Returns:
+            Whether it was ``replayed``: charged under the same *idempotency_key* before, so that nothing has changed.
+
+        Raises:
+            IdempotencyError: That key has been used in this run for something else; nothing is charged.
+        """
         if not isinstance(usage, Usage):
             raise TypeError(f"record() takes a Usage, got {usage!r}; for tokens alone use record_call(tokens)")
-        accounting.record(self, usage, self.site_here() if site is None else site)
+        key = as_key("idempotency_key", idempotency_key)
+        return accounting.record(self, usage, self.site_here() if site is None else site, key=key)
 
     def record_call(self, tokens: int = 0) -> None:
         """Charge one model call of *tokens* tokens."""
@@ -202,9 +207,9 @@ class BudgetRun(RunState):
         if site.span is not None or crossed:
             accounting.announce(self, (1, tokens, tokens, 0, 0), site, crossed)
 
-    async def arecord(self, usage: Usage) -> None:
+    async def arecord(self, usage: Usage, *, idempotency_key: str | None = None) -> Recorded:
         """`record` for coroutines."""
-        self.record(usage)
+        return self.record(usage, idempotency_key=idempotency_key)
 
     async def arecord_call(self, tokens: int = 0) -> None:
         """`record_call` for coroutines."""
@@ -221,6 +226,24 @@ class BudgetRun(RunState):
             BudgetExceeded: On entering, when no tool call (or no nested one, inside another) is left.
         """
         return tools.ToolCall(self, name, call_id)
+
+    def tool_calls(self, *calls: CallName, partial: bool = False) -> Batch:
+        """Several tool calls that were asked for together, as a block (``with`` or ``async with``) that holds them.
+
+        Example:
+            >>> with run.tool_calls("search", ("fetch", "call_2")) as batch:  # doctest: +SKIP
+            ...     for call in batch:
+            ...         with call:
+            ...             answers.append(execute(call.name))
+
+        Args:
+            calls: Names, or (name, call id).
+            partial: Admit as many as fit; the others are `Batch.refused`, and nothing is raised.
+
+        Raises:
+            BudgetExceeded: On entering, when not all of them fit; none of them may run then.
+        """
+        return batches.Batch(self, calls, partial=partial)
 
     # --- children and the end
 
@@ -282,7 +305,7 @@ class BudgetRun(RunState):
         """What was used so far, by this run and its children."""
         with self.engine.lock:
             used = list(self.account.used)
-        return Usage(used[2], used[3], cost_usd=usd(used[COST]), steps=used[0], tool_calls=used[TOOLS])
+        return sum_of(used)
 
     def remaining(self) -> dict[str, Any]:
         """What is left of each resource, over this run, all above it and its quotas: ``{resource: amount}``.

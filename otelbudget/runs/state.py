@@ -81,7 +81,7 @@ class RunState:
         parent: BudgetRun | None = None,
         kind: Kind = "explicit",
         reraise: bool = True,
-        carved: Sequence[int] | None = None,
+        carved: bool = False,
     ) -> None:
         self.engine = engine
         self.lock = engine.lock
@@ -93,7 +93,7 @@ class RunState:
         self.reraise = reraise
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.number = secrets.randbits(128)
-        self.account: Account = _account(budget, carved)
+        self.account: Account = _account(budget, carved=carved)
         if parent is not None:
             self.accounts: tuple[Account, ...] = (*parent.accounts, self.account)
         elif owner.per_run and kind != "quota":
@@ -299,17 +299,10 @@ class RunState:
         our_spans.end(span)
 
 
-def _account(budget: RunBudget, carved: Sequence[int] | None) -> Account:
-    """The account of a run; a carved child can't have more of a carved resource than its carve."""
-    full, ordinary = budget.limits, budget.ordinary_limits
-    if carved is not None:
-        set_aside = [a - b for a, b in zip(full, ordinary, strict=True)]
-        full = tuple(min(limit, share) if share else limit for limit, share in zip(full, carved, strict=True))
-        ordinary = tuple(max(0, limit - aside) for limit, aside in zip(full, set_aside, strict=True))
-    kind = Account if carved is None else CarvedAccount
-    return kind(
-        ordinary,
-        full=full,
+def _account(budget: RunBudget, *, carved: bool) -> Account:
+    return (CarvedAccount if carved else Account)(
+        budget.ordinary_limits,
+        full=budget.limits,
         name=budget.name,
         thresholds=budget.thresholds,
         warn=budget.on_exhausted == "warn",

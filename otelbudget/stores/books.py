@@ -41,15 +41,16 @@ class Book:
         given: The quota as configured.
         override: The quota that replaces it until it is removed, or None.
         pinned: It is shown and kept also while nobody uses it.
+        forgotten: Nothing was used of it, so it is kept only by those who refer to it, until they charge it.
     """
 
-    __slots__ = ("__weakref__", "_account", "_ended", "given", "override", "pinned", "where")
+    __slots__ = ("__weakref__", "_account", "_ended", "forgotten", "given", "override", "pinned", "where")
 
     def __init__(self, where: Where, quota: Quota) -> None:
         self.where = where
         self.given = quota
         self.override: Quota | None = None
-        self.pinned = False
+        self.pinned = self.forgotten = False
         self._account: QuotaAccount | None = None
         self._ended: list[QuotaAccount] = []
 
@@ -165,6 +166,7 @@ class Books:
             found.change(quota, found.override)
         if key not in self._kept:
             self._kept[key] = found
+            found.forgotten = False
             if len(self._kept) >= self._look_at:
                 self._forget_idle(now_s)
         return found
@@ -196,6 +198,14 @@ class Books:
         """Let go of a book whose quota nobody gives any more. Calls in flight settle."""
         self._kept.pop((book.where, book.given.name, book.given.window), None)
 
+    def remember(self, book: Book) -> None:
+        """Keep a book again that was forgotten, and is charged after all by a run that still refers to it."""
+        book.forgotten = False
+        self._kept[book.where, book.given.name, book.given.window] = book
+
     def _forget_idle(self, now_s: float) -> None:
-        self._kept = {key: book for key, book in self._kept.items() if not book.idle(now_s)}
+        for key, book in list(self._kept.items()):
+            if book.idle(now_s):
+                book.forgotten = True
+                del self._kept[key]
         self._look_at = max(_MANY, 2 * len(self._kept))

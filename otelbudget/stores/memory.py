@@ -67,8 +67,8 @@ class MemoryStore:
 
     def settle(self, held: Hold, actual: Sequence[int], state: HoldState) -> list[Crossing]:
         """End an open hold in *state*: give back what it held, charge *actual*."""
-        self._open.pop(held, None)
         crossed = ledger.settle(held, actual, state)
+        self._open.pop(held, None)
         self._note(held.accounts, actual)
         self.changed()
         return crossed
@@ -76,6 +76,11 @@ class MemoryStore:
     def _note(self, accounts: Sequence[Account], actual: Sequence[int]) -> None:
         """Remember when a rolling window was charged: it counts from then, also for a hold that was made before."""
         for account in accounts:
+            book = account.book
+            if book is None:
+                continue
+            if book.forgotten:
+                self.books.remember(book)
             if account.buckets is not None:
                 account.buckets.add(actual, self.clock_s())
 
@@ -84,12 +89,14 @@ class MemoryStore:
         expired = []
         while self._open:
             oldest = next(iter(self._open))
-            if oldest.expires_ns > now_ns:
+            if oldest.expires_ns > now_ns and oldest.state == "open":
                 break
-            if oldest.owner() is None:
+            owner = oldest.owner()  # alive until it is renewed
+            if oldest.state == "open" and owner is None:
                 expired.append((oldest, self.settle(oldest, oldest.on_expiry, "expired")))
-            else:
-                self._open.pop(oldest, None)
+                continue
+            self._open.pop(oldest, None)
+            if oldest.state == "open":  # what the garbage collector ends in between may have settled it
                 oldest.expires_ns = now_ns + self.ttl_ns
                 self._open[oldest] = None
         return expired

@@ -79,9 +79,9 @@ def files(seed: int, number: int) -> Iterator[str]:
     for i in range(number):
         text = WHOLE if i % 8 == 0 else source.choice(SMALL)
         how = source.random()
-        if how < 0.85:
+        if how < 0.9:
             text = with_other_nodes(source, text)
-        if how > 0.75:
+        if how > 0.85:
             text = with_noise(source, text)
         yield text
 
@@ -89,7 +89,7 @@ def files(seed: int, number: int) -> Iterator[str]:
 def with_other_nodes(source: random.Random, text: str) -> str:
     """*text* with one to three nodes dropped, doubled, renamed, swapped, or made something else."""
     root = compose(text, "seed")
-    for _ in range(source.choice((1, 1, 2, 3))):
+    for _ in range(source.choice((1, 1, 1, 2, 3))):
         mutate(source, root)
     try:
         return yaml.serialize(root, Dumper=yaml.BaseDumper, allow_unicode=True, width=1000)  # type: ignore[no-any-return]
@@ -113,7 +113,8 @@ def mutate(source: random.Random, root: Node) -> None:
     nodes = list(walk(root))
     node = source.choice(nodes)
     if isinstance(node, ScalarNode):
-        node.value = source.choice(VALUES)
+        others = [other.value for other in nodes if isinstance(other, ScalarNode)]
+        node.value = source.choice(others if source.random() < 0.3 else VALUES)
         node.style = source.choice((None, None, None, "'", '"', "|"))
     elif isinstance(node, SequenceNode):
         change_list(source, node, nodes)

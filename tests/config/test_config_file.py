@@ -12,7 +12,6 @@ import pytest
 
 import otelbudget
 from otelbudget.config import Config, Estimates, TelemetryConfig, load_budget_config
-from otelbudget.config.loader import load
 from otelbudget.errors import ConfigError
 from otelbudget.model import RunBudget
 from otelbudget.pricing import Price, Prices
@@ -20,28 +19,6 @@ from otelbudget.pricing import Price, Prices
 ROOT = Path(__file__).parents[2]
 Read = Callable[..., Config]
 Refuse = Callable[..., list[str]]
-
-
-@pytest.fixture
-def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
-    monkeypatch.chdir(tmp_path)
-
-    def read(text: str, **variables: str) -> Config:
-        Path("b.yaml").write_text(text, encoding="utf-8")
-        return load("b.yaml", variables)
-
-    return read
-
-
-@pytest.fixture
-def refuse(read: Read) -> Refuse:
-    def refuse(text: str, **variables: str) -> list[str]:
-        with pytest.raises(ConfigError) as refused:
-            read(text, **variables)
-        return str(refused.value).splitlines()
-
-    return refuse
-
 
 # --- what may stand in it
 

@@ -103,6 +103,26 @@ def test_stopping_ends_runs_in_their_middle_and_starts_no_more(manager) -> None:
         assert receipt.used["steps"] == sent == evidence.admitted(evidence.scrape(None, manager.engine.meters))
 
 
+def test_a_loop_that_is_stopped_has_not_answered(manager) -> None:
+    with DemoServer(latency_s=0.1) as server:
+        load = Load([Job("a", None, stubborn=25)], server.base_url)
+        load.start()
+        while server.requests < 2:
+            time.sleep(0.01)
+        load.stop()
+    (row,) = load.rows
+    assert (row.outcomes, row.receipt().denials, row.working) == ({"frozen": 1}, 1, False)
+
+
+def test_a_run_that_begins_while_all_are_stopped_is_stopped_too(manager) -> None:
+    with DemoServer() as server:
+        load = Load([Job("a", "quick_answer")], server.base_url, changed=lambda _: load._stopping.set())
+        load.start()
+        done(load)
+        assert server.requests == 0
+    assert (load.rows[0].outcomes, load.rows[0].working) == ({"frozen": 1}, False)
+
+
 def test_forever_means_one_run_after_another(manager) -> None:
     with DemoServer() as server:
         load = Load([Job("a", "quick_answer")], server.base_url, forever=True)

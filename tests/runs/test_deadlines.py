@@ -316,8 +316,10 @@ async def test_an_extension_from_another_thread_lets_the_work_go_on(real: World)
 async def test_a_deadline_brought_forward_from_another_thread_ends_the_work_then(real: World) -> None:
     async with real.run(RunBudget(max_seconds=FOREVER_S), reraise=False) as run, run.child(reraise=False) as child:
         task = await working(child)
-        in_a_thread(lambda: run.extend(to={"seconds": 0.001}, actor="ops"))
+        sooner = threading.Timer(0.01, lambda: run.extend(to={"seconds": 0.001}, actor="ops"))
+        sooner.start()  # while the loop sleeps
         await stopped(task)
+        sooner.join()
 
 
 async def test_a_reset_begins_the_time_anew(world: World) -> None:
@@ -362,6 +364,15 @@ def test_moving_a_deadline_whose_loop_was_closed_harms_nobody(world: World) -> N
     run.extend(seconds=5)
     assert run.remaining()["seconds"] == 15
     task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+async def test_a_change_that_is_heard_of_after_the_block_sets_no_timer(world: World) -> None:
+    async with world.run(TEN) as run:
+        block = run.timeout()
+        async with block:
+            run.extend(seconds=5)
+        await asyncio.sleep(0)
+        assert block._timer is None
 
 
 async def test_a_block_is_entered_once(world: World) -> None:
@@ -459,6 +470,29 @@ async def test_work_that_ends_while_the_question_is_open_was_in_time(world: Worl
         assert run.check()
 
 
+async def test_a_deadline_moved_by_a_callback_that_goes_on_is_asked_about_too_in_its_turn(real: World) -> None:
+    asked: list[str] = []
+    go_on = asyncio.Event()
+
+    async def more(denial: Any, run: BudgetRun) -> bool:
+        asked.append(denial.reason)
+        if denial.reason == "limit":
+            run.extend(to={"seconds": 0.001})
+            await go_on.wait()
+        return False
+
+    budget = RunBudget(max_seconds=FOREVER_S, max_steps=0, on_exhausted=more)
+    async with real.run(budget, reraise=False) as run:
+        task, check = await working(run), asyncio.create_task(run.acheck())
+        await asyncio.sleep(0.02)
+        assert (asked, task.done()) == (["limit"], False)
+        go_on.set()
+        await stopped(task)
+        with pytest.raises(BudgetExceeded):
+            await check
+    assert asked == ["limit", "deadline"]
+
+
 # --- wrapping up
 
 
@@ -504,4 +538,16 @@ async def test_nothing_set_aside_is_no_time_after_the_deadline(world: World, wra
         async with run.wrap_up():
             with pytest.raises(BudgetExceeded) as denied:
                 await blocked(run, asyncio.Event())
+        assert denied.value.reason == "deadline"
+
+
+async def test_the_wrap_up_of_a_run_gives_its_children_no_time(world: World) -> None:
+    budget = RunBudget(max_seconds=10, wrap_up={"seconds": 5})
+    async with world.run(budget, reraise=False) as run:
+        world.advance(10)
+        with pytest.raises(BudgetExceeded):
+            run.check()
+        async with run.wrap_up(), run.child(reraise=False) as child:
+            with pytest.raises(BudgetExceeded) as denied:
+                await blocked(child, asyncio.Event())
         assert denied.value.reason == "deadline"

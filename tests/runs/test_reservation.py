@@ -117,7 +117,7 @@ async def test_the_settle_survives_cancellation(world: World) -> None:
 
 
 async def test_areserve_is_awaitable_and_an_async_block(world: World) -> None:
-    async with world.run(RunBudget(max_tokens=100), reraise=False) as run:
+    async with world.run(RunBudget(max_tokens=100, latch=False), reraise=False) as run:
         hold = await run.areserve(tokens=60)
         await hold.aextend(tokens=40)
         with pytest.raises(BudgetExceeded):
@@ -213,6 +213,34 @@ def test_what_cannot_be_reserved_is_an_error_that_holds_nothing(
         with pytest.raises(kind, match=says):
             run.reserve(**asked)
         assert held(run) == [0] * 7
+
+
+def test_settling_twice_changes_nothing_and_says_so(world: World) -> None:
+    with world.run() as run:
+        hold = run.reserve(tokens=50)
+        assert not hold.commit(Usage(30, 5)).replayed
+        assert hold.commit(Usage(30, 5)).replayed
+        late = hold.release()
+        assert (bool(late), late.already_settled) == (False, True)
+        first, second = run.reserve(tokens=50), run.reserve(tokens=50)
+        given_back = first.release()
+        assert (bool(given_back), given_back.already_settled) == (True, False)
+        assert first.release().already_settled
+        assert not second.commit().replayed
+        assert second.commit().replayed
+        assert used(run)[:2] == [2, 85]
+
+
+def test_a_hold_that_has_grown_past_what_one_call_may_use_still_settles(world: World) -> None:
+    with world.run() as run:
+        for settle in (lambda hold: hold.commit(), lambda hold: hold.__exit__(ValueError, ValueError(), None)):
+            hold = run.reserve(tokens=2**52)
+            for _ in range(3):
+                hold.extend(tokens=2**52, cost_usd=2**20)
+            settle(hold)
+            assert held(run) == [0] * 7
+        assert run.usage.tokens == 8 * 2**52
+        assert run.receipt().used["cost_usd"] == 6 * 2**20
 
 
 def test_commit_takes_a_usage(world: World) -> None:

@@ -158,7 +158,8 @@ async def test_no_wake_up_is_lost_between_looking_and_waiting(
 
 
 @pytest.mark.usefixtures("only_wake_ups")
-async def test_it_does_not_look_again_and_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["thread", "task"])
+async def test_it_does_not_look_again_and_again(world: World, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     looks = 0
 
     def attempt(asking: BudgetRun, *args: Any) -> Any:
@@ -166,11 +167,16 @@ async def test_it_does_not_look_again_and_again(world: World, monkeypatch: pytes
         looks += asking is run
         return real(asking, *args)
 
+    async def reserve() -> Reservation:
+        if kind == "task":
+            return await run.areserve(wait_s=LONG_S)
+        return await asyncio.to_thread(run.reserve, wait_s=LONG_S)
+
     async with world.run(ONE) as run:
         hold = run.reserve()
         real = denying.attempt
         monkeypatch.setattr(denying, "attempt", attempt)
-        task = await waiting_task(world, run, wait_s=LONG_S)
+        task = asyncio.create_task(reserve())
         await asyncio.sleep(0.02)
         assert looks == 2
         with world.run(mode="detached") as other:

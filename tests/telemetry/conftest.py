@@ -6,11 +6,15 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from otelbudget.amounts import NANOS, RESOURCES, UNLIMITED
-from otelbudget.ledger import Account, Hold
+from otelbudget.amounts import NANOS, RESOURCES, UNLIMITED, Amounts
+from otelbudget.ledger import Account, Hold, QuotaAccount
+from otelbudget.quotas import Quota
+from otelbudget.stores.books import Where
 from otelbudget.stores.memory import MemoryStore
 from otelbudget.telemetry.cells import Meters
 
+#: 2023-11-14 22:13:20 UTC; the day ends at 1,700,006,400.
+NOW_S = 1_700_000_000.0
 TRACE = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
 
 
@@ -35,7 +39,7 @@ class Clock:
 class Traffic:
     """Cells and what they belong to."""
 
-    store: MemoryStore = field(default_factory=MemoryStore)
+    store: MemoryStore = field(default_factory=lambda: MemoryStore(clock_s=lambda: NOW_S))
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
@@ -70,9 +74,16 @@ class Traffic:
             cell.output += tokens[1]
             cell.cost_nanousd += cost_nanousd
 
-    def hold(self, owner: object) -> Hold:
+    def quota(self, where: Where, quota: Quota, **used: int) -> QuotaAccount:
+        """The account of a quota in its present window, of which *used* is used."""
+        with self.store.lock:
+            account = self.store.books.book(where, quota, NOW_S).current(NOW_S)
+            self.store.charge([account], [used.get(resource, 0) for resource in RESOURCES])
+        return account
+
+    def hold(self, owner: object, *accounts: Account, **amounts: int) -> Hold:
         """Open a reservation."""
-        held = Hold([], (0,) * len(RESOURCES))
+        held = Hold(accounts, Amounts(**amounts))
         with self.store.lock:
             self.store.register(held, owner, self.clock())
         return held
@@ -108,8 +119,16 @@ def busy(quiet: Traffic) -> Traffic:
         quiet.meters.observe_check("call", 0.3, None)
         quiet.meters.observe_estimate("small-1", 0.8)
         quiet.meters.events_suppressed = 6
+        quiet.meters.reload_ok = True
     quiet.spend("acme", "small-1", (560, 85), 50_000_000)
     quiet.spend("globex", "mystery-1-2026-01-31", (1_500, 500), 0)
-    quiet.hold(quiet)
+    acme = Where("tenant", "enterprise", "acme")
+    monthly = Quota(tokens=1_000, cost_usd=2, per="month", timezone="Europe/Berlin")
+    account = quiet.quota(acme, monthly, tokens=645, cost_usd=50_000_000)
+    quiet.quota(Where("org", "enterprise"), Quota(cost_usd=500, per="lifetime"), cost_usd=50_000_000)
+    quiet.quota(Where("model", "enterprise", model="small-*"), Quota(steps=7, per="rolling 24h"), steps=3)
+    for user, tokens in (("u1", 79), ("u2", 80), ("u3", 100), ("u4", 0)):
+        quiet.quota(Where("user", "enterprise", "acme", user), Quota(tokens=100, name="per user"), tokens=tokens)
+    quiet.hold(quiet, account, tokens=100)
     quiet.clock.now_ns += 3 * NANOS
     return quiet

@@ -1,0 +1,78 @@
+"""``otelbudget validate``: everything that is wrong with budgets.yaml files, for people, programs and GitHub."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from otelbudget.errors import Problem
+
+__all__ = ["arguments", "run"]
+
+_MORE: Final = """Variables are taken from the environment, as they are when a file is used. Exit code 0: all files
+are fine, 1: something is wrong."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = _MORE
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a budgets.yaml")
+    parser.add_argument(
+        "--format",
+        choices=tuple(_FORMATS),
+        default="text",
+        help="text (default); json, a list of objects; github, annotations of a workflow's run",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write all that is wrong to standard output; gives 0 if nothing is, else 1."""
+    problems = {file: _problems(file) for file in options.files}
+    for line in _FORMATS[options.format](problems):
+        print(line)
+    return 1 if any(problems.values()) else 0
+
+
+def _problems(file: str) -> Sequence[Problem]:
+    from otelbudget.config import load_budget_config
+    from otelbudget.errors import ConfigError, Problem
+
+    try:
+        load_budget_config(file)
+    except ConfigError as error:
+        return error.problems or (Problem(file, None, None, "", str(error)),)
+    return ()
+
+
+_Problems = Mapping[str, "Sequence[Problem]"]
+
+
+def _text(problems: _Problems) -> list[str]:
+    return [line for file, found in problems.items() for line in (map(str, found) if found else [f"{file}: fine"])]
+
+
+def _json(problems: _Problems) -> list[str]:
+    return [json.dumps([problem._asdict() for found in problems.values() for problem in found], indent=2)]
+
+
+def _github(problems: _Problems) -> list[str]:
+    return [_annotation(problem) for found in problems.values() for problem in found]
+
+
+def _annotation(problem: Problem) -> str:
+    place = "" if problem.line is None else f",line={problem.line},col={problem.column}"
+    message = f"{problem.path}: {problem.message}" if problem.path else problem.message
+    return f"::error file={_escaped(problem.file, ':,')}{place}::{_escaped(message)}"
+
+
+def _escaped(text: str, more: str = "") -> str:
+    """*text* in a workflow command, in which some characters mean something (GitHub's toolkit, ``command.ts``)."""
+    for sign in f"%\r\n{more}":
+        text = text.replace(sign, f"%{ord(sign):02X}")
+    return text
+
+
+_FORMATS: Final[dict[str, Callable[[_Problems], list[str]]]] = {"text": _text, "json": _json, "github": _github}

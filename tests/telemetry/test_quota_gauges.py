@@ -1,0 +1,219 @@
+"""Gauges of quotas: what the books say, bounded, in the window of now; users are counted and never named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from otelbudget import Config, Usage
+from otelbudget.amounts import TOKENS
+from otelbudget.quotas import Quota, Quotas
+from otelbudget.stores.books import Where
+from otelbudget.telemetry import cells, quota_gauges
+from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS
+from otelbudget.telemetry.prometheus import PrometheusCollector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import Traffic
+    from world import World
+
+    from otelbudget.telemetry.cells import Meters
+    from otelbudget.telemetry.snapshot import Snapshot
+
+DAILY = Quota(tokens=1_000, per="day")
+
+
+def _page(meters: Meters) -> dict[str, dict[frozenset[tuple[str, str]], float]]:
+    """``{name: {labels that are not empty: value}}`` of the page that Prometheus scrapes."""
+    registry = CollectorRegistry()
+    registry.register(PrometheusCollector(meters))
+    found: dict[str, dict[frozenset[tuple[str, str]], float]] = {}
+    for family in text_string_to_metric_families(generate_latest(registry).decode()):
+        for sample in family.samples:
+            labels = frozenset((name, value) for name, value in sample.labels.items() if value)
+            assert labels not in found.setdefault(sample.name, {}), sample
+            found[sample.name][labels] = sample.value
+    return found
+
+
+def _labels(**labels: str) -> frozenset[tuple[str, str]]:
+    return frozenset(labels.items())
+
+
+def _series(now: Snapshot) -> int:
+    plain = sum(len(list(family.read(now))) for family in FAMILIES)
+    return plain + sum(len(h.counts) + 2 for family in HISTOGRAMS for _, h in family.read(now))
+
+
+def test_used_held_and_limit_are_in_the_units_of_what_is_limited(busy: Traffic) -> None:
+    page = _page(busy.meters)
+    acme = {"scope": "tenant", "org": "enterprise", "tenant": "acme", "store": "memory", "window": "month"}
+    acme["budget"] = "tokens + cost_usd per month"
+    org = {"scope": "org", "org": "enterprise", "store": "memory", "window": "lifetime"}
+    org |= {"budget": "cost_usd per lifetime", "resource": "cost_usd"}
+    model = {"scope": "model", "org": "enterprise", "model": "small-*", "store": "memory", "window": "rolling 24h"}
+    model |= {"budget": "steps per rolling 24h", "resource": "steps"}
+    tokens, money = _labels(**acme, resource="tokens"), _labels(**acme, resource="cost_usd")
+    whose = (tokens, money, _labels(**org), _labels(**model))
+    expected = {
+        "otelbudget_budget_used": (645, 0.05, 0.05, 3),
+        "otelbudget_budget_reserved": (100, 0, 0, 0),
+        "otelbudget_budget_limit": (1_000, 2, 500, 7),
+    }
+    for name, values in expected.items():
+        assert page[name] == dict(zip(whose, values, strict=True)), name
+
+
+def test_the_end_of_the_window_is_told_where_it_has_one(busy: Traffic) -> None:
+    whose = {"scope": "tenant", "org": "enterprise", "tenant": "acme", "budget": "tokens + cost_usd per month"}
+    december_in_berlin = 1_701_385_200
+    assert _page(busy.meters)["otelbudget_budget_reset_timestamp_seconds"] == {
+        _labels(**whose, window="month"): december_in_berlin
+    }
+
+
+def test_users_are_counted_by_the_thresholds_they_have_reached(busy: Traffic) -> None:
+    over = {ratio: _labels(tenant="acme", budget="per user", ratio=ratio) for ratio in ("0.8", "0.95", "1")}
+    counted = {over["0.8"]: 2, over["0.95"]: 1, over["1"]: 1}
+    assert _page(busy.meters)["otelbudget_users_over_ratio"] == counted
+
+
+def test_no_user_is_named(busy: Traffic) -> None:
+    values = {value for samples in _page(busy.meters).values() for labels in samples for _, value in labels}
+    assert not values & {"u1", "u2", "u3", "u4", "user"}
+
+
+def test_a_user_who_may_use_nothing_is_over_no_ratio(quiet: Traffic) -> None:
+    quiet.quota(Where("user", "default", "acme", "u1"), Quota(tokens=0, steps=5), steps=1)
+    assert set(quiet.meters.snapshot().quotas.users_over.values()) == {0}
+
+
+@pytest.mark.parametrize(("ok", "shown"), [(None, {}), (True, {frozenset(): 1.0}), (False, {frozenset(): 0.0})])
+def test_whether_the_last_reload_was_applied(quiet: Traffic, ok: bool | None, shown: dict[object, float]) -> None:
+    quiet.meters.reload_ok = ok
+    assert _page(quiet.meters).get("otelbudget_config_last_reload_successful", {}) == shown
+
+
+def test_who_is_named_in_the_configuration_is_shown_before_anybody_spends(make_world: Callable[..., World]) -> None:
+    quotas = Quotas(org=(DAILY,), tenants={"acme": (DAILY,), "team-*": (DAILY,)}, models={"gpt-*": (DAILY,)})
+    world = make_world(config=Config(quotas=quotas, tenants={"acme": "enterprise"}))
+    shown = world.engine.meters.snapshot().quotas
+    assert [(whose.scope, whose.org, whose.tenant, whose.model) for whose, _ in shown.amounts] == [
+        ("org", "enterprise", "", ""),
+        ("tenant", "enterprise", "acme", ""),
+        ("model", "enterprise", "", "gpt-*"),
+    ]
+    assert set(shown.amounts.values()) == {(0, 0, 1_000)}
+
+
+def test_a_scrape_turns_the_window_though_nobody_calls(make_world: Callable[..., World]) -> None:
+    world = make_world(config=Config(quotas=Quotas(default=(DAILY,))))
+    with world.run(tenant="acme") as run:
+        run.record_call(700)
+    [(used, _, _)] = world.engine.meters.snapshot().quotas.amounts.values()
+    [first_end_s] = world.engine.meters.snapshot().quotas.resets.values()
+    world.advance(86_400)
+    now = world.engine.meters.snapshot().quotas
+    assert used == 700
+    assert list(now.amounts.values()) == [(0, 0, 1_000)]
+    assert list(now.resets.values()) == [first_end_s + 86_400]
+
+
+def test_what_calls_in_flight_hold_is_shown(make_world: Callable[..., World]) -> None:
+    world = make_world(config=Config(quotas=Quotas(default=(DAILY,))))
+    with world.run(tenant="acme") as run, run.reserve(tokens=300) as hold:
+        assert list(world.engine.meters.snapshot().quotas.amounts.values()) == [(0, 300, 1_000)]
+        hold.commit(Usage(100, 20))
+    assert list(world.engine.meters.snapshot().quotas.amounts.values()) == [(120, 0, 1_000)]
+
+
+def test_quotas_of_each_root_run_are_not_shown(make_world: Callable[..., World]) -> None:
+    world = make_world(config=Config(quotas=Quotas(default=(Quota(tokens=10, per="run"),))))
+    with world.run(tenant="acme"):
+        assert not world.engine.meters.snapshot().quotas.amounts
+
+
+def test_ten_thousand_runs_of_seven_hundred_tenants_stay_bounded_and_add_up(make_world: Callable[..., World]) -> None:
+    quotas = Quotas(
+        org=(Quota(cost_usd=1_000, per="month"),),
+        default=(DAILY, Quota(cost_usd=9, per="month")),
+        users={"*": (DAILY,)},
+    )
+    world = make_world(config=Config(quotas=quotas))
+    for i in range(10_000):
+        with world.run(org=f"org-{i % 150}", tenant=f"tenant-{i % 700}", user=f"user-{i % 3}", reraise=False) as run:
+            run.record(Usage(10, 5, cost_usd=0.000_000_001))
+    for _ in range(2):  # nothing is counted twice, nothing moves from one label to another
+        now = world.engine.meters.snapshot()
+        by_tenant = {key: used for key, (used, _, _) in now.quotas.amounts.items() if key[0].scope == "tenant"}
+        assert _series(now) <= 20_000
+        assert sum(used for (_, i), used in by_tenant.items() if i == TOKENS) == 150_000
+        assert sum(used for (_, i), used in by_tenant.items() if i != TOKENS) == 10_000
+        assert len({whose.tenant for whose, _ in by_tenant}) <= cells.MAX_TENANTS + 1
+        assert len({whose.org for whose, _ in now.quotas.amounts}) <= quota_gauges.MAX_ORGS + 1
+        assert now.quotas.amounts.keys() >= {key for key in by_tenant if key[0].tenant == "other"} != set()
+        assert {tenant for tenant, _, _ in now.quotas.users_over} >= {"other"}
+    assert world.engine.meters.snapshot().label_overflow == now.label_overflow > 200
+    assert any(whose.tenant == "other" for whose in now.quotas.resets)
+
+
+def test_however_many_quotas_there_are_they_stay_bounded_and_add_up(quiet: Traffic) -> None:
+    for i in range(30_000):
+        named = Quota(tokens=10, steps=3, name=f"quota-{i % 999}", per=f"rolling {i % 77 + 1}h")
+        quiet.quota(Where("tenant", f"org-{i % 888}", f"tenant-{i % 777}"), named, tokens=1)
+    now = quiet.meters.snapshot()
+    assert _series(now) <= quota_gauges.MAX_QUOTA_SERIES + 100
+    used = {i: sum(used for (_, j), (used, _, _) in now.quotas.amounts.items() if i == j) for i in (0, TOKENS)}
+    assert used == {0: 0, TOKENS: 30_000}
+    assert now.label_overflow > 0
+
+
+def test_a_tenant_that_is_called_other_adds_to_the_others(quiet: Traffic) -> None:
+    quiet.meters._tenant_names._limit = 1
+    for tenant in ("acme", "other", "globex"):
+        quiet.quota(Where("tenant", "default", tenant), DAILY, tokens=5)
+    assert {whose.tenant: used for (whose, _), (used, _, _) in quiet.meters.snapshot().quotas.amounts.items()} == {
+        "acme": 5,
+        "other": 10,
+    }
+
+
+def test_the_first_window_to_end_is_told_of_those_that_are_summed_up(quiet: Traffic) -> None:
+    quiet.meters._tenant_names._limit = 0
+    for tenant, zone in (("acme", "UTC"), ("globex", "Asia/Tokyo")):
+        quota = Quota(tokens=10, per="day", timezone=zone)
+        quiet.quota(Where("tenant", "default", tenant), quota)
+    [end_s] = quiet.meters.snapshot().quotas.resets.values()
+    assert end_s == 1_700_060_400 - 54_000  # midnight in UTC; Tokyo's, 15 hours later by then, is not the first
+
+
+def test_calls_are_not_held_up_for_as_long_as_all_books_take(quiet: Traffic) -> None:
+    for i in range(1_000):
+        quiet.quota(Where("user", "default", "acme", f"user-{i}"), DAILY)
+    held: list[int] = []
+
+    class Watched:
+        def __enter__(self) -> None:
+            held.append(0)
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    current = quota_gauges.QuotaGauges._copy
+
+    def counting(gauges: quota_gauges.QuotaGauges, *args: object) -> object:
+        held[-1] += 1
+        return current(gauges, *args)  # type: ignore[arg-type]
+
+    gauges = quiet.meters._quotas
+    store = type("Store", (), {"lock": Watched(), "books": quiet.store.books, "clock_s": quiet.store.clock_s})
+    gauges._store = store
+    gauges.__class__ = type("Counting", (quota_gauges.QuotaGauges,), {"_copy": counting})
+    gauges.read()
+    assert sum(held) == 1_000
+    assert max(held) < 300
