@@ -7,14 +7,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakSet, ref
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 
-from otelbudget import scope
+from otelbudget import scope, tenants
 from otelbudget._version import __version__
 from otelbudget.config import Config
 from otelbudget.errors import ConfigError
@@ -155,6 +155,18 @@ class Engine:
         """The budget of a run that an agent's span, or a unit of work, opens: that agent's, else the default."""
         named = None if agent is None else self.config.agents.get(agent)
         return self.budget(None) if named is None else named
+
+    def tenant_here(self, context: Context) -> str | None:
+        """The tenant of a run that is opened in *context*, by what the configuration trusts; None if nothing says."""
+        if self.config.tenant_from is None:
+            return None
+        around = [trace.get_current_span(context)] if self.live_spans is None else self.live_spans.around(context)
+        return self.tenant_said(around, context)
+
+    def tenant_said(self, spans: Iterable[Any], *contexts: Context) -> str | None:
+        """The tenant that one of *spans*, else the baggage of one of *contexts* names, where that is trusted."""
+        source = self.config.tenant_from
+        return None if source is None else tenants.tenant_said(source, spans, contexts, self.warn_once)
 
     def run_here(self) -> BudgetRun:
         """The run that a call made here is charged to; the process-wide one outside every run."""

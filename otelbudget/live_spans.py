@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from otelbudget.engine import Engine
+    from otelbudget.owners import Owner
     from otelbudget.runs.tools import ToolCall
 
 __all__ = ["LiveSpans"]
@@ -198,22 +199,22 @@ class LiveSpans:
         if node is None:
             return run
         *_, root = node.upwards()
-        return None if root.kind is not None or root.ours else self._opened(root, None)
+        return None if root.kind is not None or root.ours else self._opened(root, None, context)
 
     def agent_run_of(self, context: Context) -> BudgetRun | None:
         """The run of the agent's span that encloses *context*, or None."""
         node = self.tree.at(context)
         run: BudgetRun | None = None
         for agent in reversed([] if node is None else [one for one in node.upwards() if one.kind is Kind.AGENT]):
-            run = self._opened(agent, run)
+            run = self._opened(agent, run, context)
         return run
 
-    def _opened(self, node: Node, parent: BudgetRun | None) -> BudgetRun:
+    def _opened(self, node: Node, parent: BudgetRun | None, context: Context) -> BudgetRun:
         with self._opening:
             if node.run is None:
                 engine = self._engine
                 budget = engine.implicit_budget(node.name)
-                owner = engine.owners.owner(None, None, None, None) if parent is None else parent.owner
+                owner = self._owner(node, context) if parent is None else parent.owner
                 made = BudgetRun(engine, budget, owner, parent=parent, kind="implicit", reraise=False)
                 made.span = node.span
                 made.site = site_of(node.span)
@@ -222,6 +223,17 @@ class LiveSpans:
                 if node.ended:
                     closing.close(made, made.outcome)
             return node.run
+
+    def _owner(self, node: Node, context: Context) -> Owner:
+        """Whose the run of *node* is, opened for a call in *context*."""
+        around = (one.span for one in node.upwards())
+        tenant = self._engine.tenant_said(around, node.context, context)
+        return self._engine.owners.owner(None, tenant, None, None)
+
+    def around(self, context: Context) -> list[Any]:
+        """The open spans around *context*, innermost first."""
+        node = self.tree.at(context)
+        return [] if node is None else [one.span for one in node.upwards()]
 
     def tool_call_around(self, context: Context) -> ToolCall | None:
         """The tool call whose span encloses *context*, or None."""

@@ -15,6 +15,7 @@ from otelbudget.engine import Engine
 from otelbudget.errors import ConfigError
 from otelbudget.live_spans import LiveSpans
 from otelbudget.model import RunBudget, Usage
+from otelbudget.reloading import Reloading
 from otelbudget.runs import closing
 from otelbudget.runs.lifecycle import RunScope
 
@@ -61,6 +62,7 @@ class BudgetManager(SpanProcessor):
         # Managers of one engine may listen to several providers, but a run's spans are one tree.
         self.live_spans = self.engine.live_spans or LiveSpans(self.engine)
         self.engine.live_spans = self.live_spans
+        self.reloading = Reloading(self.engine)
 
     # --- the run here
 
@@ -95,6 +97,26 @@ class BudgetManager(SpanProcessor):
     def reset(self) -> None:
         """Let the next call outside every run begin a new process-wide run."""
         self.engine.reset_ambient()
+
+    def reload(self, config: RunBudget | Config | str | PathLike[str] | None = None) -> bool:
+        """Put another configuration in force: quotas, prices and policies at once, budgets for runs that begin.
+
+        Runs in progress keep their limits, what was used of quotas stays used, and what the configuration says about
+        telemetry keeps until the process starts anew.
+
+        Args:
+            config: As for the manager; None reads the file again that it came from.
+
+        Returns:
+            False if the file is wrong: what is wrong is logged, and the last good configuration stays.
+
+        Raises:
+            ConfigError: It is no configuration, or there is no file to read again.
+        """
+        if config is None or isinstance(config, str | PathLike):
+            return self.reloading.reread(config)
+        self.reloading.apply(_config(config))
+        return True
 
     def run(self, budget: str | RunBudget | None = None, **options: Any) -> RunScope:
         """`otelbudget.run` on this manager."""

@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from otelbudget.accounts import limited_in
-from otelbudget.accounts import QuotaAccount
+from otelbudget.accounts import QuotaAccount, limited_in
 from otelbudget.amounts import COST, UNLIMITED
 from otelbudget.names import is_pattern, matching
 from otelbudget.quotas import Quota, Quotas, check_priority

@@ -193,8 +193,7 @@ class Buckets:
 
     def __init__(self, length_s: int) -> None:
         self._length_s = length_s
-        # In 1/1024 s, which floats hold exactly: a bucket that ended by a rounding too early would free money early.
-        self._width_s = length_s * 1024 // BUCKETS / 1024
+        self._width_s = length_s / BUCKETS
         self._kept: deque[tuple[int, list[int]]] = deque()  # (bucket's number, amounts), oldest first
 
     def add(self, amounts: Sequence[int], now_s: float) -> None:

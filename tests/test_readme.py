@@ -43,12 +43,16 @@ def test_a_python_block_runs_by_itself(number: int, tmp_path: Path) -> None:
         assert "['otelbudget.check', 'otelbudget.record']" in done.stdout
 
 
-def test_the_yaml_block_loads(tmp_path: Path) -> None:
+def test_the_yaml_blocks_load(tmp_path: Path) -> None:
     path = tmp_path / "budgets.yaml"
     path.write_text(blocks("yaml")[0], "utf-8")
     config = load_budget_config(path)
     assert set(config) == {"quick_answer", "deep_research"}
     assert config["quick_answer"].max_tokens == 2000
+    path.write_text(blocks("yaml")[1], "utf-8")
+    quotas = load_budget_config(path).quotas
+    assert [quota.name for quota in quotas.of_tenant("acme")] == ["tokens per day", "cost_usd per month"]
+    assert quotas.of_tenant("acme")[0].limits_of["low"][1] == 1_200_000
 
 
 def test_there_are_two_commands_and_ci_runs_the_second() -> None:

@@ -25,6 +25,7 @@ __all__ = ["Arguments", "configuration", "refuse_unknown"]
 
 DEFAULT_FILE: Final = "budgets.yaml"
 _MAX_PORT: Final = 65535
+_LONGEST_S: Final = 86_400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class Arguments:
     enforce: bool = True
     instrument: str | bool | Iterable[str] = "auto"
     strict: bool = False
+    reload_s: float | None = None
 
     def check(self) -> None:
         """Refuse what can't be meant.
@@ -59,6 +61,7 @@ class Arguments:
         self._check_unsupported()
         self._check_words()
         self._check_port()
+        self._check_reload()
         self._check_telemetry()
         self._check_instrument()
         if self.strict and not self.enforce:
@@ -100,6 +103,13 @@ class Arguments:
             return
         if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= _MAX_PORT:
             raise _wrong("metrics_port", port, "a port from 0 (any free one) to 65535, or None for no page")
+
+    def _check_reload(self) -> None:
+        every_s = self.reload_s
+        if every_s is None:
+            return
+        if isinstance(every_s, bool) or not isinstance(every_s, int | float) or not 0 < every_s <= _LONGEST_S:
+            raise _wrong("reload_s", every_s, "a number of seconds above 0, at most a day, or None")
 
     def _check_telemetry(self) -> None:
         exporter = self.exporter

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget import scope
 from otelbudget._version import __version__
 from otelbudget.bootstrap import threads
 from otelbudget.bootstrap.arguments import DEFAULT_FILE, Arguments, configuration
 from otelbudget.bootstrap.exporters import Outlet, make_outlets
+from otelbudget.bootstrap.follower import Follower
 from otelbudget.bootstrap.guarding import Guarding
 from otelbudget.bootstrap.metrics import MetricsRoute, open_route, page_wanted, push_wanted
 from otelbudget.bootstrap.providers import equip
@@ -47,6 +49,11 @@ class SetUp:
         self._closings: list[Closing] = []
         self._route: MetricsRoute | None = None
         self._config, self._configured = configuration(arguments.config)
+        if arguments.reload_s is not None and self._config.source is None:
+            raise ConfigError(
+                "setup(reload_s=...) follows the file of the configuration, and this one comes from none: give setup()"
+                f" the path of a budgets.yaml, or put a {DEFAULT_FILE} into the working directory"
+            )
         with ExitStack() as undo:
             undo.callback(self._wait)
             self._switch_on(undo)
@@ -79,6 +86,7 @@ class SetUp:
         undo.callback(self._end_route, self._route)
         self._connect(undo)
         self._guard(undo)
+        self._follow(undo)
 
     def _open_outlets(self, undo: ExitStack) -> tuple[Outlet, ...]:
         asked = self._arguments.exporter
@@ -121,6 +129,11 @@ class SetUp:
                     f"strict=True: nothing enforces, since {self._equipped.deaf} and no SDK with a guard is installed"
                 )
 
+    def _follow(self, undo: ExitStack) -> None:
+        if self._arguments.reload_s is not None:
+            self.manager.engine.meters.reload_ok = True  # what is in force is what the file says
+            undo.callback(Follower(self.manager.reloading.follow, self._arguments.reload_s).stop)
+
     def again(self, arguments: Arguments) -> BudgetManager:
         """The manager, for a second call of `setup()` that asks for the same.
 
@@ -128,7 +141,7 @@ class SetUp:
             ConfigError: It asks for something else.
         """
         differ = self._arguments.differing(arguments)
-        if arguments.config is not None and configuration(arguments.config)[0] != self._config:
+        if arguments.config is not None and not self._is_ours(arguments.config):
             differ.insert(0, "config")
         if differ:
             raise ConfigError(
@@ -136,6 +149,13 @@ class SetUp:
                 f" (budgets: {self.facts().budgets}); call setup() once, or otelbudget.shutdown() before it"
             )
         return self.manager
+
+    def _is_ours(self, config: Any) -> bool:
+        """Whether *config* is what was set up, what is in force by now, or the file that is followed."""
+        file = self.manager.reloading.file
+        if self._arguments.reload_s is not None and file is not None and isinstance(config, str | os.PathLike):
+            return os.path.abspath(config) == file.path
+        return configuration(config)[0] in (self._config, self.manager.engine.config)
 
     def take_down(self) -> None:
         """Undo everything, in at most 2 s."""
@@ -171,7 +191,9 @@ class SetUp:
     def _budgets(self) -> str:
         if not self._configured:
             return "none"
-        return self._config.source or f"the {type(self._arguments.config).__name__} given"
+        every_s = self._arguments.reload_s
+        followed = f" (looked at every {every_s:g} s)" if every_s is not None else ""
+        return f"{self._config.source or f'the {type(self._arguments.config).__name__} given'}{followed}"
 
     def _enforces(self) -> str:
         if not self._arguments.enforce:

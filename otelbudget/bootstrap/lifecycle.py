@@ -47,6 +47,7 @@ def setup(
     enforce: bool = True,
     instrument: Literal["auto", False] | Iterable[str] = "auto",
     strict: bool = False,
+    reload_s: float | None = None,
     **unknown: Never,
 ) -> BudgetManager:
     """Switch budgets on for this process: guards, spans, metrics and the context in threads.
@@ -75,6 +76,8 @@ def setup(
         enforce: False counts and reports everything and refuses nothing.
         instrument: "auto" switches at most one GenAI instrumentor per SDK on; or the SDKs to instrument; or False.
         strict: Raise if a guard can't be reached or nothing enforces.
+        reload_s: Look every so many seconds whether the file of the configuration has changed, and apply it as
+            `BudgetManager.reload` does; None does not.
 
     Returns:
         The manager of this process.
@@ -98,6 +101,7 @@ def setup(
         enforce=enforce,
         instrument=instrument if isinstance(instrument, str | bool) else _listed(instrument),
         strict=strict,
+        reload_s=reload_s,
     )
     arguments.check()
     return _set_up(arguments)

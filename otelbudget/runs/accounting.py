@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from otelbudget.ledger import Crossing, Hold, HoldState
     from otelbudget.runs.run import BudgetRun
 
-__all__ = ["Price", "announce", "expired", "give_back", "price", "record", "settle"]
+__all__ = ["Price", "announce", "expired", "give_back", "price", "record", "say_crossed", "settle"]
 
 
 class Price(NamedTuple):
@@ -264,8 +264,14 @@ def announce(
         with run.lock:
             crossed, run.unannounced = (*run.unannounced, *crossed), ()
             run.refresh()
-    for crossing in crossed:
-        payer = run.ancestor_of(crossing.account) or run
-        events.threshold_event(site if payer.span is None else payer.site, crossing)
+    say_crossed(run, site, crossed)
     if run.kind == "implicit":
         closing.write_totals(run)
+
+
+def say_crossed(run: BudgetRun, site: Site, crossed: Sequence[Crossing]) -> None:
+    """Say which thresholds were reached: on the span of the run whose limit it is, for a quota on that of *run*, and
+    on *site*, the call's, where that run has no span."""
+    for crossing in crossed:
+        payer = run.ancestor_of(crossing.account) or run
+        payer.say(site if payer.span is None else payer.site, events.threshold_event, crossing)

@@ -1,6 +1,6 @@
 """Whether a request may go on: one order of evaluation, one critical section, for every kind of request.
 
-Order: closed, no_tenant, unpriced, frozen, latched, deadline, then the accounts from the widest to the leaf. An
+Order: closed, no_tenant, unpriced, frozen, latched, deadline, depth, then the accounts from the widest to the leaf. An
 admitted request is held or charged in the same critical section in which it was judged.
 """
 
@@ -149,7 +149,7 @@ def _blocked(
         state = None
     else:
         state = _by_state(run, ask, permit)
-    state = state or _late(run, ask, permit, now_ns)
+    state = state or _late(run, ask, permit, now_ns) or _too_deep(run)
     if state is not None:
         return state
     wrapping = permit.run.account if permit is not None and permit.run is run and not permit.used else None
@@ -195,7 +195,7 @@ def _exceeded(run: BudgetRun, ask: Ask, accounts: Sequence[Account], now_ns: int
     over = ledger.refusal(accounts, ask.amounts, None, run.priority, warn=True)
     if over is not None:
         return refusals.of_account(run, ask, over._replace(busy=False))
-    late = _late(run, ask, None, now_ns, warn=True)
+    late = _late(run, ask, None, now_ns, warn=True) or _too_deep(run, warn=True)
     return None if late is None else late[0]
 
 
@@ -214,6 +214,18 @@ def _late(
         late = elapsed >= max_ns + grace if not ask.seconds_ns else elapsed + ask.seconds_ns > max_ns + grace
         if late:
             return refusals.deadline(one, run, ask, elapsed), one
+    return None
+
+
+def _too_deep(run: BudgetRun, *, warn: bool = False) -> tuple[Denial, BudgetRun | None] | None:
+    """The run above, one that refuses or, with *warn*, one that only warns, inside of which an agent's *run* is too
+    deep. Its span could not be refused, so its calls are; a run that somebody opens is refused when it is opened."""
+    if run.kind != "implicit" or run.parent is None:
+        return None
+    for one in run.parent.lineage():
+        allowed = one.budget.max_depth
+        if allowed is not None and run.depth > allowed and one.account.warn is warn:
+            return refusals.too_deep(one, run, run.depth), one
     return None
 
 

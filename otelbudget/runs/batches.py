@@ -143,7 +143,7 @@ class Batch:
             crossed = store.charge(held.accounts, one) if charged else []
             run.tenant_cell.tool_calls += charged
             store.changed()
-        denying.say_crossed(run, crossed)
+        accounting.say_crossed(run, run.site_here(), crossed)
         return True
 
     def asks_more(self, ask: admission.Ask) -> bool:

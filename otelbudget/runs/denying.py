@@ -7,21 +7,18 @@ from typing import TYPE_CHECKING, Final
 
 from otelbudget import semconv
 from otelbudget.amounts import NANOS, RESOURCES
-from otelbudget.runs import asking, closing, waiting
+from otelbudget.runs import accounting, asking, closing, waiting
 from otelbudget.runs.admission import REPLAYED, Ask, Verdict, attempt
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from otelbudget.decision import Decision, Denial
     from otelbudget.errors import BudgetExceeded
-    from otelbudget.ledger import Crossing
     from otelbudget.runs.run import BudgetRun
     from otelbudget.runs.state import RunState
     from otelbudget.telemetry.events import Site
 
-__all__ = ["adecide", "admitted", "decide", "note", "observe", "refuse", "say_crossed"]
+__all__ = ["adecide", "admitted", "decide", "note", "observe", "refuse"]
 
 #: Reasons that say nothing about how a run's budget was used: a run that only met these has not exhausted it.
 PASSING: Final = ("busy", "frozen", "closed", "store_unavailable")
@@ -89,14 +86,8 @@ def admitted(run: BudgetRun, ask: Ask, verdict: Verdict) -> Decision:
         else:
             run.say(ask.site, events.check_warned, decision.denial)
             _mark(run, ask, "warn", decision.denial.reason)
-    say_crossed(run, verdict.crossed)
+    accounting.say_crossed(run, ask.site, verdict.crossed)
     return decision
-
-
-def say_crossed(run: BudgetRun, crossed: Sequence[Crossing]) -> None:
-    """Say which thresholds a tool call has reached."""
-    for crossing in crossed:
-        events.threshold_event((run.ancestor_of(crossing.account) or run).site, crossing)
 
 
 def _mark(run: BudgetRun, ask: Ask, decision: str, reason: str | None = None) -> None:

@@ -15,7 +15,7 @@ from otelbudget.amounts import NOTHING
 from otelbudget.decision import Decision, Denial
 from otelbudget.errors import BudgetExceeded, is_budget_exceeded
 from otelbudget.quotas import check_priority
-from otelbudget.runs import carving, closing, decorating, denying
+from otelbudget.runs import carving, closing, decorating, denying, refusals
 from otelbudget.runs.admission import Ask, Verdict
 from otelbudget.telemetry import events, our_spans
 from otelbudget.telemetry.events import site_of, type_name
@@ -129,6 +129,8 @@ class RunScope:
                 _check_owner(parent, who)
             who = {name: given or getattr(parent, name) for name, given in who.items()}
             _check_depth(parent)
+        elif who["tenant"] is None:
+            who["tenant"] = engine.tenant_here(get_current())
         if options["mode"] == "carve":
             if parent is None:
                 raise ValueError("mode='carve' keeps a part of the run around it, and there is none here")
@@ -277,18 +279,7 @@ def _check_depth(parent: BudgetRun) -> None:
     for one in parent.lineage():
         allowed = one.budget.max_depth
         if allowed is not None and parent.depth + 1 > allowed:
-            denial = Denial(
-                reason="limit",
-                resource="depth",
-                budget=one.budget.name,
-                scope="run",
-                used=parent.depth,
-                reserved=0,
-                limit=allowed,
-                requested=1,
-                tenant=parent.tenant,
-                run_id=parent.run_id,
-            )
+            denial = refusals.too_deep(one, parent, parent.depth + 1)
             if not parent.engine.enforce or one.account.warn:
                 with parent.engine.lock:
                     parent.cell.count("check", "warn", denial.reason)

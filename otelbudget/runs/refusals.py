@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from otelbudget.runs.admission import Ask
     from otelbudget.runs.run import BudgetRun
 
-__all__ = ["deadline", "latched", "of_account", "plain"]
+__all__ = ["deadline", "latched", "of_account", "plain", "too_deep"]
 
 #: After how many seconds a request that only open holds refuse is worth trying again.
 BUSY_RETRY_S: Final = 1.0
@@ -67,6 +67,23 @@ def deadline(one: BudgetRun, run: BudgetRun, ask: Ask, elapsed_ns: int) -> Denia
         tenant=run.tenant,
         run_id=run.run_id,
         ambient=run.kind == "ambient",
+    )
+
+
+def too_deep(one: BudgetRun, run: BudgetRun, depth: int) -> Denial:
+    """*run*, or a child of it, would be at *depth*, where *one* allows none."""
+    return Denial(
+        reason="limit",
+        resource="depth",
+        budget=one.budget.name,
+        scope="run",
+        used=depth - 1,
+        reserved=0,
+        limit=one.budget.max_depth,
+        requested=1,
+        tenant=run.tenant,
+        run_id=run.run_id,
+        origin=one.budget.origin,
     )
 
 

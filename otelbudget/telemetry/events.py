@@ -1,14 +1,15 @@
-"""Span events: what is written where, and how much of it.
+"""Events: what is written where, and how much of it.
 
 A `Site` is a span that events go to, with the number of events it still takes: the SDK keeps a bounded number and
-drops the oldest silently, so ordinary events stop at three quarters of the bound and are counted instead.
+drops the oldest silently, so ordinary events stop at three quarters of the bound and are counted instead. The same
+events can be log records, which have no such bound; `add` is where that is decided.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import trace
 from opentelemetry.trace import Span
@@ -18,7 +19,10 @@ from otelbudget.amounts import COST, NANOS, RESOURCES
 from otelbudget.decision import Denial
 from otelbudget.ledger import Crossing
 
-__all__ = ["NOWHERE", "Site", "check_denied", "check_event", "record_event", "site_of", "threshold_event"]
+if TYPE_CHECKING:
+    from otelbudget.telemetry.event_log import EventLog
+
+__all__ = ["NOWHERE", "Site", "check_denied", "check_event", "record_event", "site_of", "threshold_event", "write_to"]
 
 _DEFAULT_BOUND: Final = 128
 
@@ -42,6 +46,15 @@ class Site:
 
 
 NOWHERE: Final = Site(None)
+
+#: Where events of this process are log records; None: they are on spans only.
+_event_log: EventLog | None = None
+
+
+def write_to(log: EventLog | None) -> None:
+    """Write events as log records from now on, or, with None, on spans only."""
+    global _event_log
+    _event_log = log
 
 
 def site_of(span: Span) -> Site:
@@ -86,6 +99,11 @@ def add(site: Site, name: str, attributes: Mapping[str, Value], *, always: bool 
     span = site.span
     if span is None:
         return True
+    log = _event_log
+    if log is not None:
+        log.write(span, name, attributes)
+        if not log.on_span:
+            return True
     if site.left <= 0 and not always:
         return False
     site.left -= 1
@@ -153,16 +171,18 @@ def record_event(site: Site, charged: tuple[int, int, int], flags: Sequence[str]
     return add(site, semconv.EVENT_RECORD, attributes)
 
 
-def threshold_event(site: Site, crossing: Crossing) -> None:
-    """`otelbudget.threshold`: always an event, and an attribute of the span."""
+def threshold_event(site: Site, crossing: Crossing) -> bool:
+    """`otelbudget.threshold`: always an event, and an attribute of the span; that of a quota says whose it is."""
     resource = RESOURCES[crossing.resource]
     attributes: dict[str, Value] = {semconv.RESOURCE: resource, semconv.RATIO: crossing.ratio}
     if crossing.account.name:
         attributes[semconv.BUDGET] = crossing.account.name
-    span = site.span
+    span, scope = site.span, crossing.account.scope
     if span is not None and span.is_recording():
         add(site, semconv.EVENT_THRESHOLD, attributes, always=True)
-        span.set_attribute(semconv.THRESHOLD_PREFIX + resource, crossing.ratio)
+        whose = "" if scope == "run" else f"{scope}."
+        span.set_attribute(f"{semconv.THRESHOLD_PREFIX}{whose}{resource}", crossing.ratio)
+    return True
 
 
 def change_event(site: Site, name: str, attributes: Mapping[str, Value | None]) -> None:

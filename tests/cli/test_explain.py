@@ -24,8 +24,8 @@ def test_people_get_a_line_per_limit(capsys) -> None:
     for said in (
         "org globex $5,000 per month from 06:00 Europe/Berlin, resets 20",
         "tenant acme $200 per day, resets 20",
-        "run deep_research 40 steps, 200,000 tokens, $0.5, 60 tool_calls, 20 nested_tool_calls, 300 s, depth 2 per run, "
-        "of which 1 steps, 4,000 tokens for one last call; refuses (agents.researcher, ",
+        "run deep_research 40 steps, 200,000 tokens, $0.5, 60 tool_calls, 20 nested_tool_calls, 300 s, depth 2 "
+        "per run, of which 1 steps, 4,000 tokens for one last call; refuses (agents.researcher, ",
         "model demo-small $0.15 input, $0.6 output per million tokens (prices.demo-small, ",
         "What does not limit it quotas.models says nothing of this model",
         "budgets.yaml:",
@@ -33,20 +33,22 @@ def test_people_get_a_line_per_limit(capsys) -> None:
         assert said in shown
 
 
-def test_people_see_what_is_kept_what_only_warns_and_what_is_not_limited(tmp_path: Path, capsys) -> None:
-    path = tmp_path / "b.yaml"
-    path.write_text(
+def test_people_see_what_is_kept_what_only_warns_and_what_is_not_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("b.yaml").write_text(
         "require_tenant: true\nquotas:\n  default:\n    - {tokens: 10, reserve_for: {high: 50%}}\n"
         "    - {steps: 5, per: rolling 1h, on_exhausted: warn}\n"
     )
-    assert main(["explain", str(path), "--model", "nobody-knows-it"]) == 0
+    assert main(["explain", "b.yaml", "--model", "nobody-knows-it"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"refused: it names no tenant, and require_tenant is set ({path}:1)" in shown
+    assert "refused: it names no tenant, and require_tenant is set (b.yaml:1)" in shown
     assert "10 tokens per day, of which 5 tokens at this priority, resets" in shown
     assert "5 steps per rolling 1h; only warns" in shown
     assert "model nobody-knows-it has no price: allow, since no money is limited" in shown
     assert "nothing refuses steps, input_tokens" in shown
-    assert main(["explain", str(path), "--tenant", "a"]) == 0
+    assert main(["explain", "b.yaml", "--tenant", "a"]) == 0
     assert "a model without a price: allow" in capsys.readouterr().out
 
 

@@ -114,7 +114,7 @@ def test_the_budget_is_the_one_asked_for_else_the_agents_else_the_default(
 
 
 def test_an_unknown_budget_is_an_error(ask: Ask) -> None:
-    with pytest.raises(ConfigError, match="no budget is named 'quik' in b.yaml; did you mean 'quick'"):
+    with pytest.raises(ConfigError, match=r"no budget is named 'quik' in b\.yaml; did you mean 'quick'"):
         ask(budget="quik")
 
 

@@ -27,8 +27,9 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_files_without_mistakes_are_fine(files: Path, capsys) -> None:
-    assert main(["validate", "good.yaml", "good.yaml"]) == 0
-    assert said(capsys) == "good.yaml: fine\n" * 2
+    Path("other.yaml").write_text("default_budget: {max_steps: 5}\n")
+    assert main(["validate", "good.yaml", "other.yaml"]) == 0
+    assert said(capsys) == "good.yaml: fine\nother.yaml: fine\n"
     assert main(["validate", "--format", "github", "good.yaml"]) == 0
     assert said(capsys) == ""
     assert main(["validate", "--format", "json", "good.yaml"]) == 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from otelbudget.config import Config, Estimates, TelemetryConfig
+from otelbudget.config import Config, Estimates, TelemetryConfig, TenantFrom
 from otelbudget.errors import ConfigError
 from otelbudget.model import RunBudget
 from otelbudget.pricing import Price, Prices
@@ -125,6 +125,10 @@ def test_it_shows_itself_in_one_line() -> None:
         ({"agents": {"a": None}}, "budget 'a' must be a RunBudget, got None"),
         ({"agents": {"a": "b"}}, "no budget is named 'b'"),
         ({"prices": {"m": 5}}, "prices map the name of a model"),
+        ({"tenants": {"a": ""}}, "a name must be a text that is not empty"),
+        ({"require_tenant": 1}, "require_tenant must be True or False, got 1"),
+        ({"trust_reported_cost": "yes"}, "trust_reported_cost must be True or False, got 'yes'"),
+        ({"tenant_from": "tenant.id"}, r"tenant_from must be a TenantFrom, got 'tenant.id' \(str\)"),
         ({"on_unpriced": "panic"}, "on_unpriced must be 'deny', 'estimate' or 'allow', got 'panic'"),
     ],
 )
@@ -138,6 +142,12 @@ def test_values_of_the_wrong_kind_are_refused(wrong: dict[str, Any], says: str) 
     [
         (Estimates, {"output_tokens": 0}, "estimates.output_tokens must be at least 1"),
         (Estimates, {"output_tokens": 1.5}, "estimates.output_tokens must be a whole number"),
+        (Estimates, {"hold": "most"}, "estimates.hold must be 'max' or 'expected', got 'most'"),
+        (Estimates, {"clamp": 1}, "estimates.clamp must be True or False, got 1"),
+        (Estimates, {"min_output_tokens": 0}, "estimates.min_output_tokens must be at least 1"),
+        (TenantFrom, {}, "tenant_from needs span_attribute, baggage or both"),
+        (TenantFrom, {"baggage": ""}, "tenant_from.baggage must be a text that is not empty, got ''"),
+        (TenantFrom, {"span_attribute": 5}, "tenant_from.span_attribute must be a text that is not empty, got 5"),
         (TelemetryConfig, {"events": "logs"}, "telemetry.events must be 'span' or 'log' or 'both', got 'logs'"),
         (TelemetryConfig, {"max_tenants": 0}, "telemetry.max_tenants must be at least 1"),
         (TelemetryConfig, {"max_models": -1}, "telemetry.max_models must be from 0"),

@@ -59,10 +59,14 @@ async def running_async() -> None:
         await run.acheck(tokens=1)
         async with run.areserve(tokens=500) as reservation:
             await reservation.acommit(usage)
-        held = await run.areserve(steps=1)
+        held = await run.areserve(steps=1, wait_s=2)
         await held.arelease()
+        async with run.timeout():
+            await run.aextend(seconds=5)
         async with run.wrap_up():
             await run.arecord_call(10)
+    async with otelbudget.run(budget, cancel_at_deadline=True) as run:
+        assert_type(run.deadline, float | None)
 
 
 @otelbudget.run(budget)

@@ -1,0 +1,37 @@
+"""`Follower`: a daemon thread that does something every few seconds, until it is stopped."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from otelbudget.guards.boundary import contained
+
+__all__ = ["Follower"]
+
+#: How long stopping waits for what is being done, in seconds.
+_PATIENCE_S: Final = 0.2
+
+
+class Follower:
+    """Calls *look* every *every_s* seconds. An error of it is logged, and it is called again."""
+
+    def __init__(self, look: Callable[[], None], every_s: float) -> None:
+        self._look = look
+        self._every_s = every_s
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="otelbudget-reload", daemon=True)
+        # Without the context of whoever sets up, which would live as long as the thread.
+        contextvars.Context().run(self._thread.start)
+
+    def stop(self) -> None:
+        """Look no more; waits for a moment where it is looking right now."""
+        self._stopped.set()
+        self._thread.join(_PATIENCE_S)
+
+    def _follow(self) -> None:
+        while not self._stopped.wait(self._every_s):
+            with contained("looking whether the configuration has changed"):
+                self._look()

@@ -1,0 +1,73 @@
+"""Events as OpenTelemetry log records, for those who want them beside their spans or instead of span events."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from time import time_ns
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.trace import Span, set_span_in_context
+
+from otelbudget import semconv
+from otelbudget._version import __version__
+
+if TYPE_CHECKING:
+    from opentelemetry._logs import LoggerProvider
+
+__all__ = ["EventLog"]
+
+_log = logging.getLogger(__name__)
+_INFO: Final = (SeverityNumber.INFO, "INFO")
+_WARN: Final = (SeverityNumber.WARN, "WARN")
+
+
+class EventLog:
+    """Writes events as log records whose event name and attributes are those of the span event.
+
+    Args:
+        provider: What carries the records out.
+        on_span: Whether events are written on their span as well.
+    """
+
+    __slots__ = ("_logger", "_record", "on_span")
+
+    def __init__(self, provider: LoggerProvider, *, on_span: bool) -> None:
+        self._logger = provider.get_logger("otelbudget", __version__)
+        self._record = _record_of(provider)
+        self.on_span = on_span
+
+    def write(self, span: Span, name: str, attributes: Mapping[str, Any]) -> None:
+        """Write an event in the trace context of *span*; refusals and thresholds at WARN, all else at INFO.
+
+        A processor that raises is logged and changes nothing.
+        """
+        loud = name == semconv.EVENT_THRESHOLD or attributes.get(semconv.DECISION) == "deny"
+        number, text = _WARN if loud else _INFO
+        try:
+            self._logger.emit(
+                self._record(
+                    timestamp=time_ns(),
+                    context=set_span_in_context(span),
+                    severity_number=number,
+                    severity_text=text,
+                    attributes=attributes,
+                    event_name=name,
+                )
+            )
+        except Exception:  # noqa: BLE001 - telemetry failing never changes a decision
+            _log.exception("a log record processor failed on the event %r", name)
+
+
+def _record_of(provider: LoggerProvider) -> Any:
+    """What makes a record that *provider* takes: SDKs before 1.39 take their own kind, with its resource, only."""
+    resource = getattr(provider, "resource", None)
+    if resource is None:
+        return LogRecord
+    from functools import partial
+
+    import opentelemetry.sdk._logs as sdk  # late: only applications with this SDK have loaded it
+
+    own = getattr(sdk, "LogRecord", None)
+    return LogRecord if own is None else partial(own, resource=resource)
