@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from otelbudget.estimate import estimate_tokens
     from otelbudget.manager import BudgetManager
     from otelbudget.model import RunBudget, Usage
-    from otelbudget.quota import Quota, QuotaService
+    from otelbudget.quota import QuotaService
+    from otelbudget.quotas import Quota, Quotas
     from otelbudget.runs.api import current_run, run, wrap
     from otelbudget.runs.receipt import Receipt
     from otelbudget.runs.run import BudgetRun
@@ -52,6 +53,7 @@ __all__ = [
     "PricingError",
     "Quota",
     "QuotaService",
+    "Quotas",
     "Receipt",
     "RunBudget",
     "StoreError",
@@ -86,7 +88,8 @@ _HOME = {
     "estimate_tokens": "estimate",
     "BudgetManager": "manager",
     **dict.fromkeys(("RunBudget", "Usage"), "model"),
-    **dict.fromkeys(("Quota", "QuotaService"), "quota"),
+    "QuotaService": "quota",
+    **dict.fromkeys(("Quota", "Quotas"), "quotas"),
     **dict.fromkeys(("current_run", "run", "wrap"), "runs.api"),
     "Receipt": "runs.receipt",
     "BudgetRun": "runs.run",

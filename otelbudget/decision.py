@@ -13,11 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ALLOWED", "Decision", "Denial"]
 
-_AMBIENT = (
-    " Calls outside otelbudget.run() share one process-wide run: open one per request or job with"
-    " `with otelbudget.run(...):`, or start it anew with manager.reset()."
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denial:
@@ -66,7 +61,9 @@ class Denial:
     @property
     def message(self) -> str:
         """What ran out, where, how much was used and held, when it resets and how to raise it."""
-        return f"{self._where()}: {_WHAT[self.reason](self)}{_AMBIENT if self.ambient else ''}"
+        from otelbudget.wording import message
+
+        return message(self)
 
     def error(self, receipt: Any = None) -> BudgetExceeded:
         """The exception that tells the caller."""
@@ -84,136 +81,6 @@ class Denial:
             resets_at=self.resets_at,
             receipt=receipt,
         )
-
-    def _where(self) -> str:
-        if self.where is not None:
-            return f"quota {self.budget!r} of {_whose(self.where)}"
-        named = f"budget {self.budget!r}" if self.budget else "budget"
-        return f"{named} of {self.scope or 'run'}" + (f" (tenant {self.tenant!r})" if self.tenant else "")
-
-    def _numbers(self) -> str:
-        held = f", held {_amount(self, self.reserved)}" if self.reserved else ""
-        aside = f" ({_amount(self, self.set_aside)} more set aside for wrap_up())" if self.set_aside else ""
-        if self.whole is not None:
-            aside = f" (what priority {self.priority!r} may use of {_amount(self, self.whole)})"
-        return (
-            f"{self.resource} used {_amount(self, self.used)}{held} of {_amount(self, self.limit)}{aside},"
-            f" requested {_amount(self, self.requested)}"
-        )
-
-    def _raise_it(self) -> str:
-        at = f" ({self.origin})" if self.origin else ""
-        if self.where is not None:
-            return f"{self._resets()} To allow more, raise it under quotas{at} or with QuotaService.set_quota()."
-        if self.resource == "depth":
-            return f"Raise max_depth{at}, or open the run with mode='detached'."
-        if self.carved:
-            return f"That is what was carved out for it: carve more, or call its extend({self.resource}=...)."
-        return f"A run's budget does not reset: raise max_{self.resource}{at}, or call run.extend({self.resource}=...)."
-
-    def _resets(self) -> str:
-        if self.resets_at is None or self.resets_in_s is None:
-            return {"lifetime": "It never resets.", "run": "It is each run's own and does not reset."}.get(
-                self.per or "", "It has room again when calls in flight end."
-            )
-        what = "Its oldest charges fall out" if (self.per or "").startswith("rolling") else "It resets"
-        return f"{what} at {self.resets_at.isoformat(timespec='seconds')}, in {_duration(self.resets_in_s)}."
-
-
-def _whose(where: Any) -> str:
-    within = f" (org {where.org!r})"
-    if where.scope == "org":
-        return f"org {where.org!r}"
-    if where.scope == "user":
-        return f"user {where.user!r} of tenant {where.tenant!r}{within}"
-    return f"{where.scope} {getattr(where, where.scope)!r}{within}"
-
-
-def _duration(seconds: float) -> str:
-    """A time to wait as people say it, rounded up: ``45 s``, ``12 min``, ``5 h 12 min``, ``3 d 4 h``."""
-    whole = -int(-seconds // 1)
-    if whole < 120:
-        return f"{whole} s"
-    minutes = -(-whole // 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
-
-
-def _amount(denial: Denial, value: Any) -> str:
-    if denial.resource == "cost_usd":
-        return f"${value:f}"
-    if denial.resource == "seconds":
-        return f"{value:.2f}".rstrip("0").rstrip(".") + " s"
-    return str(value)
-
-
-def _limit(d: Denial) -> str:
-    own = ""
-    if d.own_maximum is not None:
-        own = f" The request's own maximum of {d.own_maximum} output tokens is part of that; a smaller one may fit."
-    return f"exhausted: {d._numbers()}.{own} {d._raise_it()}"
-
-
-def _busy(d: Denial) -> str:
-    return (
-        f"busy: {d._numbers()}. Calls in flight hold the rest; retry when one has ended, in about {d.retry_after_s} s."
-    )
-
-
-def _deadline(d: Denial) -> str:
-    return (
-        f"out of time: {_amount(d, d.used)} of {_amount(d, d.limit)} have passed."
-        " Raise max_seconds, or call run.extend(seconds=...)."
-    )
-
-
-def _latched(d: Denial) -> str:
-    if d.detail == "wrap_up":
-        return "wrap_up() admits one model call and no tool call, and this is another one."
-    return (
-        f"stays exhausted: {d.resource} was refused before and the run goes on asking."
-        f" Stop, or call run.extend({d.resource}=...); RunBudget(latch=False) judges every request anew."
-    )
-
-
-def _frozen(d: Denial) -> str:
-    by = f" ({d.detail})" if d.detail else ""
-    return f"frozen{by}: no new calls until run.unfreeze()."
-
-
-def _closed(_: Denial) -> str:
-    return "the run has ended; a task or stream left behind can't make new calls in it. Open a new otelbudget.run()."
-
-
-def _unpriced(d: Denial) -> str:
-    what = f"no price is known for model {d.detail!r}" if d.detail else "tokens were recorded without a cost or a model"
-    return (
-        f"{what}, and a cost limit is in force. Add it under `prices:` in budgets.yaml,"
-        " pass cost_usd, or set on_unpriced to 'estimate' or 'allow'."
-    )
-
-
-def _no_tenant(_: Denial) -> str:
-    return "a tenant is required and none was given: otelbudget.run(..., tenant=...)."
-
-
-def _store_unavailable(d: Denial) -> str:
-    return f"the store can't be reached ({d.detail}), and on_store_error is fail_closed."
-
-
-_WHAT: Final = {
-    "limit": _limit,
-    "busy": _busy,
-    "deadline": _deadline,
-    "latched": _latched,
-    "frozen": _frozen,
-    "closed": _closed,
-    "unpriced": _unpriced,
-    "no_tenant": _no_tenant,
-    "store_unavailable": _store_unavailable,
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from otelbudget import scope, spans
 from otelbudget.calls import ModelCall, ModelRequest
 from otelbudget.runs import closing, denying, tools
 from otelbudget.runs.run import BudgetRun
-from otelbudget.span_tree import Node, SpanTree
+from otelbudget.span_tree import LooseSpan, Node, SpanTree
 from otelbudget.spans import Kind
 from otelbudget.telemetry.events import NOWHERE, Site, site_of
 
@@ -51,6 +51,8 @@ class LiveSpans:
         self.tree = SpanTree()
         self._left: OrderedDict[int, BudgetRun] = OrderedDict()
         self._opening = threading.RLock()
+        self._closing = threading.Lock()
+        engine.overdue.append(self._close_lost)
         self.listens = False
 
     # --- what the SDK tells
@@ -210,19 +212,33 @@ class LiveSpans:
         return run
 
     def _opened(self, node: Node, parent: BudgetRun | None, context: Context) -> BudgetRun:
+        self._close_lost()
         with self._opening:
             if node.run is None:
                 engine = self._engine
                 budget = engine.implicit_budget(node.name)
                 owner = self._owner(node, context) if parent is None else parent.owner
                 made = BudgetRun(engine, budget, owner, parent=parent, kind="implicit", reraise=False)
-                made.span = node.span
-                made.site = site_of(node.span)
-                closing.write_limits(made, node.span)
+                span = node.span
+                if span is not None:
+                    made.span = LooseSpan(span)
+                    made.site = site_of(made.span)
+                    closing.write_limits(made, span)
                 node.run = made
                 if node.ended:
                     closing.close(made, made.outcome)
             return node.run
+
+    def _close_lost(self) -> None:
+        """End the runs whose span was dropped without being ended."""
+        if not self.tree.lost or not self._closing.acquire(blocking=False):  # ending one looks here again
+            return
+        try:
+            while self.tree.lost:
+                run = self.tree.lost.popleft()
+                closing.close(run, run.outcome)
+        finally:
+            self._closing.release()
 
     def _owner(self, node: Node, context: Context) -> Owner:
         """Whose the run of *node* is, opened for a call in *context*."""

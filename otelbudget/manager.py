@@ -7,7 +7,6 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import get_current
-from opentelemetry.sdk.trace import SpanProcessor
 
 from otelbudget import scope
 from otelbudget.config import Config, load_budget_config
@@ -25,6 +24,14 @@ if TYPE_CHECKING:
 
     from otelbudget.decision import Decision
     from otelbudget.runs.run import BudgetRun
+
+try:
+    from opentelemetry.sdk.trace import SpanProcessor
+except ModuleNotFoundError as missing:
+    raise ImportError(
+        "BudgetManager is a span processor of the OpenTelemetry SDK, and only its API is installed:"
+        " pip install opentelemetry-sdk (otelbudget.run() and QuotaService work without it)"
+    ) from missing
 
 __all__ = ["BudgetManager"]
 

@@ -19,7 +19,7 @@ from otelbudget.errors import BudgetExceeded, ConfigError
 from otelbudget.model import Usage
 from otelbudget.quota_forms import QuotaLike, daily_of, listed
 from otelbudget.quota_hold import QuotaReservation
-from otelbudget.quota_usage import QuotaUsage, main_account, resets_at, usage_of
+from otelbudget.quota_usage import QuotaLine, QuotaUsage, main_account, resets_at, usage_of
 from otelbudget.quotas import Quota, Quotas
 from otelbudget.runs import accounting, admission, denying, reservation
 from otelbudget.runs.idempotency import as_key
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from otelbudget.manager import BudgetManager
     from otelbudget.runs.run import BudgetRun
 
-__all__ = ["Quota", "QuotaReservation", "QuotaService"]
+__all__ = ["Quota", "QuotaLine", "QuotaReservation", "QuotaService", "QuotaUsage"]
 
 _ONE_STEP: Final = Amounts(steps=1)
 

@@ -1,7 +1,8 @@
-"""What is said about a change of a tenant's quotas: an event on the current span for every resource."""
+"""What is said about a change of a tenant's quotas: an event on the current span for every resource, and a log line."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from otelbudget.quotas import Quota
 from otelbudget.telemetry import events
 
 __all__ = ["tell_limits", "tell_reset"]
+
+#: The logger that users switch on, rather than that of this module.
+_log = logging.getLogger("otelbudget")
 
 
 def tell_limits(tenant: str, before: Quota | None, now: Quota | None, actor: str | None, reason: str | None) -> None:
@@ -35,7 +39,11 @@ def tell_reset(tenant: str, quota: Quota, used: Sequence[int], actor: str | None
 def _say(
     event: str, tenant: str, quota: Quota | None, change: dict[str, Any], actor: str | None, reason: str | None
 ) -> None:
-    whose = {semconv.SCOPE: "tenant", semconv.TENANT: tenant, semconv.BUDGET: None if quota is None else quota.name}
+    name = None if quota is None else quota.name
+    resource, old, new = change[semconv.RESOURCE], change[semconv.OLD], change[semconv.NEW]
+    said = "%s of quota %r of tenant %r: %s was %s and is %s now (actor %s, reason %s); None is unlimited"
+    _log.info(said, event.removeprefix("otelbudget."), name, tenant, resource, old, new, actor, reason)
+    whose = {semconv.SCOPE: "tenant", semconv.TENANT: tenant, semconv.BUDGET: name}
     by = {semconv.ACTOR: actor, semconv.REASON: reason}
     events.change_event(events.site_of(trace.get_current_span()), event, {**whose, **change, **by})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from otelbudget.runs.run import BudgetRun
     from otelbudget.runs.tools import ToolCall
 
-__all__ = ["OURS", "Node", "SpanTree"]
+__all__ = ["OURS", "LooseSpan", "Node", "SpanTree"]
 
 #: Instrumentation scope of the spans that otelbudget opens itself.
 OURS: Final = "otelbudget"
@@ -93,10 +94,47 @@ class Node:
             node = node.parent
 
 
+class LooseSpan(trace.NonRecordingSpan):
+    """A span that can be written to as long as somebody else holds on to it: what an implicit run has of its span.
+
+    If the run kept it alive, one that is never ended would stay for good, since it is by its end that runs close.
+    """
+
+    def __init__(self, span: Span) -> None:
+        super().__init__(span.get_span_context())
+        self._span = ref(span)
+
+    def is_recording(self) -> bool:
+        """Whether it is still there and recording."""
+        span = self._span()
+        return span is not None and span.is_recording()
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """As of any span."""
+        span = self._span()
+        if span is not None:
+            span.set_attribute(key, value)
+
+    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
+        """As of any span."""
+        span = self._span()
+        if span is not None:
+            span.add_event(name, attributes, timestamp)
+
+    def __getattr__(self, name: str) -> Any:
+        """What the SDK's span shows of itself beyond the API: its attributes, events and limits."""
+        return getattr(self._span(), name)
+
+
 class SpanTree:
-    """The nodes of all open spans. Any thread may ask; nothing here waits for the engine."""
+    """The nodes of all open spans. Any thread may ask; nothing here waits for the engine.
+
+    Attributes:
+        lost: Implicit runs whose span was dropped without being ended.
+    """
 
     def __init__(self) -> None:
+        self.lost: deque[BudgetRun] = deque()
         self._nodes: dict[int, Node] = {}
         self._roots: dict[int, list[Node]] = {}  # a distributed trace may have several in one process
         self._dropped: list[int] = []  # traces whose roots may have gone
@@ -152,6 +190,8 @@ class SpanTree:
 
     def _lost(self, span_id: int, trace_id: int, _: object) -> None:
         """A span was dropped without being ended; called by the garbage collector, so it takes no lock."""
-        self._nodes.pop(span_id, None)
+        node = self._nodes.pop(span_id, None)
+        if node is not None and node.run is not None:
+            self.lost.append(node.run)
         if trace_id in self._roots:
             self._dropped.append(trace_id)

@@ -6,6 +6,7 @@ from decimal import Decimal
 import pytest
 
 from otelbudget.decision import ALLOWED, Decision, Denial
+from otelbudget.stores.books import Where
 
 
 def test_a_decision_is_true_when_allowed() -> None:
@@ -59,10 +60,16 @@ def test_a_decision_is_true_when_allowed() -> None:
                 used=5,
                 limit=5,
                 requested=1,
+                budget="tokens per day",
+                where=Where("tenant", "default", "acme"),
+                per="day",
                 resets_at=datetime(2030, 1, 2, tzinfo=UTC),
+                resets_in_s=60.0,
+                origin="budgets.yaml:7",
             ),
-            "budget of tenant: exhausted: tokens used 5 of 5, requested 1. It resets at 2030-01-02T00:00:00+00:00."
-            " Raise the quota to allow more.",
+            "quota 'tokens per day' of tenant 'acme' (org 'default'): exhausted: tokens used 5 of 5, requested 1. It"
+            " resets at 2030-01-02T00:00:00+00:00, in 60 s. To allow more, raise it under quotas (budgets.yaml:7) or"
+            " with QuotaService.set_quota().",
         ),
         (
             Denial(reason="limit", resource="depth", scope="run", used=1, reserved=0, limit=1, requested=1),
@@ -86,7 +93,8 @@ def test_a_decision_is_true_when_allowed() -> None:
                 retry_after_s=1.0,
             ),
             "budget of run: busy: steps used 0, held 5 of 5, requested 1. Calls in flight hold the rest; retry when"
-            " one has ended, in about 1.0 s.",
+            " one has ended, in about 1.0 s, or wait with wait_s. A run's budget does not reset: raise max_steps, or"
+            " call run.extend(steps=...).",
         ),
         (
             Denial(reason="frozen", detail="by ops"),

@@ -212,6 +212,7 @@ CASES = [
         RUN,
         "used 25, held 20 of 50, requested 10",
         "retry when one has ended, in about 1.0 s",
+        "raise max_tokens, or call run.extend(tokens=...)",
     ),
     Said(
         "deadline",
@@ -223,13 +224,22 @@ CASES = [
         "Raise max_seconds, or call run.extend(seconds=...)",
     ),
     Said(
+        "deadline: time that is asked for",
+        lambda make: of_run(make, lambda w, r: r.check(seconds=20), max_seconds=10),
+        "out of time",
+        RUN,
+        "0 s of 10 s have passed, and 20 s more were asked for",
+        None,
+        "Raise max_seconds, or call run.extend(seconds=...)",
+    ),
+    Said(
         "latched",
         lambda make: of_run(make, latched, max_steps=0),
         "stays exhausted: steps was refused before",
         RUN,
+        "used 0 of 0, requested 1",
         None,
-        None,
-        "Stop, or call run.extend(steps=...); RunBudget(latch=False) judges every request anew",
+        "Stop, raise max_steps, or call run.extend(steps=...); RunBudget(latch=False) judges every request anew",
     ),
     Said(
         "latched: in wrap_up",
@@ -257,7 +267,7 @@ CASES = [
         None,
         "pass cost_usd, or set on_unpriced to 'estimate' or 'allow'",
     ),
-    Said("no_tenant", nobodys, "a tenant is required and none was given", "budget 'small' of run", how="tenant=...)"),
+    Said("no_tenant", nobodys, "a tenant is required and none was given", "budget 'small' of run:", how="tenant=...)"),
     Said(
         "limit: of a tenant per day",
         tenant_quota(spent, tokens=50, per="day", timezone="Europe/Berlin", at="06:00", origin="budgets.yaml:7"),
@@ -310,7 +320,7 @@ CASES = [
         "quota 'steps per minute' of user 'ann' of tenant 'acme' (org 'default')",
         "used 1 of 1, requested 1",
         f"It resets at {TODAY}T22:14:00+00:00, in 40 s",
-        "raise it under quotas",
+        "raise it under quotas.",
     ),
     Said(
         "limit: of a model",
@@ -318,7 +328,7 @@ CASES = [
         "exhausted: tokens",
         "quota 'tokens per month' of model 'dem*' (org 'default')",
         "used 0 of 900, requested 905",
-        "It resets at 2023-12-01T00:00:00+00:00, in 16 d 1 h",
+        "No window has room for a request of that size",
         "raise it under quotas",
     ),
     Said(
@@ -336,7 +346,8 @@ CASES = [
         "busy: tokens",
         f"quota 'tokens per day' {TENANT}",
         "used 25, held 20 of 50, requested 10",
-        "retry when one has ended, in about 1.0 s",
+        "retry when one has ended, in about 1.0 s, or wait with wait_s. It resets at 2023-11-15T00:00:00+00:00",
+        "raise it under quotas or with QuotaService.set_quota()",
     ),
 ]
 

@@ -16,7 +16,7 @@ PACKAGE = Path(otelbudget.__file__).parent
 #: Rows of the package, lowest first; a row may also import itself. Names are modules or folders below `otelbudget`.
 ROWS = (
     ("_version", "errors", "semconv"),
-    ("amounts", "model", "decision", "windows", "names", "quotas"),
+    ("amounts", "model", "wording", "decision", "windows", "names", "quotas"),
     ("thresholds", "accounts", "carves", "ledger", "pricing", "estimate", "learned", "spans"),
     ("config",),
     ("stores", "telemetry"),
@@ -32,7 +32,7 @@ ROWS = (
     ("__main__",),
 )
 #: Imports that go up: made late, inside a function, by what has to work before anything is set up.
-UPWARDS = {("runs", "manager"), ("demo", "")}
+UPWARDS = {("runs", "engine"), ("demo", "")}
 
 
 def room(module: str) -> str:

@@ -309,6 +309,66 @@ def test_nested_agents_are_children(make_world: Callable[..., World]) -> None:
     assert (attributes["otelbudget.used.steps"], attributes["otelbudget.used.direct.steps"]) == (2, 1)
 
 
+@pytest.mark.parametrize(
+    ("allowed", "refused"), [(0, ["inner", "innermost", "innermost"]), (1, ["innermost", "innermost"]), (2, [])]
+)
+def test_calls_of_an_agent_that_is_deeper_than_one_above_allows_are_refused(
+    make_world: Callable[..., World], allowed: int, refused: list[str]
+) -> None:
+    world = make_world(config=Config(agents={"outer": RunBudget(max_depth=allowed, name="flat")}))
+    world.activate()
+    denied: list[tuple[str, BudgetExceeded]] = []
+
+    def call(where: str) -> None:
+        try:
+            world.tracer.start_span("chat", attributes=CHAT).end()
+        except BudgetExceeded as error:
+            denied.append((where, error))
+
+    with agent(world, "outer"):
+        with agent(world, "inner"):
+            call("inner")
+            with agent(world, "innermost"):
+                call("innermost")
+                call("innermost")
+        call("outer")
+    assert [where for where, _ in denied] == refused
+    for _, error in denied:
+        assert (error.reason, error.resource, error.budget, error.limit) == ("limit", "depth", "flat", allowed)
+        assert "Raise max_depth" in str(error)
+
+
+def test_a_tool_of_an_agent_that_is_too_deep_is_refused_and_a_question_says_so(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(config=Config(agents={"outer": RunBudget(max_depth=0)}))
+    world.activate()
+    with agent(world, "outer"), agent(world, "inner"):
+        run = current_run()
+        assert run is not None
+        assert not run.can_proceed()
+        with pytest.raises(BudgetExceeded, match="depth"), run.tool_call("search"):
+            pass
+        assert run.latched == 0
+        run.record_call(5)
+        with pytest.raises(BudgetExceeded, match="depth"), world.run():
+            pass
+    assert run.usage.tokens == 5
+
+
+@pytest.mark.parametrize("lenient", ["warn", "enforce=False"])
+def test_an_agent_that_is_too_deep_is_only_flagged_where_nothing_refuses(
+    make_world: Callable[..., World], lenient: str
+) -> None:
+    budget = RunBudget(max_depth=0, on_exhausted="warn" if lenient == "warn" else "raise")
+    world = make_world(config=Config(agents={"outer": budget}), enforce=lenient == "warn")
+    world.activate()
+    with agent(world, "outer"), agent(world, "inner"):
+        world.tracer.start_span("chat", attributes=CHAT).end()
+    assert world.counted() == {("call", "warn", "limit"): 1}
+    assert said(world.span("chat"))[0][1]["otelbudget.resource"] == "depth"
+
+
 def test_an_explicit_run_wins_over_the_agents_span_inside_it(world: World) -> None:
     with world.run() as run, agent(world, "a"):
         assert current_run() is run
@@ -565,3 +625,62 @@ def test_a_span_that_is_dropped_without_being_ended_gives_its_hold_back_in_time(
         assert not run.can_proceed(steps=1)  # reclaimed, and its step charged: it may have been made
         run.check(steps=0)
         assert (held(run)[0], used(run)[0]) == (0, 1)
+
+
+@pytest.mark.parametrize("attributes", [{}, {"gen_ai.operation.name": "invoke_agent"}])
+def test_the_run_of_a_span_that_is_dropped_without_being_ended_ends_too(
+    world: World, attributes: dict[str, Any]
+) -> None:
+    meters = world.engine.meters
+
+    def abandon(_: int) -> None:
+        span = world.tracer.start_span("job", attributes=attributes)
+        with trace.use_span(span):  # left open, as by a generator that nobody finishes
+            run = world.manager.current()
+            assert run.kind == "implicit"
+            run.check()
+            run.record_call(5)
+
+    for i in range(2000):
+        abandon(i)
+    gc.collect()
+    world.tracer.start_span("other").end()
+    with world.run():
+        pass
+    assert len(meters.live) == 0
+    assert len(world.manager.live_spans.tree) == 0
+    assert sum(cell.active for cell in meters.snapshot().tenants) == 0
+
+
+def test_a_run_whose_span_is_dropped_charges_what_was_in_flight(world: World) -> None:
+    span = world.tracer.start_span("job", attributes={"gen_ai.operation.name": "invoke_agent"})
+    with trace.use_span(span):
+        run = world.manager.current()
+    held = run.reserve(tokens=50)
+    del span
+    gc.collect()
+    with world.run():
+        pass
+    assert (run.state, run.finished) == ("closed", False)
+    held.commit(Usage(tokens=30))
+    assert (run.finished, run.usage.tokens) == (True, 30)
+    (late,) = world.spans("otelbudget.record")
+    assert [name for name, _ in said(late)] == ["otelbudget.record"]
+
+
+def test_what_is_said_of_an_agents_run_is_on_its_span(make_world: Callable[..., World]) -> None:
+    world = make_world(config=Config(agents={"a": RunBudget(max_tokens=10)}))
+    with agent(world, "a"):
+        run = world.manager.current()
+        run.check(tokens=9)
+        run.record_call(9)
+        with pytest.raises(BudgetExceeded):
+            run.check(tokens=2)
+    span = world.span("invoke_agent a")
+    assert [name for name, _ in said(span)] == [
+        "otelbudget.check",
+        "otelbudget.record",
+        "otelbudget.threshold",
+        "otelbudget.check",
+    ]
+    assert (span.attributes or {})["otelbudget.used.tokens"] == 9

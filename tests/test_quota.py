@@ -408,6 +408,12 @@ def test_a_change_of_limits_is_an_event_for_each_resource_that_changes(world: Wo
     ]
 
 
+def test_a_change_is_logged_where_there_is_no_span(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "otelbudget")
+    QuotaService(100).set_quota("acme", 5, actor="ops")
+    assert "of quota 'tokens per day' of tenant 'acme': tokens was 100.0 and is 5.0 now (actor ops" in caplog.text
+
+
 def test_a_bad_quota_changes_nothing(world: World) -> None:
     service = QuotaService(100, store=world.manager)
     bad: list[Any] = [-1, 1.5, "5", {"acme": 5}, [Quota(tokens=5), 7], Quota(tokens=5, per="run"), True]

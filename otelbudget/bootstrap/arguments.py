@@ -17,6 +17,7 @@ from otelbudget.errors import ConfigError
 from otelbudget.model import RunBudget
 
 if TYPE_CHECKING:
+    from opentelemetry._logs import LoggerProvider
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
     from prometheus_client import CollectorRegistry
@@ -43,7 +44,7 @@ class Arguments:
     service_name: str | None = None
     tracer_provider: TracerProvider | None = None
     meter_provider: MeterProvider | None = None
-    logger_provider: object = None
+    logger_provider: LoggerProvider | None = None
     registry: CollectorRegistry | None = None
     exporter: Any = "auto"
     enforce: bool = True
@@ -77,10 +78,6 @@ class Arguments:
             raise ConfigError(
                 f"store={self.store!r} is not supported by this version: accounts live in this process's memory;"
                 " leave store out"
-            )
-        if self.logger_provider is not None:
-            raise ConfigError(
-                "logger_provider is not supported by this version: events go to spans only; leave logger_provider out"
             )
 
     def _check_words(self) -> None:
@@ -120,6 +117,8 @@ class Arguments:
             raise _wrong("registry", self.registry, "a prometheus_client CollectorRegistry or None")
         if self.meter_provider is not None and not callable(getattr(self.meter_provider, "get_meter", None)):
             raise _wrong("meter_provider", self.meter_provider, "an OpenTelemetry MeterProvider or None")
+        if self.logger_provider is not None and not callable(getattr(self.logger_provider, "get_logger", None)):
+            raise _wrong("logger_provider", self.logger_provider, "an OpenTelemetry LoggerProvider or None")
 
     def _check_instrument(self) -> None:
         asked = self.instrument

@@ -15,11 +15,13 @@ from otelbudget.bootstrap.arguments import DEFAULT_FILE, Arguments, configuratio
 from otelbudget.bootstrap.exporters import Outlet, make_outlets
 from otelbudget.bootstrap.follower import Follower
 from otelbudget.bootstrap.guarding import Guarding
-from otelbudget.bootstrap.metrics import MetricsRoute, open_route, page_wanted, push_wanted
+from otelbudget.bootstrap.logs import LogRoute, open_log_route
+from otelbudget.bootstrap.metrics import MetricsRoute, open_route, page_wanted, push_wanted, unserved
 from otelbudget.bootstrap.providers import equip
 from otelbudget.bootstrap.summary import Facts
 from otelbudget.engine import Engine
 from otelbudget.errors import ConfigError
+from otelbudget.guards import GUARDS
 from otelbudget.manager import BudgetManager
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class SetUp:
     def _switch_on(self, undo: ExitStack) -> None:
         arguments = self._arguments
         pushed = push_wanted(arguments.meter_provider)
+        self._unserved = unserved(arguments.meter_provider)
         page = page_wanted(
             arguments.metrics_port,
             arguments.metrics_host,
@@ -72,6 +75,7 @@ class SetUp:
         )
         self._equipped = equip(arguments.tracer_provider, arguments.service_name)
         self._outlets = self._open_outlets(undo)
+        self._logs = self._open_logs(undo)
         engine = Engine(self._config, tenant=arguments.tenant, enforce=arguments.enforce)
         engine.tracer = self._equipped.provider.get_tracer("otelbudget", __version__)
         self.manager = BudgetManager(engine=engine)
@@ -95,6 +99,13 @@ class SetUp:
         outlets = make_outlets(asked) if own and not self._equipped.deaf else ()
         undo.callback(self._end_outlets, outlets)
         return outlets
+
+    def _open_logs(self, undo: ExitStack) -> LogRoute | None:
+        asked, given = self._config.telemetry.events, self._arguments.logger_provider
+        route = open_log_route(asked, given, self._equipped.resource)
+        if route is not None:
+            undo.callback(self._end_logs, route)
+        return route
 
     def _connect(self, undo: ExitStack) -> None:
         equipped, manager = self._equipped, self.manager
@@ -124,10 +135,19 @@ class SetUp:
         self._guarding.begin()
         if arguments.strict:
             self._guarding.prove()
-            if self._equipped.deaf and not self.manager.engine.guarded:
-                raise ConfigError(
-                    f"strict=True: nothing enforces, since {self._equipped.deaf} and no SDK with a guard is installed"
-                )
+            self._prove_anything()
+
+    def _prove_anything(self) -> None:
+        """Raise unless something is known to enforce: a guard, which `Guarding.prove` has proven."""
+        if not self.manager.engine.guarded:
+            deaf = self._equipped.deaf
+            raise ConfigError(
+                f"strict=True: nothing enforces, since {deaf} and no SDK with a guard is installed"
+                if deaf
+                else "strict=True: no SDK with a guard is installed, and whether instrumentations show their calls in"
+                f" time and let a denial through can't be proven; install one of: {', '.join(GUARDS)}, or leave"
+                " strict=False to enforce by spans and explicit checks only"
+            )
 
     def _follow(self, undo: ExitStack) -> None:
         if self._arguments.reload_s is not None:
@@ -164,6 +184,9 @@ class SetUp:
     def _end_route(self, route: MetricsRoute) -> None:
         self._closings += route.begin_closing()
 
+    def _end_logs(self, route: LogRoute) -> None:
+        self._closings += route.begin_closing()
+
     def _end_outlets(self, outlets: tuple[Outlet, ...]) -> None:
         self._closings += [closing for outlet in outlets if (closing := outlet.close()) is not None]
 
@@ -186,6 +209,7 @@ class SetUp:
             spans=self._spans(),
             metrics="nowhere" if self._route is None else self._route.where,
             metrics_url=None if server is None else server.url,
+            logs="" if self._logs is None else self._logs.where,
         )
 
     def _budgets(self) -> str:
@@ -233,6 +257,12 @@ class SetUp:
             _log.warning(
                 "the sampler of the tracer provider joined can drop spans, so calls of SDKs without a guard may pass"
                 " unseen; let setup() make the provider, or sample in the collector"
+            )
+        if self._unserved:
+            _log.warning(
+                "OTEL_METRICS_EXPORTER names %s, which setup() does not serve: it knows otlp, prometheus and none;"
+                " pass a meter_provider that has such an exporter",
+                _and(self._unserved),
             )
         if named is not None and equipped.service_name not in (None, named):
             _log.warning("service_name is ignored: the tracer provider is there already, as %s", equipped.service_name)

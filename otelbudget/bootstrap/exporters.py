@@ -1,4 +1,4 @@
-"""Which span exporters `setup()` makes: those that the standard ``OTEL_*`` variables name, and none unasked."""
+"""Which exporters `setup()` makes: those that the standard ``OTEL_*`` variables name, and none unasked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
@@ -15,16 +15,24 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from otelbudget.bootstrap.delivery import BatchOutlet, SimpleOutlet
 from otelbudget.errors import ConfigError
 
-__all__ = ["Outlet", "make_outlets", "otlp_endpoint", "otlp_protocol", "variable"]
+__all__ = ["Outlet", "make_outlets", "named_exporters", "otlp_endpoint", "otlp_protocol", "variable"]
 
 Outlet = SimpleOutlet | BatchOutlet
+Signal = Literal["TRACES", "LOGS"]
 
-_GROUP: Final = "opentelemetry_traces_exporter"
+_GROUPS: Final = {"TRACES": "opentelemetry_traces_exporter", "LOGS": "opentelemetry_logs_exporter"}
 #: Known ones, so that the metadata of all installed packages need not be read.
-_BUILT_IN: Final[dict[str, tuple[str, str]]] = {
-    "console": ("opentelemetry.sdk.trace.export", "ConsoleSpanExporter"),
-    "otlp_proto_http": ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "OTLPSpanExporter"),
-    "otlp_proto_grpc": ("opentelemetry.exporter.otlp.proto.grpc.trace_exporter", "OTLPSpanExporter"),
+_BUILT_IN: Final[dict[str, dict[str, tuple[str, str]]]] = {
+    "TRACES": {
+        "console": ("opentelemetry.sdk.trace.export", "ConsoleSpanExporter"),
+        "otlp_proto_http": ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "OTLPSpanExporter"),
+        "otlp_proto_grpc": ("opentelemetry.exporter.otlp.proto.grpc.trace_exporter", "OTLPSpanExporter"),
+    },
+    "LOGS": {
+        "console": ("otelbudget.bootstrap.log_delivery", "ConsoleExporter"),
+        "otlp_proto_http": ("opentelemetry.exporter.otlp.proto.http._log_exporter", "OTLPLogExporter"),
+        "otlp_proto_grpc": ("opentelemetry.exporter.otlp.proto.grpc._log_exporter", "OTLPLogExporter"),
+    },
 }
 _PROTOCOLS: Final = {"grpc": "grpc", "http/protobuf": "http"}
 _PORTS: Final = {"grpc": 4317, "http": 4318}
@@ -40,39 +48,50 @@ def make_outlets(exporter: str | SpanExporter) -> tuple[Outlet, ...]:
         return (_outlet(exporter, type(exporter).__name__),)
     if exporter == "none":
         return ()
-    made = [_named(name) for name in _names()]  # all of them first: a later one may be refused
-    return tuple(_outlet(exporter, where) for exporter, where in made)
+    return tuple(_outlet(exporter, where) for exporter, where in named_exporters("TRACES"))
 
 
-def _names() -> list[str]:
-    listed = variable("OTEL_TRACES_EXPORTER")
+def named_exporters(signal: Signal) -> list[tuple[Any, str]]:
+    """The exporters that the variables for *signal* name, and where each delivers to.
+
+    Raises:
+        ConfigError: A variable names an exporter or protocol that does not exist, or the exporter can't be made.
+    """
+    return [_named(signal, name) for name in _names(signal)]
+
+
+def _names(signal: Signal) -> list[str]:
+    listed = variable(f"OTEL_{signal}_EXPORTER")
     if not listed:
-        asked = variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or variable("OTEL_EXPORTER_OTLP_ENDPOINT")
+        asked = variable(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or variable("OTEL_EXPORTER_OTLP_ENDPOINT")
         listed = "otlp" if asked else "none"
     names = list(dict.fromkeys(name.strip() for name in listed.split(",")))
     return [name for name in names if name and name.lower() != "none"]
 
 
-def _named(name: str) -> tuple[SpanExporter, str]:
-    """The exporter that ``OTEL_TRACES_EXPORTER`` calls *name*, and where it delivers to."""
-    full = f"otlp_proto_{otlp_protocol('TRACES')}" if name == "otlp" else name
-    exporter_class = _load(full)
+def _named(signal: Signal, name: str) -> tuple[Any, str]:
+    """The exporter that ``OTEL_TRACES_EXPORTER`` or its like calls *name*, and where it delivers to."""
+    full = f"otlp_proto_{otlp_protocol(signal)}" if name == "otlp" else name
+    exporter_class = _load(signal, full)
     try:
         exporter = exporter_class()
     except Exception as error:
-        raise ConfigError(f"the span exporter {name!r} (OTEL_TRACES_EXPORTER) can't be made: {error}") from error
+        what = {"TRACES": "span", "LOGS": "log"}[signal]
+        raise ConfigError(f"the {what} exporter {name!r} (OTEL_{signal}_EXPORTER) can't be made: {error}") from error
     protocol = full.removeprefix("otlp_proto_")
-    return exporter, name if protocol == full else f"OTLP at {otlp_endpoint('TRACES', protocol)}"
+    return exporter, name if protocol == full else f"OTLP at {otlp_endpoint(signal, protocol)}"
 
 
-def _load(name: str) -> Any:
-    if name in _BUILT_IN:
-        module, attribute = _BUILT_IN[name]
+def _load(signal: Signal, name: str) -> Any:
+    built_in = _BUILT_IN[signal]
+    if name in built_in:
+        module, attribute = built_in[name]
         return getattr(import_module(module), attribute)
-    found = entry_points(group=_GROUP)
+    found = entry_points(group=_GROUPS[signal])
     if name not in found.names:
-        known = ", ".join(sorted({"none", "otlp", *_BUILT_IN, *found.names}))
-        raise ConfigError(f"OTEL_TRACES_EXPORTER names {name!r}, which no installed package provides; known: {known}")
+        known = ", ".join(sorted({"none", "otlp", *built_in, *found.names}))
+        variable_name = f"OTEL_{signal}_EXPORTER"
+        raise ConfigError(f"{variable_name} names {name!r}, which no installed package provides; known: {known}")
     return found[name].load()
 
 
@@ -82,7 +101,7 @@ def _outlet(exporter: SpanExporter, where: str) -> Outlet:
 
 
 def otlp_protocol(signal: str) -> str:
-    """``"grpc"`` or ``"http"``, as the variables for *signal* (``"TRACES"``, ``"METRICS"``) say.
+    """``"grpc"`` or ``"http"``, as the variables for *signal* (``"TRACES"``, ``"METRICS"``, ``"LOGS"``) say.
 
     Where they name no protocol, the port decides (4317 gRPC, 4318 HTTP), then the default of the Python SDK: gRPC.
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
 
+    from opentelemetry._logs import LoggerProvider
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import TracerProvider
@@ -41,7 +42,7 @@ def setup(
     service_name: str | None = None,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
-    logger_provider: None = None,
+    logger_provider: LoggerProvider | None = None,
     registry: CollectorRegistry | None = None,
     exporter: Literal["auto", "none"] | SpanExporter = "auto",
     enforce: bool = True,
@@ -69,7 +70,8 @@ def setup(
         service_name: For the tracer provider made here; ``OTEL_SERVICE_NAME`` if None.
         tracer_provider: A provider to join; the global one if None, and one made here if there is none.
         meter_provider: Reports metrics through it instead of a page.
-        logger_provider: Not supported by this version: events go to spans.
+        logger_provider: Carries events out as log records where the configuration wants that (``telemetry.events``);
+            the global one, or ``OTEL_LOGS_EXPORTER`` and the OTLP endpoints, if None.
         registry: Shows the metrics in this registry of prometheus_client instead of a private one.
         exporter: Where spans go: "auto" follows the ``OTEL_*`` variables, and exports nothing where they say nothing
             or the provider joined has exporters of its own; "none"; or an exporter of yours, shut down with us.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from otelbudget.bootstrap.delivery import Closing
     from otelbudget.telemetry.cells import Meters
 
-__all__ = ["MetricsRoute", "Page", "Push", "open_route", "page_wanted", "push_wanted"]
+__all__ = ["MetricsRoute", "Page", "Push", "open_route", "page_wanted", "push_wanted", "unserved"]
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,20 @@ class Push:
         self._instruments.close()
 
 
+def unserved(given: MeterProvider | None) -> list[str]:
+    """What ``OTEL_METRICS_EXPORTER`` names that nobody does: not `setup()`, nor a provider of the application's."""
+    if given is not None or _application_meter_provider() is not None:
+        return []
+    return [name for name in _named() if name not in ("otlp", "prometheus", "none", "")]
+
+
+def _named() -> list[str]:
+    return [name.strip().lower() for name in variable("OTEL_METRICS_EXPORTER").split(",")]
+
+
 def push_wanted(given: MeterProvider | None) -> bool:
     """Whether metrics are to be pushed."""
-    named = [name.strip() for name in variable("OTEL_METRICS_EXPORTER").split(",")]
+    named = _named()
     endpoint = variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
     return given is not None or "otlp" in named or (bool(endpoint) and "none" not in named)
 

@@ -18,6 +18,7 @@ class Facts:
         spans: Where spans go.
         metrics: Where metrics go.
         metrics_url: The page to scrape, or None.
+        logs: Where events go as log records; empty if they are on spans only.
     """
 
     budgets: str
@@ -26,10 +27,12 @@ class Facts:
     spans: str
     metrics: str
     metrics_url: str | None
+    logs: str = ""
 
     def __str__(self) -> str:
         observes = f"; only observed: {self.observes}" if self.observes else ""
+        logs = f"; log records of events go to {self.logs}" if self.logs else ""
         return (
             f"budgets: {self.budgets}; enforced by: {self.enforces}{observes};"
-            f" spans go to {self.spans}; metrics go to {self.metrics}"
+            f" spans go to {self.spans}; metrics go to {self.metrics}{logs}"
         )

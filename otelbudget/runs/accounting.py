@@ -264,7 +264,8 @@ def announce(
         with run.lock:
             crossed, run.unannounced = (*run.unannounced, *crossed), ()
             run.refresh()
-    say_crossed(run, site, crossed)
+    if crossed:
+        say_crossed(run, site, crossed)
     if run.kind == "implicit":
         closing.write_totals(run)
 

@@ -83,9 +83,11 @@ def run(
 def _engine() -> Any:
     engine = scope.active_engine()
     if engine is None:
-        from otelbudget.manager import BudgetManager
+        from otelbudget.config import Config
+        from otelbudget.engine import Engine
 
-        engine = scope.activate_default(lambda: BudgetManager().engine)
+        # Not a whole manager, which is a span processor: this works where only OpenTelemetry's API is installed.
+        engine = scope.activate_default(lambda: Engine(Config()))
     return engine
 
 

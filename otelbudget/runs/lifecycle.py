@@ -12,7 +12,7 @@ from opentelemetry.trace import Status, StatusCode
 
 from otelbudget import scope, semconv
 from otelbudget.amounts import NOTHING
-from otelbudget.decision import Decision, Denial
+from otelbudget.decision import Decision
 from otelbudget.errors import BudgetExceeded, is_budget_exceeded
 from otelbudget.quotas import check_priority
 from otelbudget.runs import carving, closing, decorating, denying, refusals

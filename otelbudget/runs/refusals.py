@@ -35,6 +35,7 @@ def latched(one: BudgetRun, run: BudgetRun, ask: Ask, i: int) -> Denial:
         tenant=run.tenant,
         run_id=run.run_id,
         ambient=run.kind == "ambient",
+        origin=one.budget.origin,
     )
 
 
@@ -47,7 +48,7 @@ def plain(
         resource=resource,
         budget=one.account.name,
         scope="run",
-        tenant=run.tenant,
+        tenant=None if reason == "no_tenant" else run.tenant,
         run_id=run.run_id,
         ambient=run.kind == "ambient",
         detail=detail,
@@ -67,6 +68,7 @@ def deadline(one: BudgetRun, run: BudgetRun, ask: Ask, elapsed_ns: int) -> Denia
         tenant=run.tenant,
         run_id=run.run_id,
         ambient=run.kind == "ambient",
+        origin=one.budget.origin,
     )
 
 

@@ -104,9 +104,11 @@ class BudgetRun(RunState):
                 if began_ns:
                     denying.observe(self, "check", began_ns, site)
                 span = site.span
-                if span is None or (span.is_recording() and events.check_event(site, "allow", left)):
-                    return ALLOWED
-                self.say(site, events.check_event, "allow", left)
+                if span is not None:
+                    if not span.is_recording():
+                        self.say(site, events.check_event, "allow", left)
+                    elif not events.check_event(site, "allow", left):
+                        self.suppress(site)
                 return ALLOWED
         given: dict[str, Any] = {**others}
         if steps is not None:

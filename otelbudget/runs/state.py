@@ -257,7 +257,7 @@ class RunState:
             site = self.site
         else:
             site = site_of(span)
-        if self.kind != "quota":  # one that never ends would keep the context's spans alive
+        if self.kind not in ("implicit", "quota"):  # those must not keep the context's spans alive
             self.here = (context, site)
         return site
 

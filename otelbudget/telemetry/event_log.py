@@ -61,7 +61,7 @@ class EventLog:
 
 
 def _record_of(provider: LoggerProvider) -> Any:
-    """What makes a record that *provider* takes: SDKs before 1.39 take their own kind, with its resource, only."""
+    """What makes a record that *provider* takes: older SDKs take none but their own kind, which has a resource."""
     resource = getattr(provider, "resource", None)
     if resource is None:
         return LogRecord

@@ -99,10 +99,9 @@ def add(site: Site, name: str, attributes: Mapping[str, Value], *, always: bool 
     span = site.span
     if span is None:
         return True
-    log = _event_log
-    if log is not None:
-        log.write(span, name, attributes)
-        if not log.on_span:
+    if _event_log is not None:
+        _event_log.write(span, name, attributes)
+        if not _event_log.on_span:
             return True
     if site.left <= 0 and not always:
         return False

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, Tracer
+from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, Tracer
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -23,10 +23,11 @@ def start(
     *,
     kind: SpanKind = SpanKind.INTERNAL,
     attributes: Mapping[str, str] | None = None,
+    links: Sequence[Link] | None = None,
 ) -> Span:
     """A new span, not made current; one that records nothing if a span processor of the application raises."""
     try:
-        return tracer.start_span(name, context, kind, attributes)
+        return tracer.start_span(name, context, kind, attributes, links)
     except Exception:  # noqa: BLE001 - telemetry failing never changes a decision
         _log.exception("a span processor failed while the span %r started", name)
         return INVALID_SPAN

@@ -127,12 +127,13 @@ def bytes_per_run(manager: BudgetManager) -> float:
     """Bytes that an active run needs beside OpenTelemetry's own span and context."""
     engine = manager.engine
     runs: list[BudgetRun | None] = [None] * 5000
-    BudgetRun(engine, BUDGET, tenant="acme")
+    owner = engine.owners.owner(None, "acme", None, None)
+    BudgetRun(engine, BUDGET, owner)
     gc.collect()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     for i in range(len(runs)):
-        run = runs[i] = BudgetRun(engine, BUDGET, tenant="acme")
+        run = runs[i] = BudgetRun(engine, BUDGET, owner)
         run.check(steps=1, tokens=1000)
         run.record_call(1000)
     gc.collect()

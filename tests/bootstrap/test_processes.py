@@ -284,3 +284,64 @@ except otelbudget.ConfigError as error:
         if strict
         else "nothing but explicit checks\n"
     ), done.stderr
+
+
+def test_strict_is_not_content_with_spans_that_nobody_may_make(script: Script) -> None:
+    done = script(
+        """
+import importlib.util
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "openai" else real(name, package)
+import otelbudget
+for strict in (True, False):
+    try:
+        otelbudget.setup(otelbudget.RunBudget(max_steps=1), metrics_port=None, strict=strict)
+        print(otelbudget.bootstrap.facts().enforces)
+    except otelbudget.ConfigError as error:
+        print(error)
+"""
+    )
+    refused, enforces = done.stdout.splitlines()
+    assert refused.startswith("strict=True: no SDK with a guard is installed, and whether instrumentations show")
+    assert "install one of: openai" in refused
+    assert enforces == "spans of what has no guard"
+
+
+def test_runs_and_quotas_need_only_the_api(script: Script) -> None:
+    done = script(
+        """
+import sys
+
+class NoSdk:
+    def find_spec(self, name, path=None, target=None):
+        if name == "opentelemetry.sdk" or name.startswith("opentelemetry.sdk."):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, NoSdk())
+import otelbudget
+from otelbudget import BudgetExceeded, QuotaService, RunBudget
+
+with otelbudget.run(RunBudget(max_steps=1), reraise=False) as run:
+    run.check()
+    run.record_call(5)
+    with run.child(RunBudget()) as child, otelbudget.current_run().tool_call("x"):
+        pass
+    try:
+        run.check()
+    except BudgetExceeded as error:
+        print(error.reason, run.usage.tokens)
+service = QuotaService(10)
+service.consume_quota("acme", 4)
+print(service.remaining("acme"))
+try:
+    from otelbudget import BudgetManager
+except ImportError as error:
+    print(error)
+"""
+    )
+    assert done.stdout.splitlines() == [
+        "limit 5",
+        "6",
+        "BudgetManager is a span processor of the OpenTelemetry SDK, and only its API is installed: pip install"
+        " opentelemetry-sdk (otelbudget.run() and QuotaService work without it)",
+    ], done.stderr

@@ -285,7 +285,7 @@ class Wrong(Iterable[int]):
         ({"config": {"quick": BUDGET}}, r"setup\(config=...\): .*otelbudget\.Config\(budgets=...\), got "),
         ({"config": "missing.yaml"}, r"missing\.yaml"),
         ({"store": "redis://localhost"}, r"store='redis://localhost' is not supported by this version: .*leave store"),
-        ({"logger_provider": object()}, r"logger_provider is not supported by this version"),
+        ({"logger_provider": object()}, r"logger_provider=.*: expected an OpenTelemetry LoggerProvider or None"),
         ({"metrics_port": 65536}, r"setup\(metrics_port=...\): expected a port from 0 .*, got 65536"),
         ({"metrics_port": True}, r"setup\(metrics_port=...\): expected a port"),
         ({"metrics_port": "9464"}, r"setup\(metrics_port=...\): expected a port .*, got '9464' \(str\)"),

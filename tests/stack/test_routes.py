@@ -13,6 +13,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_server import Prometheus, prometheus_help, running
 from traffic import TENANTS, Traffic
 
+from otelbudget import Config, Usage
+from otelbudget.amounts import TOKENS
+from otelbudget.engine import Engine
+from otelbudget.manager import BudgetManager
+from otelbudget.quotas import Quota, Quotas
 from otelbudget.telemetry.otel_metrics import OtelInstruments
 from otelbudget.telemetry.prometheus import PrometheusCollector
 from otelbudget.telemetry.server import MetricsServer
@@ -72,6 +77,59 @@ def _identity(labels: dict[str, str]) -> Identity:
 def test_what_prometheus_holds_equals_the_cells(scraped: Scraped) -> None:
     [cost] = scraped.prometheus.query("sum(otelbudget_cost_usd_total)")
     assert float(cost["value"][1]) == pytest.approx(scraped.traffic.cost_nanousd / 1e9, abs=1e-9)
+
+
+def test_quotas_are_there_by_every_label(scraped: Scraped) -> None:
+    found = {
+        (labels["scope"], labels.get("tenant", ""), labels.get("model", ""), labels["resource"], labels["window"])
+        for labels in (series["metric"] for series in scraped.prometheus.query("otelbudget_budget_used"))
+    }
+    assert found == {
+        ("org", "", "", "cost_usd", "lifetime"),
+        ("model", "", "small-1", "cost_usd", "month"),
+        *(("tenant", tenant, "", resource, "day") for tenant in TENANTS for resource in ("tokens", "cost_usd")),
+    }
+    over = scraped.prometheus.query('otelbudget_users_over_ratio{ratio="1"}')
+    assert {series["metric"]["tenant"]: series["value"][1] for series in over} == {
+        "acme": "1", "globex": "1", "initech": "1",
+    }  # fmt: skip
+
+
+def test_quotas_of_more_tenants_than_have_a_label_add_up_to_the_ledger(
+    has_prometheus: None, scrape_config: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    quotas = Quotas(
+        org=(Quota(cost_usd=500, per="month"),),
+        default=(Quota(tokens=1_000, per="day"), Quota(cost_usd=9, per="month")),
+        users={"*": (Quota(tokens=100, per="day"),)},
+    )
+    engine = Engine(Config(quotas=quotas))
+    manager = BudgetManager(engine=engine)
+    for i in range(10_000):
+        with manager.run(org=f"org-{i % 7}", tenant=f"tenant-{i % 700}", user=f"user-{i % 3}", reraise=False) as run:
+            run.record(Usage(i % 11, 3, cost_usd=0.001))
+    engine.store.clock_s = lambda now_s=engine.store.clock_s(): now_s  # midnight is no business of this test
+    ledger = [book for book in engine.store.books if book.where.scope == "tenant"]
+    used = [book.current(engine.store.clock_s()).used for book in ledger]
+    registry = CollectorRegistry()
+    registry.register(PrometheusCollector(engine.meters))
+    with (
+        closing(MetricsServer.start(registry, "127.0.0.1", 0, explicit=True)) as page,
+        running(scrape_config.format(port=page.port), tmp_path_factory.mktemp("many")) as prometheus,
+    ):
+        of_tenants = 'sum(otelbudget_budget_used{scope="tenant", resource="%s"})'
+        [tokens] = prometheus.wait_for(of_tenants % "tokens")
+        [cost] = prometheus.query(of_tenants % "cost_usd")
+        [series] = prometheus.query('count({__name__=~"otelbudget_.*"})')
+        [tenants] = prometheus.query('count(count by (tenant) (otelbudget_budget_used{scope="tenant"}))')
+        [other] = prometheus.query('max by (tenant) (otelbudget_budget_used{tenant="other", resource="tokens"})')
+    one_quota_each = [amounts for book, amounts in zip(ledger, used, strict=True) if book.given.per == "day"]
+    assert float(tokens["value"][1]) == sum(amounts[TOKENS] for amounts in one_quota_each)
+    assert float(cost["value"][1]) == pytest.approx(10_000 * 0.001)
+    assert sum(amounts[TOKENS] for amounts in one_quota_each) == sum(i % 11 + 3 for i in range(10_000))
+    assert int(series["value"][1]) <= 20_000
+    assert int(tenants["value"][1]) == 501
+    assert float(other["value"][1]) > 0
 
 
 def test_growth_since_the_first_scrape_is_seen_because_counters_are_born_at_zero(scraped: Scraped) -> None:

@@ -6,10 +6,14 @@ from dataclasses import dataclass, field
 
 from otelbudget.amounts import COST, INPUT, NANOS, OUTPUT, RESOURCES, STEPS, TOKENS, UNLIMITED
 from otelbudget.ledger import Account
+from otelbudget.quotas import Quota
+from otelbudget.stores.books import Where
 from otelbudget.stores.memory import MemoryStore
 from otelbudget.telemetry.cells import Meters
 
 MODELS = ("small-1", "large-1")
+#: The clock of quotas, for pages of different moments to be the same.
+NOW_S = 1_700_000_000.0
 TENANTS = {"acme": ("research", 0), "globex": ("quick", 1), "initech": (None, 0)}
 
 
@@ -26,12 +30,13 @@ class Run:
 class Traffic:
     """Meters and how much has gone through them."""
 
-    store: MemoryStore = field(default_factory=MemoryStore)
+    store: MemoryStore = field(default_factory=lambda: MemoryStore(clock_s=lambda: NOW_S))
     rounds: int = 0
     cost_nanousd: int = 0
 
     def __post_init__(self) -> None:
         self.meters = Meters(self.store, models=MODELS, clock_ns=lambda: 0)
+        self.meters.reload_ok = True
 
     def begin(self) -> None:
         """Open one run per tenant."""
@@ -62,6 +67,18 @@ class Traffic:
                 self.meters.observe_check("call", number * 4e-6, trace)
                 self.meters.observe_estimate(MODELS[model], 0.6 + 0.2 * number)
                 self._end_run(tenant, number, trace)
+                self._charge_quotas(tenant, number)
+
+    def _charge_quotas(self, tenant: str, number: int) -> None:
+        quotas = {
+            Where("org", "default"): Quota(cost_usd=100, per="lifetime"),
+            Where("tenant", "default", tenant): Quota(tokens=50_000, cost_usd=1, per="day"),
+            Where("user", "default", tenant, "somebody"): Quota(tokens=1_000, per="rolling 24h"),
+            Where("model", "default", model=MODELS[0]): Quota(cost_usd=5, per="month"),
+        }
+        charged = [{TOKENS: 620 * number, COST: number * NANOS // 100}.get(i, 0) for i in range(len(RESOURCES))]
+        for where, quota in quotas.items():
+            self.store.charge([self.store.books.book(where, quota, NOW_S).current(NOW_S)], charged)
 
     def _end_run(self, tenant: str, number: int, trace: tuple[str, str]) -> None:
         used = [0] * len(RESOURCES)

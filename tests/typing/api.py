@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, assert_type
 
@@ -19,6 +20,7 @@ from otelbudget import (
     RunBudget,
     Usage,
 )
+from otelbudget.quota import QuotaReservation, QuotaUsage
 
 budget = RunBudget(max_steps=5, max_tokens=2000, max_seconds=10, max_cost_usd=Decimal("0.05"), wrap_up={"tokens": 500})
 usage = Usage(input_tokens=80, output_tokens=20, model="gpt-4o-mini")
@@ -99,8 +101,29 @@ def refused(error: BudgetExceeded) -> None:
     assert_type(otelbudget.is_budget_exceeded(error), bool)
 
 
-service = QuotaService(10_000, quotas={"acme": 500, "big": Quota(tokens=10**6)})
+service = QuotaService(10_000, quotas={"acme": 500, "big": [Quota(tokens=10**6), Quota(cost_usd=5, per="month")]})
+shared = QuotaService(None, store=BudgetManager(budget), timezone="Europe/Berlin", reserve_for={"high": 0.2})
 assert_type(service.check_quota("acme", 100, "normal"), bool)
-assert_type(service.remaining("acme"), int)
-with service.reserve("acme", 100) as quota_hold:
+assert_type(service.check_quota("acme", cost_usd=Decimal("0.05"), model="gpt-4o-mini", user="u1"), bool)
+assert_type(service.remaining("acme", priority="low"), int)
+assert_type(service.remaining_of("acme"), dict[str, Any])
+assert_type(service.usage("acme"), QuotaUsage)
+assert_type(service.usage("acme").tokens, int)
+assert_type(service.usage("acme").lines[0].resets_at, datetime | None)
+assert_type(service.resets_at("acme"), datetime | None)
+service.consume_quota("acme", 100, steps=1, idempotency_key="job-1")
+service.set_quota("acme", 5000, actor="ops")
+service.set_quota("acme", Quota(tokens=10))
+service.set_quota("acme", None)
+service.reset("acme", reason="incident 7")
+with service.reserve("acme", 100, "high", wait_s=0.5) as quota_hold:
+    assert_type(quota_hold, QuotaReservation)
+    quota_hold.extend(tokens=50)
     quota_hold.commit(80)
+
+
+def reloading(manager: BudgetManager) -> None:
+    otelbudget.setup("budgets.yaml", reload_s=5)
+    assert_type(manager.reload(), bool)
+    assert_type(manager.reload("other.yaml"), bool)
+    assert_type(manager.reload(Config()), bool)

@@ -1,0 +1,162 @@
+"""A paused run: its state as a value that JSON can carry, and the run that continues it, here or in another process.
+
+Calls in flight can't be paused, so the state is that of a root run at rest. What its quotas count stays with the store
+that they live in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.trace import Link, SpanContext, TraceFlags
+
+from otelbudget import ledger, semconv
+from otelbudget.accounts import Hold
+from otelbudget.amounts import RESOURCES, Amounts
+from otelbudget.errors import BudgetError, BudgetExceeded, ConfigError
+from otelbudget.model import RunBudget
+from otelbudget.quotas import PRIORITIES
+from otelbudget.runs import admission, closing, state_forms
+from otelbudget.runs.idempotency import Attempt, Entry, LogicalCall, keys_of
+from otelbudget.runs.state_forms import Part
+from otelbudget.telemetry import events
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from otelbudget.decision import Denial
+    from otelbudget.engine import Engine
+    from otelbudget.runs.run import BudgetRun
+
+__all__ = ["Paused", "export", "read", "rebuild"]
+
+FORMAT: Final = "otelbudget.run"
+VERSION: Final = 1
+#: Why an exported run is frozen.
+EXPORTED: Final = "its state was exported, and it goes on where that is resumed"
+_PARENT: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+
+
+# --- out
+
+
+def export(run: BudgetRun, *, freeze: bool) -> dict[str, Any]:
+    """The state of *run*; with *freeze* it is frozen in the same moment, and its leaving is no end.
+
+    Raises:
+        BudgetError: It is inside another run, has ended, or has calls or runs open.
+    """
+    closing.settle_overdue(run.engine)
+    dealt: object = None  # let go of after the lock
+    with run.engine.lock:
+        run.engine.sweep(run.engine.clock_ns())
+        _check_at_rest(run)
+        state = _form(run)
+        crossed, run.unannounced = run.unannounced, ()
+        was = run.frozen is not None
+        if freeze:
+            keys_of(run).exported = True
+            run.frozen = EXPORTED if run.frozen is None else run.frozen
+            dealt = run.forget()  # what is pending goes on with the run
+            run.engine.store.changed()
+        run.refresh()
+    del dealt
+    for crossing in crossed:
+        events.threshold_event((run.ancestor_of(crossing.account) or run).site, crossing)
+    if freeze:
+        change = {semconv.OLD: was, semconv.NEW: True, semconv.REASON: "export_state"}
+        events.change_event(run.site, semconv.EVENT_FREEZE, change)
+    return state
+
+
+def _check_at_rest(run: BudgetRun) -> None:
+    if run.parent is not None:
+        raise BudgetError("a run inside another one has no state of its own: export the outermost run")
+    if run.closed:
+        raise BudgetError("this run has ended; export its state before leaving it")
+    if run.open_holds:
+        raise BudgetError(
+            f"{run.open_holds} calls of this run are in flight (open reservations, model calls or batches):"
+            f" export its state when they are settled"
+        )
+    live: Any = run.engine.meters.live
+    inside = sum(run in one.lineage() for one in live if one is not run and not one.closed)
+    if inside:
+        raise BudgetError(f"{inside} runs inside this one are open: export its state when they are left")
+
+
+def _form(run: BudgetRun) -> dict[str, Any]:
+    account = run.account
+    context = None if run.span is None else run.span.get_span_context()
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "run_id": run.run_id,
+        "traceparent": _traceparent(context),
+        "owner": {"org": run.org, "tenant": run.tenant, "user": run.user, "priority": run.priority},
+        "budget": state_forms.budget_form(run.budget),
+        "limits": state_forms.limits_form(account.full),
+        "ordinary_limits": state_forms.limits_form(account.limits),
+        "max_ns": run.max_ns,
+        "elapsed_ns": max(0, run.elapsed_ns(run.engine.clock_ns())),
+        "used": state_forms.amounts_form(account.used),
+        "used_below": None if account.below is None else state_forms.amounts_form(account.below),
+        "quotas": [
+            {"scope": one.scope, "name": one.name, "used": state_forms.amounts_form(one.used)}
+            for one in run.accounts[:-1]
+        ],
+        "outcome": run.outcome,
+        "latched": [resource for i, resource in enumerate(RESOURCES) if run.latched >> i & 1],
+        "wrapped_up": run.wrapped_up,
+        "ran_out": run.ran_out,
+        "unpriced": run.unpriced,
+        "frozen": None if run.frozen is EXPORTED else run.frozen,
+        "denials": run.denials,
+        "first_denial": state_forms.denial_form(run.first_denial),
+        "pending": [
+            {"resource": resource, "reason": reason, "error": state_forms.error_form(error)}
+            for (resource, reason), (error, _) in (run.pending or {}).items()
+        ],
+        **_keys_form(run),
+    }
+
+
+def _traceparent(context: SpanContext | None) -> str | None:
+    if context is None or not context.is_valid:
+        return None
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+
+def _keys_form(run: BudgetRun) -> dict[str, Any]:
+    """What was done under each key, and how many steps each logical call was charged."""
+    calls: dict[int, dict[str, Any]] = {}
+
+    def number(call: LogicalCall) -> int:
+        calls.setdefault(id(call), {"names": [], "charged": call.charged})
+        return list(calls).index(id(call))
+
+    keys = [] if run.keys is None else [_entry_form(key, one, number) for key, one in run.keys.entries.items()]
+    for name, call in {} if run.keys is None else run.keys.calls.items():
+        number(call)
+        calls[id(call)]["names"].append(name)
+    return {"calls": list(calls.values()), "keys": keys}
+
+
+def _entry_form(key: str, entry: Entry, number: Any) -> dict[str, Any]:
+    attempt = entry.attempt
+    if attempt is None:
+        return {"key": key, "kind": "record", "usage": state_forms.usage_form(entry.payload)}
+    return {
+        "key": key,
+        "kind": "reserve",
+        "amounts": state_forms.amounts_form(entry.payload),
+        "held": state_forms.amounts_form(attempt.hold.amounts),
+        "state": attempt.hold.state,
+        "paid": state_forms.usage_form(attempt.hold.paid),
+        "on_unknown": entry.on_unknown,
+        "steps": attempt.steps,
+        "call": number(attempt.call),
+    }
