@@ -29,6 +29,18 @@ COLOURS = {
 }
 
 
+#: Green to red for the used share of a limit.
+FULL = {
+    "mode": "absolute",
+    "steps": [
+        {"color": "green", "value": None},
+        {"color": "yellow", "value": 0.8},
+        {"color": "orange", "value": 0.95},
+        {"color": "red", "value": 1},
+    ],
+}
+
+
 def query(expr: str, legend: str = "__auto", **options: Any) -> Json:
     """A query over the time range shown."""
     return {"datasource": DATASOURCE, "expr": expr, "legendFormat": legend, "range": True, "instant": False, **options}
@@ -111,9 +123,12 @@ def bars(
     unit: str,
     decimals: int | None = None,
     colours: Sequence[str] = (),
+    shares: bool = False,
 ) -> Json:
-    """One horizontal bar per series of an instant query."""
+    """One horizontal bar per series of an instant query; with *shares* of a limit, which is the bar's full length."""
     defaults = {"unit": unit, "min": 0, "decimals": decimals, "color": {"mode": "fixed", "fixedColor": "blue"}}
+    if shares:
+        defaults |= {"max": 1, "color": {"mode": "thresholds"}, "thresholds": FULL}
     options = {
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
         "orientation": "horizontal",

@@ -1,12 +1,14 @@
 """The Overview board: is money being spent as it should be, who is close to a limit, who was refused and why.
 
-Read from the top: six numbers, then the runs in danger beside the refusals, then who spends on what, then whether the
-budgeting itself works. Every query aggregates, since several processes may be scraped.
+Read from the top: eight numbers, then the quotas and the runs that are nearly used up, the refusals and what quotas
+hold, then who spends on what, then whether the budgeting itself works. Every query aggregates, since several processes
+may be scraped.
 """
 
 from __future__ import annotations
 
-from blocks import Json, bars, dashboard, instant, query, stat, table, timeseries
+import quotas
+from blocks import FULL, Json, bars, dashboard, instant, query, stat, table, timeseries
 
 #: Probes (`can_proceed`) refuse nobody, so they are left out wherever requests are counted.
 CHECKS = 'otelbudget_checks_total{tenant=~"$tenant", operation!="probe"'
@@ -16,16 +18,7 @@ RUN_COST = 'max by (tenant, budget, run_id) (otelbudget_active_run_cost_usd{tena
 CLOSEST = f"topk(10, {RATIO})"
 #: A sample of the checks is timed and calls may be rare, so latency and accuracy look back further than one scrape.
 LOOK_BACK = "5m"
-
-FULL = {
-    "mode": "absolute",
-    "steps": [
-        {"color": "green", "value": None},
-        {"color": "yellow", "value": 0.8},
-        {"color": "orange", "value": 0.95},
-        {"color": "red", "value": 1},
-    ],
-}
+TENANTS_OWN = 'scope="tenant"'
 
 
 def overview() -> Json:
@@ -35,11 +28,12 @@ def overview() -> Json:
         "otelbudget / Overview",
         "Spend, refusals and the runs closest to their limits, over all tenants.",
         [
-            (4, [(4, panel) for panel in _numbers()]),
-            (9, [(14, _closest_runs()), (10, _refusals())]),
+            (4, [(3, panel) for panel in _numbers()]),
+            (9, [(10, quotas.fullest()), (14, _closest_runs())]),
+            (8, [(8, _refusals()), (8, quotas.tokens()), (8, quotas.money())]),
             (8, [(10, _spend_by_tenant()), (7, _spend_by_model()), (7, _tokens())]),
+            (8, [(12, _tenants()), (7, _run_costs()), (5, _outcomes())]),
             (8, [(8, _decisions()), (8, _latency()), (8, _estimates())]),
-            (8, [(14, _run_costs()), (10, _outcomes())]),
         ],
     )
 
@@ -58,6 +52,8 @@ def _numbers() -> list[Json]:
             query(f"sum(rate({COST}[$__rate_interval])) * 3600"),
             unit="currencyUSD",
         ),
+        quotas.nearly_used_up(),
+        quotas.soonest_exhaustion(),
         stat(
             "Runs active",
             "Runs in progress now.",
@@ -139,6 +135,40 @@ def _spend_by_tenant() -> Json:
         [query(f"sum by (tenant) (rate({COST}[$__rate_interval])) * 3600", "{{tenant}}")],
         unit="currencyUSD",
         stacked=True,
+    )
+
+
+def _tenants() -> Json:
+    spend = f"sum by (tenant) (increase({COST}[$__range]))"
+    refused = f'sum by (tenant) (increase({CHECKS}, decision="deny"}}[$__range]))'
+    this_tenant = {
+        "title": "Show this tenant only",
+        "url": "/d/otelbudget-overview?var-tenant=${__value.raw}&${__url_time_range}",
+    }
+    return table(
+        "Which tenants spend most?",
+        "In the range shown. Quota: the used share of the tenant's fullest one, now.",
+        [
+            instant(f"topk(20, {spend})"),
+            instant(f"max by (tenant) ({quotas.share(TENANTS_OWN)})"),
+            instant(refused),
+        ],
+        {
+            "tenant": {"displayName": "Tenant", "links": [this_tenant]},
+            "Value #A": {"displayName": "Spent", "unit": "currencyUSD", "custom.width": 110},
+            "Value #B": {
+                "displayName": "Quota",
+                "unit": "percentunit",
+                "decimals": 0,
+                "min": 0,
+                "max": 1,
+                "thresholds": FULL,
+                "color": {"mode": "thresholds"},
+                "custom.cellOptions": {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"},
+            },
+            "Value #C": {"displayName": "Refused", "unit": "locale", "decimals": 0, "custom.width": 90},
+        },
+        sort_by="Spent",
     )
 
 

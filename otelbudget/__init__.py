@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from otelbudget.model import RunBudget, Usage
     from otelbudget.quota import QuotaService
     from otelbudget.quotas import Quota, Quotas
-    from otelbudget.runs.api import current_run, run, wrap
+    from otelbudget.runs.api import current_run, resume, run, wrap
     from otelbudget.runs.receipt import Receipt
     from otelbudget.runs.run import BudgetRun
 
@@ -63,6 +63,7 @@ __all__ = [
     "estimate_tokens",
     "is_budget_exceeded",
     "load_budget_config",
+    "resume",
     "run",
     "setup",
     "shutdown",
@@ -90,7 +91,7 @@ _HOME = {
     **dict.fromkeys(("RunBudget", "Usage"), "model"),
     "QuotaService": "quota",
     **dict.fromkeys(("Quota", "Quotas"), "quotas"),
-    **dict.fromkeys(("current_run", "run", "wrap"), "runs.api"),
+    **dict.fromkeys(("current_run", "resume", "run", "wrap"), "runs.api"),
     "Receipt": "runs.receipt",
     "BudgetRun": "runs.run",
 }

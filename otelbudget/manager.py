@@ -16,6 +16,7 @@ from otelbudget.live_spans import LiveSpans
 from otelbudget.model import RunBudget, Usage
 from otelbudget.reloading import Reloading
 from otelbudget.runs import closing
+from otelbudget.runs.api import paused_scope
 from otelbudget.runs.lifecycle import RunScope
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan, Span
 
     from otelbudget.decision import Decision
+    from otelbudget.model import OnExhausted
     from otelbudget.runs.run import BudgetRun
 
 try:
@@ -128,6 +130,10 @@ class BudgetManager(SpanProcessor):
     def run(self, budget: str | RunBudget | None = None, **options: Any) -> RunScope:
         """`otelbudget.run` on this manager."""
         return RunScope(self.engine, budget, **options)
+
+    def resume(self, state: Mapping[str, Any], *, on_exhausted: OnExhausted | None = None, **options: Any) -> RunScope:
+        """`otelbudget.resume` on this manager."""
+        return paused_scope(self.engine, state, on_exhausted, **options)
 
     # --- the span processor
 

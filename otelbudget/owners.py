@@ -131,10 +131,20 @@ class Owners:
                 self._review()
 
     def _review(self) -> None:
+        self._move_overrides()
         self._store.books.review(self._configured)
         self._bind()
         self._pin()
         self._store.changed()
+
+    def _move_overrides(self) -> None:
+        """Take what was set for tenants along that belong to another organisation now."""
+        books = self._store.books
+        for book in books.overridden():
+            where, quota = book.where, book.quota
+            if where.org != self.org_of(where.tenant):
+                books.override(book, None)
+                self.override(where.tenant, quota)
 
     def _bind(self, tenant: str | None = None) -> None:
         for owner in list(self._owners.values()):

@@ -180,16 +180,16 @@ class QuotaService:
 
     # --- looking
 
-    def remaining(self, tenant: str, *, priority: str = "normal", user: str | None = None) -> int:
-        """How many tokens *tenant* may ask for at most, over all its quotas.
+    def remaining(self, tenant: str, *, priority: str = "high", user: str | None = None) -> int:
+        """How many tokens are left to *tenant*, over all its quotas: all that a check with *priority* may ask for.
 
         Where none limits tokens that is 2**53 - 1, the most that anybody can ask for.
         """
         left = self._left(self._runs.of(tenant, priority, user), TOKENS)
         return CEILING - 1 if left is None else left
 
-    def remaining_of(self, tenant: str, *, priority: str = "normal", user: str | None = None) -> dict[str, Any]:
-        """What *tenant* may ask for at most, ``{resource: amount}``: money as Decimal USD, None is unlimited."""
+    def remaining_of(self, tenant: str, *, priority: str = "high", user: str | None = None) -> dict[str, Any]:
+        """What is left to *tenant* of each resource: ``{resource: amount}``, money as Decimal, None is unlimited."""
         run = self._runs.of(tenant, priority, user)
         found: dict[str, Any] = {}
         with self._engine.lock:

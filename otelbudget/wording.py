@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from otelbudget.decision import Denial
 
-__all__ = ["message"]
+__all__ = ["REASONS", "message"]
 
 _AMBIENT: Final = (
     " Calls outside otelbudget.run() share one process-wide run: open one per request or job with"
@@ -108,6 +108,9 @@ _WHAT: Final = {
     "no_tenant": _no_tenant,
     "store_unavailable": _store_unavailable,
 }
+
+#: Every reason that a denial can have.
+REASONS: Final = tuple(_WHAT)
 
 
 # --- parts of it

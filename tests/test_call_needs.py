@@ -117,6 +117,14 @@ def test_a_span_that_counts_no_input_does_not_teach_how_far_counts_are_off(world
     assert held_by(world, replace(OPEN, provider="p")) == [70, 40, 30]
 
 
+def test_the_input_of_a_span_that_nobody_counted_is_not_corrected(world: World) -> None:
+    chat = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai", "gen_ai.request.model": "demo"}
+    with world.run() as run:
+        taught(Usage(80, 60), times=1)
+        with world.tracer.start_as_current_span("chat", attributes=chat):
+            assert held(run)[2] == 1
+
+
 def test_expected_holds_the_smaller_of_the_maximum_and_what_answers_take(make_world: Callable[..., World]) -> None:
     world = estimating(make_world, hold="expected")
     assert held_by(world, replace(CHAT, max_output_tokens=4_000)) == [296, 40, 256]

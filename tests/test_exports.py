@@ -13,9 +13,10 @@ import otelbudget
 
 NAMES = {
     "BudgetError", "BudgetExceeded", "BudgetManager", "BudgetRun", "Config", "ConfigError", "Decision", "Denial",
-    "IdempotencyError", "PricingError", "Quota", "QuotaService", "Quotas", "Receipt", "RunBudget", "StoreError", "Usage",
-    "__version__", "current_run", "estimate_tokens", "is_budget_exceeded", "load_budget_config", "run", "setup",
-    "shutdown", "wrap",
+    "IdempotencyError", "PricingError", "Quota", "QuotaService", "Quotas", "Receipt", "RunBudget", "StoreError",
+    "Usage",
+    "__version__", "current_run", "estimate_tokens", "is_budget_exceeded", "load_budget_config", "resume", "run",
+    "setup", "shutdown", "wrap",
 }  # fmt: skip
 
 

@@ -188,3 +188,16 @@ def test_an_override_outlives_rules_that_do_not_know_its_quota() -> None:
     assert (tenants_quota(rules, "acme"), tenants_quota(rules, "other")) == ([500], [10])
     rules.restore("acme")
     assert tenants_quota(rules, "acme") == [10]
+
+
+def test_an_override_goes_along_when_its_tenant_gets_another_organisation() -> None:
+    rules = owners(Quotas(default=(TOKEN_QUOTA,)))
+    rules.override("acme", Quota(tokens=500))
+    rules.override("acme", Quota(steps=5, per="week"))
+    rules.configure(Quotas(default=(TOKEN_QUOTA,)), {"acme": "big"}, require_tenant=False)
+    owner = rules.owner(None, "acme", None, None)
+    assert (owner.org, [book.quota.name for book in owner.books]) == ("big", ["tokens per day", "steps per week"])
+    assert tenants_quota(rules, "acme") == [500, None]
+    assert [book.quota.tokens for book in rules.owner("default", "acme", None, None).books] == [100]
+    assert len(rules.restore("acme")) == 2
+    assert tenants_quota(rules, "acme") == [100]

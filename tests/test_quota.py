@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -183,6 +184,7 @@ def test_lower_priorities_stop_before_what_is_kept_for_higher_ones() -> None:
     assert [p for p in ("low", "normal", "high") if service.check_quota("acme", 81, p)] == ["high"]
     assert service.check_quota("acme", 100, "high")
     assert [service.remaining("acme", priority=p) for p in ("low", "normal", "high")] == [60, 80, 100]
+    assert service.remaining("acme") == 100
     with pytest.raises(BudgetExceeded) as caught:
         service.reserve("acme", 61, "low")
     assert (caught.value.limit, caught.value.requested) == (60, 61)
@@ -191,7 +193,7 @@ def test_lower_priorities_stop_before_what_is_kept_for_higher_ones() -> None:
 def test_a_quota_that_says_itself_what_it_keeps_is_left_alone() -> None:
     own = {"plain": Quota(tokens=100), "none": Quota(tokens=100, reserve_for={})}
     service = QuotaService(quotas=own, reserve_for={"high": 0.5})
-    assert (service.remaining("plain"), service.remaining("none")) == (50, 100)
+    assert [service.remaining(name, priority="normal") for name in ("plain", "none")] == [50, 100]
 
 
 @given(
@@ -286,6 +288,16 @@ def test_a_hold_is_charged_to_the_day_in_which_it_was_made(clock: Clock) -> None
     assert used(service) == 80
 
 
+def test_a_reservation_that_is_lost_gives_back_what_it_held(world: World) -> None:
+    service = QuotaService(100, store=world.manager)
+    service.reserve("acme", 80)
+    gc.collect()
+    assert not service.check_quota("acme", 21)
+    world.advance(66)
+    assert service.check_quota("acme", 100)
+    assert used(service) == 0
+
+
 def test_a_key_makes_one_reservation_and_one_charge_also_when_others_came_between(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -354,7 +366,7 @@ def test_a_number_changes_the_tokens_of_the_daily_quota_and_nothing_else(clock: 
     service = QuotaService(quotas={"acme": [Quota(cost_usd=1, per="month"), daily]}, clock_s=clock)
     service.consume_quota("acme", 20)
     service.set_quota("acme", 200)
-    assert (service.remaining("acme"), service.remaining("acme", priority="high")) == (80, 180)
+    assert [service.remaining("acme", priority=p) for p in ("normal", "high")] == [80, 180]
     assert service.remaining_of("acme")["cost_usd"] == 1
     money, tokens = service.usage("acme").lines
     assert (money.overridden, tokens.overridden, tokens.quota, tokens.limit) == (False, True, "mine", 200)

@@ -12,7 +12,8 @@ from otelbudget.amounts import COST, INPUT, NANOS, NESTED, OUTPUT, TOOLS, Amount
 from otelbudget.model import Usage, sum_of
 from otelbudget.runs import closing, idempotency
 from otelbudget.runs.admission import payers
-from otelbudget.runs.idempotency import CHARGED, REPLAYED, Attempt, Recorded
+from otelbudget.runs.attempts import Attempt
+from otelbudget.runs.idempotency import CHARGED, REPLAYED, Recorded
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site
 

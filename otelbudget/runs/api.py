@@ -1,4 +1,4 @@
-"""The functions that work without a manager in hand: `run`, `current_run`, `wrap`."""
+"""The functions that work without a manager in hand: `run`, `resume`, `current_run`, `wrap`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from otelbudget import scope
 from otelbudget.scope import current_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from otelbudget.model import RunBudget
+    from otelbudget.engine import Engine
+    from otelbudget.model import OnExhausted, RunBudget
     from otelbudget.runs.carving import Carve
     from otelbudget.runs.lifecycle import Mode, RunScope
 
-__all__ = ["current_run", "run", "wrap"]
+__all__ = ["current_run", "paused_scope", "resume", "run", "wrap"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -78,6 +79,42 @@ def run(
         reraise=reraise,
         cancel_at_deadline=cancel_at_deadline,
     )
+
+
+def resume(
+    state: Mapping[str, Any],
+    *,
+    on_exhausted: OnExhausted | None = None,
+    reraise: bool = True,
+    cancel_at_deadline: bool = False,
+) -> RunScope:
+    """Go on with a run that `BudgetRun.export_state` has paused, as a block like that of `run`.
+
+    It has the same id, owner and limits, has used what it had used, and the time between does not count. It is a run of
+    its own wherever it is resumed. A state is a value: who resumes it in two processes lets both spend what is left.
+
+    Args:
+        state: What `export_state` gave, also after a trip through JSON.
+        on_exhausted: Replaces that of its budget; has to be given if that was a function.
+        reraise: As for `run`.
+        cancel_at_deadline: As for `run`.
+
+    Raises:
+        ConfigError: It is no such state; the message names the field.
+        BudgetError: On entering, if that run is open in this process.
+    """
+    return paused_scope(_engine(), state, on_exhausted, reraise=reraise, cancel_at_deadline=cancel_at_deadline)
+
+
+def paused_scope(
+    engine: Engine, state: Mapping[str, Any], on_exhausted: OnExhausted | None, **options: Any
+) -> RunScope:
+    """`resume` on *engine*."""
+    from otelbudget.runs import resuming
+    from otelbudget.runs.lifecycle import RunScope
+
+    paused = resuming.read(state, on_exhausted)
+    return RunScope(engine, paused.budget, resumed=paused, **options)
 
 
 def _engine() -> Any:

@@ -29,7 +29,7 @@ def close(run: BudgetRun, outcome: str) -> None:
         _uncarve(run)
         engine.explicit_runs -= run.kind == "explicit"
         run.plain = False
-        run.outcome = outcome
+        run.outcome = "paused" if run.keys is not None and run.keys.exported else outcome
         run.ended_ns = engine.clock_ns()
         waiting = run.open_holds > 0
     if waiting:
@@ -102,8 +102,9 @@ def _finish(run: BudgetRun) -> None:
             run.keys.finish()
         engine.meters.live.discard(run)
         run.tenant_cell.active -= 1
-        seconds = run.elapsed_ns(run.ended_ns) / NANOS
-        run.tenant_cell.ended(run.outcome, run.account.used, seconds, exemplar)
+        if run.outcome != "paused":  # what it comes to is counted where it ends
+            seconds = run.elapsed_ns(run.ended_ns) / NANOS
+            run.tenant_cell.ended(run.outcome, run.account.used, seconds, exemplar)
     if run.span is not None and run.kind == "explicit":
         write_totals(run)
         our_spans.end(run.span)

@@ -112,6 +112,8 @@ def _freeze(run: BudgetRun, actor: str | None, reason: str | None, *, frozen: bo
     with run.engine.lock:
         was = run.frozen is not None
         run.frozen = (reason or "") if frozen else None
+        if run.keys is not None and not frozen:
+            run.keys.exported = False  # it goes on here after all
         run.refresh()
         run.engine.store.changed()
     _say(run, semconv.EVENT_FREEZE, actor, reason, {semconv.OLD: was, semconv.NEW: frozen})

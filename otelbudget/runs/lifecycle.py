@@ -15,7 +15,7 @@ from otelbudget.amounts import NOTHING
 from otelbudget.decision import Decision
 from otelbudget.errors import BudgetExceeded, is_budget_exceeded
 from otelbudget.quotas import check_priority
-from otelbudget.runs import carving, closing, decorating, denying, refusals
+from otelbudget.runs import carving, closing, decorating, denying, refusals, resuming
 from otelbudget.runs.admission import Ask, Verdict
 from otelbudget.telemetry import events, our_spans
 from otelbudget.telemetry.events import site_of, type_name
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from otelbudget.model import RunBudget
     from otelbudget.runs.carving import Carve
     from otelbudget.runs.deadlines import Timeout
+    from otelbudget.runs.resuming import Paused
     from otelbudget.runs.run import BudgetRun
 
 __all__ = ["RunScope"]
@@ -57,6 +58,7 @@ class RunScope:
         reraise: Raise a pending denial when the block is left.
         cancel_at_deadline: Cancel what runs in the block when its time is over; for ``async with``, coroutines and
             async generators.
+        resumed: The paused run that it continues, as a root run; *budget* is that run's then.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class RunScope:
         carve: Carve | None = None,
         reraise: bool = True,
         cancel_at_deadline: bool = False,
+        resumed: Paused | None = None,
     ) -> None:
         if mode not in ("shared", "carve", "detached"):
             raise ValueError(f"mode must be 'shared', 'carve' or 'detached', got {mode!r}")
@@ -95,6 +98,7 @@ class RunScope:
             "parent": parent,
             "mode": mode,
             "carve": carve,
+            "resumed": resumed,
         }
         self._reraise = reraise
         self.cancel_at_deadline = cancel_at_deadline
@@ -108,7 +112,9 @@ class RunScope:
         closing.tend(engine)
         run = self._make()
         try:
-            span = our_spans.start(engine.tracer, f"{semconv.RUN_SPAN} {self._budget.name or 'custom'}")
+            paused: Paused | None = self._options["resumed"]
+            links = None if paused is None else paused.links
+            span = our_spans.start(engine.tracer, f"{semconv.RUN_SPAN} {self._budget.name or 'custom'}", links=links)
             run.span = span
             run.site = site_of(span)
             closing.write_limits(run, span)
@@ -121,6 +127,8 @@ class RunScope:
         from otelbudget.runs.run import BudgetRun
 
         engine, options = self._engine, self._options
+        if options["resumed"] is not None:
+            return resuming.rebuild(engine, options["resumed"], reraise=self._reraise)
         who = {name: options[name] for name in ("org", "tenant", "user", "priority")}
         parent = None if options["mode"] == "detached" else options["parent"] or self._around()
         wants = None

@@ -1,53 +1,42 @@
-"""A paused run: its state as a value that JSON can carry, and the run that continues it, here or in another process.
+"""`BudgetRun.export_state`: what a run is at rest, as a value that JSON can carry; `resuming` continues it.
 
-Calls in flight can't be paused, so the state is that of a root run at rest. What its quotas count stays with the store
-that they live in.
+Calls in flight can't be paused, so it is a root run between its calls. What its quotas count stays with the store that
+they live in, but for those that every run has on its own.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from opentelemetry.trace import Link, SpanContext, TraceFlags
-
-from otelbudget import ledger, semconv
-from otelbudget.accounts import Hold
-from otelbudget.amounts import RESOURCES, Amounts
-from otelbudget.errors import BudgetError, BudgetExceeded, ConfigError
-from otelbudget.model import RunBudget
-from otelbudget.quotas import PRIORITIES
-from otelbudget.runs import admission, closing, state_forms
-from otelbudget.runs.idempotency import Attempt, Entry, LogicalCall, keys_of
-from otelbudget.runs.state_forms import Part
+from otelbudget import semconv
+from otelbudget.amounts import RESOURCES
+from otelbudget.errors import BudgetError
+from otelbudget.runs import closing, state_forms
+from otelbudget.runs.idempotency import keys_of
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from opentelemetry.trace import SpanContext
 
-    from otelbudget.decision import Denial
-    from otelbudget.engine import Engine
+    from otelbudget.amounts import Amounts
+    from otelbudget.model import Usage
+    from otelbudget.runs.attempts import LogicalCall
+    from otelbudget.runs.idempotency import Entry
     from otelbudget.runs.run import BudgetRun
 
-__all__ = ["Paused", "export", "read", "rebuild"]
+__all__ = ["FORMAT", "VERSION", "export"]
 
 FORMAT: Final = "otelbudget.run"
 VERSION: Final = 1
 #: Why an exported run is frozen.
 EXPORTED: Final = "its state was exported, and it goes on where that is resumed"
-_PARENT: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
-
-
-# --- out
 
 
 def export(run: BudgetRun, *, freeze: bool) -> dict[str, Any]:
     """The state of *run*; with *freeze* it is frozen in the same moment, and its leaving is no end.
 
     Raises:
-        BudgetError: It is inside another run, has ended, or has calls or runs open.
+        BudgetError: It is inside another run, has ended, was exported before, or has calls or runs open.
     """
     closing.settle_overdue(run.engine)
     dealt: object = None  # let go of after the lock
@@ -59,7 +48,7 @@ def export(run: BudgetRun, *, freeze: bool) -> dict[str, Any]:
         was = run.frozen is not None
         if freeze:
             keys_of(run).exported = True
-            run.frozen = EXPORTED if run.frozen is None else run.frozen
+            run.frozen = run.frozen or EXPORTED
             dealt = run.forget()  # what is pending goes on with the run
             run.engine.store.changed()
         run.refresh()
@@ -67,7 +56,7 @@ def export(run: BudgetRun, *, freeze: bool) -> dict[str, Any]:
     for crossing in crossed:
         events.threshold_event((run.ancestor_of(crossing.account) or run).site, crossing)
     if freeze:
-        change = {semconv.OLD: was, semconv.NEW: True, semconv.REASON: "export_state"}
+        change: dict[str, Any] = {semconv.OLD: was, semconv.NEW: True, semconv.REASON: "export_state"}
         events.change_event(run.site, semconv.EVENT_FREEZE, change)
     return state
 
@@ -77,6 +66,8 @@ def _check_at_rest(run: BudgetRun) -> None:
         raise BudgetError("a run inside another one has no state of its own: export the outermost run")
     if run.closed:
         raise BudgetError("this run has ended; export its state before leaving it")
+    if run.keys is not None and run.keys.exported:
+        raise BudgetError("the state of this run was exported before, and it goes on there; run.unfreeze() undoes that")
     if run.open_holds:
         raise BudgetError(
             f"{run.open_holds} calls of this run are in flight (open reservations, model calls or batches):"
@@ -113,7 +104,7 @@ def _form(run: BudgetRun) -> dict[str, Any]:
         "wrapped_up": run.wrapped_up,
         "ran_out": run.ran_out,
         "unpriced": run.unpriced,
-        "frozen": None if run.frozen is EXPORTED else run.frozen,
+        "frozen": run.frozen,
         "denials": run.denials,
         "first_denial": state_forms.denial_form(run.first_denial),
         "pending": [
@@ -132,31 +123,32 @@ def _traceparent(context: SpanContext | None) -> str | None:
 
 def _keys_form(run: BudgetRun) -> dict[str, Any]:
     """What was done under each key, and how many steps each logical call was charged."""
-    calls: dict[int, dict[str, Any]] = {}
+    if run.keys is None:
+        return {"calls": [], "keys": []}
+    entries: dict[str, Entry] = run.keys.entries
+    calls: dict[str, LogicalCall] = run.keys.calls
+    every = (*calls.values(), *(one.attempt.call for one in entries.values() if one.attempt is not None))
+    number = {id(call): i for i, call in enumerate({id(call): call for call in every}.values())}
+    forms: list[dict[str, Any]] = [{} for _ in number]
+    for call in every:
+        forms[number[id(call)]] = {"names": [], "charged": call.charged}
+    for name, call in calls.items():
+        forms[number[id(call)]]["names"].append(name)
+    return {"calls": forms, "keys": [_entry_form(key, one, number) for key, one in entries.items()]}
 
-    def number(call: LogicalCall) -> int:
-        calls.setdefault(id(call), {"names": [], "charged": call.charged})
-        return list(calls).index(id(call))
 
-    keys = [] if run.keys is None else [_entry_form(key, one, number) for key, one in run.keys.entries.items()]
-    for name, call in {} if run.keys is None else run.keys.calls.items():
-        number(call)
-        calls[id(call)]["names"].append(name)
-    return {"calls": list(calls.values()), "keys": keys}
-
-
-def _entry_form(key: str, entry: Entry, number: Any) -> dict[str, Any]:
+def _entry_form(key: str, entry: Entry, number: dict[int, int]) -> dict[str, Any]:
     attempt = entry.attempt
     if attempt is None:
-        return {"key": key, "kind": "record", "usage": state_forms.usage_form(entry.payload)}
+        return {"key": key, "kind": "record", "usage": state_forms.usage_form(cast("Usage", entry.payload))}
     return {
         "key": key,
         "kind": "reserve",
-        "amounts": state_forms.amounts_form(entry.payload),
+        "amounts": state_forms.amounts_form(cast("Amounts", entry.payload)),
         "held": state_forms.amounts_form(attempt.hold.amounts),
         "state": attempt.hold.state,
         "paid": state_forms.usage_form(attempt.hold.paid),
         "on_unknown": entry.on_unknown,
         "steps": attempt.steps,
-        "call": number(attempt.call),
+        "call": number[id(attempt.call)],
     }

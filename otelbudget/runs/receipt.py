@@ -21,7 +21,7 @@ class Receipt:
 
     Args:
         run_id, budget, tenant, user: Whose run it is.
-        outcome: ``active``, ``completed``, ``exhausted`` or ``error``.
+        outcome: ``active``, ``completed``, ``exhausted``, ``error``, or ``paused`` for one that goes on elsewhere.
         reason, resource, message: Of the first denial; None if there was none.
         used: ``{resource: amount}``, money as Decimal USD, ``seconds`` as float.
         limits, remaining: The same keys; None means unlimited.

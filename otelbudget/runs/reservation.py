@@ -13,7 +13,8 @@ from otelbudget.errors import IdempotencyError
 from otelbudget.ledger import Hold
 from otelbudget.model import Usage, sum_of
 from otelbudget.runs import accounting, admission, denying, idempotency, waiting, wrapping
-from otelbudget.runs.idempotency import CHARGED, REPLAYED, Attempt, Keyed, Recorded
+from otelbudget.runs.attempts import Attempt
+from otelbudget.runs.idempotency import CHARGED, REPLAYED, Keyed, Recorded
 from otelbudget.runs.wanted import wanted
 from otelbudget.telemetry import events
 

@@ -22,7 +22,18 @@ from otelbudget.amounts import (
 )
 from otelbudget.decision import ALLOWED, Decision
 from otelbudget.model import RunBudget, Usage, sum_of
-from otelbudget.runs import accounting, admission, batches, controls, denying, lifecycle, reservation, tools, wrapping
+from otelbudget.runs import (
+    accounting,
+    admission,
+    batches,
+    controls,
+    denying,
+    lifecycle,
+    pausing,
+    reservation,
+    tools,
+    wrapping,
+)
 from otelbudget.runs.deadlines import Timeout
 from otelbudget.runs.idempotency import Recorded, as_key
 from otelbudget.runs.receipt import Receipt, receipt_of
@@ -290,6 +301,21 @@ class BudgetRun(RunState):
     def reset(self, *, actor: str | None = None, reason: str | None = None) -> None:
         """Begin anew: nothing used, no denial, the clock at zero; what is held stays held."""
         controls.reset(self, actor, reason)
+
+    def export_state(self, *, freeze: bool = True) -> dict[str, Any]:
+        """The run as it stands, as values that JSON can carry, for `otelbudget.resume` in this or another process.
+
+        What it has used, limits, latches, pending denials, keys and the time that has passed go along; holds can't, so
+        it has to be between calls. What is recorded here afterwards stays here.
+
+        Args:
+            freeze: Refuse new calls here, and leave the run's end to where it is resumed: leaving it is quiet and its
+                outcome is ``paused``. `unfreeze` takes that back. False for a checkpoint of a run that goes on here.
+
+        Raises:
+            BudgetError: Calls are in flight, runs inside it are open, it is inside another run, or it has ended.
+        """
+        return pausing.export(self, freeze=freeze)
 
     # --- looking
 

@@ -190,8 +190,10 @@ class Books:
         if others:
             self._overridden[book.where] = others
 
-    def overridden(self, where: Where) -> Sequence[Book]:
-        """The books of *where* that are not held to what is configured."""
+    def overridden(self, where: Where | None = None) -> Sequence[Book]:
+        """The books, of *where* if that is given, that are not held to what is configured."""
+        if where is None:
+            return [book for books in self._overridden.values() for book in books]
         return self._overridden.get(where, ())
 
     def forget(self, book: Book) -> None:

@@ -22,7 +22,7 @@ MAX_ORGS: Final = 100
 MAX_QUOTA_MODELS: Final = 100
 MAX_QUOTAS: Final = 200
 #: Series that quotas may have before new ones are summed up, and how many of them are kept for those sums.
-MAX_QUOTA_SERIES: Final = 6_000
+MAX_QUOTA_SERIES: Final = 6_500
 _FOR_SUMS: Final = 500
 #: Books that are read under the lock at a time, so that a scrape of very many users holds up no call.
 _AT_ONCE: Final = 256

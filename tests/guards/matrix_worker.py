@@ -22,6 +22,7 @@ from otelbudget import BudgetExceeded, RunBudget, scope
 from otelbudget.demo.script import Reply
 from otelbudget.demo.server import DemoServer
 from otelbudget.guards import openai as guard
+from otelbudget.learned import Learned
 from otelbudget.manager import BudgetManager
 
 USED = Reply(text=ANSWER, input_tokens=80, output_tokens=20)
@@ -123,6 +124,7 @@ class Worker:
 
     async def row(self, situation: str, way: str, call: Callable[[], Coroutine[Any, Any, object]]) -> None:
         before = self.server.requests
+        self.manager.engine.learned = Learned()  # or what earlier rows have taught would change the estimates of this
         self.server.enqueue(USED, USED)
         seen = "nothing"
         async with self.manager.run(RunBudget(max_steps=2), reraise=False) as run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +19,7 @@ from otelbudget.amounts import TOKENS
 from otelbudget.engine import Engine
 from otelbudget.manager import BudgetManager
 from otelbudget.quotas import Quota, Quotas
+from otelbudget.stores.memory import MemoryStore
 from otelbudget.telemetry.otel_metrics import OtelInstruments
 from otelbudget.telemetry.prometheus import PrometheusCollector
 from otelbudget.telemetry.server import MetricsServer
@@ -103,14 +105,14 @@ def test_quotas_of_more_tenants_than_have_a_label_add_up_to_the_ledger(
         default=(Quota(tokens=1_000, per="day"), Quota(cost_usd=9, per="month")),
         users={"*": (Quota(tokens=100, per="day"),)},
     )
-    engine = Engine(Config(quotas=quotas))
+    now_s = time.time()  # midnight is no business of this test
+    engine = Engine(Config(quotas=quotas), store=MemoryStore(clock_s=lambda: now_s))
     manager = BudgetManager(engine=engine)
     for i in range(10_000):
         with manager.run(org=f"org-{i % 7}", tenant=f"tenant-{i % 700}", user=f"user-{i % 3}", reraise=False) as run:
             run.record(Usage(i % 11, 3, cost_usd=0.001))
-    engine.store.clock_s = lambda now_s=engine.store.clock_s(): now_s  # midnight is no business of this test
     ledger = [book for book in engine.store.books if book.where.scope == "tenant"]
-    used = [book.current(engine.store.clock_s()).used for book in ledger]
+    used = [book.current(now_s).used for book in ledger]
     registry = CollectorRegistry()
     registry.register(PrometheusCollector(engine.meters))
     with (
