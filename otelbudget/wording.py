@@ -144,7 +144,7 @@ def _raise_it(d: Denial) -> str:
     if d.resource == "depth":
         return f"Raise max_depth{_at(d)}, or open the run with mode='detached'."
     if d.carved:
-        return f"This is what was carved out for it: carve more, or call its extend({d.resource}=...)."
+        return f"That is what was carved out for it: carve more, or call its extend({d.resource}=...)."
     return f"A run's budget does not reset: raise max_{d.resource}{_at(d)}, or call run.extend({d.resource}=...)."
 
 

@@ -89,10 +89,9 @@ def read(state: object, on_exhausted: Any) -> Paused:
     part = Part(state, "state")
     if part.data.get("format") != FORMAT:
         raise ConfigError(f"state.format must be {FORMAT!r}: this is not what run.export_state() gives")
-    if part.data.get("version") != VERSION:
-        raise ConfigError(
-            f"state.version is {part.data.get('version')!r}, and this otelbudget reads version {VERSION} only"
-        )
+    version = part.data.get("version")
+    if type(version) is not int or version != VERSION:
+        raise ConfigError(f"state.version is {version!r}, and this otelbudget reads version {VERSION} only")
     run_id = part.text("run_id")
     if not _RUN_ID.fullmatch(run_id):
         part.refuse("run_id", "32 hexadecimal digits")
