@@ -10,7 +10,7 @@ from otelbudget.model import Usage
 
 if TYPE_CHECKING:
     from otelbudget.runs.idempotency import Recorded
-    from otelbudget.runs.reservation import Released, Reservation
+    from otelbudget.runs.reservation import Reservation
 
 __all__ = ["QuotaReservation"]
 
@@ -60,8 +60,13 @@ class QuotaReservation:
             used = Usage(tokens=count("tokens", used), steps=self._steps, model=self._model)
         return self._held.commit(used)
 
-    def release(self) -> Released:
-        """Give everything back, unless it was settled before; the answer says which."""
+    @property
+    def already_settled(self) -> bool:
+        """Whether a `release` has come after it was settled, and changed nothing."""
+        return self._held.already_settled
+
+    def release(self) -> bool:
+        """Give everything back; False if it was ``already_settled``, and nothing has changed then."""
         return self._held.release()
 
     def extend(self, **delta: Any) -> None:

@@ -232,9 +232,10 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(pick=picks)
     def close_run(self, pick: int) -> None:
-        node = self.node(pick)
-        lifecycle.leave(node.run, None)
-        node.carved = None
+        if pick < 40:
+            node = self.node(pick)
+            lifecycle.leave(node.run, None)
+            node.carved = None
 
     @rule(
         pick=picks,
@@ -385,7 +386,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(pick=picks, frozen=st.booleans())
     def freeze(self, pick: int, frozen: bool) -> None:
         run = self.node(pick).run
-        (run.freeze if frozen else run.unfreeze)()
+        (run.freeze if frozen and pick < 20 else run.unfreeze)()
 
     @rule(pick=picks)
     def reset(self, pick: int) -> None:
@@ -422,7 +423,11 @@ class Interleavings(RuleBasedStateMachine):
     # --- what is expected
 
     def node(self, pick: int) -> Node:
-        return self.books.nodes[pick % len(self.books.nodes)]
+        """Any run, mostly one that may still do something, and often the last one opened."""
+        nodes = self.books.nodes
+        if pick % 5:
+            nodes = [one for one in nodes if one.run.state == "active"] or nodes
+        return nodes[-1] if pick > 60 else nodes[pick % len(nodes)]
 
     def held(self, pick: int) -> Open | None:
         here = [one for one in self.books.opened if one.holder is not None]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import ref
 
 from otelbudget import semconv
@@ -25,27 +24,9 @@ if TYPE_CHECKING:
     from otelbudget.decision import Decision
     from otelbudget.runs.run import BudgetRun
 
-__all__ = ["AsyncReserve", "Released", "Reservation", "estimate_of", "input_part", "reserve"]
+__all__ = ["AsyncReserve", "Reservation", "estimate_of", "input_part", "reserve"]
 
 OnUnknown = Literal["input", "full", "open"]
-
-
-@dataclass(frozen=True, slots=True)
-class Released:
-    """What a release did; true if it gave anything back.
-
-    Args:
-        already_settled: The reservation had been committed or released or has expired, so nothing changed.
-    """
-
-    already_settled: bool
-
-    def __bool__(self) -> bool:
-        return not self.already_settled
-
-
-_RELEASED: Final = Released(already_settled=False)
-_ALREADY_SETTLED: Final = Released(already_settled=True)
 
 
 class Reservation:
@@ -59,15 +40,16 @@ class Reservation:
         on_unknown: After an exception, ``full`` charges the hold, ``input`` its steps and input tokens, ``open`` leaves
             it to expire.
         replayed: It has been given once more, to a request with the same idempotency key.
+        already_settled: A `release` has come after it was settled, and changed nothing.
         attempt: Its part in a logical call that may be tried again; None without a key.
     """
 
-    __slots__ = ("__weakref__", "_hold", "attempt", "on_unknown", "replayed", "run")
+    __slots__ = ("__weakref__", "_hold", "already_settled", "attempt", "on_unknown", "replayed", "run")
 
     def __init__(self, run: BudgetRun, hold: Hold, on_unknown: OnUnknown) -> None:
         self.run = run
         self.on_unknown: OnUnknown = on_unknown
-        self.replayed = False
+        self.replayed = self.already_settled = False
         self.attempt: Attempt | None = None
         self._hold = hold
 
@@ -105,13 +87,18 @@ class Reservation:
             raise IdempotencyError("this reservation was committed before with another usage; it was charged once")
         return REPLAYED
 
-    def release(self) -> Released:
-        """Give everything back, charging nothing. What was settled before stays as it is, and the answer says so."""
+    def release(self) -> bool:
+        """Give everything back, charging nothing.
+
+        Returns:
+            False if it was ``already_settled``; nothing has changed then.
+        """
         if not accounting.give_back(self.run, self._hold):
-            return _ALREADY_SETTLED
+            self.already_settled = True
+            return False
         attributes = {semconv.RESOURCE: ",".join(r for r, a in zip(RESOURCES, self._hold.amounts, strict=True) if a)}
         self.run.say(self.run.site_here(), events.release_event, attributes)
-        return _RELEASED
+        return True
 
     def extend(self, **delta: Any) -> None:
         """Hold more.
@@ -127,7 +114,7 @@ class Reservation:
         """`commit` for coroutines."""
         return self.commit(usage)
 
-    async def arelease(self) -> Released:
+    async def arelease(self) -> bool:
         """`release` for coroutines."""
         return self.release()
 

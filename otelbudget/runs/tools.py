@@ -29,7 +29,7 @@ class ToolCall:
         name, call_id: As the model asked for it; the id may be None.
         from_span: It was read off a span; else it is a block in the code.
         around: The tool span that a block was entered in, or None.
-        model_called: A model call was made inside it, so an equal tool call inside is another one.
+        model_called: A model call was made inside it, so a tool call of the same name inside is another one.
         matched: An inner layer has been recognised as this call.
     """
 
@@ -46,11 +46,13 @@ class ToolCall:
 
     def covers(self, name: str | None, call_id: str | None) -> bool:
         """Whether a tool call made directly inside this one is this one, seen once more by another layer."""
-        if self.matched or self.model_called:
+        if self.matched:
             return False
-        same = call_id == self.call_id if call_id is not None and self.call_id is not None else name == self.name
-        self.matched = same
-        return same
+        if call_id is not None and self.call_id is not None:
+            self.matched = call_id == self.call_id
+        else:
+            self.matched = name == self.name and not self.model_called
+        return self.matched
 
     def _admission(self) -> Ask | None:
         """What entering asks for; None if a tool span around it has been charged for this very call."""

@@ -170,7 +170,7 @@ def test_a_first_denial_of_money_or_a_quota_goes_along_in_full(make_world: Calla
 
 
 def test_an_unpriced_model_blocks_after_the_pause_too(world: World, there: World) -> None:
-    state = paused(world, work=lambda run: run.record(Usage(5, 5, model="mystery")))
+    state = paused(world, RunBudget(max_cost_usd=1), lambda run: run.record(Usage(5, 5, model="mystery")))
     with there.manager.resume(state, reraise=False) as run, pytest.raises(BudgetExceeded, match="'mystery'"):
         run.check()
 
@@ -243,7 +243,7 @@ def test_keys_and_attempts_go_along_settled(world: World, there: World) -> None:
             run.reserve(tokens=1, attempt_of=name).commit()
         assert (used(run)[0], used(run)[1]) == (before[0], before[1] + 3)
         back = run.reserve(tokens=50, idempotency_key="back")
-        assert back.release().already_settled
+        assert (back.release(), back.already_settled) == (False, True)
         back.commit(Usage(9, 0))
         assert (used(run)[0], used(run)[1]) == (before[0] + 1, before[1] + 12)
         again = json.loads(json.dumps(run.export_state()))
@@ -451,7 +451,7 @@ state = json.load(sys.stdin)
 try:
     with otelbudget.resume(state) as run:
         said = [run.run_id, run.tenant, run.usage.tokens, str(run.usage.cost_usd), run.state]
-        said.append(run.record(otelbudget.Usage(6, 4), idempotency_key="new").replayed)
+        said.append(run.record(otelbudget.Usage(6, 4, cost_usd=0), idempotency_key="new").replayed)
         said.append(run.reserve(tokens=10, idempotency_key="k").settled)
         said.append(run.remaining()["tokens"])
 except otelbudget.BudgetExceeded as error:

@@ -62,3 +62,16 @@ def test_time_over_the_limit_is_an_overage_too(world: World) -> None:
         world.advance(1.5)
         assert run.receipt().overage == {"seconds": 0.5}
         assert "1.50 of 1.00 (0.50 over)" in str(run.receipt())
+
+
+def test_sums_of_any_size_are_shown(world: World) -> None:
+    with world.run() as run:
+        for _ in range(3):
+            run.record(Usage(2**52, 2**51, cost_usd=2**22, steps=2**52, tool_calls=2**52))
+        assert run.usage.tokens == 3 * (2**52 + 2**51)
+        assert (run.usage.cost_usd, run.usage.cost) == (3 * 2**22, 3 * 2**22)
+        assert (run.usage.steps, run.usage.tool_calls) == (3 * 2**52, 3 * 2**52)
+        assert pickle.loads(pickle.dumps(run.usage)) == run.usage
+        assert run.receipt().used["cost_usd"] == 3 * 2**22
+        assert "tokens: 20,266,198,323,167,232" in str(run.receipt())
+        assert run.remaining()["tokens"] is None

@@ -220,12 +220,10 @@ def test_settling_twice_changes_nothing_and_says_so(world: World) -> None:
         hold = run.reserve(tokens=50)
         assert not hold.commit(Usage(30, 5)).replayed
         assert hold.commit(Usage(30, 5)).replayed
-        late = hold.release()
-        assert (bool(late), late.already_settled) == (False, True)
+        assert (hold.release(), hold.already_settled) == (False, True)
         first, second = run.reserve(tokens=50), run.reserve(tokens=50)
-        given_back = first.release()
-        assert (bool(given_back), given_back.already_settled) == (True, False)
-        assert first.release().already_settled
+        assert (first.release(), first.already_settled) == (True, False)
+        assert (first.release(), first.already_settled) == (False, True)
         assert not second.commit().replayed
         assert second.commit().replayed
         assert used(run)[:2] == [2, 85]

@@ -8,7 +8,7 @@ from opentelemetry import trace
 from opentelemetry.trace import use_span
 from world import World, said
 
-from otelbudget import BudgetExceeded, RunBudget
+from otelbudget import BudgetExceeded, RunBudget, Usage
 from otelbudget.calls import ModelRequest, begin
 from otelbudget.runs.run import BudgetRun
 
@@ -112,15 +112,67 @@ def test_two_spans_of_one_call_are_one_and_a_second_equal_one_inside_is_another(
                 assert counts(run) == charged
 
 
-def test_a_model_call_between_makes_an_equal_tool_another_call(world: World) -> None:
+@pytest.mark.parametrize(("call_id", "charged"), [(None, (2, 1)), ("1", (1, 0))])
+def test_a_model_call_between_makes_an_equal_tool_another_call_unless_its_id_says_otherwise(
+    world: World, call_id: str | None, charged: tuple[int, int]
+) -> None:
     world.activate()
     request = ModelRequest(provider="p", operation="chat", model="demo", input_tokens=1, max_output_tokens=1)
-    with world.run() as run, use_span(tool_span(world, "t"), end_on_exit=True):
+    with world.run() as run, use_span(tool_span(world, "t", call_id), end_on_exit=True):
         call = begin(request)
         assert call is not None
         call.commit()
-        with use_span(tool_span(world, "t"), end_on_exit=True):
-            assert counts(run) == (2, 1)
+        with use_span(tool_span(world, "t", call_id), end_on_exit=True):
+            assert counts(run) == charged
+
+
+async def test_parallel_siblings_are_not_nested_whoever_tells_of_them(world: World) -> None:
+    async with world.run(RunBudget(max_nested_tool_calls=0)) as run:
+
+        async def block(name: str) -> None:
+            async with run.tool_call(name):
+                await asyncio.sleep(0)
+
+        async def span(name: str) -> None:
+            with use_span(tool_span(world, name), end_on_exit=True):
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(tool(name) for name in ("a", "a", "b") for tool in (block, span)))
+        assert counts(run) == (6, 0)
+
+
+@pytest.mark.parametrize("reason", ["frozen", "deadline", "closed"])
+def test_what_stops_a_run_stops_its_tools_and_unpriced_spend_does_not(world: World, reason: str) -> None:
+    scope = world.run(RunBudget(max_seconds=5, max_cost_usd=1), reraise=False)
+    run = scope.__enter__()
+    run.record(Usage(5, 5, model="mystery"))
+    with run.tool_call("t"):
+        pass
+    if reason == "frozen":
+        run.freeze()
+    elif reason == "deadline":
+        world.advance(5)
+    else:
+        scope.__exit__(None, None, None)
+    with pytest.raises(BudgetExceeded) as denied:
+        run.tool_call("t").__enter__()
+    assert (denied.value.reason, counts(run), run.latched) == (reason, (1, 0), 0)
+    scope.__exit__(None, None, None)
+
+
+def test_no_tools_left_stops_tools_only_and_no_steps_left_stops_no_tool(world: World) -> None:
+    with world.run(RunBudget(max_tool_calls=0, max_steps=1), reraise=False) as run:
+        with pytest.raises(BudgetExceeded):
+            run.tool_call("t").__enter__()
+        run.check()
+        run.record_call()
+        run.acknowledge()
+    with world.run(RunBudget(max_tool_calls=1, max_steps=0), reraise=False) as run:
+        with pytest.raises(BudgetExceeded):
+            run.check()
+        with run.tool_call("t"):
+            assert counts(run) == (1, 0)
+        run.acknowledge()
 
 
 def test_the_innermost_of_blocks_and_spans_encloses(world: World) -> None:

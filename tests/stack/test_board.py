@@ -81,6 +81,22 @@ def test_every_query_aggregates(board: Any) -> None:
         assert re.search(r"\b(sum|max)( by \([\w, ]+\))? \(|\bsum\(", expr), expr
 
 
+def test_amounts_of_different_units_are_never_mixed(board: Any) -> None:
+    """Quotas are in USD, tokens and calls: a query fixes the resource, or keeps each resource apart."""
+    for expr in _expressions(board):
+        for gauge in re.findall(r"otelbudget_budget_(?:used|reserved|limit)\{[^}]*\}", expr):
+            apart = expr.count("by (scope, org, tenant, model, budget, resource, window)")
+            assert 'resource="' in gauge or apart == len(re.findall(r"otelbudget_budget_(?:used|reserved|limit)", expr))
+
+
+def test_processes_that_share_a_store_are_not_added_up(board: Any) -> None:
+    asked = [expr for expr in _expressions(board) if "otelbudget_budget_used" in expr]
+    assert len(asked) >= 5
+    for expr in asked:
+        assert re.search(r'max by \([^)]*\) \((deriv\()?otelbudget_budget_used\{[^}]*store!="memory"', expr), expr
+        assert re.search(r'sum by \([^)]*\) \((deriv\()?otelbudget_budget_used\{[^}]*store="memory"', expr), expr
+
+
 def test_every_query_on_tenants_follows_the_variable(board: Any) -> None:
     no_tenant = ("otelbudget_check_duration_seconds", "otelbudget_estimate_ratio")
     for expr in _expressions(board):

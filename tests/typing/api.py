@@ -14,6 +14,7 @@ from otelbudget import (
     BudgetRun,
     Config,
     Decision,
+    Denial,
     Quota,
     QuotaService,
     Receipt,
@@ -45,7 +46,16 @@ def running() -> None:
         assert_type(run.check(steps=1, tokens=100, cost_usd=0.01), Decision)
         with run.reserve(tokens=500) as reservation:
             reservation.extend(tokens=100)
-            reservation.commit(usage)
+            assert_type(reservation.commit(usage).replayed, bool)
+            assert_type(reservation.release(), bool)
+        once = run.reserve(tokens=500, idempotency_key="k", attempt_of="call", on_unknown="input")
+        assert_type(once.replayed, bool)
+        assert_type(run.record(usage, idempotency_key="r").replayed, bool)
+        with run.tool_calls("search", ("fetch", "call_2"), partial=True) as batch:
+            for call in batch:
+                with call:
+                    assert_type(call.name, str)
+            assert_type(batch.refused, tuple[Denial, ...])
         with run.tool_call("search"):
             run.record(usage)
         with run.child(RunBudget(max_steps=1)) as child:
@@ -56,11 +66,22 @@ def running() -> None:
         assert_type(run.receipt(), Receipt)
 
 
+def pausing() -> None:
+    with otelbudget.run(budget) as run:
+        state = run.export_state()
+        assert_type(state, dict[str, Any])
+    with otelbudget.resume(state, on_exhausted=lambda denial, run: True) as again:
+        assert_type(again, BudgetRun)
+
+
 async def running_async() -> None:
     async with otelbudget.run(budget) as run:
         await run.acheck(tokens=1)
         async with run.areserve(tokens=500) as reservation:
             await reservation.acommit(usage)
+        await run.arecord(usage, idempotency_key="r")
+        async with run.tool_calls("search") as batch, batch.calls[0]:
+            pass
         held = await run.areserve(steps=1, wait_s=2)
         await held.arelease()
         async with run.timeout():
