@@ -176,7 +176,7 @@ def check_bounds(account: Account) -> None:
         assert account.used[i] + account.reserved[i] <= account.limits[i]
 
 
-usages = st.tuples(st.integers(0, 300), st.integers(0, 300), st.integers(0, 10**8))
+usages = st.tuples(st.integers(0, 60), st.integers(0, 100), st.integers(0, 3 * 10**7))
 picks = st.integers(0, 99)
 
 
@@ -189,7 +189,10 @@ class Interleavings(RuleBasedStateMachine):
         self.strict = strict
         self.books = Books()
         self.went_back = False
-        self.open_run(0, "detached", None, 600, 0, 0)
+        self.open_run(0, "detached", None, 3000, 0, 1)
+        self.open_run(0, "carve", 400, 600, 0, 1)
+        self.open_run(1, "shared", None, 600, 0, 1)
+        self.open_run(1, "carve", 0.5, 300, 0, 1)
 
     # --- what happens
 
@@ -197,9 +200,9 @@ class Interleavings(RuleBasedStateMachine):
         pick=picks,
         mode=st.sampled_from(("shared", "carve", "carve", "detached")),
         carve=st.one_of(st.none(), st.sampled_from((0.25, 0.5, 1.0)), st.integers(1, 400)),
-        tokens=st.sampled_from((100, 300, 600, 3000)),
+        tokens=st.sampled_from((300, 600, 3000)),
         who=st.integers(0, 3),
-        latch=st.integers(0, 3),
+        latch=st.integers(0, 9),
     )
     def open_run(self, pick: int, mode: str, carve: Any, tokens: int, who: int, latch: int) -> None:
         if len(self.books.nodes) > 9:
@@ -218,7 +221,7 @@ class Interleavings(RuleBasedStateMachine):
             options |= {"parent": parent.run, "mode": mode}
         if mode == "carve":
             options["carve"] = {"tokens": carve, "input_tokens": 0} if isinstance(carve, int) else carve
-        budget = RunBudget(max_tokens=tokens, max_steps=30, max_cost_usd=0.5, max_tool_calls=5, latch=not latch)
+        budget = RunBudget(max_tokens=tokens, max_steps=30, max_cost_usd=0.5, max_tool_calls=9, latch=not latch)
         scope = lifecycle.RunScope(self.world.engine, budget, **options)
         try:
             run, _ = scope.open()
@@ -252,7 +255,7 @@ class Interleavings(RuleBasedStateMachine):
             )
             self.note(node, made_now._hold, model, made_now)
 
-    @rule(pick=picks, given=st.integers(1, 200), made=st.integers(0, 200))
+    @rule(pick=picks, given=st.integers(1, 60), made=st.integers(0, 100))
     def call_model(self, pick: int, given: int, made: int) -> None:
         node = self.node(pick)
         request = ModelRequest(provider="p", operation="chat", model="demo", input_tokens=given, max_output_tokens=made)
