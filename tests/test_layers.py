@@ -24,7 +24,7 @@ ROWS = (
     ("engine", "owners", "tenants"),
     ("call_span", "call_needs", "calls"),
     ("span_tree", "live_spans"),
-    ("manager", "reloading", "quota", "quota_changes", "quota_forms", "quota_hold", "quota_usage"),
+    ("manager", "reloading", "quota"),
     ("guards",),
     ("bootstrap",),
     ("demo",),

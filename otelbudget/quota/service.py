@@ -11,15 +11,16 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from otelbudget import ledger, quota_changes
+from otelbudget import ledger
 from otelbudget.amounts import CEILING, RESOURCES, TOKENS, Amounts, amounts_from, shown
 from otelbudget.config import Config
 from otelbudget.engine import Engine
 from otelbudget.errors import BudgetExceeded, ConfigError
 from otelbudget.model import Usage
-from otelbudget.quota_forms import QuotaLike, daily_of, listed
-from otelbudget.quota_hold import QuotaReservation
-from otelbudget.quota_usage import QuotaLine, QuotaUsage, main_account, resets_at, usage_of
+from otelbudget.quota import changes
+from otelbudget.quota.forms import QuotaLike, daily_of, listed
+from otelbudget.quota.hold import QuotaReservation
+from otelbudget.quota.usage import QuotaUsage, main_account, resets_at, usage_of
 from otelbudget.quotas import Quota, Quotas
 from otelbudget.runs import accounting, admission, denying, reservation
 from otelbudget.runs.idempotency import as_key
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from otelbudget.manager import BudgetManager
     from otelbudget.runs.run import BudgetRun
 
-__all__ = ["Quota", "QuotaLine", "QuotaReservation", "QuotaService", "QuotaUsage"]
+__all__ = ["QuotaService"]
 
 _ONE_STEP: Final = Amounts(steps=1)
 
@@ -234,16 +235,16 @@ class QuotaService:
         """
         run = self._runs.of(tenant, "normal", None)
         owners = self._engine.owners
-        changes: list[tuple[Quota | None, Quota | None]]
+        changed: list[tuple[Quota | None, Quota | None]]
         with self._engine.lock:
             if quota is None:
-                changes = [*owners.restore(tenant)]
+                changed = [*owners.restore(tenant)]
             else:
                 given = listed(quota, daily_of(run.owner, self._daily))
-                changes = [(owners.override(tenant, one), one) for one in given]
+                changed = [(owners.override(tenant, one), one) for one in given]
             self._engine.refresh_runs()
-        for before, now in changes:
-            quota_changes.tell_limits(tenant, before, now, actor, reason)
+        for before, now in changed:
+            changes.tell_limits(tenant, before, now, actor, reason)
 
     def reset(self, tenant: str, *, actor: str | None = None, reason: str | None = None) -> None:
         """Forget what *tenant* has used in the present windows of its quotas; what is held stays held.
@@ -258,7 +259,7 @@ class QuotaService:
             forgotten = [(book.quota, book.reset(now_s)) for book in books]
             engine.store.changed()
         for quota, used in forgotten:
-            quota_changes.tell_reset(tenant, quota, used, actor, reason)
+            changes.tell_reset(tenant, quota, used, actor, reason)
 
 
 def _engine(store: object, given: Quotas, clock_s: Callable[[], float]) -> Engine:
