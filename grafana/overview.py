@@ -100,7 +100,7 @@ def _closest_runs() -> Json:
         {
             "tenant": {"displayName": "Tenant", "custom.width": 110},
             "budget": {"displayName": "Budget", "custom.width": 140},
-            "run_id": {"displayName": "Run", "custom.width": 280},
+            "run_id": {"displayName": "Run", "custom.width": 300},
             "Value #B": {"displayName": "Cost", "unit": "currencyUSD", "custom.width": 90},
             "Value #A": {
                 "displayName": "Used",

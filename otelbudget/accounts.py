@@ -96,6 +96,11 @@ class Account:
         """What is left of a limited resource, at least 0."""
         return max(0, self.limits[resource] - self.used[resource] - self.reserved[resource])
 
+    def own(self) -> list[int]:
+        """What was used here and not below."""
+        below = self.below
+        return list(self.used) if below is None else [a - b for a, b in zip(self.used, below, strict=True)]
+
     def overage(self, resource: int) -> int:
         """By how much the full limit is exceeded, 0 if it is not."""
         return max(0, self.used[resource] - self.full[resource])

@@ -67,7 +67,7 @@ Money = int | float | Decimal
 
 
 class OtherAmounts(TypedDict, total=False):
-    """The keywords of ``check`` beside ``steps`` and ``tokens``: how much of each resource is asked for, of which model."""
+    """The keywords of ``check`` beside ``steps`` and ``tokens``: how much of each resource, of which model."""
 
     input_tokens: int
     output_tokens: int

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otelbudget import ledger, thresholds
 from otelbudget.amounts import NOTHING, RESOURCES, UNLIMITED, Amounts
-from otelbudget.ledger import Account, Hold
+from otelbudget.ledger import Account, CarvedAccount, Hold
 
 MILLION = 1_000_000
 
@@ -104,6 +106,48 @@ def test_a_hold_grows_under_the_admission_rule_and_a_refusal_leaves_it_unchanged
     assert (hold.amounts.tokens, state(run)) == (10, (0, 10, 0))
 
 
+def test_what_a_call_holds_itself_is_not_worth_waiting_for() -> None:
+    run = account(tokens=10)
+    hold = held((run,), tokens(6))
+    refused = ledger.extend(hold, tokens(5))
+    assert refused is not None
+    assert not refused.busy
+    other = held((run,), tokens(3))
+    refused = ledger.extend(hold, tokens(4))
+    assert refused is not None
+    assert refused.busy
+    ledger.settle(other, NOTHING, "released")
+    assert ledger.extend(hold, tokens(4)) is None
+
+
+def test_a_hold_that_becomes_smaller_or_keeps_a_resource_is_not_asked_for_it_again() -> None:
+    run = account(tokens=10, steps=1)
+    hold = held((run,), Amounts(1, 6))
+    ledger.charge((run,), Amounts(1, 9))
+    assert ledger.resize(hold, Amounts(1, 2)) is None
+    refused = ledger.resize(hold, Amounts(1, 3))
+    assert refused is not None
+    assert (refused.resource, hold.amounts) == (1, Amounts(1, 2))
+    assert ledger.resize(hold, Amounts(1, 3), force=True) is None
+
+
+def test_quotas_that_join_a_hold_are_asked_for_all_of_it_and_hold_it_before_the_runs() -> None:
+    tenant, run = account(scope="tenant", tokens=10), account(tokens=10)
+    hold = held((tenant, run), tokens(6))
+    small, wide = account(scope="model", tokens=7), account(scope="model", tokens=20)
+    refused = ledger.resize(hold, tokens(8), [small])
+    assert refused is not None
+    assert (refused.account, refused.busy, hold.accounts, small.reserved[1]) == (small, False, (tenant, run), 0)
+    refused = ledger.resize(hold, tokens(11), [small])
+    assert refused is not None
+    assert refused.account is tenant
+    assert ledger.resize(hold, tokens(8), [wide]) is None
+    assert hold.accounts == (tenant, wide, run)
+    assert [one.reserved[1] for one in hold.accounts] == [8, 8, 8]
+    ledger.settle(hold, tokens(3), "committed")
+    assert [(one.used[1], one.reserved[1]) for one in hold.accounts] == [(3, 0)] * 3
+
+
 def test_a_resize_does_not_compete_with_its_own_hold() -> None:
     run = account(tokens=10)
     hold = held((run,), tokens(6))
@@ -118,8 +162,9 @@ def test_a_warning_account_never_refuses_and_tells_what_it_would_have() -> None:
     run = account(tokens=10, warn=True)
     ledger.charge((run,), tokens(10))
     assert ledger.refusal((run,), tokens(1)) is None
-    assert ledger.exceeds_warned((run,), tokens(1)) is not None
-    assert ledger.exceeds_warned((run,), tokens(0)) is None
+    assert ledger.refusal((run,), tokens(1), warn=True) is not None
+    assert ledger.refusal((run,), tokens(0), warn=True) is None
+    assert ledger.refusal((account(tokens=5),), tokens(9), warn=True) is None
 
 
 def test_an_account_that_wraps_up_is_judged_by_its_full_limit() -> None:
@@ -201,3 +246,111 @@ def test_room_and_reservations_follow_every_change(data: st.DataObject) -> None:
         assert run.reserved[1] == sum(hold.amounts.tokens for hold in open_holds)
         assert list(run.room) == [a - b for a, b in zip(run.limits, run.reserved, strict=True)]
         assert run.used[1] + run.reserved[1] <= run.limits[1]
+
+
+# --- carved children, beside a bookkeeping that adds everything up again
+
+
+class Node:
+    """A run as the test sees it."""
+
+    def __init__(self, parent: Node | None, limit: int) -> None:
+        self.parent = parent
+        self.lineage: list[Node] = [*(parent.lineage if parent else []), self]
+        self.children: list[Node] = []
+        self.account: Account = CarvedAccount(account(tokens=limit).limits)
+        self.carved: int | None = None
+        self.used = 0
+        self.own: list[Hold] = []
+        if parent is not None:
+            parent.children.append(self)
+
+    def held(self, *, only: int | None = None, path: Sequence[Node] = ()) -> int:
+        """What it holds; or would, if a call of *only* by the last of *path* were the only one."""
+        if only is None:
+            own = sum(hold.amounts.tokens for hold in self.own)
+            return own + sum(child.part() for child in self.children)
+        if path[-1] is self:
+            return only
+        return next(child.part(only, path) for child in self.children if child in path)
+
+    def part(self, only: int | None = None, path: Sequence[Node] = ()) -> int:
+        """What its parent holds for it."""
+        held = self.held(only=only, path=path)
+        return held if self.carved is None else max(held, self.carved - self.used)
+
+    def accounts(self, quota: Account) -> tuple[Account, ...]:
+        return (quota, *(node.account for node in self.lineage))
+
+
+def expected(node: Node, amount: int, quota: Account) -> tuple[Account, bool] | None:
+    """Who refuses *amount* to *node*, and whether it is busy: tried out on the simple books."""
+    before = [(quota, quota.used[1], quota.reserved[1], 0)]
+    before += [(one.account, one.used, one.held(), one.held(only=amount, path=node.lineage)) for one in node.lineage]
+    trial = Hold((), tokens(amount))
+    node.own.append(trial)
+    after = [quota.reserved[1] + amount] + [one.held() for one in node.lineage]
+    node.own.remove(trial)
+    refusing = [
+        (one, used + (amount if one is quota else alone) <= one.limits[1])
+        for (one, used, held, alone), then in zip(before, after, strict=True)
+        if then > held and used + then > one.limits[1]
+    ]
+    return min(refusing, key=lambda found: found[1], default=None)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_carved_shared_and_plain_holds_agree_with_books_that_add_up_again(data: st.DataObject) -> None:
+    amounts = st.integers(0, 60)
+    quota = account(scope="tenant", tokens=data.draw(st.sampled_from((80, 10**6))))
+    nodes = [Node(None, data.draw(st.integers(0, 200)))]
+    for _ in range(data.draw(st.integers(0, 30))):
+        node = nodes[data.draw(st.integers(0, len(nodes) - 1))]
+        step = data.draw(st.sampled_from(("open", "hold", "hold", "charge", "settle", "resize", "reset", "close")))
+        amount = data.draw(amounts)
+        if step == "open" and len(nodes) < 6:
+            runs = tuple(one.account for one in node.lineage)
+            refused = ledger.refusal(runs, tokens(amount))
+            assert (refused is None) == (expected(node, amount, account(scope="tenant")) is None)
+            if refused is None:
+                nodes.append(child := Node(node, 100))
+                if data.draw(st.booleans()):
+                    ledger.carve((*runs, child.account), tokens(amount))
+                    child.carved = amount
+        elif step == "hold":
+            refused = ledger.refusal(node.accounts(quota), tokens(amount))
+            assert (refused and (refused.account, refused.busy)) == expected(node, amount, quota)
+            if refused is None:
+                node.own.append(held(node.accounts(quota), tokens(amount)))
+        elif step == "charge":
+            ledger.charge(node.accounts(quota), tokens(amount))
+            for one in node.lineage:
+                one.used += amount
+        elif step == "reset":
+            if node.carved is not None:
+                node.carved = max(0, node.carved - node.used)
+            ledger.forget(node.account)
+            node.used = 0
+        elif step == "close" and node.carved is not None:
+            ledger.uncarve(node.accounts(quota))
+            node.carved = None
+        elif node.own and step == "settle":
+            ledger.settle(node.own.pop(0), tokens(amount), "committed")
+            for one in node.lineage:
+                one.used += amount
+        elif node.own and step == "resize":
+            ledger.resize(node.own[0], tokens(amount))
+        agree(nodes, quota)
+
+
+def agree(nodes: list[Node], quota: Account) -> None:
+    assert quota.reserved[1] == sum(hold.amounts.tokens for node in nodes for hold in node.own)
+    for node in nodes:
+        one = node.account
+        assert (one.used[1], one.reserved[1]) == (node.used, node.held())
+        assert list(one.room) == [a - b for a, b in zip(one.limits, one.reserved, strict=True)]
+        left = ledger.left(node.accounts(quota), 1)
+        assert left is not None
+        assert expected(node, left, quota) is None
+        assert expected(node, left + 1, quota) is not None

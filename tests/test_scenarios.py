@@ -14,8 +14,10 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from world import World, said
 
 import otelbudget
-from otelbudget import BudgetExceeded, IdempotencyError, RunBudget, Usage
-from otelbudget.calls import ModelRequest, begin
+from otelbudget import BudgetExceeded, Config, IdempotencyError, RunBudget, Usage
+from otelbudget.calls import ModelCall, ModelRequest, begin
+from otelbudget.quotas import Quota, Quotas
+from otelbudget.runs.admission import payers
 from otelbudget.runs.run import BudgetRun
 
 Calls = list[tuple[int, int]]
@@ -112,6 +114,42 @@ def test_s6_reserving_denies_before_the_call_that_does_not_fit(
 ) -> None:
     with world.run(budget, reraise=False) as run:
         assert reserved(run, S6) == used
+
+
+def test_s7_streams_count_like_answers(world: World) -> None:
+    world.activate()
+
+    def stream(input_tokens: int, chunks: int) -> ModelCall:
+        call = begin(ModelRequest(provider="p", operation="chat", model="demo", input_tokens=input_tokens))
+        assert call is not None
+        for chunk in range(chunks):
+            call.grow(chunk)
+        return call
+
+    with world.run(RunBudget(max_tokens=2000)) as run:
+        for usage, chunks, tokens in ((Usage(80, 35), 3, 115), (Usage(180, 40), 5, 335)):
+            stream(usage.input_tokens or 0, chunks).commit(usage)
+            assert (run.usage.tokens, run.remaining()["tokens"]) == (tokens, 2000 - tokens)
+        stream(80, 3).commit(None)
+        assert (run.usage.tokens or 0) > 335
+        left = stream(80, 1)
+        before, known = run.usage.tokens or 0, left.input_tokens
+        left.unknown(7)
+        assert (run.usage.tokens, run.open_holds) == (before + known + 7, 0)
+    estimated = [
+        bool(a.get("otelbudget.estimated")) for span in world.spans("chat") for n, a in said(span) if "record" in n
+    ]
+    assert (estimated, world.records()) == ([False, False, True, True], 4)
+
+
+def test_s11_a_tool_that_times_out_counts_and_so_does_the_call_that_asked_for_it(world: World) -> None:
+    with world.run(RunBudget(max_tool_calls=1), reraise=False) as run:
+        run.reserve(input_tokens=100, output_tokens=50).commit(Usage(100, 20))
+        with pytest.raises(TimeoutError), run.tool_call("search"):
+            raise TimeoutError
+        assert (run.usage.tool_calls, run.usage.tokens, run.usage.steps) == (1, 120, 1)
+        with pytest.raises(BudgetExceeded):
+            run.tool_call("search").__enter__()
 
 
 S9 = [(540, 25), (840, 30), (1150, 25)]
@@ -223,8 +261,7 @@ def test_a_second_release_changes_nothing_and_says_so(world: World) -> None:
 def test_a_second_commit_replays_or_is_an_error(world: World) -> None:
     with world.run(MILLION) as run:
         reservation = run.reserve(tokens=5000)
-        for _ in range(2):
-            reservation.commit(Usage(tokens=10))
+        assert [reservation.commit(Usage(tokens=10)).replayed for _ in range(2)] == [False, True]
         with pytest.raises(IdempotencyError):
             reservation.commit(Usage(tokens=11))
         with pytest.raises(IdempotencyError):
@@ -312,6 +349,29 @@ def test_observe_mode_admits_counts_and_says_warn(world: World) -> None:
         assert len(checked(run, [(1, 1)] * 3)) == 3
         assert run.check().warned
     assert world.counted() == {("check", "allow", ""): 1, ("check", "warn", "limit"): 3}
+
+
+@pytest.mark.parametrize("tight", [None, "org", "tenant", "user", "run"])
+def test_ten_are_held_on_organisation_tenant_user_and_run_or_on_none(
+    make_world: Callable[..., World], tight: str | None
+) -> None:
+    scopes = ("org", "tenant", "user", "run")
+    limit = {scope: 9 if scope == tight else 10 for scope in scopes}
+    quotas = {scope: (Quota(tokens=limit[scope]),) for scope in scopes[:3]}
+    quotas = Quotas(org=quotas["org"], default=quotas["tenant"], users={"eve": quotas["user"]})
+    world = make_world(config=Config(quotas=quotas))
+    with world.run(RunBudget(max_tokens=limit["run"]), user="eve", reraise=False) as run:
+        denied = None
+        try:
+            hold = run.reserve(tokens=10)
+        except BudgetExceeded as error:
+            denied = error.scope
+        assert denied == tight
+        held = {account.scope: account.reserved[1] for account in payers(run)}
+        assert held == dict.fromkeys(scopes, 10 if tight is None else 0)
+        if tight is None:
+            hold.release()
+            assert not any(any(account.reserved) for account in payers(run))
 
 
 def test_only_one_of_three_children_gets_its_ninety_cents_of_a_dollar(world: World) -> None:
@@ -410,11 +470,15 @@ async def test_runs_of_tasks_and_threads_do_not_mix(world: World) -> None:
 
 
 def test_many_runs_and_tenants_keep_the_sum_and_the_bounds(world: World) -> None:
-    for number in range(2000):
+    spent: dict[str, int] = {}
+    for number in range(10_000):
         with world.run(tenant=f"t{number % 700}") as run:
             run.record(Usage(number, 1, model=f"model-{number % 90}"))
+            spent[run.tenant] = spent.get(run.tenant, 0) + (run.usage.tokens or 0)
     snapshot = world.engine.meters.snapshot()
-    assert (sum(c.input for c in snapshot.spends), sum(c.output for c in snapshot.spends)) == (sum(range(2000)), 2000)
+    counted = (sum(c.input for c in snapshot.spends), sum(c.output for c in snapshot.spends))
+    assert counted == (sum(range(10_000)), 10_000)
+    assert (sum(counted), len(spent)) == (sum(spent.values()), 700)
     assert len({c.tenant for c in snapshot.spends}) <= 501
     assert len({c.model for c in snapshot.spends}) <= 52
     assert snapshot.label_overflow > 0

@@ -130,9 +130,10 @@ def settle(
             crossed = store.charge(held.accounts, amounts)
         else:
             return False
-        if not any(account.scope == "model" for account in held.accounts):
+        late_known = run.engine.owners.of_model(run.org, usage.model)
+        if late_known and not any(account.scope == "model" for account in held.accounts):
             # Which model it was is known only now: its quota counts it all the same.
-            crossed += store.charge(run.engine.owners.of_model(run.org, usage.model), whole)
+            crossed += store.charge(late_known, whole)
         held.paid = given
         _count(run, usage, amounts, cost)
     announce(run, amounts, site, crossed, _flags(usage, late=late, wrap_up=held.wrapping is not None))

@@ -110,8 +110,8 @@ def paused_scope(
     engine: Engine, state: Mapping[str, Any], on_exhausted: OnExhausted | None, **options: Any
 ) -> RunScope:
     """`resume` on *engine*."""
-    from otelbudget.runs import resuming
     from otelbudget.runs.lifecycle import RunScope
+    from otelbudget.runs.pause import resuming
 
     paused = resuming.read(state, on_exhausted)
     return RunScope(engine, paused.budget, resumed=paused, **options)

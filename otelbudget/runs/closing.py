@@ -135,10 +135,8 @@ def write_totals(run: BudgetRun) -> None:
     if span is None or not span.is_recording():
         return
     account = run.account
-    below = account.below
-    for i, resource in enumerate(RESOURCES):
+    for i, (resource, direct) in enumerate(zip(RESOURCES, account.own(), strict=True)):
         used = account.used[i]
-        direct = used if below is None else used - below[i]
         span.set_attribute(semconv.USED_PREFIX + resource, used / NANOS if i == COST else used)
         span.set_attribute(semconv.USED_DIRECT_PREFIX + resource, direct / NANOS if i == COST else direct)
     now_ns = run.ended_ns if run.ended_ns != UNLIMITED else run.engine.clock_ns()

@@ -15,8 +15,9 @@ from otelbudget.amounts import NOTHING
 from otelbudget.decision import Decision
 from otelbudget.errors import BudgetExceeded, is_budget_exceeded
 from otelbudget.quotas import check_priority
-from otelbudget.runs import carving, closing, decorating, denying, refusals, resuming
+from otelbudget.runs import carving, closing, decorating, denying, refusals
 from otelbudget.runs.admission import Ask, Verdict
+from otelbudget.runs.pause import resuming
 from otelbudget.telemetry import events, our_spans
 from otelbudget.telemetry.events import site_of, type_name
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from otelbudget.model import RunBudget
     from otelbudget.runs.carving import Carve
     from otelbudget.runs.deadlines import Timeout
-    from otelbudget.runs.resuming import Paused
+    from otelbudget.runs.pause.resuming import Paused
     from otelbudget.runs.run import BudgetRun
 
 __all__ = ["RunScope"]

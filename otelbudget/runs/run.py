@@ -29,13 +29,14 @@ from otelbudget.runs import (
     controls,
     denying,
     lifecycle,
-    pausing,
     reservation,
     tools,
     wrapping,
 )
+from otelbudget.runs.asynchronous import AsyncMethods
 from otelbudget.runs.deadlines import Timeout
 from otelbudget.runs.idempotency import Recorded, as_key
+from otelbudget.runs.pause import exporting
 from otelbudget.runs.receipt import Receipt, receipt_of
 from otelbudget.runs.state import RunState
 from otelbudget.runs.wanted import wanted
@@ -46,7 +47,7 @@ from otelbudget.telemetry.events import Site
 if TYPE_CHECKING:
     from otelbudget.runs.batches import Batch, CallName
     from otelbudget.runs.lifecycle import RunScope
-    from otelbudget.runs.reservation import AsyncReserve, Reservation
+    from otelbudget.runs.reservation import Reservation
     from otelbudget.runs.tools import ToolCall
     from otelbudget.runs.wrapping import WrapUp
 
@@ -55,7 +56,7 @@ __all__ = ["BudgetRun"]
 State = Literal["active", "exhausted", "frozen", "closed"]
 
 
-class BudgetRun(RunState):
+class BudgetRun(RunState, AsyncMethods):
     """What one run may spend, has spent and holds; every request of its work asks here first.
 
     Amount keywords everywhere: ``steps``, ``tokens``, ``input_tokens``, ``output_tokens``, ``cost_usd`` (USD),
@@ -126,11 +127,11 @@ class BudgetRun(RunState):
             given["steps"] = steps
         if tokens is not None:
             given["tokens"] = tokens
-        return denying.decide(self, self._ask("check", given))
+        return denying.decide(self, self.ask("check", given))
 
     def can_proceed(self, **amounts: Any) -> bool:
         """Whether `check` would allow this. Never raises a denial, never latches, writes no event."""
-        decision = admission.attempt(self, self._ask("probe", amounts)).decision
+        decision = admission.attempt(self, self.ask("probe", amounts)).decision
         if decision.denial is not None and not decision.allowed:
             with self.engine.lock:
                 self.cell.count("probe", "deny", decision.denial.reason)
@@ -154,19 +155,8 @@ class BudgetRun(RunState):
         """
         return reservation.reserve(self, amounts)
 
-    def areserve(self, **amounts: Any) -> AsyncReserve:
-        """`reserve` for coroutines: ``await`` it, or ``async with run.areserve(...) as reservation``."""
-        return reservation.AsyncReserve(self, amounts)
-
-    async def acheck(self, **amounts: Any) -> Decision:
-        """`check` for coroutines; awaits an async ``on_exhausted``."""
-        return await denying.adecide(self, self._ask("check", amounts))
-
-    async def acan_proceed(self, **amounts: Any) -> bool:
-        """`can_proceed` for coroutines."""
-        return self.can_proceed(**amounts)
-
-    def _ask(self, operation: str, given: dict[str, Any]) -> admission.Ask:
+    def ask(self, operation: str, given: dict[str, Any]) -> admission.Ask:
+        """What the keywords of a check mean; for the modules of this folder."""
         seconds = given.pop("seconds", None)
         amounts, model, unpriced = wanted(self, given, timed=seconds is not None)
         ask = admission.Ask(
@@ -219,14 +209,6 @@ class BudgetRun(RunState):
             raise
         if site.span is not None or crossed:
             accounting.announce(self, (1, tokens, tokens, 0, 0), site, crossed)
-
-    async def arecord(self, usage: Usage, *, idempotency_key: str | None = None) -> Recorded:
-        """`record` for coroutines."""
-        return self.record(usage, idempotency_key=idempotency_key)
-
-    async def arecord_call(self, tokens: int = 0) -> None:
-        """`record_call` for coroutines."""
-        self.record_call(tokens)
 
     def tool_call(self, name: str, *, call_id: str | None = None) -> ToolCall:
         """A tool call as a block (``with`` or ``async with``): refused before it starts, charged when it does.
@@ -286,10 +268,6 @@ class BudgetRun(RunState):
         """Raise this run's own limits by *delta*, or set them: ``run.extend(to={"steps": 4})``. Clears their latch."""
         controls.extend(self, delta, to, actor, reason)
 
-    async def aextend(self, **options: Any) -> None:
-        """`extend` for coroutines."""
-        self.extend(**options)
-
     def freeze(self, *, actor: str | None = None, reason: str | None = None) -> None:
         """Refuse new calls until `unfreeze`; calls in flight go on and settle."""
         controls.freeze(self, actor, reason)
@@ -315,7 +293,7 @@ class BudgetRun(RunState):
         Raises:
             BudgetError: Calls are in flight, runs inside it are open, it is inside another run, or it has ended.
         """
-        return pausing.export(self, freeze=freeze)
+        return exporting.export(self, freeze=freeze)
 
     # --- looking
 
@@ -330,10 +308,16 @@ class BudgetRun(RunState):
 
     @property
     def usage(self) -> Usage:
-        """What was used so far, by this run and its children."""
+        """What was used so far, by this run and its shared and carved children."""
         with self.engine.lock:
             used = list(self.account.used)
         return sum_of(used)
+
+    @property
+    def direct_usage(self) -> Usage:
+        """What this run used itself, without its children."""
+        with self.engine.lock:
+            return sum_of(self.account.own())
 
     def remaining(self) -> dict[str, Any]:
         """What is left of each resource, over this run, all above it and its quotas: ``{resource: amount}``.
@@ -350,10 +334,6 @@ class BudgetRun(RunState):
         times = [one.max_ns - one.elapsed_ns(now_ns) for one in self.lineage() if one.max_ns is not None]
         left["seconds"] = max(0, min(times)) / NANOS if times else None
         return left
-
-    async def aremaining(self) -> dict[str, Any]:
-        """`remaining` for coroutines."""
-        return self.remaining()
 
     def receipt(self) -> Receipt:
         """What the run was allowed, used and was refused, as a value."""

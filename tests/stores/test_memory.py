@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import gc
 
+from otelbudget import Config
 from otelbudget.amounts import UNLIMITED, Amounts
+from otelbudget.engine import Engine
 from otelbudget.ledger import Account, Hold
 from otelbudget.stores.memory import MemoryStore
 
@@ -64,3 +66,43 @@ def test_open_holds_are_counted_with_the_age_of_the_oldest() -> None:
     with store.lock:
         store.settle(second, Amounts(0, 1), "committed")
     assert store.open_holds(4 * SECOND) == (1, 3.0)
+
+
+def test_a_hold_that_was_settled_while_it_was_being_renewed_is_not_settled_again() -> None:
+    store, owner = MemoryStore(ttl_s=60), Owner()
+    account, hold = opened(store, owner)
+
+    def look() -> Owner:  # the garbage collector may end a stream at this very moment
+        if hold.state == "open":
+            store.settle(hold, Amounts(0, 5), "committed")
+        return owner
+
+    hold.owner = look
+    assert sweep(store, 100) == []
+    hold.owner = lambda: None
+    assert sweep(store, 1000) == []
+    assert (account.used[1], account.reserved[1], store.open_holds(0)) == (5, 0, (0, 0.0))
+
+
+def test_whoever_waits_is_told_of_what_comes_back_by_any_way() -> None:
+    store, owner = MemoryStore(ttl_s=60), Owner()
+    told: list[str] = []
+    store.wakers.add(lambda: told.append("settled"))
+    _, hold = opened(store, owner)
+    assert told == []
+    with store.lock:
+        store.settle(hold, Amounts(), "released")
+    assert told == ["settled"]
+    opened(store, Owner())
+    gc.collect()
+    assert len(sweep(store, 70)) == 1
+    assert told == ["settled"] * 2
+
+
+def test_holds_without_a_run_expire_quietly_on_an_engines_store() -> None:
+    engine = Engine(Config())
+    account, _ = opened(engine.store, Owner(), on_expiry=3)
+    gc.collect()
+    with engine.lock:
+        engine.sweep(engine.store.ttl_ns)
+    assert (account.used[1], account.reserved[1]) == (3, 0)

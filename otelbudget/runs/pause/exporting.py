@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from otelbudget import semconv
 from otelbudget.amounts import RESOURCES
 from otelbudget.errors import BudgetError
-from otelbudget.runs import closing, state_forms
+from otelbudget.runs import closing
 from otelbudget.runs.idempotency import keys_of
+from otelbudget.runs.pause import forms
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
@@ -88,16 +89,15 @@ def _form(run: BudgetRun) -> dict[str, Any]:
         "run_id": run.run_id,
         "traceparent": _traceparent(context),
         "owner": {"org": run.org, "tenant": run.tenant, "user": run.user, "priority": run.priority},
-        "budget": state_forms.budget_form(run.budget),
-        "limits": state_forms.limits_form(account.full),
-        "ordinary_limits": state_forms.limits_form(account.limits),
+        "budget": forms.budget_form(run.budget),
+        "limits": forms.limits_form(account.full),
+        "ordinary_limits": forms.limits_form(account.limits),
         "max_ns": run.max_ns,
         "elapsed_ns": max(0, run.elapsed_ns(run.engine.clock_ns())),
-        "used": state_forms.amounts_form(account.used),
-        "used_below": None if account.below is None else state_forms.amounts_form(account.below),
+        "used": forms.amounts_form(account.used),
+        "used_below": None if account.below is None else forms.amounts_form(account.below),
         "quotas": [
-            {"scope": one.scope, "name": one.name, "used": state_forms.amounts_form(one.used)}
-            for one in run.accounts[:-1]
+            {"scope": one.scope, "name": one.name, "used": forms.amounts_form(one.used)} for one in run.accounts[:-1]
         ],
         "outcome": run.outcome,
         "latched": [resource for i, resource in enumerate(RESOURCES) if run.latched >> i & 1],
@@ -106,9 +106,9 @@ def _form(run: BudgetRun) -> dict[str, Any]:
         "unpriced": run.unpriced,
         "frozen": run.frozen,
         "denials": run.denials,
-        "first_denial": state_forms.denial_form(run.first_denial),
+        "first_denial": forms.denial_form(run.first_denial),
         "pending": [
-            {"resource": resource, "reason": reason, "error": state_forms.error_form(error)}
+            {"resource": resource, "reason": reason, "error": forms.error_form(error)}
             for (resource, reason), (error, _) in (run.pending or {}).items()
         ],
         **_keys_form(run),
@@ -140,14 +140,14 @@ def _keys_form(run: BudgetRun) -> dict[str, Any]:
 def _entry_form(key: str, entry: Entry, number: dict[int, int]) -> dict[str, Any]:
     attempt = entry.attempt
     if attempt is None:
-        return {"key": key, "kind": "record", "usage": state_forms.usage_form(cast("Usage", entry.payload))}
+        return {"key": key, "kind": "record", "usage": forms.usage_form(cast("Usage", entry.payload))}
     return {
         "key": key,
         "kind": "reserve",
-        "amounts": state_forms.amounts_form(cast("Amounts", entry.payload)),
-        "held": state_forms.amounts_form(attempt.hold.amounts),
+        "amounts": forms.amounts_form(cast("Amounts", entry.payload)),
+        "held": forms.amounts_form(attempt.hold.amounts),
         "state": attempt.hold.state,
-        "paid": state_forms.usage_form(attempt.hold.paid),
+        "paid": forms.usage_form(attempt.hold.paid),
         "on_unknown": entry.on_unknown,
         "steps": attempt.steps,
         "call": number[id(attempt.call)],

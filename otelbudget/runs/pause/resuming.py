@@ -14,11 +14,12 @@ from otelbudget.amounts import NOTHING, RESOURCES, Amounts
 from otelbudget.errors import BudgetError, BudgetExceeded, ConfigError
 from otelbudget.model import RunBudget, Usage
 from otelbudget.quotas import PRIORITIES
-from otelbudget.runs import admission, state_forms
+from otelbudget.runs import admission
 from otelbudget.runs.attempts import Attempt, LogicalCall
 from otelbudget.runs.idempotency import Entry, keys_of
-from otelbudget.runs.pausing import FORMAT, VERSION
-from otelbudget.runs.state_parts import Part
+from otelbudget.runs.pause import forms
+from otelbudget.runs.pause.exporting import FORMAT, VERSION
+from otelbudget.runs.pause.parts import Part
 from otelbudget.wording import REASONS
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def read(state: object, on_exhausted: Any) -> Paused:
         number=int(run_id, 16),
         links=_links(part),
         owner=_owner(part.part("owner")),
-        budget=state_forms.read_budget(part.part("budget"), on_exhausted),
+        budget=forms.read_budget(part.part("budget"), on_exhausted),
         **_limits(part),
         elapsed_ns=part.number("elapsed_ns"),
         used=part.amounts("used"),
@@ -113,7 +114,7 @@ def read(state: object, on_exhausted: Any) -> Paused:
         unpriced=part.optional_text("unpriced"),
         frozen=part.optional_text("frozen"),
         denials=part.number("denials"),
-        first_denial=state_forms.read_denial(part.optional_part("first_denial")),
+        first_denial=forms.read_denial(part.optional_part("first_denial")),
         pending=dict(map(_pending, part.parts("pending"))),
         **_keys(part),
     )
@@ -157,7 +158,7 @@ def _latched(part: Part) -> int:
 
 def _pending(part: Part) -> tuple[tuple[str | None, str], BudgetExceeded | None]:
     key = (part.optional_text("resource"), part.choice("reason", *REASONS))
-    return key, state_forms.read_error(part.optional_part("error"))
+    return key, forms.read_error(part.optional_part("error"))
 
 
 def _keys(part: Part) -> dict[str, Any]:
@@ -168,7 +169,7 @@ def _keys(part: Part) -> dict[str, Any]:
 def _key(part: Part, calls: int) -> _Key:
     key, kind = part.text("key"), part.choice("kind", "reserve", "record")
     if kind == "record":
-        usage = state_forms.read_usage(part.part("usage"))
+        usage = forms.read_usage(part.part("usage"))
         assert usage is not None
         return _Key(key, kind, usage)
     call = part.number("call")
@@ -180,7 +181,7 @@ def _key(part: Part, calls: int) -> _Key:
         part.amounts("amounts"),
         part.amounts("held"),
         part.choice("state", "committed", "released", "expired"),
-        state_forms.read_usage(part.optional_part("paid")),
+        forms.read_usage(part.optional_part("paid")),
         part.choice("on_unknown", "input", "full", "open"),
         part.number("steps"),
         call,

@@ -12,7 +12,7 @@ from otelbudget.amounts import COST, RESOURCES, UNLIMITED, Amounts, count, nanos
 from otelbudget.decision import Denial
 from otelbudget.errors import BudgetExceeded, ConfigError
 from otelbudget.model import RunBudget, Usage
-from otelbudget.runs.state_parts import Part
+from otelbudget.runs.pause.parts import Part
 from otelbudget.stores.books import Where
 from otelbudget.wording import REASONS
 
