@@ -19,6 +19,8 @@ __all__ = ["Book", "Books", "Where"]
 
 #: How long an ended window is kept, in seconds: for clocks that are set back.
 KEPT_S: Final = 86_400
+#: How many of them at most: all of a day but for windows of a minute, whose day would be a megabyte a tenant.
+_MOST_ENDED: Final = 128
 #: Books at which those that nobody needs are looked for first.
 _MANY: Final = 1024
 
@@ -92,7 +94,7 @@ class Book:
         found = next((one for one in self._ended if one.window.key == window.key), None)
         ended = [one for one in self._ended if one is not found]
         # The last one in any case: a clock that jumps far ahead and comes back finds what it had.
-        self._ended = [one for one in ended[:-1] if not _is_past(one, now_s)] + ended[-1:]
+        self._ended = [one for one in ended[-_MOST_ENDED:-1] if not _is_past(one, now_s)] + ended[-1:]
         if found is None:
             buckets = None if spec.rolling_s is None else Buckets(spec.rolling_s)
             found = QuotaAccount(self, window, buckets)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.trace import NoOpTracer
 from world import PRICES, World, held, said, used
 
 import otelbudget
@@ -322,6 +323,7 @@ def test_the_spans_of_a_run_are_linked(world: World, there: World) -> None:
 
 def test_a_run_without_a_span_can_be_paused_too(make_world: Callable[..., World]) -> None:
     manager = otelbudget.BudgetManager(BUDGET)
+    manager.engine.tracer = NoOpTracer()
     with manager.run() as run:
         run.record_call(10)
         state = json.loads(json.dumps(run.export_state()))

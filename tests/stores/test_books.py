@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from otelbudget import ledger
 from otelbudget.amounts import RESOURCES, TOKENS
 from otelbudget.quotas import Quota
-from otelbudget.stores.books import Where
+from otelbudget.stores.books import Book, Where
 from otelbudget.stores.memory import MemoryStore
 
 NOW_S = 1_700_000_000.0
@@ -37,3 +38,11 @@ def test_a_book_that_a_run_in_progress_refers_to_is_not_forgotten_before_its_fir
     store.charge([book.current(NOW_S)], ONE_TOKEN)
     del book
     assert store.books.book(mine, QUOTA, NOW_S).current(NOW_S).used[TOKENS] == 1
+
+
+def test_a_quota_per_minute_keeps_two_hours_of_ended_windows() -> None:
+    book = Book(Where("tenant", "default", "acme"), Quota(tokens=10, per="minute"))
+    for minute in range(300):
+        ledger.charge((book.current(minute * 60.0),), [5 * one for one in ONE_TOKEN])
+    assert book.current(200 * 60.0).used[TOKENS] == 5
+    assert book.current(100 * 60.0).used[TOKENS] == 0
