@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from otelbudget.accounts import Account, Hold
     from otelbudget.decision import Denial
     from otelbudget.runs.run import BudgetRun
+    from otelbudget.runs.state import RunState
 
 __all__ = ["GONE", "REPLAYED", "Ask", "Verdict", "attempt", "one_call", "payers"]
 
@@ -118,7 +119,7 @@ def _take(run: BudgetRun, ask: Ask, accounts: Sequence[Account], now_ns: int) ->
     return ()
 
 
-def payers(run: BudgetRun, model: str | None = None) -> Sequence[Account]:
+def payers(run: RunState, model: str | None = None) -> Sequence[Account]:
     """All that a request of now counts on, widest scope first: quotas in their present windows, then the runs.
 
     Called with the lock held.

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from opentelemetry.context import get_current
 
 from otelbudget import ledger
 from otelbudget.amounts import (
     INPUT,
-    NANOS,
-    RESOURCES,
     STEPS,
     TOKENS,
     UNLIMITED,
     OtherAmounts,
     count,
     nanoseconds,
-    shown,
 )
 from otelbudget.decision import ALLOWED, Decision
-from otelbudget.model import RunBudget, Usage, sum_of
+from otelbudget.model import RunBudget, Usage
 from otelbudget.runs import (
     accounting,
     admission,
@@ -36,9 +33,8 @@ from otelbudget.runs import (
 from otelbudget.runs.asynchronous import AsyncMethods
 from otelbudget.runs.deadlines import Timeout
 from otelbudget.runs.idempotency import Recorded, as_key
+from otelbudget.runs.looking import Looking
 from otelbudget.runs.pause import exporting
-from otelbudget.runs.receipt import Receipt, receipt_of
-from otelbudget.runs.state import RunState
 from otelbudget.runs.wanted import wanted
 from otelbudget.stores.memory import drop
 from otelbudget.telemetry import events
@@ -53,10 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BudgetRun"]
 
-State = Literal["active", "exhausted", "frozen", "closed"]
 
-
-class BudgetRun(RunState, AsyncMethods):
+class BudgetRun(Looking, AsyncMethods):
     """What one run may spend, has spent and holds; every request of its work asks here first.
 
     Amount keywords everywhere: ``steps``, ``tokens``, ``input_tokens``, ``output_tokens``, ``cost_usd`` (USD),
@@ -294,50 +288,6 @@ class BudgetRun(RunState, AsyncMethods):
             BudgetError: Calls are in flight, runs inside it are open, it is inside another run, or it has ended.
         """
         return exporting.export(self, freeze=freeze)
-
-    # --- looking
-
-    @property
-    def state(self) -> State:
-        """``closed``, ``frozen``, ``exhausted`` (a limit or the deadline has refused something) or ``active``."""
-        if self.closed:
-            return "closed"
-        if self.frozen is not None:
-            return "frozen"
-        return "exhausted" if self.latched or self.out_of_time() else "active"
-
-    @property
-    def usage(self) -> Usage:
-        """What was used so far, by this run and its shared and carved children."""
-        with self.engine.lock:
-            used = list(self.account.used)
-        return sum_of(used)
-
-    @property
-    def direct_usage(self) -> Usage:
-        """What this run used itself, without its children."""
-        with self.engine.lock:
-            return sum_of(self.account.own())
-
-    def remaining(self) -> dict[str, Any]:
-        """What is left of each resource, over this run, all above it and its quotas: ``{resource: amount}``.
-
-        Money is a Decimal in USD, ``seconds`` a float, all else an int; None means unlimited.
-        """
-        left: dict[str, Any] = {}
-        with self.engine.lock:
-            accounts = admission.payers(self)
-            for i, resource in enumerate(RESOURCES):
-                room = ledger.left(accounts, i, self.priority)
-                left[resource] = None if room is None else shown(i, room)
-        now_ns = self.engine.clock_ns()
-        times = [one.max_ns - one.elapsed_ns(now_ns) for one in self.lineage() if one.max_ns is not None]
-        left["seconds"] = max(0, min(times)) / NANOS if times else None
-        return left
-
-    def receipt(self) -> Receipt:
-        """What the run was allowed, used and was refused, as a value."""
-        return receipt_of(self)
 
     def __repr__(self) -> str:
         name = f" {self.budget.name!r}" if self.budget.name else ""
