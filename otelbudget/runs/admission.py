@@ -136,7 +136,7 @@ def payers(run: RunState, model: str | None = None) -> Sequence[Account]:
     return (*quotas, *engine.owners.of_model(owner.org, model), *runs)
 
 
-def _runs(run: BudgetRun) -> list[Account]:
+def _runs(run: RunState) -> list[Account]:
     """The accounts of the runs of its lineage alone."""
     return [account for account in run.accounts if account.scope == "run"]
 
