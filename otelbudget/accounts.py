@@ -167,13 +167,14 @@ class Hold:
         payer: Who is told of an expiry (a run).
         priority: How important its call is.
         wrapping: The account that judges its growth by full limits, or None.
+        permit: The permit to wrap up that its call has used, or None.
         paid: The usage that it was charged for, as the caller gave it.
     """
 
     # fmt: off
     __slots__ = (
-        "accounts", "amounts", "expires_ns", "on_expiry", "opened_ns", "owner", "paid", "payer", "priority",
-        "state", "wrapping",
+        "accounts", "amounts", "expires_ns", "on_expiry", "opened_ns", "owner", "paid", "payer", "permit",
+        "priority", "state", "wrapping",
     )
     # fmt: on
 
@@ -196,6 +197,7 @@ class Hold:
         self.payer = payer
         self.priority = priority
         self.wrapping: Account | None = None
+        self.permit: Any = None
         self.paid: Any = None
 
 

@@ -120,8 +120,11 @@ class _Asked:
         self._request = request
         self._seen_whole = seen_whole
         self._estimates = engine.config.estimates
-        counted = request.input_tokens
-        self._input = engine.learned.input_tokens(request.provider, request.model, counted) if seen_whole else counted
+        self._input = request.input_tokens
+        if seen_whole:
+            corrected = engine.learned.input_tokens(request.provider, request.model, self._input)
+            # An average of other texts may only add to what a hold has to cover, where it is to be an upper bound.
+            self._input = corrected if self._estimates.hold == "expected" else max(self._input, corrected)
         # Nobody can know before the answer whether it will say its cost. It is let go until one has not said it.
         self._may_report = (
             engine.config.trust_reported_cost

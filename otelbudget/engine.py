@@ -24,6 +24,7 @@ from otelbudget.owners import DEFAULT, Owners
 from otelbudget.runs import accounting, closing
 from otelbudget.runs.run import BudgetRun
 from otelbudget.stores.memory import MemoryStore
+from otelbudget.succession import restarts
 from otelbudget.telemetry.cells import Meters
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class Engine:
         learned: What earlier calls say about the next ones.
         live_spans: The open spans, where a span processor listens.
         guarded: Names of the client SDKs whose guard is reached.
-        overdue: Called now and then, without the lock, to settle calls that were dropped where nobody could.
+        overdue: Called now and then, without the lock, to settle calls that were dropped where nobody could; each
+            gives whether there were any.
         explicit_runs: How many runs that somebody opened are open.
         lingering: Runs that ended with calls still open, with the time when their telemetry ends anyway.
         standing: Runs that nobody opens or ends: what `QuotaService` asks through.
@@ -108,7 +110,7 @@ class Engine:
         self.live_spans: LiveSpans | None = None
         self.guarded: set[str] = set()
         self.lingering: deque[tuple[int, BudgetRun]] = deque()
-        self.overdue: list[Callable[[], None]] = []
+        self.overdue: list[Callable[[], bool]] = []
         self.standing: WeakSet[BudgetRun] = WeakSet()
         self.explicit_runs: int = 0
         self._recent: deque[_Settled] = deque(maxlen=_RECENT)
@@ -120,10 +122,13 @@ class Engine:
     def reload(self, config: Config) -> None:
         """Go on with another configuration: quotas at once, what was used stays used; budgets for runs that begin.
 
-        Runs in progress keep their limits. Bounds of telemetry stay as they were.
+        Runs in progress keep their limits. A quota that is counted in other windows starts anew, with a warning. Bounds
+        of telemetry stay as they were.
         """
         if self.guarded:
             config.prices.load()  # takes 0.4 s where it is installed, now rather than inside the next call
+        for restart in restarts(self.config.quotas, config.quotas):
+            _log.warning(restart)
         with self.lock:
             self.config = config
             self.prices = config.prices

@@ -14,7 +14,7 @@ All of them pickle and copy, so they cross process pools and task queues unchang
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,6 +29,7 @@ __all__ = [
     "PricingError",
     "Problem",
     "StoreError",
+    "found_in",
     "is_budget_exceeded",
 ]
 
@@ -148,16 +149,28 @@ def is_budget_exceeded(error: BaseException | None) -> bool:
 
     Looks through ``__cause__``, ``__context__`` and exception groups, since frameworks wrap what a call raises.
     """
-    seen: set[int] = set()
-    queue: list[BaseException | None] = [error]
-    while queue:
-        current = queue.pop()
-        if current is None or id(current) in seen:
-            continue
-        if isinstance(current, BudgetExceeded):
-            return True
-        seen.add(id(current))
-        queue += (current.__cause__, current.__context__)
-        if isinstance(current, BaseExceptionGroup):
-            queue.extend(current.exceptions)
-    return False
+    return found_in(error) is not None
+
+
+def found_in(error: BaseException | None) -> BudgetExceeded | None:
+    """The denial nearest to *error* among the exceptions that it is or was caused by, or None.
+
+    Reads what Python itself keeps of an exception, never what its class makes of that: the application's own classes
+    may do anything there, raise too.
+    """
+    found: list[BaseException] = [] if error is None else [error]
+    seen = {id(error)}
+    for one in found:
+        if issubclass(type(one), BudgetExceeded):
+            return cast("BudgetExceeded", one)
+        nested: tuple[BaseException, ...] = _exceptions_of(one) if issubclass(type(one), BaseExceptionGroup) else ()
+        for other in (_cause_of(one), _context_of(one), *nested):
+            if other is not None and id(other) not in seen:
+                seen.add(id(other))
+                found.append(other)
+    return None
+
+
+_cause_of: Any = vars(BaseException)["__cause__"].__get__
+_context_of: Any = vars(BaseException)["__context__"].__get__
+_exceptions_of: Any = vars(BaseExceptionGroup)["exceptions"].__get__

@@ -45,6 +45,7 @@ __all__ = [
     "relimit",
     "resize",
     "settle",
+    "take_over",
     "tightest",
     "uncarve",
 ]
@@ -227,6 +228,14 @@ def forget(account: Account) -> None:
         account.carved = carved
     account.used[:] = ZEROS
     account.below = None
+    rearm(account)
+
+
+def take_over(account: Account, other: Account) -> None:
+    """Begin with what *other* has used and holds; what that has reached of the limits is no news any more."""
+    account.used[:] = other.used
+    account.reserved = list(other.reserved)
+    _make_room(account)
     rearm(account)
 
 

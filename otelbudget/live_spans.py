@@ -229,16 +229,17 @@ class LiveSpans:
                     closing.close(made, made.outcome)
             return node.run
 
-    def _close_lost(self) -> None:
-        """End the runs whose span was dropped without being ended."""
+    def _close_lost(self) -> bool:
+        """End the runs whose span was dropped without being ended; gives whether there were any."""
         if not self.tree.lost or not self._closing.acquire(blocking=False):  # ending one looks here again
-            return
+            return False
         try:
             while self.tree.lost:
                 run = self.tree.lost.popleft()
                 closing.close(run, run.outcome)
         finally:
             self._closing.release()
+        return True
 
     def _owner(self, node: Node, context: Context) -> Owner:
         """Whose the run of *node* is, opened for a call in *context*."""

@@ -168,6 +168,13 @@ def _set_aside(wrap_up: Mapping[str, Money] | None, limits: tuple[int, ...]) -> 
     return amounts, wrap_up_ns
 
 
+class _Unsaid(int):
+    """A number that nobody gave: it reads as what it is, but a commit charges what is held instead."""
+
+
+_NO_TOOL_CALLS = _Unsaid(0)
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What a model call, or several, used.
@@ -183,7 +190,8 @@ class Usage:
         input_tokens, output_tokens: As the provider counted them.
         tokens: Their sum, if the split is not known; set by itself where both are.
         cost_usd: What it cost; None takes the price of *model*.
-        steps, tool_calls: How many model and tool calls this was.
+        steps, tool_calls: How many model and tool calls this was; a commit that does not say ``tool_calls`` charges
+            those that are held.
         cache_read_tokens, cache_write_tokens, reasoning_tokens: Parts of the above.
         model, provider, response_id: As the response says.
         estimated: The numbers are an estimate.
@@ -199,7 +207,7 @@ class Usage:
     tokens: int | None = None
     cost_usd: Money | None = None
     steps: int = 1
-    tool_calls: int = 0
+    tool_calls: int = _NO_TOOL_CALLS
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
@@ -212,7 +220,8 @@ class Usage:
     def __post_init__(self) -> None:
         put = partial(object.__setattr__, self)
         for name in ("steps", "tool_calls", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"):
-            put(name, count(name, getattr(self, name)))
+            if not isinstance(getattr(self, name), _Unsaid):
+                put(name, count(name, getattr(self, name)))
         for name in ("input_tokens", "output_tokens", "tokens"):
             if getattr(self, name) is not None:
                 put(name, count(name, getattr(self, name)))
@@ -236,6 +245,11 @@ class Usage:
         else:
             put("input_tokens", self.tokens - (known_output or 0))
             put("output_tokens", known_output or 0)
+
+    @property
+    def says_tool_calls(self) -> bool:
+        """Whether ``tool_calls`` was given; 0 has to be said."""
+        return not isinstance(self.tool_calls, _Unsaid)
 
     @property
     def cost_nanousd(self) -> int | None:

@@ -56,7 +56,7 @@ class Owner:
         now_s = store.clock_s()
         books: list[Book] = []
         per_run: list[Book] = []
-        for where, listed in self._listed(rules):
+        for where, listed in self._scopes(rules):
             own = [store.books.book(where, quota, now_s) for quota in listed if quota.per != "run"]
             books += own + [book for book in store.books.overridden(where) if book not in own]
             per_run += [Book(where, quota) for quota in listed if quota.per == "run"]
@@ -65,7 +65,7 @@ class Owner:
         self.limited = frozenset(i for quota in found for i, limit in enumerate(quota.limits) if limit < UNLIMITED)
         self.money_limited = any(map(limits_money, found))
 
-    def _listed(self, rules: Owners) -> Iterator[tuple[Where, tuple[Quota, ...]]]:
+    def _scopes(self, rules: Owners) -> Iterator[tuple[Where, tuple[Quota, ...]]]:
         yield Where("org", self.org), rules.quotas.org
         yield Where("tenant", self.org, self.tenant), rules.of_tenant(self.tenant)
         if self.user is not None:
@@ -116,7 +116,7 @@ class Owners:
         self.configure(quotas, orgs, require_tenant=require_tenant)
 
     def configure(self, quotas: Quotas, orgs: Mapping[str, str], *, require_tenant: bool) -> None:
-        """Use other rules from now on, for the owners in use too; what was used stays used."""
+        """Use other rules from now on, for the owners in use too; what was used in a window that goes on stays used."""
         with self._store.lock:
             self.quotas = quotas
             self._orgs = orgs
@@ -132,7 +132,7 @@ class Owners:
 
     def _review(self) -> None:
         self._move_overrides()
-        self._store.books.review(self._configured)
+        self._store.books.review(self._listed, self._store.clock_s())
         self._bind()
         self._pin()
         self._store.changed()
@@ -202,14 +202,18 @@ class Owners:
 
     def _configured(self, book: Book) -> Quota | None:
         """What *book* counts by now; None if that is not configured any more."""
-        where, quotas = book.where, self.quotas
-        listed = {
-            "org": lambda: quotas.org,
-            "tenant": lambda: self.of_tenant(where.tenant),
-            "user": lambda: quotas.of_user(where.user),
-            "model": lambda: quotas.models.get(where.model, ()),
-        }[where.scope]()
+        listed = self._listed(book.where)
         return next((q for q in listed if (q.name, q.window) == (book.given.name, book.given.window)), None)
+
+    def _listed(self, where: Where) -> tuple[Quota, ...]:
+        """The quotas that are given to *where* now."""
+        if where.scope == "org":
+            return self.quotas.org
+        if where.scope == "tenant":
+            return self.of_tenant(where.tenant)
+        if where.scope == "user":
+            return self.quotas.of_user(where.user)
+        return self.quotas.models.get(where.model, ())
 
     def _pin(self) -> None:
         """Open the books of everybody who is named, so that their limits are seen before anybody spends."""

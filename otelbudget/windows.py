@@ -199,6 +199,7 @@ class Buckets:
     def add(self, amounts: Sequence[int], now_s: float) -> None:
         """Note a charge made now. A clock that went back adds to the newest bucket, so nothing falls out early."""
         number = int(now_s // self._width_s)
+        self._come_back_to(number)
         if self._kept and self._kept[-1][0] >= number:
             kept = self._kept[-1][1]
             for i, amount in enumerate(amounts):
@@ -209,10 +210,20 @@ class Buckets:
     def fallen_out(self, now_s: float) -> list[int] | None:
         """The sum of what lies wholly before the window up to now, given once; None if there is nothing."""
         gone: list[int] | None = None
+        self._come_back_to(int(now_s // self._width_s))
         while self._kept and self._leaves_s(self._kept[0][0]) <= now_s:
             _, amounts = self._kept.popleft()
             gone = amounts if gone is None else [a + b for a, b in zip(gone, amounts, strict=True)]
         return gone
+
+    def _come_back_to(self, number: int) -> None:
+        """Where the clock was ahead by more than a window, let what was charged then count a whole window from now."""
+        if not self._kept or self._kept[-1][0] - number <= BUCKETS:
+            return
+        ahead = [0] * len(self._kept[-1][1])
+        while self._kept and self._kept[-1][0] > number:
+            ahead = [a + b for a, b in zip(ahead, self._kept.pop()[1], strict=True)]
+        self._kept.append((number, ahead))
 
     def next_s(self) -> float | None:
         """When the oldest charges fall out, in Unix seconds; None if there are none."""

@@ -101,6 +101,16 @@ def test_counted_input_is_corrected_and_the_estimate_of_an_unknown_end_too(world
         assert used(run)[1:4] == [50 + 60 + 52 + 3, 50 + 52, 60 + 3]
 
 
+@pytest.mark.parametrize(("hold", "held_input"), [("max", 40), ("expected", 20)])
+def test_what_other_texts_were_counted_too_high_lowers_no_hold_that_is_to_be_enough(
+    make_world: Callable[..., World], hold: str, held_input: int
+) -> None:
+    world = estimating(make_world, hold=hold)
+    with world.run():
+        taught(Usage(20, 60), CHAT, times=1)
+    assert held_by(world, CHAT)[1] == held_input
+
+
 def test_an_embedding_never_holds_output_and_teaches_none(world: World) -> None:
     embedding = ModelRequest(provider="p", operation="embeddings", model="demo", input_tokens=40, max_output_tokens=0)
     with world.run():

@@ -16,7 +16,7 @@ PACKAGE = Path(otelbudget.__file__).parent
 #: Rows of the package, lowest first; a row may also import itself. Names are modules or folders below `otelbudget`.
 ROWS = (
     ("_version", "errors", "semconv"),
-    ("amounts", "model", "wording", "decision", "windows", "names", "quotas"),
+    ("amounts", "model", "wording", "decision", "windows", "names", "quotas", "succession"),
     ("thresholds", "accounts", "carves", "ledger", "pricing", "estimate", "learned", "spans"),
     ("config",),
     ("stores", "telemetry"),

@@ -492,6 +492,11 @@ def test_however_the_clock_jumps_nothing_is_freed_before_it_has_shown_the_full_l
     used = 0
     for jump, amount in charges:
         now_s += jump * length_s
+        width_s = length_s / BUCKETS
+        if made and max(at for at, _ in made) // width_s - now_s // width_s > BUCKETS:
+            # The clock was ahead by more than a window: what was charged then counts from now.
+            made = [(min(at, now_s), a) for at, a in made if latest_s < at + length_s]
+            latest_s = now_s
         latest_s = max(latest_s, now_s)
         used -= drain(buckets, now_s)
         assert used >= sum(a for at, a in made if latest_s < at + length_s)
@@ -518,3 +523,11 @@ def test_a_rolling_window_keeps_a_bounded_number_of_buckets() -> None:
         second.fallen_out(i / 1000)
         second.add([1], i / 1000)
     assert len(second._kept) <= BUCKETS + 3
+
+
+def test_what_a_clock_far_ahead_was_charged_counts_one_window_from_when_it_is_back() -> None:
+    buckets = Buckets(3600)
+    buckets.add([5], 1e9 + 366 * 86_400)
+    buckets.add([2], 1e9)
+    assert drain(buckets, 1e9 + 3600) == 0
+    assert drain(buckets, 1e9 + 3660) == 7

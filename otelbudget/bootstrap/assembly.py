@@ -251,8 +251,13 @@ class SetUp:
                 DEFAULT_FILE,
             )
         equipped, named = self._equipped, self._arguments.service_name
-        if equipped.forwarder is None:
-            _log.warning("%s, so only guards and explicit checks enforce", equipped.deaf)
+        if equipped.deaf:
+            _log.warning(
+                "%s, so spans feed no budget: only guards and explicit checks enforce (here: %s), and calls of SDKs"
+                " without a guard are neither seen nor limited",
+                equipped.deaf,
+                self._enforces(),
+            )
         if equipped.drops:
             _log.warning(
                 "the sampler of the tracer provider joined can drop spans, so calls of SDKs without a guard may pass"

@@ -195,11 +195,17 @@ def forget_collections() -> None:
     settle_dropped()
 
 
-def settle_dropped() -> None:
-    """Settle what the collector has dropped since the last time."""
+def settle_dropped() -> bool:
+    """Settle what the collector has dropped since the last time; gives whether there was anything.
+
+    Nothing inside the collector itself, which ends generators and so runs: what is settled there is only put off.
+    """
+    if not _dropped or _collecting == threading.get_ident():
+        return False
     while _dropped:
         try:
             watch = _dropped.popleft()
         except IndexError:  # another thread was faster
-            return
+            break
         watch.dropped()
+    return True

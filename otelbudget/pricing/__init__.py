@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ _FINEST: Final = 30
 #: Answers kept; names come from callers, so their number has no other bound.
 _MOST_KNOWN: Final = 4_096
 _LONGEST_NAME: Final = 512
+#: Whether this thread is asking the list of prices.
+_here = threading.local()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,9 +143,7 @@ class Prices:
         """
         if not self._listed:
             return False
-        from otelbudget.pricing.listed import listed_price
-
-        return listed_price("gpt-4o", "openai", self._clock_s()) is not None
+        return self._ask_list("gpt-4o", "openai") is not None
 
     def cost_nanousd(self, model: str | None, provider: str | None, usage: Usage) -> int | None:
         """What *usage* costs, in nano-USD, rounded up once; None if no price is known. Never raises.
@@ -176,13 +177,30 @@ class Prices:
         name = model if isinstance(model, str) else ""
         known = self._find_given(name)
         if known is None and self._listed and 0 < len(name) <= _LONGEST_NAME:
-            from otelbudget.pricing.listed import listed_price
-
-            known = listed_price(name, provider, self._clock_s())
+            try:
+                known = self._ask_list(name, provider)
+            except ImportError:
+                return None  # not known this time; the next call asks again
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()
         self._known[model, provider] = known
         return known
+
+    def _ask_list(self, name: str, provider: str | None) -> Known | None:
+        """What is listed.
+
+        Raises:
+            ImportError: The list is being loaded by this very thread, which a signal handler has interrupted.
+        """
+        if getattr(_here, "asks", False):
+            raise ImportError("the list of prices is being loaded")
+        _here.asks = True
+        try:
+            from otelbudget.pricing.listed import listed_price
+
+            return listed_price(name, provider, self._clock_s())
+        finally:
+            _here.asks = False
 
     def gives(self, model: str | None) -> bool:
         """Whether *model* has a price here, by its name or a pattern, whatever is listed elsewhere."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -28,10 +29,16 @@ _CHANGING_FOR_S: Final = 300.0
 
 
 def listed_price(model: str, provider: str | None, now_s: float) -> Known | None:
-    """What the genai-prices package says; None if it is not installed, or lists no price per token for the model."""
+    """What the genai-prices package says; None if it is not installed, or lists no price per token for the model.
+
+    Raises:
+        ImportError: It is being imported by this very thread, which a signal handler has interrupted.
+    """
     try:
         from genai_prices import Usage, calc_price
     except ImportError:
+        if "genai_prices" in sys.modules:
+            raise
         return None
     nothing, now = Usage(input_tokens=0), datetime.fromtimestamp(now_s, UTC)
     # A client may speak one provider's protocol to another one: by its own provider first, then by name alone.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from otelbudget import semconv
 from otelbudget.amounts import COST, INPUT, NANOS, NESTED, OUTPUT, TOOLS, Amounts, nanousd
 from otelbudget.model import Usage, sum_of
-from otelbudget.runs import closing, idempotency
+from otelbudget.runs import closing, idempotency, wrapping
 from otelbudget.runs.admission import payers
 from otelbudget.runs.attempts import Attempt
 from otelbudget.runs.idempotency import CHARGED, REPLAYED, Recorded
@@ -89,6 +89,7 @@ def record(run: BudgetRun, usage: Usage, site: Site, nested: int = 0, key: str |
         if key is not None and idempotency.recorded(run, key, usage):
             return REPLAYED
         crossed = run.engine.store.charge(payers(run, usage.model), amounts)
+        wrapping.note_recorded(run, usage.steps)
         _count(run, usage, amounts, cost)
         late = run.closed
     announce(run, amounts, site, crossed, _flags(usage, late=late))
@@ -127,7 +128,7 @@ def settle(
             if was == "expired":
                 amounts = _beyond(amounts, held.on_expiry)
             held.state = "committed"
-            crossed = store.charge(held.accounts, amounts)
+            crossed = store.charge_late(held, amounts)
         else:
             return False
         late_known = run.engine.owners.of_model(run.org, usage.model)
@@ -177,6 +178,8 @@ def _end(run: BudgetRun, held: Hold, amounts: tuple[int, ...], state: HoldState)
         if held.state != "open":
             return False
         run.engine.store.settle(held, amounts, state)
+        if held.permit is not None:
+            held.permit.used = False  # nothing was sent: the last call has not been made
         if run.keys is not None:
             run.keys.ended(held)
         _let_go(run)
@@ -199,7 +202,8 @@ def _complete(usage: Usage | None, held: Amounts) -> Usage:
     """*usage* with what it leaves open taken from the hold."""
     if usage is None:
         return sum_of(held)
-    if usage.input_tokens is not None and usage.output_tokens is not None:
+    tool_calls = usage.tool_calls if usage.says_tool_calls else held[TOOLS]
+    if usage.input_tokens is not None and usage.output_tokens is not None and tool_calls == usage.tool_calls:
         return usage
     known_input = held[INPUT] if usage.input_tokens is None else usage.input_tokens
     known_output = held[OUTPUT] if usage.output_tokens is None else usage.output_tokens
@@ -208,7 +212,7 @@ def _complete(usage: Usage | None, held: Amounts) -> Usage:
         known_output,
         cost_usd=usage.cost_usd,
         steps=usage.steps,
-        tool_calls=usage.tool_calls,
+        tool_calls=tool_calls,
         cache_read_tokens=usage.cache_read_tokens,
         cache_write_tokens=usage.cache_write_tokens,
         reasoning_tokens=usage.reasoning_tokens,

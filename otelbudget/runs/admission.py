@@ -63,7 +63,8 @@ def attempt(run: BudgetRun, ask: Ask) -> Verdict:
 
 
 def _change(run: BudgetRun, ask: Ask, held: Hold) -> Verdict:
-    """Grow or resize an open hold. A closed run's calls may still grow: they were admitted."""
+    """Grow or resize an open hold. What a call needs it may still hold in a run that is closed or latched, since it was
+    admitted; what a caller adds to a reservation is a new request."""
     engine = run.engine
     if held.state != "open":
         return Verdict(GONE)
@@ -74,6 +75,8 @@ def _change(run: BudgetRun, ask: Ask, held: Hold) -> Verdict:
             refused = refusals.plain(frozen, run, "frozen", detail=frozen.frozen or None), frozen
         elif ask.unpriced is not None:
             refused = refusals.plain(run, run, "unpriced", detail=ask.unpriced or None, resource="cost_usd"), run
+        elif ask.operation == "reserve" and held.permit is None:
+            refused = _by_state(run, ask, None)
     if refused is None:
         over = _resized(run, ask, held)
         if over is None:
@@ -100,7 +103,8 @@ def _take(run: BudgetRun, ask: Ask, accounts: Sequence[Account], now_ns: int) ->
     permit = ask.permit
     wraps_up = permit is not None and permit.holds(run) and ask.operation in ("call", "reserve")
     if ask.hold is not None:
-        ask.hold.wrapping = run.account if wraps_up else None
+        ask.hold.wrapping = permit.run.account if wraps_up else None
+        ask.hold.permit = permit if wraps_up else None
         ask.hold.accounts = tuple(accounts)
         ask.hold.priority = run.priority
         run.engine.store.register(ask.hold, ask.owner, now_ns)
@@ -153,7 +157,7 @@ def _blocked(
     state = state or _late(run, ask, permit, now_ns) or _too_deep(run)
     if state is not None:
         return state
-    wrapping = permit.run.account if permit is not None and permit.run is run and not permit.used else None
+    wrapping = permit.run.account if permit is not None and not permit.used else None
     refused = ledger.refusal(accounts, ask.amounts, wrapping, run.priority)
     if refused is None or (
         run.engine.enforce
@@ -179,10 +183,10 @@ def _by_state(run: BudgetRun, ask: Ask, permit: Any) -> tuple[Denial, BudgetRun 
     for one in lineage:
         if one.frozen is not None:
             return refusals.plain(one, run, "frozen", detail=one.frozen or None), one
-    if permit is not None and (refused := permit.refuses(run, ask.amounts)) is not None:
+    if permit is not None and (refused := permit.refuses(ask.amounts)) is not None:
         return refusals.plain(permit.run, run, "latched", detail="wrap_up", resource=refused), permit.run
     for one in lineage:
-        if one.latched and not (permit is not None and one is run is permit.run):
+        if one.latched and not (permit is not None and one is permit.run):
             # What a carved child has been given is no new request of those above.
             asked = carves.on_each(run.accounts, ask.amounts)[run.accounts.index(one.account)]
             for i, amount in enumerate(asked):
@@ -211,7 +215,7 @@ def _late(
         if max_ns is None or one.account.warn is not warn:
             continue
         elapsed = one.elapsed_ns(now_ns)
-        grace = permit.grace_ns if permit is not None and one is run is permit.run and not permit.used else 0
+        grace = permit.grace_ns if permit is not None and one is permit.run and not permit.used else 0
         late = elapsed >= max_ns + grace if not ask.seconds_ns else elapsed + ask.seconds_ns > max_ns + grace
         if late:
             return refusals.deadline(one, run, ask, elapsed), one

@@ -45,6 +45,6 @@ class AsyncMethods:
         """`extend` for coroutines."""
         self.extend(**options)
 
-    async def aremaining(self: BudgetRun) -> dict[str, Any]:  # type: ignore[misc]
+    async def aremaining(self: BudgetRun, *, fresh: bool = False) -> dict[str, Any]:  # type: ignore[misc]
         """`remaining` for coroutines."""
-        return self.remaining()
+        return self.remaining(fresh=fresh)

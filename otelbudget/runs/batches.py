@@ -9,7 +9,7 @@ from opentelemetry.context import get_current
 from otelbudget import ledger, semconv
 from otelbudget.accounts import Hold
 from otelbudget.amounts import NESTED, Amounts
-from otelbudget.runs import accounting, admission, denying, tools, wrapping
+from otelbudget.runs import accounting, admission, closing, denying, tools, wrapping
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ class Batch:
         if not self._asked:
             return
         run, fit = self.run, len(self._asked)
+        closing.settle_overdue(run.engine)
         with run.engine.lock:
             first = last = admission.attempt(run, ask)
             if not first.decision:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from otelbudget import ledger, semconv
 from otelbudget.accounts import CarvedAccount
 from otelbudget.amounts import COST, NANOS, RESOURCES, UNLIMITED
+from otelbudget.stores.memory import held
 from otelbudget.telemetry import events, our_spans
 
 if TYPE_CHECKING:
@@ -57,10 +58,14 @@ def _uncarve(run: BudgetRun) -> None:
         run.engine.store.changed()
 
 
-def settle_overdue(engine: Engine) -> None:
-    """Settle what the garbage collector has dropped since the last time; not with the lock held."""
-    for settle in engine.overdue:
-        settle()
+def settle_overdue(engine: Engine) -> bool:
+    """Settle what the garbage collector has dropped since the last time; gives whether there was anything.
+
+    Nothing where this thread holds the lock: the collector and signal handlers look at runs in the middle of anything.
+    """
+    if held(engine.lock):
+        return False
+    return any([settle() for settle in engine.overdue])
 
 
 def finish_if_idle(run: BudgetRun) -> None:

@@ -12,13 +12,15 @@ from otelbudget.runs.admission import REPLAYED, Ask, Verdict, attempt
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from otelbudget.decision import Decision, Denial
     from otelbudget.errors import BudgetExceeded
     from otelbudget.runs.run import BudgetRun
     from otelbudget.runs.state import RunState
     from otelbudget.telemetry.events import Site
 
-__all__ = ["adecide", "admitted", "decide", "note", "observe", "refuse"]
+__all__ = ["adecide", "admitted", "decide", "judge", "note", "observe", "refuse"]
 
 #: Reasons that say nothing about how a run's budget was used: a run that only met these has not exhausted it.
 PASSING: Final = ("busy", "frozen", "closed", "store_unavailable")
@@ -28,13 +30,13 @@ REPEATING: Final = ("latched", "closed")
 
 def decide(run: BudgetRun, ask: Ask, wait_ns: int = 0) -> Decision:
     """Judge *ask*, waiting up to *wait_ns* for what is in its way; raises BudgetExceeded if it stays refused."""
-    verdict = _timed(run, ask)
+    verdict = judge(run, ask, _timed)
     if not verdict.decision.allowed:
         done: list[BudgetRun] = []
         verdict = asking.asked(run, ask, verdict, refuse, done)
         if wait_ns and not verdict.decision.allowed:
             verdict = waiting.waited(
-                run, verdict, wait_ns, lambda: asking.asked(run, ask, attempt(run, ask), refuse, done)
+                run, verdict, wait_ns, lambda: asking.asked(run, ask, judge(run, ask), refuse, done)
             )
         if not verdict.decision.allowed:
             raise refuse(run, ask, verdict)
@@ -43,17 +45,25 @@ def decide(run: BudgetRun, ask: Ask, wait_ns: int = 0) -> Decision:
 
 async def adecide(run: BudgetRun, ask: Ask, wait_ns: int = 0) -> Decision:
     """`decide` for coroutines: awaits an async `on_exhausted`, and never blocks the loop."""
-    verdict = _timed(run, ask)
+    verdict = judge(run, ask, _timed)
     if not verdict.decision.allowed:
         done: list[BudgetRun] = []
         verdict = await asking.aasked(run, ask, verdict, refuse, done)
         if wait_ns and not verdict.decision.allowed:
             verdict = await waiting.awaited(
-                run, verdict, wait_ns, lambda: asking.aasked(run, ask, attempt(run, ask), refuse, done)
+                run, verdict, wait_ns, lambda: asking.aasked(run, ask, judge(run, ask), refuse, done)
             )
         if not verdict.decision.allowed:
             raise refuse(run, ask, verdict)
     return admitted(run, ask, verdict)
+
+
+def judge(run: BudgetRun, ask: Ask, evaluate: Callable[[BudgetRun, Ask], Verdict] | None = None) -> Verdict:
+    """One attempt, and another if it was refused while calls that nobody follows any more could be settled."""
+    verdict = (evaluate or attempt)(run, ask)
+    if not verdict.decision.allowed and closing.settle_overdue(run.engine):
+        verdict = attempt(run, ask)
+    return verdict
 
 
 def _timed(run: BudgetRun, ask: Ask) -> Verdict:

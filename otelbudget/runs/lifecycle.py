@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from copy import copy
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -13,7 +14,7 @@ from opentelemetry.trace import Status, StatusCode
 from otelbudget import scope, semconv
 from otelbudget.amounts import NOTHING
 from otelbudget.decision import Decision
-from otelbudget.errors import BudgetExceeded, is_budget_exceeded
+from otelbudget.errors import BudgetExceeded, found_in
 from otelbudget.quotas import check_priority
 from otelbudget.runs import carving, closing, decorating, denying, refusals
 from otelbudget.runs.admission import Ask, Verdict
@@ -226,13 +227,15 @@ def leave(run: BudgetRun, error: BaseException | None) -> None:
     Another exception that a denial caused: BudgetExceeded from it. Any other: a note is added.
     """
     pending = run.first_pending() if run.reraise else None
-    exceeded = isinstance(error, BudgetExceeded)
-    steering = isinstance(error, _STEERING) or (
-        isinstance(error, BaseExceptionGroup) and not isinstance(error, Exception)  # such a one is in there
+    kind = type(error)  # and not what the application's class says it is: that may raise
+    exceeded = issubclass(kind, BudgetExceeded)
+    steering = issubclass(kind, _STEERING) or (
+        issubclass(kind, BaseExceptionGroup) and not issubclass(kind, Exception)  # such a one is in there
     )
-    caused = error is not None and not exceeded and not steering and is_budget_exceeded(error)
+    cause = None if exceeded or steering else found_in(error)
+    caused = cause is not None
     exhausted = run.outcome == "exhausted" or exceeded or caused
-    _describe_end(run, error or pending)
+    _describe_end(run, pending if error is None else error)
     closing.close(run, "exhausted" if exhausted else "completed" if error is None else "error")
     # Nobody asks for them any more, and their tracebacks hold the frames of whatever was refused.
     run.pending = None
@@ -244,34 +247,21 @@ def leave(run: BudgetRun, error: BaseException | None) -> None:
                 raise pending
             finally:
                 del pending  # or this frame and the traceback would keep each other alive
-    elif caused:
+    elif cause is not None:
         if run.reraise:
-            raise _found_in(error) from error
+            raise copy(cause) from error
     elif pending is not None:
-        error.add_note(f"In this run a call was refused before: {pending}")
+        with contextlib.suppress(Exception):  # the application's exception passes, with or without a note
+            error.add_note(f"In this run a call was refused before: {pending}")
 
 
 def _describe_end(run: BudgetRun, error: BaseException | None) -> None:
     """Status ERROR and its type on the run's span, if it is left by an error; steering the program is none."""
     span = run.span
-    if span is None or not isinstance(error, Exception) or not span.is_recording():
+    if span is None or error is None or not issubclass(type(error), Exception) or not span.is_recording():
         return
     span.set_attribute(semconv.ERROR_TYPE, type_name(error))
     span.set_status(Status(StatusCode.ERROR, str(error) if isinstance(error, BudgetExceeded) else type_name(error)))
-
-
-def _found_in(error: BaseException) -> BudgetExceeded:
-    """The denial that *error* was caused by, as a fresh exception that can be raised from it."""
-    found: Any = next(one for one in _causes(error) if isinstance(one, BudgetExceeded))
-    return copy(found)  # type: ignore[no-any-return]
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    found: list[BaseException] = [error]
-    for one in found:
-        nested = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
-        found.extend(x for x in (one.__cause__, one.__context__, *nested) if x is not None and x not in found)
-    return found
 
 
 def _check_owner(parent: BudgetRun, who: Mapping[str, str | None]) -> None:

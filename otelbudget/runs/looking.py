@@ -7,7 +7,7 @@ from typing import Any, Literal
 from otelbudget import ledger
 from otelbudget.amounts import NANOS, RESOURCES, shown
 from otelbudget.model import Usage, sum_of
-from otelbudget.runs import admission
+from otelbudget.runs import admission, closing
 from otelbudget.runs.receipt import Receipt, receipt_of
 from otelbudget.runs.state import RunState
 
@@ -33,6 +33,7 @@ class Looking(RunState):
     @property
     def usage(self) -> Usage:
         """What was used so far, by this run and its shared and carved children."""
+        closing.settle_overdue(self.engine)
         with self.engine.lock:
             used = list(self.account.used)
         return sum_of(used)
@@ -40,15 +41,18 @@ class Looking(RunState):
     @property
     def direct_usage(self) -> Usage:
         """What this run used itself, without its children."""
+        closing.settle_overdue(self.engine)
         with self.engine.lock:
             return sum_of(self.account.own())
 
-    def remaining(self) -> dict[str, Any]:
+    def remaining(self, *, fresh: bool = False) -> dict[str, Any]:  # noqa: ARG002 - accounts in memory always are
         """What is left of each resource, over this run, all above it and its quotas: ``{resource: amount}``.
 
         Money is a Decimal in USD, ``seconds`` a float, all else an int; None means unlimited.
+        *fresh* asks a store that is elsewhere, instead of telling what was last known of it.
         """
         left: dict[str, Any] = {}
+        closing.settle_overdue(self.engine)
         with self.engine.lock:
             accounts = admission.payers(self)
             for i, resource in enumerate(RESOURCES):
@@ -61,4 +65,5 @@ class Looking(RunState):
 
     def receipt(self) -> Receipt:
         """What the run was allowed, used and was refused, as a value."""
+        closing.settle_overdue(self.engine)
         return receipt_of(self)

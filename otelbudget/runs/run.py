@@ -125,7 +125,7 @@ class BudgetRun(Looking, AsyncMethods):
 
     def can_proceed(self, **amounts: Any) -> bool:
         """Whether `check` would allow this. Never raises a denial, never latches, writes no event."""
-        decision = admission.attempt(self, self.ask("probe", amounts)).decision
+        decision = denying.judge(self, self.ask("probe", amounts)).decision
         if decision.denial is not None and not decision.allowed:
             with self.engine.lock:
                 self.cell.count("probe", "deny", decision.denial.reason)

@@ -153,6 +153,7 @@ class RunState:
             and not self.account.warn
             and not self.closed
             and not self.latched
+            and not self.wrapped_up
             and self.frozen is None
             and self.unpriced is None
             and not self.pending
@@ -228,8 +229,10 @@ class RunState:
         return min(ends) / NANOS if ends else None
 
     def out_of_time(self) -> bool:
-        """Whether its own deadline has passed."""
-        return self.max_ns is not None and self.elapsed_ns(self.engine.clock_ns()) >= self.max_ns
+        """Whether its own deadline has passed, unless it only warns."""
+        return (
+            self.max_ns is not None and not self.account.warn and self.elapsed_ns(self.engine.clock_ns()) >= self.max_ns
+        )
 
     def unpriced_policy(self, model: str | None = None) -> str:
         """What happens to a model without a price: by the budget, the configuration, else `deny` under a cost limit."""

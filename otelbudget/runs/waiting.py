@@ -26,8 +26,8 @@ __all__ = ["POLL_S", "awaited", "patience", "waited"]
 
 #: How long nobody looks, at most.
 POLL_S: Final = 0.2
-#: Reasons that pass by themselves or by somebody's doing. A latched run has been told to stop asking.
-_PASSING: Final = ("busy", "frozen", "limit")
+#: Reasons that pass by themselves or by somebody's doing; an `extend` or a reset also ends a latch.
+_PASSING: Final = ("busy", "frozen", "limit", "latched")
 
 
 def patience(given: dict[str, Any]) -> int:
@@ -74,7 +74,11 @@ async def awaited(run: BudgetRun, verdict: Verdict, wait_ns: int, again: Callabl
 
 def _passing(verdict: Verdict) -> bool:
     denial = verdict.decision.denial
-    return not verdict.decision.allowed and denial is not None and denial.reason in _PASSING
+    if verdict.decision.allowed or denial is None:
+        return False
+    if denial.reason == "latched" and denial.detail is not None:  # what `wrap_up()` refuses, nobody can lift
+        return False
+    return denial.reason in _PASSING
 
 
 def _warn_on_a_loop(run: BudgetRun) -> None:

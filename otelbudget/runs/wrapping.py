@@ -40,16 +40,23 @@ class Permit:
         self.used = False
 
     def holds(self, run: BudgetRun) -> bool:
-        """Whether a request of *run* comes under it."""
-        return run is self.run
+        """Whether a request of *run* comes under it: of its own run, or of one inside."""
+        return self.run in run.lineage()
 
-    def refuses(self, run: BudgetRun, amounts: Sequence[int]) -> str | None:
+    def refuses(self, amounts: Sequence[int]) -> str | None:
         """The resource for which it refuses a request of its run, or of one inside; None leaves that to the limits."""
         if amounts[TOOLS] or amounts[NESTED]:
             return "tool_calls"
-        if run is self.run and (amounts[STEPS] > 1 or (self.used and any(amounts))):
+        if amounts[STEPS] > 1 or (self.used and any(amounts)):
             return self.resource or "steps"
         return None
+
+
+def note_recorded(run: BudgetRun, steps: int) -> None:
+    """Let the permit of the current context know that the model call it stands for has been recorded."""
+    given = permit()
+    if given is not None and steps and given.holds(run):
+        given.used = True
 
 
 def permit() -> Any:
@@ -60,8 +67,9 @@ def permit() -> Any:
 class WrapUp:
     """What `BudgetRun.wrap_up` gives: a block (``with`` or ``async with``) in which one model call is admitted.
 
-    It ignores the run's own latch and reaches into what ``wrap_up`` set aside; limits of ancestors, quotas and a freeze
-    hold as ever; tool calls are refused. Entering it deals with the run's pending denials.
+    It ignores the run's own latch and reaches into what ``wrap_up`` set aside, also for a run inside; limits of that
+    one, of ancestors, quotas and a freeze hold as ever; tool calls are refused. A call that was never sent and gave its
+    hold back was none. Entering it deals with the run's pending denials.
     """
 
     __slots__ = ("_run", "_token")

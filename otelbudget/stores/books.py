@@ -7,12 +7,15 @@ lock held.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
 from otelbudget import ledger
-from otelbudget.accounts import QuotaAccount
+from otelbudget.accounts import Account, QuotaAccount, limited_in
 from otelbudget.quotas import Quota
+from otelbudget.succession import closest
 from otelbudget.windows import Buckets, WindowSpec, window_at
 
 __all__ = ["Book", "Books", "Where"]
@@ -21,7 +24,7 @@ __all__ = ["Book", "Books", "Where"]
 KEPT_S: Final = 86_400
 #: How many of them at most: all of a day but for windows of a minute, whose day would be a megabyte a tenant.
 _MOST_ENDED: Final = 128
-#: Books at which those that nobody needs are looked for first.
+#: Whose books there are at which those that nobody needs are looked for first.
 _MANY: Final = 1024
 
 
@@ -68,9 +71,23 @@ class Book:
         if self._account is not None and self.quota != before:
             self._limit(self._account)
 
+    def take_over(self, other: Book, now_s: float) -> tuple[QuotaAccount, QuotaAccount] | None:
+        """Begin with what *other*, of the same windows, has counted and holds in that of now.
+
+        Returns:
+            (its account, the new one); None if nobody has asked for it yet.
+        """
+        if other._account is None:
+            return None
+        source = other.current(now_s)
+        account = self._account = QuotaAccount(self, source.window, deepcopy(source.buckets))
+        ledger.take_over(account, source)
+        return source, account
+
     def _limit(self, account: QuotaAccount) -> None:
         """Hold *account* to the quota in force."""
         quota = self.quota
+        account.name = quota.name
         account.thresholds = quota.thresholds
         account.warn = quota.on_exhausted == "warn"
         account.limits_of = quota.limits_of or None
@@ -145,43 +162,81 @@ def _forget_old(account: QuotaAccount, buckets: Buckets, now_s: float) -> None:
 
 
 class Books:
-    """All books of a store. Those that nobody needs any more are forgotten, so visitors do not fill the memory."""
+    """All books of a store. Those that nobody needs any more are forgotten, so visitors do not fill the memory.
 
-    def __init__(self) -> None:
+    Args:
+        join: Called with an account and one that takes over what it counts, for the open holds to count on both.
+    """
+
+    def __init__(self, join: Callable[[QuotaAccount, QuotaAccount], None]) -> None:
         # Whoever still uses a forgotten book keeps it alive, and finds it here: two books of one quota would be twice
         # the money.
         self._known: WeakValueDictionary[tuple[Where, str | None, WindowSpec], Book] = WeakValueDictionary()
-        self._kept: dict[tuple[Where, str | None, WindowSpec], Book] = {}
+        self._kept: dict[Where, dict[Book, None]] = {}
         self._overridden: dict[Where, list[Book]] = {}
+        self._join = join
         self._look_at = _MANY
 
     def __iter__(self) -> Iterator[Book]:
-        return iter(self._kept.values())
+        return (book for books in self._kept.values() for book in books)
 
     def book(self, where: Where, quota: Quota, now_s: float) -> Book:
-        """The book of *quota* for *where*; made when it is first asked for."""
-        key = (where, quota.name, quota.window)
+        """The book of *quota* for *where*; made when it is first asked for.
+
+        A new one takes over what others of *where* have counted in its window.
+        """
+        key = _key(where, quota)
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = Book(where, quota)
+            self._begin(found, now_s)
         elif found.given is not quota:
             found.change(quota, found.override)
-        if key not in self._kept:
-            self._kept[key] = found
-            found.forgotten = False
+        kept = self._kept.get(where)
+        if kept is None or found not in kept:
+            self._keep(found)
             if len(self._kept) >= self._look_at:
                 self._forget_idle(now_s)
         return found
 
-    def review(self, configured: Callable[[Book], Quota | None]) -> None:
-        """Put what is *configured* now in force, and forget the books of which nothing is. Calls in flight settle."""
-        for key, book in list(self._kept.items()):
-            book.pinned = False
-            quota = configured(book)
-            if quota is not None:
-                book.change(quota, book.override)
-            elif book.override is None:
-                del self._kept[key]
+    def _begin(self, new: Book, now_s: float) -> None:
+        taken = next((new.take_over(other, now_s) for other in self._siblings(new)), None)
+        if taken is not None:
+            self._join(*taken)
+
+    def review(self, listed: Callable[[Where], Sequence[Quota]], now_s: float) -> None:
+        """Put what is *listed* now in force, and forget the books of which nothing is. Calls in flight settle.
+
+        What was used in a window that goes on stays used, whatever its quotas are called and limit by now.
+        """
+        for where, kept in list(self._kept.items()):
+            quotas = {_key(where, quota): quota for quota in listed(where) if quota.per != "run"}
+            without: list[Book] = []
+            for book in kept:
+                book.pinned = False
+                quota = quotas.pop(_key(where, book.given), None)
+                if quota is not None:
+                    book.change(quota, book.override)
+                else:
+                    without.append(book)
+            for quota in quotas.values():
+                self._succeed(where, quota, without, now_s)
+            for book in without:
+                if book.override is None:
+                    self._drop(book)
+
+    def _succeed(self, where: Where, quota: Quota, without: list[Book], now_s: float) -> None:
+        """Let *quota* go on with one of the books *without* a quota, which is not one of them then, or with a copy."""
+        same = [book for book in without if book.given.window == quota.window and _may_become(book, quota)]
+        found = closest(quota, [book.given for book in same])
+        if found is None:
+            self.book(where, quota, now_s)
+            return
+        book = same[found]
+        without.remove(book)
+        self._known.pop(_key(where, book.given), None)
+        book.change(quota, None if book.override is None else replace(book.override, name=quota.name))
+        self._known[_key(where, quota)] = book
 
     def override(self, book: Book, quota: Quota | None) -> None:
         """Put *quota* in force on *book*, whatever is configured; None takes that back."""
@@ -200,16 +255,52 @@ class Books:
 
     def forget(self, book: Book) -> None:
         """Let go of a book whose quota nobody gives any more. Calls in flight settle."""
-        self._kept.pop((book.where, book.given.name, book.given.window), None)
+        self._drop(book)
 
     def remember(self, book: Book) -> None:
         """Keep a book again that was forgotten, and is charged after all by a run that still refers to it."""
+        self._keep(book)
+
+    def _keep(self, book: Book) -> None:
         book.forgotten = False
-        self._kept[book.where, book.given.name, book.given.window] = book
+        self._kept.setdefault(book.where, {})[book] = None
+
+    def _drop(self, book: Book) -> None:
+        """Keep *book* no longer. Where another one counts on for it, it is not to be found again: it would lag."""
+        kept = self._kept.get(book.where, {})
+        kept.pop(book, None)
+        if self._siblings(book):
+            self._known.pop(_key(book.where, book.given), None)
+        if not kept:
+            self._kept.pop(book.where, None)
+
+    def counting_on(self, accounts: Sequence[Account], now_s: float) -> list[Account]:
+        """*accounts*, and those that have taken over from them since, in windows that have not ended."""
+        more: list[Account] = []
+        for account in accounts:
+            if isinstance(account, QuotaAccount):
+                same = (one.current(now_s) for one in self._siblings(account.book))
+                more += [one for one in same if one.window == account.window and one not in (*accounts, *more)]
+        return [*more, *accounts]
+
+    def _siblings(self, book: Book) -> list[Book]:
+        """The books that count the same as *book*, whatever they limit."""
+        return [one for one in self._kept.get(book.where, ()) if one.given.window == book.given.window]
 
     def _forget_idle(self, now_s: float) -> None:
-        for key, book in list(self._kept.items()):
-            if book.idle(now_s):
+        for where, kept in list(self._kept.items()):
+            for book in [one for one in kept if one.idle(now_s)]:
                 book.forgotten = True
-                del self._kept[key]
+                del kept[book]
+            if not kept:
+                del self._kept[where]
         self._look_at = max(_MANY, 2 * len(self._kept))
+
+
+def _may_become(book: Book, quota: Quota) -> bool:
+    """Whether *book* may go on as that of *quota*: with an override only if that is one of the same resources."""
+    return book.override is None or limited_in(book.given.limits) == limited_in(quota.limits)
+
+
+def _key(where: Where, quota: Quota) -> tuple[Where, str | None, WindowSpec]:
+    return where, quota.name, quota.window

@@ -19,7 +19,7 @@ from otelbudget.amounts import NANOS
 from otelbudget.ledger import Crossing
 from otelbudget.stores.books import Books
 
-__all__ = ["MemoryStore", "drop"]
+__all__ = ["MemoryStore", "drop", "held"]
 
 TTL_S: Final = 60
 GRACE_S: Final = 5
@@ -45,7 +45,7 @@ class MemoryStore:
         self.lock = threading.RLock()
         self.clock_s = clock_s
         self.ttl_ns = int((ttl_s + GRACE_S) * NANOS)
-        self.books = Books()
+        self.books = Books(self._join)
         self.wakers: set[Callable[[], None]] = set()
         self._open: dict[Hold, None] = {}  # in the order of expiry: every hold lives equally long
 
@@ -65,6 +65,10 @@ class MemoryStore:
         self._note(accounts, actual)
         return crossed
 
+    def charge_late(self, held: Hold, actual: Sequence[int]) -> list[Crossing]:
+        """Charge what comes in for a hold that has ended, also to quotas that took over from its own since."""
+        return self.charge(self.books.counting_on(held.accounts, self.clock_s()), actual)
+
     def settle(self, held: Hold, actual: Sequence[int], state: HoldState) -> list[Crossing]:
         """End an open hold in *state*: give back what it held, charge *actual*."""
         crossed = ledger.settle(held, actual, state)
@@ -72,6 +76,14 @@ class MemoryStore:
         self._note(held.accounts, actual)
         self.changed()
         return crossed
+
+    def _join(self, counted: Account, more: Account) -> None:
+        """Let the open holds on *counted* settle on *more*, which has taken over what is held there, as well."""
+        if any(counted.reserved):
+            for held in self._open:
+                if held.state == "open" and counted in held.accounts:
+                    at = held.accounts.index(counted) + 1
+                    held.accounts = (*held.accounts[:at], more, *held.accounts[at:])
 
     def _note(self, accounts: Sequence[Account], actual: Sequence[int]) -> None:
         """Remember when a rolling window was charged: it counts from then, also for a hold that was made before."""
@@ -81,7 +93,7 @@ class MemoryStore:
                 continue
             if book.forgotten:
                 self.books.remember(book)
-            if account.buckets is not None:
+            if account.buckets is not None and any(actual):
                 account.buckets.add(actual, self.clock_s())
 
     def sweep(self, now_ns: int) -> list[tuple[Hold, list[Crossing]]]:
@@ -113,7 +125,12 @@ class MemoryStore:
         return len(self._open), (now_ns - min(h.opened_ns for h in self._open)) / NANOS
 
 
+def held(lock: Any) -> bool:
+    """Whether this thread holds a store's lock."""
+    return bool(lock._is_owned())  # what threading.Condition asks of a lock
+
+
 def drop(lock: Any) -> None:
     """Release a store's lock if this thread holds it, after an exception that came at any moment."""
-    if lock._is_owned():  # what threading.Condition asks of a lock
+    if held(lock):
         lock.release()

@@ -380,8 +380,9 @@ def test_the_rest_returns_while_calls_of_the_child_are_still_open(world: World) 
             assert state(root) == [(60, 340)]
         assert state(root) == [(60, 100)]
         assert root.remaining()["tokens"] == 840
-        hold.extend(output_tokens=50)
-        assert state(root) == [(60, 150)]
+        with pytest.raises(BudgetExceeded, match="has ended"):
+            hold.extend(output_tokens=50)
+        assert state(root) == [(60, 100)]
         hold.commit(Usage(120, 0))
         assert state(root, child) == [(180, 0), (180, 0)]
         spend(child, 5)

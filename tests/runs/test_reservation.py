@@ -279,3 +279,24 @@ def test_logging_names_the_call_site_of_an_async_block(world: World, caplog: pyt
     with caplog.at_level(logging.WARNING):
         asyncio.run(work())
     assert __file__ in caplog.text
+
+
+def test_tool_calls_that_were_held_are_charged_unless_another_number_is_said(world: World) -> None:
+    with world.run(RunBudget(max_tool_calls=9)) as run:
+        with run.reserve(tokens=5, tool_calls=2) as held:
+            held.commit(Usage(2, 3))
+        assert (run.usage.tool_calls, run.remaining()["tool_calls"]) == (2, 7)
+        with run.reserve(tokens=5, tool_calls=2) as held:
+            held.commit(Usage(2, 3, tool_calls=0))
+        assert run.usage.tool_calls == 2
+        assert Usage(2, 3) == Usage(2, 3, tool_calls=0)
+
+
+def test_a_latched_run_holds_no_more_for_an_open_reservation(world: World) -> None:
+    with world.run(RunBudget(max_tokens=100), reraise=False) as run:
+        held = run.reserve(tokens=10)
+        with pytest.raises(BudgetExceeded):
+            run.check(tokens=200)
+        with pytest.raises(BudgetExceeded, match="stays exhausted"):
+            held.extend(tokens=50)
+        held.commit(Usage(5, 5))

@@ -230,7 +230,7 @@ def test_what_only_time_changes_is_found_by_looking_a_new_window(make_world: Cal
 
 
 @pytest.mark.usefixtures("fast_looks")
-@pytest.mark.parametrize("ends", ["closed", "deadline", "latched"])
+@pytest.mark.parametrize("ends", ["closed", "deadline"])
 def test_waiting_ends_when_it_has_become_vain(world: World, ends: str) -> None:
     scope = world.run(RunBudget(max_steps=1, max_seconds=10), reraise=False)
     run = scope.__enter__()
@@ -238,24 +238,67 @@ def test_waiting_ends_when_it_has_become_vain(world: World, ends: str) -> None:
     with waiter(world, lambda: run.reserve(wait_s=LONG_S)) as came:
         if ends == "closed":
             scope.__exit__(None, None, None)
-        elif ends == "deadline":
-            world.advance(10)
         else:
-            with pytest.raises(BudgetExceeded):
-                run.check(steps=5)
+            world.advance(10)
     assert came[0].reason == ends
     hold.release()
     scope.__exit__(None, None, None)
 
 
+def latch(run: BudgetRun) -> None:
+    """Refuse another caller of *run*, who asks for more than the limit, so that steps latch."""
+    with pytest.raises(BudgetExceeded):
+        run.check(steps=5)
+    run.acknowledge()
+    assert run.latched
+
+
 @pytest.mark.usefixtures("only_wake_ups")
 @pytest.mark.parametrize("how", ["reserve", "areserve"])
-async def test_what_is_latched_does_not_wait(world: World, how: str) -> None:
-    async with world.run(RunBudget(max_steps=0), reraise=False) as run:
-        with pytest.raises(BudgetExceeded):
-            run.check()
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest.mark.parametrize("ends", ["extend", "reset"])
+async def test_a_latch_of_another_callers_denial_is_waited_for(world: World, how: str, when: str, ends: str) -> None:
+    async with world.run(ONE) as run:
+        hold = run.reserve()
+        if when == "before":
+            latch(run)
+        task = asyncio.create_task(
+            run.areserve(wait_s=LONG_S)._reserve()
+            if how == "areserve"
+            else asyncio.to_thread(run.reserve, wait_s=LONG_S)
+        )
+        while not world.engine.store.wakers and not task.done():
+            await asyncio.sleep(0.001)
+        if when == "meanwhile":
+            latch(run)
+        hold.release()
+        if ends == "extend":
+            run.extend(steps=1, actor="ops")
+        else:
+            run.reset()
+        (await task).release()
+
+
+@pytest.mark.usefixtures("fast_looks")
+@pytest.mark.parametrize("how", ["reserve", "areserve"])
+async def test_a_latch_that_stays_is_the_last_denial(world: World, how: str) -> None:
+    async with world.run(ONE, reraise=False) as run:
+        latch(run)
         with pytest.raises(BudgetExceeded) as denied:
-            await run.areserve(wait_s=LONG_S) if how == "areserve" else run.reserve(wait_s=LONG_S)
+            await patiently(run, how)
+        assert denied.value.reason == "latched"
+
+
+@pytest.mark.usefixtures("only_wake_ups")
+@pytest.mark.parametrize("how", ["reserve", "areserve"])
+async def test_what_wrap_up_refuses_does_not_wait(world: World, how: str) -> None:
+    async with world.run(RunBudget(max_steps=2, wrap_up={"steps": 1}), reraise=False) as run:
+        latch(run)
+        with run.wrap_up(), pytest.raises(BudgetExceeded) as denied:
+            if how == "areserve":
+                await run.areserve(steps=2, wait_s=LONG_S)
+            else:
+                run.reserve(steps=2, wait_s=LONG_S)
         assert denied.value.reason == "latched"
 
 

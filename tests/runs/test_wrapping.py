@@ -97,11 +97,45 @@ def test_no_tools_inside_not_even_in_a_child(world: World) -> None:
         assert run.usage.tool_calls == 0
 
 
-def test_a_child_inside_has_no_part_in_it(world: World) -> None:
+def test_the_one_call_may_be_made_by_a_run_inside_under_that_one_s_own_limits(world: World) -> None:
     with world.run(BUDGET, reraise=False) as run:
         spent(run)
-        with run.wrap_up(), run.child(reraise=False) as child:
+        with run.wrap_up(), run.child(RunBudget(max_tokens=5), reraise=False) as child:
+            assert refused(child, tokens=6).limit == 5
+            child.acknowledge()
+            child.extend(tokens=20)
+            child.reserve(tokens=10).commit(Usage(5, 5))
             assert refused(child).reason == "latched"
+            assert refused(run).reason == "latched"
+
+
+def test_a_call_that_is_only_checked_and_recorded_is_the_one_call_too(world: World) -> None:
+    with world.run(RunBudget(max_cost_usd=1, wrap_up={"cost_usd": 0.2}), reraise=False) as run:
+        run.record(Usage(cost_usd=0.8))
+        refused(run, cost_usd=0.1)
+        with run.wrap_up():
+            run.check(cost_usd=0.01)
+            run.record(Usage(cost_usd=0.01))
+            assert refused(run, cost_usd=0.01).reason == "latched"
+
+
+def test_a_recorded_call_without_money_is_the_one_call_too(world: World) -> None:
+    with world.run(RunBudget(max_tokens=100, wrap_up={"tokens": 30}, latch=False), reraise=False) as run:
+        run.record_call(70)
+        refused(run, tokens=10)
+        with run.wrap_up():
+            run.check(tokens=10)
+            run.record_call(10)
+            assert refused(run, tokens=10).reason == "latched"
+
+
+def test_a_call_that_never_left_is_not_the_one_call(world: World) -> None:
+    with world.run(BUDGET, reraise=False) as run:
+        spent(run)
+        with run.wrap_up():
+            run.reserve(tokens=5).release()
+            run.reserve(tokens=5).commit(Usage(1, 1))
+            assert refused(run).reason == "latched"
 
 
 def test_limits_of_ancestors_and_a_freeze_hold_as_ever(world: World) -> None:
