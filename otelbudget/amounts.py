@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Context, Decimal
-from typing import Final, NamedTuple, NoReturn, TypedDict
+from typing import Any, Final, NamedTuple, NoReturn, TypedDict
 
 __all__ = [
     "CEILING",
@@ -29,10 +29,12 @@ __all__ = [
     "OtherAmounts",
     "amounts_from",
     "count",
+    "money_limit",
     "nanos_of",
     "nanoseconds",
     "nanousd",
     "shown",
+    "time_limit",
     "usd",
 ]
 
@@ -130,6 +132,22 @@ def nanousd(name: str, value: object, error: type[Exception] = ValueError) -> in
 def nanoseconds(name: str, value: object, error: type[Exception] = ValueError) -> int:
     """*value* seconds (int, Decimal or float) as integer nanoseconds."""
     return _nanos(name, value, "seconds", error)
+
+
+def money_limit(name: str, value: object, error: type[Exception] = ValueError) -> int:
+    """`nanousd` of a limit: one above 0 that is too small to be counted is refused, not taken for 0."""
+    return _not_lost(name, value, nanousd(name, value, error), "nano-USD", error)
+
+
+def time_limit(name: str, value: object, error: type[Exception] = ValueError) -> int:
+    """`nanoseconds` of a limit, in the same way."""
+    return _not_lost(name, value, nanoseconds(name, value, error), "nanosecond", error)
+
+
+def _not_lost(name: str, value: Any, nanos: int, unit: str, error: type[Exception]) -> int:
+    if not nanos and value:
+        raise error(f"{name} is less than a {unit} (1e-9), got {value!r}, and would be a limit of 0; write 0 for none")
+    return nanos
 
 
 def usd(nano: int) -> Decimal:

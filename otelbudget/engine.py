@@ -14,7 +14,7 @@ from weakref import WeakSet, ref
 from opentelemetry import trace
 from opentelemetry.context import Context
 
-from otelbudget import scope, tenants
+from otelbudget import forking, scope, tenants
 from otelbudget._version import __version__
 from otelbudget.config import Config
 from otelbudget.errors import ConfigError
@@ -23,6 +23,7 @@ from otelbudget.model import RunBudget, Usage
 from otelbudget.owners import DEFAULT, Owners
 from otelbudget.runs import accounting, closing
 from otelbudget.runs.run import BudgetRun
+from otelbudget.runs.standing import TenantKeys
 from otelbudget.stores.memory import MemoryStore
 from otelbudget.succession import restarts
 from otelbudget.telemetry.cells import Meters
@@ -73,6 +74,7 @@ class Engine:
         explicit_runs: How many runs that somebody opened are open.
         lingering: Runs that ended with calls still open, with the time when their telemetry ends anyway.
         standing: Runs that nobody opens or ends: what `QuotaService` asks through.
+        tenant_keys: The idempotency keys that are used there.
     """
 
     def __init__(
@@ -112,12 +114,14 @@ class Engine:
         self.lingering: deque[tuple[int, BudgetRun]] = deque()
         self.overdue: list[Callable[[], bool]] = []
         self.standing: WeakSet[BudgetRun] = WeakSet()
+        self.tenant_keys = TenantKeys(self)
         self.explicit_runs: int = 0
         self._recent: deque[_Settled] = deque(maxlen=_RECENT)
         self._ambient: BudgetRun | None = None
-        self._ambient_lock = threading.RLock()
+        self._ambient_lock = forking.fresh(threading.RLock())
         self._ambient_user: object = None
         self._warned: set[str] = set()
+        forking.tell(self)
 
     def reload(self, config: Config) -> None:
         """Go on with another configuration: quotas at once, what was used stays used; budgets for runs that begin.
@@ -238,12 +242,23 @@ class Engine:
 
     def sweep(self, now_ns: int) -> None:
         """Reclaim holds that nobody holds on to any more; called with the lock held."""
-        for held, crossed in self.store.sweep(now_ns):
-            if held.payer is None:  # a quota's own hold, without a run
-                continue
-            if held.payer.keys is not None:
-                held.payer.keys.ended(held)
-            accounting.expired(held.payer, held.on_expiry, crossed)
+        for held, crossed in self.store.sweep(now_ns, accounting.expires):
+            if held.payer is not None:  # not a quota's own hold, without a run
+                accounting.expired(held.payer, held, crossed)
+
+    def forked(self) -> None:
+        """In a forked process the calls in flight, the runs in progress and all that was counted are the parent's.
+
+        What was used stays used, and the runs can go on: the parent ends and reports them.
+        """
+        with self.lock:
+            for held in self.store.abandon():
+                if held.payer is not None:
+                    accounting.abandoned(held.payer, held)
+            for run in (*self.meters.live, *(run for _, run in self.lingering)):
+                run.finished = True  # type: ignore[attr-defined]
+            self.lingering.clear()
+            self.meters.forked()
 
     def settled(self, run: BudgetRun, usage: Usage, began_ns: int, reporter: str | None) -> None:
         """Remember a charged call for a moment: another layer may report the same one at its end."""

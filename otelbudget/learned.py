@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
+from otelbudget import forking
 from otelbudget.names import undated
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Learned:
 
     def __init__(self) -> None:
         # Re-entrant, since the garbage collector may settle a dropped call while this thread holds it.
-        self._lock = threading.RLock()
+        self._lock = forking.fresh(threading.RLock())
         self._models: OrderedDict[tuple[str, str], _Seen] = OrderedDict()
 
     def input_tokens(self, provider: str, model: str | None, counted: int) -> int:

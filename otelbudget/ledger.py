@@ -22,7 +22,8 @@ from otelbudget.accounts import (
 )
 from otelbudget.amounts import UNLIMITED, Amounts
 from otelbudget.carves import alone_on, any_carved, counts, kept_on_each, on_each
-from otelbudget.thresholds import Crossing, cross, crossings, rearm
+from otelbudget.changes import Change, at_once
+from otelbudget.thresholds import Crossing, crossings, rearm
 
 __all__ = [
     "Account",
@@ -33,6 +34,7 @@ __all__ = [
     "QuotaAccount",
     "Refusal",
     "carve",
+    "carve_in",
     "charge",
     "crossings",
     "extend",
@@ -121,14 +123,12 @@ def left(accounts: Sequence[Account], resource: int, priority: str = "normal") -
 
 def hold(new: Hold) -> None:
     """Put an admitted hold on its accounts."""
-    _hold_more(new.accounts, new.amounts)
+    at_once(lambda change: change.hold(new.accounts, new.amounts))
 
 
 def settle(held: Hold, actual: Sequence[int], state: HoldState) -> list[Crossing]:
     """End an open hold in *state*: return what it held, charge *actual*; gives the thresholds crossed."""
-    held.state = state
-    _hold_more(held.accounts, [-amount for amount in held.amounts])
-    return charge(held.accounts, actual)
+    return at_once(lambda change: change.settle(held, actual, state))
 
 
 def misfit(held: Hold, amounts: Amounts, joining: Sequence[Account] = ()) -> Refusal | None:
@@ -147,16 +147,15 @@ def resize(held: Hold, amounts: Amounts, joining: Sequence[Account] = (), *, for
 
     A refusal leaves it unchanged. What it holds already was admitted and is not asked for again.
     """
-    refused = None if force else misfit(held, amounts, joining)
-    if refused is None:
-        _hold_more(held.accounts, _less(amounts, held.amounts))
-        held.amounts = amounts
-        if joining:
-            _hold_more(joining, amounts)
-            runs = [account for account in held.accounts if account.scope == "run"]
-            quotas = [account for account in held.accounts if account.scope != "run"]
-            held.accounts = (*quotas, *joining, *runs)
-    return refused
+
+    def plan(change: Change) -> Refusal | None:
+        change.watch((*held.accounts, *joining))
+        refused = None if force else misfit(held, amounts, joining)
+        if refused is None:
+            change.resize(held, amounts, joining)
+        return refused
+
+    return at_once(plan)
 
 
 def extend(held: Hold, delta: Amounts, *, force: bool = False) -> Refusal | None:
@@ -170,21 +169,7 @@ def _less(amounts: Sequence[int], others: Sequence[int]) -> list[int]:
 
 def charge(accounts: Sequence[Account], actual: Sequence[int]) -> list[Crossing]:
     """Add *actual* to every account, limits or not; gives the thresholds crossed by it."""
-    crossed: list[Crossing] = []
-    leaf = accounts[-1] if accounts else None
-    if any_carved(accounts):
-        _hold_each(accounts, on_each(accounts, ZEROS, actual))
-    for account in accounts:
-        used, marks = account.used, account.marks
-        for i, amount in enumerate(actual):
-            if amount:
-                total = used[i] = used[i] + amount
-                if total >= marks[i]:
-                    crossed += cross(account, i)
-        if account is not leaf and account.scope == "run":
-            below = account.below
-            account.below = list(actual) if below is None else [a + b for a, b in zip(below, actual, strict=True)]
-    return crossed
+    return at_once(lambda change: change.charge(accounts, actual))
 
 
 def carve(accounts: Sequence[Account], amounts: Sequence[int]) -> None:
@@ -192,22 +177,32 @@ def carve(accounts: Sequence[Account], amounts: Sequence[int]) -> None:
 
     It can't have more of a carved resource than that.
     """
+    at_once(lambda change: carve_in(change, accounts, amounts))
+
+
+def carve_in(change: Change, accounts: Sequence[Account], amounts: Sequence[int]) -> None:
+    """`carve` as a part of *change*; only the limits of the account, which nobody uses yet, are changed before."""
     child = _carved_child(accounts)
     set_aside = _less(child.full, child.limits)
     full = [min(limit, share) if share else limit for limit, share in zip(child.full, amounts, strict=True)]
     relimit(child, [max(0, limit - aside) for limit, aside in zip(full, set_aside, strict=True)], full)
-    _hold_more(_runs_above(accounts), amounts)
-    child.carved = amounts
+    change.hold(_runs_above(accounts), amounts)
+    change.set(child, "carved", amounts)
 
 
 def uncarve(accounts: Sequence[Account]) -> None:
     """Give the runs above the last account back what it kept of them and has neither used nor holds."""
+    at_once(lambda change: _uncarve_in(change, accounts))
+
+
+def _uncarve_in(change: Change, accounts: Sequence[Account]) -> None:
     child = _carved_child(accounts)
     if child.carved is not None:
+        change.watch((child,))
         kept = zip(child.carved, child.used, child.reserved, strict=True)
         rest = [reserved - counts(carved, used, reserved) for carved, used, reserved in kept]
-        child.carved = None
-        _hold_more(_runs_above(accounts), rest)
+        change.set(child, "carved", None)
+        change.hold(_runs_above(accounts), rest)
 
 
 def _carved_child(accounts: Sequence[Account]) -> CarvedAccount:
@@ -246,24 +241,6 @@ def relimit(account: Account, limits: Sequence[int], full: Sequence[int]) -> Non
     account.limited = limited_in(account.full)
     _make_room(account)
     rearm(account)
-
-
-def _hold_more(accounts: Sequence[Account], amounts: Sequence[int]) -> None:
-    """Hold *amounts* more, which may be negative."""
-    _hold_each(accounts, on_each(accounts, amounts) if any_carved(accounts) else None, amounts)
-
-
-def _hold_each(
-    accounts: Sequence[Account], each: Sequence[Sequence[int]] | None, amounts: Sequence[int] = ZEROS
-) -> None:
-    for n, account in enumerate(accounts):
-        reserved = account.reserved
-        if not isinstance(reserved, list):
-            reserved = account.reserved = list(ZEROS)
-        for i, amount in enumerate(amounts if each is None else each[n]):
-            if amount:
-                reserved[i] += amount  # in place: a change that nests here is not lost
-        _make_room(account)
 
 
 def _make_room(account: Account) -> None:

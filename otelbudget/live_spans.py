@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import trace
 from opentelemetry.context import Context, get_current
 
-from otelbudget import scope, spans
+from otelbudget import forking, scope, spans
 from otelbudget.calls import ModelCall, ModelRequest
 from otelbudget.runs import closing, denying, tools
 from otelbudget.runs.run import BudgetRun
@@ -50,8 +50,8 @@ class LiveSpans:
         self._engine = engine
         self.tree = SpanTree()
         self._left: OrderedDict[int, BudgetRun] = OrderedDict()
-        self._opening = threading.RLock()
-        self._closing = threading.Lock()
+        self._opening = forking.fresh(threading.RLock())
+        self._closing = forking.fresh(threading.Lock())
         engine.overdue.append(self._close_lost)
         self.listens = False
 
@@ -217,8 +217,10 @@ class LiveSpans:
             if node.run is None:
                 engine = self._engine
                 budget = engine.implicit_budget(node.name)
-                owner = self._owner(node, context) if parent is None else parent.owner
+                said = self._tenant_said(node, context) if parent is None else None
+                owner = engine.owners.owner(None, said, None, None) if parent is None else parent.owner
                 made = BudgetRun(engine, budget, owner, parent=parent, kind="implicit", reraise=False)
+                made.tenant_said = said is not None if parent is None else parent.tenant_said
                 span = node.span
                 if span is not None:
                     made.span = LooseSpan(span)
@@ -241,11 +243,21 @@ class LiveSpans:
             self._closing.release()
         return True
 
-    def _owner(self, node: Node, context: Context) -> Owner:
-        """Whose the run of *node* is, opened for a call in *context*."""
+    def _tenant_said(self, node: Node, context: Context) -> str | None:
+        """The tenant of the run of *node*, opened for a call in *context*, if anything says."""
         around = (one.span for one in node.upwards())
-        tenant = self._engine.tenant_said(around, node.context, context)
-        return self._engine.owners.owner(None, tenant, None, None)
+        return self._engine.tenant_said(around, node.context, context)
+
+    def owner_said(self, context: Context) -> Owner | None:
+        """Whose the request or job around *context* is, if anything says."""
+        node = self.tree.at(context)
+        if node is None:
+            return None
+        *_, root = node.upwards()
+        if root.run is not None:
+            return root.run.owner if root.run.tenant_said else None
+        said = None if root.ours else self._tenant_said(root, context)
+        return None if said is None else self._engine.owners.owner(None, said, None, None)
 
     def around(self, context: Context) -> list[Any]:
         """The open spans around *context*, innermost first."""

@@ -20,9 +20,10 @@ from otelbudget.amounts import (
     Amounts,
     Money,
     count,
+    money_limit,
     nanos_of,
-    nanoseconds,
     nanousd,
+    time_limit,
     usd,
 )
 from otelbudget.errors import ConfigError
@@ -67,7 +68,8 @@ class RunBudget:
         origin: Where it was written, ``file:line``, for messages.
 
     Raises:
-        ConfigError: A limit is negative, not finite, not a number, or not a whole one where it counts things.
+        ConfigError: A limit is negative, not finite, not a number, not a whole one where it counts things, or above 0
+            and too small to be counted.
     """
 
     max_steps: int | None = None
@@ -103,7 +105,7 @@ class RunBudget:
         if self.max_depth is not None:
             put("max_depth", count("max_depth", self.max_depth, ConfigError))
         put("limits", limits)
-        put("max_ns", None if self.max_seconds is None else nanoseconds("max_seconds", self.max_seconds, ConfigError))
+        put("max_ns", None if self.max_seconds is None else time_limit("max_seconds", self.max_seconds, ConfigError))
         set_aside, wrap_up_ns = _set_aside(self.wrap_up, limits)
         put("ordinary_limits", tuple(a - b if a < UNLIMITED else a for a, b in zip(limits, set_aside, strict=True)))
         put("wrap_up_ns", wrap_up_ns)
@@ -132,7 +134,7 @@ def _rebuild_budget(given: dict[str, Any]) -> RunBudget:
 def _limit(name: str, value: object) -> int:
     if value is None:
         return UNLIMITED
-    return nanousd(name, value, ConfigError) if name == "max_cost_usd" else count(name, value, ConfigError)
+    return money_limit(name, value, ConfigError) if name == "max_cost_usd" else count(name, value, ConfigError)
 
 
 def ratios(thresholds: Iterable[float]) -> tuple[float, ...]:
@@ -153,14 +155,14 @@ def _set_aside(wrap_up: Mapping[str, Money] | None, limits: tuple[int, ...]) -> 
     if wrap_up is None:
         return amounts, 0
     given = dict(wrap_up)
-    wrap_up_ns = nanoseconds("wrap_up.seconds", given.pop("seconds", 0), ConfigError)
+    wrap_up_ns = time_limit("wrap_up.seconds", given.pop("seconds", 0), ConfigError)
     if limits[STEPS] < UNLIMITED:
         given.setdefault("steps", 1)
     for resource, value in given.items():
         if resource not in RESOURCES:
             raise ConfigError(f"wrap_up: unknown resource {resource!r}: known are seconds, {', '.join(RESOURCES)}")
         i = RESOURCES.index(resource)
-        amounts[i] = (nanousd if i == COST else count)(f"wrap_up.{resource}", value, ConfigError)
+        amounts[i] = (money_limit if i == COST else count)(f"wrap_up.{resource}", value, ConfigError)
         if limits[i] == UNLIMITED:
             raise ConfigError(f"wrap_up sets {resource} aside, but max_{resource} is not limited")
         if amounts[i] > limits[i]:

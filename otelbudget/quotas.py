@@ -8,7 +8,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from otelbudget.amounts import COST, RESOURCES, UNLIMITED, Money, count, nanousd
+from otelbudget.amounts import COST, RESOURCES, UNLIMITED, Money, count, money_limit
 from otelbudget.errors import ConfigError
 from otelbudget.model import ratios
 from otelbudget.names import matching, undated
@@ -41,7 +41,8 @@ class Quota:
         origin: Where it was written, ``file:line``, for messages.
 
     Raises:
-        ConfigError: Something is negative, not a number, or not understood; nothing is limited.
+        ConfigError: Something is negative, not a number, too small to be counted, or not understood; or nothing is
+            limited.
     """
 
     steps: int | None = None
@@ -98,7 +99,7 @@ def _rebuild(given: dict[str, Any]) -> Quota:
 def _limit(resource: str, value: object) -> int:
     if value is None:
         return UNLIMITED
-    parse = nanousd if resource == RESOURCES[COST] else count
+    parse = money_limit if resource == RESOURCES[COST] else count
     return parse(f"quota: {resource}", value, ConfigError)
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from otelbudget import forking
 from otelbudget.config.watching import Look, WatchedFile
 from otelbudget.errors import ConfigError
 
@@ -33,7 +34,7 @@ class Reloading:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._lock = threading.Lock()
+        self._lock = forking.fresh(threading.Lock())
         self.file: WatchedFile | None = None
         source = engine.config.source
         if source is not None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
+from otelbudget import forking
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -27,7 +29,7 @@ _WRAP_KEY = otel_context.create_key("otelbudget-wrap-up")
 _ASKING_KEY = otel_context.create_key("otelbudget-on-exhausted")
 
 _active: Engine | None = None
-_lock = threading.RLock()
+_lock = forking.fresh(threading.RLock())
 
 
 def active_engine() -> Engine | None:

@@ -10,6 +10,7 @@ from weakref import ref
 
 from opentelemetry import trace
 
+from otelbudget import forking
 from otelbudget.spans import Kind
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class SpanTree:
         self._nodes: dict[int, Node] = {}
         self._roots: dict[int, list[Node]] = {}  # a distributed trace may have several in one process
         self._dropped: list[int] = []  # traces whose roots may have gone
-        self._lock = threading.RLock()
+        self._lock = forking.fresh(threading.RLock())
 
     def __len__(self) -> int:
         """How many spans, and roots among them, are noted as open."""

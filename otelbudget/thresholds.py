@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,7 +11,7 @@ from otelbudget.amounts import UNLIMITED
 if TYPE_CHECKING:
     from otelbudget.accounts import Account
 
-__all__ = ["Crossing", "cross", "crossings", "first_marks", "rearm"]
+__all__ = ["Crossing", "armed", "crossed_by", "crossings", "first_marks", "rearm"]
 
 
 class Crossing(NamedTuple):
@@ -23,14 +24,24 @@ class Crossing(NamedTuple):
 
 def crossings(account: Account) -> list[Crossing]:
     """The thresholds that what was charged has reached and that were not given before."""
-    return [crossing for i in account.limited if account.used[i] >= account.marks[i] for crossing in cross(account, i)]
+    crossed: list[Crossing] = []
+    for i in account.limited:
+        if account.used[i] >= account.marks[i]:
+            more, account.marks = crossed_by(account, i, account.used[i], account.marks)
+            crossed += more
+    return crossed
 
 
 def rearm(account: Account) -> None:
     """Set every mark to the lowest threshold not reached yet."""
-    account.marks = tuple(
-        next((m for m in _marks(limit, account.thresholds) if m > used), UNLIMITED)
-        for limit, used in zip(account.full, account.used, strict=True)
+    account.marks = armed(account, account.used)
+
+
+def armed(account: Account, used: Sequence[int]) -> tuple[int, ...]:
+    """The lowest threshold of each resource that *used* has not reached yet."""
+    return tuple(
+        next((m for m in _marks(limit, account.thresholds) if m > amount), UNLIMITED)
+        for limit, amount in zip(account.full, used, strict=True)
     )
 
 
@@ -47,10 +58,10 @@ def _marks(limit: int, thresholds: tuple[float, ...]) -> list[int]:
     return [-(-limit * round(ratio * 1_000_000) // 1_000_000) for ratio in thresholds]
 
 
-def cross(account: Account, i: int) -> list[Crossing]:
-    """The thresholds of resource *i* that have been reached and not been given before."""
-    used = account.used[i]
-    passed = account.marks[i]
+def crossed_by(account: Account, i: int, used: int, marks: Sequence[int]) -> tuple[list[Crossing], Sequence[int]]:
+    """The thresholds of resource *i* that *used* reaches, given that those below *marks* were before; and the marks
+    from then on."""
+    passed = marks[i]
     crossed: list[Crossing] = []
     following = UNLIMITED
     for ratio, mark in zip(account.thresholds, _marks(account.full[i], account.thresholds), strict=True):
@@ -58,7 +69,4 @@ def cross(account: Account, i: int) -> list[Crossing]:
             following = min(following, mark)
         elif mark >= passed:
             crossed.append(Crossing(account, i, ratio))
-    marks = list(account.marks)
-    marks[i] = following
-    account.marks = marks
-    return crossed
+    return crossed, [following if n == i else mark for n, mark in enumerate(marks)]

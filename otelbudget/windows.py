@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from otelbudget.errors import ConfigError
 
-__all__ = ["BUCKETS", "Buckets", "Window", "WindowSpec", "window_at", "zone"]
+__all__ = ["BUCKETS", "Buckets", "Window", "WindowSpec", "window_at", "zone", "zone_advice"]
 
 CALENDAR: Final = ("minute", "hour", "day", "week", "month")
 _TIMED: Final = ("day", "week", "month")
@@ -104,10 +104,11 @@ def zone(name: str) -> tzinfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError, TypeError) as error:
         wrong = f"timezone must be an IANA name such as 'Europe/Berlin' or 'UTC', got {name!r}"
-        raise ConfigError(wrong + _advice(error)) from error
+        raise ConfigError(wrong + zone_advice(error)) from error
 
 
-def _advice(error: Exception) -> str:
+def zone_advice(error: BaseException | None) -> str:
+    """The end of a message that a zone is not known: what to install, if that may help."""
     if not available_timezones():  # Windows, and images without the system's own package
         return ": this machine has no time zone files, install them with `pip install tzdata`"
     if isinstance(error, ZoneInfoNotFoundError):  # some systems ship only part of the names
@@ -201,11 +202,22 @@ class Buckets:
         number = int(now_s // self._width_s)
         self._come_back_to(number)
         if self._kept and self._kept[-1][0] >= number:
-            kept = self._kept[-1][1]
-            for i, amount in enumerate(amounts):
-                kept[i] += amount
+            self._kept[-1] = (self._kept[-1][0], [a + b for a, b in zip(self._kept[-1][1], amounts, strict=True)])
         else:
             self._kept.append((number, list(amounts)))
+
+    def copy(self) -> Buckets:
+        """Another one of the same charges, that can change by itself."""
+        other = Buckets(self._length_s)
+        other._kept = self._kept.copy()
+        return other
+
+    def moves(self, now_s: float) -> bool:
+        """Whether `fallen_out` would change anything now."""
+        kept = self._kept
+        return bool(kept) and (
+            self._leaves_s(kept[0][0]) <= now_s or kept[-1][0] - int(now_s // self._width_s) > BUCKETS
+        )
 
     def fallen_out(self, now_s: float) -> list[int] | None:
         """The sum of what lies wholly before the window up to now, given once; None if there is nothing."""

@@ -85,7 +85,7 @@ def _unpriced(d: Denial) -> str:
     what = f"no price is known for model {d.detail!r}" if d.detail else "tokens were recorded without a cost or a model"
     return (
         f"{what}, and a cost limit is in force. Add it under `prices:` in budgets.yaml,"
-        " pass cost_usd, or set on_unpriced to 'estimate' or 'allow'."
+        " pass cost_usd, or set on_unpriced to 'estimate' or 'allow' (an estimate is the dearest of the given prices)."
     )
 
 

@@ -15,9 +15,9 @@ PACKAGE = Path(otelbudget.__file__).parent
 
 #: Rows of the package, lowest first; a row may also import itself. Names are modules or folders below `otelbudget`.
 ROWS = (
-    ("_version", "errors", "semconv"),
+    ("_version", "errors", "forking", "semconv"),
     ("amounts", "model", "wording", "decision", "windows", "names", "quotas", "succession"),
-    ("thresholds", "accounts", "carves", "ledger", "pricing", "estimate", "learned", "spans"),
+    ("thresholds", "accounts", "carves", "changes", "ledger", "pricing", "estimate", "learned", "spans"),
     ("config",),
     ("stores", "telemetry"),
     ("scope", "runs"),

@@ -40,6 +40,28 @@ def test_a_budget_that_contradicts_itself_is_refused(given: dict[str, Any], says
         RunBudget(**given)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"max_cost_usd": 1e-10},
+        {"max_cost_usd": Decimal("5e-10")},
+        {"max_seconds": 1e-12},
+        {"max_cost_usd": 1, "wrap_up": {"cost_usd": 1e-10}},
+        {"wrap_up": {"seconds": 1e-10}},
+    ],
+)
+def test_a_limit_above_0_is_never_taken_for_0(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"is less than a nano.* and would be a limit of 0; write 0 for none"):
+        RunBudget(**given)
+
+
+def test_the_smallest_limits_are_a_nano_usd_and_a_nanosecond_and_0_is_0() -> None:
+    smallest = RunBudget(max_cost_usd=Decimal("6e-10"), max_seconds=1e-9)
+    assert (smallest.limits[COST], smallest.max_ns) == (1, 1)
+    nothing = RunBudget(max_cost_usd=0.0, max_seconds=0)
+    assert (nothing.limits[COST], nothing.max_ns) == (0, 0)
+
+
 def test_wrapping_up_lies_inside_the_limit_and_implies_a_step() -> None:
     budget = RunBudget(max_steps=5, max_tokens=100, wrap_up={"tokens": 30})
     assert (budget.limits[0], budget.ordinary_limits[0]) == (5, 4)

@@ -7,6 +7,7 @@ import pickle
 import sys
 from decimal import Decimal
 from fractions import Fraction
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -267,3 +268,32 @@ def test_a_broken_price_list_is_said_and_counts_as_no_price(
     monkeypatch.setattr("genai_prices.calc_price", broken)
     assert Prices().cost_nanousd("gpt-4o", "openai", Usage(input_tokens=1)) is None
     assert "genai-prices failed on model 'gpt-4o'" in caplog.text
+
+
+def test_a_list_that_this_thread_is_loading_already_is_not_known_this_time_and_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A signal handler makes a call while the code that it interrupted imports the list."""
+    prices = Prices()
+    inner: list[Any] = []
+
+    def interrupted(*asked: Any, **how: Any) -> Any:
+        inner.extend((prices.cost_nanousd("gpt-4o", "openai", Usage(1000, 100)), prices.load()))
+        return calc_price(*asked, **how)
+
+    monkeypatch.setattr("genai_prices.calc_price", interrupted)
+    cost = prices.cost_nanousd("gpt-4o-mini", "openai", Usage(1000, 100))
+    assert (cost is not None, inner) == (True, [None, False])
+    monkeypatch.undo()
+    assert prices.cost_nanousd("gpt-4o", "openai", Usage(1000, 100)) is not None
+
+
+@pytest.mark.parametrize("module", ["genai_prices", "otelbudget.pricing.listed"])
+def test_a_list_that_is_half_imported_is_not_known_this_time_and_asked_again(
+    monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    prices = Prices()
+    monkeypatch.setitem(sys.modules, module, ModuleType(module))
+    assert (prices.cost_nanousd("gpt-4o", "openai", Usage(1000, 100)), prices.load()) == (None, False)
+    monkeypatch.undo()
+    assert prices.cost_nanousd("gpt-4o", "openai", Usage(1000, 100)) is not None

@@ -317,6 +317,54 @@ def test_a_key_makes_one_reservation_and_one_charge_also_when_others_came_betwee
         service.consume_quota("other", 6, idempotency_key="job-2")
 
 
+def test_a_key_is_the_tenants_whichever_user_priority_or_service_it_comes_through(world: World) -> None:
+    service, other = QuotaService(100, store=world.manager), QuotaService(100, store=world.manager)
+    first = service.reserve("acme", 40, idempotency_key="job")
+    for again in (
+        service.reserve("acme", 40, "high", idempotency_key="job"),
+        service.reserve("acme", 40, user="ann", idempotency_key="job"),
+        other.reserve("acme", 40, model="demo", idempotency_key="job"),
+    ):
+        assert (again.replayed, again.held) == (True, first.held)
+    with pytest.raises(IdempotencyError):
+        other.consume_quota("acme", 40, user="ann", idempotency_key="job")
+    assert service.remaining("acme") == 60
+    assert not service.reserve("rival", 40, idempotency_key="job").replayed
+    service.consume_quota("acme", 5, idempotency_key="charge")
+    other.consume_quota("acme", 5, user="ann", idempotency_key="charge")
+    assert service.remaining("acme") == 55
+
+
+def test_a_reservation_that_is_given_again_after_it_was_lost_settles_where_it_was_made(world: World) -> None:
+    service = QuotaService(100, store=world.manager)
+    service.reserve("acme", 40, "high", idempotency_key="job")
+    again = service.reserve("acme", 40, "low", user="ann", idempotency_key="job")
+    assert again.commit(30).replayed is False
+    assert service.remaining("acme") == 70
+    assert [run.open_holds for run in world.engine.standing] == [0] * len(world.engine.standing)
+
+
+def test_keys_outlive_many_tenants_and_are_forgotten_beyond_a_number_in_all_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(standing, "AT_HAND", 2)
+    monkeypatch.setattr(standing, "KEPT_IN_ALL", 80)
+    service = QuotaService(100)
+    held = service.reserve("held", 10, idempotency_key="job")
+    for i in range(70):
+        service.consume_quota(f"visitor-{i}", 5, idempotency_key="job")
+    for i in range(70):
+        service.consume_quota(f"visitor-{i}", 5, idempotency_key="job")
+    assert {used(service, f"visitor-{i}") for i in range(70)} == {5}
+    assert not caplog.records
+    for i in range(70, 300):
+        service.consume_quota(f"visitor-{i}", 5, idempotency_key="job")
+    assert sum(len(keys.entries) for keys in service._engine.tenant_keys._keys.values()) <= 90
+    assert [record.getMessage()[:25] for record in caplog.records] == ["a quota service has forgo"]
+    assert service.reserve("held", 10, idempotency_key="job").held == held.held
+    assert service.remaining("held") == 90
+
+
 # --- changing quotas
 
 

@@ -97,6 +97,10 @@ def test_a_quota_is_called_as_it_says_or_by_what_it_limits(options: dict[str, ob
         ({"tokens": 1, "on_exhausted": print}, "on_exhausted must be 'raise' or 'warn'"),
         ({"tokens": 1, "name": ""}, "name must be a text that is not empty, got ''"),
         ({"tokens": 1, "name": 5}, "name must be a text that is not empty, got 5"),
+        (
+            {"cost_usd": 1e-10},
+            r"quota: cost_usd is less than a nano-USD \(1e-9\), got 1e-10, and would be a limit of 0",
+        ),
     ],
 )
 def test_a_bad_argument_of_a_quota_is_named(options: dict[str, object], message: str) -> None:

@@ -117,6 +117,59 @@ def test_a_run_opened_by_hand_says_it_itself_or_is_told_by_what_is_trusted(make_
         assert run.tenant == "acme"
 
 
+@pytest.mark.parametrize("who", [{"tenant": "other"}, {"org": "elsewhere"}, {"user": "bob"}])
+def test_inside_an_agents_run_whose_tenant_is_known_somebody_elses_needs_to_be_detached(
+    make_world: Callable[..., World], who: dict[str, str]
+) -> None:
+    world = trusting(make_world)
+    with world.tracer.start_as_current_span("agent", attributes={**AGENT, "app.tenant": "acme"}):
+        agents = world.manager.current()
+        with world.run(tenant="acme") as inner:
+            assert inner.parent is agents
+        for scope in (world.run(**who), agents.child(**who)):
+            with pytest.raises(ValueError, match="pass mode='detached'"), scope:
+                pytest.fail("it was entered")
+        with world.run(mode="detached", **who) as apart:
+            assert apart.parent is None
+
+
+@pytest.mark.parametrize("first", ["asked", "not asked"])
+def test_inside_a_request_whose_tenant_is_known_another_tenants_run_needs_to_be_detached(
+    make_world: Callable[..., World], first: str
+) -> None:
+    world = trusting(make_world)
+    with world.tracer.start_as_current_span("GET /", attributes={"app.tenant": "acme"}):
+        if first == "asked":
+            assert world.manager.current().tenant == "acme"
+        with world.run(tenant="acme", user="bob") as run:
+            assert (run.parent, run.tenant, run.user) == (None, "acme", "bob")
+        for who in ({"tenant": "other"}, {"org": "elsewhere"}):
+            with pytest.raises(ValueError, match="pass mode='detached'"), world.run(**who):
+                pytest.fail("it was entered")
+            with world.run(mode="detached", **who) as apart:
+                assert apart.parent is None
+    with world.tracer.start_as_current_span("GET /"), world.run(tenant="other") as run:
+        assert run.tenant == "other"
+
+
+def test_inside_an_agents_run_of_the_default_tenant_another_tenants_run_is_apart_from_it(
+    make_world: Callable[..., World],
+) -> None:
+    world = trusting(make_world, quotas=Quotas(default=(Quota(tokens=100), Quota(tokens=50, per="run"))))
+    with world.tracer.start_as_current_span("agent", attributes=AGENT):
+        agents = world.manager.current()
+        with world.run(user="ann") as shared:
+            shared.record_call(10)
+        with world.run(tenant="acme") as apart:
+            apart.record_call(30)
+            assert (apart.parent, apart.remaining()["tokens"]) == (None, 20)
+        assert (shared.parent, agents.usage.tokens, agents.remaining()["tokens"]) == (agents, 10, 40)
+        with pytest.raises(ValueError, match="there is none here"), world.run(tenant="acme", mode="carve", carve=0.5):
+            pytest.fail("it was entered")
+        with pytest.raises(ValueError, match="pass mode='detached'"), agents.child(tenant="acme"):
+            pytest.fail("it was entered")
+
+
 def test_the_process_wide_run_is_nobodys_in_particular(make_world: Callable[..., World]) -> None:
     world = trusting(make_world)
     token = attach(sent("acme"))

@@ -253,7 +253,7 @@ class SetUp:
         equipped, named = self._equipped, self._arguments.service_name
         if equipped.deaf:
             _log.warning(
-                "%s, so spans feed no budget: only guards and explicit checks enforce (here: %s), and calls of SDKs"
+                "%s, so only guards and explicit checks enforce (here: %s): spans feed no budget, and calls of SDKs"
                 " without a guard are neither seen nor limited",
                 equipped.deaf,
                 self._enforces(),

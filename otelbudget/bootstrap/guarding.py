@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from otelbudget import forking
 from otelbudget.bootstrap.imports import ImportHook
 from otelbudget.bootstrap.instrumentors import CANDIDATES, Instrumented, active_instrumentor, installed, instrument
 from otelbudget.errors import ConfigError
@@ -47,7 +48,7 @@ class Guarding:
         self._providers = {"tracer_provider": tracer_provider, "meter_provider": meter_provider}
         self._wanted = frozenset(instrument)
         self._demanded = demanded
-        self._lock = threading.RLock()
+        self._lock = forking.fresh(threading.RLock())
         self._hooks: list[ImportHook] = []
         self._ours: dict[str, Instrumented] = {}
         self._placed: set[str] = set()

@@ -6,6 +6,7 @@ import atexit
 import threading
 from typing import TYPE_CHECKING, Literal, Never
 
+from otelbudget import forking
 from otelbudget.bootstrap.arguments import Arguments, refuse_unknown
 from otelbudget.bootstrap.assembly import SetUp
 from otelbudget.guards.boundary import contained
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["facts", "setup", "shutdown"]
 
-_lock = threading.RLock()
+_lock = forking.fresh(threading.RLock())
 _current: SetUp | None = None
 _at_exit = False
 

@@ -15,6 +15,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import ProxyTracerProvider
 
+from otelbudget import forking
 from otelbudget.bootstrap.dispatcher import Dispatcher
 from otelbudget.bootstrap.forwarder import Forwarder
 from otelbudget.bootstrap.sampler import BudgetSampler, can_drop, sampler_of_environment
@@ -23,7 +24,7 @@ from otelbudget.errors import ConfigError
 __all__ = ["Equipped", "equip"]
 
 _SERVICE_NAME = "service.name"
-_lock = threading.Lock()
+_lock = forking.fresh(threading.Lock())
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any, Final
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
+from otelbudget import forking
 from otelbudget.guards.patching import Takeover, innermost
 
 __all__ = ["carry_context", "stop_carrying"]
@@ -24,7 +25,7 @@ _ISOLATED: Final[tuple[type, ...]] = tuple(
     getattr(concurrent.futures, name) for name in ("InterpreterPoolExecutor",) if hasattr(concurrent.futures, name)
 )
 
-_lock = threading.Lock()
+_lock = forking.fresh(threading.Lock())
 _takeovers: list[Takeover] = []
 _submitting = threading.local()
 

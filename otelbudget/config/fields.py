@@ -47,7 +47,7 @@ _RESOURCES: dict[str, tuple[Form, str]] = {
     "nested_tool_calls": (COUNT, "Tool calls made inside a tool call."),
 }
 
-_ON_UNPRICED: Final = Choice(("deny", "estimate", "allow"))
+_ON_UNPRICED: Final = Choice(("deny", "estimate", "allow"), estimates="estimate")
 _ON_EXHAUSTED: Final = Choice(("raise", "warn"))
 _THRESHOLDS: Final = ListOf(Scalar(THRESHOLD), "ratios", "[80%, 100%]")
 
@@ -161,8 +161,8 @@ _TENANT = Section({"org": Field(Scalar(NAME), "The organisation it belongs to.")
 
 _TENANT_FROM = Section(
     {
-        "span_attribute": Field(Scalar(NAME), "Attribute of the span that opens the run."),
-        "baggage": Field(Scalar(NAME), "Entry of the OpenTelemetry baggage, where the attribute is not there."),
+        "span_attribute": Field(Scalar(NAME), "Attribute of the span that opens the run, or of one around it."),
+        "baggage": Field(Scalar(NAME), "Entry of the OpenTelemetry baggage, where no span has it."),
     },
     TenantFrom,
     rules=({"anyOf": [{"required": ["span_attribute"]}, {"required": ["baggage"]}]},),
@@ -207,7 +207,7 @@ FILE: Final = Section(
         "agents": Field(Named(BudgetOrName(_BUDGET)), "Agent's name (gen_ai.agent.name) -> budget of its runs."),
         "tenants": Field(Named(_TENANT, exact=True), "Tenant -> the organisation it belongs to."),
         "require_tenant": Field(Scalar(FLAG), "Refuse runs that name no tenant. Default false: they are `default`'s."),
-        "tenant_from": Field(_TENANT_FROM, "How a run that a span opens learns whose it is; at least one of both."),
+        "tenant_from": Field(_TENANT_FROM, "How a run that names no tenant learns whose it is; at least one of both."),
         "quotas": Field(_QUOTAS, "What organisations, tenants, users and models may use per window."),
         "prices": Field(Named(_PRICE), "Model or pattern -> what it costs, in US dollars per million tokens."),
         "trust_reported_cost": Field(

@@ -94,13 +94,6 @@ def _name(text: str) -> str:
     return text
 
 
-def _lasting_window(text: str) -> str:
-    window = scalars.parse_window(text)
-    if window == "run":
-        raise ValueError("a model has no quota per run; limit the run's budget")
-    return window
-
-
 _COUNT = "a whole number such as 5, 50k or 1.5M"
 _INTEGER = ("integer",)
 _NUMBER = ("number",)
@@ -169,7 +162,7 @@ WINDOW: Final = _form(
 )
 LASTING_WINDOW: Final = _form(
     "lasting_window",
-    _lasting_window,
+    scalars.parse_lasting_window,
     "lifetime, minute, hour, day, week, month or 'rolling 24h' (1s to 366d)",
     patterns.LASTING,
 )

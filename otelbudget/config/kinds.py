@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from otelbudget.config.forms import EXACT_NAMES, NAMES, VARIABLE, Form
-from otelbudget.config.settings import did_you_mean
+from otelbudget.config.settings import close_to, did_you_mean
 from otelbudget.errors import ConfigError
 from otelbudget.names import is_pattern
 
@@ -84,9 +84,15 @@ class Scalar:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of some words."""
+    """One of some words.
+
+    Args:
+        words: They.
+        estimates: Of these, the one that is wrong without any prices, for which the loader looks.
+    """
 
     words: tuple[str, ...]
+    estimates: str | None = None
 
     def read(self, reader: Reader, node: Node, path: Path) -> Any:
         wanted = " or ".join(self.words)
@@ -94,8 +100,10 @@ class Choice:
         if text is None:
             return INVALID
         if text.value in self.words:
+            if text.value == self.estimates:
+                reader.estimates.append((node, path))
             return text.value
-        reader.wrong(node, path, f"must be {wanted}, got {text.shown}")
+        reader.wrong(node, path, f"must be {wanted}, got {text.shown}{close_to(text.value, self.words)}")
         return INVALID
 
     def schema(self, shared: Schema) -> Schema:

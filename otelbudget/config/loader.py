@@ -52,6 +52,9 @@ def parse(data: bytes, source: str, variables: Mapping[str, str] | None = None) 
         if reference.name not in reader.budgets:
             message = f"no budget is named {reference.shown}{did_you_mean(reference.name, reader.budgets)}"
             reader.wrong(reference.node, reference.path, message)
+    for node, path in () if any(path[0] == "prices" and path[1:] for path in reader.lines) else reader.estimates:
+        message = "estimate takes the dearest of `prices`, and there are none: give some, or write deny or allow"
+        reader.wrong(node, path, message)
     reader.check()
     return _config(source, values, reader.lines)
 

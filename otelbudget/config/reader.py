@@ -70,6 +70,7 @@ class Reader:
     Attributes:
         budgets: The names of all budgets, right or wrong.
         references: The names by which budgets are meant.
+        estimates: Where it is said that unknown prices are estimated by the known ones.
         lines: Path -> line of everything read so far.
     """
 
@@ -78,6 +79,7 @@ class Reader:
         self._variables = os.environ if variables is None else variables
         self.budgets: list[str] = []
         self.references: list[Reference] = []
+        self.estimates: list[tuple[Node, Path]] = []
         self.lines: dict[Path, int] = {}
         self._problems: dict[tuple[int, int, str], Path] = {}
         self._left = _MOST_VALUES
@@ -214,7 +216,7 @@ class Reader:
         if "${" in name:
             self.wrong(key, path, f"variables are replaced in values, not in names: {self.describe(key)}")
             return None
-        return name
+        return name.replace("$$", "$")  # as in values, so that one text means one thing in both
 
     def _plain(self, node: Node, path: Path) -> bool:
         if node.tag in _PLAIN_TAGS:

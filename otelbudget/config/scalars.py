@@ -10,16 +10,19 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from typing import Final
+from zoneinfo import available_timezones
 
 from otelbudget.amounts import CEILING
 from otelbudget.config import patterns
 from otelbudget.config.patterns import LARGEST_SECONDS, LARGEST_USD, SPACE
+from otelbudget.config.settings import close_to
 from otelbudget.errors import ConfigError
-from otelbudget.windows import zone
+from otelbudget.windows import CALENDAR, zone, zone_advice
 
 __all__ = [
     "parse_count",
     "parse_flag",
+    "parse_lasting_window",
     "parse_ratio",
     "parse_seconds",
     "parse_time_of_day",
@@ -43,6 +46,7 @@ _RATIO: Final = re.compile(patterns.RATIO)
 _WINDOW: Final = re.compile(patterns.WINDOW)
 _TIME_OF_DAY: Final = re.compile(patterns.TIME_OF_DAY)
 _HOUR: Final = re.compile("([0-9]):([0-5][0-9])")
+_LASTING: Final = ("lifetime", *CALENDAR)
 _ZONE: Final = re.compile(patterns.ZONE)
 _YES_OR_NO: Final = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 
@@ -107,7 +111,14 @@ def parse_flag(text: str) -> bool:
 
 def parse_window(text: str) -> str:
     """A window: ``day``, ``rolling 24h``, ... as `WindowSpec` has them."""
-    return _matching(text, _WINDOW)
+    return _matching(text, _WINDOW, close_to(text, ("run", *_LASTING)).removeprefix("; "))
+
+
+def parse_lasting_window(text: str) -> str:
+    """A window of more than a run."""
+    if text.strip(SPACE) == "run":
+        raise ValueError("a model has no quota per run; limit the run's budget")
+    return _matching(text, _WINDOW, close_to(text, _LASTING).removeprefix("; "))
 
 
 def parse_time_of_day(text: str) -> str:
@@ -121,8 +132,9 @@ def parse_zone(text: str) -> str:
     name = _matching(text, _ZONE)
     try:
         zone(name)
-    except ConfigError:
-        raise ValueError("no such zone is known here") from None
+    except ConfigError as error:
+        hint = close_to(name, available_timezones()) or zone_advice(error.__cause__)
+        raise ValueError(f"no such zone is known here{hint}") from error
     return name
 
 

@@ -25,6 +25,8 @@ BEYOND: Final = (
     "plain numbers that YAML 1.1 and 1.2 read differently or that are not written as amounts are: 010, 0x1F, 0o17, "
     "5., -0, .nan, more than 25 characters, more than 30 digits after the point",
     "more than 100,000 values",
+    "a limit above 0 that is less than a nano-USD or a nanosecond",
+    "on_unpriced: estimate without any prices",
 )
 
 

@@ -14,7 +14,7 @@ from otelbudget.names import is_pattern
 from otelbudget.pricing import Price, Prices
 from otelbudget.quotas import Quotas
 
-__all__ = ["Config", "Estimates", "TelemetryConfig", "TenantFrom", "did_you_mean"]
+__all__ = ["Config", "Estimates", "TelemetryConfig", "TenantFrom", "close_to", "did_you_mean"]
 
 #: Name of a default budget that was given as a value, in denials and metrics.
 DEFAULT_NAME = "default"
@@ -74,11 +74,13 @@ class TelemetryConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantFrom:
-    """How a run that nobody opened by hand learns whose it is; at least one of both.
+    """How a run that does not say whose it is learns it; at least one of both.
+
+    That is every root run that a span opens, and one that is opened by hand without a tenant.
 
     Args:
-        span_attribute: Attribute of the span that opens the run.
-        baggage: Entry of the OpenTelemetry baggage; asked where the attribute is not there.
+        span_attribute: Attribute of the span that opens the run, or of one around it; the innermost that has it counts.
+        baggage: Entry of the OpenTelemetry baggage; asked where no such span has the attribute.
     """
 
     span_attribute: str | None = None
@@ -115,7 +117,7 @@ class Config(Mapping[str, RunBudget]):
         quotas: What organisations, tenants, users and models may use per window.
         tenants: Tenant -> the organisation it belongs to; all others belong to ``default``.
         require_tenant: Refuse calls of runs that name no tenant, instead of charging them to ``default``.
-        tenant_from: How runs of spans learn their tenant; None does not look.
+        tenant_from: How root runs that name no tenant learn theirs; None does not look.
         trust_reported_cost: Believe the cost that a response reports, for models without a price in *prices*.
         source: Where this was read from, for messages.
         lines: Path of a setting -> its line there, for messages.
@@ -178,6 +180,20 @@ class Config(Mapping[str, RunBudget]):
             tenant_from=tenant_from,
             trust_reported_cost=_flag("trust_reported_cost", trust_reported_cost),
         )
+        self._check_estimates()
+
+    def _check_estimates(self) -> None:
+        """ConfigError where an unknown price is to be estimated by the dearest given, and none is given."""
+        if self.prices.given:
+            return
+        budgets = [*self.budgets.values(), *self.agents.values(), *filter(None, [self.default_budget])]
+        said = ["on_unpriced"] if self.on_unpriced == "estimate" else []
+        said += [f"on_unpriced of budget {one.name!r}" for one in budgets if one.on_unpriced == "estimate"]
+        if said:
+            raise ConfigError(
+                f"{said[0]} is 'estimate', which takes the dearest of the given prices, and there are none:"
+                f" give prices={{'*': Price(...)}}, or make it 'deny' or 'allow'"
+            )
 
     def _set(self, **values: object) -> None:
         for name, value in values.items():
@@ -235,6 +251,15 @@ class Config(Mapping[str, RunBudget]):
 
 def _rebuild(given: dict[str, Any]) -> Config:
     return Config(**given)
+
+
+def close_to(wrong: str, known: Iterable[str]) -> str:
+    """The end of a message that lists what there is: what a wrong value is close to, if it is."""
+    from difflib import get_close_matches
+
+    names = list(known)
+    close = get_close_matches(wrong[:100], names, n=1) or get_close_matches(wrong[:100].lower(), names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def did_you_mean(wrong: object, known: Iterable[str]) -> str:

@@ -21,14 +21,14 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from otelbudget import calls
+from otelbudget import calls, forking
 from otelbudget.guards import exchange, patching, watch
 from otelbudget.guards.openai_call import Way, plan
 from otelbudget.guards.patching import Takeover
 
 __all__ = ["install", "uninstall", "unreached"]
 
-_lock = threading.Lock()
+_lock = forking.fresh(threading.Lock())
 _requests: list[Takeover] = []
 _sends: list[Takeover] = []
 

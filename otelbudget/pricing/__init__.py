@@ -143,7 +143,10 @@ class Prices:
         """
         if not self._listed:
             return False
-        return self._ask_list("gpt-4o", "openai") is not None
+        try:
+            return self._ask_list("gpt-4o", "openai") is not None
+        except ImportError:
+            return False
 
     def cost_nanousd(self, model: str | None, provider: str | None, usage: Usage) -> int | None:
         """What *usage* costs, in nano-USD, rounded up once; None if no price is known. Never raises.
@@ -201,6 +204,11 @@ class Prices:
             return listed_price(name, provider, self._clock_s())
         finally:
             _here.asks = False
+
+    @property
+    def given(self) -> bool:
+        """Whether there is a price here, whatever is listed elsewhere."""
+        return bool(self._given)
 
     def gives(self, model: str | None) -> bool:
         """Whether *model* has a price here, by its name or a pattern, whatever is listed elsewhere."""

@@ -37,7 +37,7 @@ def listed_price(model: str, provider: str | None, now_s: float) -> Known | None
     try:
         from genai_prices import Usage, calc_price
     except ImportError:
-        if "genai_prices" in sys.modules:
+        if sys.modules.get("genai_prices") is not None:
             raise
         return None
     nothing, now = Usage(input_tokens=0), datetime.fromtimestamp(now_s, UTC)

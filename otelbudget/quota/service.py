@@ -52,6 +52,9 @@ class QuotaService:
     ``tool_calls``, ``nested_tool_calls``; *model* and *user* ask and charge their quotas as well. Every check is an
     event on the current span and counted; the metrics of a service without *store* are not served anywhere.
 
+    An idempotency key is the tenant's, whichever user, priority or model it comes with. 100,000 are remembered of one
+    tenant and about 200,000 in all; the first to go are those of tenants that used one longest ago, with a warning.
+
     Args:
         default_daily_quota: What a tenant without quotas of its own may use: tokens per day, a `Quota`, or several;
             None is unlimited.
@@ -147,7 +150,7 @@ class QuotaService:
         steps = amounts_from(given, _ONE_STEP).steps
         if model is not None:
             given["model"] = model
-        run = self._runs.of(tenant, priority, user)
+        run = self._runs.of(tenant, priority, user, keyed=idempotency_key is not None)
         given.update(wait_s=wait_s, idempotency_key=idempotency_key, on_unknown=on_unknown)
         return QuotaReservation(reservation.reserve(run, given), steps, model)
 
@@ -176,7 +179,7 @@ class QuotaService:
             tool_calls=spent.tool_calls,
             model=model,
         )
-        run = self._runs.of(tenant, "normal", user)
+        run = self._runs.of(tenant, "normal", user, keyed=key is not None)
         accounting.record(run, usage, run.site_here(), spent.nested_tool_calls, key)
 
     # --- looking

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from otelbudget import semconv
 from otelbudget.amounts import COST, INPUT, NANOS, NESTED, OUTPUT, TOOLS, Amounts, nanousd
+from otelbudget.changes import Change, at_once
 from otelbudget.model import Usage, sum_of
 from otelbudget.runs import closing, idempotency, wrapping
 from otelbudget.runs.admission import payers
@@ -23,7 +24,18 @@ if TYPE_CHECKING:
     from otelbudget.ledger import Crossing, Hold, HoldState
     from otelbudget.runs.run import BudgetRun
 
-__all__ = ["Price", "announce", "expired", "give_back", "price", "record", "say_crossed", "settle"]
+__all__ = [
+    "Price",
+    "abandoned",
+    "announce",
+    "expired",
+    "expires",
+    "give_back",
+    "price",
+    "record",
+    "say_crossed",
+    "settle",
+]
 
 
 class Price(NamedTuple):
@@ -63,10 +75,9 @@ def price(run: BudgetRun, usage: Usage, asked_model: str | None = None) -> Price
             "no price is known for model %r, so a cost limit does not see what it spends; add it under `prices:`",
             usage.model,
         )
-    if policy == "estimate":
-        # The dearest price there is: an unknown model is seldom dearer, and never free.
-        return Price(prices.dearest_nanousd(usage) or 0, unpriced=True)
-    return Price(0, unpriced=True)
+    # The dearest price there is: an unknown model is seldom dearer, and never free.
+    estimate = prices.dearest_nanousd(usage) if policy == "estimate" else None
+    return Price(estimate or 0, unpriced=True)
 
 
 def _reported(run: BudgetRun, usage: Usage, asked_model: str | None) -> int | None:
@@ -86,14 +97,21 @@ def record(run: BudgetRun, usage: Usage, site: Site, nested: int = 0, key: str |
     if nested:
         amounts = amounts._replace(nested_tool_calls=nested)
     with run.engine.lock:
-        if key is not None and idempotency.recorded(run, key, usage):
+        crossed = at_once(lambda change: _records(change, run, usage, amounts, key))
+        if crossed is None:
             return REPLAYED
-        crossed = run.engine.store.charge(payers(run, usage.model), amounts)
         wrapping.note_recorded(run, usage.steps)
         _count(run, usage, amounts, cost)
         late = run.closed
     announce(run, amounts, site, crossed, _flags(usage, late=late))
     return CHARGED
+
+
+def _records(change: Change, run: BudgetRun, usage: Usage, amounts: Amounts, key: str | None) -> list[Crossing] | None:
+    """Charge *usage* with *change*; None if that was done before."""
+    if key is not None and idempotency.recorded(run, key, usage, change):
+        return None
+    return run.engine.store.charges(change, payers(run, usage.model), amounts)
 
 
 def settle(
@@ -114,32 +132,63 @@ def settle(
     """
     given = usage
     cost, usage, amounts = _charge_of(run, held.amounts, given, asked_model, by_price=by_price)
+    asked = _Settlement(run, held, given, usage, amounts, attempt)
     with run.engine.lock:
-        was = held.state
-        late = was == "released" or run.closed
-        store = run.engine.store
-        if attempt is not None and was != "committed":
-            amounts = attempt.charges(amounts, whole=given is None)
-        whole = amounts
-        if was == "open":
-            crossed = store.settle(held, amounts, "committed")
-            _let_go(run)
-        elif was != "committed":
-            if was == "expired":
-                amounts = _beyond(amounts, held.on_expiry)
-            held.state = "committed"
-            crossed = store.charge_late(held, amounts)
-        else:
+        late = held.state == "released" or run.closed
+        was_open = held.state == "open"
+        done = at_once(asked.plan)
+        if done is None:
             return False
-        late_known = run.engine.owners.of_model(run.org, usage.model)
-        if late_known and not any(account.scope == "model" for account in held.accounts):
-            # Which model it was is known only now: its quota counts it all the same.
-            crossed += store.charge(late_known, whole)
-        held.paid = given
+        amounts, crossed = done
+        if was_open:
+            run.engine.store.ended(held)
+        if run.keys is not None:
+            run.keys.ended(held)
         _count(run, usage, amounts, cost)
     announce(run, amounts, site, crossed, _flags(usage, late=late, wrap_up=held.wrapping is not None))
     closing.finish_if_idle(run)
     return True
+
+
+class _Settlement(NamedTuple):
+    """What `settle` is asked for.
+
+    Attributes:
+        given: The usage as the caller gave it.
+        usage: The usage in full.
+        amounts: What it comes to.
+    """
+
+    run: BudgetRun
+    held: Hold
+    given: Usage | None
+    usage: Usage
+    amounts: Amounts
+    attempt: Attempt | None
+
+    def plan(self, change: Change) -> tuple[Amounts, list[Crossing]] | None:
+        """Charge it with *change*: what that is, and the thresholds crossed; None if the hold was charged before."""
+        run, held, amounts = self.run, self.held, self.amounts
+        was, store = held.state, run.engine.store
+        if was == "committed":
+            return None
+        if self.attempt is not None:
+            amounts = self.attempt.charges(change, amounts, whole=self.given is None)
+        whole = amounts
+        if was == "open":
+            crossed = store.settles(change, held, amounts, "committed")
+            _lets_go(change, run)
+        else:
+            if was == "expired":
+                amounts = _beyond(amounts, held.on_expiry)
+            change.set(held, "state", "committed")
+            crossed = store.charges_late(change, held, amounts)
+        late_known = run.engine.owners.of_model(run.org, self.usage.model)
+        if late_known and not any(account.scope == "model" for account in held.accounts):
+            # Which model it was is known only now: its quota counts it all the same.
+            crossed += store.charges(change, late_known, whole)
+        change.set(held, "paid", self.given)
+        return amounts, crossed
 
 
 def _charge_of(
@@ -162,10 +211,12 @@ def _beyond(actual: Amounts, charged: Amounts) -> Amounts:
     return rest._replace(tokens=rest.input_tokens + rest.output_tokens)
 
 
-def _let_go(run: BudgetRun) -> None:
-    """One call less in flight; called with the lock held."""
-    for one in run.lineage():
-        one.open_holds -= 1
+def _lets_go(change: Change, run: BudgetRun) -> None:
+    """One call less in flight with *change*."""
+    one: BudgetRun | None = run
+    while one is not None:
+        change.set(one, "open_holds", one.open_holds - 1)
+        one = one.parent
 
 
 def give_back(run: BudgetRun, held: Hold) -> bool:
@@ -174,22 +225,51 @@ def give_back(run: BudgetRun, held: Hold) -> bool:
 
 
 def _end(run: BudgetRun, held: Hold, amounts: tuple[int, ...], state: HoldState) -> bool:
-    with run.engine.lock:
+    def plan(change: Change) -> bool:
         if held.state != "open":
             return False
-        run.engine.store.settle(held, amounts, state)
-        if held.permit is not None:
-            held.permit.used = False  # nothing was sent: the last call has not been made
+        run.engine.store.settles(change, held, amounts, state)
+        _abandons(change, held)
+        return True
+
+    with run.engine.lock:
+        if not at_once(plan):
+            return False
+        run.engine.store.ended(held)
         if run.keys is not None:
             run.keys.ended(held)
-        _let_go(run)
     closing.finish_if_idle(run)
     return True
 
 
-def expired(run: BudgetRun, charged: Amounts, crossed: Sequence[Crossing]) -> None:
+def _abandons(change: Change, held: Hold) -> None:
+    """With *change*, let its run go on without a hold that ends uncharged."""
+    if held.permit is not None:
+        change.set(held.permit, "used", False)  # nothing was sent: the last call has not been made
+    expires(change, held)
+
+
+def abandoned(run: BudgetRun, held: Hold) -> None:
+    """Let *run* go on without a hold that has ended uncharged. Called with the lock held."""
+    at_once(lambda change: _abandons(change, held))
+    if run.keys is not None:
+        run.keys.ended(held)
+
+
+def expires(change: Change, held: Hold) -> None:
+    """With *change*, let the run of a hold that ends without a commit, if it is one of a run, go on without it."""
+    run: BudgetRun | None = held.payer
+    if run is not None:
+        if run.keys is not None:
+            run.keys.ends(change, held)
+        _lets_go(change, run)
+
+
+def expired(run: BudgetRun, held: Hold, crossed: Sequence[Crossing]) -> None:
     """Count what an expired hold charged; called with the lock held. Thresholds are announced with the next charge."""
-    _let_go(run)
+    if run.keys is not None:
+        run.keys.ended(held)
+    charged = held.on_expiry
     if any(charged):
         usage = Usage(charged[INPUT], charged[OUTPUT], steps=charged[0], estimated=True)
         _count(run, usage, charged, Price(charged[COST]))

@@ -6,10 +6,11 @@ admitted request is held or charged in the same critical section in which it was
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from otelbudget import carves, ledger
 from otelbudget.amounts import COST, RESOURCES, STEPS, TOOLS, UNLIMITED, Amounts
+from otelbudget.changes import Change
 from otelbudget.decision import ALLOWED, Decision
 from otelbudget.runs import refusals
 from otelbudget.runs.ask import GONE, REPLAYED, Ask, Verdict
@@ -41,17 +42,16 @@ def attempt(run: BudgetRun, ask: Ask) -> Verdict:
             return Verdict(REPLAYED)
         if ask.wants is not None:
             ask.amounts = ask.wants()
-        accounts = payers(run, ask.model) if ask.carve_for is None else _runs(run)
-        blocked = _blocked(run, ask, accounts, now_ns)
-        warned: Denial | None = None
-        if blocked is not None:
-            denial, blocker = blocked
-            if engine.enforce:
-                return Verdict(Decision(False, denial=denial), blocker)
-            warned = denial
-        if warned is None:
-            warned = _exceeded(run, ask, accounts, now_ns)
-        crossed = _take(run, ask, accounts, now_ns)
+        change = Change()
+        judged = _judged(run, ask, now_ns, change)
+        while judged.denial is None and not change.apply():
+            # A signal handler or finalizer has reserved in between: judge what is left now.
+            change = Change()
+            judged = _judged(run, ask, now_ns, change)
+        if judged.denial is not None:
+            return Verdict(Decision(False, denial=judged.denial), judged.blocker)
+        accounts, warned, crossed = judged.accounts, judged.warned, judged.crossed
+        _taken(run, ask)
         left = ledger.tightest(accounts) if ask.site.span is not None else None
         if ask.operation != "probe":
             dealt.extend([one.forget(reasons=("busy", "store_unavailable")) for one in run.lineage() if one.pending])
@@ -99,28 +99,65 @@ def _resized(run: BudgetRun, ask: Ask, held: Hold) -> ledger.Refusal | None:
     return over
 
 
-def _take(run: BudgetRun, ask: Ask, accounts: Sequence[Account], now_ns: int) -> Sequence[ledger.Crossing]:
+class _Judged(NamedTuple):
+    """What a request would do, or why it may not."""
+
+    accounts: Sequence[Account]
+    warned: Denial | None = None
+    crossed: Sequence[ledger.Crossing] = ()
+    denial: Denial | None = None
+    blocker: BudgetRun | None = None
+
+
+def _judged(run: BudgetRun, ask: Ask, now_ns: int, change: Change) -> _Judged:
+    """Whether *ask* may go on; if it may, *change* is made to hold or charge it."""
+    accounts = payers(run, ask.model) if ask.carve_for is None else _runs(run)
+    if ask.hold is not None or ask.charge or ask.carve_for is not None:
+        change.watch(accounts)
+    blocked = _blocked(run, ask, accounts, now_ns)
+    warned: Denial | None = None
+    if blocked is not None:
+        warned, blocker = blocked
+        if run.engine.enforce:
+            return _Judged(accounts, denial=warned, blocker=blocker)
+    if warned is None:
+        warned = _exceeded(run, ask, accounts, now_ns)
+    return _Judged(accounts, warned, _takes(run, ask, accounts, now_ns, change))
+
+
+def _takes(
+    run: BudgetRun, ask: Ask, accounts: Sequence[Account], now_ns: int, change: Change
+) -> Sequence[ledger.Crossing]:
+    """Put what an admitted *ask* wants into *change*."""
     permit = ask.permit
     wraps_up = permit is not None and permit.holds(run) and ask.operation in ("call", "reserve")
+    if wraps_up:
+        change.set(permit, "used", True)
     if ask.hold is not None:
         ask.hold.wrapping = permit.run.account if wraps_up else None
         ask.hold.permit = permit if wraps_up else None
         ask.hold.accounts = tuple(accounts)
         ask.hold.priority = run.priority
-        run.engine.store.register(ask.hold, ask.owner, now_ns)
-        for one in run.lineage():
-            one.open_holds += 1
-        if ask.once is not None:
-            ask.once.admitted(ask.hold, ask.owner)
+        run.engine.store.registers(change, ask.hold, ask.owner, now_ns)
+        one: BudgetRun | None = run
+        while one is not None:
+            change.set(one, "open_holds", one.open_holds + 1)
+            one = one.parent
+    if ask.charge:
+        return run.engine.store.charges(change, accounts, ask.amounts)
+    if ask.carve_for is not None:
+        ledger.carve_in(change, ask.carve_for.accounts, ask.amounts)
+    return ()
+
+
+def _taken(run: BudgetRun, ask: Ask) -> None:
+    """What follows once *ask* holds or has charged what it wanted."""
+    if ask.once is not None and ask.hold is not None:
+        ask.once.admitted(ask.hold, ask.owner)
     if ask.charge:
         run.tenant_cell.tool_calls += ask.amounts[TOOLS]
-        return run.engine.store.charge(accounts, ask.amounts)
-    if ask.carve_for is not None:
-        ledger.carve(ask.carve_for.accounts, ask.amounts)
+    elif ask.carve_for is not None:
         ask.carve_for.refresh()
-    if wraps_up:
-        permit.used = True
-    return ()
 
 
 def payers(run: RunState, model: str | None = None) -> Sequence[Account]:

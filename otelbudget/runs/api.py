@@ -49,8 +49,10 @@ def run(
 
     Args:
         budget: A name from budgets.yaml, a RunBudget, or None for the default budget.
-        org, tenant, user: Whose it is; inside another run it must be the same, or left out. None takes the tenant of
-            ``setup()``, else ``default``, and the tenant's organisation by the configuration, else ``default``.
+        org, tenant, user: Whose it is; inside another run, or a request whose tenant ``tenant_from`` finds, it must be
+            the same, or left out. None takes the tenant of ``setup()``, else ``default``, and the tenant's organisation
+            by the configuration, else ``default``. In an agent's span that is a tenant's by that default only, a run of
+            another tenant is independent of the agent's: as with ``mode="detached"``.
         priority: ``low``, ``normal`` (the default) or ``high``: how much of quotas that keep shares it may use.
         mode: Inside another run, ``shared`` charges that one too, ``carve`` also keeps *carve* of it for this run while
             it is open, ``detached`` is independent of it.
@@ -63,7 +65,8 @@ def run(
 
     Raises:
         ConfigError: No budget has that name.
-        ValueError: Another organisation, tenant or user inside a run that is shared, or an unknown priority or mode.
+        ValueError: Another organisation, tenant or user inside a run that is shared, another organisation or tenant
+            inside a request, or an unknown priority or mode.
     """
     from otelbudget.runs.lifecycle import RunScope
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otelbudget import ledger
 from otelbudget.amounts import Amounts
 
 if TYPE_CHECKING:
     from otelbudget.accounts import Hold
+    from otelbudget.changes import Change
     from otelbudget.runs.idempotency import Keys
 
 __all__ = ["Attempt", "LogicalCall"]
@@ -22,7 +22,7 @@ class LogicalCall:
 
     Attributes:
         charged: Steps charged so far.
-        attempts: Those whose hold is open, oldest first.
+        attempts: Those whose hold is open, oldest first; replaced and never changed in place.
     """
 
     __slots__ = ("attempts", "charged")
@@ -35,16 +35,18 @@ class LogicalCall:
         """How many of the *steps* that a further attempt needs are neither charged nor held."""
         return max(0, steps - self.charged - sum(one.hold.amounts.steps for one in self.attempts))
 
-    def cover(self) -> None:
-        """Let the open attempts hold exactly what they may still be charged. Called with the lock held."""
-        needed = max((one.steps for one in self.attempts), default=0) - self.charged
-        change = max(0, needed) - sum(one.hold.amounts.steps for one in self.attempts)
-        for one in self.attempts:
+    def cover(self, change: Change, attempts: list[Attempt], charged: int) -> None:
+        """With *change*, let *attempts* be those that are open, and hold exactly what they may still be charged."""
+        needed = max((one.steps for one in attempts), default=0) - charged
+        missing = max(0, needed) - sum(one.hold.amounts.steps for one in attempts)
+        change.set(self, "attempts", attempts)
+        change.set(self, "charged", charged)
+        for one in attempts:
             held = one.hold.amounts
-            more = max(-held.steps, change)
+            more = max(-held.steps, missing)
             if more:
-                ledger.resize(one.hold, held._replace(steps=held.steps + more), force=True)
-                change -= more
+                change.resize(one.hold, held._replace(steps=held.steps + more))
+                missing -= more
 
 
 class Attempt:
@@ -65,19 +67,17 @@ class Attempt:
         self.hold = hold
         self.steps = steps
 
-    def charges(self, amounts: Amounts, *, whole: bool) -> Amounts:
+    def charges(self, change: Change, amounts: Amounts, *, whole: bool) -> Amounts:
         """What committing *amounts* charges beside what the call was charged before; *whole*: all that it needs.
 
-        Called with the lock held, before the hold ends.
+        Called with the lock held, for the *change* that ends the hold.
         """
         steps = max(amounts.steps, self.steps) if whole else amounts.steps
         more = max(0, steps - self.call.charged)
-        self.call.charged += more
-        self.end()
+        self.end(change, more)
         return amounts._replace(steps=more)
 
-    def end(self) -> None:
-        """Hand on what it holds of the call's steps. Called with the lock held."""
-        if self.keys.attempts.pop(self.hold, None) is not None:
-            self.call.attempts.remove(self)
-        self.call.cover()
+    def end(self, change: Change, charged: int = 0) -> None:
+        """With *change*, hand on what it holds of the call's steps, of which *charged* more are charged then."""
+        rest = [one for one in self.call.attempts if one is not self]
+        self.call.cover(change, rest, self.call.charged + charged)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import get_current
 
-from otelbudget import ledger, semconv
+from otelbudget import semconv
 from otelbudget.accounts import Hold
 from otelbudget.amounts import NESTED, Amounts
+from otelbudget.changes import Change, at_once
 from otelbudget.runs import accounting, admission, closing, denying, tools, wrapping
 from otelbudget.telemetry import events
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from otelbudget.decision import Denial
+    from otelbudget.ledger import Crossing
     from otelbudget.runs.run import BudgetRun
 
 __all__ = ["Batch", "BatchCall", "CallName"]
@@ -132,16 +134,22 @@ class Batch:
 
     # --- what its calls do
 
-    def spend(self, *, charged: bool) -> bool:
-        """Take one call out of the hold, and charge it or not; False if the batch holds nothing any more."""
+    def spend(self, call: BatchCall, *, charged: bool) -> bool:
+        """Take *call* out of the hold, and charge it or not; False if the batch holds nothing any more."""
         run, held, one = self.run, self._hold, self._one
+        store = run.engine.store
+
+        def plan(change: Change) -> list[Crossing] | None:
+            if held.state != "open" or not call._held:
+                return None
+            change.resize(held, Amounts(*(a - b for a, b in zip(held.amounts, one, strict=True))))
+            change.set(call, "_held", False)
+            return store.charges(change, held.accounts, one) if charged else []
+
         with run.engine.lock:
-            if held.state != "open":
+            crossed = at_once(plan)
+            if crossed is None:
                 return False
-            store = run.engine.store
-            rest = Amounts(*(a - b for a, b in zip(held.amounts, one, strict=True)))
-            ledger.resize(held, rest, force=True)
-            crossed = store.charge(held.accounts, one) if charged else []
             run.tenant_cell.tool_calls += charged
             store.changed()
         accounting.say_crossed(run, run.site_here(), crossed)
@@ -164,19 +172,18 @@ class BatchCall(tools.ToolCall):
 
     def _admission(self) -> admission.Ask | None:
         ask = super()._admission()
-        held, self._held = self._held, False
-        if not held:
+        if not self._held:
             return ask
         if ask is None or self._batch.asks_more(ask):
             # A span around it has paid for this very call, or it is another kind of call than was held.
-            self._batch.spend(charged=False)
+            self._batch.spend(self, charged=False)
             return ask
-        return None if self._batch.spend(charged=True) else ask
+        return None if self._batch.spend(self, charged=True) else ask
 
 
 def _name(i: int, given: Any) -> tuple[str, str | None]:
     name, call_id = (given, None) if isinstance(given, str) else given if _is_pair(given) else (None, None)
-    if not isinstance(name, str) or not name or not (call_id is None or isinstance(call_id, str)):
+    if not tools.is_name(name, call_id):
         raise TypeError(f"tool call {i} must be a name or (name, call id), got {given!r}")
     return name, call_id
 

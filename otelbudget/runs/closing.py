@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otelbudget import ledger, semconv
+from otelbudget import forking, ledger, semconv
 from otelbudget.accounts import CarvedAccount
 from otelbudget.amounts import COST, NANOS, RESOURCES, UNLIMITED
 from otelbudget.stores.memory import held
@@ -26,8 +26,8 @@ def close(run: BudgetRun, outcome: str) -> None:
     with engine.lock:
         if run.closed:
             return
+        _uncarve(run)  # first: what is interrupted after it can be closed again
         run.closed = True
-        _uncarve(run)
         engine.explicit_runs -= run.kind == "explicit"
         run.plain = False
         run.outcome = "paused" if run.keys is not None and run.keys.exported else outcome
@@ -65,7 +65,10 @@ def settle_overdue(engine: Engine) -> bool:
     """
     if held(engine.lock):
         return False
-    return any([settle() for settle in engine.overdue])
+    settled = False
+    for settle in engine.overdue:
+        settled |= settle()
+    return settled
 
 
 def finish_if_idle(run: BudgetRun) -> None:
@@ -77,6 +80,7 @@ def finish_if_idle(run: BudgetRun) -> None:
 
 def tend(engine: Engine, *, everything: bool = False) -> None:
     """Finish the closed runs whose open calls are never heard of again; all closed ones if *everything*."""
+    forking.warn_once()
     settle_overdue(engine)
     if not engine.lingering:
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from otelbudget import semconv
+from otelbudget import forking, semconv
 from otelbudget.amounts import NANOS, RESOURCES
 from otelbudget.runs import accounting, asking, closing, waiting
 from otelbudget.runs.admission import REPLAYED, Ask, Verdict, attempt
@@ -33,10 +33,12 @@ def decide(run: BudgetRun, ask: Ask, wait_ns: int = 0) -> Decision:
     verdict = judge(run, ask, _timed)
     if not verdict.decision.allowed:
         done: list[BudgetRun] = []
-        verdict = asking.asked(run, ask, verdict, refuse, done)
+        until_ns = time.monotonic_ns() + wait_ns if wait_ns else 0
+        verdict = asking.asked(run, ask, verdict, refuse, done, until_ns)
         if wait_ns and not verdict.decision.allowed:
+            left_ns = max(0, until_ns - time.monotonic_ns())
             verdict = waiting.waited(
-                run, verdict, wait_ns, lambda: asking.asked(run, ask, judge(run, ask), refuse, done)
+                run, verdict, left_ns, lambda: asking.asked(run, ask, judge(run, ask), refuse, done, until_ns)
             )
         if not verdict.decision.allowed:
             raise refuse(run, ask, verdict)
@@ -48,10 +50,15 @@ async def adecide(run: BudgetRun, ask: Ask, wait_ns: int = 0) -> Decision:
     verdict = judge(run, ask, _timed)
     if not verdict.decision.allowed:
         done: list[BudgetRun] = []
-        verdict = await asking.aasked(run, ask, verdict, refuse, done)
+        until_ns = time.monotonic_ns() + wait_ns if wait_ns else 0
+        verdict = await asking.aasked(run, ask, verdict, refuse, done, until_ns=until_ns)
         if wait_ns and not verdict.decision.allowed:
+            left_ns = max(0, until_ns - time.monotonic_ns())
             verdict = await waiting.awaited(
-                run, verdict, wait_ns, lambda: asking.aasked(run, ask, judge(run, ask), refuse, done)
+                run,
+                verdict,
+                left_ns,
+                lambda: asking.aasked(run, ask, judge(run, ask), refuse, done, until_ns=until_ns),
             )
         if not verdict.decision.allowed:
             raise refuse(run, ask, verdict)
@@ -78,6 +85,7 @@ def _timed(run: BudgetRun, ask: Ask) -> Verdict:
 
 def observe(run: RunState, operation: str, began_ns: int, site: Site) -> None:
     """Put what a check took into its histogram."""
+    forking.warn_once()  # a forked process counts from 0, and the first check of a budget is always timed
     seconds = (time.perf_counter_ns() - began_ns) / NANOS
     exemplar = events.trace_of(site)
     with run.lock:

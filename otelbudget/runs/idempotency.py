@@ -10,22 +10,35 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 from weakref import ref
 
-from otelbudget.amounts import Amounts
+from otelbudget.amounts import RESOURCES, Amounts, shown
 from otelbudget.errors import IdempotencyError
+from otelbudget.model import Usage
 from otelbudget.runs.attempts import Attempt, LogicalCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from otelbudget.accounts import Hold
-    from otelbudget.model import Usage
+    from otelbudget.changes import Change
+    from otelbudget.engine import Engine
     from otelbudget.runs.admission import Ask
     from otelbudget.runs.reservation import Reservation
     from otelbudget.runs.run import BudgetRun
 
-__all__ = ["CHARGED", "REPLAYED", "Entry", "Keyed", "Keys", "Recorded", "as_key", "keys_of", "recorded"]
+__all__ = [
+    "CHARGED",
+    "REPLAYED",
+    "Entry",
+    "Keyed",
+    "Keys",
+    "Recorded",
+    "as_key",
+    "keys_of",
+    "recorded",
+    "warn_forgotten",
+]
 
-#: Keys that one run remembers. Beyond, the oldest whose request is settled are forgotten.
+#: Keys that one run, or one tenant of a quota service, remembers. Beyond, the oldest that are settled are forgotten.
 KEPT: Final = 100_000
 
 Kind = Literal["reserve", "record"]
@@ -95,7 +108,7 @@ class Entry:
             raise IdempotencyError(f"the key {key!r} was used for {self.kind}() before and is used for {kind}() now")
         if payload != self.payload:
             raise IdempotencyError(
-                f"the key {key!r} was used before for {self.payload!r} and is used now for {payload!r}:"
+                f"the key {key!r} was used before for {_said(self.payload)} and is used now for {_said(payload)}:"
                 f" nothing has changed; take a key of its own for every request"
             )
 
@@ -133,27 +146,36 @@ class Keys:
 
     def keep(self, run: BudgetRun, key: str, entry: Entry) -> None:
         """Remember what was done under *key*."""
+        self.trim(run)
         self.entries[key] = entry
-        if len(self.entries) > KEPT:
-            settled = next((k for k, one in self.entries.items() if not one.open), key)
-            del self.entries[settled]
+
+    def trim(self, run: BudgetRun) -> None:
+        """Make room for one more."""
+        if len(self.entries) >= KEPT:
+            settled = next((k for k, one in self.entries.items() if not one.open), None)
+            if settled is not None:
+                del self.entries[settled]
             _warn(run)
 
     def join(self, run: BudgetRun, name: str, attempt: Attempt) -> None:
         """Note an open attempt at the call *name*."""
         self.attempts[attempt.hold] = attempt
-        attempt.call.attempts.append(attempt)
+        attempt.call.attempts = [*attempt.call.attempts, attempt]
         self.calls.setdefault(name, attempt.call)
         if len(self.calls) > KEPT:
             over = next((k for k, one in self.calls.items() if not one.attempts), name)
             del self.calls[over]
             _warn(run)
 
-    def ended(self, held: Hold) -> None:
-        """A hold has ended without a commit: another attempt takes over its steps. Called with the lock held."""
+    def ends(self, change: Change, held: Hold) -> None:
+        """With *change*, a hold ends without a commit: another attempt takes over its steps."""
         attempt = self.attempts.get(held)
-        if attempt is not None:
-            attempt.end()
+        if attempt is not None and attempt in attempt.call.attempts:
+            attempt.end(change)
+
+    def ended(self, held: Hold) -> None:
+        """A hold has ended."""
+        self.attempts.pop(held, None)
 
     def finish(self) -> None:
         """The run is over: only what would charge twice is worth knowing still."""
@@ -161,6 +183,14 @@ class Keys:
         self.attempts.clear()
         for entry in self.entries.values():
             entry.attempt, entry.made = None, _gone
+
+
+def _said(payload: Amounts | Usage) -> str:
+    """A payload in the words and units that callers use, without what is 0."""
+    if isinstance(payload, Usage):
+        return repr(payload)
+    given = [f"{name}: {shown(i, payload[i])}" for i, name in enumerate(RESOURCES) if payload[i]]
+    return f"{{{', '.join(given)}}}"
 
 
 def _gone() -> None:
@@ -176,11 +206,23 @@ def keys_of(run: BudgetRun) -> Keys:
 
 
 def _warn(run: BudgetRun) -> None:
+    if run.kind == "quota":
+        warn_forgotten(run.engine)
+        return
     run.engine.warn_once(
         "keys",
         "a run remembers %d idempotency keys and has forgotten older ones, whose requests would be done again;"
         " open a run per job",
         KEPT,
+    )
+
+
+def warn_forgotten(engine: Engine) -> None:
+    """Say once that a quota service remembers no more keys."""
+    engine.warn_once(
+        "quota keys",
+        "a quota service has forgotten idempotency keys, since there are more of them than it remembers; a request that"
+        " comes again under an old one is done again",
     )
 
 
@@ -238,8 +280,8 @@ class Keyed:
             keys.keep(self.run, self.key, entry)
 
 
-def recorded(run: BudgetRun, key: str, usage: Usage) -> bool:
-    """Whether *usage* was recorded under *key* before; if not, it is noted that it is now. Called with the lock held.
+def recorded(run: BudgetRun, key: str, usage: Usage, change: Change) -> bool:
+    """Whether *usage* was recorded under *key* before; if not, *change* notes that it is. Called with the lock held.
 
     Raises:
         IdempotencyError: Something else has been done under that key.
@@ -247,7 +289,8 @@ def recorded(run: BudgetRun, key: str, usage: Usage) -> bool:
     keys = keys_of(run)
     entry = keys.entries.get(key)
     if entry is None:
-        keys.keep(run, key, Entry("record", usage))
+        change.put(keys.entries, key, Entry("record", usage))
+        keys.trim(run)
         return False
     entry.match(key, "record", usage)
     return True

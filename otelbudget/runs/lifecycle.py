@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from otelbudget.engine import Engine
     from otelbudget.model import RunBudget
+    from otelbudget.owners import Owner
     from otelbudget.runs.carving import Carve
     from otelbudget.runs.deadlines import Timeout
     from otelbudget.runs.pause.resuming import Paused
@@ -132,11 +133,11 @@ class RunScope:
         if options["resumed"] is not None:
             return resuming.rebuild(engine, options["resumed"], reraise=self._reraise)
         who = {name: options[name] for name in ("org", "tenant", "user", "priority")}
-        parent = None if options["mode"] == "detached" else options["parent"] or self._around()
+        parent = None if options["mode"] == "detached" else options["parent"] or self._part_of(who)
         wants = None
         if parent is not None:
-            if parent.kind == "explicit":
-                _check_owner(parent, who)
+            # A run that nobody opened names no user, so one inside may; of one with a known tenant that is another.
+            _check_owner(parent, who if parent.tenant_said else {**who, "user": None})
             who = {name: given or getattr(parent, name) for name, given in who.items()}
             _check_depth(parent)
         elif who["tenant"] is None:
@@ -154,6 +155,22 @@ class RunScope:
                 closing.discard(run)
                 raise
         return run
+
+    def _part_of(self, who: Mapping[str, str | None]) -> BudgetRun | None:
+        """The run that this one is part of; none if that is only by default another tenant's than *who* says.
+
+        Raises:
+            ValueError: It is part of no run, but of a request or job that is known to be another tenant's.
+        """
+        around = self._around()
+        if around is not None:
+            apart = not around.tenant_said and any(who[n] not in (None, getattr(around, n)) for n in ("org", "tenant"))
+            return None if apart else around
+        spans = self._engine.live_spans
+        owner = None if spans is None else spans.owner_said(get_current())
+        if owner is not None:
+            _check_owner(owner, {**who, "user": None})
+        return None
 
     def _around(self) -> BudgetRun | None:
         """The run that this one is part of: an explicit one or an agent's, not that of a whole request or job."""
@@ -261,10 +278,11 @@ def _describe_end(run: BudgetRun, error: BaseException | None) -> None:
     if span is None or error is None or not issubclass(type(error), Exception) or not span.is_recording():
         return
     span.set_attribute(semconv.ERROR_TYPE, type_name(error))
-    span.set_status(Status(StatusCode.ERROR, str(error) if isinstance(error, BudgetExceeded) else type_name(error)))
+    what = str(error) if issubclass(type(error), BudgetExceeded) else type_name(error)
+    span.set_status(Status(StatusCode.ERROR, what))
 
 
-def _check_owner(parent: BudgetRun, who: Mapping[str, str | None]) -> None:
+def _check_owner(parent: BudgetRun | Owner, who: Mapping[str, str | None]) -> None:
     for name in ("org", "tenant", "user"):
         wanted, given = who[name], getattr(parent, name)
         if wanted is not None and wanted != given:

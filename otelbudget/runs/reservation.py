@@ -57,6 +57,7 @@ class Reservation:
         """Take the place of the reservation object of *attempt*, which is gone. Called with the lock held."""
         self.attempt, self._hold, self.on_unknown = attempt, attempt.hold, on_unknown
         self._hold.owner = ref(self)
+        self.run = self._hold.payer
 
     @property
     def settled(self) -> bool:

@@ -213,7 +213,10 @@ class BudgetRun(Looking, AsyncMethods):
 
         Raises:
             BudgetExceeded: On entering, when no tool call (or no nested one, inside another) is left.
+            TypeError: *name* is no text or empty, or *call_id* neither text nor None.
         """
+        if not tools.is_name(name, call_id):
+            raise TypeError(f"a tool call needs a name, and a call id that is text or None, got {name!r}, {call_id!r}")
         return tools.ToolCall(self, name, call_id)
 
     def tool_calls(self, *calls: CallName, partial: bool = False) -> Batch:

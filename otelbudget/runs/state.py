@@ -44,6 +44,7 @@ class RunState:
 
     Attributes:
         owner: Whose it is, and the quotas that bind it.
+        tenant_said: That is known, and not only assumed since nothing says whose an agent's or a request's run is.
         account, accounts: Its own ledger account; those of the runs above it and its own, root first. Quotas that each
             root run has on its own stand before them.
         plain: Nothing but its account and the clock can refuse: a root run without quotas, not closed, frozen, latched
@@ -67,7 +68,7 @@ class RunState:
         "__weakref__", "account", "accounts", "alarms", "budget", "cell", "clock_ns", "closed", "denials", "depth",
         "ended_ns", "engine", "events_left", "finished", "first_denial", "frozen", "gate", "here", "keys", "kind",
         "latched", "lock", "max_ns", "money_limited", "number", "open_holds", "outcome", "owner", "parent", "pending",
-        "plain", "ran_out", "reraise", "seen", "site", "span", "spend_cell", "started_ns", "tenant_cell",
+        "plain", "ran_out", "reraise", "seen", "site", "span", "spend_cell", "started_ns", "tenant_cell", "tenant_said",
         "unannounced", "unpriced", "until_ns", "wrapped_up",
     )
     # fmt: on
@@ -88,6 +89,7 @@ class RunState:
         self.clock_ns = engine.clock_ns
         self.budget = budget
         self.owner = owner
+        self.tenant_said = kind == "explicit"
         self.parent = parent
         self.kind: Kind = kind
         self.reraise = reraise
@@ -235,12 +237,16 @@ class RunState:
         )
 
     def unpriced_policy(self, model: str | None = None) -> str:
-        """What happens to a model without a price: by the budget, the configuration, else `deny` under a cost limit."""
-        for one in reversed(self.lineage()):
-            if one.budget.on_unpriced is not None:
-                return one.budget.on_unpriced
+        """What happens to a model without a price: by the budget, the configuration, else `deny` under a cost limit.
+
+        An estimate takes the dearest given price; where none is given there is none, and that is `deny`.
+        """
+        budgets = (one.budget.on_unpriced for one in reversed(self.lineage()))
+        said = next((policy for policy in budgets if policy is not None), self.engine.config.on_unpriced)
+        if said == "estimate" and not self.engine.prices.given:
+            return "deny"
         money_limited = self.money_limited or self.engine.owners.limits_money_of(model)
-        return self.engine.config.on_unpriced or ("deny" if money_limited else "allow")
+        return said or ("deny" if money_limited else "allow")
 
     # --- where events go
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from opentelemetry.context import Context, get_current
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from otelbudget.runs.run import BudgetRun
     from otelbudget.telemetry.events import Site
 
-__all__ = ["ToolCall", "ask_for", "enclosing", "note_model_call"]
+__all__ = ["ToolCall", "ask_for", "enclosing", "is_name", "note_model_call"]
 
 
 class ToolCall:
@@ -84,6 +84,11 @@ class ToolCall:
 
     async def __aexit__(self, *_: object) -> None:
         self.__exit__()
+
+
+def is_name(name: object, call_id: object) -> TypeGuard[str]:
+    """Whether a tool call can have this name, and this id or none."""
+    return isinstance(name, str) and bool(name) and (call_id is None or isinstance(call_id, str))
 
 
 def enclosing(context: Context, run: BudgetRun) -> ToolCall | None:

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 from otelbudget import ledger
 from otelbudget.accounts import Account, QuotaAccount, limited_in
+from otelbudget.changes import at_once
 from otelbudget.quotas import Quota
 from otelbudget.succession import closest
 from otelbudget.windows import Buckets, WindowSpec, window_at
@@ -154,11 +155,8 @@ def _is_past(account: QuotaAccount, now_s: float) -> bool:
 
 
 def _forget_old(account: QuotaAccount, buckets: Buckets, now_s: float) -> None:
-    gone = buckets.fallen_out(now_s)
-    if gone is not None:
-        for i, amount in enumerate(gone):
-            account.used[i] -= amount
-        ledger.rearm(account)
+    if buckets.moves(now_s):
+        at_once(lambda change: change.forget_old(account, now_s))
 
 
 class Books:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 from weakref import ref
 
-from otelbudget import ledger
+from otelbudget import forking
 from otelbudget.accounts import Account, Hold, HoldState
-from otelbudget.amounts import NANOS
-from otelbudget.ledger import Crossing
+from otelbudget.amounts import NANOS, NOTHING
+from otelbudget.changes import Change, at_once
 from otelbudget.stores.books import Books
+from otelbudget.thresholds import Crossing
 
 __all__ = ["MemoryStore", "drop", "held"]
 
@@ -42,40 +45,59 @@ class MemoryStore:
     def __init__(self, *, ttl_s: float = TTL_S, clock_s: Callable[[], float] = time.time) -> None:
         # Re-entrant, since the garbage collector and signal handlers run at any moment, also while it is held, and may
         # end a generator that holds a run, or look at one.
-        self.lock = threading.RLock()
+        self.lock = forking.hold(threading.RLock())
         self.clock_s = clock_s
         self.ttl_ns = int((ttl_s + GRACE_S) * NANOS)
         self.books = Books(self._join)
         self.wakers: set[Callable[[], None]] = set()
-        self._open: dict[Hold, None] = {}  # in the order of expiry: every hold lives equally long
+        self._open: OrderedDict[Hold, None] = OrderedDict()  # in the order of expiry: every hold lives equally long
 
     # Every method below is called with the lock held.
 
     def register(self, new: Hold, owner: object, now_ns: int) -> None:
         """Put an admitted hold on its accounts; it lives as long as *owner*, or `ttl_ns`."""
-        ledger.hold(new)
-        new.opened_ns = now_ns
-        new.expires_ns = now_ns + self.ttl_ns
-        new.owner = ref(owner)
-        self._open[new] = None
+        at_once(lambda change: self.registers(change, new, owner, now_ns))
 
     def charge(self, accounts: Sequence[Account], actual: Sequence[int]) -> list[Crossing]:
         """Add *actual* to every account, limits or not; gives the thresholds crossed by it."""
-        crossed = ledger.charge(accounts, actual)
-        self._note(accounts, actual)
-        return crossed
-
-    def charge_late(self, held: Hold, actual: Sequence[int]) -> list[Crossing]:
-        """Charge what comes in for a hold that has ended, also to quotas that took over from its own since."""
-        return self.charge(self.books.counting_on(held.accounts, self.clock_s()), actual)
+        return at_once(lambda change: self.charges(change, accounts, actual))
 
     def settle(self, held: Hold, actual: Sequence[int], state: HoldState) -> list[Crossing]:
         """End an open hold in *state*: give back what it held, charge *actual*."""
-        crossed = ledger.settle(held, actual, state)
-        self._open.pop(held, None)
-        self._note(held.accounts, actual)
-        self.changed()
+        crossed = at_once(lambda change: self.settles(change, held, actual, state))
+        self.ended(held)
         return crossed
+
+    # The same as parts of a change.
+
+    def registers(self, change: Change, new: Hold, owner: object, now_ns: int) -> None:
+        """Put an admitted hold on its accounts; it lives as long as *owner*, or `ttl_ns`."""
+        change.hold(new.accounts, new.amounts)
+        new.opened_ns = now_ns
+        new.expires_ns = now_ns + self.ttl_ns
+        new.owner = ref(owner)
+        change.put(self._open, new, None)
+
+    def charges(self, change: Change, accounts: Sequence[Account], actual: Sequence[int]) -> list[Crossing]:
+        """Add *actual* to every account, limits or not; gives the thresholds crossed by it."""
+        crossed = change.charge(accounts, actual)
+        self._note(change, accounts, actual)
+        return crossed
+
+    def charges_late(self, change: Change, held: Hold, actual: Sequence[int]) -> list[Crossing]:
+        """Charge what comes in for a hold that has ended, also to quotas that took over from its own since."""
+        return self.charges(change, self.books.counting_on(held.accounts, self.clock_s()), actual)
+
+    def settles(self, change: Change, held: Hold, actual: Sequence[int], state: HoldState) -> list[Crossing]:
+        """End an open hold in *state*: give back what it held, charge *actual*. `ended` is called afterwards."""
+        crossed = change.settle(held, actual, state)
+        self._note(change, held.accounts, actual)
+        return crossed
+
+    def ended(self, held: Hold) -> None:
+        """Forget a hold that has been settled, and tell those who wait for what it held."""
+        self._open.pop(held, None)  # if that is interrupted, `sweep` does it
+        self.changed()
 
     def _join(self, counted: Account, more: Account) -> None:
         """Let the open holds on *counted* settle on *more*, which has taken over what is held there, as well."""
@@ -85,7 +107,7 @@ class MemoryStore:
                     at = held.accounts.index(counted) + 1
                     held.accounts = (*held.accounts[:at], more, *held.accounts[at:])
 
-    def _note(self, accounts: Sequence[Account], actual: Sequence[int]) -> None:
+    def _note(self, change: Change, accounts: Sequence[Account], actual: Sequence[int]) -> None:
         """Remember when a rolling window was charged: it counts from then, also for a hold that was made before."""
         for account in accounts:
             book = account.book
@@ -93,25 +115,51 @@ class MemoryStore:
                 continue
             if book.forgotten:
                 self.books.remember(book)
-            if account.buckets is not None and any(actual):
-                account.buckets.add(actual, self.clock_s())
+            if account.buckets is not None:
+                change.note(account, actual, self.clock_s())
 
-    def sweep(self, now_ns: int) -> list[tuple[Hold, list[Crossing]]]:
-        """Reclaim the holds that nobody holds on to any more, renew the others; gives those reclaimed."""
+    def sweep(
+        self, now_ns: int, ends: Callable[[Change, Hold], object] = lambda *_: None
+    ) -> list[tuple[Hold, list[Crossing]]]:
+        """Reclaim the holds that nobody holds on to any more, renew the others; gives those reclaimed.
+
+        *ends* is called with the change that reclaims a hold, and that hold, to add what else it changes.
+        """
         expired = []
         while self._open:
             oldest = next(iter(self._open))
             if oldest.expires_ns > now_ns and oldest.state == "open":
                 break
-            owner = oldest.owner()  # alive until it is renewed
-            if oldest.state == "open" and owner is None:
-                expired.append((oldest, self.settle(oldest, oldest.on_expiry, "expired")))
+            if oldest.state != "open":
+                self._open.pop(oldest, None)
                 continue
-            self._open.pop(oldest, None)
-            if oldest.state == "open":  # what the garbage collector ends in between may have settled it
+            owner = oldest.owner()  # alive until it is renewed
+            if owner is None:
+                crossed = at_once(partial(self._reclaims, held=oldest, ends=ends))
+                self.ended(oldest)
+                if crossed is not None:
+                    expired.append((oldest, crossed))
+            elif oldest in self._open:  # what the garbage collector ends in between may have settled it
+                # In this order: what is interrupted in between is only looked at once more.
+                self._open.move_to_end(oldest)
                 oldest.expires_ns = now_ns + self.ttl_ns
-                self._open[oldest] = None
         return expired
+
+    def _reclaims(self, change: Change, held: Hold, ends: Callable[[Change, Hold], object]) -> list[Crossing] | None:
+        if held.state != "open":
+            return None
+        crossed = self.settles(change, held, held.on_expiry, "expired")
+        ends(change, held)
+        return crossed
+
+    def abandon(self) -> list[Hold]:
+        """Release all open holds: in a forked process they are the parent's. Whoever waited is there, too."""
+        self.wakers.clear()
+        abandoned = [one for one in self._open if one.state == "open"]
+        for one in abandoned:
+            self.settle(one, NOTHING, "released")
+        self._open.clear()
+        return abandoned
 
     def changed(self) -> None:
         """Tell those who wait that more may fit now."""
@@ -120,9 +168,8 @@ class MemoryStore:
 
     def open_holds(self, now_ns: int) -> tuple[int, float]:
         """How many holds are open, and the age of the oldest in seconds."""
-        if not self._open:
-            return 0, 0.0
-        return len(self._open), (now_ns - min(h.opened_ns for h in self._open)) / NANOS
+        opened_ns = [held.opened_ns for held in self._open if held.state == "open"]
+        return (len(opened_ns), (now_ns - min(opened_ns)) / NANOS) if opened_ns else (0, 0.0)
 
 
 def held(lock: Any) -> bool:

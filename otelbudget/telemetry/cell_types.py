@@ -43,6 +43,11 @@ class BudgetCell:
         key = (operation, decision, reason)
         self.rare[key] = self.rare.get(key, 0) + 1
 
+    def reset(self) -> None:
+        """Count from 0."""
+        self.call = self.check = self.reserve = self.tool = self.probe = self.records = 0
+        self.rare.clear()
+
     def copy(self) -> BudgetCell:
         """A copy that later checks don't change."""
         twin = BudgetCell(self.tenant, self.budget)
@@ -60,6 +65,10 @@ class SpendCell:
     def __init__(self, tenant: str, model: str) -> None:
         self.tenant = tenant
         self.model = model
+        self.input = self.output = self.cache_read = self.cache_write = self.reasoning = self.cost_nanousd = 0
+
+    def reset(self) -> None:
+        """Count from 0."""
         self.input = self.output = self.cache_read = self.cache_write = self.reasoning = self.cost_nanousd = 0
 
     def copy(self) -> SpendCell:
@@ -94,6 +103,11 @@ class TenantCell:
     def ended(self, outcome: str, used: list[int], seconds: float, trace: Trace) -> None:
         """Observe a finished run; *used* is in `RESOURCES` order."""
         self._meters.observe_run(self, outcome, (used[COST] / NANOS, float(used[TOKENS]), seconds), trace)
+
+    def reset(self) -> None:
+        """Count from 0."""
+        self.tool_calls = self.active = 0
+        self.runs.clear()
 
     def copy(self) -> TenantCell:
         """A copy that later runs don't change."""

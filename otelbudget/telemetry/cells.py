@@ -218,6 +218,20 @@ class Meters:
                 self.observed.clear()
         return taken
 
+    def forked(self) -> None:
+        """Count from 0 in a forked process: what was counted before is reported by the parent."""
+        cells: Any = (*self._budgets.values(), *self._spends.values(), *self._tenants.values())
+        for cell in cells:
+            cell.reset()
+        counts: Any = (self.live, self.check_seconds, self.estimate_ratio, self.unpriced, self.observed)
+        for counted in counts:
+            if counted is not None:
+                counted.clear()
+        for names in (self._tenant_names, self._model_names, self._budget_names):
+            names.overflow = 0
+        self._quotas.forked()
+        self._histogram_series = self._crowded_out = self.events_suppressed = 0
+
     def snapshot(self) -> Snapshot:
         """A copy of everything, taken under the lock; quotas a moment before the rest."""
         quotas = self._quotas.read()

@@ -22,6 +22,7 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 from opentelemetry.metrics import Histogram as Recorder
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
+from otelbudget import forking
 from otelbudget._version import __version__
 from otelbudget.telemetry.cells import MAX_CELL_SERIES, Meters
 from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS, Family, Sample
@@ -35,7 +36,7 @@ __all__ = ["OtelInstruments", "cardinality_views"]
 _MAX_RUN_IDS: Final = 1_000
 
 _made: WeakKeyDictionary[MeterProvider, _Instruments] = WeakKeyDictionary()
-_making = Lock()
+_making = forking.fresh(Lock())
 
 
 class OtelInstruments:
@@ -77,7 +78,7 @@ class _Instruments:
     """The instruments of one provider, and whose cells they read now."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = forking.fresh(Lock())
         self._meters: Meters | None = None
         self._now: Snapshot | None = None
         self._served: set[str] = set()
@@ -85,6 +86,12 @@ class _Instruments:
         self._recorders: dict[str, tuple[Recorder, tuple[str, ...]]] = {}
         #: What counters had come to when their meters were closed, by (name, label values).
         self._carried: dict[tuple[str, tuple[str, ...]], float] = {}
+        forking.tell(self)
+
+    def forked(self) -> None:
+        """In a forked process everything counts from 0."""
+        self._now = None
+        self._carried.clear()
 
     def make(self, provider: MeterProvider) -> None:
         """Create every instrument; called once."""

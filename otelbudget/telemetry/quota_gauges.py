@@ -92,6 +92,12 @@ class QuotaGauges:
         """How often a quota had to be summed up under ``other``."""
         return sum(names.overflow for names in (self._orgs, self._models, self._budgets)) + self._crowded_out
 
+    def forked(self) -> None:
+        """Count overflows from 0 in a forked process."""
+        for names in (self._orgs, self._models, self._budgets):
+            names.overflow = 0
+        self._crowded_out = 0
+
     def read(self) -> QuotaReadings:
         """What all quotas say now. Takes the lock itself; quotas may be a call apart, one quota's numbers are not."""
         with self._store.lock:

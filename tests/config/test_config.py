@@ -14,6 +14,7 @@ from otelbudget.model import RunBudget
 from otelbudget.pricing import Price, Prices
 
 QUICK = RunBudget(max_steps=5)
+ESTIMATING = RunBudget(on_unpriced="estimate")
 DEEP = RunBudget(max_steps=50, max_cost_usd=0.5, wrap_up={"steps": 2})
 
 
@@ -129,6 +130,13 @@ def test_it_shows_itself_in_one_line() -> None:
         ({"require_tenant": 1}, "require_tenant must be True or False, got 1"),
         ({"trust_reported_cost": "yes"}, "trust_reported_cost must be True or False, got 'yes'"),
         ({"tenant_from": "tenant.id"}, r"tenant_from must be a TenantFrom, got 'tenant.id' \(str\)"),
+        (
+            {"on_unpriced": "estimate"},
+            "on_unpriced is 'estimate', which takes the dearest of the given prices, and there",
+        ),
+        ({"budgets": {"a": ESTIMATING}}, "on_unpriced of budget 'a' is 'estimate', which takes the dearest"),
+        ({"agents": {"b": ESTIMATING}, "prices": Prices(listed=True)}, "on_unpriced of budget 'b' is 'estimate'"),
+        ({"default_budget": ESTIMATING}, "on_unpriced of budget 'default' is 'estimate'"),
         ({"on_unpriced": "panic"}, "on_unpriced must be 'deny', 'estimate' or 'allow', got 'panic'"),
     ],
 )

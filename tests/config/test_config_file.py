@@ -52,6 +52,7 @@ budgets:
     latch: false
     thresholds: [50%, 0.9]
     on_unpriced: estimate
+prices: {"*": {input: 1}}
 """)
     assert config["full"] == RunBudget(
         max_steps=40,
@@ -128,6 +129,17 @@ def test_names_stay_the_texts_that_they_are(read: Read, name: str) -> None:
     assert list(config) == [name]
     assert config.agents[name] is config.default_budget is config[name]
     assert config[name].name == name
+
+
+@pytest.mark.parametrize("written", ["a$b", "a$$b"])
+def test_a_dollar_is_written_in_names_as_in_values(read: Read, written: str) -> None:
+    config = read(f"budgets: {{'{written}': {{}}}}\nagents: {{'$$x': '{written}'}}\ndefault_budget: '{written}'\n")
+    assert (list(config), config.default_budget) == (["a$b"], config["a$b"])
+    assert config.agents == {"$x": config["a$b"]}
+
+
+def test_two_ways_to_write_one_name_are_one_name(refuse: Refuse) -> None:
+    assert refuse("budgets:\n  a$b: {}\n  a$$b: {}\n") == ["b.yaml:3:3: budgets.'a$b': is given twice, first in line 2"]
 
 
 def test_a_plain_no_is_the_budget_of_that_name(read: Read) -> None:
@@ -241,6 +253,22 @@ def test_variables_that_can_not_be_replaced_are_errors(refuse: Refuse, written: 
 # --- what is wrong
 
 
+def test_an_estimate_without_a_price_is_wrong_wherever_it_is_said(refuse: Refuse) -> None:
+    said = "estimate takes the dearest of `prices`, and there are none: give some, or write deny or allow"
+    assert refuse("""\
+budgets: {a: {on_unpriced: estimate}}
+default_budget: {on_unpriced: estimate}
+agents: {b: {on_unpriced: estimate}, c: a}
+on_unpriced: estimate
+prices:
+""") == [
+        f"b.yaml:1:28: budgets.a.on_unpriced: {said}",
+        f"b.yaml:2:31: default_budget.on_unpriced: {said}",
+        f"b.yaml:3:27: agents.b.on_unpriced: {said}",
+        f"b.yaml:4:14: on_unpriced: {said}",
+    ]
+
+
 def test_everything_that_is_wrong_is_said_at_once_in_order(refuse: Refuse) -> None:
     assert refuse("""\
 budgets:
@@ -265,7 +293,7 @@ telemetry: {events: logs}
         "b.yaml:8:17: default_budget: no budget is named 'quik'; did you mean 'quick'?",
         "b.yaml:9:17: tenants.acme: org is missing",
         "b.yaml:10:13: prices.m: input is missing",
-        "b.yaml:11:21: telemetry.events: must be span or log or both, got 'logs'",
+        "b.yaml:11:21: telemetry.events: must be span or log or both, got 'logs'; did you mean 'log'?",
     ]
 
 
@@ -284,6 +312,9 @@ telemetry: {events: logs}
         ("budgets: {a: {wrap_up: {tokens: 5}}}", "1:24: budgets.a.wrap_up: wrap_up sets tokens aside, but max_tokens"),
         ("budgets: {a: {max_tokens: 1, wrap_up: {tokens: 5}}}", "1:39: budgets.a.wrap_up: wrap_up sets 5 tokens aside"),
         ("budgets: {a: {wrap_up: {depth: 5}}}", "1:25: budgets.a.wrap_up.depth: unknown setting"),
+        ("budgets: {a: {max_cost_usd: 0.0000000001}}", "budgets.a.max_cost_usd: max_cost_usd is less than a nano-USD"),
+        ("budgets: {a: {max_seconds: 1e-12}}", "1:29: budgets.a.max_seconds: max_seconds is less than a nanosecond"),
+        ("quotas: {org: [{cost_usd: 1e-10}]}", "quotas.org.0: quota: cost_usd is less than a nano-USD (1e-9), got "),
         ("default_budget: 5", "1:17: default_budget: no budget is named '5'; there are none"),
         ("default_budget: [a]", "1:17: default_budget: must be a mapping, got a list"),
         ("agents: {a: null}", "1:13: agents.a: must be a budget or the name of one, got 'null'"),
@@ -301,6 +332,11 @@ telemetry: {events: logs}
         ("store: {}", "1:1: store: not supported by this version yet"),
         ("on_store_error: fail_open", "1:1: on_store_error: not supported by this version yet"),
         ("on_unpriced: maybe", "1:14: on_unpriced: must be deny or estimate or allow, got 'maybe'"),
+        # a word that is nearly one of those
+        ("budgets: {a: {on_exhausted: warm}}", "must be raise or warn, got 'warm'; did you mean 'warn'?"),
+        ("estimates: {hold: mx}", "must be max or expected, got 'mx'; did you mean 'max'?"),
+        ("telemetry: {events: spn}", "must be span or log or both, got 'spn'; did you mean 'span'?"),
+        ("on_unpriced: Denny", "must be deny or estimate or allow, got 'Denny'; did you mean 'deny'?"),
         # what is no YAML, or none of ours
         ("", "b.yaml:1:1: the file is empty; it must hold at least `budgets:`"),
         ("# nothing\n", "b.yaml:1:1: the file is empty"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import sys
+import zoneinfo
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -186,6 +188,11 @@ def test_places_are_kept_by_pickle_and_copy(whole: Config) -> None:
         ),
         ("quotas: {org: [{tokens: 5, on_exhausted: stop}]}", "1:42: quotas.org.0.on_exhausted: must be raise or warn"),
         ("quotas: {org: [{tokens: 5, name: ''}]}", "1:34: quotas.org.0.name: must be a name of 1 to 200"),
+        ("quotas: {org: [{tokens: 5, per: dai}]}", "(1s to 366d), got 'dai'; did you mean 'day'?"),
+        ("quotas: {org: [{tokens: 5, per: RUN}]}", "(1s to 366d), got 'RUN'; did you mean 'run'?"),
+        ("quotas: {models: {m: [{tokens: 5, per: mnth}]}}", "(1s to 366d), got 'mnth'; did you mean 'month'?"),
+        ("quotas: {org: [{tokens: 5, timezone: Europe/Berln}]}", "known here; did you mean 'Europe/Berlin'?"),
+        ("quotas: {org: [{tokens: 5, timezone: xx}]}", "here; if that name is right, `pip install tzdata` brings all"),
         ("quotas: {models: {m: [{tokens: 5, per: run}]}}", "a model has no quota per run; limit the run's budget"),
     ],
 )
@@ -193,6 +200,25 @@ def test_each_mistake_has_a_message_with_its_place(refuse: Refuse, text: str, sa
     (line,) = refuse(text)
     assert says in line
     assert line.startswith("b.yaml:")
+
+
+def test_no_window_is_suggested_that_would_be_refused_too(refuse: Refuse) -> None:
+    (line,) = refuse("quotas: {models: {m: [{tokens: 5, per: runn}]}}")
+    assert line.endswith("(1s to 366d), got 'runn'")
+
+
+def test_a_machine_without_zone_files_is_told_what_to_install(
+    refuse: Refuse, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "tzdata", None)
+    zoneinfo.reset_tzpath([str(tmp_path)])
+    zoneinfo.ZoneInfo.clear_cache()
+    try:
+        (line,) = refuse("quotas: {org: [{tokens: 5, timezone: Europe/Berlin}]}")
+    finally:
+        zoneinfo.reset_tzpath()
+        zoneinfo.ZoneInfo.clear_cache()
+    assert line.endswith("this machine has no time zone files, install them with `pip install tzdata`")
 
 
 def test_what_is_wrong_can_be_read_by_programs(read: Read) -> None:

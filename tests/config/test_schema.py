@@ -33,13 +33,15 @@ PLACE = re.compile(r"b\.yaml:\d+:\d+: .")
 SAID = (
     r"is called .* too; give one of them a name$",
     r"^no budget is named",
-    r"no such zone is known here$",
+    r"no such zone is known here",
     r"\$[{$]|environment variable",
     r"reserve_for keeps more than|wrap_up sets .* more than|it must be below 104 days$",
     r"got '[^']*[0-9.][eE][+-]?[0-9]|at most 30 digits",
     r"or null for no limit, got nothing$",
     r"leading zero|in decimal$|got '[+-]?[0-9.]+\.'|got '-[0.]+|not a finite|longer than 25|write it as a plain",
     r"more than 100,000 values",
+    r"and would be a limit of 0",
+    r"^estimate takes the dearest of `prices`",
 )
 
 

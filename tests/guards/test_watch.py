@@ -36,7 +36,7 @@ def run(server: DemoServer, manager: BudgetManager, client: OpenAI) -> Iterator[
                 break
         del chunk
         gc.collect()
-        assert (run.open_holds, list(run.account.used)[0]) == (1, 0)
+        assert (run.open_holds, run.account.used[0]) == (1, 0)
         yield run
 
 

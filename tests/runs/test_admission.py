@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 from world import World
 
-from otelbudget import BudgetExceeded, RunBudget, Usage
+from otelbudget import BudgetExceeded, Config, RunBudget, Usage
+from otelbudget.pricing import Prices
 from otelbudget.runs.run import BudgetRun
 
 
@@ -152,6 +153,18 @@ def test_unpriced_spend_of_a_child_also_blinds_the_parent_whose_money_it_was(wor
         with root.child(reraise=False) as child:
             child.record_call(5)
         assert refused(root).reason == "unpriced"
+
+
+def test_an_estimate_where_no_price_is_given_denies_and_never_allows_for_nothing(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(config=Config(prices=Prices(listed=False)))
+    with world.run(RunBudget(max_cost_usd=1, on_unpriced="estimate"), reraise=False) as run:
+        with pytest.raises(BudgetExceeded) as caught:
+            run.check(tokens=5, model="mystery")
+        assert caught.value.reason == "unpriced"
+        run.record(Usage(10, 5, model="mystery"))
+        assert refused(run).reason == "unpriced"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from world import World
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage, wrap
 from otelbudget.calls import ModelRequest, abegin, begin
 from otelbudget.quotas import Quota, Quotas
+from otelbudget.runs import asking
 from otelbudget.runs.run import BudgetRun
 
 
@@ -317,3 +319,113 @@ def test_about_a_quota_the_run_that_was_refused_is_asked_and_extending_it_does_n
         else:
             assert (refused(child).scope, child.latched) == ("tenant", 0)
     assert asked == [("leaf", "tenant", "limit")]
+
+
+async def test_a_plain_call_in_a_thread_does_not_wait_for_an_async_answer_that_may_need_its_thread(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop, asking = asyncio.get_running_loop(), asyncio.Event()
+    pool = ThreadPoolExecutor(1)
+    taken: list[asyncio.Future[BudgetExceeded]] = []
+
+    async def needs_a_thread(denial: Any, run: BudgetRun) -> bool:
+        asking.set()
+        while not taken:
+            await asyncio.sleep(0)
+        await loop.run_in_executor(pool, int)
+        run.extend(steps=5)
+        return True
+
+    async with world.run(budget(needs_a_thread, max_steps=0), reraise=False) as run:
+        task = asyncio.create_task(run.acheck())
+        await asking.wait()
+        taken.append(loop.run_in_executor(pool, refused, run))
+        assert (await asyncio.wait_for(taken[0], 10)).reason == "limit"
+        assert await asyncio.wait_for(task, 10)
+        assert run.check()
+    assert caplog.text.count("is async, but a call that is not async was refused") == 1
+    pool.shutdown()
+
+
+async def test_an_async_answer_may_wait_for_a_plain_call_in_a_thread_that_knows_nothing_of_it(world: World) -> None:
+    pool = ThreadPoolExecutor(1)
+
+    async def checks(denial: Any, run: BudgetRun) -> bool:
+        await asyncio.get_running_loop().run_in_executor(pool, refused, run)
+        run.extend(steps=1)
+        return True
+
+    async with world.run(budget(checks, max_steps=0)) as run:
+        assert await asyncio.wait_for(run.acheck(), 10)
+    pool.shutdown()
+
+
+def test_a_callback_that_waits_for_a_call_of_its_own_run_in_a_bare_thread_is_not_waited_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(asking, "PATIENCE_S", 0.05)
+    pool = ThreadPoolExecutor(1)
+
+    def checks(denial: Any, run: BudgetRun) -> bool:
+        for _ in range(2):
+            assert pool.submit(refused, run).result(10).reason in ("limit", "latched")
+        return False
+
+    with world.run(budget(checks, max_steps=0), reraise=False) as run:
+        refused(run)
+    assert caplog.text.count("did not wait any longer for the on_exhausted that another caller is asking") == 1
+    pool.shutdown()
+
+
+@pytest.mark.parametrize("bound", ["wait_s", "deadline"])
+def test_who_waits_for_another_callers_answer_waits_no_longer_than_its_own_time(world: World, bound: str) -> None:
+    inside, answer = threading.Event(), threading.Event()
+
+    def slow(denial: Any, run: BudgetRun) -> bool:
+        inside.set()
+        answer.wait(20)
+        return False
+
+    with world.run(budget(slow, max_steps=0, max_seconds=5), reraise=False) as run:
+        first = threading.Thread(target=refused, args=(run,))
+        first.start()
+        assert inside.wait(10)
+        if bound == "deadline":
+            threading.Timer(0.05, world.advance, (6,)).start()
+        with pytest.raises(BudgetExceeded):
+            run.reserve(wait_s=0.05 if bound == "wait_s" else 10)
+        assert not answer.is_set()
+        answer.set()
+        first.join(10)
+
+
+@pytest.mark.parametrize("steers", [asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_what_steers_the_caller_away_from_its_question_refuses_nothing(
+    world: World, steers: type[BaseException]
+) -> None:
+    def leaves(denial: Any, run: BudgetRun) -> bool:
+        raise steers
+
+    with world.run(budget(leaves, max_steps=0)) as run:
+        with pytest.raises(steers):
+            run.check()
+        assert (run.latched, run.pending, run.receipt().denials) == (0, None, 0)
+
+
+async def test_cancelling_one_callers_question_refuses_nobody(world: World) -> None:
+    async def more(denial: Any, run: BudgetRun) -> bool:
+        inside.set()
+        await answer.wait()
+        run.extend(steps=1)
+        return True
+
+    inside, answer = asyncio.Event(), asyncio.Event()
+    async with world.run(budget(more, max_steps=0)) as run:
+        cancelled, other = (asyncio.create_task(run.acheck()) for _ in range(2))
+        await inside.wait()
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        assert (run.latched, run.pending) == (0, None)
+        answer.set()
+        assert await other

@@ -55,6 +55,20 @@ def test_the_same_key_and_amounts_give_the_same_reservation_settled_or_not(world
     assert [name for name, _ in said(world.span("otelbudget.run"))] == ["otelbudget.check", "otelbudget.record"]
 
 
+def test_the_error_about_a_key_says_amounts_as_users_write_them(world: World) -> None:
+    with world.run() as run:
+        run.reserve(tokens=50, cost_usd=0.05, idempotency_key="k")
+        with pytest.raises(IdempotencyError) as refused:
+            run.reserve(tokens=51, idempotency_key="k")
+        assert str(refused.value) == (
+            "the key 'k' was used before for {steps: 1, tokens: 50, input_tokens: 50, cost_usd: 0.05} and is used"
+            " now for {steps: 1, tokens: 51, input_tokens: 51}: nothing has changed; take a key of its own for every request"
+        )
+        run.reserve(steps=0, idempotency_key="none")
+        with pytest.raises(IdempotencyError, match=r"before for \{\} and is used now for \{steps: 1\}"):
+            run.reserve(steps=1, idempotency_key="none")
+
+
 @pytest.mark.parametrize("other", [{"tokens": 51}, {}, {"tokens": 50, "steps": 0}, {"tokens": 50, "cost_usd": 0.01}])
 def test_other_amounts_under_a_key_are_an_error_and_change_nothing(world: World, other: dict[str, Any]) -> None:
     with world.run() as run:

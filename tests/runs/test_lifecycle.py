@@ -497,3 +497,48 @@ def test_a_plain_block_can_not_be_cancelled(world: World) -> None:
     with pytest.raises(TypeError, match="async with"):
         scope.__enter__()
     assert world.engine.meters.live == set()
+
+
+class Unusual(Exception):
+    """An application's exception of which only Python's own parts can be relied on."""
+
+    __hash__ = None  # type: ignore[assignment]
+    __cause__ = property(lambda self: 1 / 0)  # type: ignore[assignment]
+    __context__ = property(lambda self: 1 / 0)  # type: ignore[assignment]
+    __class__ = property(lambda self: 1 / 0)  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        raise LookupError("not comparable")
+
+    def __bool__(self) -> bool:
+        raise LookupError("neither true nor false")
+
+    def add_note(self, note: str) -> None:
+        raise LookupError("no notes")
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_an_exception_whose_class_raises_wherever_it_is_looked_at_passes_unchanged(world: World, refused: bool) -> None:
+    error = Unusual()
+    passed: BaseException | None = None
+    try:
+        with world.run(RunBudget(max_steps=0 if refused else 1)) as run:
+            with contextlib.suppress(BudgetExceeded):
+                run.check()
+            raise error
+    except BaseException as found:  # noqa: BLE001 - whatever it has become
+        passed = found
+    assert passed is error
+    assert otelbudget.is_budget_exceeded(error) is False
+
+
+def test_a_denial_is_found_behind_an_exception_that_hides_its_cause(world: World) -> None:
+    denied: list[BudgetExceeded] = []
+    with pytest.raises(BudgetExceeded) as raised, world.run(NONE) as run:  # noqa: PT012 - the block raises
+        try:
+            run.check()
+        except BudgetExceeded as error:
+            denied.append(error)
+            raise Unusual from error
+    assert str(raised.value) == str(denied[0])
+    assert type(raised.value.__cause__) is Unusual

@@ -34,6 +34,14 @@ def test_a_tool_is_charged_when_it_starts_and_stays_charged_when_it_fails(world:
     assert world.counted() == {("tool", "allow", ""): 1}
 
 
+@pytest.mark.parametrize(("name", "call_id"), [("", None), (5, None), (None, None), (("a", "id"), None), ("a", 5)])
+def test_what_is_no_name_is_an_error_before_anything_is_charged(world: World, name: Any, call_id: Any) -> None:
+    with world.run() as run:
+        with pytest.raises(TypeError, match="a tool call needs a name, and a call id that is text or None, got"):
+            run.tool_call(name, call_id=call_id)
+        assert counts(run) == (0, 0)
+
+
 def test_a_tool_inside_a_tool_is_nested_and_refused_on_its_own_limit(world: World) -> None:
     with world.run(RunBudget(max_nested_tool_calls=1), reraise=False) as run:
         with run.tool_call("a"), run.tool_call("a"):

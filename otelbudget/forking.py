@@ -1,0 +1,101 @@
+"""`os.fork()` while threads work: whose locks are held across it, and who is told of it in the child.
+
+The child goes on with a copy of everything but the threads, so a lock that one of them held would never be released.
+Those that guard accounts are taken before the fork, so the child has them in order; all others are made anew in it.
+Nothing here keeps anything alive.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+from weakref import ref
+
+__all__ = ["fresh", "hold", "tell", "warn_once"]
+
+_log = logging.getLogger("otelbudget")
+L = TypeVar("L")
+Refs = set[Callable[[], Any]]
+
+#: How long a fork waits for one lock. A thread that holds it and waits for what the forking thread holds must not stop
+#: it for ever; then the child makes that lock anew.
+_PATIENCE_S: Final = 1.0
+
+# Plain sets of references, since copying one is a single step, whatever other threads add meanwhile.
+_held: Refs = set()
+_fresh: Refs = set()
+_told: Refs = set()
+_here = threading.local()
+_warning_due = False
+
+
+def hold(lock: L) -> L:
+    """Take the re-entrant *lock* for every fork, so that what it guards is whole in the child; gives it back."""
+    _held.add(ref(lock, _held.discard))
+    return lock
+
+
+def fresh(lock: L) -> L:
+    """Make *lock* anew in every child, where it is free unless the forking thread holds it; gives it back."""
+    _fresh.add(ref(lock, _fresh.discard))
+    return lock
+
+
+def tell(owner: Any) -> None:
+    """Call ``owner.forked()`` in every child, once the locks are in order."""
+    _told.add(ref(owner, _told.discard))
+
+
+def warn_once() -> None:
+    """Say, the first time in a forked process, that its budgets are its own from now on.
+
+    Not in the fork itself: a log handler may want what a thread of the parent held.
+    """
+    global _warning_due
+    if _warning_due:
+        _warning_due = False
+        _log.warning(
+            "process %d was forked and keeps its accounts in memory: it began with a copy of what its parent had used,"
+            " and from now on both spend their own, up to the whole limit each",
+            os.getpid(),
+        )
+
+
+def _alive(refs: Refs) -> list[Any]:
+    return [found for one in tuple(refs) if (found := one()) is not None]
+
+
+def _before() -> None:
+    _here.taken = [lock for lock in _alive(_held) if lock.acquire(timeout=_PATIENCE_S)]
+
+
+def _after_in_parent() -> None:
+    for lock in _here.__dict__.pop("taken", ()):
+        lock.release()
+
+
+def _after_in_child() -> None:
+    global _warning_due
+    taken = _here.__dict__.pop("taken", [])
+    for lock in taken:
+        lock.release()
+    for lock in (*_alive(_held), *_alive(_fresh)):
+        # A re-entrant one that is this thread's will be released by it.
+        if lock not in taken and not getattr(lock, "_is_owned", bool)():
+            lock._at_fork_reinit()
+    _warning_due = bool(_held)
+    failed: list[Exception] = []
+    for owner in _alive(_told):
+        try:
+            owner.forked()
+        except Exception as error:  # noqa: BLE001  the others have to be told, too
+            failed.append(error)
+    if failed:
+        raise failed[0]  # Python shows it and goes on
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
