@@ -63,9 +63,12 @@ class Change:
         for account in accounts:
             draft = drafts.get(account)
             if draft is None:
+                if account.reserved is ZEROS:
+                    own = list(ZEROS)
+                    # One step without a call: a hold that nests here has made it a list already.
+                    account.reserved = own if account.reserved is ZEROS else account.reserved
                 reserved = account.reserved
-                if not isinstance(reserved, list):
-                    reserved = account.reserved = list(ZEROS)
+                assert isinstance(reserved, list)
                 used, held = account.used[:], reserved[:]
                 draft = drafts[account] = _Draft(account, used, held)
                 self._live += (account.used, reserved)

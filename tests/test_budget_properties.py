@@ -36,6 +36,16 @@ EFFORT = int(os.environ.get("PROPERTY_EFFORT", "1"))
 NONE = (0,) * len(RESOURCES)
 BEGAN_S = 1_700_000_000.0
 
+
+@pytest.fixture(scope="module", autouse=True)
+def small_heap() -> Iterator[None]:
+    """What other tests have left is not looked through by every collection here, which would take most of the time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 TENANT = (Quota(tokens=2000, per="hour", reserve_for={"high": 0.25}), Quota(steps=40, per="run"))
 USER = Quota(tokens=1500, per="rolling 1h")
 ORG = Quota(tokens=3000, cost_usd=1)

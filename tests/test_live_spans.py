@@ -377,9 +377,9 @@ def test_an_explicit_run_wins_over_the_agents_span_inside_it(world: World) -> No
 def test_a_run_opened_inside_an_agents_span_is_part_of_the_agents_run(world: World) -> None:
     with agent(world, "a"):
         outer = current_run()
-        with world.run(tenant="acme") as run:
+        with world.run(user="ann") as run:
             assert run.parent is outer
-            assert run.tenant == "acme"
+            assert run.user == "ann"
             run.record_call(5)
         assert outer is not None
         assert outer.usage.tokens == 5

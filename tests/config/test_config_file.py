@@ -313,7 +313,7 @@ telemetry: {events: logs}
         ("budgets: {a: {max_tokens: 1, wrap_up: {tokens: 5}}}", "1:39: budgets.a.wrap_up: wrap_up sets 5 tokens aside"),
         ("budgets: {a: {wrap_up: {depth: 5}}}", "1:25: budgets.a.wrap_up.depth: unknown setting"),
         ("budgets: {a: {max_cost_usd: 0.0000000001}}", "budgets.a.max_cost_usd: max_cost_usd is less than a nano-USD"),
-        ("budgets: {a: {max_seconds: 1e-12}}", "1:29: budgets.a.max_seconds: max_seconds is less than a nanosecond"),
+        ("budgets: {a: {max_seconds: 1e-12}}", "1:28: budgets.a.max_seconds: max_seconds is less than a nanosecond"),
         ("quotas: {org: [{cost_usd: 1e-10}]}", "quotas.org.0: quota: cost_usd is less than a nano-USD (1e-9), got "),
         ("default_budget: 5", "1:17: default_budget: no budget is named '5'; there are none"),
         ("default_budget: [a]", "1:17: default_budget: must be a mapping, got a list"),

@@ -61,8 +61,9 @@ def test_the_error_about_a_key_says_amounts_as_users_write_them(world: World) ->
         with pytest.raises(IdempotencyError) as refused:
             run.reserve(tokens=51, idempotency_key="k")
         assert str(refused.value) == (
-            "the key 'k' was used before for {steps: 1, tokens: 50, input_tokens: 50, cost_usd: 0.05} and is used"
-            " now for {steps: 1, tokens: 51, input_tokens: 51}: nothing has changed; take a key of its own for every request"
+            "the key 'k' was used before for {steps: 1, tokens: 50, input_tokens: 50, cost_usd: 0.05} and is used now"
+            " for {steps: 1, tokens: 51, input_tokens: 51}: nothing has changed; take a key of its own for every"
+            " request"
         )
         run.reserve(steps=0, idempotency_key="none")
         with pytest.raises(IdempotencyError, match=r"before for \{\} and is used now for \{steps: 1\}"):
