@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -66,6 +67,20 @@ def test_what_was_used_in_a_window_stays_used_whatever_its_quotas_limit(
     if per == "rolling 24h":
         world.advance(2 * 86_400)
         assert left(world)[0] in (100, None)
+
+
+@pytest.mark.parametrize("back", [TOKENS, Quota(tokens=100, name="renamed")], ids=["the same", "with a name"])
+def test_a_quota_that_a_reload_drops_by_mistake_comes_back_with_what_was_used(
+    make_world: MakeWorld, back: Quota
+) -> None:
+    world = make_world(config=rules(TOKENS))
+    with world.run(tenant="a") as run:
+        run.record_call(90)
+    del run
+    world.engine.reload(rules())
+    gc.collect()
+    world.engine.reload(rules(back))
+    assert left(world)[0] == 10
 
 
 def test_a_quota_of_an_organisation_a_user_and_a_model_is_followed_as_well(make_world: MakeWorld) -> None:

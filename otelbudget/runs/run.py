@@ -41,6 +41,8 @@ from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from otelbudget.runs.batches import Batch, CallName
     from otelbudget.runs.lifecycle import RunScope
     from otelbudget.runs.reservation import Reservation
@@ -185,6 +187,7 @@ class BudgetRun(Looking, AsyncMethods):
         site = here[1] if here[0] is context else self._look(context)
         account = self.account
         used, marks = account.used, account.marks
+        crossed: Sequence[ledger.Crossing] = ()
         lock = self.lock
         try:  # written out like _fits, and for the same reason
             lock.acquire()
@@ -195,8 +198,6 @@ class BudgetRun(Looking, AsyncMethods):
             self.spend_cell.input += tokens
             if steps >= marks[STEPS] or total >= marks[TOKENS] or given >= marks[INPUT]:
                 crossed = ledger.crossings(account)
-            else:
-                crossed = []
             lock.release()
         except BaseException:
             drop(lock)

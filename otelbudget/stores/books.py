@@ -172,6 +172,8 @@ class Books:
         self._known: WeakValueDictionary[tuple[Where, str | None, WindowSpec], Book] = WeakValueDictionary()
         self._kept: dict[Where, dict[Book, None]] = {}
         self._overridden: dict[Where, list[Book]] = {}
+        # Quotas that are not configured any more: a mistake that is put right finds what was used before.
+        self._left: dict[tuple[Where, str | None, WindowSpec], Book] = {}
         self._join = join
         self._look_at = _MANY
 
@@ -192,13 +194,15 @@ class Books:
             found.change(quota, found.override)
         kept = self._kept.get(where)
         if kept is None or found not in kept:
+            self._left.pop(key, None)
             self._keep(found)
             if len(self._kept) >= self._look_at:
                 self._forget_idle(now_s)
         return found
 
     def _begin(self, new: Book, now_s: float) -> None:
-        taken = next((new.take_over(other, now_s) for other in self._siblings(new)), None)
+        left = [one for key, one in self._left.items() if (key[0], key[2]) == (new.where, new.given.window)]
+        taken = next((new.take_over(other, now_s) for other in (*self._siblings(new), *left)), None)
         if taken is not None:
             self._join(*taken)
 
@@ -222,6 +226,7 @@ class Books:
             for book in without:
                 if book.override is None:
                     self._drop(book)
+        self._left = {key: book for key, book in self._left.items() if not book.idle(now_s)}
 
     def _succeed(self, where: Where, quota: Quota, without: list[Book], now_s: float) -> None:
         """Let *quota* go on with one of the books *without* a quota, which is not one of them then, or with a copy."""
@@ -269,6 +274,8 @@ class Books:
         kept.pop(book, None)
         if self._siblings(book):
             self._known.pop(_key(book.where, book.given), None)
+        else:
+            self._left[_key(book.where, book.given)] = book
         if not kept:
             self._kept.pop(book.where, None)
 
