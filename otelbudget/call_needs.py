@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from otelbudget.amounts import CEILING, Amounts, nanousd
 from otelbudget.model import Usage
-from otelbudget.runs import accounting
+from otelbudget.runs import costing
 
 if TYPE_CHECKING:
     from otelbudget.engine import Engine
-    from otelbudget.runs.accounting import Price
+    from otelbudget.runs.costing import Price
     from otelbudget.runs.run import BudgetRun
 
 __all__ = ["ModelRequest", "Needs", "Smaller", "needs", "teach"]
@@ -168,7 +168,7 @@ class _Asked:
     def _priced(self, output: int) -> tuple[Usage, Price]:
         request = self._request
         usage = Usage(self._input, output, model=request.model, provider=request.provider, estimated=True)
-        return usage, accounting.price(self._run, usage)
+        return usage, costing.price(self._run, usage)
 
     def smaller(self, output: int) -> Smaller | None:
         """How it could do with less than *output*, in steps of one token for each answer."""

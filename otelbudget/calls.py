@@ -20,7 +20,7 @@ from otelbudget.call_needs import ModelRequest, needs, teach
 from otelbudget.errors import BudgetExceeded
 from otelbudget.ledger import Hold
 from otelbudget.model import Usage
-from otelbudget.runs import accounting, admission, denying, tools, wrapping
+from otelbudget.runs import accounting, admission, costing, denying, tools, wrapping
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site, site_of
 
@@ -217,7 +217,7 @@ class ModelCall:
             return
         block = -(-missing // BLOCK) * BLOCK
         usage = Usage(0, block, model=self.request.model, provider=self.request.provider)
-        cost = accounting.price(self.run, usage).nanousd
+        cost = costing.price(self.run, usage).nanousd
         ask = admission.Ask(Amounts(0, block, 0, block, cost), "call", site=self.site, held=self._hold)
         denying.decide(self.run, ask)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otelbudget.amounts import COST, NOTHING, Amounts, amounts_from
 from otelbudget.model import Usage
-from otelbudget.runs import accounting
+from otelbudget.runs import costing
 from otelbudget.runs.admission import one_call
 
 if TYPE_CHECKING:
@@ -37,6 +37,6 @@ def wanted(run: BudgetRun, given: dict[str, Any], *, timed: bool = False) -> Wan
     amounts = amounts_from(given, NOTHING if timed else one_call(run, model))
     if model is None or "cost_usd" in given or not amounts.tokens:
         return Wanted(amounts, model)
-    cost = accounting.price(run, Usage(amounts.input_tokens, amounts.output_tokens, model=model))
+    cost = costing.price(run, Usage(amounts.input_tokens, amounts.output_tokens, model=model))
     refuse = cost.unpriced and run.unpriced_policy(model) == "deny"
     return Wanted(amounts._replace(cost_nanousd=max(cost.nanousd, amounts[COST])), model, model if refuse else None)
