@@ -552,7 +552,7 @@ def dollars(nano: int) -> Decimal:
 Interleavings.TestCase.settings = settings(
     max_examples=150 * EFFORT, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
-TestInterleavings = Interleavings.TestCase
+TestInterleavings = pytest.mark.slow(Interleavings.TestCase)
 
 
 # --- threads

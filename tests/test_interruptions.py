@@ -12,13 +12,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from world import World
 
 from otelbudget import BudgetExceeded, Config, Quota, Quotas, RunBudget, Usage
 from otelbudget.accounts import Account
 from otelbudget.runs import closing
 from otelbudget.runs.run import BudgetRun
 from otelbudget.stores.memory import drop
-from tests.world import World
+
+pytestmark = pytest.mark.slow
 
 #: Files whose lines are interrupted: all that changes accounts.
 CRITICAL = (

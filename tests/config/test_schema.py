@@ -183,6 +183,7 @@ def test_what_has_to_hold_between_settings_is_in_the_schema(text: str, valid: bo
     assert VALIDATOR.is_valid(as_json(compose(text, "b.yaml"))) is valid
 
 
+@pytest.mark.slow
 def test_a_corpus_of_mutated_files_is_read_or_refused_with_places_and_the_schema_agrees() -> None:
     corpus = list(files(seed=20_261_124, number=2_500))
     assert [difference for text in corpus if (difference := differ(text))] == []
