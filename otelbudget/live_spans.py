@@ -2,24 +2,23 @@
 
 `BudgetManager` feeds it from `on_start` and `on_end`. A model span whose SDK has a reachable guard is only noted. Any
 other model or tool span is admitted here: its hold is provisional, a guard inside takes it over, else the span's own
-usage is charged at its end. An agent's span, or the local root of a request or job, is an implicit run from the first
-call inside it.
+usage is charged at its end. An agent's span, or the local root of a request or job, carries an implicit run: see
+`implicit_runs`.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context, get_current
 
-from otelbudget import forking, scope, spans
+from otelbudget import scope, spans
 from otelbudget.calls import ModelCall, ModelRequest
-from otelbudget.runs import closing, denying, tools
+from otelbudget.implicit_runs import ImplicitRuns
+from otelbudget.runs import denying, tools
 from otelbudget.runs.run import BudgetRun
-from otelbudget.span_tree import LooseSpan, Node, SpanTree
+from otelbudget.span_tree import Node, SpanTree
 from otelbudget.spans import Kind
 from otelbudget.telemetry.events import NOWHERE, Site, site_of
 
@@ -29,13 +28,9 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from otelbudget.engine import Engine
-    from otelbudget.owners import Owner
     from otelbudget.runs.tools import ToolCall
 
 __all__ = ["LiveSpans"]
-
-#: How many ended spans that carried a run are remembered, for tasks that outlive them.
-_ENDED: Final = 1024
 
 
 class LiveSpans:
@@ -43,16 +38,14 @@ class LiveSpans:
 
     Attributes:
         tree: The open spans.
+        runs: The runs that agents' spans, requests and jobs carry.
         listens: It has been told of a span.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.tree = SpanTree()
-        self._left: OrderedDict[int, BudgetRun] = OrderedDict()
-        self._opening = forking.fresh(threading.RLock())
-        self._closing = forking.fresh(threading.Lock())
-        engine.overdue.append(self._close_lost)
+        self.runs = ImplicitRuns(engine, self.tree)
         self.listens = False
 
     # --- what the SDK tells
@@ -90,12 +83,7 @@ class LiveSpans:
             self._settle(node, node.call, span)
         elif node.call is None and not node.ours and not node.inner:
             self._charge_report(node, span)
-        if node.run is not None:
-            self._left[node.span_id] = node.run
-            while len(self._left) > _ENDED:
-                self._left.popitem(last=False)
-            failed = span.status.status_code is trace.StatusCode.ERROR and node.run.outcome == "completed"
-            closing.close(node.run, "error" if failed else node.run.outcome)
+        self.runs.ended(node, span)
 
     def _charge_report(self, node: Node, span: Any) -> None:
         """Charge a call not admitted here: its span said only later what it is, or reports one that is over."""
@@ -168,7 +156,7 @@ class LiveSpans:
 
     def _payer(self, context: Context) -> BudgetRun | None:
         """Who pays for what is done in *context*; None if another manager, which listens too, sees to that."""
-        run = scope.run_in(context) or self.run_of(context) or self._engine.outside()
+        run = scope.run_in(context) or self.runs.of(context) or self._engine.outside()
         other = run.engine.live_spans
         return None if run.engine is not self._engine and other is not None and other.listens else run
 
@@ -189,75 +177,6 @@ class LiveSpans:
             call.commit(None)
 
     # --- what others ask
-
-    def run_of(self, context: Context) -> BudgetRun | None:
-        """The implicit run of *context*: the enclosing agent's, else the local root's; opened when first asked for.
-
-        Where the span that carried it has ended, it is that run still, which is closed.
-        """
-        run = self._left.get(trace.get_current_span(context).get_span_context().span_id) if self._left else None
-        run = run or self.agent_run_of(context)
-        node = None if run is not None else self.tree.at(context)
-        if node is None:
-            return run
-        *_, root = node.upwards()
-        return None if root.kind is not None or root.ours else self._opened(root, None, context)
-
-    def agent_run_of(self, context: Context) -> BudgetRun | None:
-        """The run of the agent's span that encloses *context*, or None."""
-        node = self.tree.at(context)
-        run: BudgetRun | None = None
-        for agent in reversed([] if node is None else [one for one in node.upwards() if one.kind is Kind.AGENT]):
-            run = self._opened(agent, run, context)
-        return run
-
-    def _opened(self, node: Node, parent: BudgetRun | None, context: Context) -> BudgetRun:
-        self._close_lost()
-        with self._opening:
-            if node.run is None:
-                engine = self._engine
-                budget = engine.implicit_budget(node.name)
-                said = self._tenant_said(node, context) if parent is None else None
-                owner = engine.owners.owner(None, said, None, None) if parent is None else parent.owner
-                made = BudgetRun(engine, budget, owner, parent=parent, kind="implicit", reraise=False)
-                made.tenant_said = said is not None if parent is None else parent.tenant_said
-                span = node.span
-                if span is not None:
-                    made.span = LooseSpan(span)
-                    made.site = site_of(made.span)
-                    closing.write_limits(made, span)
-                node.run = made
-                if node.ended:
-                    closing.close(made, made.outcome)
-            return node.run
-
-    def _close_lost(self) -> bool:
-        """End the runs whose span was dropped without being ended; gives whether there were any."""
-        if not self.tree.lost or not self._closing.acquire(blocking=False):  # ending one looks here again
-            return False
-        try:
-            while self.tree.lost:
-                run = self.tree.lost.popleft()
-                closing.close(run, run.outcome)
-        finally:
-            self._closing.release()
-        return True
-
-    def _tenant_said(self, node: Node, context: Context) -> str | None:
-        """The tenant of the run of *node*, opened for a call in *context*, if anything says."""
-        around = (one.span for one in node.upwards())
-        return self._engine.tenant_said(around, node.context, context)
-
-    def owner_said(self, context: Context) -> Owner | None:
-        """Whose the request or job around *context* is, if anything says."""
-        node = self.tree.at(context)
-        if node is None:
-            return None
-        *_, root = node.upwards()
-        if root.run is not None:
-            return root.run.owner if root.run.tenant_said else None
-        said = None if root.ours else self._tenant_said(root, context)
-        return None if said is None else self._engine.owners.owner(None, said, None, None)
 
     def around(self, context: Context) -> list[Any]:
         """The open spans around *context*, innermost first."""

@@ -80,7 +80,7 @@ class BudgetManager(SpanProcessor):
         context = get_current()
         run = scope.run_in(context)
         if run is None or run.engine is not self.engine:
-            run = self.live_spans.run_of(context)
+            run = self.live_spans.runs.of(context)
         return self.engine.ambient_run() if run is None else run
 
     def check(self, **amounts: Any) -> Decision:

@@ -67,7 +67,7 @@ def current_run() -> BudgetRun | None:
     context = otel_context.get_current()
     run = run_in(context)
     if run is None and _active is not None and _active.live_spans is not None:
-        run = _active.live_spans.run_of(context)
+        run = _active.live_spans.runs.of(context)
     return run
 
 

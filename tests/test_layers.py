@@ -23,7 +23,7 @@ ROWS = (
     ("scope", "runs"),
     ("engine", "owners", "tenants"),
     ("call_span", "call_needs", "calls"),
-    ("span_tree", "live_spans"),
+    ("span_tree", "implicit_runs", "live_spans"),
     ("manager", "reloading", "quota"),
     ("guards",),
     ("bootstrap",),

@@ -11,12 +11,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
 
-__all__ = ["BatchOutlet", "Closing", "SimpleOutlet", "Watch", "Worker"]
+__all__ = ["BatchOutlet", "Closing", "Interruptible", "SimpleOutlet", "Watch", "Worker"]
 
 _log = logging.getLogger(__name__)
 _R = TypeVar("_R")
@@ -186,18 +186,16 @@ class BatchOutlet(BatchSpanProcessor):
             self._watch.detach()
 
 
-class _Delivery(SpanExporter):
-    def __init__(self, exporter: SpanExporter, watch: Watch) -> None:
+class Interruptible:
+    """The part of a delivery that is the same for spans and log records: it shuts its exporter down once."""
+
+    def __init__(self, exporter: Any, watch: Watch) -> None:
         self._exporter = exporter
         self._watch = watch
         self._open = True
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        return self._watch.export(
-            lambda: self._exporter.export(spans), success=SpanExportResult.SUCCESS, failure=SpanExportResult.FAILURE
-        )
-
     def shutdown(self) -> None:
+        """Shut the exporter down, unless that has been done."""
         if self._open:
             self._open = False
             self._exporter.shutdown()
@@ -207,5 +205,13 @@ class _Delivery(SpanExporter):
         if type(self._exporter).__module__.startswith("opentelemetry."):
             self.shutdown()
 
+
+class _Delivery(Interruptible, SpanExporter):
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return self._watch.export(
+            lambda: self._exporter.export(spans), success=SpanExportResult.SUCCESS, failure=SpanExportResult.FAILURE
+        )
+
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        return self._exporter.force_flush(timeout_millis)
+        flushed: bool = self._exporter.force_flush(timeout_millis)
+        return flushed

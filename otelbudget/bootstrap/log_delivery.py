@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import opentelemetry.sdk._logs.export as sdk
 from opentelemetry.sdk._logs import LoggerProvider
 
-from otelbudget.bootstrap.delivery import Closing, Watch, Worker
+from otelbudget.bootstrap.delivery import Closing, Interruptible, Watch, Worker
 
 if TYPE_CHECKING:
     from opentelemetry._logs import LoggerProvider as AnyLoggerProvider
@@ -81,26 +81,11 @@ class _Outlet:
             self._watch.detach()
 
 
-class _Delivery(_Exporter):  # type: ignore[misc]  # whichever name this SDK has for it
-    def __init__(self, exporter: Any, watch: Watch) -> None:
-        self._exporter = exporter
-        self._watch = watch
-        self._open = True
-
+class _Delivery(Interruptible, _Exporter):  # type: ignore[misc]  # whichever name this SDK has for it
     def export(self, batch: Sequence[Any]) -> Any:
         return self._watch.export(
             lambda: self._exporter.export(batch), success=_Result.SUCCESS, failure=_Result.FAILURE
         )
-
-    def shutdown(self) -> None:
-        if self._open:
-            self._open = False
-            self._exporter.shutdown()
-
-    def stop(self) -> None:
-        """Interrupt the export in progress, where the exporter is known not to block on that."""
-        if type(self._exporter).__module__.startswith("opentelemetry."):
-            self.shutdown()
 
     def force_flush(self, timeout_millis: int = 10_000) -> bool:
         flush: Callable[[int], bool] = getattr(self._exporter, "force_flush", lambda _: True)

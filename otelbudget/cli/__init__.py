@@ -43,7 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, (module, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         import_module(module).arguments(command)
-    options = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given:
+        parser.print_help(sys.stderr)
+        return 2
+    options = parser.parse_args(given)
     try:
         return int(import_module(COMMANDS[options.command][0]).run(options))
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any
@@ -20,7 +21,7 @@ from otelbudget.guards.boundary import contained
 __all__ = ["Watch", "attach", "forget_collections", "notice_collections", "settle_dropped"]
 
 
-class Watch:
+class Watch(ABC):
     """Follows the body of one answer; subclasses say what a piece of it means and how the call settles.
 
     It settles once: at the end of the body, at an error, or when the response is closed, dropped or collected.
@@ -40,17 +41,17 @@ class Watch:
         """What was kept back when the body ended."""
         return b""
 
+    @abstractmethod
     def see(self, piece: bytes) -> bool:
         """Read a piece before the application does; False hides it. A BudgetExceeded cuts the stream."""
-        raise NotImplementedError
 
+    @abstractmethod
     def complete(self) -> None:
         """The body has been read to its end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lost(self, error: BaseException | None) -> None:
         """It has not, and never will be: the connection broke, or nobody reads on."""
-        raise NotImplementedError
 
     # --- for `attach`
 

@@ -167,7 +167,7 @@ class RunScope:
             apart = not around.tenant_said and any(who[n] not in (None, getattr(around, n)) for n in ("org", "tenant"))
             return None if apart else around
         spans = self._engine.live_spans
-        owner = None if spans is None else spans.owner_said(get_current())
+        owner = None if spans is None else spans.runs.owner_said(get_current())
         if owner is not None:
             _check_owner(owner, {**who, "user": None})
         return None
@@ -177,7 +177,7 @@ class RunScope:
         context = get_current()
         run = scope.run_in(context)
         if run is None and self._engine.live_spans is not None:
-            run = self._engine.live_spans.agent_run_of(context)
+            run = self._engine.live_spans.runs.of_agent(context)
         return run if run is not None and run.engine is self._engine and not run.closed else None
 
     def __enter__(self) -> BudgetRun:

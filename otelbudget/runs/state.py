@@ -125,18 +125,23 @@ class RunState:
         self.span: Span | None = None
         self.site: Site = NOWHERE
         self.here: tuple[object, Site] = _NOWHERE_SEEN
+        self._enlist()
+        self.refresh()
+
+    def _enlist(self) -> None:
+        """Find the cells that count it, and be counted as active."""
+        engine, tenant = self.engine, self.owner.tenant
         meters = engine.meters
         with engine.lock:
-            self.cell = meters.budget(owner.tenant, budget.name)
-            self.tenant_cell = meters.tenant(owner.tenant)
-            self.spend_cell = meters.spend(owner.tenant, None)
-            engine.explicit_runs += kind == "explicit"
-            if kind == "quota":
+            self.cell = meters.budget(tenant, self.budget.name)
+            self.tenant_cell = meters.tenant(tenant)
+            self.spend_cell = meters.spend(tenant, None)
+            engine.explicit_runs += self.kind == "explicit"
+            if self.kind == "quota":
                 engine.standing.add(self)  # type: ignore[arg-type]  # every state is a BudgetRun's
             else:
                 self.tenant_cell.active += 1
                 meters.live.add(self)
-        self.refresh()
 
     def refresh(self) -> None:
         """Recompute what the fast path relies on, after any change of state."""

@@ -34,7 +34,7 @@ def wanted(run: BudgetRun, given: dict[str, Any], *, timed: bool = False) -> Wan
     model = given.pop("model", None)
     if model is not None and not (isinstance(model, str) and model):
         raise ValueError(f"model must be the name of a model, got {model!r}")
-    amounts = amounts_from(given, NOTHING if timed else one_call(run, model))
+    amounts = amounts_from(given, NOTHING if timed or given else one_call(run, model))
     if model is None or "cost_usd" in given or not amounts.tokens:
         return Wanted(amounts, model)
     cost = costing.price(run, Usage(amounts.input_tokens, amounts.output_tokens, model=model))

@@ -6,54 +6,24 @@ To add a metric: a name in `semconv`, a cell that counts it, a row here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final, Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Final
 
 from otelbudget import semconv
 from otelbudget._version import __version__
 from otelbudget.amounts import COST, NANOS, RESOURCES
 from otelbudget.telemetry.cell_types import ALLOW_SLOTS
+from otelbudget.telemetry.family import Family, HistogramFamily, Sample
 from otelbudget.telemetry.histogram import (
     CHECK_BUCKETS,
     COST_BUCKETS,
     RATIO_BUCKETS,
     SECONDS_BUCKETS,
     TOKEN_BUCKETS,
-    Histogram,
 )
 from otelbudget.telemetry.snapshot import Snapshot
 
 __all__ = ["FAMILIES", "HISTOGRAMS", "Family", "HistogramFamily", "Sample"]
-
-#: Label values in the order of the family's labels, and the value.
-Sample = tuple[tuple[str, ...], float]
-
-
-class Family(NamedTuple):
-    """A counter or a gauge.
-
-    Attributes:
-        name: As Prometheus shows it.
-        unit: For OpenTelemetry, in the notation of UCUM; Prometheus has it in the name.
-    """
-
-    name: str
-    kind: Literal["counter", "gauge"]
-    help: str
-    labels: tuple[str, ...]
-    unit: str
-    read: Callable[[Snapshot], Iterable[Sample]]
-
-
-class HistogramFamily(NamedTuple):
-    """A histogram; `read` gives label values with what was observed under them."""
-
-    name: str
-    help: str
-    labels: tuple[str, ...]
-    unit: str
-    bounds: tuple[float, ...]
-    read: Callable[[Snapshot], Iterable[tuple[tuple[str, ...], Histogram]]]
 
 
 def _checks(now: Snapshot) -> Iterator[Sample]:

@@ -40,8 +40,8 @@ def refused(run: BudgetRun, **amounts: Any) -> BudgetExceeded:
 
 def entering(parent: BudgetRun, budget: RunBudget | None = None, **options: Any) -> BudgetExceeded:
     """Why a child can't be opened."""
-    with pytest.raises(BudgetExceeded) as denied, parent.child(budget, mode="carve", **options):
-        pass  # pragma: no cover
+    with pytest.raises(BudgetExceeded) as denied:
+        parent.child(budget, mode="carve", **options).__enter__()
     return denied.value
 
 
