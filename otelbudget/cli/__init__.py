@@ -45,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import_module(module).arguments(command)
     given = sys.argv[1:] if arguments is None else arguments
     if not given:
-        parser.print_help(sys.stderr)
-        return 2
+        parser.print_help(sys.stderr)  # before the error that the parser is about to give
     options = parser.parse_args(given)
     try:
         return int(import_module(COMMANDS[options.command][0]).run(options))
