@@ -21,7 +21,6 @@ from otelbudget._version import __version__
 if TYPE_CHECKING:
     from otelbudget.bootstrap import setup, shutdown
     from otelbudget.config import Config, load_budget_config
-    from otelbudget.decision import Decision, Denial
     from otelbudget.errors import (
         BudgetError,
         BudgetExceeded,
@@ -31,11 +30,12 @@ if TYPE_CHECKING:
         StoreError,
         is_budget_exceeded,
     )
-    from otelbudget.estimate import estimate_tokens
+    from otelbudget.estimate.tokens import estimate_tokens
     from otelbudget.manager import BudgetManager
-    from otelbudget.model import RunBudget, Usage
+    from otelbudget.model.budget import RunBudget, Usage
+    from otelbudget.model.decision import Decision, Denial
+    from otelbudget.model.quota import Quota, Quotas
     from otelbudget.quota import QuotaService
-    from otelbudget.quotas import Quota, Quotas
     from otelbudget.runs.api import current_run, resume, run, wrap
     from otelbudget.runs.receipt import Receipt
     from otelbudget.runs.run import BudgetRun
@@ -73,7 +73,7 @@ __all__ = [
 _HOME = {
     **dict.fromkeys(("setup", "shutdown"), "bootstrap"),
     **dict.fromkeys(("Config", "load_budget_config"), "config"),
-    **dict.fromkeys(("Decision", "Denial"), "decision"),
+    **dict.fromkeys(("Decision", "Denial"), "model.decision"),
     **dict.fromkeys(
         (
             "BudgetError",
@@ -86,11 +86,11 @@ _HOME = {
         ),
         "errors",
     ),
-    "estimate_tokens": "estimate",
+    "estimate_tokens": "estimate.tokens",
     "BudgetManager": "manager",
-    **dict.fromkeys(("RunBudget", "Usage"), "model"),
+    **dict.fromkeys(("RunBudget", "Usage"), "model.budget"),
     "QuotaService": "quota",
-    **dict.fromkeys(("Quota", "Quotas"), "quotas"),
+    **dict.fromkeys(("Quota", "Quotas"), "model.quota"),
     **dict.fromkeys(("current_run", "resume", "run", "wrap"), "runs.api"),
     "Receipt": "runs.receipt",
     "BudgetRun": "runs.run",

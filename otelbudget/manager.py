@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import get_current
 
-from otelbudget import scope
+from otelbudget.admission import closing
 from otelbudget.config import Config, load_budget_config
-from otelbudget.engine import Engine
+from otelbudget.engine import scope
+from otelbudget.engine.engine import Engine
+from otelbudget.engine.reloading import Reloading
 from otelbudget.errors import ConfigError
-from otelbudget.live_spans import LiveSpans
-from otelbudget.model import RunBudget, Usage
-from otelbudget.reloading import Reloading
-from otelbudget.runs import closing
+from otelbudget.model.budget import RunBudget, Usage
 from otelbudget.runs.api import paused_scope
-from otelbudget.runs.lifecycle import RunScope
+from otelbudget.runs.scope import RunScope
+from otelbudget.spans.processor import LiveSpans
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, Span
 
-    from otelbudget.decision import Decision
-    from otelbudget.model import OnExhausted
+    from otelbudget.model.budget import OnExhausted
+    from otelbudget.model.decision import Decision
     from otelbudget.runs.run import BudgetRun
 
 try:

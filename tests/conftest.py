@@ -8,7 +8,7 @@ import pytest
 from opentelemetry.context import get_current
 from world import World
 
-from otelbudget import scope
+from otelbudget.engine import scope
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otelbudget.amounts import Amounts, amounts_from, count, nanoseconds, nanousd, usd
+from otelbudget.model.amounts import Amounts, amounts_from, count, nanoseconds, nanousd, usd
 
 ONE_CALL = Amounts(1, 1, 0, 0, 1, 0, 0)
 

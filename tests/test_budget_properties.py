@@ -23,14 +23,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from world import PRICES, World
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
-from otelbudget.accounts import Account, Hold
-from otelbudget.amounts import RESOURCES, UNLIMITED
-from otelbudget.calls import ModelCall, ModelRequest
-from otelbudget.quotas import Quota, Quotas
-from otelbudget.runs import closing, denying, lifecycle
+from otelbudget.admission import closing, denying
+from otelbudget.calls.model_call import ModelCall, ModelRequest
+from otelbudget.ledger.account import Account, Hold
+from otelbudget.model.amounts import RESOURCES, UNLIMITED
+from otelbudget.model.quota import Quota, Quotas
+from otelbudget.model.windows import window_at
+from otelbudget.runs import scope as lifecycle
 from otelbudget.runs.reservation import Reservation
 from otelbudget.runs.run import BudgetRun
-from otelbudget.windows import window_at
 
 EFFORT = int(os.environ.get("PROPERTY_EFFORT", "1"))
 NONE = (0,) * len(RESOURCES)

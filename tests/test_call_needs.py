@@ -12,11 +12,11 @@ import pytest
 from world import PRICES, World, held, said, used
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage, wrap
-from otelbudget.calls import BLOCK, ModelCall, ModelRequest, begin
+from otelbudget.calls.model_call import BLOCK, ModelCall, ModelRequest, begin
 from otelbudget.config import Estimates
-from otelbudget.learned import AFTER
+from otelbudget.estimate.learned import AFTER
+from otelbudget.model.quota import Quota, Quotas
 from otelbudget.pricing import Price, Prices
-from otelbudget.quotas import Quota, Quotas
 
 CHAT = ModelRequest(provider="openai", operation="chat", model="demo", input_tokens=40, max_output_tokens=60)
 

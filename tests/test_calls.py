@@ -9,8 +9,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode, use_span
 from world import World, held, said, used
 
-from otelbudget import BudgetExceeded, RunBudget, Usage, scope
-from otelbudget.calls import BLOCK, ModelCall, ModelRequest, abegin, begin
+from otelbudget import BudgetExceeded, RunBudget, Usage
+from otelbudget.calls.model_call import BLOCK, ModelCall, ModelRequest, abegin, begin
+from otelbudget.engine import scope
 
 CHAT = ModelRequest(provider="openai", operation="chat", model="demo", input_tokens=40, max_output_tokens=60)
 

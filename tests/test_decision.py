@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from otelbudget.decision import ALLOWED, Decision, Denial
+from otelbudget.model.decision import ALLOWED, Decision, Denial
 from otelbudget.stores.books import Where
 
 

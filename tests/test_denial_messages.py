@@ -9,8 +9,8 @@ import pytest
 from world import PRICES, World
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
-from otelbudget.calls import ModelRequest, begin
-from otelbudget.quotas import Quota, Quotas
+from otelbudget.calls.model_call import ModelRequest, begin
+from otelbudget.model.quota import Quota, Quotas
 
 #: World's wall clock begins at 22:13:20 UTC on this day.
 TODAY = "2023-11-14"

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionMessage
 
-from otelbudget import estimate
 from otelbudget.demo.library import Library
 from otelbudget.demo.tokens import count_tokens
-from otelbudget.estimate import count_input, estimate_tokens
+from otelbudget.estimate import tokens as estimate
+from otelbudget.estimate.tokens import count_input, estimate_tokens
 
 # Counted with o200k_base (gpt-tokenizer 3 from npm).
 COUNTED = [

@@ -14,8 +14,8 @@ import pytest
 from world import World
 
 from otelbudget import BudgetExceeded, RunBudget, forking
-from otelbudget.calls import ModelRequest, begin
-from otelbudget.model import Usage
+from otelbudget.calls.model_call import ModelRequest, begin
+from otelbudget.model.budget import Usage
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="nothing forks here"),

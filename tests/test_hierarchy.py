@@ -14,11 +14,11 @@ import pytest
 from world import PRICES, World, held, said, used
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
-from otelbudget.accounts import QuotaAccount
-from otelbudget.amounts import RESOURCES, UNLIMITED
-from otelbudget.calls import ModelCall, ModelRequest, begin
-from otelbudget.quotas import Quota, Quotas
-from otelbudget.runs.admission import payers
+from otelbudget.admission.admission import payers
+from otelbudget.calls.model_call import ModelCall, ModelRequest, begin
+from otelbudget.ledger.account import QuotaAccount
+from otelbudget.model.amounts import RESOURCES, UNLIMITED
+from otelbudget.model.quota import Quota, Quotas
 from otelbudget.runs.run import BudgetRun
 
 MakeWorld = Callable[..., World]
@@ -369,7 +369,7 @@ def test_a_model_that_is_known_only_after_an_expiry_is_counted_in_full(make_worl
         call = ModelCall(run, ModelRequest(provider="p", operation="chat", model=None, input_tokens=20))
         assert run.engine is world.engine
         ask = call.ask()
-        from otelbudget.runs import denying
+        from otelbudget.admission import denying
 
         denying.decide(run, ask)
         call._hold.owner = lambda: None
@@ -595,7 +595,7 @@ def test_a_model_that_only_the_answer_names_is_counted_all_the_same(make_world: 
 
 def span_call(run: BudgetRun, **known: Any) -> ModelCall:
     """A call that a span has told of and reserved for, as the span processor does it."""
-    from otelbudget.runs import denying
+    from otelbudget.admission import denying
 
     call = ModelCall(run, ModelRequest(provider="p", operation="chat", **known))
     denying.decide(run, call.ask())
@@ -603,7 +603,7 @@ def span_call(run: BudgetRun, **known: Any) -> ModelCall:
 
 
 def adopted(call: ModelCall, **known: Any) -> None:
-    from otelbudget.runs import denying
+    from otelbudget.admission import denying
 
     ask = call.take_over(ModelRequest(provider="p", operation="chat", **known))
     assert ask is not None

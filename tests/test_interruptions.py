@@ -15,8 +15,8 @@ import pytest
 from world import World
 
 from otelbudget import BudgetExceeded, Config, Quota, Quotas, RunBudget, Usage
-from otelbudget.accounts import Account
-from otelbudget.runs import closing
+from otelbudget.admission import closing
+from otelbudget.ledger.account import Account
 from otelbudget.runs.run import BudgetRun
 from otelbudget.stores.memory import drop
 
@@ -31,8 +31,8 @@ CRITICAL = (
     "stores/memory.py",
     "stores/books.py",
     "windows.py",
-    "runs/admission.py",
-    "runs/accounting.py",
+    "admission/admission.py",
+    "admission/settlement.py",
     "runs/batches.py",
     "runs/attempts.py",
     "runs/idempotency.py",

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otelbudget.learned import AFTER, HIGHEST, LOWEST, MODELS, WEIGHT, WINDOW, Learned
-from otelbudget.model import Usage
+from otelbudget.estimate.learned import AFTER, HIGHEST, LOWEST, MODELS, WEIGHT, WINDOW, Learned
+from otelbudget.model.budget import Usage
 
 P, M = "openai", "gpt-4o"
 

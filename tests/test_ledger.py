@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otelbudget import ledger, thresholds
-from otelbudget.amounts import NOTHING, RESOURCES, UNLIMITED, Amounts
-from otelbudget.ledger import Account, CarvedAccount, Hold
+from otelbudget.ledger import ledger, thresholds
+from otelbudget.ledger.ledger import Account, CarvedAccount, Hold
+from otelbudget.model.amounts import NOTHING, RESOURCES, UNLIMITED, Amounts
 
 MILLION = 1_000_000
 

@@ -14,7 +14,7 @@ from world import World, held, said, used
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage, current_run
 from otelbudget.bootstrap.sampler import BudgetSampler
-from otelbudget.calls import ModelRequest, begin
+from otelbudget.calls.model_call import ModelRequest, begin
 
 CHAT: dict[str, Any] = {
     "gen_ai.operation.name": "chat",

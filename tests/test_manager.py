@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import SpanProcessor
 from world import World, said
 
 from otelbudget import BudgetExceeded, BudgetManager, Config, ConfigError, RunBudget, Usage, current_run
-from otelbudget.calls import ModelRequest, begin
+from otelbudget.calls.model_call import ModelRequest, begin
 
 CLASSIC = RunBudget(max_steps=5, max_tokens=2000, max_seconds=10, max_nested_tool_calls=2)
 CHAT = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "demo"}

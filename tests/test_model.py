@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from otelbudget import ConfigError, RunBudget, Usage
-from otelbudget.amounts import COST
+from otelbudget.model.amounts import COST
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import pytest
 
-from otelbudget.names import is_pattern, matching, undated
+from otelbudget.model.names import is_pattern, matching, undated
 
 
 @pytest.mark.parametrize("name", ["*", "acme-*", "gpt-?o", "gpt-[45]", "a*b"])

@@ -18,13 +18,13 @@ from openai import InternalServerError, OpenAI
 from world import PRICES, World, said
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
-from otelbudget.amounts import RESOURCES
-from otelbudget.calls import ModelCall, ModelRequest, begin
+from otelbudget.calls.model_call import ModelCall, ModelRequest, begin
 from otelbudget.demo.script import Reply
 from otelbudget.demo.server import DemoServer
-from otelbudget.estimate import count_input
+from otelbudget.estimate.tokens import count_input
 from otelbudget.guards import openai as guard
-from otelbudget.quotas import Quota, Quotas
+from otelbudget.model.amounts import RESOURCES
+from otelbudget.model.quota import Quota, Quotas
 from otelbudget.runs.run import BudgetRun
 
 #: 40 tokens in at 1,000 nano-USD each, up to 60 out at 2,000.

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from otelbudget import Quota
-from otelbudget.amounts import COST, STEPS, TOKENS
-from otelbudget.owners import Owner, Owners
-from otelbudget.quotas import Quotas
+from otelbudget.engine.owner import Owner, Owners
+from otelbudget.model.amounts import COST, STEPS, TOKENS
+from otelbudget.model.quota import Quotas
 from otelbudget.stores.memory import MemoryStore
 
 NOW_S = 1_700_000_000.0

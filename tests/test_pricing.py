@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otelbudget.errors import ConfigError
-from otelbudget.model import Usage
+from otelbudget.model.budget import Usage
 from otelbudget.pricing import Price, Prices
 
 SMALL = Price(input=0.15, output=0.60)

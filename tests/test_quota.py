@@ -27,7 +27,7 @@ from otelbudget import (
     RunBudget,
     Usage,
 )
-from otelbudget.quotas import Quotas
+from otelbudget.model.quota import Quotas
 from otelbudget.runs import standing
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otelbudget import ConfigError
-from otelbudget.amounts import COST, RESOURCES, STEPS, TOKENS, UNLIMITED
-from otelbudget.quotas import PRIORITIES, Quota, Quotas, check_priority
-from otelbudget.windows import WindowSpec
+from otelbudget.model.amounts import COST, RESOURCES, STEPS, TOKENS, UNLIMITED
+from otelbudget.model.quota import PRIORITIES, Quota, Quotas, check_priority
+from otelbudget.model.windows import WindowSpec
 
 SHARED = {"high": 0.2, "normal": 0.2}
 

@@ -14,8 +14,8 @@ from world import PRICES, World
 
 from otelbudget import BudgetExceeded, BudgetManager, Config, ConfigError, Quota, RunBudget, Usage
 from otelbudget.config import TelemetryConfig, TenantFrom
+from otelbudget.model.quota import Quotas
 from otelbudget.pricing import Price, Prices
-from otelbudget.quotas import Quotas
 
 ONE = "budgets: {quick: {max_steps: 1}}\nquotas: {default: [{tokens: 100}]}\n"
 TWO = "budgets: {quick: {max_steps: 2}}\nquotas: {default: [{tokens: 50}]}\n"

@@ -13,7 +13,7 @@ from world import PRICES, World
 
 import otelbudget
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
-from otelbudget.calls import ModelCall, ModelRequest, begin
+from otelbudget.calls.model_call import ModelCall, ModelRequest, begin
 from otelbudget.runs.run import BudgetRun
 
 REQUEST = ModelRequest(provider="p", operation="chat", model="demo", input_tokens=40, max_output_tokens=60)

@@ -15,9 +15,9 @@ from world import World, said
 
 import otelbudget
 from otelbudget import BudgetExceeded, Config, IdempotencyError, RunBudget, Usage
-from otelbudget.calls import ModelCall, ModelRequest, begin
-from otelbudget.quotas import Quota, Quotas
-from otelbudget.runs.admission import payers
+from otelbudget.admission.admission import payers
+from otelbudget.calls.model_call import ModelCall, ModelRequest, begin
+from otelbudget.model.quota import Quota, Quotas
 from otelbudget.runs.run import BudgetRun
 
 Calls = list[tuple[int, int]]

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from otelbudget import spans
-from otelbudget.model import Usage
-from otelbudget.spans import Kind
+from otelbudget.model.budget import Usage
+from otelbudget.spans import conventions as spans
+from otelbudget.spans.conventions import Kind
 
 
 @pytest.mark.parametrize(

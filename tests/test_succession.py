@@ -11,8 +11,8 @@ import pytest
 from world import PRICES, World, said
 
 from otelbudget import BudgetExceeded, Config, Quota, Usage, semconv
-from otelbudget.quotas import Quotas
-from otelbudget.succession import closest
+from otelbudget.engine.succession import closest
+from otelbudget.model.quota import Quotas
 
 MakeWorld = Callable[..., World]
 

@@ -12,7 +12,7 @@ from world import PRICES, World
 
 from otelbudget import BudgetExceeded, Config, Quota, current_run
 from otelbudget.config import TenantFrom
-from otelbudget.quotas import Quotas
+from otelbudget.model.quota import Quotas
 
 AGENT = {"gen_ai.operation.name": "invoke_agent"}
 CHAT = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "demo"}

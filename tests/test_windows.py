@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from otelbudget import ConfigError
-from otelbudget.windows import BUCKETS, Buckets, Window, WindowSpec, window_at, zone
+from otelbudget.model.windows import BUCKETS, Buckets, Window, WindowSpec, window_at, zone
 
 
 def seconds(text: str) -> float:

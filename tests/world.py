@@ -9,11 +9,12 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 
-from otelbudget import BudgetManager, Config, RunBudget, scope
-from otelbudget.engine import Engine
+from otelbudget import BudgetManager, Config, RunBudget
+from otelbudget.engine import scope
+from otelbudget.engine.engine import Engine
 from otelbudget.pricing import Price, Prices
-from otelbudget.runs.lifecycle import RunScope
 from otelbudget.runs.run import BudgetRun
+from otelbudget.runs.scope import RunScope
 from otelbudget.stores.memory import MemoryStore
 
 #: One dollar per million tokens in, two out: 1,000 and 2,000 nano-USD per token.

@@ -14,7 +14,7 @@ from otelbudget.bootstrap.instrumentors import CANDIDATES
 from otelbudget.config import Config, load_budget_config
 from otelbudget.config.settings import did_you_mean
 from otelbudget.errors import ConfigError
-from otelbudget.model import RunBudget
+from otelbudget.model.budget import RunBudget
 
 if TYPE_CHECKING:
     from opentelemetry._logs import LoggerProvider

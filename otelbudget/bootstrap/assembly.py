@@ -8,7 +8,6 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
-from otelbudget import scope
 from otelbudget._version import __version__
 from otelbudget.bootstrap import threads
 from otelbudget.bootstrap.arguments import DEFAULT_FILE, Arguments, configuration
@@ -19,7 +18,8 @@ from otelbudget.bootstrap.logs import LogRoute, open_log_route
 from otelbudget.bootstrap.metrics import MetricsRoute, open_route, page_wanted, push_wanted, unserved
 from otelbudget.bootstrap.providers import equip
 from otelbudget.bootstrap.summary import Facts
-from otelbudget.engine import Engine
+from otelbudget.engine import scope
+from otelbudget.engine.engine import Engine
 from otelbudget.errors import ConfigError
 from otelbudget.guards import GUARDS
 from otelbudget.manager import BudgetManager

@@ -18,7 +18,7 @@ from otelbudget.guards.boundary import contained
 from otelbudget.guards.watch import settle_dropped
 
 if TYPE_CHECKING:
-    from otelbudget.engine import Engine
+    from otelbudget.engine.engine import Engine
 
 __all__ = ["Guarding"]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from otelbudget.bootstrap.summary import Facts
     from otelbudget.config import Config
     from otelbudget.manager import BudgetManager
-    from otelbudget.model import RunBudget
+    from otelbudget.model.budget import RunBudget
 
 __all__ = ["facts", "setup", "shutdown"]
 

@@ -114,7 +114,7 @@ def _amount(resource: str, amount: Amount) -> str:
 
 
 def _priority(text: str) -> str:
-    from otelbudget.quotas import check_priority
+    from otelbudget.model.quota import check_priority
 
     try:
         return check_priority(text)

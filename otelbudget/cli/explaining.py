@@ -9,16 +9,16 @@ from decimal import Decimal
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 
-from otelbudget.amounts import COST, NANOS, RESOURCES, UNLIMITED, usd
 from otelbudget.config.problems import dotted
-from otelbudget.model import Usage
-from otelbudget.names import matching
-from otelbudget.windows import window_at
+from otelbudget.model.amounts import COST, NANOS, RESOURCES, UNLIMITED, usd
+from otelbudget.model.budget import Usage
+from otelbudget.model.names import matching
+from otelbudget.model.windows import window_at
 
 if TYPE_CHECKING:
     from otelbudget.config import Config
-    from otelbudget.model import RunBudget
-    from otelbudget.quotas import Quota
+    from otelbudget.model.budget import RunBudget
+    from otelbudget.model.quota import Quota
 
 __all__ = ["Amount", "Call", "Explanation", "Limit", "Price", "Unpriced", "explain"]
 

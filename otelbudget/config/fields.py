@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from otelbudget.amounts import RESOURCES
 from otelbudget.config.forms import (
     COUNT,
     FLAG,
@@ -30,9 +29,10 @@ from otelbudget.config.forms import (
 )
 from otelbudget.config.kinds import BudgetOrName, Choice, Field, ListOf, Named, Scalar, Schema, Section
 from otelbudget.config.settings import Estimates, TelemetryConfig, TenantFrom
-from otelbudget.model import RunBudget
+from otelbudget.model.amounts import RESOURCES
+from otelbudget.model.budget import RunBudget
+from otelbudget.model.quota import PRIORITIES, Quota, Quotas
 from otelbudget.pricing import Price
-from otelbudget.quotas import PRIORITIES, Quota, Quotas
 
 __all__ = ["FILE"]
 

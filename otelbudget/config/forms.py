@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from otelbudget.amounts import CEILING
 from otelbudget.config import patterns, scalars
+from otelbudget.model.amounts import CEILING
 
 __all__ = [
     "COUNT",

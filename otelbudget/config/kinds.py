@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from otelbudget.config.forms import EXACT_NAMES, NAMES, VARIABLE, Form
 from otelbudget.config.settings import close_to, did_you_mean
 from otelbudget.errors import ConfigError
-from otelbudget.names import is_pattern
+from otelbudget.model.names import is_pattern
 
 if TYPE_CHECKING:
     from yaml.nodes import Node

@@ -15,7 +15,7 @@ from otelbudget.config.settings import Config, did_you_mean
 from otelbudget.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from otelbudget.model import RunBudget
+    from otelbudget.model.budget import RunBudget
 
 __all__ = ["contents", "load", "named", "parse"]
 

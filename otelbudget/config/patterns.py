@@ -9,7 +9,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Final
 
-from otelbudget.amounts import CEILING
+from otelbudget.model.amounts import CEILING
 
 __all__ = [
     "FLAG",

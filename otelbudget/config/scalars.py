@@ -12,12 +12,12 @@ from decimal import Decimal
 from typing import Final
 from zoneinfo import available_timezones
 
-from otelbudget.amounts import CEILING
 from otelbudget.config import patterns
 from otelbudget.config.patterns import LARGEST_SECONDS, LARGEST_USD, SPACE
 from otelbudget.config.settings import close_to
 from otelbudget.errors import ConfigError
-from otelbudget.windows import CALENDAR, zone, zone_advice
+from otelbudget.model.amounts import CEILING
+from otelbudget.model.windows import CALENDAR, zone, zone_advice
 
 __all__ = [
     "parse_count",

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from otelbudget.amounts import count
 from otelbudget.errors import ConfigError
-from otelbudget.model import OnUnpriced, RunBudget
-from otelbudget.names import is_pattern
+from otelbudget.model.amounts import count
+from otelbudget.model.budget import OnUnpriced, RunBudget
+from otelbudget.model.names import is_pattern
+from otelbudget.model.quota import Quotas
 from otelbudget.pricing import Price, Prices
-from otelbudget.quotas import Quotas
 
 __all__ = ["Config", "Estimates", "TelemetryConfig", "TenantFrom", "close_to", "did_you_mean"]
 

@@ -17,13 +17,13 @@ from otelbudget.demo.service import connect, find_service
 from otelbudget.demo.tokens import cut
 from otelbudget.demo.tools import TOOLS, Tools
 from otelbudget.demo.writer import NOTES, synthesis
+from otelbudget.engine.scope import current_run
 from otelbudget.errors import BudgetError, BudgetExceeded
-from otelbudget.scope import current_run
 
 if TYPE_CHECKING:
     import openai
 
-    from otelbudget.model import RunBudget
+    from otelbudget.model.budget import RunBudget
     from otelbudget.runs.run import BudgetRun
 
 __all__ = ["ResearchAgent"]

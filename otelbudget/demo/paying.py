@@ -11,9 +11,9 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 
-from otelbudget.estimate import count_input
-from otelbudget.model import Usage
-from otelbudget.scope import active_engine
+from otelbudget.engine.scope import active_engine
+from otelbudget.estimate.tokens import count_input
+from otelbudget.model.budget import Usage
 
 if TYPE_CHECKING:
     from otelbudget.runs.run import BudgetRun

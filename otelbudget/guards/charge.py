@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from otelbudget.amounts import nanousd, usd
-from otelbudget.model import Usage
+from otelbudget.model.amounts import nanousd, usd
+from otelbudget.model.budget import Usage
 
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from otelbudget.calls import ModelCall, ModelRequest
+    from otelbudget.calls.model_call import ModelCall, ModelRequest
     from otelbudget.guards.exchange import Exchange
 
 __all__ = ["Charge"]

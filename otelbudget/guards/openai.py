@@ -21,7 +21,8 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from otelbudget import calls, forking
+from otelbudget import forking
+from otelbudget.calls import model_call as calls
 from otelbudget.guards import exchange, patching, watch
 from otelbudget.guards.openai_call import Way, plan
 from otelbudget.guards.patching import Takeover

@@ -6,8 +6,9 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from otelbudget.calls import ModelRequest
-from otelbudget.estimate import count_input
+from otelbudget.calls.model_call import ModelRequest
+from otelbudget.engine.scope import active_engine
+from otelbudget.estimate.tokens import count_input
 from otelbudget.guards import watch
 from otelbudget.guards.boundary import contained
 from otelbudget.guards.charge import Charge
@@ -25,11 +26,10 @@ from otelbudget.guards.openai_usage import (
     provider_of,
     text_of,
 )
-from otelbudget.scope import active_engine
 
 if TYPE_CHECKING:
-    from otelbudget.calls import ModelCall
-    from otelbudget.model import Usage
+    from otelbudget.calls.model_call import ModelCall
+    from otelbudget.model.budget import Usage
 
 __all__ = ["Plan", "Way", "plan"]
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget.errors import BudgetExceeded
-from otelbudget.estimate import estimate_tokens
+from otelbudget.estimate.tokens import estimate_tokens
 from otelbudget.guards.openai_usage import answer_usage, spoken, text_of
 from otelbudget.guards.watch import Watch
-from otelbudget.model import Usage
+from otelbudget.model.budget import Usage
 
 if TYPE_CHECKING:
     from otelbudget.guards.charge import Charge

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
-from otelbudget.amounts import nanousd, usd
-from otelbudget.model import Usage
+from otelbudget.model.amounts import nanousd, usd
+from otelbudget.model.budget import Usage
 
 __all__ = [
     "Endpoint",

@@ -16,10 +16,10 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Final
 
-from otelbudget.amounts import NANOS, Money, count, nanousd
 from otelbudget.errors import ConfigError
-from otelbudget.model import Usage
-from otelbudget.names import is_pattern, undated
+from otelbudget.model.amounts import NANOS, Money, count, nanousd
+from otelbudget.model.budget import Usage
+from otelbudget.model.names import is_pattern, undated
 from otelbudget.pricing.rates import PARTS, Known, Rates, rates
 
 __all__ = ["Price", "Prices"]

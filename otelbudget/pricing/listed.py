@@ -9,7 +9,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
 
-from otelbudget.amounts import NANOS
+from otelbudget.model.amounts import NANOS
 from otelbudget.pricing.rates import Known, rates
 
 __all__ = ["listed_price"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, NamedTuple
 
-from otelbudget.model import Usage
+from otelbudget.model.budget import Usage
 
 __all__ = ["PARTS", "Known", "Rates", "rates"]
 

@@ -9,8 +9,8 @@ from typing import Any
 from opentelemetry import trace
 
 from otelbudget import semconv
-from otelbudget.amounts import COST, NANOS, RESOURCES, UNLIMITED
-from otelbudget.quotas import Quota
+from otelbudget.model.amounts import COST, NANOS, RESOURCES, UNLIMITED
+from otelbudget.model.quota import Quota
 from otelbudget.telemetry import events
 
 __all__ = ["tell_limits", "tell_reset"]

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from otelbudget.amounts import TOKENS, UNLIMITED
 from otelbudget.errors import ConfigError
-from otelbudget.quotas import Quota
+from otelbudget.model.amounts import TOKENS, UNLIMITED
+from otelbudget.model.quota import Quota
 
 if TYPE_CHECKING:
-    from otelbudget.owners import Owner
+    from otelbudget.engine.owner import Owner
 
 __all__ = ["QuotaLike", "daily_of", "listed"]
 

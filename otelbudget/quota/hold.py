@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from otelbudget.amounts import count
-from otelbudget.model import Usage
+from otelbudget.model.amounts import count
+from otelbudget.model.budget import Usage
 
 if TYPE_CHECKING:
     from otelbudget.runs.idempotency import Recorded

@@ -11,21 +11,23 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from otelbudget import ledger
-from otelbudget.amounts import CEILING, RESOURCES, TOKENS, Amounts, amounts_from, shown
+from otelbudget.admission import admission, denying
+from otelbudget.admission import settlement as accounting
+from otelbudget.admission.wanted import wanted
 from otelbudget.config import Config
-from otelbudget.engine import Engine
+from otelbudget.engine.engine import Engine
 from otelbudget.errors import BudgetExceeded, ConfigError
-from otelbudget.model import Usage
+from otelbudget.ledger import ledger
+from otelbudget.model.amounts import CEILING, RESOURCES, TOKENS, Amounts, amounts_from, shown
+from otelbudget.model.budget import Usage
+from otelbudget.model.quota import Quota, Quotas
 from otelbudget.quota import changes
 from otelbudget.quota.forms import QuotaLike, daily_of, listed
 from otelbudget.quota.hold import QuotaReservation
 from otelbudget.quota.usage import QuotaUsage, main_account, resets_at, usage_of
-from otelbudget.quotas import Quota, Quotas
-from otelbudget.runs import accounting, admission, denying, reservation
+from otelbudget.runs import reservation
 from otelbudget.runs.idempotency import as_key
 from otelbudget.runs.standing import StandingRuns
-from otelbudget.runs.wanted import wanted
 from otelbudget.stores.memory import MemoryStore
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from otelbudget.amounts import RESOURCES, TOKENS, UNLIMITED, shown
+from otelbudget.model.amounts import RESOURCES, TOKENS, UNLIMITED, shown
 
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from otelbudget.accounts import QuotaAccount
-    from otelbudget.owners import Owner
+    from otelbudget.engine.owner import Owner
+    from otelbudget.ledger.account import QuotaAccount
 
 __all__ = ["QuotaLine", "QuotaUsage", "main_account", "resets_at", "usage_of"]
 

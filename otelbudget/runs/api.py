@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from opentelemetry import context as otel_context
 
-from otelbudget import scope
-from otelbudget.scope import current_run
+from otelbudget.engine import scope
+from otelbudget.engine.scope import current_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from otelbudget.engine import Engine
-    from otelbudget.model import OnExhausted, RunBudget
-    from otelbudget.runs.carving import Carve
-    from otelbudget.runs.lifecycle import Mode, RunScope
+    from otelbudget.engine.engine import Engine
+    from otelbudget.model.budget import OnExhausted, RunBudget
+    from otelbudget.runs.child import Carve
+    from otelbudget.runs.scope import Mode, RunScope
 
 __all__ = ["current_run", "paused_scope", "resume", "run", "wrap"]
 
@@ -68,7 +68,7 @@ def run(
         ValueError: Another organisation, tenant or user inside a run that is shared, another organisation or tenant
             inside a request, or an unknown priority or mode.
     """
-    from otelbudget.runs.lifecycle import RunScope
+    from otelbudget.runs.scope import RunScope
 
     return RunScope(
         _engine(),
@@ -113,8 +113,8 @@ def paused_scope(
     engine: Engine, state: Mapping[str, Any], on_exhausted: OnExhausted | None, **options: Any
 ) -> RunScope:
     """`resume` on *engine*."""
-    from otelbudget.runs.lifecycle import RunScope
     from otelbudget.runs.pause import resuming
+    from otelbudget.runs.scope import RunScope
 
     paused = resuming.read(state, on_exhausted)
     return RunScope(engine, paused.budget, resumed=paused, **options)
@@ -124,7 +124,7 @@ def _engine() -> Any:
     engine = scope.active_engine()
     if engine is None:
         from otelbudget.config import Config
-        from otelbudget.engine import Engine
+        from otelbudget.engine.engine import Engine
 
         # Not a whole manager, which is a span processor: this works where only OpenTelemetry's API is installed.
         engine = scope.activate_default(lambda: Engine(Config()))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from otelbudget.runs import denying, reservation
+from otelbudget.admission import denying
+from otelbudget.runs import reservation
 
 if TYPE_CHECKING:
-    from otelbudget.decision import Decision
-    from otelbudget.model import Usage
+    from otelbudget.model.budget import Usage
+    from otelbudget.model.decision import Decision
     from otelbudget.runs.idempotency import Recorded
     from otelbudget.runs.reservation import AsyncReserve
     from otelbudget.runs.run import BudgetRun

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otelbudget.amounts import Amounts
+from otelbudget.model.amounts import Amounts
 
 if TYPE_CHECKING:
-    from otelbudget.accounts import Hold
-    from otelbudget.changes import Change
+    from otelbudget.ledger.account import Hold
+    from otelbudget.ledger.changes import Change
     from otelbudget.runs.idempotency import Keys
 
 __all__ = ["Attempt", "LogicalCall"]

@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.context import get_current
 
 from otelbudget import semconv
-from otelbudget.accounts import Hold
-from otelbudget.amounts import NESTED, Amounts
-from otelbudget.changes import Change, at_once
-from otelbudget.runs import accounting, admission, closing, denying, tools, wrapping
+from otelbudget.admission import admission, closing, denying
+from otelbudget.admission import settlement as accounting
+from otelbudget.ledger.account import Hold
+from otelbudget.ledger.changes import Change, at_once
+from otelbudget.model.amounts import NESTED, Amounts
+from otelbudget.runs import tool_call as tools
+from otelbudget.runs import wrap_up as wrapping
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from otelbudget.decision import Denial
-    from otelbudget.ledger import Crossing
+    from otelbudget.ledger.ledger import Crossing
+    from otelbudget.model.decision import Denial
     from otelbudget.runs.run import BudgetRun
 
 __all__ = ["Batch", "BatchCall", "CallName"]

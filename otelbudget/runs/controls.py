@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from otelbudget import ledger, semconv
-from otelbudget.amounts import COST, NANOS, RESOURCES, STEPS, UNLIMITED, count, nanoseconds, nanousd
-from otelbudget.runs import deadlines
+from otelbudget import semconv
+from otelbudget.ledger import ledger
+from otelbudget.model.amounts import COST, NANOS, RESOURCES, STEPS, UNLIMITED, count, nanoseconds, nanousd
+from otelbudget.runs import timeout as deadlines
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:

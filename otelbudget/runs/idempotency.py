@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 from weakref import ref
 
-from otelbudget.amounts import RESOURCES, Amounts, shown
 from otelbudget.errors import IdempotencyError
-from otelbudget.model import Usage
+from otelbudget.model.amounts import RESOURCES, Amounts, shown
+from otelbudget.model.budget import Usage
 from otelbudget.runs.attempts import Attempt, LogicalCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otelbudget.accounts import Hold
-    from otelbudget.changes import Change
-    from otelbudget.engine import Engine
-    from otelbudget.runs.admission import Ask
+    from otelbudget.admission.admission import Ask
+    from otelbudget.engine.engine import Engine
+    from otelbudget.ledger.account import Hold
+    from otelbudget.ledger.changes import Change
     from otelbudget.runs.reservation import Reservation
     from otelbudget.runs.run import BudgetRun
 

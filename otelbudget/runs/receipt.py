@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from otelbudget.amounts import NANOS, RESOURCES, UNLIMITED, shown
+from otelbudget.model.amounts import NANOS, RESOURCES, UNLIMITED, shown
 
 if TYPE_CHECKING:
-    from otelbudget.runs.state import RunState
+    from otelbudget.admission.state import RunState
 
 __all__ = ["Receipt", "receipt_of"]
 

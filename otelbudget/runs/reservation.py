@@ -7,21 +7,25 @@ from typing import TYPE_CHECKING, Any, Literal
 from weakref import ref
 
 from otelbudget import semconv
-from otelbudget.amounts import COST, NOTHING, OUTPUT, RESOURCES, TOKENS, Amounts, amounts_from, shown
+from otelbudget.admission import admission, denying
+from otelbudget.admission import settlement as accounting
+from otelbudget.admission.wanted import wanted
 from otelbudget.errors import IdempotencyError
-from otelbudget.ledger import Hold
-from otelbudget.model import Usage, sum_of
-from otelbudget.runs import accounting, admission, denying, idempotency, waiting, wrapping
+from otelbudget.ledger.ledger import Hold
+from otelbudget.model.amounts import COST, NOTHING, OUTPUT, RESOURCES, TOKENS, Amounts, amounts_from, shown
+from otelbudget.model.budget import Usage, sum_of
+from otelbudget.runs import idempotency
+from otelbudget.runs import wait as waiting
+from otelbudget.runs import wrap_up as wrapping
 from otelbudget.runs.attempts import Attempt
 from otelbudget.runs.idempotency import CHARGED, REPLAYED, Keyed, Recorded
-from otelbudget.runs.wanted import wanted
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from types import TracebackType
 
-    from otelbudget.decision import Decision
+    from otelbudget.model.decision import Decision
     from otelbudget.runs.run import BudgetRun
 
 __all__ = ["AsyncReserve", "Reservation", "estimate_of", "input_part", "reserve"]

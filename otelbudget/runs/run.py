@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from opentelemetry.context import get_current
 
-from otelbudget import ledger
-from otelbudget.amounts import (
+from otelbudget.admission import admission, denying
+from otelbudget.admission import settlement as accounting
+from otelbudget.admission.wanted import wanted
+from otelbudget.ledger import ledger
+from otelbudget.model.amounts import (
     INPUT,
     STEPS,
     TOKENS,
@@ -17,25 +20,17 @@ from otelbudget.amounts import (
     count,
     nanoseconds,
 )
-from otelbudget.decision import ALLOWED, Decision
-from otelbudget.model import RunBudget, Usage
-from otelbudget.runs import (
-    accounting,
-    admission,
-    batches,
-    controls,
-    denying,
-    lifecycle,
-    reservation,
-    tools,
-    wrapping,
-)
+from otelbudget.model.budget import RunBudget, Usage
+from otelbudget.model.decision import ALLOWED, Decision
+from otelbudget.runs import batches, controls, reservation
+from otelbudget.runs import scope as lifecycle
+from otelbudget.runs import tool_call as tools
+from otelbudget.runs import wrap_up as wrapping
 from otelbudget.runs.asynchronous import AsyncMethods
-from otelbudget.runs.deadlines import Timeout
 from otelbudget.runs.idempotency import Recorded, as_key
-from otelbudget.runs.looking import Looking
 from otelbudget.runs.pause import exporting
-from otelbudget.runs.wanted import wanted
+from otelbudget.runs.remaining import Looking
+from otelbudget.runs.timeout import Timeout
 from otelbudget.stores.memory import drop
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site
@@ -44,10 +39,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from otelbudget.runs.batches import Batch, CallName
-    from otelbudget.runs.lifecycle import RunScope
     from otelbudget.runs.reservation import Reservation
-    from otelbudget.runs.tools import ToolCall
-    from otelbudget.runs.wrapping import WrapUp
+    from otelbudget.runs.scope import RunScope
+    from otelbudget.runs.tool_call import ToolCall
+    from otelbudget.runs.wrap_up import WrapUp
 
 __all__ = ["BudgetRun"]
 

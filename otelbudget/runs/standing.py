@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
-from otelbudget.model import RunBudget
-from otelbudget.quotas import check_priority
+from otelbudget.model.budget import RunBudget
+from otelbudget.model.quota import check_priority
 from otelbudget.runs.idempotency import Keys, warn_forgotten
 from otelbudget.runs.run import BudgetRun
 
 if TYPE_CHECKING:
-    from otelbudget.engine import Engine
+    from otelbudget.engine.engine import Engine
 
 __all__ = ["StandingRuns", "TenantKeys"]
 

@@ -12,12 +12,12 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
-from otelbudget import ledger
-from otelbudget.accounts import Account, QuotaAccount, limited_in
-from otelbudget.changes import at_once
-from otelbudget.quotas import Quota
-from otelbudget.succession import closest
-from otelbudget.windows import Buckets, WindowSpec, window_at
+from otelbudget.engine.succession import closest
+from otelbudget.ledger import ledger
+from otelbudget.ledger.account import Account, QuotaAccount, limited_in
+from otelbudget.ledger.changes import at_once
+from otelbudget.model.quota import Quota
+from otelbudget.model.windows import Buckets, WindowSpec, window_at
 
 __all__ = ["Book", "Books", "Where"]
 

@@ -16,11 +16,11 @@ from typing import Any, Final
 from weakref import ref
 
 from otelbudget import forking
-from otelbudget.accounts import Account, Hold, HoldState
-from otelbudget.amounts import NANOS, NOTHING
-from otelbudget.changes import Change, at_once
+from otelbudget.ledger.account import Account, Hold, HoldState
+from otelbudget.ledger.changes import Change, at_once
+from otelbudget.ledger.thresholds import Crossing
+from otelbudget.model.amounts import NANOS, NOTHING
 from otelbudget.stores.books import Books
-from otelbudget.thresholds import Crossing
 
 __all__ = ["MemoryStore", "drop", "held"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from otelbudget.amounts import COST, NANOS, TOKENS
+from otelbudget.model.amounts import COST, NANOS, TOKENS
 
 if TYPE_CHECKING:
     from otelbudget.telemetry.cells import Meters

@@ -13,7 +13,7 @@ from threading import Lock
 from typing import Any, Final
 
 from otelbudget import semconv
-from otelbudget.names import undated
+from otelbudget.model.names import undated
 from otelbudget.telemetry.cell_types import (
     ALLOW_SLOTS,
     BudgetCell,

@@ -15,9 +15,9 @@ from opentelemetry import trace
 from opentelemetry.trace import Span
 
 from otelbudget import semconv
-from otelbudget.amounts import COST, NANOS, RESOURCES
-from otelbudget.decision import Denial
-from otelbudget.ledger import Crossing
+from otelbudget.ledger.ledger import Crossing
+from otelbudget.model.amounts import COST, NANOS, RESOURCES
+from otelbudget.model.decision import Denial
 
 if TYPE_CHECKING:
     from otelbudget.telemetry.event_log import EventLog

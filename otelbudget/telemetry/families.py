@@ -11,7 +11,7 @@ from typing import Final
 
 from otelbudget import semconv
 from otelbudget._version import __version__
-from otelbudget.amounts import COST, NANOS, RESOURCES
+from otelbudget.model.amounts import COST, NANOS, RESOURCES
 from otelbudget.telemetry.cell_types import ALLOW_SLOTS
 from otelbudget.telemetry.family import Family, HistogramFamily, Sample
 from otelbudget.telemetry.histogram import (

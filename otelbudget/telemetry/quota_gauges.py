@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from otelbudget.telemetry.labels import OTHER, UNNAMED, Names
 
 if TYPE_CHECKING:
-    from otelbudget.accounts import QuotaAccount
+    from otelbudget.ledger.account import QuotaAccount
     from otelbudget.stores.books import Book
 
 __all__ = ["QuotaGauges", "QuotaLabels", "QuotaReadings"]

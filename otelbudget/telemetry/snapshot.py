@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from otelbudget.amounts import COST, NANOS, UNLIMITED
+from otelbudget.model.amounts import COST, NANOS, UNLIMITED
 from otelbudget.telemetry.labels import UNNAMED
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from otelbudget import BudgetExceeded, BudgetManager, Config, RunBudget, Usage
-from otelbudget.quotas import Quota, Quotas
+from otelbudget.model.quota import Quota, Quotas
 from otelbudget.runs.run import BudgetRun
 
 TASKS = 100_000

@@ -19,9 +19,10 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NoOpTracerProvider
 
 import otelbudget
-from otelbudget import BudgetExceeded, Config, ConfigError, RunBudget, scope, semconv
+from otelbudget import BudgetExceeded, Config, ConfigError, RunBudget, semconv
 from otelbudget.bootstrap import Facts, facts
 from otelbudget.demo import DemoServer
+from otelbudget.engine import scope
 
 BUDGET = RunBudget(max_steps=5)
 CALL = {semconv.GEN_AI_OPERATION: "chat"}

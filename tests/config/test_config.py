@@ -10,7 +10,7 @@ import pytest
 
 from otelbudget.config import Config, Estimates, TelemetryConfig, TenantFrom
 from otelbudget.errors import ConfigError
-from otelbudget.model import RunBudget
+from otelbudget.model.budget import RunBudget
 from otelbudget.pricing import Price, Prices
 
 QUICK = RunBudget(max_steps=5)

@@ -13,7 +13,7 @@ import pytest
 import otelbudget
 from otelbudget.config import Config, Estimates, TelemetryConfig, load_budget_config
 from otelbudget.errors import ConfigError
-from otelbudget.model import RunBudget
+from otelbudget.model.budget import RunBudget
 from otelbudget.pricing import Price, Prices
 
 ROOT = Path(__file__).parents[2]

@@ -19,8 +19,8 @@ from otelbudget.config.fields import FILE
 from otelbudget.config.kinds import Section
 from otelbudget.config.loader import load
 from otelbudget.errors import ConfigError, Problem
-from otelbudget.model import RunBudget
-from otelbudget.quotas import Quota, Quotas
+from otelbudget.model.budget import RunBudget
+from otelbudget.model.quota import Quota, Quotas
 
 ROOT = Path(__file__).parents[2]
 Read = Callable[..., Config]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from otelbudget import scope
 from otelbudget.demo.server import DemoServer
+from otelbudget.engine import scope
 from otelbudget.guards import openai as guard
 from otelbudget.manager import BudgetManager
 

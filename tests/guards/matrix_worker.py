@@ -18,11 +18,12 @@ from openai import AsyncOpenAI, OpenAI
 from openai_ways import ANSWER, ASYNC_WAYS, STOPS, WAYS
 from opentelemetry.sdk.trace import TracerProvider
 
-from otelbudget import BudgetExceeded, RunBudget, scope
+from otelbudget import BudgetExceeded, RunBudget
 from otelbudget.demo.script import Reply
 from otelbudget.demo.server import DemoServer
+from otelbudget.engine import scope
+from otelbudget.estimate.learned import Learned
 from otelbudget.guards import openai as guard
-from otelbudget.learned import Learned
 from otelbudget.manager import BudgetManager
 
 USED = Reply(text=ANSWER, input_tokens=80, output_tokens=20)

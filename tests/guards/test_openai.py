@@ -14,9 +14,10 @@ from openai import AsyncOpenAI, AzureOpenAI, OpenAI
 from openai._base_client import AsyncAPIClient, SyncAPIClient
 from openai_ways import ANSWER, ASYNC_WAYS, CHAT, WAYS
 
-from otelbudget import BudgetExceeded, RunBudget, scope
+from otelbudget import BudgetExceeded, RunBudget
 from otelbudget.demo.script import Reply
 from otelbudget.demo.server import DemoServer
+from otelbudget.engine import scope
 from otelbudget.guards import GUARDS, guard
 from otelbudget.guards import openai as openai_guard
 from otelbudget.manager import BudgetManager

@@ -13,11 +13,12 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletion
 from openai_ways import CHAT, RESPONSE
 
-from otelbudget import BudgetExceeded, Config, RunBudget, Usage, scope
+from otelbudget import BudgetExceeded, Config, RunBudget, Usage
 from otelbudget.config import Estimates
 from otelbudget.demo.script import Reply
 from otelbudget.demo.server import DemoServer
-from otelbudget.estimate import count_input
+from otelbudget.engine import scope
+from otelbudget.estimate.tokens import count_input
 from otelbudget.guards import openai as openai_guard
 from otelbudget.guards.openai_usage import cost_of, endpoint_of, maximum_keys
 from otelbudget.manager import BudgetManager

@@ -16,7 +16,7 @@ from openai_ways import ANSWER, CHAT, RESPONSE, Said
 from otelbudget import RunBudget
 from otelbudget.demo.script import Reply
 from otelbudget.demo.server import DemoServer
-from otelbudget.estimate import count_input
+from otelbudget.estimate.tokens import count_input
 from otelbudget.guards import openai_call
 from otelbudget.manager import BudgetManager
 

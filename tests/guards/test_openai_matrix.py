@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from openai_ways import ANSWER, ASYNC_WAYS, CHAT, STOPS, WAYS
 
-from otelbudget.estimate import count_input, estimate_tokens
+from otelbudget.estimate.tokens import count_input, estimate_tokens
 
 HERE = Path(__file__).parent
 INSTRUMENTORS = (

@@ -15,7 +15,7 @@ from openai_ways import ANSWER, CHAT, RESPONSE
 from otelbudget import BudgetExceeded, RunBudget
 from otelbudget.demo.script import Reply
 from otelbudget.demo.server import DemoServer
-from otelbudget.estimate import count_input, estimate_tokens
+from otelbudget.estimate.tokens import count_input, estimate_tokens
 from otelbudget.guards import openai as openai_guard
 from otelbudget.guards.watch import settle_dropped
 from otelbudget.manager import BudgetManager

@@ -13,7 +13,7 @@ from openai_ways import CHAT
 from otelbudget import BudgetExceeded, RunBudget
 from otelbudget.demo.script import Reply
 from otelbudget.demo.server import DemoServer
-from otelbudget.estimate import count_input, estimate_tokens
+from otelbudget.estimate.tokens import count_input, estimate_tokens
 from otelbudget.guards import watch
 from otelbudget.manager import BudgetManager
 from otelbudget.runs.run import BudgetRun

@@ -7,10 +7,10 @@ import pytest
 from world import PRICES, World, said, used
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
-from otelbudget.calls import ModelRequest, begin
-from otelbudget.ledger import Hold
+from otelbudget.admission import settlement as accounting
+from otelbudget.calls.model_call import ModelRequest, begin
+from otelbudget.ledger.ledger import Hold
 from otelbudget.pricing import Price, Prices
-from otelbudget.runs import accounting
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 from world import World
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage, wrap
-from otelbudget.calls import ModelRequest, abegin, begin
-from otelbudget.quotas import Quota, Quotas
-from otelbudget.runs import asking
+from otelbudget.calls.model_call import ModelRequest, abegin, begin
+from otelbudget.model.quota import Quota, Quotas
+from otelbudget.runs import on_exhausted as asking
 from otelbudget.runs.run import BudgetRun
 
 

@@ -9,7 +9,7 @@ from opentelemetry.trace import use_span
 from world import World, held, said, used
 
 from otelbudget import BudgetExceeded, Config, Quota, RunBudget
-from otelbudget.quotas import Quotas
+from otelbudget.model.quota import Quotas
 from otelbudget.runs.batches import BatchCall
 from otelbudget.runs.run import BudgetRun
 

@@ -13,9 +13,10 @@ import pytest
 from world import PRICES, World, held, used
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
-from otelbudget.amounts import RESOURCES
-from otelbudget.quotas import Quota, Quotas
-from otelbudget.runs import carving, lifecycle
+from otelbudget.model.amounts import RESOURCES
+from otelbudget.model.quota import Quota, Quotas
+from otelbudget.runs import child as carving
+from otelbudget.runs import scope as lifecycle
 from otelbudget.runs.run import BudgetRun
 
 THOUSAND = RunBudget(max_tokens=1000)
@@ -464,9 +465,9 @@ def test_a_child_that_could_not_be_opened_after_its_carve_gives_back(
             raise KeyboardInterrupt
 
         where = {
-            "say": "otelbudget.runs.denying.events.check_event",
-            "interrupt": "otelbudget.runs.lifecycle.our_spans.start",
-            "span": "otelbudget.runs.lifecycle.closing.write_limits",
+            "say": "otelbudget.admission.denying.events.check_event",
+            "interrupt": "otelbudget.runs.scope.our_spans.start",
+            "span": "otelbudget.runs.scope.closing.write_limits",
         }[breaks]
         with monkeypatch.context() as patched:
             patched.setattr(where, fail)

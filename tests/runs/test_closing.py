@@ -7,7 +7,7 @@ import pytest
 from world import World
 
 from otelbudget import BudgetExceeded, RunBudget, Usage
-from otelbudget.calls import ModelRequest, begin
+from otelbudget.calls.model_call import ModelRequest, begin
 
 STREAM = ModelRequest(provider="p", operation="chat", model="demo", input_tokens=10, max_output_tokens=50)
 

@@ -11,7 +11,7 @@ import pytest
 from world import World, said
 
 from otelbudget import BudgetExceeded, RunBudget
-from otelbudget.runs import deadlines
+from otelbudget.runs import timeout as deadlines
 from otelbudget.runs.run import BudgetRun
 
 TEN = RunBudget(max_seconds=10, name="ten")

@@ -8,8 +8,9 @@ import pytest
 from opentelemetry.context import get_current
 from world import World
 
-from otelbudget import BudgetExceeded, RunBudget, current_run, scope
-from otelbudget.runs import deadlines
+from otelbudget import BudgetExceeded, RunBudget, current_run
+from otelbudget.engine import scope
+from otelbudget.runs import timeout as deadlines
 from otelbudget.runs.run import BudgetRun
 
 THREE = RunBudget(max_steps=3)

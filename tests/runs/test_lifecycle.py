@@ -13,7 +13,7 @@ from world import World, said
 
 import otelbudget
 from otelbudget import BudgetExceeded, ConfigError, RunBudget, Usage
-from otelbudget.runs import deadlines
+from otelbudget.runs import timeout as deadlines
 from otelbudget.runs.run import BudgetRun
 
 NONE = RunBudget(max_steps=0, name="none")
@@ -317,7 +317,7 @@ def test_the_run_span_says_how_it_ended(world: World, ends: str, outcome: str, s
 
 
 def test_a_run_before_setup_uses_a_default_manager_in_memory(world: World) -> None:
-    from otelbudget import scope
+    from otelbudget.engine import scope
 
     assert scope.active_engine() is None
     with otelbudget.run(RunBudget(max_steps=2), tenant="acme") as run:

@@ -17,7 +17,7 @@ from world import PRICES, World, held, said, used
 
 import otelbudget
 from otelbudget import BudgetError, BudgetExceeded, Config, ConfigError, IdempotencyError, Quota, RunBudget, Usage
-from otelbudget.quotas import Quotas
+from otelbudget.model.quota import Quotas
 from otelbudget.runs.run import BudgetRun
 
 BUDGET = RunBudget(

@@ -9,7 +9,7 @@ import pytest
 from world import World, said, used
 
 from otelbudget import BudgetExceeded, RunBudget, Usage
-from otelbudget.decision import ALLOWED
+from otelbudget.model.decision import ALLOWED
 
 LIMITS = RunBudget(max_steps=5, max_tokens=2000, max_seconds=10, max_nested_tool_calls=2, max_cost_usd=1, name="b")
 

@@ -9,7 +9,7 @@ from opentelemetry.trace import use_span
 from world import World, said
 
 from otelbudget import BudgetExceeded, RunBudget, Usage
-from otelbudget.calls import ModelRequest, begin
+from otelbudget.calls.model_call import ModelRequest, begin
 from otelbudget.runs.run import BudgetRun
 
 

@@ -15,8 +15,9 @@ import pytest
 from world import World, held
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
-from otelbudget.quotas import Quota, Quotas
-from otelbudget.runs import denying, waiting
+from otelbudget.admission import denying
+from otelbudget.model.quota import Quota, Quotas
+from otelbudget.runs import wait as waiting
 from otelbudget.runs.reservation import Reservation
 from otelbudget.runs.run import BudgetRun
 

@@ -15,10 +15,10 @@ from prometheus_server import Prometheus, prometheus_help, running
 from traffic import TENANTS, Traffic
 
 from otelbudget import Config, Usage
-from otelbudget.amounts import TOKENS
-from otelbudget.engine import Engine
+from otelbudget.engine.engine import Engine
 from otelbudget.manager import BudgetManager
-from otelbudget.quotas import Quota, Quotas
+from otelbudget.model.amounts import TOKENS
+from otelbudget.model.quota import Quota, Quotas
 from otelbudget.stores.memory import MemoryStore
 from otelbudget.telemetry.otel_metrics import OtelInstruments
 from otelbudget.telemetry.prometheus import PrometheusCollector

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from otelbudget.amounts import COST, INPUT, NANOS, OUTPUT, RESOURCES, STEPS, TOKENS, UNLIMITED
-from otelbudget.ledger import Account
-from otelbudget.quotas import Quota
+from otelbudget.ledger.ledger import Account
+from otelbudget.model.amounts import COST, INPUT, NANOS, OUTPUT, RESOURCES, STEPS, TOKENS, UNLIMITED
+from otelbudget.model.quota import Quota
 from otelbudget.stores.books import Where
 from otelbudget.stores.memory import MemoryStore
 from otelbudget.telemetry.cells import Meters

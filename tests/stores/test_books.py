@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from otelbudget import ledger
-from otelbudget.amounts import RESOURCES, TOKENS
-from otelbudget.quotas import Quota
+from otelbudget.ledger import ledger
+from otelbudget.model.amounts import RESOURCES, TOKENS
+from otelbudget.model.quota import Quota
 from otelbudget.stores.books import Book, Where
 from otelbudget.stores.memory import MemoryStore
 

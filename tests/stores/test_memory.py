@@ -3,9 +3,9 @@ from __future__ import annotations
 import gc
 
 from otelbudget import Config
-from otelbudget.amounts import UNLIMITED, Amounts
-from otelbudget.engine import Engine
-from otelbudget.ledger import Account, Hold
+from otelbudget.engine.engine import Engine
+from otelbudget.ledger.ledger import Account, Hold
+from otelbudget.model.amounts import UNLIMITED, Amounts
 from otelbudget.stores.memory import MemoryStore
 
 SECOND = 10**9

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from otelbudget.amounts import NANOS, RESOURCES, UNLIMITED, Amounts
-from otelbudget.ledger import Account, Hold, QuotaAccount
-from otelbudget.quotas import Quota
+from otelbudget.ledger.ledger import Account, Hold, QuotaAccount
+from otelbudget.model.amounts import NANOS, RESOURCES, UNLIMITED, Amounts
+from otelbudget.model.quota import Quota
 from otelbudget.stores.books import Where
 from otelbudget.stores.memory import MemoryStore
 from otelbudget.telemetry.cells import Meters

@@ -8,7 +8,7 @@ import pytest
 from world import said
 
 from otelbudget import BudgetExceeded, Config, QuotaService, RunBudget, Usage
-from otelbudget.quotas import Quota, Quotas
+from otelbudget.model.quota import Quota, Quotas
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from otelbudget import Config, Usage
-from otelbudget.amounts import TOKENS
-from otelbudget.quotas import Quota, Quotas
+from otelbudget.model.amounts import TOKENS
+from otelbudget.model.quota import Quota, Quotas
 from otelbudget.stores.books import Where
 from otelbudget.telemetry import cells, quota_gauges
 from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from otelbudget import semconv
-from otelbudget.amounts import RESOURCES
+from otelbudget.admission import closing
 from otelbudget.errors import BudgetError
-from otelbudget.runs import closing
+from otelbudget.model.amounts import RESOURCES
 from otelbudget.runs.idempotency import keys_of
 from otelbudget.runs.pause import forms
 from otelbudget.telemetry import events
@@ -19,8 +19,8 @@ from otelbudget.telemetry import events
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
-    from otelbudget.amounts import Amounts
-    from otelbudget.model import Usage
+    from otelbudget.model.amounts import Amounts
+    from otelbudget.model.budget import Usage
     from otelbudget.runs.attempts import LogicalCall
     from otelbudget.runs.idempotency import Entry
     from otelbudget.runs.run import BudgetRun

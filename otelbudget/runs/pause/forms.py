@@ -8,13 +8,13 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from otelbudget.amounts import COST, RESOURCES, UNLIMITED, Amounts, count, nanoseconds, nanousd, usd
-from otelbudget.decision import Denial
 from otelbudget.errors import BudgetExceeded, ConfigError
-from otelbudget.model import RunBudget, Usage
+from otelbudget.model.amounts import COST, RESOURCES, UNLIMITED, Amounts, count, nanoseconds, nanousd, usd
+from otelbudget.model.budget import RunBudget, Usage
+from otelbudget.model.decision import Denial
+from otelbudget.model.message import REASONS
 from otelbudget.runs.pause.parts import Part
 from otelbudget.stores.books import Where
-from otelbudget.wording import REASONS
 
 __all__ = [
     "amounts_form",

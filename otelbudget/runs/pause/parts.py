@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NoReturn
 
-from otelbudget.amounts import UNLIMITED, Amounts
 from otelbudget.errors import ConfigError
+from otelbudget.model.amounts import UNLIMITED, Amounts
 
 __all__ = ["Part"]
 

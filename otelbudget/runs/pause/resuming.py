@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.trace import Link, SpanContext, TraceFlags
 
-from otelbudget import ledger
-from otelbudget.accounts import Hold
-from otelbudget.amounts import NOTHING, RESOURCES, Amounts
+from otelbudget.admission import admission
 from otelbudget.errors import BudgetError, BudgetExceeded, ConfigError
-from otelbudget.model import RunBudget, Usage
-from otelbudget.quotas import PRIORITIES
-from otelbudget.runs import admission
+from otelbudget.ledger import ledger
+from otelbudget.ledger.account import Hold
+from otelbudget.model.amounts import NOTHING, RESOURCES, Amounts
+from otelbudget.model.budget import RunBudget, Usage
+from otelbudget.model.message import REASONS
+from otelbudget.model.quota import PRIORITIES
 from otelbudget.runs.attempts import Attempt, LogicalCall
 from otelbudget.runs.idempotency import Entry, keys_of
 from otelbudget.runs.pause import forms
 from otelbudget.runs.pause.exporting import FORMAT, VERSION
 from otelbudget.runs.pause.parts import Part
-from otelbudget.wording import REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from otelbudget.decision import Denial
-    from otelbudget.engine import Engine
+    from otelbudget.engine.engine import Engine
+    from otelbudget.model.decision import Denial
     from otelbudget.runs.run import BudgetRun
 
 __all__ = ["Paused", "read", "rebuild"]

@@ -1,0 +1,1 @@
+"""One model call, whoever sees it."""

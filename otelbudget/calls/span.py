@@ -1,0 +1,60 @@
+"""The span that a guard opens for a call that no instrumentor has one for, after the GenAI conventions; no content."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from otelbudget import semconv
+from otelbudget.errors import BudgetExceeded
+from otelbudget.telemetry import our_spans
+from otelbudget.telemetry.events import type_name
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span, Tracer
+
+    from otelbudget.calls.model_call import ModelRequest
+    from otelbudget.model.budget import Usage
+
+__all__ = ["describe", "end", "start"]
+
+
+def start(tracer: Tracer, request: ModelRequest, context: Context) -> Span:
+    """A span for *request*; not made current."""
+    asked = {semconv.GEN_AI_REQUEST_MODEL: request.model} if request.model else {}
+    return our_spans.start(
+        tracer,
+        f"{request.operation} {request.model}" if request.model else request.operation,
+        context,
+        kind=SpanKind.CLIENT,
+        attributes={semconv.GEN_AI_OPERATION: request.operation, semconv.GEN_AI_PROVIDER: request.provider, **asked},
+    )
+
+
+def end(span: Span, error: BaseException | None) -> None:
+    """End it, with status ERROR if *error* says why."""
+    if error is not None and span.is_recording():
+        name = type_name(error)
+        span.set_attribute(semconv.ERROR_TYPE, name)
+        span.set_status(Status(StatusCode.ERROR, str(error) if isinstance(error, BudgetExceeded) else name))
+    our_spans.end(span)
+
+
+def describe(span: Span, usage: Usage) -> None:
+    """The response's facts, after the GenAI conventions, on a span of our own."""
+    if not span.is_recording():
+        return
+    facts = {
+        semconv.GEN_AI_RESPONSE_MODEL: usage.model,
+        semconv.GEN_AI_RESPONSE_ID: usage.response_id,
+        semconv.GEN_AI_INPUT_TOKENS: usage.input_tokens,
+        semconv.GEN_AI_OUTPUT_TOKENS: usage.output_tokens,
+        semconv.GEN_AI_CACHE_READ: usage.cache_read_tokens or None,
+        semconv.GEN_AI_CACHE_WRITE: usage.cache_write_tokens or None,
+        semconv.GEN_AI_REASONING: usage.reasoning_tokens or None,
+    }
+    for name, value in facts.items():
+        if value is not None:
+            span.set_attribute(name, value)

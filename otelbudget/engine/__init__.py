@@ -1,0 +1,1 @@
+"""Who is spending, and what all runs of a manager share."""

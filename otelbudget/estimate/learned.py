@@ -1,0 +1,152 @@
+"""What earlier calls of a model say about its next one: how long its answers are, how far counted input is off.
+
+Pure but for its own lock: it knows only what `learn` is told, and forgets the model not asked about for longest.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Final
+
+from otelbudget import forking
+from otelbudget.model.names import undated
+
+if TYPE_CHECKING:
+    from otelbudget.model.budget import Usage
+
+__all__ = ["AFTER", "HIGHEST", "LOWEST", "MODELS", "WEIGHT", "WINDOW", "Learned"]
+
+#: How many answers of a model must have been seen before they say how long the next one is, and how many count.
+AFTER: Final = 5
+WINDOW: Final = 100
+#: Share of the newest call in the average of actual to counted input, and the bounds of what a call may say.
+WEIGHT: Final = 0.2
+LOWEST: Final = 0.5
+HIGHEST: Final = 3.0
+#: Models remembered; their names come from callers, so their number has no other bound.
+MODELS: Final = 256
+_MILLION: Final = 1_000_000
+
+
+class _Seen:
+    """What was seen of one model."""
+
+    __slots__ = ("outputs", "p95", "rates", "ratio", "reports")
+
+    def __init__(self) -> None:
+        self.outputs: deque[int] = deque(maxlen=WINDOW)
+        self.p95: int | None = None
+        self.ratio: float | None = None
+        self.rates: deque[int] = deque(maxlen=WINDOW)
+        self.reports: bool | None = None
+
+
+class Learned:
+    """What is known of models, each by its provider and its name without a date. Any thread may ask and tell.
+
+    Example:
+        >>> from otelbudget.model import Usage
+        >>> learned = Learned()
+        >>> learned.learn("openai", "gpt-4o", Usage(150, 30), counted_input=100)
+        >>> learned.input_tokens("openai", "gpt-4o-2024-08-06", 1_001)
+        1502
+    """
+
+    def __init__(self) -> None:
+        # Re-entrant, since the garbage collector may settle a dropped call while this thread holds it.
+        self._lock = forking.fresh(threading.RLock())
+        self._models: OrderedDict[tuple[str, str], _Seen] = OrderedDict()
+
+    def input_tokens(self, provider: str, model: str | None, counted: int) -> int:
+        """*counted* input tokens, corrected by how far counts of this model were off, rounded up to a whole token.
+
+        The factor is the moving average of actual to counted input, each bounded to 0.5 to 3, in thousandths; 1 until a
+        call was seen.
+        """
+        with self._lock:
+            seen = self._find(provider, model)
+            if seen is None or seen.ratio is None:
+                return counted
+            return -(-counted * round(seen.ratio * 1_000) // 1_000)
+
+    def output_tokens(self, provider: str, model: str | None) -> int | None:
+        """What 95 % of its last 100 answers did not exceed, at least 1; None before the fifth.
+
+        By nearest rank: of n answers in ascending order number ceil(0.95 n), so the longest of fewer than 20.
+        """
+        with self._lock:
+            seen = self._find(provider, model)
+            if seen is None or len(seen.outputs) < AFTER:
+                return None
+            if seen.p95 is None:
+                seen.p95 = sorted(seen.outputs)[-(-len(seen.outputs) * 95 // 100) - 1]
+            return seen.p95
+
+    def reports_cost(self, provider: str | None, model: str | None) -> bool | None:
+        """Whether the last response said what it cost; None if none was seen."""
+        with self._lock:
+            seen = self._find(provider, model)
+            return None if seen is None else seen.reports
+
+    def cost_nanousd(self, provider: str | None, model: str | None, tokens: int) -> int | None:
+        """What *tokens* cost at the dearest of the costs per token that its responses reported, rounded up.
+
+        None before the first of them, and after a response that reported none.
+        """
+        with self._lock:
+            seen = self._find(provider, model)
+            return -(-tokens * max(seen.rates) // _MILLION) if seen is not None and seen.rates else None
+
+    def learn(
+        self,
+        provider: str,
+        model: str | None,
+        usage: Usage,
+        *,
+        counted_input: int | None = None,
+        answers: int | None = 1,
+        cost_nanousd: int | None = None,
+    ) -> None:
+        """Take in what one call used.
+
+        Nothing is learned from an estimate, of a call without a model, or from one that should have an output and
+        has none, since that may be a total without its split.
+
+        Args:
+            provider, model: As they were asked for.
+            usage: As the response says.
+            counted_input: Its input as it was counted before, uncorrected; None if nobody could.
+            answers: How many answers share the output; None if it says nothing of how long answers are.
+            cost_nanousd: What the response says it cost, 0 if it does not say; None if nobody looked.
+        """
+        if usage.estimated or not model or (answers is not None and not usage.output_tokens):
+            return
+        with self._lock:
+            seen = self._find(provider, model, make=True)
+            assert seen is not None
+            if counted_input and usage.input_tokens:
+                now = min(HIGHEST, max(LOWEST, usage.input_tokens / counted_input))
+                seen.ratio = now if seen.ratio is None else seen.ratio + WEIGHT * (now - seen.ratio)
+            if answers is not None and usage.output_tokens:
+                seen.outputs.append(-(-usage.output_tokens // answers))
+                seen.p95 = None
+            if cost_nanousd is not None:
+                seen.reports = cost_nanousd > 0
+                if not cost_nanousd:
+                    seen.rates.clear()
+                elif usage.tokens:
+                    seen.rates.append(-(-cost_nanousd * _MILLION // usage.tokens))
+
+    def _find(self, provider: str | None, model: str | None, *, make: bool = False) -> _Seen | None:
+        if not model or provider is None:
+            return None
+        key = (provider, undated(model))
+        seen = self._models.get(key)
+        if seen is not None:
+            self._models.move_to_end(key)
+        elif make:
+            seen = self._models[key] = _Seen()
+            if len(self._models) > MODELS:
+                self._models.popitem(last=False)
+        return seen

@@ -1,0 +1,1 @@
+"""The arithmetic: accounts, holds and the one admission rule."""

@@ -1,0 +1,1 @@
+"""Values: amounts, windows, budgets, usage, quotas, decisions. No state, no clock."""

@@ -1,0 +1,172 @@
+"""What a denial says: what ran out, where, how much was used and held, when it resets, and how to raise it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from otelbudget.model.decision import Denial
+
+__all__ = ["REASONS", "message"]
+
+_AMBIENT: Final = (
+    " Calls outside otelbudget.run() share one process-wide run: open one per request or job with"
+    " `with otelbudget.run(...):`, or start it anew with manager.reset()."
+)
+
+
+def message(denial: Denial) -> str:
+    """The sentence or two that explain *denial*."""
+    return f"{_where(denial)}: {_WHAT[denial.reason](denial)}{_AMBIENT if denial.ambient else ''}"
+
+
+def _where(d: Denial) -> str:
+    if d.where is not None:
+        return f"quota {d.budget!r} of {_whose(d.where)}"
+    named = f"budget {d.budget!r}" if d.budget else "budget"
+    return f"{named} of {d.scope or 'run'}" + (f" (tenant {d.tenant!r})" if d.tenant else "")
+
+
+def _whose(where: Any) -> str:
+    within = f" (org {where.org!r})"
+    if where.scope == "org":
+        return f"org {where.org!r}"
+    if where.scope == "user":
+        return f"user {where.user!r} of tenant {where.tenant!r}{within}"
+    return f"{where.scope} {getattr(where, where.scope)!r}{within}"
+
+
+# --- what each reason says
+
+
+def _limit(d: Denial) -> str:
+    own = ""
+    if d.own_maximum is not None:
+        own = f" The request's own maximum of {d.own_maximum} output tokens is part of that; a smaller one may fit."
+    return f"exhausted: {_numbers(d)}.{own} {_resets(d)}{_raise_it(d)}"
+
+
+def _busy(d: Denial) -> str:
+    return (
+        f"busy: {_numbers(d)}. Calls in flight hold the rest; retry when one has ended, in about {d.retry_after_s} s,"
+        f" or wait with wait_s. {_resets(d)}{_raise_it(d)}"
+    )
+
+
+def _deadline(d: Denial) -> str:
+    asked = f", and {_amount(d, d.requested)} more were asked for" if d.requested else ""
+    return (
+        f"out of time: {_amount(d, d.used)} of {_amount(d, d.limit)} have passed{asked}."
+        f" Raise max_seconds{_at(d)}, or call run.extend(seconds=...)."
+    )
+
+
+def _latched(d: Denial) -> str:
+    if d.detail == "wrap_up":
+        return "wrap_up() admits one model call and no tool call, and this is another one."
+    numbers = "" if d.used is None or d.limit is None else f" ({_numbers(d)})"
+    return (
+        f"stays exhausted: {d.resource} was refused before and the run goes on asking{numbers}."
+        f" Stop, raise max_{d.resource}{_at(d)}, or call run.extend({d.resource}=...);"
+        " RunBudget(latch=False) judges every request anew."
+    )
+
+
+def _frozen(d: Denial) -> str:
+    by = f" ({d.detail})" if d.detail else ""
+    return f"frozen{by}: no new calls until run.unfreeze()."
+
+
+def _closed(_: Denial) -> str:
+    return "the run has ended; a task or stream left behind can't make new calls in it. Open a new otelbudget.run()."
+
+
+def _unpriced(d: Denial) -> str:
+    what = f"no price is known for model {d.detail!r}" if d.detail else "tokens were recorded without a cost or a model"
+    return (
+        f"{what}, and a cost limit is in force. Add it under `prices:` in budgets.yaml,"
+        " pass cost_usd, or set on_unpriced to 'estimate' or 'allow' (an estimate is the dearest of the given prices)."
+    )
+
+
+def _no_tenant(_: Denial) -> str:
+    return "a tenant is required and none was given: otelbudget.run(..., tenant=...)."
+
+
+def _store_unavailable(d: Denial) -> str:
+    return f"the store can't be reached ({d.detail}), and on_store_error is fail_closed."
+
+
+_WHAT: Final = {
+    "limit": _limit,
+    "busy": _busy,
+    "deadline": _deadline,
+    "latched": _latched,
+    "frozen": _frozen,
+    "closed": _closed,
+    "unpriced": _unpriced,
+    "no_tenant": _no_tenant,
+    "store_unavailable": _store_unavailable,
+}
+
+#: Every reason that a denial can have.
+REASONS: Final = tuple(_WHAT)
+
+
+# --- parts of it
+
+
+def _numbers(d: Denial) -> str:
+    held = f", held {_amount(d, d.reserved)}" if d.reserved else ""
+    aside = f" ({_amount(d, d.set_aside)} more set aside for wrap_up())" if d.set_aside else ""
+    if d.whole is not None:
+        aside = f" (what priority {d.priority!r} may use of {_amount(d, d.whole)})"
+    used, limit, requested = (_amount(d, value) for value in (d.used, d.limit, d.requested))
+    return f"{d.resource} used {used}{held} of {limit}{aside}, requested {requested}"
+
+
+def _resets(d: Denial) -> str:
+    if d.where is None:
+        return ""
+    if d.resets_at is None or d.resets_in_s is None:
+        never = {"lifetime": "It never resets. ", "run": "It is each run's own and does not reset. "}
+        return never.get(d.per or "", "Nothing of it is used: only calls in flight are in the way. ")
+    if d.requested is not None and d.limit is not None and d.requested > d.limit:
+        return "No window has room for a request of that size. "
+    what = "Its oldest charges fall out" if (d.per or "").startswith("rolling") else "It resets"
+    return f"{what} at {d.resets_at.isoformat(timespec='seconds')}, in {_duration(d.resets_in_s)}. "
+
+
+def _raise_it(d: Denial) -> str:
+    if d.where is not None:
+        service = " or with QuotaService.set_quota()" if d.where.scope == "tenant" and d.per != "run" else ""
+        return f"To allow more, raise it under quotas{_at(d)}{service}."
+    if d.resource == "depth":
+        return f"Raise max_depth{_at(d)}, or open the run with mode='detached'."
+    if d.carved:
+        return f"That is what was carved out for it: carve more, or call its extend({d.resource}=...)."
+    return f"A run's budget does not reset: raise max_{d.resource}{_at(d)}, or call run.extend({d.resource}=...)."
+
+
+def _at(d: Denial) -> str:
+    return f" ({d.origin})" if d.origin else ""
+
+
+def _duration(seconds: float) -> str:
+    """A time to wait as people say it, rounded up: ``45 s``, ``12 min``, ``5 h 12 min``, ``3 d 4 h``."""
+    whole = -int(-seconds // 1)
+    if whole < 120:
+        return f"{whole} s"
+    minutes = -(-whole // 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def _amount(d: Denial, value: Any) -> str:
+    if d.resource == "cost_usd":
+        return f"${value:f}"
+    if d.resource == "seconds":
+        return f"{value:.2f}".rstrip("0").rstrip(".") + " s"
+    return str(value)

@@ -1,0 +1,103 @@
+"""The last call: after a denial, one model call from what the budget set aside, so that work can end with an answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.context import get_current
+
+from otelbudget.engine import scope
+from otelbudget.errors import BudgetError
+from otelbudget.model.amounts import NESTED, STEPS, TOOLS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextvars import Token
+
+    from opentelemetry.context import Context
+
+    from otelbudget.runs.run import BudgetRun
+
+__all__ = ["Permit", "WrapUp", "permit"]
+
+
+class Permit:
+    """The right to one model call against a run's full limits.
+
+    Attributes:
+        run: Whose limits.
+        grace_ns: By how much it may pass the deadline.
+        resource: What was refused before.
+        used: The call has been made.
+    """
+
+    __slots__ = ("grace_ns", "resource", "run", "used")
+
+    def __init__(self, run: BudgetRun, resource: str | None) -> None:
+        self.run = run
+        self.grace_ns = run.budget.wrap_up_ns
+        self.resource = resource
+        self.used = False
+
+    def holds(self, run: BudgetRun) -> bool:
+        """Whether a request of *run* comes under it: of its own run, or of one inside."""
+        return self.run in run.lineage()
+
+    def refuses(self, amounts: Sequence[int]) -> str | None:
+        """The resource for which it refuses a request of its run, or of one inside; None leaves that to the limits."""
+        if amounts[TOOLS] or amounts[NESTED]:
+            return "tool_calls"
+        if amounts[STEPS] > 1 or (self.used and any(amounts)):
+            return self.resource or "steps"
+        return None
+
+
+def note_recorded(run: BudgetRun, steps: int) -> None:
+    """Let the permit of the current context know that the model call it stands for has been recorded."""
+    given = permit()
+    if given is not None and steps and given.holds(run):
+        given.used = True
+
+
+def permit() -> Any:
+    """The permit of the current context, or None."""
+    return scope.wrap_up_in(get_current())
+
+
+class WrapUp:
+    """What `BudgetRun.wrap_up` gives: a block (``with`` or ``async with``) in which one model call is admitted.
+
+    It ignores the run's own latch and reaches into what ``wrap_up`` set aside, also for a run inside; limits of that
+    one, of ancestors, quotas and a freeze hold as ever; tool calls are refused. A call that was never sent and gave its
+    hold back was none. Entering it deals with the run's pending denials.
+    """
+
+    __slots__ = ("_run", "_token")
+
+    def __init__(self, run: BudgetRun) -> None:
+        self._run = run
+        self._token: Token[Context] | None = None
+
+    def __enter__(self) -> Permit:
+        run = self._run
+        with run.engine.lock:
+            if run.wrapped_up or run.ran_out is None:
+                why = "it was used before" if run.wrapped_up else "no limit and no deadline has refused anything yet"
+                raise BudgetError(f"wrap_up() works once per run and only after a denial: {why}")
+            run.wrapped_up = True
+            dealt = run.forget()
+        del dealt
+        given = Permit(run, run.ran_out)
+        self._token = scope.attach_wrap_up(given)
+        return given
+
+    def __exit__(self, *_: object) -> None:
+        if self._token is not None:
+            scope.detach(self._token)
+            self._token = None
+
+    async def __aenter__(self) -> Permit:
+        return self.__enter__()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.__exit__()

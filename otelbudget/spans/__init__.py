@@ -1,0 +1,1 @@
+"""What spans mean, and the span processor behind the manager."""

@@ -1,0 +1,264 @@
+"""What a span says: a model call, a tool call or an agent, and what it used. Pure: plain mappings in, values out.
+
+Every instrumentation has its own dialect; all that were seen are read here and nowhere else. To add one: put its
+names into the last section of `semconv` and a row into a table below.
+
+Scope names and attributes were read off live spans of opentelemetry-instrumentation-genai-{openai,anthropic} 1.3b0,
+-openai-v2 2.4b0, -google-genai 1.3b0, OpenLLMetry 0.62.4, OpenInference openai 0.1.66 / anthropic 3.1.0 /
+google-genai 1.4.14, logfire 5.2, anthropic 2.12 (its own spans), pydantic-ai 2.68, litellm 1.106.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Final
+
+from otelbudget import semconv as sc
+from otelbudget.model.budget import Usage
+
+__all__ = [
+    "Kind",
+    "agent_name",
+    "classify",
+    "covered_sdk",
+    "max_output_tokens",
+    "model_name",
+    "operation",
+    "provider_name",
+    "response_id",
+    "tool_call_id",
+    "tool_name",
+    "usage_from",
+]
+
+Attributes = Mapping[str, Any]
+
+
+class Kind(Enum):
+    """What a budget sees in a span."""
+
+    MODEL = "model"
+    TOOL = "tool"
+    AGENT = "agent"
+
+
+#: Attribute -> its values that mean something to a budget, asked in this order. An agent is also a workflow: both are
+#: units of work. ``create_agent``, tasks, chains, retrieval and reranking are none of the three.
+_KINDS: Final[tuple[tuple[str, dict[str, Kind]], ...]] = (
+    (
+        sc.GEN_AI_OPERATION,
+        {
+            "chat": Kind.MODEL,
+            "text_completion": Kind.MODEL,
+            "generate_content": Kind.MODEL,
+            "embeddings": Kind.MODEL,
+            "execute_tool": Kind.TOOL,
+            "invoke_agent": Kind.AGENT,
+            "invoke_workflow": Kind.AGENT,
+        },
+    ),
+    (
+        sc.OPENINFERENCE_KIND,
+        {"LLM": Kind.MODEL, "EMBEDDING": Kind.MODEL, "TOOL": Kind.TOOL, "AGENT": Kind.AGENT},
+    ),
+    (sc.TRACELOOP_KIND, {"tool": Kind.TOOL, "agent": Kind.AGENT, "workflow": Kind.AGENT}),
+    (sc.LLM_REQUEST_TYPE, {"chat": Kind.MODEL, "completion": Kind.MODEL, "embedding": Kind.MODEL}),
+)
+
+#: Model spans that start without a single attribute: (instrumentation scope, span name).
+_BARE_MODEL_SPANS: Final = frozenset({("opentelemetry.instrumentation.openai.v1", "openai.response")})
+
+#: Instrumentation scope -> the client SDK it instruments, by the name of that SDK's guard. Frameworks (LangChain,
+#: pydantic-ai) are not here: what they call below may have no guard.
+_CLIENT_SCOPES: Final[dict[str, str]] = {
+    "opentelemetry.instrumentation.genai.openai": "openai",
+    "opentelemetry.instrumentation.openai_v2": "openai",
+    "opentelemetry.instrumentation.openai": "openai",
+    "opentelemetry.instrumentation.openai.v0": "openai",
+    "opentelemetry.instrumentation.openai.v1": "openai",
+    "openinference.instrumentation.openai": "openai",
+    "logfire.openai": "openai",
+    "com.anthropic.sdk.python": "anthropic",
+    "opentelemetry.instrumentation.genai.anthropic": "anthropic",
+    "opentelemetry.instrumentation.anthropic": "anthropic",
+    "openinference.instrumentation.anthropic": "anthropic",
+    "logfire.anthropic": "anthropic",
+    "opentelemetry.instrumentation.google_genai": "google_genai",
+    "opentelemetry.instrumentation.google_generativeai": "google_genai",
+    "openinference.instrumentation.google_genai": "google_genai",
+    "litellm": "litellm",
+    "opentelemetry.instrumentation.litellm": "litellm",
+    "openinference.instrumentation.litellm": "litellm",
+}
+
+_INPUT: Final = (sc.GEN_AI_INPUT_TOKENS, sc.GEN_AI_PROMPT_TOKENS, sc.OPENINFERENCE_PROMPT)
+_OUTPUT: Final = (sc.GEN_AI_OUTPUT_TOKENS, sc.GEN_AI_COMPLETION_TOKENS, sc.OPENINFERENCE_COMPLETION)
+_TOTAL: Final = (sc.GEN_AI_TOTAL_TOKENS, sc.LLM_TOTAL_TOKENS, sc.OPENINFERENCE_TOTAL)
+_CACHE_READ: Final = (
+    sc.GEN_AI_CACHE_READ,
+    sc.GEN_AI_CACHE_READ_FLAT,
+    sc.GEN_AI_DETAILS_CACHE_READ,
+    sc.OPENINFERENCE_CACHE_READ,
+)
+_CACHE_WRITE: Final = (
+    sc.GEN_AI_CACHE_WRITE,
+    sc.GEN_AI_CACHE_CREATION,
+    sc.GEN_AI_CACHE_CREATION_FLAT,
+    sc.GEN_AI_DETAILS_CACHE_WRITE,
+    sc.OPENINFERENCE_CACHE_WRITE,
+)
+_REASONING: Final = (
+    sc.GEN_AI_REASONING,
+    sc.GEN_AI_REASONING_FLAT,
+    sc.LLM_REASONING_TOKENS,
+    sc.GEN_AI_DETAILS_REASONING,
+    sc.OPENINFERENCE_REASONING,
+)
+_MODEL: Final = (
+    sc.GEN_AI_RESPONSE_MODEL,
+    sc.GEN_AI_REQUEST_MODEL,
+    sc.OPENINFERENCE_RESPONSE_MODEL,
+    sc.OPENINFERENCE_MODEL,
+    sc.OPENINFERENCE_REQUEST_MODEL,
+    sc.OPENINFERENCE_EMBEDDING_MODEL,
+)
+_PROVIDER: Final = (sc.GEN_AI_PROVIDER, sc.GEN_AI_SYSTEM, sc.OPENINFERENCE_PROVIDER, sc.OPENINFERENCE_SYSTEM)
+_AGENT_NAME: Final = (
+    sc.GEN_AI_AGENT_NAME,
+    sc.GEN_AI_WORKFLOW_NAME,
+    sc.OPENINFERENCE_AGENT_NAME,
+    sc.TRACELOOP_ENTITY,
+)
+_TOOL_NAME: Final = (sc.GEN_AI_TOOL_NAME, sc.OPENINFERENCE_TOOL_NAME, sc.TRACELOOP_ENTITY)
+_TOOL_CALL_ID: Final = (sc.GEN_AI_TOOL_CALL_ID, sc.OPENINFERENCE_TOOL_CALL_ID, sc.OPENINFERENCE_TOOL_ID)
+
+_TOO_MANY: Final = 2**53
+
+
+def classify(name: str, attributes: Attributes | None, scope_name: str | None = None) -> Kind | None:
+    """What kind of call a span with these attributes is, or None if budgets don't care.
+
+    Args:
+        name: The span's name.
+        attributes: What is known of it; at its start this can be very little.
+        scope_name: Name of its instrumentation scope, or None if unknown.
+    """
+    if attributes:
+        for key, kinds in _KINDS:
+            value = attributes.get(key)
+            if isinstance(value, str) and value in kinds:
+                return kinds[value]
+    return Kind.MODEL if (scope_name, name) in _BARE_MODEL_SPANS else None
+
+
+def covered_sdk(scope_name: str | None) -> str | None:
+    """Which client SDK an instrumentation scope instruments (the name of its guard), or None if it is another thing."""
+    return None if scope_name is None else _CLIENT_SCOPES.get(scope_name)
+
+
+def operation(attributes: Attributes | None) -> str:
+    """The GenAI operation of a model span: ``chat`` unless it says otherwise."""
+    attributes = attributes or {}
+    named = attributes.get(sc.GEN_AI_OPERATION)
+    if isinstance(named, str) and named:
+        return named
+    if attributes.get(sc.OPENINFERENCE_KIND) == "EMBEDDING" or attributes.get(sc.LLM_REQUEST_TYPE) == "embedding":
+        return "embeddings"
+    return "text_completion" if attributes.get(sc.LLM_REQUEST_TYPE) == "completion" else "chat"
+
+
+def usage_from(attributes: Attributes | None) -> Usage | None:
+    """The usage that an ended model span reports, in whatever dialect; None if it reports none.
+
+    Never raises: a value that is not a whole number from 0 up is taken as absent. Totals of whole agent runs
+    (``gen_ai.aggregated_usage.*``) are not read.
+    """
+    if not attributes:
+        return None
+    read, write, reasoning = (_count(attributes, keys) or 0 for keys in (_CACHE_READ, _CACHE_WRITE, _REASONING))
+    split = _split(attributes, cached=read + write, reasoning=reasoning)
+    if split is None:
+        return None
+    return Usage(
+        input_tokens=split.get("input_tokens"),
+        output_tokens=split.get("output_tokens"),
+        tokens=split.get("tokens"),
+        cache_read_tokens=read,
+        cache_write_tokens=write,
+        reasoning_tokens=reasoning,
+        model=model_name(attributes),
+        provider=provider_name(attributes),
+        response_id=response_id(attributes),
+    )
+
+
+def _split(attributes: Attributes, *, cached: int, reasoning: int) -> dict[str, int] | None:
+    """Input and output as our `Usage` means them: cached and reasoning tokens included."""
+    given, made, total = (_count(attributes, keys) for keys in (_INPUT, _OUTPUT, _TOTAL))
+    if given is None and made is None:
+        return None if total is None else {"tokens": total}
+    if given is not None and given < cached:
+        given += cached  # a part can't exceed the whole: this dialect counts cached tokens apart
+    if made is not None and made < reasoning:
+        made += reasoning
+    if made is None and operation(attributes) == "embeddings":
+        made = 0
+    if given is not None and total is not None and total > given + (made or 0):
+        made = total - given  # OpenLLMetry leaves Gemini's thinking tokens out of the output, not out of the total
+    if given is None and total is not None and made is not None and total >= made:
+        given = total - made
+    return {key: value for key, value in (("input_tokens", given), ("output_tokens", made)) if value is not None}
+
+
+def model_name(attributes: Attributes | None) -> str | None:
+    """The model that answered, else the one that was asked for."""
+    return _text(attributes, _MODEL)
+
+
+def provider_name(attributes: Attributes | None) -> str | None:
+    """The GenAI provider."""
+    return _text(attributes, _PROVIDER)
+
+
+def response_id(attributes: Attributes | None) -> str | None:
+    """The provider's id of the response."""
+    return _text(attributes, (sc.GEN_AI_RESPONSE_ID,))
+
+
+def agent_name(attributes: Attributes | None) -> str | None:
+    """The name of the agent or workflow whose span this is."""
+    return _text(attributes, _AGENT_NAME)
+
+
+def tool_name(attributes: Attributes | None) -> str | None:
+    """The name of the tool whose call this is."""
+    return _text(attributes, _TOOL_NAME)
+
+
+def tool_call_id(attributes: Attributes | None) -> str | None:
+    """The id that the model gave to this tool call."""
+    return _text(attributes, _TOOL_CALL_ID)
+
+
+def max_output_tokens(attributes: Attributes | None) -> int | None:
+    """How many output tokens the request allows itself, if the span says."""
+    return _count(attributes or {}, (sc.GEN_AI_REQUEST_MAX_TOKENS,)) or None  # 0 is none that a provider takes
+
+
+def _count(attributes: Attributes, keys: tuple[str, ...]) -> int | None:
+    for key in keys:
+        value = attributes.get(key)
+        if type(value) is int and 0 <= value < _TOO_MANY:
+            return value
+    return None
+
+
+def _text(attributes: Attributes | None, keys: tuple[str, ...]) -> str | None:
+    if not attributes:
+        return None
+    for key in keys:
+        value = attributes.get(key)
+        if isinstance(value, str) and value:
+            return value
+    return None

@@ -1,0 +1,128 @@
+"""The runs that nobody opens: those of agents' spans, and of the local root span of a request or job.
+
+One begins with the first call inside its span and ends with the span. It takes its tenant from what the configuration
+says (`tenant_from`), and an agent's run is a child of the run of the agent around it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import trace
+
+from otelbudget import forking
+from otelbudget.admission import closing
+from otelbudget.runs.run import BudgetRun
+from otelbudget.spans.conventions import Kind
+from otelbudget.spans.tree import LooseSpan, Node, SpanTree
+from otelbudget.telemetry.events import site_of
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
+    from otelbudget.engine.engine import Engine
+    from otelbudget.engine.owner import Owner
+
+__all__ = ["ImplicitRuns"]
+
+#: How many ended spans that carried a run are remembered, for tasks that outlive them.
+_ENDED: Final = 1024
+
+
+class ImplicitRuns:
+    """All implicit runs of a manager.
+
+    Args:
+        engine: Whose runs.
+        tree: The open spans.
+    """
+
+    def __init__(self, engine: Engine, tree: SpanTree) -> None:
+        self._engine = engine
+        self._tree = tree
+        self._left: OrderedDict[int, BudgetRun] = OrderedDict()
+        self._opening = forking.fresh(threading.RLock())
+        self._closing = forking.fresh(threading.Lock())
+        engine.overdue.append(self._close_lost)
+
+    def ended(self, node: Node, span: Any) -> None:
+        """End the run of a span that has ended, if it has one."""
+        run = node.run
+        if run is None:
+            return
+        self._left[node.span_id] = run
+        while len(self._left) > _ENDED:
+            self._left.popitem(last=False)
+        failed = span.status.status_code is trace.StatusCode.ERROR and run.outcome == "completed"
+        closing.close(run, "error" if failed else run.outcome)
+
+    def of(self, context: Context) -> BudgetRun | None:
+        """The implicit run of *context*: the enclosing agent's, else the local root's; opened when first asked for.
+
+        Where the span that carried it has ended, it is that run still, which is closed.
+        """
+        run = self._left.get(trace.get_current_span(context).get_span_context().span_id) if self._left else None
+        run = run or self.of_agent(context)
+        node = None if run is not None else self._tree.at(context)
+        if node is None:
+            return run
+        *_, root = node.upwards()
+        return None if root.kind is not None or root.ours else self._opened(root, None, context)
+
+    def of_agent(self, context: Context) -> BudgetRun | None:
+        """The run of the agent's span that encloses *context*, or None."""
+        node = self._tree.at(context)
+        run: BudgetRun | None = None
+        for agent in reversed([] if node is None else [one for one in node.upwards() if one.kind is Kind.AGENT]):
+            run = self._opened(agent, run, context)
+        return run
+
+    def _opened(self, node: Node, parent: BudgetRun | None, context: Context) -> BudgetRun:
+        self._close_lost()
+        with self._opening:
+            if node.run is None:
+                engine = self._engine
+                budget = engine.implicit_budget(node.name)
+                said = self._tenant_said(node, context) if parent is None else None
+                owner = engine.owners.owner(None, said, None, None) if parent is None else parent.owner
+                made = BudgetRun(engine, budget, owner, parent=parent, kind="implicit", reraise=False)
+                made.tenant_said = said is not None if parent is None else parent.tenant_said
+                span = node.span
+                if span is not None:
+                    made.span = LooseSpan(span)
+                    made.site = site_of(made.span)
+                    closing.write_limits(made, span)
+                node.run = made
+                if node.ended:
+                    closing.close(made, made.outcome)
+            return node.run
+
+    def _close_lost(self) -> bool:
+        """End the runs whose span was dropped without being ended; gives whether there were any."""
+        if not self._tree.lost or not self._closing.acquire(blocking=False):  # ending one looks here again
+            return False
+        try:
+            while self._tree.lost:
+                run = self._tree.lost.popleft()
+                closing.close(run, run.outcome)
+        finally:
+            self._closing.release()
+        return True
+
+    def _tenant_said(self, node: Node, context: Context) -> str | None:
+        """The tenant of the run of *node*, opened for a call in *context*, if anything says."""
+        around = (one.span for one in node.upwards())
+        return self._engine.tenant_said(around, node.context, context)
+
+    def owner_said(self, context: Context) -> Owner | None:
+        """Whose the request or job around *context* is, if anything says."""
+        node = self._tree.at(context)
+        if node is None:
+            return None
+        *_, root = node.upwards()
+        if root.run is not None:
+            return root.run.owner if root.run.tenant_said else None
+        said = None if root.ours else self._tenant_said(root, context)
+        return None if said is None else self._engine.owners.owner(None, said, None, None)
