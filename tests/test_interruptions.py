@@ -6,7 +6,6 @@ library's functions that line is.
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +32,6 @@ CRITICAL = (
     "windows.py",
     "admission/admission.py",
     "admission/settlement.py",
-    "runs/batches.py",
     "runs/attempts.py",
     "runs/idempotency.py",
     "engine.py",
@@ -236,33 +234,6 @@ def test_what_leaves_a_rolling_window_leaves_what_is_used_with_it() -> None:
         assert rolling.buckets is not None
         assert rolling.buckets.next_s() is None
     assert line > 30
-
-
-def test_an_interrupted_batch_lets_no_call_more_through() -> None:
-    line, more = 0, True
-    while more:
-        line += 1
-        made = Scene(max_tool_calls=4)
-        ran: list[int] = []
-
-        def batch(made: Scene = made, ran: list[int] = ran) -> None:
-            with made.run.tool_calls("a", "b", "c") as calls:
-                for call in calls:
-                    with call:
-                        ran.append(1)
-
-        more = interrupted_at(made, line, batch)
-        if made.parent.open_holds:
-            gc.collect()  # a batch and its calls refer to each other
-        made.clear()
-        while True:
-            try:
-                with made.run.tool_call("x"):
-                    ran.append(1)
-            except BudgetExceeded:
-                break
-        assert len(ran) <= 4, f"line {line}"
-    assert line > 60
 
 
 @pytest.mark.parametrize("first", ["commit", "release"])

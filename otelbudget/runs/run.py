@@ -22,7 +22,7 @@ from otelbudget.model.amounts import (
 )
 from otelbudget.model.budget import RunBudget, Usage
 from otelbudget.model.decision import ALLOWED, Decision
-from otelbudget.runs import batches, controls, reservation
+from otelbudget.runs import controls, reservation
 from otelbudget.runs import scope as lifecycle
 from otelbudget.runs import tool_call as tools
 from otelbudget.runs import wrap_up as wrapping
@@ -38,7 +38,6 @@ from otelbudget.telemetry.events import Site
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from otelbudget.runs.batches import Batch, CallName
     from otelbudget.runs.reservation import Reservation
     from otelbudget.runs.scope import RunScope
     from otelbudget.runs.tool_call import ToolCall
@@ -203,6 +202,8 @@ class BudgetRun(Looking, AsyncMethods):
     def tool_call(self, name: str, *, call_id: str | None = None) -> ToolCall:
         """A tool call as a block (``with`` or ``async with``): refused before it starts, charged when it does.
 
+        Tools that run all or not at all are held by ``reserve(tool_calls=3)``.
+
         Example:
             >>> with run.tool_call("search"):  # doctest: +SKIP
             ...     hits = search(query)
@@ -214,24 +215,6 @@ class BudgetRun(Looking, AsyncMethods):
         if not tools.is_name(name, call_id):
             raise TypeError(f"a tool call needs a name, and a call id that is text or None, got {name!r}, {call_id!r}")
         return tools.ToolCall(self, name, call_id)
-
-    def tool_calls(self, *calls: CallName, partial: bool = False) -> Batch:
-        """Several tool calls that were asked for together, as a block (``with`` or ``async with``) that holds them.
-
-        Example:
-            >>> with run.tool_calls("search", ("fetch", "call_2")) as batch:  # doctest: +SKIP
-            ...     for call in batch:
-            ...         with call:
-            ...             answers.append(execute(call.name))
-
-        Args:
-            calls: Names, or (name, call id).
-            partial: Admit as many as fit; the others are `Batch.refused`, and nothing is raised.
-
-        Raises:
-            BudgetExceeded: On entering, when not all of them fit; none of them may run then.
-        """
-        return batches.Batch(self, calls, partial=partial)
 
     # --- children and the end
 

@@ -229,3 +229,26 @@ def test_an_explicit_check_inside_a_tool_span_is_an_event_of_that_span(world: Wo
     assert [n for n, _ in said(world.span("execute_tool"))] == ["otelbudget.check"] * 2 + ["otelbudget.record"]
     assert said(world.span("plain")) == []
     assert [n for n, _ in said(world.span("otelbudget.run"))] == ["otelbudget.check"]
+
+
+# --- several tools in one response
+
+
+def test_tools_that_run_all_or_not_at_all_are_reserved_together(world: World) -> None:
+    with world.run(RunBudget(max_tool_calls=2), reraise=False) as run:
+        with pytest.raises(BudgetExceeded) as denied:
+            run.reserve(tool_calls=3)
+        assert (denied.value.reason, denied.value.resource, denied.value.requested) == ("limit", "tool_calls", 3)
+        assert counts(run) == (0, 0)
+        run.check(steps=1)  # a refused tool never blocks a model call
+        run.acknowledge()
+
+
+def test_tools_that_are_entered_one_by_one_run_as_long_as_they_fit(world: World) -> None:
+    with world.run(RunBudget(max_tool_calls=2), reraise=False) as run:
+        for name in ("a", "b"):
+            with run.tool_call(name):
+                pass
+        with pytest.raises(BudgetExceeded):
+            run.tool_call("c").__enter__()
+        assert counts(run) == (2, 0)

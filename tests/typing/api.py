@@ -14,7 +14,6 @@ from otelbudget import (
     BudgetRun,
     Config,
     Decision,
-    Denial,
     Quota,
     QuotaService,
     Receipt,
@@ -51,11 +50,6 @@ def running() -> None:
         once = run.reserve(tokens=500, idempotency_key="k", attempt_of="call", on_unknown="input")
         assert_type(once.replayed, bool)
         assert_type(run.record(usage, idempotency_key="r").replayed, bool)
-        with run.tool_calls("search", ("fetch", "call_2"), partial=True) as batch:
-            for call in batch:
-                with call:
-                    assert_type(call.name, str)
-            assert_type(batch.refused, tuple[Denial, ...])
         with run.tool_call("search"):
             run.record(usage)
         with run.child(RunBudget(max_steps=1)) as child:
@@ -80,8 +74,8 @@ async def running_async() -> None:
         async with run.areserve(tokens=500) as reservation:
             await reservation.acommit(usage)
         await run.arecord(usage, idempotency_key="r")
-        async with run.tool_calls("search") as batch, batch.calls[0]:
-            pass
+        async with run.tool_call("search", call_id="call_2") as call:
+            assert_type(call.name, str)
         held = await run.areserve(steps=1, wait_s=2)
         await held.arelease()
         async with run.timeout():

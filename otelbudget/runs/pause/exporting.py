@@ -71,7 +71,7 @@ def _check_at_rest(run: BudgetRun) -> None:
         raise BudgetError("the state of this run was exported before, and it goes on there; run.unfreeze() undoes that")
     if run.open_holds:
         raise BudgetError(
-            f"{run.open_holds} calls of this run are in flight (open reservations, model calls or batches):"
+            f"{run.open_holds} calls of this run are in flight (open reservations or model calls):"
             f" export its state when they are settled"
         )
     live: Any = run.engine.meters.live
