@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from otelbudget import forking, semconv
 from otelbudget.ledger import ledger
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["close", "discard", "finish_if_idle", "settle_overdue", "tend", "write_limits", "write_totals"]
 
+#: Why a run is frozen that goes on where its exported state is resumed: leaving it here is no end.
+EXPORTED: Final = "its state was exported, and it goes on where that is resumed"
+
 
 def close(run: BudgetRun, outcome: str) -> None:
     """Refuse new calls in *run*; finish it now, or when its last open call settles."""
@@ -31,7 +34,7 @@ def close(run: BudgetRun, outcome: str) -> None:
         run.closed = True
         engine.explicit_runs -= run.kind == "explicit"
         run.plain = False
-        run.outcome = "paused" if run.keys is not None and run.keys.exported else outcome
+        run.outcome = "paused" if run.frozen == EXPORTED else outcome
         run.ended_ns = engine.clock_ns()
         waiting = run.open_holds > 0
     if waiting:

@@ -93,8 +93,9 @@ def resume(
 ) -> RunScope:
     """Go on with a run that `BudgetRun.export_state` has paused, as a block like that of `run`.
 
-    It has the same id, owner and limits, has used what it had used, and the time between does not count. It is a run of
-    its own wherever it is resumed. A state is a value: who resumes it in two processes lets both spend what is left.
+    It has the same id, owner and limits, has used what it had used, and the time between does not count; denials and
+    idempotency keys stayed with the run that was left. It is a run of its own wherever it is resumed. A state is a
+    value: who resumes it in two processes lets both spend what is left.
 
     Args:
         state: What `export_state` gave, also after a trip through JSON.
@@ -113,11 +114,11 @@ def paused_scope(
     engine: Engine, state: Mapping[str, Any], on_exhausted: OnExhausted | None, **options: Any
 ) -> RunScope:
     """`resume` on *engine*."""
-    from otelbudget.runs.pause import resuming
+    from otelbudget.runs.resume import read
     from otelbudget.runs.scope import RunScope
 
-    paused = resuming.read(state, on_exhausted)
-    return RunScope(engine, paused.budget, resumed=paused, **options)
+    budget = read(state, on_exhausted)
+    return RunScope(engine, budget, resumed=dict(state), **options)
 
 
 def _engine() -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from otelbudget import semconv
+from otelbudget.admission.closing import EXPORTED
 from otelbudget.ledger import ledger
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, STEPS, UNLIMITED, count, nanoseconds, nanousd
 from otelbudget.runs import timeout as deadlines
@@ -112,9 +113,10 @@ def _freeze(run: BudgetRun, actor: str | None, reason: str | None, *, frozen: bo
     _check_names(actor, reason)
     with run.engine.lock:
         was = run.frozen is not None
-        run.frozen = (reason or "") if frozen else None
-        if run.keys is not None and not frozen:
-            run.keys.exported = False  # it goes on here after all
+        if not frozen:
+            run.frozen = None
+        elif run.frozen != EXPORTED:  # that stays the reason: it goes on elsewhere
+            run.frozen = reason or ""
         run.refresh()
         run.engine.store.changed()
     _say(run, semconv.EVENT_FREEZE, actor, reason, {semconv.OLD: was, semconv.NEW: frozen})

@@ -120,16 +120,14 @@ class Keys:
         entries: By idempotency key, oldest first.
         calls: By the key that their attempts name.
         attempts: Those that are open, by hold.
-        exported: The run's state has been exported, so it goes on elsewhere.
     """
 
-    __slots__ = ("attempts", "calls", "entries", "exported")
+    __slots__ = ("attempts", "calls", "entries")
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
         self.calls: dict[str, LogicalCall] = {}
         self.attempts: dict[Hold, Attempt] = {}
-        self.exported = False
 
     def call(self, name: str) -> LogicalCall:
         """The logical call that an attempt names: by the key of its first reserve, or a name of its own.

@@ -22,13 +22,12 @@ from otelbudget.model.amounts import (
 )
 from otelbudget.model.budget import RunBudget, Usage
 from otelbudget.model.decision import ALLOWED, Decision
-from otelbudget.runs import controls, reservation
+from otelbudget.runs import controls, reservation, resume
 from otelbudget.runs import scope as lifecycle
 from otelbudget.runs import tool_call as tools
 from otelbudget.runs import wrap_up as wrapping
 from otelbudget.runs.asynchronous import AsyncMethods
 from otelbudget.runs.idempotency import Recorded, as_key
-from otelbudget.runs.pause import exporting
 from otelbudget.runs.remaining import Looking
 from otelbudget.runs.timeout import Timeout
 from otelbudget.stores.memory import drop
@@ -259,17 +258,18 @@ class BudgetRun(Looking, AsyncMethods):
     def export_state(self, *, freeze: bool = True) -> dict[str, Any]:
         """The run as it stands, as values that JSON can carry, for `otelbudget.resume` in this or another process.
 
-        What it has used, limits, latches, pending denials, keys and the time that has passed go along; holds can't, so
-        it has to be between calls. What is recorded here afterwards stays here.
+        Its id and owner, its limits as they are by now, what it has used and the time that has passed go along, a
+        freeze too. Holds can't, so it has to be between calls. Pending denials stay here: leaving the run raises them,
+        as ever. Idempotency keys stay here too, and what is recorded here afterwards.
 
         Args:
-            freeze: Refuse new calls here, and leave the run's end to where it is resumed: leaving it is quiet and its
-                outcome is ``paused``. `unfreeze` takes that back. False for a checkpoint of a run that goes on here.
+            freeze: Refuse new calls here, and leave the run's end to where it is resumed: its outcome here is
+                ``paused``. `unfreeze` takes that back. False for a checkpoint of a run that goes on here.
 
         Raises:
             BudgetError: Calls are in flight, runs inside it are open, it is inside another run, or it has ended.
         """
-        return exporting.export(self, freeze=freeze)
+        return resume.export(self, freeze=freeze)
 
     def __repr__(self) -> str:
         name = f" {self.budget.name!r}" if self.budget.name else ""

@@ -21,7 +21,7 @@ from otelbudget.model.decision import Decision
 from otelbudget.model.quota import check_priority
 from otelbudget.runs import child as carving
 from otelbudget.runs import decorator as decorating
-from otelbudget.runs.pause import resuming
+from otelbudget.runs import resume
 from otelbudget.telemetry import events, our_spans
 from otelbudget.telemetry.events import site_of, type_name
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from otelbudget.engine.owner import Owner
     from otelbudget.model.budget import RunBudget
     from otelbudget.runs.child import Carve
-    from otelbudget.runs.pause.resuming import Paused
     from otelbudget.runs.run import BudgetRun
     from otelbudget.runs.timeout import Timeout
 
@@ -64,7 +63,7 @@ class RunScope:
         reraise: Raise a pending denial when the block is left.
         cancel_at_deadline: Cancel what runs in the block when its time is over; for ``async with``, coroutines and
             async generators.
-        resumed: The paused run that it continues, as a root run; *budget* is that run's then.
+        resumed: The state of the run that it continues, as a root run; *budget* is what that says.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class RunScope:
         carve: Carve | None = None,
         reraise: bool = True,
         cancel_at_deadline: bool = False,
-        resumed: Paused | None = None,
+        resumed: Mapping[str, Any] | None = None,
     ) -> None:
         if mode not in ("shared", "carve", "detached"):
             raise ValueError(f"mode must be 'shared', 'carve' or 'detached', got {mode!r}")
@@ -118,8 +117,8 @@ class RunScope:
         closing.tend(engine)
         run = self._make()
         try:
-            paused: Paused | None = self._options["resumed"]
-            links = None if paused is None else paused.links
+            state = self._options["resumed"]
+            links = None if state is None else resume.links(state)
             span = our_spans.start(engine.tracer, f"{semconv.RUN_SPAN} {self._budget.name or 'custom'}", links=links)
             run.span = span
             run.site = site_of(span)
@@ -134,7 +133,7 @@ class RunScope:
 
         engine, options = self._engine, self._options
         if options["resumed"] is not None:
-            return resuming.rebuild(engine, options["resumed"], reraise=self._reraise)
+            return resume.rebuild(engine, self._budget, options["resumed"], reraise=self._reraise)
         who = {name: options[name] for name in ("org", "tenant", "user", "priority")}
         parent = None if options["mode"] == "detached" else options["parent"] or self._part_of(who)
         wants = None
