@@ -34,7 +34,6 @@ def run(
     mode: Mode = "shared",
     carve: Carve | None = None,
     reraise: bool = True,
-    cancel_at_deadline: bool = False,
 ) -> RunScope:
     """Open a run: ``with``, ``async with``, or a decorator that opens one per call.
 
@@ -59,9 +58,6 @@ def run(
         carve: ``{resource: amount}``, or the share of what the run around it has left; None takes the limits of
             *budget*.
         reraise: Raise a pending denial when the block is left, should something have swallowed it.
-        cancel_at_deadline: Cancel what runs in the block when ``max_seconds``, or the time of a run around it, are
-            over, and raise BudgetExceeded; needs ``async with`` or an async function. Code that swallows the
-            cancellation goes on; the denial is raised when the block is left.
 
     Raises:
         ConfigError: No budget has that name.
@@ -80,17 +76,10 @@ def run(
         mode=mode,
         carve=carve,
         reraise=reraise,
-        cancel_at_deadline=cancel_at_deadline,
     )
 
 
-def resume(
-    state: Mapping[str, Any],
-    *,
-    on_exhausted: OnExhausted | None = None,
-    reraise: bool = True,
-    cancel_at_deadline: bool = False,
-) -> RunScope:
+def resume(state: Mapping[str, Any], *, on_exhausted: OnExhausted | None = None, reraise: bool = True) -> RunScope:
     """Go on with a run that `BudgetRun.export_state` has paused, as a block like that of `run`.
 
     It has the same id, owner and limits, has used what it had used, and the time between does not count; denials and
@@ -101,13 +90,12 @@ def resume(
         state: What `export_state` gave, also after a trip through JSON.
         on_exhausted: Replaces that of its budget; has to be given if that was a function.
         reraise: As for `run`.
-        cancel_at_deadline: As for `run`.
 
     Raises:
         ConfigError: It is no such state; the message names the field.
         BudgetError: On entering, if that run is open in this process.
     """
-    return paused_scope(_engine(), state, on_exhausted, reraise=reraise, cancel_at_deadline=cancel_at_deadline)
+    return paused_scope(_engine(), state, on_exhausted, reraise=reraise)
 
 
 def paused_scope(

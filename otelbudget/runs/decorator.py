@@ -6,14 +6,12 @@ a sync generator would leak its run into its caller, an async one may be closed 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from opentelemetry.context import attach, detach
 
-from otelbudget.errors import BudgetExceeded
 from otelbudget.runs import scope as lifecycle
 
 if TYPE_CHECKING:
@@ -29,17 +27,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 
 def decorate(scope: RunScope, function: F) -> F:
-    """*function* with a run of its own around each call.
-
-    Raises:
-        TypeError: The run is to cancel at its deadline, and *function* is not async.
-    """
-    awaits = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
-    if scope.cancel_at_deadline and not awaits:
-        raise TypeError(
-            f"cancel_at_deadline=True cancels a task, so it needs an async function, and"
-            f" {getattr(function, '__qualname__', function)!r} is none"
-        )
+    """*function* with a run of its own around each call."""
     if inspect.isasyncgenfunction(function):
 
         @functools.wraps(function)
@@ -112,14 +100,9 @@ async def _driven_async(scope: RunScope, body: AsyncGenerator[Any, Any]) -> Asyn
         while True:
             token = attach(context)
             try:
-                # Around each step and not across a yield, as the run itself: another task may drive the next step.
-                async with run.timeout() if scope.cancel_at_deadline else contextlib.nullcontext():
-                    value = await step()
+                value = await step()
             except StopAsyncIteration:
                 return
-            except BudgetExceeded:
-                await body.aclose()  # where its time was over before a step, it has not ended
-                raise
             finally:
                 detach(token)
             try:

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from otelbudget.model.budget import RunBudget
     from otelbudget.runs.child import Carve
     from otelbudget.runs.run import BudgetRun
-    from otelbudget.runs.timeout import Timeout
 
 __all__ = ["RunScope"]
 
@@ -61,8 +60,6 @@ class RunScope:
         carve: ``{resource: amount}``, or the share, above 0 and at most 1, of what the run around it has left; None
             takes the limits of *budget*.
         reraise: Raise a pending denial when the block is left.
-        cancel_at_deadline: Cancel what runs in the block when its time is over; for ``async with``, coroutines and
-            async generators.
         resumed: The state of the run that it continues, as a root run; *budget* is what that says.
     """
 
@@ -79,7 +76,6 @@ class RunScope:
         mode: Mode = "shared",
         carve: Carve | None = None,
         reraise: bool = True,
-        cancel_at_deadline: bool = False,
         resumed: Mapping[str, Any] | None = None,
     ) -> None:
         if mode not in ("shared", "carve", "detached"):
@@ -106,9 +102,7 @@ class RunScope:
             "resumed": resumed,
         }
         self._reraise = reraise
-        self.cancel_at_deadline = cancel_at_deadline
         self._run: BudgetRun | None = None
-        self._timeout: Timeout | None = None
         self._token: Token[Context] | None = None
 
     def open(self) -> tuple[BudgetRun, Context]:
@@ -183,11 +177,6 @@ class RunScope:
         return run if run is not None and run.engine is self._engine and not run.closed else None
 
     def __enter__(self) -> BudgetRun:
-        if self.cancel_at_deadline:
-            raise TypeError("cancel_at_deadline=True cancels a task, so it needs `async with`; leave it out of `with`")
-        return self._enter()
-
-    def _enter(self) -> BudgetRun:
         if self._run is not None:
             raise RuntimeError("this run was entered before: make a new one with otelbudget.run(...)")
         self._run, context = self.open()
@@ -203,25 +192,9 @@ class RunScope:
         return False
 
     async def __aenter__(self) -> BudgetRun:
-        run = self._enter()
-        if self.cancel_at_deadline:
-            timeout = run.timeout()
-            try:
-                await timeout.__aenter__()
-            except BaseException as error:
-                self.__exit__(type(error), error, error.__traceback__)
-                raise
-            self._timeout = timeout
-        return run
+        return self.__enter__()
 
     async def __aexit__(self, kind: Any, error: BaseException | None, tb: TracebackType | None) -> Literal[False]:
-        timeout, self._timeout = self._timeout, None
-        if timeout is not None:
-            try:
-                await timeout.__aexit__(kind, error, tb)
-            except BaseException as late:
-                self.__exit__(type(late), late, late.__traceback__)
-                raise
         return self.__exit__(kind, error, tb)
 
     def __call__(self, function: F) -> F:
@@ -230,13 +203,7 @@ class RunScope:
 
     def copy(self) -> RunScope:
         """The same run, not entered yet."""
-        return RunScope(
-            self._engine,
-            self._budget,
-            reraise=self._reraise,
-            cancel_at_deadline=self.cancel_at_deadline,
-            **self._options,
-        )
+        return RunScope(self._engine, self._budget, reraise=self._reraise, **self._options)
 
 
 def leave(run: BudgetRun, error: BaseException | None) -> None:

@@ -10,7 +10,6 @@ from world import World
 
 from otelbudget import BudgetExceeded, RunBudget, current_run
 from otelbudget.engine import scope
-from otelbudget.runs import timeout as deadlines
 from otelbudget.runs.run import BudgetRun
 
 THREE = RunBudget(max_steps=3)
@@ -248,101 +247,3 @@ def test_a_generator_inside_a_run_is_part_of_it(world: World) -> None:
         assert list(work()) == [1]
         assert run.usage.tokens == 5
         assert scope.current_run() is run
-
-
-# --- cancel_at_deadline
-
-TEN = RunBudget(max_seconds=10)
-
-
-async def over(world: World) -> None:
-    """Let ten seconds pass, and every block look at the clock."""
-    world.advance(10)
-    for run in list(world.engine.meters.live):
-        with run.lock:
-            deadlines.moved(run)
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
-async def test_a_coroutine_is_cancelled_at_the_deadline_of_its_call(world: World) -> None:
-    @world.run(TEN, cancel_at_deadline=True)
-    async def work() -> None:
-        await asyncio.sleep(60)
-
-    task = asyncio.create_task(work())
-    await asyncio.sleep(0)
-    await over(world)
-    with pytest.raises(BudgetExceeded, match="out of time"):
-        await task
-
-
-async def test_a_step_of_an_async_generator_is_cancelled_at_the_deadline_whoever_drives_it(world: World) -> None:
-    ended: list[str] = []
-
-    @world.run(TEN, cancel_at_deadline=True)
-    async def work() -> AsyncIterator[int]:
-        try:
-            yield 1
-            await asyncio.sleep(60)
-        finally:
-            ended.append(here().state)
-
-    generator: Any = work()
-    assert await anext(generator) == 1
-    task = asyncio.create_task(anext(generator))
-    await asyncio.sleep(0)
-    await over(world)
-    with pytest.raises(BudgetExceeded, match="out of time"):
-        await task
-    assert (ended, task.cancelling(), world.engine.meters.live) == (["exhausted"], 0, set())
-    with pytest.raises(StopAsyncIteration):
-        await anext(generator)
-
-
-async def test_between_its_steps_nobody_is_cancelled_and_the_next_one_is_refused_with_the_body_closed(
-    world: World,
-) -> None:
-    ended: list[BudgetRun] = []
-
-    @world.run(TEN, cancel_at_deadline=True)
-    async def work() -> AsyncIterator[int]:
-        try:
-            yield 1
-            yield 2
-        finally:
-            await asyncio.sleep(0)
-            ended.append(here())
-
-    generator: Any = work()
-    assert await anext(generator) == 1
-    await over(world)
-    with pytest.raises(BudgetExceeded, match="out of time"):
-        await anext(generator)
-    assert [run.state for run in ended] == ["closed"]
-    assert world.counted() == {("check", "deny", "deadline"): 1}
-
-
-async def test_an_async_generator_that_is_in_time_is_not_disturbed(world: World) -> None:
-    @world.run(TEN, cancel_at_deadline=True)
-    async def work() -> Any:
-        sent = yield 0
-        while sent:
-            sent = yield sent
-
-    generator = work()
-    assert [await anext(generator), await generator.asend(7)] == [0, 7]
-    with pytest.raises(StopAsyncIteration):
-        await generator.asend(0)
-    assert world.counted() == {}
-
-
-def test_only_async_functions_can_be_cancelled(world: World) -> None:
-    def plain() -> None: ...
-
-    def generator() -> Iterator[int]:
-        yield 1
-
-    for function in (plain, generator):
-        with pytest.raises(TypeError, match=rf"needs an async function, and '.*{function.__name__}' is none"):
-            world.run(TEN, cancel_at_deadline=True)(function)

@@ -13,7 +13,6 @@ from world import World, said
 
 import otelbudget
 from otelbudget import BudgetExceeded, ConfigError, RunBudget, Usage
-from otelbudget.runs import timeout as deadlines
 from otelbudget.runs.run import BudgetRun
 
 NONE = RunBudget(max_steps=0, name="none")
@@ -396,107 +395,7 @@ def test_leaving_in_another_context_still_ends_the_run(world: World, caplog: pyt
     assert world.span("otelbudget.run")
 
 
-# --- cancel_at_deadline
-
-
-async def work_in(scope: Any, began: asyncio.Event) -> None:
-    async with scope as run:
-        began.set()
-        await asyncio.sleep(60)
-        run.record_call(1)
-
-
-async def at_the_deadline(world: World, scope: Any) -> asyncio.Task[None]:
-    """A task that works in *scope*, ten seconds later."""
-    began = asyncio.Event()
-    task = asyncio.create_task(work_in(scope, began))
-    await began.wait()
-    world.advance(10)
-    for run in list(world.engine.meters.live):
-        with run.lock:
-            deadlines.moved(run)  # the timers don't follow the test's clock
-    return task
-
-
-@pytest.mark.parametrize("reraise", [True, False])
-async def test_a_run_that_cancels_at_its_deadline_raises_the_denial_then(world: World, reraise: bool) -> None:
-    scope = world.run(RunBudget(max_seconds=10, name="b"), cancel_at_deadline=True, reraise=reraise)
-    task = await at_the_deadline(world, scope)
-    with pytest.raises(BudgetExceeded) as denied:
-        await task
-    assert (denied.value.reason, denied.value.budget) == ("deadline", "b")
-    assert isinstance(denied.value.__cause__, asyncio.CancelledError)
-    span = world.span("otelbudget.run")
-    assert (span.attributes or {})["otelbudget.outcome"] == "exhausted"
-    assert span.status.status_code is StatusCode.ERROR
-    assert world.counted() == {("check", "deny", "deadline"): 1}
-
-
-async def test_it_ends_at_the_deadline_of_the_run_around_it_too(world: World) -> None:
-    with world.run(RunBudget(max_seconds=10), reraise=False) as run:
-        task = await at_the_deadline(world, run.child(cancel_at_deadline=True))
-        with pytest.raises(BudgetExceeded):
-            await task
-        assert run.receipt().outcome == "active"
-
-
-async def test_without_it_nothing_is_cancelled(world: World) -> None:
-    task = await at_the_deadline(world, world.run(RunBudget(max_seconds=10)))
-    for _ in range(10):
-        await asyncio.sleep(0)
-    assert not task.done()
-    task.cancel()
-
-
-async def test_a_cancellation_from_outside_leaves_such_a_run_unchanged(world: World) -> None:
-    began = asyncio.Event()
-    task = asyncio.create_task(work_in(world.run(RunBudget(max_seconds=10), cancel_at_deadline=True), began))
-    await began.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert (task.cancelling(), world.counted()) == (1, {})
-    assert (world.span("otelbudget.run").attributes or {})["otelbudget.outcome"] == "error"
-
-
-async def test_a_run_without_any_time_is_left_before_its_body_begins(world: World) -> None:
-    began = asyncio.Event()
-    scope = world.run(RunBudget(max_seconds=0), cancel_at_deadline=True)
-    with pytest.raises(BudgetExceeded) as denied:
-        await work_in(scope, began)
-    assert (denied.value.reason, began.is_set()) == ("deadline", False)
-    assert len(world.spans("otelbudget.run")) == 1
-    assert world.engine.meters.live == set()
-    await scope.__aexit__(None, None, None)
-
-
-async def test_who_swallows_the_cancellation_gets_the_denial_where_the_run_is_left(world: World) -> None:
-    went_on: list[str] = []
-
-    async def work() -> None:
-        async with world.run(RunBudget(max_seconds=10), cancel_at_deadline=True):
-            try:
-                await asyncio.sleep(60)
-            except asyncio.CancelledError:
-                await asyncio.sleep(0)
-                went_on.append("on")
-
-    task = asyncio.create_task(work())
-    await asyncio.sleep(0)
-    world.advance(10)
-    (run,) = world.engine.meters.live
-    with run.lock:
-        deadlines.moved(run)
-    with pytest.raises(BudgetExceeded, match="out of time"):
-        await task
-    assert went_on == ["on"]
-
-
-def test_a_plain_block_can_not_be_cancelled(world: World) -> None:
-    scope = world.run(cancel_at_deadline=True)
-    with pytest.raises(TypeError, match="async with"):
-        scope.__enter__()
-    assert world.engine.meters.live == set()
+# --- exceptions of the application
 
 
 class Unusual(Exception):

@@ -80,10 +80,9 @@ async def running_async() -> None:
         await held.arelease()
         async with run.timeout():
             await run.aextend(seconds=5)
+            assert_type(run.deadline, float | None)
         async with run.wrap_up():
             await run.arecord_call(10)
-    async with otelbudget.run(budget, cancel_at_deadline=True) as run:
-        assert_type(run.deadline, float | None)
 
 
 @otelbudget.run(budget)
