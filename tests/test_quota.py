@@ -28,7 +28,7 @@ from otelbudget import (
     Usage,
 )
 from otelbudget.model.quota import Quotas
-from otelbudget.runs import standing
+from otelbudget.runs import idempotency, standing
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
 CENT = Decimal("0.01")
@@ -344,23 +344,24 @@ def test_a_reservation_that_is_given_again_after_it_was_lost_settles_where_it_wa
     assert [run.open_holds for run in world.engine.standing] == [0] * len(world.engine.standing)
 
 
-def test_keys_outlive_many_tenants_and_are_forgotten_beyond_a_number_in_all_with_a_warning(
+def test_keys_outlive_many_tenants_and_the_oldest_settled_ones_are_forgotten_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(standing, "AT_HAND", 2)
-    monkeypatch.setattr(standing, "KEPT_IN_ALL", 80)
+    monkeypatch.setattr(idempotency, "KEPT", 80)
     service = QuotaService(100)
     held = service.reserve("held", 10, idempotency_key="job")
-    for i in range(70):
-        service.consume_quota(f"visitor-{i}", 5, idempotency_key="job")
-    for i in range(70):
-        service.consume_quota(f"visitor-{i}", 5, idempotency_key="job")
+    for _ in range(2):
+        for i in range(70):
+            service.consume_quota(f"visitor-{i}", 5, idempotency_key="job")
     assert {used(service, f"visitor-{i}") for i in range(70)} == {5}
     assert not caplog.records
     for i in range(70, 300):
         service.consume_quota(f"visitor-{i}", 5, idempotency_key="job")
-    assert sum(len(keys.entries) for keys in service._engine.tenant_keys._keys.values()) <= 90
     assert [record.getMessage()[:25] for record in caplog.records] == ["a quota service has forgo"]
+    service.consume_quota("visitor-0", 5, idempotency_key="job")
+    service.consume_quota("visitor-299", 5, idempotency_key="job")
+    assert (used(service, "visitor-0"), used(service, "visitor-299")) == (10, 5)
     assert service.reserve("held", 10, idempotency_key="job").held == held.held
     assert service.remaining("held") == 90
 

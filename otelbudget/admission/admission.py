@@ -38,7 +38,7 @@ def attempt(run: BudgetRun, ask: Ask) -> Verdict:
         engine.sweep(now_ns)
         if ask.held is not None:
             return _change(run, ask, ask.held)
-        if ask.once is not None and ask.hold is not None and ask.once.replays(ask, ask.hold, ask.owner):
+        if ask.once is not None and ask.once.replays(ask.owner):
             return Verdict(REPLAYED)
         if ask.wants is not None:
             ask.amounts = ask.wants()
@@ -152,8 +152,8 @@ def _takes(
 
 def _taken(run: BudgetRun, ask: Ask) -> None:
     """What follows once *ask* holds or has charged what it wanted."""
-    if ask.once is not None and ask.hold is not None:
-        ask.once.admitted(ask.hold, ask.owner)
+    if ask.once is not None:
+        ask.once.admitted(ask.owner)
     if ask.charge:
         run.tenant_cell.tool_calls += ask.amounts[TOOLS]
     elif ask.carve_for is not None:

@@ -111,8 +111,6 @@ def _finish(run: BudgetRun) -> None:
         if run.finished:
             return
         run.finished = True
-        if run.keys is not None:
-            run.keys.finish()
         engine.meters.live.discard(run)
         run.tenant_cell.active -= 1
         if run.outcome != "paused":  # what it comes to is counted where it ends

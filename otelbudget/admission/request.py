@@ -46,7 +46,7 @@ class Ask:
         own_maximum: The request's own maximum of output tokens, for the message.
         smaller: Given what tells whether amounts fit, the most that does with less output, or None. Where too little
             is left of tokens or money, *amounts* becomes that and `lowered` true.
-        once: What gives it an idempotency key or makes it one of several attempts, or None.
+        once: What gives it an idempotency key, or None.
     """
 
     __slots__ = (

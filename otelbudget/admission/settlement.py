@@ -12,12 +12,9 @@ from otelbudget.admission import closing
 from otelbudget.admission.admission import payers
 from otelbudget.admission.cost import Price, price
 from otelbudget.ledger.changes import Change, at_once
-from otelbudget.model.amounts import COST, INPUT, NANOS, NESTED, OUTPUT, TOOLS, Amounts
+from otelbudget.model.amounts import COST, INPUT, NANOS, NESTED, OUTPUT, STEPS, TOOLS, Amounts
 from otelbudget.model.budget import Usage, sum_of
-from otelbudget.runs import idempotency
 from otelbudget.runs import wrap_up as wrapping
-from otelbudget.runs.attempts import Attempt
-from otelbudget.runs.idempotency import CHARGED, REPLAYED, Recorded
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site
 
@@ -25,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from otelbudget.ledger.ledger import Crossing, Hold, HoldState
+    from otelbudget.runs.idempotency import Keyed
     from otelbudget.runs.run import BudgetRun
 
 __all__ = [
@@ -39,26 +37,28 @@ __all__ = [
 ]
 
 
-def record(run: BudgetRun, usage: Usage, site: Site, nested: int = 0, key: str | None = None) -> Recorded:
-    """Charge *usage* to *run* and everything above it, once if there is a *key*."""
+def record(run: BudgetRun, usage: Usage, site: Site, nested: int = 0, once: Keyed | None = None) -> bool:
+    """Charge *usage* to *run* and everything above it; False if that was done before under the key of *once*."""
     cost = price(run, usage)
     amounts = usage.amounts(cost.nanousd)
     if nested:
         amounts = amounts._replace(nested_tool_calls=nested)
     with run.engine.lock:
-        crossed = at_once(lambda change: _records(change, run, usage, amounts, key))
+        crossed = at_once(lambda change: _records(change, run, usage, amounts, once))
         if crossed is None:
-            return REPLAYED
+            return False
         wrapping.note_recorded(run, usage.steps)
         _count(run, usage, amounts, cost)
         late = run.closed
     announce(run, amounts, site, crossed, _flags(usage, late=late))
-    return CHARGED
+    return True
 
 
-def _records(change: Change, run: BudgetRun, usage: Usage, amounts: Amounts, key: str | None) -> list[Crossing] | None:
+def _records(
+    change: Change, run: BudgetRun, usage: Usage, amounts: Amounts, once: Keyed | None
+) -> list[Crossing] | None:
     """Charge *usage* with *change*; None if that was done before."""
-    if key is not None and idempotency.recorded(run, key, usage, change):
+    if once is not None and once.recorded(change):
         return None
     return run.engine.store.charges(change, payers(run, usage.model), amounts)
 
@@ -71,17 +71,16 @@ def settle(
     *,
     asked_model: str | None = None,
     by_price: bool = False,
-    attempt: Attempt | None = None,
 ) -> bool:
     """End *held* by charging what was used; False if it had been charged before, and then nothing changes.
 
     None charges the hold itself. A held resource that *usage* leaves open is charged at its hold; with *by_price* its
     cost is what its tokens cost, whatever was held. After an expiry only what exceeds its charge is added; after a
-    release everything is, flagged as late. An *attempt* at a logical call pays what the call has not paid of its steps.
+    release everything is, flagged as late.
     """
     given = usage
     cost, usage, amounts = _charge_of(run, held.amounts, given, asked_model, by_price=by_price)
-    asked = _Settlement(run, held, given, usage, amounts, attempt)
+    asked = _Settlement(run, held, given, usage, amounts)
     with run.engine.lock:
         late = held.state == "released" or run.closed
         was_open = held.state == "open"
@@ -91,8 +90,6 @@ def settle(
         amounts, crossed = done
         if was_open:
             run.engine.store.ended(held)
-        if run.keys is not None:
-            run.keys.ended(held)
         _count(run, usage, amounts, cost)
     announce(run, amounts, site, crossed, _flags(usage, late=late, wrap_up=held.wrapping is not None))
     closing.finish_if_idle(run)
@@ -113,7 +110,6 @@ class _Settlement(NamedTuple):
     given: Usage | None
     usage: Usage
     amounts: Amounts
-    attempt: Attempt | None
 
     def plan(self, change: Change) -> tuple[Amounts, list[Crossing]] | None:
         """Charge it with *change*: what that is, and the thresholds crossed; None if the hold was charged before."""
@@ -121,8 +117,6 @@ class _Settlement(NamedTuple):
         was, store = held.state, run.engine.store
         if was == "committed":
             return None
-        if self.attempt is not None:
-            amounts = self.attempt.charges(change, amounts, whole=self.given is None)
         whole = amounts
         if was == "open":
             crossed = store.settles(change, held, amounts, "committed")
@@ -185,8 +179,6 @@ def _end(run: BudgetRun, held: Hold, amounts: tuple[int, ...], state: HoldState)
         if not at_once(plan):
             return False
         run.engine.store.ended(held)
-        if run.keys is not None:
-            run.keys.ended(held)
     closing.finish_if_idle(run)
     return True
 
@@ -198,26 +190,20 @@ def _abandons(change: Change, held: Hold) -> None:
     expires(change, held)
 
 
-def abandoned(run: BudgetRun, held: Hold) -> None:
-    """Let *run* go on without a hold that has ended uncharged. Called with the lock held."""
+def abandoned(held: Hold) -> None:
+    """Let its run go on without a hold that has ended uncharged. Called with the lock held."""
     at_once(lambda change: _abandons(change, held))
-    if run.keys is not None:
-        run.keys.ended(held)
 
 
 def expires(change: Change, held: Hold) -> None:
     """With *change*, let the run of a hold that ends without a commit, if it is one of a run, go on without it."""
     run: BudgetRun | None = held.payer
     if run is not None:
-        if run.keys is not None:
-            run.keys.ends(change, held)
         _lets_go(change, run)
 
 
 def expired(run: BudgetRun, held: Hold, crossed: Sequence[Crossing]) -> None:
     """Count what an expired hold charged; called with the lock held. Thresholds are announced with the next charge."""
-    if run.keys is not None:
-        run.keys.ended(held)
     charged = held.on_expiry
     if any(charged):
         usage = Usage(charged[INPUT], charged[OUTPUT], steps=charged[0], estimated=True)
@@ -231,8 +217,10 @@ def _complete(usage: Usage | None, held: Amounts) -> Usage:
     """*usage* with what it leaves open taken from the hold."""
     if usage is None:
         return sum_of(held)
+    steps = usage.steps if usage.says_steps else held[STEPS]
     tool_calls = usage.tool_calls if usage.says_tool_calls else held[TOOLS]
-    if usage.input_tokens is not None and usage.output_tokens is not None and tool_calls == usage.tool_calls:
+    split = usage.input_tokens is not None and usage.output_tokens is not None
+    if split and (steps, tool_calls) == (usage.steps, usage.tool_calls):
         return usage
     known_input = held[INPUT] if usage.input_tokens is None else usage.input_tokens
     known_output = held[OUTPUT] if usage.output_tokens is None else usage.output_tokens
@@ -240,7 +228,7 @@ def _complete(usage: Usage | None, held: Amounts) -> Usage:
         known_input,
         known_output,
         cost_usd=usage.cost_usd,
-        steps=usage.steps,
+        steps=steps,
         tool_calls=tool_calls,
         cache_read_tokens=usage.cache_read_tokens,
         cache_write_tokens=usage.cache_write_tokens,

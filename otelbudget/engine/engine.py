@@ -27,7 +27,6 @@ from otelbudget.errors import ConfigError
 from otelbudget.estimate.learned import Learned
 from otelbudget.model.budget import RunBudget, Usage
 from otelbudget.runs.run import BudgetRun
-from otelbudget.runs.standing import TenantKeys
 from otelbudget.stores.memory import MemoryStore
 from otelbudget.telemetry.cells import Meters
 
@@ -77,7 +76,7 @@ class Engine:
         explicit_runs: How many runs that somebody opened are open.
         lingering: Runs that ended with calls still open, with the time when their telemetry ends anyway.
         standing: Runs that nobody opens or ends: what `QuotaService` asks through.
-        tenant_keys: The idempotency keys that are used there.
+        quota_keys: What was done there under idempotency keys, by tenant and key.
     """
 
     def __init__(
@@ -117,7 +116,7 @@ class Engine:
         self.lingering: deque[tuple[int, BudgetRun]] = deque()
         self.overdue: list[Callable[[], bool]] = []
         self.standing: WeakSet[BudgetRun] = WeakSet()
-        self.tenant_keys = TenantKeys(self)
+        self.quota_keys: dict[tuple[str, str], Any] = {}
         self.explicit_runs: int = 0
         self._recent: deque[_Settled] = deque(maxlen=_RECENT)
         self._ambient: BudgetRun | None = None
@@ -257,7 +256,7 @@ class Engine:
         with self.lock:
             for held in self.store.abandon():
                 if held.payer is not None:
-                    accounting.abandoned(held.payer, held)
+                    accounting.abandoned(held)
             for run in (*self.meters.live, *(run for _, run in self.lingering)):
                 run.finished = True  # type: ignore[attr-defined]
             self.lingering.clear()

@@ -174,6 +174,7 @@ class _Unsaid(int):
     """A number that nobody gave: it reads as what it is, but a commit charges what is held instead."""
 
 
+_ONE_STEP = _Unsaid(1)
 _NO_TOOL_CALLS = _Unsaid(0)
 
 
@@ -192,8 +193,8 @@ class Usage:
         input_tokens, output_tokens: As the provider counted them.
         tokens: Their sum, if the split is not known; set by itself where both are.
         cost_usd: What it cost; None takes the price of *model*.
-        steps, tool_calls: How many model and tool calls this was; a commit that does not say ``tool_calls`` charges
-            those that are held.
+        steps, tool_calls: How many model and tool calls this was; a commit that does not say it charges those that are
+            held.
         cache_read_tokens, cache_write_tokens, reasoning_tokens: Parts of the above.
         model, provider, response_id: As the response says.
         estimated: The numbers are an estimate.
@@ -208,7 +209,7 @@ class Usage:
     output_tokens: int | None = None
     tokens: int | None = None
     cost_usd: Money | None = None
-    steps: int = 1
+    steps: int = _ONE_STEP
     tool_calls: int = _NO_TOOL_CALLS
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
@@ -247,6 +248,11 @@ class Usage:
         else:
             put("input_tokens", self.tokens - (known_output or 0))
             put("output_tokens", known_output or 0)
+
+    @property
+    def says_steps(self) -> bool:
+        """Whether ``steps`` was given; else it is one for a record, and for a commit what is held."""
+        return not isinstance(self.steps, _Unsaid)
 
     @property
     def says_tool_calls(self) -> bool:

@@ -26,7 +26,7 @@ from otelbudget.quota.forms import QuotaLike, daily_of, listed
 from otelbudget.quota.hold import QuotaReservation
 from otelbudget.quota.usage import QuotaUsage, main_account, resets_at, usage_of
 from otelbudget.runs import reservation
-from otelbudget.runs.idempotency import as_key
+from otelbudget.runs.idempotency import Keyed, as_key
 from otelbudget.runs.standing import StandingRuns
 from otelbudget.stores.memory import MemoryStore
 
@@ -152,7 +152,7 @@ class QuotaService:
         steps = amounts_from(given, _ONE_STEP).steps
         if model is not None:
             given["model"] = model
-        run = self._runs.of(tenant, priority, user, keyed=idempotency_key is not None)
+        run = self._runs.of(tenant, priority, user)
         given.update(wait_s=wait_s, idempotency_key=idempotency_key, on_unknown=on_unknown)
         return QuotaReservation(reservation.reserve(run, given), steps, model)
 
@@ -172,7 +172,7 @@ class QuotaService:
         it. With *idempotency_key* the same charge is made once.
         """
         spent = amounts_from({**amounts, "tokens": tokens} if tokens else amounts or {"tokens": tokens}, _ONE_STEP)
-        key = as_key("idempotency_key", idempotency_key)
+        key = as_key(idempotency_key)
         usage = Usage(
             spent.input_tokens,
             spent.output_tokens,
@@ -181,8 +181,9 @@ class QuotaService:
             tool_calls=spent.tool_calls,
             model=model,
         )
-        run = self._runs.of(tenant, "normal", user, keyed=key is not None)
-        accounting.record(run, usage, run.site_here(), spent.nested_tool_calls, key)
+        run = self._runs.of(tenant, "normal", user)
+        once = None if key is None else Keyed(run, key, usage)
+        accounting.record(run, usage, run.site_here(), spent.nested_tool_calls, once)
 
     # --- looking
 

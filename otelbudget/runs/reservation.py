@@ -14,11 +14,9 @@ from otelbudget.errors import IdempotencyError
 from otelbudget.ledger.ledger import Hold
 from otelbudget.model.amounts import COST, NOTHING, OUTPUT, RESOURCES, TOKENS, Amounts, amounts_from, shown
 from otelbudget.model.budget import Usage, sum_of
-from otelbudget.runs import idempotency
 from otelbudget.runs import wait as waiting
 from otelbudget.runs import wrap_up as wrapping
-from otelbudget.runs.attempts import Attempt
-from otelbudget.runs.idempotency import CHARGED, REPLAYED, Keyed, Recorded
+from otelbudget.runs.idempotency import CHARGED, REPLAYED, Keyed, Recorded, as_key
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
@@ -45,23 +43,26 @@ class Reservation:
             it to expire.
         replayed: It has been given once more, to a request with the same idempotency key.
         already_settled: A `release` has come after it was settled, and changed nothing.
-        attempt: Its part in a logical call that may be tried again; None without a key.
     """
 
-    __slots__ = ("__weakref__", "_hold", "already_settled", "attempt", "on_unknown", "replayed", "run")
+    __slots__ = ("__weakref__", "_hold", "already_settled", "on_unknown", "replayed", "run")
 
     def __init__(self, run: BudgetRun, hold: Hold, on_unknown: OnUnknown) -> None:
         self.run = run
         self.on_unknown: OnUnknown = on_unknown
         self.replayed = self.already_settled = False
-        self.attempt: Attempt | None = None
         self._hold = hold
 
-    def stand_for(self, attempt: Attempt, on_unknown: OnUnknown) -> None:
-        """Take the place of the reservation object of *attempt*, which is gone. Called with the lock held."""
-        self.attempt, self._hold, self.on_unknown = attempt, attempt.hold, on_unknown
-        self._hold.owner = ref(self)
-        self.run = self._hold.payer
+    def stand_for(self, hold: Hold, on_unknown: OnUnknown) -> None:
+        """Take the place of the reservation object that made *hold* and is gone. Called with the lock held."""
+        self._hold, self.on_unknown = hold, on_unknown
+        self.run = hold.payer
+        hold.owner = ref(self)
+
+    @property
+    def hold(self) -> Hold:
+        """Its hold in the ledger; for the modules of this folder."""
+        return self._hold
 
     @property
     def settled(self) -> bool:
@@ -86,7 +87,7 @@ class Reservation:
         """
         if usage is not None and not isinstance(usage, Usage):
             raise TypeError(f"commit() takes a Usage, got {usage!r}")
-        if accounting.settle(self.run, self._hold, usage, self.run.site_here(), attempt=self.attempt):
+        if accounting.settle(self.run, self._hold, usage, self.run.site_here()):
             return CHARGED
         if usage != self._hold.paid:
             raise IdempotencyError("this reservation was committed before with another usage; it was charged once")
@@ -113,7 +114,7 @@ class Reservation:
             ValueError: The reservation was settled before.
         """
         more = amounts_from({"steps": 0, **delta}, NOTHING)
-        self._extended(more, denying.decide(self.run, self._asking(more)))
+        _check_open(denying.decide(self.run, self._asking(more)))
 
     async def acommit(self, usage: Usage | None = None) -> Recorded:
         """`commit` for coroutines."""
@@ -126,14 +127,7 @@ class Reservation:
     async def aextend(self, **delta: Any) -> None:
         """`extend` for coroutines."""
         more = amounts_from({"steps": 0, **delta}, NOTHING)
-        self._extended(more, await denying.adecide(self.run, self._asking(more)))
-
-    def _extended(self, more: Amounts, decision: Decision) -> None:
-        if decision is admission.GONE:
-            raise ValueError("this reservation is settled, it can't hold more")
-        if self.attempt is not None and more.steps:
-            with self.run.engine.lock:
-                self.attempt.steps += more.steps
+        _check_open(await denying.adecide(self.run, self._asking(more)))
 
     def _asking(self, more: Amounts) -> admission.Ask:
         return admission.Ask(more, "reserve", site=self.run.site_here(), held=self._hold)
@@ -159,10 +153,7 @@ class Reservation:
         self.__exit__(kind, error, tb)
 
     def _charge_estimate(self, amounts: Amounts) -> None:
-        attempt = self.attempt
-        if attempt is not None:  # the call's step may be held by another attempt
-            amounts = amounts._replace(steps=max(amounts.steps, attempt.steps))
-        accounting.settle(self.run, self._hold, estimate_of(amounts), self.run.site_here(), attempt=attempt)
+        accounting.settle(self.run, self._hold, estimate_of(amounts), self.run.site_here())
 
     def _warn_forgotten(self) -> None:
         frame: Any = sys._getframe(2)
@@ -177,6 +168,11 @@ class Reservation:
         )
 
 
+def _check_open(extended: Decision) -> None:
+    if extended is admission.GONE:
+        raise ValueError("this reservation is settled, it can't hold more")
+
+
 def reserve(run: BudgetRun, given: dict[str, Any]) -> Reservation:
     """Hold *given* for one call of *run*."""
     wait_ns = waiting.patience(given)
@@ -189,7 +185,7 @@ def _request(run: BudgetRun, given: dict[str, Any]) -> tuple[admission.Ask, Rese
     on_unknown = given.pop("on_unknown", "full")
     if on_unknown not in ("input", "full", "open"):
         raise ValueError(f"on_unknown must be 'input', 'full' or 'open', got {on_unknown!r}")
-    key, attempt_of = (idempotency.as_key(name, given.pop(name, None)) for name in ("idempotency_key", "attempt_of"))
+    key = as_key(given.pop("idempotency_key", None))
     if "seconds" in given:
         raise ValueError("seconds can't be reserved: time passes by itself; use check(seconds=...)")
     want = wanted(run, given)
@@ -205,10 +201,10 @@ def _request(run: BudgetRun, given: dict[str, Any]) -> tuple[admission.Ask, Rese
         model=want.model,
         unpriced=want.unpriced,
     )
-    if key is not None or attempt_of is not None:
+    if key is not None:
         # Prices may change between two equal requests, so only a cost that was given is part of what is compared.
         payload = want.amounts if "cost_usd" in given else want.amounts._replace(cost_nanousd=0)
-        ask.once = Keyed(run, payload, want.amounts, key, attempt_of)
+        ask.once = Keyed(run, key, payload)
     return ask, made
 
 

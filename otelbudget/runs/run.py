@@ -27,7 +27,7 @@ from otelbudget.runs import scope as lifecycle
 from otelbudget.runs import tool_call as tools
 from otelbudget.runs import wrap_up as wrapping
 from otelbudget.runs.asynchronous import AsyncMethods
-from otelbudget.runs.idempotency import Recorded, as_key
+from otelbudget.runs.idempotency import CHARGED, REPLAYED, Keyed, Recorded, as_key
 from otelbudget.runs.remaining import Looking
 from otelbudget.runs.timeout import Timeout
 from otelbudget.stores.memory import drop
@@ -135,8 +135,8 @@ class BudgetRun(Looking, AsyncMethods):
 
         With ``wait_s`` it waits so many seconds at most until it fits, while open holds, a freeze or a limit refuse it.
         With ``idempotency_key`` the same request once more, as long as the run is open, gives the same reservation,
-        settled or not, and marks it ``replayed``; a refused one leaves no key behind. ``attempt_of`` names a logical
-        call, by the key of its first reserve or by any name: each attempt has a hold of its own, the step is paid once.
+        settled or not, and marks it ``replayed``; a refused one leaves no key behind. A retry of a call that has paid
+        its step takes ``steps=0``.
 
         Raises:
             BudgetExceeded: It does not fit; nothing is held anywhere.
@@ -167,8 +167,10 @@ class BudgetRun(Looking, AsyncMethods):
         """
         if not isinstance(usage, Usage):
             raise TypeError(f"record() takes a Usage, got {usage!r}; for tokens alone use record_call(tokens)")
-        key = as_key("idempotency_key", idempotency_key)
-        return accounting.record(self, usage, self.site_here() if site is None else site, key=key)
+        key = as_key(idempotency_key)
+        once = None if key is None else Keyed(self, key, usage)
+        charged = accounting.record(self, usage, self.site_here() if site is None else site, once=once)
+        return CHARGED if charged else REPLAYED
 
     def record_call(self, tokens: int = 0) -> None:
         """Charge one model call of *tokens* tokens."""

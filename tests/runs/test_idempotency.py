@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from world import World, held, said, used
 
 from otelbudget import BudgetExceeded, IdempotencyError, RunBudget, Usage
@@ -94,14 +92,12 @@ def test_a_cost_that_follows_from_a_price_is_not_part_of_what_is_compared(world:
 
 
 @pytest.mark.parametrize(("key", "kind"), [("", ValueError), (5, TypeError), (b"k", TypeError)])
-@pytest.mark.parametrize("name", ["idempotency_key", "attempt_of"])
-def test_a_key_is_a_text(world: World, name: str, key: Any, kind: type[Exception]) -> None:
+def test_a_key_is_a_text(world: World, key: Any, kind: type[Exception]) -> None:
     with world.run() as run:
-        with pytest.raises(kind, match=f"{name} must be a text that is not empty"):
-            run.reserve(**{name: key})
-        if name == "idempotency_key":
-            with pytest.raises(kind, match=f"{name} must be a text"):
-                run.record(Usage(), idempotency_key=key)
+        with pytest.raises(kind, match="idempotency_key must be a text that is not empty"):
+            run.reserve(idempotency_key=key)
+        with pytest.raises(kind, match="idempotency_key must be a text"):
+            run.record(Usage(), idempotency_key=key)
         assert (held(run), used(run)) == ([0] * 7, [0] * 7)
 
 
@@ -232,21 +228,10 @@ def test_beyond_a_bound_the_oldest_settled_keys_are_forgotten_with_one_warning(
         kept = run.reserve(tokens=1, idempotency_key="open")
         for i in range(5):
             run.record(Usage(1, 0), idempotency_key=f"r{i}")
-            run.reserve(tokens=1, attempt_of=f"a{i}").release()
-        assert run.keys is not None
-        assert list(run.keys.entries) == ["open", "r3", "r4"]
-        assert len(run.keys.calls) == 3
         assert run.reserve(tokens=1, idempotency_key="open") is kept
         assert run.record(Usage(1, 0), idempotency_key="r4").replayed
         assert not run.record(Usage(1, 0), idempotency_key="r0").replayed
-    assert caplog.text.count("idempotency keys and has forgotten older ones") == 1
-
-
-def test_a_run_that_uses_no_keys_keeps_nothing(world: World) -> None:
-    with world.run() as run:
-        run.reserve(tokens=1).commit()
-        run.record(Usage(1, 1))
-        assert run.keys is None
+    assert caplog.text.count("a run has forgotten idempotency keys") == 1
 
 
 # --- record
@@ -280,157 +265,16 @@ def test_of_many_threads_that_record_under_one_key_one_charges(world: World, _: 
         assert used(run)[:2] == [1, 10]
 
 
-# --- attempts
+# --- retries
 
 
-def test_a_retry_pays_its_tokens_and_not_the_step(world: World) -> None:
+def test_a_retry_of_one_logical_call_reserves_no_step_of_its_own(world: World) -> None:
     with world.run(RunBudget(max_steps=1)) as run:
-        for i in range(3):
-            hold = run.reserve(tokens=50, attempt_of="answer")
-            assert held(run)[0] == (1 if i == 0 else 0)
+        run.reserve(tokens=50).commit(Usage(30, 0))
+        for _ in range(2):
+            hold = run.reserve(steps=0, tokens=50)
+            assert held(run)[:2] == [0, 50]
             hold.commit(Usage(30, 0))
-        assert used(run)[:2] == [1, 90]
+        run.reserve(steps=0, tokens=5).commit()
+        assert used(run)[:2] == [1, 95]
         assert run.remaining()["steps"] == 0
-
-
-@pytest.mark.parametrize("name", ["first", "any name"])
-def test_a_call_is_named_by_the_key_of_its_first_reserve_or_by_any_name(world: World, name: str) -> None:
-    with world.run(RunBudget(max_steps=1)) as run:
-        run.reserve(tokens=5, idempotency_key="first", attempt_of=None if name == "first" else name).commit()
-        second = run.reserve(tokens=5, idempotency_key="second", attempt_of=name)
-        second.commit()
-        run.reserve(tokens=5, attempt_of="second").commit()  # a retry of the retry is one of the same call
-        assert used(run)[:2] == [1, 15]
-        assert run.reserve(tokens=5, idempotency_key="second", attempt_of=name) is second
-
-
-def test_another_call_pays_its_own_step(world: World) -> None:
-    with world.run(RunBudget(max_steps=1), reraise=False) as run:
-        run.reserve(attempt_of="a").commit()
-        with pytest.raises(BudgetExceeded, match="steps"):
-            run.reserve(attempt_of="b")
-        run.acknowledge()
-
-
-def test_after_an_attempt_that_was_released_the_next_pays_the_step(world: World) -> None:
-    with world.run(RunBudget(max_steps=1)) as run:
-        run.reserve(tokens=5, attempt_of="k").release()
-        assert held(run)[0] == 0
-        hold = run.reserve(tokens=5, attempt_of="k")
-        assert held(run)[0] == 1
-        hold.commit(Usage(5, 0))
-        assert used(run)[0] == 1
-
-
-@pytest.mark.parametrize("first_ends", ["release", "commit", "expire"])
-def test_attempts_that_overlap_hold_and_pay_one_step(world: World, first_ends: str) -> None:
-    with world.run(RunBudget(max_steps=1)) as run:
-        first: Any = run.reserve(tokens=5, attempt_of="k")
-        second = run.reserve(tokens=5, attempt_of="k")
-        assert held(run)[:2] == [1, 10]
-        if first_ends == "expire":
-            del first
-            world.advance(66)
-            run.can_proceed()
-        elif first_ends == "release":
-            first.release()
-        else:
-            first.commit()
-        assert (used(run)[0], held(run)[0]) == ((1, 0) if first_ends == "commit" else (0, 1))
-        second.commit()
-        assert (used(run)[0], held(run)) == (1, [0] * 7)
-
-
-def test_whichever_of_two_hedged_attempts_is_committed_first_pays(world: World) -> None:
-    with world.run(RunBudget(max_steps=1)) as run:
-        first = run.reserve(tokens=5, attempt_of="k")
-        second = run.reserve(tokens=5, attempt_of="k")
-        second.commit(Usage(5, 0))
-        assert (used(run)[0], held(run)[:2]) == (1, [0, 5])
-        first.release()
-        assert (used(run)[0], held(run)[0]) == (1, 0)
-
-
-def test_an_attempt_that_another_holds_the_step_for_pays_it_when_it_is_left_unsettled(world: World) -> None:
-    with world.run() as run:
-        first = run.reserve(tokens=5, attempt_of="k")
-        with pytest.raises(ZeroDivisionError), run.reserve(tokens=7, attempt_of="k"):
-            raise ZeroDivisionError
-        first.release()
-        assert used(run)[:2] == [1, 7]
-
-
-def test_a_late_commit_of_an_attempt_pays_the_step_only_if_no_other_has(world: World) -> None:
-    with world.run() as run:
-        first = run.reserve(tokens=5, attempt_of="k")
-        first.release()
-        run.reserve(tokens=5, attempt_of="k").commit()
-        first.commit(Usage(5, 0))
-        assert used(run)[:2] == [1, 10]
-        lone = run.reserve(tokens=5, attempt_of="j")
-        lone.release()
-        lone.commit(Usage(5, 0))
-        assert used(run)[:2] == [2, 15]
-
-
-def test_a_call_of_several_steps_is_charged_the_most_that_one_attempt_used(world: World) -> None:
-    with world.run(RunBudget(max_steps=5)) as run:
-        first = run.reserve(steps=2, attempt_of="k")
-        second = run.reserve(steps=3, attempt_of="k")
-        assert held(run)[0] == 3
-        first.commit(Usage(steps=2))
-        assert (used(run)[0], held(run)[0]) == (2, 1)
-        second.extend(steps=1)
-        assert held(run)[0] == 2
-        second.commit(Usage(steps=4))
-        assert (used(run)[0], held(run)[0]) == (4, 0)
-
-
-def test_a_recorded_call_has_no_further_attempts(world: World) -> None:
-    with world.run() as run:
-        run.record(Usage(5, 0), idempotency_key="k")
-        with pytest.raises(IdempotencyError, match="is the key of a record"):
-            run.reserve(attempt_of="k")
-        assert held(run) == [0] * 7
-
-
-def test_attempts_of_a_child_hold_and_pay_above_too(world: World) -> None:
-    with world.run(RunBudget(max_steps=1)) as root, root.child() as child:
-        first, second = (child.reserve(tokens=5, attempt_of="k") for _ in range(2))
-        first.release()
-        assert held(root)[:2] == held(child)[:2] == [1, 5]
-        second.commit(Usage(5, 0))
-        assert used(root)[:2] == used(child)[:2] == [1, 5]
-        assert held(root) == held(child) == [0] * 7
-
-
-@given(st.lists(st.tuples(st.sampled_from(["reserve", "commit", "estimate", "release", "lose"]), st.integers(0, 3))))
-def test_whatever_happens_to_its_attempts_a_call_never_holds_and_pays_more_than_one_step(
-    actions: list[tuple[str, int]],
-) -> None:
-    world = World()
-    open_: list[Reservation] = []
-    charged = False
-    with world.run(RunBudget(max_steps=1)) as run:
-        for action, i in actions:
-            if action == "reserve":
-                open_.append(run.reserve(tokens=3, attempt_of="k"))
-            elif open_:
-                one = open_.pop(i % len(open_))
-                charged |= action in ("commit", "estimate")
-                if action == "commit":
-                    one.commit(Usage(1, 0))
-                elif action == "estimate":
-                    one.commit()
-                elif action == "release":
-                    one.release()
-                else:
-                    del one
-                    world.advance(100)
-                    run.can_proceed()
-            assert used(run)[0] == charged
-            assert held(run)[0] == (bool(open_) and not charged)
-        for one in open_:
-            one.release()
-        assert held(run) == [0] * 7
-    world.provider.shutdown()

@@ -300,3 +300,19 @@ def test_a_latched_run_holds_no_more_for_an_open_reservation(world: World) -> No
         with pytest.raises(BudgetExceeded, match="stays exhausted"):
             held.extend(tokens=50)
         held.commit(Usage(5, 5))
+
+
+@pytest.mark.parametrize(("steps", "said", "charged"), [(0, None, 0), (2, None, 2), (2, 1, 1), (0, 1, 1)])
+def test_a_commit_that_says_no_steps_charges_those_that_are_held(
+    world: World, steps: int, said: int | None, charged: int
+) -> None:
+    with world.run() as run:
+        usage = Usage(30, 12) if said is None else Usage(30, 12, steps=said)
+        run.reserve(tokens=50, steps=steps).commit(usage)
+        assert (run.usage.steps, run.usage.tokens) == (charged, 42)
+
+
+def test_tools_that_are_held_alone_charge_no_step(world: World) -> None:
+    with world.run() as run:
+        run.reserve(tool_calls=2).commit(Usage())
+        assert (run.usage.steps, run.usage.tool_calls) == (0, 2)

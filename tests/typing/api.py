@@ -47,7 +47,7 @@ def running() -> None:
             reservation.extend(tokens=100)
             assert_type(reservation.commit(usage).replayed, bool)
             assert_type(reservation.release(), bool)
-        once = run.reserve(tokens=500, idempotency_key="k", attempt_of="call", on_unknown="input")
+        once = run.reserve(tokens=500, idempotency_key="k", on_unknown="input")
         assert_type(once.replayed, bool)
         assert_type(run.record(usage, idempotency_key="r").replayed, bool)
         with run.tool_call("search"):
