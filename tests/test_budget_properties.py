@@ -23,12 +23,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from world import PRICES, World
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
-from otelbudget.admission import closing, denying
+from otelbudget.admission import closing
 from otelbudget.calls.model_call import ModelCall, ModelRequest
 from otelbudget.ledger.account import Account, Hold
 from otelbudget.model.amounts import RESOURCES, UNLIMITED
 from otelbudget.model.quota import Quota, Quotas
 from otelbudget.model.windows import window_at
+from otelbudget.runs import asking
 from otelbudget.runs import scope as lifecycle
 from otelbudget.runs.reservation import Reservation
 from otelbudget.runs.run import BudgetRun
@@ -272,7 +273,7 @@ class Interleavings(RuleBasedStateMachine):
         request = ModelRequest(provider="p", operation="chat", model="demo", input_tokens=given, max_output_tokens=made)
         call = ModelCall(node.run, request)
         with self.asking("call"):
-            denying.decide(node.run, call.ask())
+            asking.decide(node.run, call.ask())
             self.note(node, call._hold, "demo", call)
 
     @rule(

@@ -369,9 +369,9 @@ def test_a_model_that_is_known_only_after_an_expiry_is_counted_in_full(make_worl
         call = ModelCall(run, ModelRequest(provider="p", operation="chat", model=None, input_tokens=20))
         assert run.engine is world.engine
         ask = call.ask()
-        from otelbudget.admission import denying
+        from otelbudget.runs import asking
 
-        denying.decide(run, ask)
+        asking.decide(run, ask)
         call._hold.owner = lambda: None
         world.advance(70)
         run.can_proceed()
@@ -595,20 +595,20 @@ def test_a_model_that_only_the_answer_names_is_counted_all_the_same(make_world: 
 
 def span_call(run: BudgetRun, **known: Any) -> ModelCall:
     """A call that a span has told of and reserved for, as the span processor does it."""
-    from otelbudget.admission import denying
+    from otelbudget.runs import asking
 
     call = ModelCall(run, ModelRequest(provider="p", operation="chat", **known))
-    denying.decide(run, call.ask())
+    asking.decide(run, call.ask())
     return call
 
 
 def adopted(call: ModelCall, **known: Any) -> None:
-    from otelbudget.admission import denying
+    from otelbudget.runs import asking
 
     ask = call.take_over(ModelRequest(provider="p", operation="chat", **known))
     assert ask is not None
     try:
-        denying.decide(call.run, ask)
+        asking.decide(call.run, ask)
     except BudgetExceeded as error:
         call.refused(error)
         raise

@@ -1,4 +1,4 @@
-"""What a refusal does: the run's `on_exhausted` first, then latch, pending denial, counter, event, exception."""
+"""What a judgement does beside holding: check events; a denial that stands also latches, is pending and is raised."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from otelbudget.admission import closing
 from otelbudget.admission import settlement as accounting
 from otelbudget.admission.admission import REPLAYED, Ask, Verdict, attempt
 from otelbudget.model.amounts import NANOS, RESOURCES
-from otelbudget.runs import on_exhausted as asking
-from otelbudget.runs import wait as waiting
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
@@ -23,49 +21,12 @@ if TYPE_CHECKING:
     from otelbudget.runs.run import BudgetRun
     from otelbudget.telemetry.events import Site
 
-__all__ = ["adecide", "admitted", "decide", "judge", "note", "observe", "refuse"]
+__all__ = ["concluded", "judge", "observe", "refuse", "timed"]
 
 #: Reasons that say nothing about how a run's budget was used: a run that only met these has not exhausted it.
 PASSING: Final = ("busy", "frozen", "closed", "store_unavailable")
 #: Reasons that a caller who does not listen meets again and again: events a few times per run, then counted.
 REPEATING: Final = ("latched", "closed")
-
-
-def decide(run: BudgetRun, ask: Ask, wait_ns: int = 0) -> Decision:
-    """Judge *ask*, waiting up to *wait_ns* for what is in its way; raises BudgetExceeded if it stays refused."""
-    verdict = judge(run, ask, _timed)
-    if not verdict.decision.allowed:
-        done: list[BudgetRun] = []
-        until_ns = time.monotonic_ns() + wait_ns if wait_ns else 0
-        verdict = asking.asked(run, ask, verdict, refuse, done, until_ns)
-        if wait_ns and not verdict.decision.allowed:
-            left_ns = max(0, until_ns - time.monotonic_ns())
-            verdict = waiting.waited(
-                run, verdict, left_ns, lambda: asking.asked(run, ask, judge(run, ask), refuse, done, until_ns)
-            )
-        if not verdict.decision.allowed:
-            raise refuse(run, ask, verdict)
-    return admitted(run, ask, verdict)
-
-
-async def adecide(run: BudgetRun, ask: Ask, wait_ns: int = 0) -> Decision:
-    """`decide` for coroutines: awaits an async `on_exhausted`, and never blocks the loop."""
-    verdict = judge(run, ask, _timed)
-    if not verdict.decision.allowed:
-        done: list[BudgetRun] = []
-        until_ns = time.monotonic_ns() + wait_ns if wait_ns else 0
-        verdict = await asking.aasked(run, ask, verdict, refuse, done, until_ns=until_ns)
-        if wait_ns and not verdict.decision.allowed:
-            left_ns = max(0, until_ns - time.monotonic_ns())
-            verdict = await waiting.awaited(
-                run,
-                verdict,
-                left_ns,
-                lambda: asking.aasked(run, ask, judge(run, ask), refuse, done, until_ns=until_ns),
-            )
-        if not verdict.decision.allowed:
-            raise refuse(run, ask, verdict)
-    return admitted(run, ask, verdict)
 
 
 def judge(run: BudgetRun, ask: Ask, evaluate: Callable[[BudgetRun, Ask], Verdict] | None = None) -> Verdict:
@@ -76,7 +37,7 @@ def judge(run: BudgetRun, ask: Ask, evaluate: Callable[[BudgetRun, Ask], Verdict
     return verdict
 
 
-def _timed(run: BudgetRun, ask: Ask) -> Verdict:
+def timed(run: BudgetRun, ask: Ask) -> Verdict:
     """One attempt; one in 64 is timed."""
     if getattr(run.cell, ask.operation) & 63:
         return attempt(run, ask)
@@ -95,8 +56,10 @@ def observe(run: RunState, operation: str, began_ns: int, site: Site) -> None:
         run.engine.meters.observe_check(operation, seconds, exemplar)
 
 
-def admitted(run: BudgetRun, ask: Ask, verdict: Verdict) -> Decision:
-    """Say that a request was admitted; gives the decision."""
+def concluded(run: BudgetRun, ask: Ask, verdict: Verdict) -> Decision:
+    """The decision on a request that was admitted, which is said; raises BudgetExceeded for one that stays refused."""
+    if not verdict.decision.allowed:
+        raise refuse(run, ask, verdict)
     decision = verdict.decision
     if decision is REPLAYED:
         return decision
@@ -135,13 +98,6 @@ def refuse(run: BudgetRun, ask: Ask, verdict: Verdict) -> BudgetExceeded:
     _say(run, ask, denial, first=first, loud=loud)
     _mark(run, ask, "deny", denial.reason)
     return error
-
-
-def note(run: BudgetRun, ask: Ask, denial: Denial) -> None:
-    """Count a denial that is not raised, and say it: nothing latches or is pending."""
-    with run.engine.lock:
-        first, loud = _count(run, ask, denial)
-    _say(run, ask, denial, first=first, loud=loud)
 
 
 def _say(run: BudgetRun, ask: Ask, denial: Denial, *, first: bool, loud: bool) -> None:

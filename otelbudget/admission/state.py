@@ -53,7 +53,8 @@ class RunState:
         until_ns: The earliest deadline of the lineage, as far as it is known; UNLIMITED without one.
         latched: A bit per resource that has refused.
         frozen: Why it is frozen, or None.
-        alarms: The `timeout` blocks, of this run and of those inside it, that its deadline ends; None before the first.
+        alarms: Rings the `timeout` blocks, of this run and of those inside it, that its deadline ends; None before the
+            first.
         unpriced: A model that was charged without a price (empty if unknown), or None.
         ran_out: The resource of the first `limit` or `deadline` denial that this run's budget or request met, or None.
         pending: Raised denials that nobody has dealt with, by (resource, reason), oldest first: the exception (None if
@@ -67,7 +68,7 @@ class RunState:
     # fmt: off
     __slots__ = (
         "__weakref__", "account", "accounts", "alarms", "budget", "cell", "clock_ns", "closed", "denials", "depth",
-        "ended_ns", "engine", "events_left", "finished", "first_denial", "frozen", "gate", "here", "keys", "kind",
+        "ended_ns", "engine", "events_left", "finished", "first_denial", "frozen", "here", "keys", "kind",
         "latched", "lock", "max_ns", "money_limited", "number", "open_holds", "outcome", "owner", "parent", "pending",
         "plain", "ran_out", "reraise", "seen", "site", "span", "spend_cell", "started_ns", "tenant_cell", "tenant_said",
         "unannounced", "unpriced", "until_ns", "wrapped_up",
@@ -120,7 +121,6 @@ class RunState:
         self.outcome = "completed"
         self.open_holds: int = 0
         self.unannounced: Sequence[ledger.Crossing] = ()
-        self.gate: Any = None
         self.alarms: set[Any] | None = None
         self.keys: Any = None
         self.span: Span | None = None

@@ -15,7 +15,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context, get_current
 
 from otelbudget import semconv
-from otelbudget.admission import admission, denying
+from otelbudget.admission import admission
 from otelbudget.admission import cost as costing
 from otelbudget.admission import settlement as accounting
 from otelbudget.calls import span as call_span
@@ -25,6 +25,7 @@ from otelbudget.errors import BudgetExceeded
 from otelbudget.ledger.ledger import Hold
 from otelbudget.model.amounts import COST, INPUT, OUTPUT, Amounts, usd
 from otelbudget.model.budget import Usage
+from otelbudget.runs import asking
 from otelbudget.runs import tool_call as tools
 from otelbudget.runs import wrap_up as wrapping
 from otelbudget.telemetry import events
@@ -52,7 +53,7 @@ def begin(request: ModelRequest) -> ModelCall | None:
     while (prepared := _prepared(request)) is not None:
         call, ask = prepared
         try:
-            decision = denying.decide(call.run, ask)
+            decision = asking.decide(call.run, ask)
         except BaseException as error:
             call.refused(error)
             raise
@@ -66,7 +67,7 @@ async def abegin(request: ModelRequest) -> ModelCall | None:
     while (prepared := _prepared(request)) is not None:
         call, ask = prepared
         try:
-            decision = await denying.adecide(call.run, ask)
+            decision = await asking.adecide(call.run, ask)
         except BaseException as error:
             call.refused(error)
             raise
@@ -225,7 +226,7 @@ class ModelCall:
         usage = Usage(0, block, model=self.request.model, provider=self.request.provider)
         cost = costing.price(self.run, usage).nanousd
         ask = admission.Ask(Amounts(0, block, 0, block, cost), "call", site=self.site, held=self._hold)
-        denying.decide(self.run, ask)
+        asking.decide(self.run, ask)
 
     # --- settlement
 

@@ -102,14 +102,14 @@ def attach_wrap_up(permit: object) -> Token[Context]:
 
 
 def asking_in(context: Context) -> tuple[object, ...]:
-    """The questions to `on_exhausted` that the code of this context is part of answering."""
+    """The runs whose `on_exhausted` the code of this context is part of."""
     asking: Any = context.get(_ASKING_KEY)
     return asking or ()
 
 
-def attach_asking(sessions: tuple[object, ...]) -> Token[Context]:
-    """Let what is called from here know that it is part of answering *sessions*."""
-    return otel_context.attach(otel_context.set_value(_ASKING_KEY, sessions))
+def attach_asking(runs: tuple[object, ...]) -> Token[Context]:
+    """Let what is called from here know that it is part of the `on_exhausted` of *runs*."""
+    return otel_context.attach(otel_context.set_value(_ASKING_KEY, runs))
 
 
 def detach(token: Token[Context]) -> None:

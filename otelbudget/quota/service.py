@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from otelbudget.admission import admission, denying
+from otelbudget.admission import admission
 from otelbudget.admission import settlement as accounting
 from otelbudget.admission.wanted import wanted
 from otelbudget.config import Config
@@ -25,7 +25,7 @@ from otelbudget.quota import changes
 from otelbudget.quota.forms import QuotaLike, daily_of, listed
 from otelbudget.quota.hold import QuotaReservation
 from otelbudget.quota.usage import QuotaUsage, main_account, resets_at, usage_of
-from otelbudget.runs import reservation
+from otelbudget.runs import asking, reservation
 from otelbudget.runs.idempotency import Keyed, as_key
 from otelbudget.runs.standing import StandingRuns
 from otelbudget.stores.memory import MemoryStore
@@ -117,7 +117,7 @@ class QuotaService:
         asked, model, unpriced = wanted(run, _given(estimated_tokens, model, amounts))
         ask = admission.Ask(asked, "check", site=run.site_here(), model=model, unpriced=unpriced)
         try:
-            return denying.decide(run, ask).allowed
+            return asking.decide(run, ask).allowed
         except BudgetExceeded:
             return False
 

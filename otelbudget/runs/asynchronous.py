@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from otelbudget.admission import denying
-from otelbudget.runs import reservation
+from otelbudget.runs import asking, reservation
 
 if TYPE_CHECKING:
     from otelbudget.model.budget import Usage
@@ -28,7 +27,7 @@ class AsyncMethods:
 
     async def acheck(self: BudgetRun, **amounts: Any) -> Decision:  # type: ignore[misc]
         """`check` for coroutines; awaits an async ``on_exhausted``."""
-        return await denying.adecide(self, self.ask("check", amounts))
+        return await asking.adecide(self, self.ask("check", amounts))
 
     async def acan_proceed(self: BudgetRun, **amounts: Any) -> bool:  # type: ignore[misc]
         """`can_proceed` for coroutines."""

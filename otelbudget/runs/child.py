@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from otelbudget.admission import denying
 from otelbudget.admission.admission import Ask
 from otelbudget.ledger import ledger
 from otelbudget.model.amounts import COST, NOTHING, RESOURCES, UNLIMITED, Amounts, Money, count, nanousd
+from otelbudget.runs import asking
 
 if TYPE_CHECKING:
     from otelbudget.model.budget import RunBudget
@@ -70,4 +70,4 @@ def hold(child: BudgetRun, parent: BudgetRun, wants: Wants) -> None:
     Raises:
         BudgetExceeded: They have not so much left; nothing is kept.
     """
-    denying.decide(parent, Ask(NOTHING, "reserve", site=parent.site_here(), carve_for=child, wants=wants))
+    asking.decide(parent, Ask(NOTHING, "reserve", site=parent.site_here(), carve_for=child, wants=wants))

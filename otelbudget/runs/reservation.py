@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from weakref import ref
 
 from otelbudget import semconv
-from otelbudget.admission import admission, denying
+from otelbudget.admission import admission
 from otelbudget.admission import settlement as accounting
 from otelbudget.admission.wanted import wanted
 from otelbudget.errors import IdempotencyError
 from otelbudget.ledger.ledger import Hold
 from otelbudget.model.amounts import COST, NOTHING, OUTPUT, RESOURCES, TOKENS, Amounts, amounts_from, shown
 from otelbudget.model.budget import Usage, sum_of
-from otelbudget.runs import wait as waiting
+from otelbudget.runs import asking
 from otelbudget.runs import wrap_up as wrapping
 from otelbudget.runs.idempotency import CHARGED, REPLAYED, Keyed, Recorded, as_key
 from otelbudget.telemetry import events
@@ -114,7 +114,7 @@ class Reservation:
             ValueError: The reservation was settled before.
         """
         more = amounts_from({"steps": 0, **delta}, NOTHING)
-        _check_open(denying.decide(self.run, self._asking(more)))
+        _check_open(asking.decide(self.run, self._asking(more)))
 
     async def acommit(self, usage: Usage | None = None) -> Recorded:
         """`commit` for coroutines."""
@@ -127,7 +127,7 @@ class Reservation:
     async def aextend(self, **delta: Any) -> None:
         """`extend` for coroutines."""
         more = amounts_from({"steps": 0, **delta}, NOTHING)
-        _check_open(await denying.adecide(self.run, self._asking(more)))
+        _check_open(await asking.adecide(self.run, self._asking(more)))
 
     def _asking(self, more: Amounts) -> admission.Ask:
         return admission.Ask(more, "reserve", site=self.run.site_here(), held=self._hold)
@@ -175,9 +175,9 @@ def _check_open(extended: Decision) -> None:
 
 def reserve(run: BudgetRun, given: dict[str, Any]) -> Reservation:
     """Hold *given* for one call of *run*."""
-    wait_ns = waiting.patience(given)
+    wait_ns = asking.patience(given)
     ask, made = _request(run, given)
-    denying.decide(run, ask, wait_ns)
+    asking.decide(run, ask, wait_ns)
     return _made(ask, made)
 
 
@@ -229,9 +229,9 @@ class AsyncReserve:
 
     async def _reserve(self) -> Reservation:
         given = dict(self._given)
-        wait_ns = waiting.patience(given)
+        wait_ns = asking.patience(given)
         ask, made = _request(self._run, given)
-        await denying.adecide(self._run, ask, wait_ns)
+        await asking.adecide(self._run, ask, wait_ns)
         return _made(ask, made)
 
     async def __aenter__(self) -> Reservation:

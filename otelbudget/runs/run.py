@@ -22,7 +22,7 @@ from otelbudget.model.amounts import (
 )
 from otelbudget.model.budget import RunBudget, Usage
 from otelbudget.model.decision import ALLOWED, Decision
-from otelbudget.runs import controls, reservation, resume
+from otelbudget.runs import asking, controls, reservation, resume
 from otelbudget.runs import scope as lifecycle
 from otelbudget.runs import tool_call as tools
 from otelbudget.runs import wrap_up as wrapping
@@ -116,7 +116,7 @@ class BudgetRun(Looking, AsyncMethods):
             given["steps"] = steps
         if tokens is not None:
             given["tokens"] = tokens
-        return denying.decide(self, self.ask("check", given))
+        return asking.decide(self, self.ask("check", given))
 
     def can_proceed(self, **amounts: Any) -> bool:
         """Whether `check` would allow this. Never raises a denial, never latches, writes no event."""

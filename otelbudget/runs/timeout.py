@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 from typing import TYPE_CHECKING
 
 from otelbudget.admission import denying, refusals
 from otelbudget.admission.admission import Ask, Verdict
 from otelbudget.model.amounts import NANOS, NOTHING
 from otelbudget.model.decision import ALLOWED, Decision
-from otelbudget.runs import on_exhausted as asking
+from otelbudget.runs import asking
+from otelbudget.runs.wait import Bells, TaskBell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +25,8 @@ __all__ = ["Timeout", "moved"]
 
 def moved(run: RunState) -> None:
     """Let the blocks that the deadline of *run* ends know that it is another one. Called with the lock held."""
-    for alarm in tuple(run.alarms or ()):
-        alarm.moved()
+    for ring in tuple(run.alarms or ()):
+        ring()
 
 
 def judge(run: BudgetRun, ask: Ask) -> Verdict:
@@ -55,17 +55,15 @@ def _left(run: BudgetRun, now_ns: int) -> Iterator[tuple[BudgetRun, int]]:
 class Timeout:
     """What `BudgetRun.timeout` gives: an ``async with`` block, used once.
 
-    The time is looked at again when its timer fires, so a deadline that was moved meanwhile counts as it is then; and
-    if `on_exhausted` may lift it, that is asked while the work goes on.
+    A task beside the work follows the clock, and every change of a deadline rings its bell. If `on_exhausted` may lift
+    the denial, it is asked while the work goes on.
     """
 
     def __init__(self, run: BudgetRun) -> None:
         self._run = run
         self._inner: asyncio.Timeout | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._question: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._verdict: Verdict | None = None  # the denial that ends the work, once that is decided
-        self._ended = False
         self._broken: Exception | None = None  # what `on_exhausted` raised
 
     async def __aenter__(self) -> None:
@@ -75,27 +73,23 @@ class Timeout:
         self._ask = Ask(NOTHING, "check", site=run.site_here())
         verdict = judge(run, self._ask)
         if not verdict.decision.allowed:
-            verdict = await asking.aasked(run, self._ask, verdict, denying.refuse, [], judge)
+            verdict = await asking.areconsidered(run, self._ask, verdict, judge)
             if not verdict.decision.allowed:
                 raise denying.refuse(run, self._ask, verdict)
         inner = asyncio.timeout(None)
         await inner.__aenter__()
         self._inner = inner
-        self._loop = asyncio.get_running_loop()
-        # Timers run in the context of the block and not in that of whoever moves the deadline.
-        self._context = contextvars.copy_context()
-        with run.engine.lock:
-            for one in run.lineage():
-                one.alarms = one.alarms or set()
-                one.alarms.add(self)
-        self._arm()
+        if any(_left(run, 0)):
+            self._watch = asyncio.create_task(self._follow(inner))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        run, inner = self._run, self._inner
+        inner = self._inner
         assert inner is not None
-        self._disarm()
+        if self._watch is not None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed around work that never ended
+                self._watch.cancel()
         stopped = False
         try:
             await inner.__aexit__(kind, error, tb)
@@ -104,75 +98,36 @@ class Timeout:
         if not inner.expired():
             return
         assert self._verdict is not None
-        if not stopped:
-            denying.refuse(run, self._ask, self._verdict)
-        elif self._broken is not None:
-            denying.refuse(run, self._ask, self._verdict)
+        if self._broken is None:
+            denial = denying.refuse(self._run, self._ask, self._verdict)
+            if stopped:
+                raise denial from error
+        elif stopped:
             raise self._broken
-        else:
-            raise denying.refuse(run, self._ask, self._verdict) from error
 
-    def moved(self) -> None:
-        """Look at the time again, called from any thread."""
-        with contextlib.suppress(RuntimeError):  # the loop was closed around a task that never ended
-            self._loop.call_soon_threadsafe(self._arm, context=self._context)
-
-    # --- in the thread of the loop
-
-    def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._over():
-            return
-        left = [left_ns for _, left_ns in _left(self._run, self._run.engine.clock_ns())]
-        if left:
-            self._timer = self._loop.call_later(max(0, min(left)) / NANOS, self._ring)
-
-    def _disarm(self) -> None:
-        self._ended = True
+    async def _follow(self, inner: asyncio.Timeout) -> None:
+        """Wait until the time is over, as it is by then, and cancel the work."""
         run = self._run
-        with run.engine.lock:
-            for one in run.lineage():
-                if one.alarms is not None:
-                    one.alarms.discard(self)
-        for handle in (self._timer, self._question):
-            if handle is not None:
-                handle.cancel()
-        self._timer = None
+        with TaskBell(run.lock, *_alarms(run)) as bell:
+            while True:
+                bell.clear()
+                verdict = judge(run, self._ask)
+                if not verdict.decision.allowed:
+                    try:
+                        verdict = await asking.areconsidered(run, self._ask, verdict, judge)
+                    except Exception as error:  # noqa: BLE001 - raised where the block ends
+                        self._broken = error
+                if not verdict.decision.allowed:
+                    self._verdict = verdict
+                    inner.reschedule(asyncio.get_running_loop().time())
+                    return
+                left_ns = min(left_ns for _, left_ns in _left(run, run.engine.clock_ns()))
+                await bell.wait(max(0, left_ns) / NANOS)
 
-    def _over(self) -> bool:
-        """Whether the work has ended, or its end is decided."""
-        return self._ended or self._verdict is not None
 
-    def _ring(self) -> None:
-        self._timer = None
-        if self._over() or self._question is not None:
-            return
-        verdict = judge(self._run, self._ask)
-        if verdict.decision.allowed:
-            self._arm()
-        elif asking.asks(self._run, verdict):
-            self._question = self._loop.create_task(self._put(verdict), context=self._context)
-        else:
-            self._stop(verdict)
-
-    async def _put(self, verdict: Verdict) -> None:
-        """Ask `on_exhausted`; the work goes on until the answer."""
-        try:
-            # Nothing is refused before the work is stopped, so nothing is booked either.
-            verdict = await asking.aasked(self._run, self._ask, verdict, lambda *_: None, [], judge)
-        except Exception as error:  # noqa: BLE001 - raised where the block ends
-            self._broken = error
-        self._question = None
-        if self._over():
-            return
-        if verdict.decision.allowed:
-            self._arm()
-        else:
-            self._stop(verdict)
-
-    def _stop(self, verdict: Verdict) -> None:
-        self._verdict = verdict
-        assert self._inner is not None
-        self._inner.reschedule(self._loop.time())
+def _alarms(run: BudgetRun) -> list[Bells]:
+    """What is rung when a deadline that ends the work of *run* moves."""
+    with run.lock:
+        for one in run.lineage():
+            one.alarms = one.alarms or set()
+        return [one.alarms for one in run.lineage() if one.alarms is not None]

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, TypeGuard
 
 from opentelemetry.context import Context, get_current
 
-from otelbudget.admission import denying
 from otelbudget.admission.admission import Ask
 from otelbudget.engine import scope
 from otelbudget.model.amounts import Amounts
+from otelbudget.runs import asking
 from otelbudget.runs import wrap_up as wrapping
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class ToolCall:
 
     def __enter__(self) -> ToolCall:
         if (ask := self._admission()) is not None:
-            denying.decide(self.run, ask)
+            asking.decide(self.run, ask)
         self._token = scope.attach_tool_call(self)
         return self
 
@@ -79,7 +79,7 @@ class ToolCall:
 
     async def __aenter__(self) -> ToolCall:
         if (ask := self._admission()) is not None:
-            await denying.adecide(self.run, ask)
+            await asking.adecide(self.run, ask)
         self._token = scope.attach_tool_call(self)
         return self
 

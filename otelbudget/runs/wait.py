@@ -1,160 +1,116 @@
-"""``wait_s``: a refused request waits until it fits, or until its time is up.
+"""Bells: they wake who waits for a change, a thread or a task, from whatever thread the change is made in.
 
-Whoever waits registers with the store first and looks once more afterwards, so no change falls between the two. The
-store wakes all of them after every change that may help; what only time changes (a window, an abandoned hold, a
-deadline) is found by looking every `POLL_S`.
+Whoever waits registers its bell first and looks once more afterwards, so no change falls between the two.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import queue
-import time
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Callable
+from typing import Any, Self
 
-from otelbudget.model.amounts import NANOS, nanoseconds
+__all__ = ["Bell", "Bells", "TaskBell", "ThreadBell"]
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
-
-    from otelbudget.admission.admission import Verdict
-    from otelbudget.runs.run import BudgetRun
-    from otelbudget.stores.memory import MemoryStore
-
-__all__ = ["POLL_S", "awaited", "patience", "waited"]
-
-#: How long nobody looks, at most.
-POLL_S: Final = 0.2
-#: Reasons that pass by themselves or by somebody's doing; an `extend` or a reset also ends a latch.
-_PASSING: Final = ("busy", "frozen", "limit", "latched")
+#: What to call; changed under a lock.
+Bells = set[Callable[[], None]]
 
 
-def patience(given: dict[str, Any]) -> int:
-    """Take ``wait_s`` out of the keywords of a reserve; gives nanoseconds.
+class Bell:
+    """Rung by every change that may help, as long as it is entered.
 
-    Raises:
-        ValueError: It is not a finite number of at least 0.
+    Args:
+        lock: Held by whoever makes such a change.
+        bells: What is called then, in which it registers itself.
     """
-    return nanoseconds("wait_s", given.pop("wait_s", 0))
 
+    def __init__(self, lock: Any, *bells: Bells) -> None:
+        self._lock = lock
+        self._bells = bells
 
-def waited(run: BudgetRun, verdict: Verdict, wait_ns: int, again: Callable[[], Verdict]) -> Verdict:
-    """What *again* gives once it admits, or when *wait_ns* are over; blocks the thread until then."""
-    if not _passing(verdict):
-        return verdict
-    _warn_on_a_loop(run)
-    until_ns = time.monotonic_ns() + wait_ns
-    bell = _ThreadBell()
-    with _registered(run.engine.store, bell):
-        while True:
-            bell.clear()
-            verdict = again()
-            left_ns = until_ns - time.monotonic_ns()
-            if left_ns <= 0 or not _passing(verdict):
-                return verdict
-            bell.wait(min(left_ns / NANOS, POLL_S))
+    def __enter__(self) -> Self:
+        with self._lock:
+            for one in self._bells:
+                one.add(self.ring)
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._forget()
 
-async def awaited(run: BudgetRun, verdict: Verdict, wait_ns: int, again: Callable[[], Awaitable[Verdict]]) -> Verdict:
-    """`waited` for coroutines: only the task waits, and it may be cancelled at any time."""
-    if not _passing(verdict):
-        return verdict
-    until_ns = time.monotonic_ns() + wait_ns
-    bell = _TaskBell(run.engine.store)
-    with _registered(run.engine.store, bell):
-        while True:
-            bell.clear()
-            verdict = await again()
-            left_ns = until_ns - time.monotonic_ns()
-            if left_ns <= 0 or not _passing(verdict):
-                return verdict
-            await bell.wait(min(left_ns / NANOS, POLL_S))
+    def _forget(self) -> None:
+        for one in self._bells:
+            one.discard(self.ring)
 
-
-def _passing(verdict: Verdict) -> bool:
-    denial = verdict.decision.denial
-    if verdict.decision.allowed or denial is None:
-        return False
-    if denial.reason == "latched" and denial.detail is not None:  # what `wrap_up()` refuses, nobody can lift
-        return False
-    return denial.reason in _PASSING
-
-
-def _warn_on_a_loop(run: BudgetRun) -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    run.engine.warn_once(
-        "wait_s",
-        "reserve(wait_s=...) blocks the event loop that runs in this thread, and so perhaps those it waits for;"
-        " use `await run.areserve(wait_s=...)`",
-    )
-
-
-class _Bell(Protocol):
     def ring(self) -> None:
-        """Wake the one who waits, now or at its next wait; called by anybody, with the store's lock held."""
+        """Wake the one who waits, now or at its next wait; called by anybody, with the lock held."""
+        raise NotImplementedError
+
+    def clear(self) -> None:
+        """Forget what has rung so far."""
+        raise NotImplementedError
 
 
-@contextlib.contextmanager
-def _registered(store: MemoryStore, bell: _Bell) -> Iterator[None]:
-    with store.lock:
-        store.wakers.add(bell.ring)
-    try:
-        yield
-    finally:
-        with store.lock:
-            store.wakers.discard(bell.ring)
-
-
-class _ThreadBell:
+class ThreadBell(Bell):
     """Wakes a thread. Made of a queue, since an Event's lock would be taken twice by one thread when the garbage
     collector, inside of a wait, settles a call that was dropped.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lock: Any, *bells: Bells) -> None:
+        super().__init__(lock, *bells)
         self._rung: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def ring(self) -> None:
+        """Wake the thread."""
         if self._rung.empty():
             self._rung.put(None)
 
     def clear(self) -> None:
+        """Forget what has rung so far."""
         while not self._rung.empty():
             self._rung.get()
 
-    def wait(self, seconds: float) -> None:
-        with contextlib.suppress(queue.Empty):
+    def wait(self, seconds: float) -> bool:
+        """Block the thread until it rings, or so long; gives whether it rang."""
+        try:
             self._rung.get(timeout=seconds)
+        except queue.Empty:
+            return False
+        return True
 
 
-class _TaskBell:
-    """Wakes a task, from whatever thread."""
+class TaskBell(Bell):
+    """Wakes a task of asyncio, the one in which it is entered."""
 
-    def __init__(self, store: MemoryStore) -> None:
-        self._store = store
+    _loop: asyncio.AbstractEventLoop
+    _event: asyncio.Event
+    _rung = False
+
+    def __enter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
-        self._rung = False
+        return super().__enter__()
 
     def ring(self) -> None:
+        """Wake the task."""
         if self._rung:
             return
         self._rung = True
         try:
             self._loop.call_soon_threadsafe(self._event.set)
         except RuntimeError:  # the loop was closed around a task that never ended
-            self._store.wakers.discard(self.ring)
+            self._forget()
 
     def clear(self) -> None:
+        """Forget what has rung so far."""
         self._rung = False
         self._event.clear()
 
-    async def wait(self, seconds: float) -> None:
+    async def wait(self, seconds: float) -> bool:
+        """Suspend the task until it rings, or so long; gives whether it rang."""
         timer = self._loop.call_later(seconds, self._event.set)
         try:
             await self._event.wait()
         finally:
             timer.cancel()
+        return self._rung

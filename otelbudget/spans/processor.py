@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace
 from opentelemetry.context import Context, get_current
 
-from otelbudget.admission import denying
 from otelbudget.calls.model_call import ModelCall, ModelRequest
 from otelbudget.engine import scope
+from otelbudget.runs import asking
 from otelbudget.runs import tool_call as tools
 from otelbudget.runs.run import BudgetRun
 from otelbudget.spans import conventions as spans
@@ -118,7 +118,7 @@ class LiveSpans:
         call = tools.ToolCall(run, name, spans.tool_call_id(attributes), from_span=True)
         outer = tools.enclosing(context, run)
         if outer is None or not outer.covers(call.name, call.call_id):
-            denying.decide(run, tools.ask_for(nested=outer is not None, site=site_of(node.span)))
+            asking.decide(run, tools.ask_for(nested=outer is not None, site=site_of(node.span)))
         node.tool = call
 
     def _admit_call(self, node: Node, context: Context, attributes: Mapping[str, Any]) -> None:
@@ -140,7 +140,7 @@ class LiveSpans:
         )
         call = ModelCall(run, request, site_of(node.span))
         call.reporter = node.scope
-        denying.decide(run, call.ask())
+        asking.decide(run, call.ask())
         call.site = NOWHERE  # or it would keep the span alive that is to keep it alive
         node.call = call
 

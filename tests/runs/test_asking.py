@@ -4,7 +4,6 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from world import World
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage, wrap
 from otelbudget.calls.model_call import ModelRequest, abegin, begin
 from otelbudget.model.quota import Quota, Quotas
-from otelbudget.runs import on_exhausted as asking
 from otelbudget.runs.run import BudgetRun
 
 
@@ -151,51 +149,62 @@ def test_the_run_that_is_in_the_way_is_asked_and_then_the_next_one(world: World)
     assert asked == ["root", "leaf"]
 
 
-def test_one_caller_at_a_time_asks_while_the_others_wait(world: World) -> None:
-    inside, most, asked = 0, 0, 0
-    both = threading.Barrier(8)
+def test_each_denied_caller_asks_for_itself_also_several_at_once(world: World) -> None:
+    all_inside = threading.Barrier(8)
 
     def more(denial: Any, run: BudgetRun) -> bool:
-        nonlocal inside, most, asked
-        inside += 1
-        most = max(most, inside)
-        asked += 1
-        run.extend(steps=8)
-        inside -= 1
+        all_inside.wait(10)
+        run.extend(steps=1)
         return True
 
     with world.run(budget(more, max_steps=0)) as run:
-
-        def work() -> None:
-            both.wait()
-            run.reserve().commit()
-
-        threads = [threading.Thread(target=work) for _ in range(8)]
+        threads = [threading.Thread(target=lambda: run.reserve(wait_s=10).commit()) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
-        assert (most, asked, run.usage.steps) == (1, 1, 8)
+            thread.join(20)
+        assert (run.usage.steps, run.receipt().denials) == (8, 0)
 
 
-async def test_an_async_callback_is_awaited_and_other_tasks_wait_for_it(world: World) -> None:
+async def test_an_async_callback_is_awaited_by_each_task_for_itself(world: World) -> None:
     asked = 0
 
     async def more(denial: Any, run: BudgetRun) -> bool:
         nonlocal asked
         asked += 1
-        await asyncio.sleep(0.01)
-        run.extend(steps=4)
+        while asked < 4:
+            await asyncio.sleep(0)
+        run.extend(steps=1)
         return True
 
     async with world.run(budget(more, max_steps=0)) as run:
 
         async def work() -> None:
-            async with run.areserve() as hold:
+            async with run.areserve(wait_s=10) as hold:
                 hold.commit()
 
-        await asyncio.gather(*(work() for _ in range(4)))
-        assert (asked, run.usage.steps) == (1, 4)
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(work() for _ in range(4)))
+        assert (asked, run.usage.steps) == (4, 4)
+
+
+def test_nobody_waits_for_anothers_answer(world: World) -> None:
+    inside, answer = threading.Event(), threading.Event()
+
+    def more(denial: Any, run: BudgetRun) -> bool:
+        if not inside.is_set():
+            inside.set()
+            answer.wait(20)
+        return False
+
+    with world.run(budget(more, max_steps=0), reraise=False) as run:
+        first = threading.Thread(target=refused, args=(run,))
+        first.start()
+        assert inside.wait(10)
+        assert refused(run).resource == "steps"
+        assert not answer.is_set()
+        answer.set()
+        first.join(10)
 
 
 async def test_a_plain_check_beside_an_async_question_on_the_same_loop_is_refused_and_does_not_hang(
@@ -218,7 +227,7 @@ async def test_a_plain_check_beside_an_async_question_on_the_same_loop_is_refuse
             await task
 
 
-async def test_cancelling_the_question_frees_the_way_and_holds_nothing(world: World) -> None:
+async def test_cancelling_the_question_holds_nothing_and_refuses_nothing(world: World) -> None:
     asking = asyncio.Event()
 
     async def slow(denial: Any, run: BudgetRun) -> bool:
@@ -226,18 +235,14 @@ async def test_cancelling_the_question_frees_the_way_and_holds_nothing(world: Wo
         await asyncio.sleep(60)
         return True
 
-    async with world.run(budget(slow, max_steps=1), reraise=False) as run:
+    async with world.run(budget(slow, max_steps=1)) as run:
         run.record_call()
         task = asyncio.ensure_future(run.areserve(tokens=5)._reserve())
         await asking.wait()
-        waiting = asyncio.create_task(run.acheck())
-        await asyncio.sleep(0)
-        waiting.cancel()
         task.cancel()
-        for one in (task, waiting):
-            with pytest.raises(asyncio.CancelledError):
-                await one
-        assert (run.remaining()["steps"], run.open_holds, list(run.account.reserved)) == (0, 0, [0] * 7)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (run.remaining()["steps"], run.open_holds, run.receipt().denials) == (0, 0, 0)
         run.extend(steps=1)
         assert await run.acheck()
 
@@ -255,24 +260,18 @@ def test_an_async_callback_cannot_answer_a_plain_call_so_the_denial_stands(
     assert caplog.text.count("is async, but a call that is not async was refused") == 1
 
 
-def test_two_runs_whose_callbacks_ask_each_other_do_not_wait_for_ever(world: World) -> None:
+def test_two_runs_whose_callbacks_ask_each_other_come_to_an_end(world: World) -> None:
     runs: list[BudgetRun] = []
-    both = threading.Barrier(2)
+    asked: list[BudgetRun] = []
 
     def cross(denial: Any, run: BudgetRun) -> bool:
-        both.wait(10)
-        other = runs[1 - runs.index(run)]
-        with pytest.raises(BudgetExceeded):
-            other.check()
+        asked.append(run)
+        refused(runs[1 - runs.index(run)])
         return False
 
     runs.extend(world.run(budget(cross, max_steps=0)).open()[0] for _ in range(2))
-    threads = [threading.Thread(target=refused, args=(run,)) for run in runs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    assert not any(thread.is_alive() for thread in threads)
+    refused(runs[0])
+    assert asked == runs
 
 
 async def test_model_calls_and_growing_streams_ask_too(world: World) -> None:
@@ -321,84 +320,6 @@ def test_about_a_quota_the_run_that_was_refused_is_asked_and_extending_it_does_n
     assert asked == [("leaf", "tenant", "limit")]
 
 
-async def test_a_plain_call_in_a_thread_does_not_wait_for_an_async_answer_that_may_need_its_thread(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
-    loop, asking = asyncio.get_running_loop(), asyncio.Event()
-    pool = ThreadPoolExecutor(1)
-    taken: list[asyncio.Future[BudgetExceeded]] = []
-
-    async def needs_a_thread(denial: Any, run: BudgetRun) -> bool:
-        asking.set()
-        while not taken:
-            await asyncio.sleep(0)
-        await loop.run_in_executor(pool, int)
-        run.extend(steps=5)
-        return True
-
-    async with world.run(budget(needs_a_thread, max_steps=0), reraise=False) as run:
-        task = asyncio.create_task(run.acheck())
-        await asking.wait()
-        taken.append(loop.run_in_executor(pool, refused, run))
-        assert (await asyncio.wait_for(taken[0], 10)).reason == "limit"
-        assert await asyncio.wait_for(task, 10)
-        assert run.check()
-    assert caplog.text.count("is async, but a call that is not async was refused") == 1
-    pool.shutdown()
-
-
-async def test_an_async_answer_may_wait_for_a_plain_call_in_a_thread_that_knows_nothing_of_it(world: World) -> None:
-    pool = ThreadPoolExecutor(1)
-
-    async def checks(denial: Any, run: BudgetRun) -> bool:
-        await asyncio.get_running_loop().run_in_executor(pool, refused, run)
-        run.extend(steps=1)
-        return True
-
-    async with world.run(budget(checks, max_steps=0)) as run:
-        assert await asyncio.wait_for(run.acheck(), 10)
-    pool.shutdown()
-
-
-def test_a_callback_that_waits_for_a_call_of_its_own_run_in_a_bare_thread_is_not_waited_for_ever(
-    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(asking, "PATIENCE_S", 0.05)
-    pool = ThreadPoolExecutor(1)
-
-    def checks(denial: Any, run: BudgetRun) -> bool:
-        for _ in range(2):
-            assert pool.submit(refused, run).result(10).reason in ("limit", "latched")
-        return False
-
-    with world.run(budget(checks, max_steps=0), reraise=False) as run:
-        refused(run)
-    assert caplog.text.count("did not wait any longer for the on_exhausted that another caller is asking") == 1
-    pool.shutdown()
-
-
-@pytest.mark.parametrize("bound", ["wait_s", "deadline"])
-def test_who_waits_for_another_callers_answer_waits_no_longer_than_its_own_time(world: World, bound: str) -> None:
-    inside, answer = threading.Event(), threading.Event()
-
-    def slow(denial: Any, run: BudgetRun) -> bool:
-        inside.set()
-        answer.wait(20)
-        return False
-
-    with world.run(budget(slow, max_steps=0, max_seconds=5), reraise=False) as run:
-        first = threading.Thread(target=refused, args=(run,))
-        first.start()
-        assert inside.wait(10)
-        if bound == "deadline":
-            threading.Timer(0.05, world.advance, (6,)).start()
-        with pytest.raises(BudgetExceeded):
-            run.reserve(wait_s=0.05 if bound == "wait_s" else 10)
-        assert not answer.is_set()
-        answer.set()
-        first.join(10)
-
-
 @pytest.mark.parametrize("steers", [asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_what_steers_the_caller_away_from_its_question_refuses_nothing(
     world: World, steers: type[BaseException]
@@ -412,20 +333,23 @@ def test_what_steers_the_caller_away_from_its_question_refuses_nothing(
         assert (run.latched, run.pending, run.receipt().denials) == (0, None, 0)
 
 
-async def test_cancelling_one_callers_question_refuses_nobody(world: World) -> None:
-    async def more(denial: Any, run: BudgetRun) -> bool:
-        inside.set()
-        await answer.wait()
-        run.extend(steps=1)
-        return True
+class Gone(Exception):
+    """What a callback raises."""
 
-    inside, answer = asyncio.Event(), asyncio.Event()
-    async with world.run(budget(more, max_steps=0)) as run:
-        cancelled, other = (asyncio.create_task(run.acheck()) for _ in range(2))
-        await inside.wait()
-        cancelled.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await cancelled
-        assert (run.latched, run.pending) == (0, None)
-        answer.set()
-        assert await other
+
+@pytest.mark.parametrize("how", ["reserve", "areserve"])
+async def test_what_a_callback_raises_while_its_caller_waits_is_a_denial_too(world: World, how: str) -> None:
+    def broken(denial: Any, run: BudgetRun) -> bool:
+        raise Gone
+
+    async with world.run(budget(broken), reraise=False) as run:
+        hold = run.reserve()
+        call = run.areserve(wait_s=10)._reserve() if how == "areserve" else asyncio.to_thread(run.reserve, wait_s=10)
+        task = asyncio.create_task(call)
+        while not world.engine.store.wakers:
+            await asyncio.sleep(0.001)
+        hold.commit()
+        with pytest.raises(Gone):
+            await task
+        assert (run.receipt().reason, run.receipt().denials, run.open_holds) == ("limit", 1, 0)
+    assert world.engine.store.wakers == set()

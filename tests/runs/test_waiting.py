@@ -17,7 +17,7 @@ from world import World, held
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
 from otelbudget.admission import denying
 from otelbudget.model.quota import Quota, Quotas
-from otelbudget.runs import wait as waiting
+from otelbudget.runs import asking
 from otelbudget.runs.reservation import Reservation
 from otelbudget.runs.run import BudgetRun
 
@@ -29,12 +29,12 @@ LONG_S = 60
 @pytest.fixture
 def only_wake_ups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody looks by itself, so what is not woken does not wake."""
-    monkeypatch.setattr(waiting, "POLL_S", LONG_S)
+    monkeypatch.setattr(asking, "POLL_S", LONG_S)
 
 
 @pytest.fixture
 def fast_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "POLL_S", 0.002)
+    monkeypatch.setattr(asking, "POLL_S", 0.002)
 
 
 @contextlib.contextmanager
