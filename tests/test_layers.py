@@ -40,7 +40,6 @@ UPWARDS = {
     ("stores", "engine"),
     ("engine", "admission"),
     ("engine", "runs"),
-    ("admission", "runs"),
     ("demo", ""),
 }
 

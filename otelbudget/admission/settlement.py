@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from opentelemetry.context import get_current
+
 from otelbudget import semconv
 from otelbudget.admission import closing
 from otelbudget.admission.admission import payers
 from otelbudget.admission.cost import Price, price
+from otelbudget.engine import scope
 from otelbudget.ledger.changes import Change, at_once
 from otelbudget.model.amounts import COST, INPUT, NANOS, NESTED, OUTPUT, STEPS, TOOLS, Amounts
 from otelbudget.model.budget import Usage, sum_of
-from otelbudget.runs import wrap_up as wrapping
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site
 
@@ -47,7 +49,9 @@ def record(run: BudgetRun, usage: Usage, site: Site, nested: int = 0, once: Keye
         crossed = at_once(lambda change: _records(change, run, usage, amounts, once))
         if crossed is None:
             return False
-        wrapping.note_recorded(run, usage.steps)
+        permit = scope.wrap_up_in(get_current())
+        if permit is not None and usage.steps and permit.holds(run):
+            permit.used = True  # that was the model call it stands for
         _count(run, usage, amounts, cost)
         late = run.closed
     announce(run, amounts, site, crossed, _flags(usage, late=late))

@@ -5,6 +5,8 @@ What its quotas count stays with the store that they live in, its denials and id
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from decimal import Decimal, InvalidOperation
@@ -31,8 +33,11 @@ if TYPE_CHECKING:
 
 __all__ = ["export", "links", "read", "rebuild"]
 
+FORMAT: Final = "otelbudget.run"
+VERSION: Final = 1
+_RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 _W3C: Final = TraceContextTextMapPropagator()
-#: What the attributes of a run are called in its state; the owner's first.
+#: Attributes of a run that are fields of its state by the same name.
 _OWNER: Final = ("org", "tenant", "user", "priority")
 _AS_LEFT: Final = ("frozen", "unpriced", "wrapped_up")
 
@@ -81,8 +86,8 @@ def _form(run: BudgetRun) -> dict[str, Any]:
     if run.span is not None:
         _W3C.inject(carrier, trace.set_span_in_context(run.span))
     return {
-        "format": "otelbudget.run",
-        "version": 1,
+        "format": FORMAT,
+        "version": VERSION,
         "run_id": run.run_id,
         "traceparent": carrier.get("traceparent"),
         "budget": _budget_form(run),
@@ -114,6 +119,10 @@ def _plain(value: Any) -> Any:
 # --- going on
 
 
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
 def _is_text(value: object) -> bool:
     return value is None or isinstance(value, str)
 
@@ -122,31 +131,25 @@ def _is_sum(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
-def _is_used(value: object) -> bool:
-    return isinstance(value, Mapping) and set(value) == set(Amounts._fields) and all(map(_is_sum, value.values()))
-
-
-def _is_run_id(value: object) -> bool:
-    return isinstance(value, str) and len(value) == 32 and set(value) <= set("0123456789abcdef")
-
-
-_NAME: Final = (lambda value: isinstance(value, str) and bool(value), "a text that is not empty")
 #: What each field has to be: a function that tells, and in words.
 _FIELDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
-    "format": (lambda value: value == "otelbudget.run", "'otelbudget.run', as in what run.export_state() gives"),
-    "version": (lambda value: type(value) is int and value == 1, "1, the only one that this otelbudget reads"),
-    "run_id": (_is_run_id, "32 hexadecimal digits"),
-    "traceparent": (lambda value: value is None or bool(links({"traceparent": value})), "a W3C traceparent or null"),
-    "org": _NAME,
-    "tenant": _NAME,
-    "user": (lambda value: value is None or _NAME[0](value), "a text that is not empty, or null"),
-    "priority": (lambda value: value in PRIORITIES, f"one of {', '.join(PRIORITIES)}"),
-    "budget": (lambda value: isinstance(value, Mapping), "a mapping"),
-    "used": (_is_used, f"a whole number of at least 0 for each of {', '.join(Amounts._fields)}"),
+    "format": (lambda given: given == FORMAT, f"{FORMAT!r}, as in what run.export_state() gives"),
+    "version": (lambda given: _is_sum(given) and given == VERSION, f"{VERSION}, the only one read here"),
+    "run_id": (lambda given: _is_name(given) and _RUN_ID.fullmatch(given) is not None, "32 hexadecimal digits"),
+    "traceparent": (lambda given: given is None or bool(links({"traceparent": given})), "a W3C traceparent or null"),
+    "org": (_is_name, "a text that is not empty"),
+    "tenant": (_is_name, "a text that is not empty"),
+    "user": (lambda given: given is None or _is_name(given), "a text that is not empty, or null"),
+    "priority": (lambda given: given in PRIORITIES, f"one of {', '.join(PRIORITIES)}"),
+    "budget": (lambda given: isinstance(given, Mapping), "a mapping"),
+    "used": (
+        lambda given: isinstance(given, Mapping) and all(_is_sum(given.get(name)) for name in Amounts._fields),
+        f"whole numbers of at least 0 for {', '.join(Amounts._fields)}",
+    ),
     "elapsed_ns": (_is_sum, "a whole number of at least 0"),
     "frozen": (_is_text, "a text or null"),
     "unpriced": (_is_text, "a text or null"),
-    "wrapped_up": (lambda value: isinstance(value, bool), "true or false"),
+    "wrapped_up": (lambda given: isinstance(given, bool), "true or false"),
 }
 
 
@@ -158,10 +161,10 @@ def read(state: object, on_exhausted: Any) -> RunBudget:
     """
     if not isinstance(state, Mapping):
         hint = "; read it with json.loads() first" if isinstance(state, str | bytes) else ""
-        raise ConfigError(f"state must be a mapping, got {_short(state)}{hint}")
+        raise ConfigError(f"state must be a mapping, got {reprlib.repr(state)}{hint}")
     for name, (holds, wanted) in _FIELDS.items():
         if name not in state or not holds(state[name]):
-            got = _short(state[name]) if name in state else "nothing"
+            got = reprlib.repr(state[name]) if name in state else "nothing"
             raise ConfigError(f"state.{name} must be {wanted}, got {got}")
     given = dict(state["budget"])
     if on_exhausted is not None:
@@ -172,11 +175,6 @@ def read(state: object, on_exhausted: Any) -> RunBudget:
             " resume(state, on_exhausted=...)"
         )
     return _read_budget(given)
-
-
-def _short(value: object) -> str:
-    said = repr(value)
-    return f"{said if len(said) <= 60 else said[:57] + '...'} ({type(value).__name__})"
 
 
 def _read_budget(given: dict[str, Any]) -> RunBudget:
@@ -200,8 +198,7 @@ def _number(value: Any) -> Any:
 
 def links(state: Mapping[str, Any]) -> list[Link]:
     """A link to the span that the run had, if it had one."""
-    parent = state["traceparent"]
-    carrier = {"traceparent": parent} if isinstance(parent, str) else {}
+    carrier = {"traceparent": str(state["traceparent"])}
     span = trace.get_current_span(_W3C.extract(carrier, Context())).get_span_context()
     return [Link(span)] if span.is_valid else []
 

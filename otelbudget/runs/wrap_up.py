@@ -52,13 +52,6 @@ class Permit:
         return None
 
 
-def note_recorded(run: BudgetRun, steps: int) -> None:
-    """Let the permit of the current context know that the model call it stands for has been recorded."""
-    given = permit()
-    if given is not None and steps and given.holds(run):
-        given.used = True
-
-
 def permit() -> Any:
     """The permit of the current context, or None."""
     return scope.wrap_up_in(get_current())
