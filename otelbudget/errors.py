@@ -44,7 +44,7 @@ class BudgetExceeded(BudgetError, RuntimeError):
     Money is a Decimal in USD, time a float in seconds, everything else an int.
 
     Attributes:
-        reason: ``limit``, ``busy``, ``deadline``, ``latched``, ``frozen``, ``closed``, ``unpriced``, ``no_tenant``
+        reason: ``limit``, ``busy``, ``deadline``, ``frozen``, ``closed``, ``unpriced``, ``no_tenant``
             or ``store_unavailable``.
         resource: What ran out: ``steps``, ``tokens``, ``cost_usd``, ... or None where no resource decided.
         budget: Name of the budget that refused; None for a budget without a name.
@@ -86,9 +86,6 @@ class BudgetExceeded(BudgetError, RuntimeError):
         self.retry_after_s = retry_after_s
         self.resets_at = resets_at
         self.receipt = receipt
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (type(self), self.args), self.__dict__.copy())
 
 
 # Users import it from `otelbudget`; span attributes (`error.type`) and tracebacks should say so.
@@ -138,10 +135,6 @@ class PricingError(BudgetError, LookupError):
 
 class IdempotencyError(BudgetError, ValueError):
     """One idempotency key, or one reservation, was used twice with different amounts."""
-
-
-def _rebuild(cls: type[BudgetExceeded], args: tuple[Any, ...]) -> BudgetExceeded:
-    return cls(*args)
 
 
 def is_budget_exceeded(error: BaseException | None) -> bool:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 from weakref import ref
 
-__all__ = ["fresh", "hold", "tell", "warn_once"]
+__all__ = ["before", "fresh", "hold", "tell", "warn_once"]
 
 _log = logging.getLogger("otelbudget")
 L = TypeVar("L")
@@ -28,8 +29,11 @@ _PATIENCE_S: Final = 1.0
 _held: Refs = set()
 _fresh: Refs = set()
 _told: Refs = set()
+_asked: Refs = set()
 _here = threading.local()
 _warning_due = False
+#: When this process was forked, in Unix ns; 0: it was not. Spans that began before are its parent's.
+forked_ns = 0
 
 
 def hold(lock: L) -> L:
@@ -47,6 +51,11 @@ def fresh(lock: L) -> L:
 def tell(owner: Any) -> None:
     """Call ``owner.forked()`` in every child, once the locks are in order."""
     _told.add(ref(owner, _told.discard))
+
+
+def before(owner: Any) -> None:
+    """Call ``owner.forking()`` before every fork, once the locks are held; what a child must not inherit ends there."""
+    _asked.add(ref(owner, _asked.discard))
 
 
 def warn_once() -> None:
@@ -70,6 +79,7 @@ def _alive(refs: Refs) -> list[Any]:
 
 def _before() -> None:
     _here.taken = [lock for lock in _alive(_held) if lock.acquire(timeout=_PATIENCE_S)]
+    _call("forking", _asked)
 
 
 def _after_in_parent() -> None:
@@ -78,7 +88,8 @@ def _after_in_parent() -> None:
 
 
 def _after_in_child() -> None:
-    global _warning_due
+    global _warning_due, forked_ns
+    forked_ns = time.time_ns()
     taken = _here.__dict__.pop("taken", [])
     for lock in taken:
         lock.release()
@@ -87,10 +98,14 @@ def _after_in_child() -> None:
         if lock not in taken and not getattr(lock, "_is_owned", bool)():
             lock._at_fork_reinit()
     _warning_due = bool(_held)
+    _call("forked", _told)
+
+
+def _call(method: str, owners: Refs) -> None:
     failed: list[Exception] = []
-    for owner in _alive(_told):
+    for owner in _alive(owners):
         try:
-            owner.forked()
+            getattr(owner, method)()
         except Exception as error:  # noqa: BLE001  the others have to be told, too
             failed.append(error)
     if failed:

@@ -10,12 +10,14 @@ from opentelemetry.context import get_current
 
 from otelbudget.admission import closing
 from otelbudget.config import Config, load_budget_config
-from otelbudget.engine import scope
+from otelbudget.engine import context as contexts
 from otelbudget.engine.engine import Engine
 from otelbudget.engine.reloading import Reloading
 from otelbudget.errors import ConfigError
 from otelbudget.model.budget import RunBudget, Usage
+from otelbudget.runs.ambient import ambient_run, reset_ambient
 from otelbudget.runs.api import paused_scope
+from otelbudget.runs.run import BudgetRun
 from otelbudget.runs.scope import RunScope
 from otelbudget.spans.processor import LiveSpans
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
     from otelbudget.model.budget import OnExhausted
     from otelbudget.model.decision import Decision
-    from otelbudget.runs.run import BudgetRun
 
 try:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -68,9 +69,10 @@ class BudgetManager(SpanProcessor):
         engine: Engine | None = None,
     ) -> None:
         self.engine = Engine(_config(budget), tenant=tenant, enforce=enforce) if engine is None else engine
+        self._owns_engine = engine is None
         # Managers of one engine may listen to several providers, but a run's spans are one tree.
-        self.live_spans = self.engine.live_spans or LiveSpans(self.engine)
-        self.engine.live_spans = self.live_spans
+        self.live_spans: LiveSpans = self.engine.spans or LiveSpans(self.engine)
+        self.engine.spans = self.live_spans
         self.reloading = Reloading(self.engine)
 
     # --- the run here
@@ -78,10 +80,10 @@ class BudgetManager(SpanProcessor):
     def current(self) -> BudgetRun:
         """The run that a call made here is charged to; the process-wide one outside every run."""
         context = get_current()
-        run = scope.run_in(context)
+        run: BudgetRun | None = contexts.run_in(context)
         if run is None or run.engine is not self.engine:
             run = self.live_spans.runs.of(context)
-        return self.engine.ambient_run() if run is None else run
+        return ambient_run(self.engine) if run is None else run
 
     def check(self, **amounts: Any) -> Decision:
         """`BudgetRun.check` of the run here."""
@@ -105,7 +107,7 @@ class BudgetManager(SpanProcessor):
 
     def reset(self) -> None:
         """Let the next call outside every run begin a new process-wide run."""
-        self.engine.reset_ambient()
+        reset_ambient(self.engine)
 
     def reload(self, config: RunBudget | Config | str | PathLike[str] | None = None) -> bool:
         """Put another configuration in force: quotas, prices and policies at once, budgets for runs that begin.
@@ -127,11 +129,13 @@ class BudgetManager(SpanProcessor):
         self.reloading.apply(_config(config))
         return True
 
-    def run(self, budget: str | RunBudget | None = None, **options: Any) -> RunScope:
+    def run(self, budget: str | RunBudget | None = None, **options: Any) -> RunScope[BudgetRun]:
         """`otelbudget.run` on this manager."""
-        return RunScope(self.engine, budget, **options)
+        return RunScope(BudgetRun, self.engine, budget, **options)
 
-    def resume(self, state: Mapping[str, Any], *, on_exhausted: OnExhausted | None = None, **options: Any) -> RunScope:
+    def resume(
+        self, state: Mapping[str, Any], *, on_exhausted: OnExhausted | None = None, **options: Any
+    ) -> RunScope[BudgetRun]:
         """`otelbudget.resume` on this manager."""
         return paused_scope(self.engine, state, on_exhausted, **options)
 
@@ -161,8 +165,10 @@ class BudgetManager(SpanProcessor):
         return self.live_spans.must_hear(parent_context, name, attributes)
 
     def shutdown(self) -> None:
-        """Finish the runs that ended with calls still open."""
+        """Finish the runs that ended with calls still open, and close the store once it has heard of all."""
         closing.tend(self.engine, everything=True)
+        if self._owns_engine:
+            self.engine.close()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the SDK's signature
         """Finish the runs whose open calls are never heard of again."""

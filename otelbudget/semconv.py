@@ -72,6 +72,7 @@ ERROR_TYPE: Final = "error.type"
 
 # --- Prometheus (the collector of prometheus_client and the OTel instruments use the same names)
 M_CHECKS: Final = "otelbudget_checks_total"
+M_REPEATED_DENIALS: Final = "otelbudget_repeated_denials_total"
 M_RECORDS: Final = "otelbudget_records_total"
 M_TOKENS: Final = "otelbudget_tokens_total"
 M_TOKEN_DETAILS: Final = "otelbudget_token_details_total"

@@ -8,7 +8,7 @@ import pytest
 from opentelemetry.context import get_current
 from world import World
 
-from otelbudget.engine import scope
+from otelbudget.engine import context
 
 
 @pytest.fixture
@@ -28,6 +28,6 @@ def make_world() -> Iterator[Callable[..., World]]:
 
     yield make
     for one in made:
-        scope.deactivate(one.engine)
+        context.deactivate(one.engine)
         one.provider.shutdown()
     assert get_current() == before

@@ -20,19 +20,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from world import PRICES, World
+from world import PRICES, World, reserved_of, used_of
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
-from otelbudget.admission import closing
+from otelbudget.admission import closing, settlement
 from otelbudget.calls.model_call import ModelCall, ModelRequest
-from otelbudget.ledger.account import Account, Hold
-from otelbudget.model.amounts import RESOURCES, UNLIMITED
+from otelbudget.ledger.account import Account, Hold, QuotaAccount
+from otelbudget.model.amounts import RESOURCES
 from otelbudget.model.quota import Quota, Quotas
+from otelbudget.model.vector import unpack
 from otelbudget.model.windows import window_at
 from otelbudget.runs import asking
-from otelbudget.runs import scope as lifecycle
+from otelbudget.runs.leaving import leave
 from otelbudget.runs.reservation import Reservation
 from otelbudget.runs.run import BudgetRun
+from otelbudget.runs.scope import RunScope
 
 EFFORT = int(os.environ.get("PROPERTY_EFFORT", "1"))
 NONE = (0,) * len(RESOURCES)
@@ -77,12 +79,13 @@ class Node:
     used: tuple[int, ...] = NONE
     below: tuple[int, ...] = NONE
 
+    @property
     def lineage(self) -> list[Node]:
-        return [self] if self.parent is None else [*self.parent.lineage(), self]
+        return [self] if self.parent is None else [*self.parent.lineage, self]
 
     @property
     def root(self) -> Node:
-        return self.lineage()[0]
+        return self.lineage[0]
 
 
 @dataclass
@@ -112,20 +115,18 @@ class Books:
     def windows(self, node: Node, wall_s: float, model: str | None) -> list[Key]:
         """The quota windows that a request of now counts in."""
         run = node.run
-        whose: list[tuple[Key, Quota]] = [(("org", run.org, "", "", ""), ORG)]
-        whose += [(("tenant", run.org, run.tenant, "", ""), quota) for quota in TENANT]
+        whose: list[tuple[Key, Quota]] = [(("org", run.org), ORG)]
+        whose += [(("tenant", run.org, run.tenant), quota) for quota in TENANT]
         if run.user is not None:
-            whose.append((("user", run.org, run.tenant, run.user, ""), USER))
+            whose.append((("user", run.org, run.tenant, run.user), USER))
         if model == "demo":
-            whose.append((("model", run.org, "", "", "demo"), MODEL))
-        return [
-            (*who, q.name, id(node.root) if q.per == "run" else window_at(q.window, wall_s).key) for who, q in whose
-        ]
+            whose.append((("model", run.org, "demo"), MODEL))
+        return [(*who, q.per, id(node.root) if q.per == "run" else window_at(q.window, wall_s).key) for who, q in whose]
 
     def charge(
         self, node: Node, amounts: Sequence[int], windows: list[Key], wall_s: float, *, counts: bool = True
     ) -> None:
-        for one in node.lineage():
+        for one in node.lineage:
             one.used = plus(one.used, amounts)
             if one is not node:
                 one.below = plus(one.below, amounts)
@@ -162,30 +163,33 @@ class Books:
 
 def quota_accounts(world: World, nodes: list[Node]) -> Iterator[tuple[Key, Account]]:
     """Every account of a quota that there is, with the key that it goes by in `Books`."""
-    for book in world.engine.store.books:
-        book.current(world.wall_s)
-        for one in (book._account, *book._ended):
-            assert one is not None
-            yield (*book.where, book.quota.name, one.window.key), one
+    for account in world.engine.directory.accounts:
+        if account.buckets is not None:  # let fall out what does
+            world.engine.directory.accounts.current(account.where, account.spec, world.wall_s)
+        if account.rules:
+            yield key_of(account, account.window), account
     for node in nodes:
         if node.parent is None:
             for account in node.run.accounts[:-1]:
-                assert account.book is not None
-                yield (*account.book.where, account.name, id(node)), account
+                assert isinstance(account, QuotaAccount)
+                yield key_of(account, id(node)), account
+
+
+def key_of(account: QuotaAccount, window: Any) -> Key:
+    return (account.scope, *account.where.names, account.spec.per, window)
 
 
 def check_account(account: Account, used: Sequence[int] | None, held: Sequence[int], *, bounded: bool) -> None:
     if used is not None:
-        assert tuple(account.used) == tuple(used)
-    assert tuple(account.reserved) == tuple(held)
-    assert list(account.room) == [a - b for a, b in zip(account.limits, account.reserved, strict=True)]
+        assert tuple(used_of(account)) == tuple(used)
+    assert tuple(reserved_of(account)) == tuple(held)
     if bounded:
         check_bounds(account)
 
 
 def check_bounds(account: Account) -> None:
-    for i in account.limited:
-        assert account.used[i] + account.reserved[i] <= account.limits[i]
+    for taken, limit in zip(unpack(account.taken), account.rules[0].full, strict=True):
+        assert taken <= limit
 
 
 usages = st.tuples(st.integers(0, 60), st.integers(0, 100), st.integers(0, 3 * 10**7))
@@ -201,10 +205,10 @@ class Interleavings(RuleBasedStateMachine):
         self.strict = strict
         self.books = Books()
         self.went_back = False
-        self.open_run(0, "detached", None, 3000, 0, 1)
-        self.open_run(0, "carve", 400, 600, 0, 1)
-        self.open_run(1, "shared", None, 600, 0, 1)
-        self.open_run(1, "carve", 0.5, 300, 0, 1)
+        self.open_run(0, "detached", None, 3000, 0)
+        self.open_run(0, "carve", 400, 600, 0)
+        self.open_run(1, "shared", None, 600, 0)
+        self.open_run(1, "carve", 0.5, 300, 0)
 
     # --- what happens
 
@@ -214,9 +218,8 @@ class Interleavings(RuleBasedStateMachine):
         carve=st.one_of(st.none(), st.sampled_from((0.25, 0.5, 1.0)), st.integers(1, 400)),
         tokens=st.sampled_from((300, 600, 3000)),
         who=st.integers(0, 3),
-        latch=st.integers(0, 9),
     )
-    def open_run(self, pick: int, mode: str, carve: Any, tokens: int, who: int, latch: int) -> None:
+    def open_run(self, pick: int, mode: str, carve: Any, tokens: int, who: int) -> None:
         if len(self.books.nodes) > 9:
             return
         parent = None if mode == "detached" else self.node(pick)
@@ -233,14 +236,13 @@ class Interleavings(RuleBasedStateMachine):
             options |= {"parent": parent.run, "mode": mode}
         if mode == "carve":
             options["carve"] = {"tokens": carve, "input_tokens": 0} if isinstance(carve, int) else carve
-        budget = RunBudget(max_tokens=tokens, max_steps=30, max_cost_usd=0.5, max_tool_calls=9, latch=not latch)
-        scope = lifecycle.RunScope(self.world.engine, budget, **options)
+        budget = RunBudget(max_tokens=tokens, max_steps=30, max_cost_usd=0.5, max_tool_calls=9)
         try:
-            run, _ = scope.open()
+            run, _ = RunScope(BudgetRun, self.world.engine, budget, **options).open()
         except BudgetExceeded as denied:
-            self.count("reserve", "deny", denied.reason)
+            self.count("check" if denied.reason in ("closed", "frozen") else "reserve", "deny", denied.reason)
             return
-        carved = None if mode != "carve" else tuple(run.account.carved or ())
+        carved = None if mode != "carve" else tuple(unpack(run.account.floor))
         if carved is not None:
             self.count("reserve")
         self.books.nodes.append(Node(run, parent, carved))
@@ -249,7 +251,7 @@ class Interleavings(RuleBasedStateMachine):
     def close_run(self, pick: int) -> None:
         if pick < 40:
             node = self.node(pick)
-            lifecycle.leave(node.run, None)
+            leave(node.run, None)
             node.carved = None
 
     @rule(
@@ -429,7 +431,7 @@ class Interleavings(RuleBasedStateMachine):
     def what_remains_is_what_fits(self, pick: int) -> None:
         node = self.node(pick)
         run = node.run
-        if any(one.run.closed or one.run.frozen is not None or one.run.latched for one in node.lineage()):
+        if any(one.run.closed or one.run.frozen is not None for one in node.lineage):
             return
         left = run.remaining()["tokens"]
         assert self.fits(node, tokens=left, steps=0)
@@ -456,7 +458,7 @@ class Interleavings(RuleBasedStateMachine):
         try:
             yield
         except BudgetExceeded as denied:
-            assert denied.reason in ("limit", "busy", "latched", "frozen", "closed")  # noqa: PT017 - the program goes on
+            assert denied.reason in ("limit", "busy", "frozen", "closed")  # noqa: PT017 - the program goes on
             self.count(operation, "deny", denied.reason)
             return
         if counted:
@@ -483,8 +485,8 @@ class Interleavings(RuleBasedStateMachine):
             self.books.charge_windows(charged, [key for key in now if key[0] == "model"], self.world.wall_s)
 
     def note_expiries(self) -> None:
-        with self.world.engine.lock:
-            self.world.engine.sweep(self.world.now_ns)
+        self.world.engine.ledger.sweep(self.world.now_ns)
+        settlement.tell_expired(self.world.engine)
         for one in [one for one in self.books.opened if one.holder is None]:
             due = one.hold.expires_ns <= self.world.now_ns
             assert one.hold.state == ("expired" if due else "open")
@@ -501,14 +503,14 @@ class Interleavings(RuleBasedStateMachine):
         for node in self.books.nodes:
             account = node.run.account
             check_account(account, node.used, self.books.held_for(node), bounded=self.strict)
-            assert tuple(account.below or NONE) == node.below
-            assert node.run.open_holds == sum(node in one.node.lineage() for one in self.books.opened)
+            assert tuple(unpack(account.below)) == node.below
+            assert node.run.account.holds == sum(node in one.node.lineage for one in self.books.opened)
         for key, account in quota_accounts(self.world, self.books.nodes):
-            rolling = key[-2] == USER.name
+            rolling = key[-2] == USER.per
             used = None if rolling else self.books.spent[key]
             check_account(account, used, self.books.held_in(key), bounded=self.strict)
             if rolling and not self.went_back:
-                assert self.within(key, 3600) <= account.used[1] <= self.within(key, 3660)
+                assert self.within(key, 3600) <= used_of(account)[1] <= self.within(key, 3660)
         total = self.books.total
         assert self.world.spent() == (total[2], total[3], total[4], total[5])
         assert self.world.records() == self.books.records
@@ -526,16 +528,16 @@ class Interleavings(RuleBasedStateMachine):
         self.world.advance(200)
         self.both_sets_of_books_agree()
         for node in self.books.nodes:
-            lifecycle.leave(node.run, None)
+            leave(node.run, None)
             node.carved = None
         closing.tend(self.world.engine)
         assert not self.books.opened
         self.both_sets_of_books_agree()
         for node in self.books.nodes:
-            assert not any(node.run.account.reserved)
+            assert not any(reserved_of(node.run.account))
             assert node.run.finished
-        assert not any(any(account.reserved) for _, account in quota_accounts(self.world, self.books.nodes))
-        assert self.world.engine.store.open_holds(self.world.now_ns) == (0, 0.0)
+        assert not any(any(reserved_of(account)) for _, account in quota_accounts(self.world, self.books.nodes))
+        assert self.world.engine.ledger.open.age(self.world.now_ns) == (0, 0.0)
         assert [self.world.engine.meters.tenant(name).active for name in ("acme", "beta")] == [0, 0]
         self.world.provider.shutdown()
 
@@ -567,10 +569,10 @@ class Workers:
         self.seed = seed
         self.world = platform()
         engine = self.world.engine
-        budget = RunBudget(max_tokens=900, max_steps=35, max_cost_usd=0.5, max_tool_calls=20, latch=False)
+        budget = RunBudget(max_tokens=900, max_steps=35, max_cost_usd=0.5, max_tool_calls=20)
 
         def opened(**options: Any) -> BudgetRun:
-            return lifecycle.RunScope(engine, budget, reraise=False, **options).open()[0]
+            return RunScope(BudgetRun, engine, budget, reraise=False, **options).open()[0]
 
         one, two = opened(tenant="acme", user="eve"), opened(tenant="beta", user="eve")
         left = opened(parent=one)
@@ -581,16 +583,15 @@ class Workers:
         self.over = threading.Event()
 
     def accounts(self) -> list[Account]:
-        books = [one for book in self.world.engine.store.books for one in (book._account, *book._ended) if one]
         runs = [account for run in (*self.runs, *self.children) for account in run.accounts]
-        return [*books, *runs]
+        return [*(one for one in self.world.engine.directory.accounts if one.rules), *runs]
 
     def watch(self) -> None:
         while not self.over.is_set():
-            with self.world.engine.lock:
+            with self.world.engine.ledger.lock:
                 for account in self.accounts():
                     check_bounds(account)
-                    assert min(account.reserved) >= 0
+                    assert account.taken >= account.used
 
     def work(self, number: int) -> None:
         dice = random.Random(self.seed * 1000 + number)
@@ -613,7 +614,7 @@ class Workers:
                 for _ in range(3):
                     self.spend(dice, child)
             finally:
-                lifecycle.leave(child, None)
+                leave(child, None)
         elif what == 2:
             run.freeze()
             run.unfreeze()
@@ -671,23 +672,20 @@ def test_threads_keep_every_invariant(number: int, seed: int) -> None:
     runs = [*workers.runs, *workers.children]
     for run in reversed(runs):
         run.can_proceed()
-        lifecycle.leave(run, None)
+        leave(run, None)
     closing.tend(world.engine)
     for account in workers.accounts():
-        assert not any(account.reserved)
+        assert account.taken == account.used
     for run in runs:
-        below = [child.account.used for child in runs if child.parent is run]
-        assert list(run.account.below or NONE) == [sum(column) for column in zip(NONE, *below, strict=True)]
-        assert (run.open_holds, run.finished) == (0, True)
-    roots = [run.account.used for run in runs if run.parent is None]
-    total = [sum(column) for column in zip(*roots, strict=True)]
+        assert run.account.below == sum(child.account.used for child in runs if child.parent is run)
+        assert (run.account.holds, run.finished) == (0, True)
+    total = unpack(sum(run.account.used for run in runs if run.parent is None))
     assert world.spent() == (total[2], total[3], total[4], total[5])
     assert (world.records(), total[0], total[5]) == (workers.counted["commits"],) * 2 + (workers.counted["tools"],)
-    for book in world.engine.store.books:
-        account = book.current(world.wall_s)
+    for account in world.engine.directory.accounts:
         if account.scope == "org":
-            assert account.used == total
-        elif account.scope == "tenant" and account.limits[0] == UNLIMITED:
-            spent = [run.account.used for run in runs if run.parent is None and run.tenant == book.where.tenant]
-            assert account.used == [sum(column) for column in zip(*spent, strict=True)]
+            assert used_of(account) == total
+        elif account.scope == "tenant" and account.rules:
+            tenant = account.where.get("tenant")
+            assert account.used == sum(r.account.used for r in runs if r.parent is None and r.tenant == tenant)
     world.provider.shutdown()

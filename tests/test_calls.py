@@ -11,7 +11,7 @@ from world import World, held, said, used
 
 from otelbudget import BudgetExceeded, RunBudget, Usage
 from otelbudget.calls.model_call import BLOCK, ModelCall, ModelRequest, abegin, begin
-from otelbudget.engine import scope
+from otelbudget.engine import context as contexts
 
 CHAT = ModelRequest(provider="openai", operation="chat", model="demo", input_tokens=40, max_output_tokens=60)
 
@@ -28,7 +28,7 @@ def begun(request: ModelRequest = CHAT) -> ModelCall:
 
 
 def test_without_a_manager_a_call_is_none_of_our_business(world: World) -> None:
-    scope.deactivate(world.engine)
+    contexts.deactivate(world.engine)
     assert begin(CHAT) is None
 
 
@@ -39,7 +39,7 @@ async def test_the_async_twin_does_the_same(world: World) -> None:
         call.commit(Usage(1, 1))
         with pytest.raises(BudgetExceeded):
             await abegin(CHAT)
-    scope.deactivate(world.engine)
+    contexts.deactivate(world.engine)
     assert await abegin(CHAT) is None
 
 
@@ -95,7 +95,7 @@ def test_each_end_charges_what_it_should_and_whatever_comes_after_changes_nothin
         for again, _ in SETTLEMENTS.values():
             again(call)
         call.grow(10_000)
-        assert (used(run), held(run), run.open_holds) == (charged, [0] * 7, 0)
+        assert (used(run), held(run), run.account.holds) == (charged, [0] * 7, 0)
     assert world.spent()[:3] == (charged[2], charged[3], charged[4])
 
 
@@ -152,6 +152,9 @@ def test_a_denied_call_has_a_span_with_the_check_and_status_error(world: World) 
         "otelbudget.tenant": "acme",
         "otelbudget.decision": "deny",
         "otelbudget.reason": "limit",
+        "otelbudget.resource": "tokens",
+        "otelbudget.budget": "b",
+        "otelbudget.scope": "run",
         "error.type": "otelbudget.BudgetExceeded",
     }
     assert [name for name, _ in said(span)] == ["otelbudget.check"]

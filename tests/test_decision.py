@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from otelbudget.model.decision import ALLOWED, Decision, Denial
-from otelbudget.stores.books import Where
+from otelbudget.model.levels import Where
 
 
 def test_a_decision_is_true_when_allowed() -> None:
@@ -61,7 +61,7 @@ def test_a_decision_is_true_when_allowed() -> None:
                 limit=5,
                 requested=1,
                 budget="tokens per day",
-                where=Where("tenant", "default", "acme"),
+                where=Where("tenant", ("default", "acme")),
                 per="day",
                 resets_at=datetime(2030, 1, 2, tzinfo=UTC),
                 resets_in_s=60.0,
@@ -106,7 +106,9 @@ def test_a_denial_says_what_ran_out_where_and_how_to_raise_it(denial: Denial, sa
     assert denial.message == says
 
 
-@pytest.mark.parametrize("reason", ["latched", "closed", "unpriced", "no_tenant", "store_unavailable", "frozen"])
+@pytest.mark.parametrize(
+    "reason", ["limit", "busy", "deadline", "closed", "unpriced", "no_tenant", "store_unavailable", "frozen"]
+)
 def test_every_reason_has_a_message_without_numbers_too(reason: str) -> None:
     assert Denial(reason=reason, resource="steps").message.startswith("budget of run: ")
 

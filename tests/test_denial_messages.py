@@ -82,12 +82,6 @@ def called(world: World, run: Any, model: str = "demo") -> None:
     begin(ModelRequest(provider="p", operation="chat", model=model, input_tokens=5, max_output_tokens=900))
 
 
-def latched(world: World, run: Any) -> None:
-    with pytest.raises(BudgetExceeded):
-        run.check(steps=1)
-    run.check(steps=1)
-
-
 def wrapped(world: World, run: Any) -> None:
     with pytest.raises(BudgetExceeded):
         run.check(steps=1)
@@ -233,16 +227,7 @@ CASES = [
         "Raise max_seconds, or call run.extend(seconds=...)",
     ),
     Said(
-        "latched",
-        lambda make: of_run(make, latched, max_steps=0),
-        "stays exhausted: steps was refused before",
-        RUN,
-        "used 0 of 0, requested 1",
-        None,
-        "Stop, raise max_steps, or call run.extend(steps=...); RunBudget(latch=False) judges every request anew",
-    ),
-    Said(
-        "latched: in wrap_up",
+        "limit: in wrap_up",
         lambda make: of_run(make, wrapped, max_steps=1, wrap_up={"steps": 1}),
         "wrap_up() admits one model call and no tool call",
         RUN,
@@ -384,5 +369,5 @@ def test_what_a_denial_says_it_carries_too(make_world: Callable[..., World], cas
 
 
 def test_every_reason_that_a_store_in_memory_has_is_shown_here() -> None:
-    reasons = {"limit", "busy", "deadline", "latched", "frozen", "closed", "unpriced", "no_tenant"}
+    reasons = {"limit", "busy", "deadline", "frozen", "closed", "unpriced", "no_tenant"}
     assert {case.name.split(":")[0] for case in CASES} == reasons

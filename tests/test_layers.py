@@ -13,7 +13,8 @@ import otelbudget
 
 PACKAGE = Path(otelbudget.__file__).parent
 
-#: Rows of the package, lowest first; a row may also import itself. Names are modules or folders below `otelbudget`.
+#: Rows of the package, lowest first. A room is a module or a folder below `otelbudget`; it imports from rows before its
+#: own, and from its own row.
 ROWS = (
     ("_version", "errors", "forking", "semconv"),
     ("model",),
@@ -31,16 +32,14 @@ ROWS = (
     ("quota",),
     ("guards",),
     ("bootstrap",),
+    ("",),
     ("demo",),
     ("cli",),
     ("__main__",),
 )
-#: Imports that go up, on their way out.
-UPWARDS = {
-    ("stores", "engine"),
-    ("engine", "admission"),
-    ("engine", "runs"),
-    ("demo", ""),
+FILES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
 }
 
 
@@ -52,42 +51,53 @@ def row(name: str) -> int:
     return next(i for i, names in enumerate(ROWS) if name in names)
 
 
-def imports() -> list[tuple[str, str]]:
-    """(importing room, imported room) of every import that is not for type checkers only."""
-    found = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        if parts == ("__init__",):
-            continue
-        tree = ast.parse(path.read_text("utf-8"))
-        hidden = {
-            id(inner)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-            for inner in ast.walk(node)
-        }
-        for node in ast.walk(tree):
-            if id(node) in hidden:
-                continue
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "otelbudget":
-                names = [alias.name for alias in node.names] if node.module == "otelbudget" else [room(node.module)]
-                found += [(parts[0], name) for name in names]
-            elif isinstance(node, ast.Import):
-                found += [(parts[0], room(a.name)) for a in node.names if a.name.split(".")[0] == "otelbudget"]
-    return found
+def imports(module: str) -> set[str]:
+    """The files that *module* imports, also inside functions; for type checkers only, those of other rooms."""
+    tree = ast.parse(FILES[module].read_text("utf-8"))
+    typed = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "otelbudget":
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in FILES else str(node.module) for name in names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name in FILES]
+        found |= {name for name in names if not (id(node) in typed and room(name) == room(module))}
+    return found - {module}
+
+
+GRAPH = {module: imports(module) for module in FILES if module != "otelbudget"}
 
 
 def test_every_module_has_a_row() -> None:
-    rooms = {p.relative_to(PACKAGE).with_suffix("").parts[0] for p in PACKAGE.rglob("*.py")} - {"__init__"}
-    assert rooms == {name for names in ROWS for name in names}
+    assert {room(module) for module in FILES} == {name for names in ROWS for name in names}
 
 
 def test_imports_point_down() -> None:
-    known = {name for names in ROWS for name in names}
     upwards = {
-        (importer, imported) for importer, imported in imports() if imported in known and row(imported) > row(importer)
+        (module, imported)
+        for module, found in GRAPH.items()
+        for imported in found
+        if row(room(imported)) > row(room(module))
     }
-    assert upwards <= UPWARDS, f"these import from a row below their own: {sorted(upwards - UPWARDS)}"
+    assert not upwards, f"these import from a row after their own: {sorted(upwards)}"
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    left = {module: {name for name in found if name in GRAPH} for module, found in GRAPH.items()}
+    while ends := [module for module, found in left.items() if not found]:
+        left = {module: found - set(ends) for module, found in left.items() if module not in ends}
+    assert not left, f"these are in a circle, or lead into one: {sorted(left)}"
+
+
+def test_the_top_of_the_package_has_few_loose_files() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= 9
 
 
 @pytest.mark.parametrize(

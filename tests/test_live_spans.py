@@ -15,6 +15,7 @@ from world import World, held, said, used
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage, current_run
 from otelbudget.bootstrap.sampler import BudgetSampler
 from otelbudget.calls.model_call import ModelRequest, begin
+from otelbudget.runs.ambient import ambient_run
 
 CHAT: dict[str, Any] = {
     "gen_ai.operation.name": "chat",
@@ -142,7 +143,7 @@ def test_a_guard_inside_that_needs_more_than_there_is_is_refused_and_nothing_sta
     with world.run(RunBudget(max_tokens=80), reraise=False) as run:
         with pytest.raises(BudgetExceeded), model(world):
             begin(GUARDED)
-        assert (used(run), held(run), run.open_holds) == ([0] * 7, [0] * 7, 0)
+        assert (used(run), held(run), run.account.holds) == ([0] * 7, [0] * 7, 0)
     assert world.counted() == {("call", "allow", ""): 1, ("call", "deny", "limit"): 1}
 
 
@@ -349,7 +350,7 @@ def test_a_tool_of_an_agent_that_is_too_deep_is_refused_and_a_question_says_so(
         assert not run.can_proceed()
         with pytest.raises(BudgetExceeded, match="depth"), run.tool_call("search"):
             pass
-        assert run.latched == 0
+        assert run.state == "active"
         run.record_call(5)
         with pytest.raises(BudgetExceeded, match="depth"), world.run():
             pass
@@ -436,7 +437,7 @@ def test_a_model_span_that_is_a_root_itself_belongs_to_the_process_wide_run(worl
     answered(span, 5, 5)
     span.end()
     other.end()
-    assert world.engine.ambient_run().usage.tokens == 10
+    assert ambient_run(world.engine).usage.tokens == 10
     assert "otelbudget.run.id" not in (world.span("GET").attributes or {})
 
 

@@ -37,11 +37,11 @@ def test_the_process_wide_run_never_raises_again_and_its_reset_ends_it(make_worl
     world = make_world(RunBudget(max_steps=0))
     with pytest.raises(BudgetExceeded):
         world.manager.check()
-    first = world.engine.ambient_run()
+    first = world.manager.current()
     assert first.kind == "ambient"
     world.manager.reset()
-    assert (first.state, world.engine.ambient_run() is first) == ("closed", False)
-    outcomes = {o for cell in world.engine.meters.snapshot().tenants for o in cell.runs}
+    assert (first.state, world.manager.current() is first) == ("closed", False)
+    outcomes = {o for cell in world.engine.meters.snapshot().tenants for _, o in cell.runs}
     assert outcomes == {"exhausted"}
 
 

@@ -1,4 +1,4 @@
-"""Every operation at a glance: what it charges, what it holds and what it latches, on a run, its parent and a quota.
+"""Every operation at a glance: what it charges, holds and leaves refused, on a run, its parent and a quota.
 
 Each row of the table has its tests under its own name. What leaving a run raises, and whose run a call is: see
 `test_run_rules`.
@@ -92,18 +92,15 @@ class Bench:
         """What both runs have used, as far as a `Usage` says it."""
         return {"leaf": _used(self.leaf), "root": _used(self.root)}
 
-    def latched(self) -> set[tuple[str, str]]:
-        """(budget, resource) that is refused without being judged. Asks, so a denial of what is tight is made here."""
+    def refused(self) -> set[tuple[str | None, str | None, str]]:
+        """(budget, resource, reason) of what is refused when the run asks for one of it."""
         found = set()
         for resource in RESOURCES:
             steps = {} if resource == "steps" else {"steps": 0}
-            with contextlib.suppress(BudgetExceeded):
-                try:
-                    self.leaf.check(**{resource: 1}, **steps)
-                except BudgetExceeded as denied:
-                    if denied.reason == "latched":
-                        found.add((denied.budget or "", denied.resource or ""))
-                    raise
+            try:
+                self.leaf.check(**{resource: 1}, **steps)
+            except BudgetExceeded as denied:
+                found.add((denied.budget, denied.resource, denied.reason))
         return found
 
 
@@ -280,7 +277,7 @@ def test_an_operation_charges_and_holds_the_same_at_every_level(bench: Bench, ro
     assert bench.taken() == {"leaf": spent, "root": spent, "quota": spent}
     seen = {name: amount for name, amount in row.charges.items() if name != "nested_tool_calls"}
     assert bench.charged() == {"leaf": seen, "root": seen}
-    assert bench.latched() == set()
+    assert bench.refused() == set()
 
 
 def test_can_proceed_is_counted_as_a_probe_and_writes_no_event(bench: Bench) -> None:
@@ -299,7 +296,7 @@ def test_commit_and_record_go_over_the_limit_and_only_arithmetic_denies_the_next
     bench.leaf.record(Usage(5, 5))
     assert bench.charged()["root"]["tokens"] == 130
     assert bench.root.receipt().overage == {"tokens": 30}
-    assert bench.root.state == "active"
+    assert (bench.root.state, bench.leaf.state) == ("exhausted", "active")
     with pytest.raises(BudgetExceeded) as denied:
         bench.leaf.check(tokens=1)
     assert (denied.value.reason, denied.value.used, denied.value.budget) == ("limit", 130, "root")
@@ -364,7 +361,7 @@ def outer_tool(bench: Bench) -> None:
 
 @pytest.mark.parametrize("where", ["leaf", "root", "quota"])
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.operation)
-def test_a_refused_operation_changes_nothing_and_latches_its_resource_on_the_run_that_refused(
+def test_a_refused_operation_changes_nothing_and_after_it_only_what_does_not_fit_is_refused(
     make_bench: Callable[..., Bench], case: Refused, where: str
 ) -> None:
     bench = make_bench(where, case.resource, case.limit)
@@ -376,7 +373,7 @@ def test_a_refused_operation_changes_nothing_and_latches_its_resource_on_the_run
     assert (error.reason, error.resource, error.budget) == ("limit", case.resource, where)
     assert error.scope == ("tenant" if where == "quota" else "run")
     assert (bench.taken(), bench.charged()) == (taken, charged)
-    assert bench.latched() == ({(where, case.resource)} if where != "quota" else set())
+    assert bench.refused() == ({(where, case.resource, "limit")} if case.limit == 0 else set())
     for kept in bench.kept:
         if hasattr(kept, "__exit__") and not hasattr(kept, "commit"):
             kept.__exit__(None, None, None)
@@ -417,7 +414,7 @@ def test_a_guards_refused_request_does_not_leave(
     with pytest.raises(BudgetExceeded, match="steps used 1 of 1"):
         client.chat.completions.create(**CHAT)
     assert server.requests == 1
-    assert bench.latched() == {("root", "steps")}
+    assert bench.refused() == {("root", "steps", "limit")}
 
 
 def test_a_refused_stream_extension_charges_the_input_and_the_output_seen(make_bench: Callable[..., Bench]) -> None:
@@ -444,7 +441,7 @@ def test_sdk_internal_retries_are_one_step_and_the_input_of_each_attempt_that_no
     assert bench.taken()["root"] == tokens(80 + CHAT_INPUT, 20, steps=2)
 
 
-# --- wrap_up, extend, and what never latches
+# --- wrap_up, extend, and what passes
 
 
 def test_a_wrap_up_call_is_charged_its_actual_from_the_part_set_aside_and_a_second_is_denied(
@@ -459,22 +456,29 @@ def test_a_wrap_up_call_is_charged_its_actual_from_the_part_set_aside_and_a_seco
         call = made()
         assert bench.taken()["root"] == {**tokens(41, 60, steps=2, cost=160_000)}
         call.commit(Usage(35, 20))
-        with pytest.raises(BudgetExceeded) as second:
+        with pytest.raises(BudgetExceeded, match=r"wrap_up\(\) admits one model call") as second:
             made()
-    assert second.value.reason == "latched"
+    assert second.value.reason == "limit"
     assert bench.charged() == {"leaf": (both := tokens(36, 20, steps=2, cost=75_000)), "root": both}
-    assert bench.latched() == {("leaf", "steps")}
+    assert bench.refused() == {("leaf", "steps", "limit")}
 
 
-def test_wrap_up_passes_no_ancestors_latch_no_quota_and_no_freeze(make_bench: Callable[..., Bench]) -> None:
+def test_wrap_up_passes_no_ancestors_limit_no_quota_and_no_freeze(make_bench: Callable[..., Bench]) -> None:
     for where in ("root", "quota"):
         bench = make_bench(where, "steps", 0, wrap_up={"tokens": 500})
         with pytest.raises(BudgetExceeded):
             bench.leaf.check()
         with bench.leaf.wrap_up(), pytest.raises(BudgetExceeded) as denied:
             made()
-        assert denied.value.budget == where
+        assert (denied.value.budget, denied.value.reason) == (where, "limit")
         bench.close()
+    bench = make_bench("leaf", "steps", 1, wrap_up={"tokens": 500})
+    with pytest.raises(BudgetExceeded):
+        bench.leaf.check()
+    bench.root.freeze()
+    with bench.leaf.wrap_up(), pytest.raises(BudgetExceeded) as denied:
+        made()
+    assert (denied.value.budget, denied.value.reason) == ("root", "frozen")
 
 
 def test_extend_charges_and_holds_nothing_and_raises_the_runs_own_limit_only(bench: Bench) -> None:
@@ -483,7 +487,7 @@ def test_extend_charges_and_holds_nothing_and_raises_the_runs_own_limit_only(ben
     assert bench.charged() == {"leaf": {}, "root": {}}
 
 
-def test_extend_clears_the_latch_and_the_pending_denial_of_that_resource_only(
+def test_extend_deals_with_the_pending_denial_of_that_resource_only(
     make_bench: Callable[..., Bench],
 ) -> None:
     bench = make_bench("leaf", "steps", 0)
@@ -493,7 +497,6 @@ def test_extend_clears_the_latch_and_the_pending_denial_of_that_resource_only(
             bench.leaf.check(**asked)
     bench.leaf.extend(steps=1)
     assert bench.leaf.check(steps=1)
-    assert bench.latched() == {("leaf", "tool_calls")}
     with pytest.raises(BudgetExceeded) as pending:
         bench.leaf_scope.__exit__(None, None, None)
     assert pending.value.resource == "tool_calls"
@@ -511,15 +514,15 @@ def late(bench: Bench) -> None:
     bench.world.advance(10)
 
 
-NEVER = [
+PASSING = [
     ("freeze", frozen, "frozen", lambda b: b.root.unfreeze()),
     ("busy", busy, "busy", lambda b: b.kept[0].release()),
     ("deadline", late, "deadline", lambda b: b.leaf.extend(seconds=60)),
 ]
 
 
-@pytest.mark.parametrize(("name", "bring", "reason", "end"), NEVER, ids=[row[0] for row in NEVER])
-def test_a_state_that_passes_never_latches(
+@pytest.mark.parametrize(("name", "bring", "reason", "end"), PASSING, ids=[row[0] for row in PASSING])
+def test_what_passes_leaves_nothing_behind(
     make_bench: Callable[..., Bench],
     name: str,
     bring: Callable[[Bench], None],
@@ -535,10 +538,10 @@ def test_a_state_that_passes_never_latches(
         assert (denied.value.retry_after_s is not None) == (reason == "busy")
     end(bench)
     assert bench.leaf.check(steps=1, tokens=1)
-    assert bench.latched() == set()
+    assert bench.refused() == set()
 
 
-def test_a_quotas_denial_never_latches_and_ends_with_its_window(make_bench: Callable[..., Bench]) -> None:
+def test_a_quotas_denial_ends_with_its_window(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench("quota", "steps", 1)
     bench.leaf.record_call(5)
     for _ in range(3):
@@ -552,7 +555,7 @@ def test_a_quotas_denial_never_latches_and_ends_with_its_window(make_bench: Call
 
 
 @pytest.mark.parametrize("where", ["run", "quota"])
-def test_an_account_in_warn_charges_holds_and_flags_and_never_blocks_latches_or_pends(
+def test_an_account_in_warn_charges_holds_and_flags_and_never_blocks_or_pends(
     make_world: Callable[..., World], where: str
 ) -> None:
     quota = Quota(steps=1, on_exhausted="warn", name="soft")

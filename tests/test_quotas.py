@@ -298,6 +298,55 @@ def test_a_model_is_counted_under_its_name_then_without_its_date_then_under_a_pa
     assert quotas.of_model(model) == (name, found)
 
 
+def test_agents_and_conversations_are_matched_as_users_are() -> None:
+    quotas = Quotas(agents={"search-*": [B], "search-docs": A}, conversations={"*": [C], "vip": [D]})
+    assert [quotas.of_agent(name) for name in ("search-docs", "search-web", "writer")] == [(A,), (B,), ()]
+    assert [quotas.of_conversation(one) for one in ("vip", "c1")] == [(D,), (C,)]
+
+
+def test_a_tag_is_named_exactly_and_its_values_are_matched() -> None:
+    quotas = Quotas(tags={"team": {"search": [A], "s*": [B]}, "stage": {"prod": [C]}})
+    assert [quotas.of_tag("team", value) for value in ("search", "sales", "hr")] == [(A,), (B,), ()]
+    assert (quotas.of_tag("stage", "prod"), quotas.of_tag("stage", "search")) == ((C,), ())
+    assert quotas.of_tag("other", "search") == ()
+
+
+@pytest.mark.parametrize("level", ["models", "agents", "conversations", "tags"])
+def test_what_binds_calls_has_no_quota_per_run(level: str) -> None:
+    named = {"x": [A, Quota(steps=5, per="run")]}
+    with pytest.raises(
+        ConfigError, match=r"quotas\.\w+(\.team)?\.x: a quota per run binds root runs, and here it is calls"
+    ):
+        Quotas(**{level: {"team": named} if level == "tags" else named})
+
+
+@pytest.mark.parametrize("level", ["tenants", "users"])
+def test_what_binds_runs_may_have_a_quota_per_run(level: str) -> None:
+    assert Quotas(**{level: {"x": [Quota(steps=5, per="run")]}})
+
+
+def test_who_is_found_says_by_which_setting() -> None:
+    quotas = Quotas(default=[A], tenants={"x": [B]}, tags={"team": {"s*": [C]}})
+    assert quotas.found("tenants", "x") == (("quotas", "tenants", "x"), (B,))
+    assert quotas.found("tenants", "y") == (("quotas", "default"), (A,))
+    assert quotas.found("tags", "team", "sales") == (("quotas", "tags", "team", "s*"), (C,))
+    assert quotas.found("users", "ann") == (None, ())
+
+
+def test_a_long_list_of_quotas_is_checked_in_one_pass() -> None:
+    class Name(str):
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            Name.compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    Quotas(org=[Quota(steps=1, name=Name(i)) for i in range(2_000)])
+    assert Name.compared < 20_000
+
+
 def test_no_quotas_are_false_and_any_are_true() -> None:
     assert not Quotas()
     for given_ in ({"org": (A,)}, {"default": (A,)}, {"tenants": {"a": A}}, {"users": {"a": A}}, {"models": {"a": A}}):
@@ -318,6 +367,11 @@ def test_lists_may_be_any_iterable_or_a_single_quota() -> None:
         ({"org": [A, {"tokens": 5}]}, r"quotas.org\[1\] must be a Quota, got {'tokens': 5} \(dict\)"),
         ({"tenants": [A]}, "quotas.tenants must map names to lists of quotas"),
         ({"users": None}, "quotas.users must map names"),
+        ({"agents": [A]}, "quotas.agents must map names to lists of quotas"),
+        ({"tags": [A]}, "quotas.tags must map names to values"),
+        ({"tags": {"team": [A]}}, "quotas.tags.team must map names to lists of quotas"),
+        ({"tags": {"team": {"": [A]}}}, "a name must be a text that is not empty"),
+        ({"tags": {"te*": {"x": [A]}}}, r"quotas.tags.te\*: a tag is named exactly; only its values may be patterns"),
         ({"models": A}, "quotas.models must map names"),
         ({"tenants": {"": A}}, "a name must be a text that is not empty, got ''"),
         ({"tenants": {5: A}}, "a name must be a text that is not empty, got 5"),
@@ -338,12 +392,21 @@ def test_one_name_may_be_used_in_different_lists() -> None:
 
 
 def test_quotas_copy_and_pickle_and_cant_be_changed() -> None:
-    quotas = Quotas(org=[A], default=[B], tenants={"x": [C]}, users={"*": [D]}, models={"m": [EVERYTHING]})
+    quotas = Quotas(
+        org=[A],
+        default=[B],
+        tenants={"x": [C]},
+        users={"*": [D]},
+        models={"m": [EVERYTHING]},
+        tags={"team": {"search": [A]}},
+    )
     for twin in (copy.copy(quotas), copy.deepcopy(quotas), pickle.loads(pickle.dumps(quotas)), replace(quotas)):
         assert twin == quotas
         assert twin.of_tenant("x") == (C,)
     assert quotas != replace(quotas, tenants={})
     with pytest.raises(TypeError):
         quotas.tenants["y"] = (A,)  # type: ignore[index]
+    with pytest.raises(TypeError):
+        quotas.tags["team"]["y"] = (A,)  # type: ignore[index]
     with pytest.raises(FrozenInstanceError):
         quotas.org = ()  # type: ignore[misc]

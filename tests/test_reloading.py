@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from world import PRICES, World
 
-from otelbudget import BudgetExceeded, BudgetManager, Config, ConfigError, Quota, RunBudget, Usage
+from otelbudget import BudgetExceeded, BudgetManager, Config, ConfigError, Quota, RunBudget, Usage, current_run
 from otelbudget.config import TelemetryConfig, TenantFrom
 from otelbudget.model.quota import Quotas
 from otelbudget.pricing import Price, Prices
 
 ONE = "budgets: {quick: {max_steps: 1}}\nquotas: {default: [{tokens: 100}]}\n"
 TWO = "budgets: {quick: {max_steps: 2}}\nquotas: {default: [{tokens: 50}]}\n"
+AGENT = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "a"}
 WRONG = "budgets: {quick: {max_step: 2}}\nquotas: {default: 5}\n"
 
 
@@ -82,7 +83,8 @@ def test_a_configuration_in_code_can_be_replaced_and_has_no_file() -> None:
     with manager.run() as run:
         assert run.budget.max_steps == 2
     assert manager.reload(Config())
-    assert manager.engine.implicit_budget(None) == RunBudget()
+    with manager.run() as run:
+        assert run.budget == RunBudget()
 
 
 def test_runs_in_progress_keep_their_limits_and_what_was_used_of_quotas_stays_used(
@@ -105,15 +107,13 @@ def test_runs_in_progress_keep_their_limits_and_what_was_used_of_quotas_stays_us
         world.engine.reload(Config(prices=PRICES))
         run.check(steps=0, tokens=600)
         assert run.usage.tokens == 95
-    assert world.engine.owners.quotas == Quotas()
 
 
 def test_a_money_quota_that_comes_later_is_seen_by_runs_in_progress(make_world: Callable[..., World]) -> None:
     world = make_world(config=Config(prices=PRICES))
     with world.run(tenant="acme", reraise=False) as run:
-        assert (run.money_limited, run.plain) == (False, True)
+        run.check(tokens=5, model="who")
         world.engine.reload(Config(prices=PRICES, quotas=Quotas(default=(Quota(cost_usd=1),))))
-        assert (run.money_limited, run.plain) == (True, False)
         with pytest.raises(BudgetExceeded) as caught:
             run.check(tokens=5, model="who")
         assert caught.value.reason == "unpriced"
@@ -124,7 +124,11 @@ def test_prices_agents_and_policies_are_the_new_ones(make_world: Callable[..., W
     dearer = Prices({"demo": Price(input=10, output=20)}, listed=False)
     config = Config(prices=dearer, agents={"a": RunBudget(max_steps=2)}, on_unpriced="deny")
     world.engine.reload(config)
-    assert world.engine.implicit_budget("a").max_steps == 2
+    world.activate()
+    with world.tracer.start_as_current_span("work", attributes=AGENT):
+        found = current_run()
+        assert found is not None
+        assert found.budget.max_steps == 2
     with world.run(reraise=False) as run:
         run.record(Usage(1000, 0, model="demo"))
         assert run.usage.cost_usd == 10 * PRICES_PER_THOUSAND
@@ -136,13 +140,17 @@ def test_prices_agents_and_policies_are_the_new_ones(make_world: Callable[..., W
 PRICES_PER_THOUSAND = Usage(cost_usd=0.001).cost_usd
 
 
-def test_a_required_tenant_binds_the_runs_that_begin(make_world: Callable[..., World]) -> None:
+def test_a_required_tenant_binds_the_runs_that_begin_and_those_in_progress_with_all_inside_go_on(
+    make_world: Callable[..., World],
+) -> None:
     world = make_world(config=Config(prices=PRICES))
     with world.run(reraise=False) as before:
         world.engine.reload(Config(prices=PRICES, require_tenant=True))
         before.check()
-        with world.run(mode="detached", reraise=False) as run, pytest.raises(BudgetExceeded) as caught:
-            run.check()
+        with world.run(mode="detached") as inside:
+            inside.check()
+    with world.run(reraise=False) as run, pytest.raises(BudgetExceeded) as caught:
+        run.check()
     assert caught.value.reason == "no_tenant"
 
 

@@ -1,4 +1,4 @@
-"""Denials that are latched, pending and raised again, and whose run a call is: rule by rule."""
+"""Denials that are repeated, pending and raised again, and whose run a call is: rule by rule."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def made() -> ModelCall:
     return call
 
 
-# --- denials: latch, pending, re-raise
+# --- denials: arithmetic, pending, re-raise
 
 
 def swallowed(run: BudgetRun, **asked: Any) -> BudgetExceeded:
@@ -34,36 +34,35 @@ def swallowed(run: BudgetRun, **asked: Any) -> BudgetExceeded:
     return denied.value
 
 
-def test_a_latch_answers_before_the_deadline_and_the_accounts_are_asked(world: World) -> None:
+def test_what_was_refused_is_refused_again_a_smaller_request_fits_and_the_deadline_comes_first(world: World) -> None:
     with world.run(RunBudget(max_steps=5, max_seconds=10), reraise=False) as run:
         run.record(Usage(1, 1, steps=4))
-        assert swallowed(run, steps=2).reason == "limit"
-        assert swallowed(run, steps=1).reason == "latched"  # though one step is left
+        assert [swallowed(run, steps=2).reason for _ in range(2)] == ["limit"] * 2
+        assert run.check(steps=1)
         world.advance(11)
-        assert swallowed(run, steps=1).reason == "latched"
+        assert [swallowed(run, steps=n).reason for n in (1, 2)] == ["deadline"] * 2
 
 
 @pytest.mark.parametrize(("refused", "allowed"), [("tool_calls", "steps"), ("steps", "tool_calls")])
-def test_a_latch_refuses_its_own_resource_only(world: World, refused: str, allowed: str) -> None:
+def test_a_refusal_says_nothing_of_other_resources(world: World, refused: str, allowed: str) -> None:
     with world.run(RunBudget(**{f"max_{refused}": 0}), reraise=False) as run:
         swallowed(run, **{refused: 1})
-        assert swallowed(run, **{refused: 1}).reason == "latched"
+        assert swallowed(run, **{refused: 1}).reason == "limit"
         assert run.check(**{allowed: 1})
         assert run.check(**{refused: 0, allowed: 1})
 
 
-def test_a_siblings_call_is_refused_by_the_latch_on_their_parent(world: World) -> None:
+def test_a_siblings_call_is_refused_by_their_parent_too(world: World) -> None:
     with world.run(RunBudget(max_steps=0, name="root"), reraise=False) as root:
-        with root.child(reraise=False) as first:
-            assert swallowed(first).reason == "limit"
-        with root.child(reraise=False) as second:
-            assert (swallowed(second).reason, swallowed(second).budget) == ("latched", "root")
+        for _ in range(2):
+            with root.child(reraise=False) as child:
+                assert (swallowed(child).reason, swallowed(child).budget) == ("limit", "root")
 
 
-def test_latch_false_judges_every_request_anew_and_its_denials_are_pending_all_the_same(world: World) -> None:
-    with pytest.raises(BudgetExceeded), world.run(RunBudget(max_tokens=10, latch=False)) as run:  # noqa: PT012 - leaving raises
-        assert [swallowed(run, tokens=11).reason for _ in range(2)] == ["limit", "limit"]
-        assert run.check(tokens=10)
+def test_a_denial_is_pending_also_after_a_smaller_request_was_admitted(world: World) -> None:
+    with pytest.raises(BudgetExceeded, match="requested 11"), world.run(RunBudget(max_tokens=10)) as run:  # noqa: PT012 - leaving raises
+        swallowed(run, tokens=11)
+        run.reserve(tokens=10).commit()
 
 
 @pytest.mark.parametrize("way", ["acknowledge", "wrap_up", "extend", "on_exhausted", "nothing"])
@@ -196,7 +195,7 @@ def test_rule_2_else_the_agents_span_under_that_agents_budget(make_world: Callab
         world.tracer.start_as_current_span("invoke_agent planner", attributes=AGENT),
     ):
         run = charged_run(world)
-        assert (run.kind, run.budget.name, run.state) == ("implicit", "small", "active")
+        assert (run.kind, run.budget.name, run.state) == ("implicit", "small", "exhausted")
         with pytest.raises(BudgetExceeded, match="small"):
             made()
     assert run.state == "closed"
@@ -264,9 +263,7 @@ def test_the_states_of_a_run(world: World) -> None:
     run = scope_.__enter__()
     assert run.state == "active"
     run.record_call(1)
-    assert run.state == "active"  # used up, but nothing was refused
-    swallowed(run)
-    assert run.state == "exhausted"
+    assert run.state == "exhausted"  # though nothing was refused
     run.freeze()
     assert run.state == "frozen"
     run.unfreeze()

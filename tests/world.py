@@ -10,12 +10,14 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 
 from otelbudget import BudgetManager, Config, RunBudget
-from otelbudget.engine import scope
+from otelbudget.engine import context
 from otelbudget.engine.engine import Engine
+from otelbudget.ledger.account import Account
+from otelbudget.ledger.ledger import Ledger
+from otelbudget.model.vector import unpack
 from otelbudget.pricing import Price, Prices
 from otelbudget.runs.run import BudgetRun
 from otelbudget.runs.scope import RunScope
-from otelbudget.stores.memory import MemoryStore
 
 #: One dollar per million tokens in, two out: 1,000 and 2,000 nano-USD per token.
 PRICES = Prices({"demo": Price(input=1, output=2)}, listed=False)
@@ -40,8 +42,8 @@ class World:
         self.provider = TracerProvider(sampler=sampler, span_limits=limits, shutdown_on_exit=False)
         config = Config(default_budget=default_budget, prices=PRICES) if config is None else config
         self.wall_s = 1_700_000_000.0
-        store = MemoryStore(ttl_s=ttl_s, clock_s=lambda: self.wall_s)
-        self.engine = Engine(config, store=store, clock_ns=lambda: self.now_ns, enforce=enforce)
+        ledger = Ledger(ttl_s=ttl_s, clock_s=lambda: self.wall_s)
+        self.engine = Engine(config, ledger=ledger, clock_ns=lambda: self.now_ns, enforce=enforce)
         self.engine.tracer = self.provider.get_tracer("otelbudget")
         self.manager = BudgetManager(engine=self.engine)
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
@@ -57,7 +59,7 @@ class World:
 
     def activate(self) -> None:
         """Make guards and the functions of the package use this manager; the fixtures undo it."""
-        scope.activate(self.engine)
+        context.activate(self.engine)
 
     def span(self, prefix: str) -> ReadableSpan:
         """The only ended span whose name begins with *prefix*."""
@@ -72,7 +74,7 @@ class World:
         found: dict[tuple[str, str, str], int] = {}
         for cell in self.engine.meters.snapshot().budgets:
             plain = {(op, "allow", ""): getattr(cell, op) for op in ("call", "check", "reserve", "tool", "probe")}
-            for key, number in {**plain, **cell.rare}.items():
+            for key, number in {**plain, **{key: tally.n for key, tally in cell.rare.items()}}.items():
                 if number:
                     found[key] = found.get(key, 0) + number
         return found
@@ -93,8 +95,18 @@ def said(span: ReadableSpan) -> list[Said]:
 
 
 def held(run: BudgetRun) -> list[int]:
-    return list(run.account.reserved)
+    return reserved_of(run.account)
 
 
 def used(run: BudgetRun) -> list[int]:
-    return list(run.account.used)
+    return used_of(run.account)
+
+
+def used_of(account: Account) -> list[int]:
+    """What an account has used, in `RESOURCES` order."""
+    return unpack(account.used)
+
+
+def reserved_of(account: Account) -> list[int]:
+    """What is held on an account, in `RESOURCES` order."""
+    return unpack(account.taken - account.used)

@@ -1,16 +1,17 @@
-"""What a usage costs a run: as given, configured, reported or listed, else by policy."""
+"""What a usage costs: as given, configured, reported or listed, else by policy; and what keywords ask for."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from otelbudget.model.amounts import nanousd
+from otelbudget.model.amounts import COST, NOTHING, Amounts, amounts_from, nanousd
+from otelbudget.model.budget import Usage
 
 if TYPE_CHECKING:
-    from otelbudget.model.budget import Usage
-    from otelbudget.runs.run import BudgetRun
+    from otelbudget.admission.payer import Payer
+    from otelbudget.engine.owner import Owner
 
-__all__ = ["Price", "price"]
+__all__ = ["Price", "price", "wanted"]
 
 
 class Price(NamedTuple):
@@ -19,47 +20,85 @@ class Price(NamedTuple):
     Attributes:
         nanousd: Its cost; 0 if nothing says.
         unpriced: Nothing says: no cost, no model or no price for it.
+        denies: So the next request is refused.
     """
 
     nanousd: int
     unpriced: bool = False
+    denies: bool = False
 
 
-def price(run: BudgetRun, usage: Usage, asked_model: str | None = None) -> Price:
+def price(payer: Payer, usage: Usage, asked_model: str | None = None) -> Price:
     """The cost of *usage*: as given, else by the configured price of the model that answered or was asked, else as
     reported where that is trusted, else by its listed price, else by policy."""
     if usage.cost_usd is not None:
         return Price(usage.cost_nanousd or 0)
-    if (reported := _reported(run, usage, asked_model)) is not None:
+    if usage.model is None and asked_model is None and not usage.reported_cost_usd:
+        if not (usage.input_tokens or usage.output_tokens):
+            return Price(0)
+        known = payer.engine.prices.cost_nanousd(None, usage.provider, usage)
+        return _by_policy(payer, usage) if known is None else Price(known)
+    if (reported := _reported(payer, usage, asked_model)) is not None:
         return Price(reported)
     if not (usage.input_tokens or usage.output_tokens):
         return Price(0)
-    prices = run.engine.prices
+    prices = payer.engine.prices
     for model in (usage.model, asked_model):
         known = prices.cost_nanousd(model, usage.provider, usage)
         if known is not None:
             return Price(known)
     for model in (usage.model, asked_model) if usage.estimated else ():
-        told = run.engine.learned.cost_nanousd(usage.provider, model, usage.tokens or 0)
+        told = payer.engine.learned.cost_nanousd(usage.provider, model, usage.tokens or 0)
         if told is not None:  # as dear as its responses said before
             return Price(told)
-    policy = run.unpriced_policy(usage.model or asked_model)
-    if policy == "allow" and run.money_limited:
-        run.engine.warn_once(
+    return _by_policy(payer, usage, asked_model)
+
+
+def _by_policy(payer: Payer, usage: Usage, asked_model: str | None = None) -> Price:
+    """What tokens cost that no price is known for."""
+    money = payer.binding_here(usage.model or asked_model).money
+    policy = payer.unpriced_policy(money)
+    if policy == "allow" and money:
+        payer.engine.warn_once(
             f"unpriced {usage.model}",
             "no price is known for model %r, so a cost limit does not see what it spends; add it under `prices:`",
             usage.model,
         )
     # The dearest price there is: an unknown model is seldom dearer, and never free.
-    estimate = prices.dearest_nanousd(usage) if policy == "estimate" else None
-    return Price(estimate or 0, unpriced=True)
+    estimate = payer.engine.prices.dearest_nanousd(usage) if policy == "estimate" else None
+    return Price(estimate or 0, True, policy == "deny")
 
 
-def _reported(run: BudgetRun, usage: Usage, asked_model: str | None) -> int | None:
+def _reported(payer: Payer, usage: Usage, asked_model: str | None) -> int | None:
     """The cost that the response reports, in nano-USD, if it is to be believed and no price is configured."""
-    engine = run.engine
+    engine = payer.engine
     if not (usage.reported_cost_usd and engine.config.trust_reported_cost):
         return None
     if engine.prices.gives(usage.model) or engine.prices.gives(asked_model):
         return None
     return nanousd("reported_cost_usd", usage.reported_cost_usd)
+
+
+def wanted(
+    payer: Payer, given: dict[str, Any], owner: Owner | None = None, *, timed: bool = False
+) -> tuple[Amounts, str | None, str | None]:
+    """What the keywords *given* ask of *payer*: (amounts, the model, that model if it is refused for its price).
+
+    *owner* is that of the request, see there.
+
+    *timed* if time is asked for as well, so that nothing else is implied. A model without its cost is priced: tokens
+    without a split as input.
+
+    Raises:
+        ValueError, TypeError: An amount is not one, or a keyword is no resource.
+    """
+    model = given.pop("model", None)
+    if model is not None and not (isinstance(model, str) and model):
+        raise ValueError(f"model must be the name of a model, got {model!r}")
+    if not given:
+        return (NOTHING if timed else payer.binding(model, owner).one_call), model, None
+    amounts = amounts_from(given, NOTHING)
+    if model is None or "cost_usd" in given or not amounts.tokens:
+        return amounts, model, None
+    cost = price(payer, Usage(amounts.input_tokens, amounts.output_tokens, model=model))
+    return amounts._replace(cost_nanousd=max(cost.nanousd, amounts[COST])), model, model if cost.denies else None

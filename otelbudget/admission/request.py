@@ -1,136 +1,99 @@
-"""`Ask`: one request for some of a run's budget; `Verdict`: what came of it."""
+"""`Request`: what somebody asks for; `Judgement`: what came of it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from otelbudget.model.amounts import COST, OUTPUT, TOKENS, Amounts
-from otelbudget.model.decision import Decision
+from otelbudget.model.amounts import NOTHING, Amounts
+from otelbudget.model.decision import ALLOWED, Decision
 from otelbudget.telemetry.events import NOWHERE, Site
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from otelbudget.admission.state import RunState
+    from otelbudget.engine.owner import Owner
+    from otelbudget.ledger.account import Crossing, Hold
+    from otelbudget.model.budget import Usage
 
-    from otelbudget.ledger.account import Hold
-    from otelbudget.ledger.ledger import Crossing, Refusal
-    from otelbudget.runs.idempotency import Keyed
-    from otelbudget.runs.run import BudgetRun
+__all__ = ["GONE", "REPLAYED", "Judgement", "Once", "Request", "Smaller"]
 
-__all__ = ["GONE", "REPLAYED", "Ask", "Verdict"]
-
-#: Resources that less output leaves more of.
-_OUTPUT_COUNTS: Final = (TOKENS, OUTPUT, COST)
+#: Given what tells whether amounts would be admitted, the most that is, or None.
+Smaller = Callable[[Callable[[Sequence[int]], bool]], Amounts | None]
 #: What a change of a hold comes to that has been settled meanwhile.
 GONE: Final = Decision(True)
 #: What a request with an idempotency key comes to that was admitted before.
 REPLAYED: Final = Decision(True)
 
 
-class Ask:
-    """One request: what it wants, and what happens when it is admitted.
+@dataclass(slots=True, eq=False)
+class Once:
+    """What a key stands for.
 
-    Args:
-        amounts: Wanted, in internal units, `RESOURCES` order.
-        wants: Gives *amounts* anew whenever it is judged, with the lock held; None where they stay.
-        operation: ``call``, ``check``, ``reserve``, ``tool`` or ``probe``.
-        site: The span that hears of the decision.
-        hold: Registered for *owner* on admission.
-        held: An open hold that is to be changed, instead of a new one.
-        resize: It is to be exactly *amounts* then; else it grows by them.
-        charge: Charge at once on admission (tool calls).
-        carve_for: The child run that this is to be carved out for.
-        model: The model that is called, if known.
-        seconds_ns: Wall time that has to be left.
-        permit: The wrap-up permit of the context, if any.
-        unpriced: The model that no price is known for, if that matters to this run.
-        own_maximum: The request's own maximum of output tokens, for the message.
-        smaller: Given what tells whether amounts fit, the most that does with less output, or None. Where too little
-            is left of tokens or money, *amounts* becomes that and `lowered` true.
-        once: What gives it an idempotency key, or None.
+    Attributes:
+        hold: What was held for a reserve; None until it is admitted.
+        done: The usage of a record was charged.
     """
 
-    __slots__ = (
-        "amounts",
-        "carve_for",
-        "charge",
-        "held",
-        "hold",
-        "lowered",
-        "model",
-        "once",
-        "operation",
-        "own_maximum",
-        "owner",
-        "permit",
-        "resize",
-        "seconds_ns",
-        "site",
-        "smaller",
-        "unpriced",
-        "wants",
-    )
+    kind: Literal["reserve", "record"]
+    payload: Amounts | Usage
+    on_unknown: Any = "full"
+    hold: Hold | None = None
+    done: bool = False
 
-    def __init__(
-        self,
-        amounts: Sequence[int],
-        operation: str,
-        *,
-        site: Site = NOWHERE,
-        hold: Hold | None = None,
-        owner: Any = None,
-        held: Hold | None = None,
-        resize: bool = False,
-        charge: bool = False,
-        carve_for: BudgetRun | None = None,
-        wants: Callable[[], Sequence[int]] | None = None,
-        model: str | None = None,
-        seconds_ns: int = 0,
-        permit: Any = None,
-        unpriced: str | None = None,
-        own_maximum: int | None = None,
-        smaller: Callable[[Callable[[Sequence[int]], bool]], Amounts | None] | None = None,
-    ) -> None:
-        self.amounts = amounts
-        self.operation = operation
-        self.site = site
-        self.hold = hold
-        self.owner = owner
-        self.held = held
-        self.resize = resize
-        self.charge = charge
-        self.carve_for = carve_for
-        self.wants = wants
-        self.model = model
-        self.seconds_ns = seconds_ns
-        self.permit = permit
-        self.unpriced = unpriced
-        self.own_maximum = own_maximum
-        self.smaller = smaller
-        self.lowered = False
-        self.once: Keyed | None = None
-
-    def lower(self, refused: Refusal, fits: Callable[[Sequence[int]], bool]) -> bool:
-        """Ask for less output if that is what *refused* lacks and less would fit; called with the lock held."""
-        less = self.smaller(fits) if self.smaller is not None and refused.resource in _OUTPUT_COUNTS else None
-        if less is None:
-            return False
-        self.amounts, self.lowered = less, True
-        if self.hold is not None:
-            self.hold.amounts = less
-        return True
+    @property
+    def open(self) -> bool:
+        """Whether a call under it is in flight."""
+        return self.hold is not None and self.hold.state == "open"
 
 
-class Verdict(NamedTuple):
-    """What came of an attempt.
+class Request(NamedTuple):
+    """One request.
+
+    Attributes:
+        operation: ``call``, ``check``, ``reserve``, ``tool`` or ``probe``.
+        amounts: What it asks for.
+        site: The span that hears of the decision.
+        model: The model that is called, if known.
+        owner: Whose quotas, where that is not the payer's own (in an agent's span); else None.
+        hold: Registered on admission, for *keeper*. None: nothing is held.
+        keeper: What keeps the hold alive.
+        change: *hold* is open, and is to ``grow`` by *amounts*, or to ``resize`` to exactly these.
+        seconds_ns: Wall time that has to be left.
+        permit: The permit to wrap up of the context, if any.
+        unpriced: The model that no price is known for, if that matters here.
+        own_maximum: The request's own maximum of output tokens, for the message.
+        smaller: How it could do with less output, or None.
+        once: What its idempotency key stands for, or None.
+    """
+
+    operation: str
+    amounts: Amounts = NOTHING
+    site: Site = NOWHERE
+    model: str | None = None
+    owner: Owner | None = None
+    hold: Hold | None = None
+    keeper: Any = None
+    change: Literal["grow", "resize"] | None = None
+    seconds_ns: int = 0
+    permit: Any = None
+    unpriced: str | None = None
+    own_maximum: int | None = None
+    smaller: Smaller | None = None
+    once: Once | None = None
+
+
+class Judgement(NamedTuple):
+    """What came of a request.
 
     Attributes:
         decision: Its `denial` says why not.
         blocker: The run whose budget is in the way (it may be an ancestor); None if it is not a run's.
-        left: (resource, what remains) of the tightest account, where somebody wants to hear it.
+        tightest: (resource, what remains) of the tightest account, where somebody wants to hear it.
         crossed: Thresholds reached by charging at once.
     """
 
-    decision: Decision
-    blocker: BudgetRun | None = None
-    left: tuple[int, int] | None = None
+    decision: Decision = ALLOWED
+    blocker: RunState | None = None
+    tightest: tuple[int, int] | None = None
     crossed: Sequence[Crossing] = ()

@@ -1,80 +1,86 @@
 """What was spent: charge it once, count it, say it. Nothing here refuses or raises.
 
-A charge and its counters change in one critical section, so the counters always add up to the ledger.
+A charge and its counters change in one step, so the counters always add up to the ledger. What comes in the middle of
+another operation of its own thread (out of a finalizer or a signal handler) is done right after that.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
-from opentelemetry.context import get_current
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from otelbudget import semconv
-from otelbudget.admission import closing
-from otelbudget.admission.admission import payers
+from otelbudget.admission import closing, trips
 from otelbudget.admission.cost import Price, price
-from otelbudget.engine import scope
-from otelbudget.ledger.changes import Change, at_once
-from otelbudget.model.amounts import COST, INPUT, NANOS, NESTED, OUTPUT, STEPS, TOOLS, Amounts
-from otelbudget.model.budget import Usage, sum_of
+from otelbudget.admission.request import Once
+from otelbudget.ledger.change import Changes
+from otelbudget.model.amounts import COST, INPUT, NANOS, NESTED, NOTHING, OUTPUT, STEPS, TOOLS, Amounts
+from otelbudget.model.budget import Unsaid, Usage, sum_of
+from otelbudget.model.vector import pack
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from otelbudget.ledger.ledger import Crossing, Hold, HoldState
-    from otelbudget.runs.idempotency import Keyed
-    from otelbudget.runs.run import BudgetRun
+    from otelbudget.admission.payer import Payer
+    from otelbudget.admission.state import RunState
+    from otelbudget.ledger.account import Account, Crossing, Hold
 
-__all__ = [
-    "abandoned",
-    "announce",
-    "expired",
-    "expires",
-    "give_back",
-    "record",
-    "say_crossed",
-    "settle",
-]
+__all__ = ["announce", "expiry_counts", "give_back", "late_known", "record", "say_crossed", "settle", "tell_expired"]
+
+Count = tuple[Any, str, int]
+_NOTHING_TOLD: Final = Usage(estimated=True)
 
 
-def record(run: BudgetRun, usage: Usage, site: Site, nested: int = 0, once: Keyed | None = None) -> bool:
-    """Charge *usage* to *run* and everything above it; False if that was done before under the key of *once*."""
-    cost = price(run, usage)
+def record(
+    payer: Payer, usage: Usage, site: Site, *, nested: int = 0, permit: Any = None, once: Any = None, owner: Any = None
+) -> bool:
+    """Charge *usage* to *payer* and everything above it; False if that was done before, under the key of *once*."""
+    ledger = payer.engine.ledger
+    if ledger.lock._is_owned():  # type: ignore[attr-defined]
+        once = once or Once("record", usage)
+        return ledger.later(partial(record, payer, usage, site, nested=nested, permit=permit, once=once, owner=owner))
+    cost = price(payer, usage)
     amounts = usage.amounts(cost.nanousd)
     if nested:
         amounts = amounts._replace(nested_tool_calls=nested)
-    with run.engine.lock:
-        crossed = at_once(lambda change: _records(change, run, usage, amounts, once))
-        if crossed is None:
-            return False
-        permit = scope.wrap_up_in(get_current())
-        if permit is not None and usage.steps and permit.holds(run):
-            permit.used = True  # that was the model call it stands for
-        _count(run, usage, amounts, cost)
-        late = run.closed
-    announce(run, amounts, site, crossed, _flags(usage, late=late))
+    writes: Changes = []
+    wraps_up = permit is not None and amounts.steps > 0 and not permit.used and permit.holds(payer)
+    if wraps_up:
+        writes.append((permit, "used", True))
+    bound = payer.binding(usage.model, owner)
+    owed = trips.owe_record(payer, bound.shared, amounts, partial(say_crossed, payer, site))
+    writes += trips.owing(payer, owed)
+    crossed = ledger.charge(bound.here, pack(amounts), _counts(payer, usage, amounts, cost), writes, once=once)
+    if crossed is None:
+        return False
+    assert isinstance(crossed, list)
+    trips.send(payer, owed)
+    if cost.denies:
+        _refuse_unpriced(payer, usage.model)
+    late = payer.closed
+    announce(payer, amounts, site, crossed, _flags(usage, late=late, wrap_up=wraps_up))
     return True
 
 
-def _records(
-    change: Change, run: BudgetRun, usage: Usage, amounts: Amounts, once: Keyed | None
-) -> list[Crossing] | None:
-    """Charge *usage* with *change*; None if that was done before."""
-    if once is not None and once.recorded(change):
-        return None
-    return run.engine.store.charges(change, payers(run, usage.model), amounts)
+class _Charge(NamedTuple):
+    """What a commit comes to: what it costs, the usage in full, and what is charged."""
+
+    cost: Price
+    usage: Usage
+    amounts: Amounts
 
 
 def settle(
-    run: BudgetRun,
+    payer: Payer,
     held: Hold,
     usage: Usage | None,
     site: Site,
     *,
     asked_model: str | None = None,
     by_price: bool = False,
+    owner: Any = None,
 ) -> bool:
     """End *held* by charging what was used; False if it had been charged before, and then nothing changes.
 
@@ -82,147 +88,93 @@ def settle(
     cost is what its tokens cost, whatever was held. After an expiry only what exceeds its charge is added; after a
     release everything is, flagged as late.
     """
-    given = usage
-    cost, usage, amounts = _charge_of(run, held.amounts, given, asked_model, by_price=by_price)
-    asked = _Settlement(run, held, given, usage, amounts)
-    with run.engine.lock:
-        late = held.state == "released" or run.closed
-        was_open = held.state == "open"
-        done = at_once(asked.plan)
-        if done is None:
+    ledger = payer.engine.ledger
+    if ledger.lock._is_owned():  # type: ignore[attr-defined]
+        again = partial(settle, payer, held, usage, site, asked_model=asked_model, by_price=by_price, owner=owner)
+        return held.state != "committed" and ledger.later(again)
+    charge = _charge_of(payer, held.amounts, usage, asked_model, by_price=by_price)
+    model, whole = charge.usage.model, charge.amounts
+    joining = () if model is None else late_known(payer, held, model, owner)
+    late = held.state == "released" or payer.closed
+    here = () if payer.engine.store is not None else joining
+    owed = _owed(payer, held, whole, joining, site)
+    writes = trips.owing(payer, owed)
+    counts = _counts(payer, charge.usage, whole, charge.cost)
+    crossed = ledger.settle(held, pack(whole), "committed", counts, writes, joining=here, paid=usage)
+    if crossed is None:  # it had ended before, or has in the meantime
+        charge = _beyond(charge, held)
+        owed = _owed(payer, held, whole, joining, site)
+        writes = trips.owing(payer, owed)
+        counts = _counts(payer, charge.usage, charge.amounts, charge.cost)
+        beyond, full = pack(charge.amounts), pack(whole)
+        crossed = ledger.settle_late(held, beyond, counts, writes, joining=here, whole=full, paid=usage)
+        if crossed is None:
             return False
-        amounts, crossed = done
-        if was_open:
-            run.engine.store.ended(held)
-        _count(run, usage, amounts, cost)
-    announce(run, amounts, site, crossed, _flags(usage, late=late, wrap_up=held.wrapping is not None))
-    closing.finish_if_idle(run)
+    trips.send(payer, owed)
+    if charge.cost.denies:
+        _refuse_unpriced(payer, charge.usage.model)
+    announce(payer, charge.amounts, site, crossed, _flags(charge.usage, late=late, wrap_up=held.permit is not None))
+    if payer.unusual:
+        closing.finish_if_idle(payer)
     return True
 
 
-class _Settlement(NamedTuple):
-    """What `settle` is asked for.
-
-    Attributes:
-        given: The usage as the caller gave it.
-        usage: The usage in full.
-        amounts: What it comes to.
-    """
-
-    run: BudgetRun
-    held: Hold
-    given: Usage | None
-    usage: Usage
-    amounts: Amounts
-
-    def plan(self, change: Change) -> tuple[Amounts, list[Crossing]] | None:
-        """Charge it with *change*: what that is, and the thresholds crossed; None if the hold was charged before."""
-        run, held, amounts = self.run, self.held, self.amounts
-        was, store = held.state, run.engine.store
-        if was == "committed":
-            return None
-        whole = amounts
-        if was == "open":
-            crossed = store.settles(change, held, amounts, "committed")
-            _lets_go(change, run)
-        else:
-            if was == "expired":
-                amounts = _beyond(amounts, held.on_expiry)
-            change.set(held, "state", "committed")
-            crossed = store.charges_late(change, held, amounts)
-        late_known = run.engine.owners.of_model(run.org, self.usage.model)
-        if late_known and not any(account.scope == "model" for account in held.accounts):
-            # Which model it was is known only now: its quota counts it all the same.
-            crossed += store.charges(change, late_known, whole)
-        change.set(held, "paid", self.given)
-        return amounts, crossed
+def _owed(payer: Payer, held: Hold, whole: Amounts, joining: Sequence[Account], site: Site) -> tuple[Any, ...]:
+    """What a shared store has to be told if there is one."""
+    if payer.engine.store is None:
+        return ()
+    told = partial(say_crossed, payer, site)
+    ended = trips.owe(payer, held, whole, told, late=held.state == "released")
+    return ended + trips.owe_record(payer, joining, whole, told)
 
 
-def _charge_of(
-    run: BudgetRun, held: Amounts, given: Usage | None, asked_model: str | None, *, by_price: bool
-) -> tuple[Price, Usage, Amounts]:
-    """What a commit of *given* costs, means in full, and charges."""
+def late_known(payer: Payer, held: Hold, model: str, owner: Any) -> tuple[Account, ...]:
+    """The quotas of *model* that *held* is not held on, since which one it was is known only now."""
+    on = held.accounts if held.trip is None else held.trip.accounts
+    if any(account.scope == "model" for account in on):
+        return ()
+    return tuple(one for one in payer.binding(model, owner).accounts if one.scope == "model")
+
+
+def _charge_of(payer: Payer, held: Amounts, given: Usage | None, asked_model: str | None, *, by_price: bool) -> _Charge:
     if given is None:
-        return Price(held[COST]), _complete(None, held), held
+        return _Charge(Price(held[COST]), _complete(None, held), held)
     usage = _complete(given, held)
-    cost = price(run, usage, asked_model)
+    cost = price(payer, usage, asked_model)
     nothing = not (usage.input_tokens or usage.output_tokens)
     if held[COST] and given.cost_usd is None and not by_price and (cost.unpriced or nothing):
         cost = Price(held[COST])
-    return cost, usage, usage.amounts(cost.nanousd)._replace(nested_tool_calls=min(held[NESTED], usage.tool_calls))
+    amounts = usage.amounts(cost.nanousd)
+    return _Charge(cost, usage, amounts._replace(nested_tool_calls=min(held[NESTED], usage.tool_calls)))
 
 
-def _beyond(actual: Amounts, charged: Amounts) -> Amounts:
-    """What *actual* exceeds *charged* by; tokens stay the sum of their parts, as the counters have them."""
-    rest = Amounts(*(max(0, a - b) for a, b in zip(actual, charged, strict=True)))
-    return rest._replace(tokens=rest.input_tokens + rest.output_tokens)
+def _beyond(charge: _Charge, held: Hold) -> _Charge:
+    """What exceeds what an expiry has charged; tokens stay the sum of their parts, as the counters have them."""
+    if held.state != "expired":
+        return charge
+    rest = Amounts(*(max(0, a - b) for a, b in zip(charge.amounts, held.on_expiry, strict=True)))
+    return charge._replace(amounts=rest._replace(tokens=rest.input_tokens + rest.output_tokens))
 
 
-def _lets_go(change: Change, run: BudgetRun) -> None:
-    """One call less in flight with *change*."""
-    one: BudgetRun | None = run
-    while one is not None:
-        change.set(one, "open_holds", one.open_holds - 1)
-        one = one.parent
-
-
-def give_back(run: BudgetRun, held: Hold) -> bool:
+def give_back(payer: Payer, held: Hold) -> bool:
     """Return all that *held* holds; False if it had ended before."""
-    return _end(run, held, (0,) * len(held.amounts), "released")
-
-
-def _end(run: BudgetRun, held: Hold, amounts: tuple[int, ...], state: HoldState) -> bool:
-    def plan(change: Change) -> bool:
-        if held.state != "open":
-            return False
-        run.engine.store.settles(change, held, amounts, state)
-        _abandons(change, held)
-        return True
-
-    with run.engine.lock:
-        if not at_once(plan):
-            return False
-        run.engine.store.ended(held)
-    closing.finish_if_idle(run)
+    ledger = payer.engine.ledger
+    if ledger.inside:
+        return held.state == "open" and ledger.later(partial(give_back, payer, held))
+    owed = trips.owe(payer, held, NOTHING, lambda _: None)
+    if ledger.settle(held, 0, "released", writes=trips.owing(payer, owed)) is None:
+        return False
+    trips.send(payer, owed)
+    closing.finish_if_idle(payer)
     return True
-
-
-def _abandons(change: Change, held: Hold) -> None:
-    """With *change*, let its run go on without a hold that ends uncharged."""
-    if held.permit is not None:
-        change.set(held.permit, "used", False)  # nothing was sent: the last call has not been made
-    expires(change, held)
-
-
-def abandoned(held: Hold) -> None:
-    """Let its run go on without a hold that has ended uncharged. Called with the lock held."""
-    at_once(lambda change: _abandons(change, held))
-
-
-def expires(change: Change, held: Hold) -> None:
-    """With *change*, let the run of a hold that ends without a commit, if it is one of a run, go on without it."""
-    run: BudgetRun | None = held.payer
-    if run is not None:
-        _lets_go(change, run)
-
-
-def expired(run: BudgetRun, held: Hold, crossed: Sequence[Crossing]) -> None:
-    """Count what an expired hold charged; called with the lock held. Thresholds are announced with the next charge."""
-    charged = held.on_expiry
-    if any(charged):
-        usage = Usage(charged[INPUT], charged[OUTPUT], steps=charged[0], estimated=True)
-        _count(run, usage, charged, Price(charged[COST]))
-    if crossed:
-        run.unannounced = (*run.unannounced, *crossed)
-        run.refresh()
 
 
 def _complete(usage: Usage | None, held: Amounts) -> Usage:
     """*usage* with what it leaves open taken from the hold."""
     if usage is None:
         return sum_of(held)
-    steps = usage.steps if usage.says_steps else held[STEPS]
-    tool_calls = usage.tool_calls if usage.says_tool_calls else held[TOOLS]
+    steps = held[STEPS] if isinstance(usage.steps, Unsaid) else usage.steps
+    tool_calls = held[TOOLS] if isinstance(usage.tool_calls, Unsaid) else usage.tool_calls
     split = usage.input_tokens is not None and usage.output_tokens is not None
     if split and (steps, tool_calls) == (usage.steps, usage.tool_calls):
         return usage
@@ -247,59 +199,82 @@ def _complete(usage: Usage | None, held: Amounts) -> Usage:
     )
 
 
-def _count(run: BudgetRun, usage: Usage, amounts: Sequence[int], cost: Price) -> None:
-    run.cell.records += 1
-    meters = run.engine.meters
-    spend = run.spend_cell if usage.model is None else meters.spend(run.tenant, usage.model)
-    spend.input += amounts[INPUT]
-    spend.output += amounts[OUTPUT]
-    spend.cost_nanousd += amounts[COST]
-    spend.cache_read += usage.cache_read_tokens
-    spend.cache_write += usage.cache_write_tokens
-    spend.reasoning += usage.reasoning_tokens
-    run.tenant_cell.tool_calls += amounts[TOOLS]
+# --- what is counted and said
+
+
+def _counts(payer: Payer, usage: Usage, amounts: Amounts, cost: Price) -> list[Count]:
+    """The counters that charging *amounts* raises."""
+    model = usage.model
+    spend = payer.spend_cell if model is None else payer.engine.meters.spend(payer.tenant, model)
+    counts = [(payer.cell, "records", 1), (spend, "input", amounts[INPUT]), (spend, "output", amounts[OUTPUT])]
+    if amounts[COST]:
+        counts.append((spend, "cost_nanousd", amounts[COST]))
+    if amounts[TOOLS]:
+        counts.append((payer.tenant_cell, "tool_calls", amounts[TOOLS]))
+    if usage.cache_read_tokens or usage.cache_write_tokens or usage.reasoning_tokens:
+        counts.append((spend, "cache_read", usage.cache_read_tokens))
+        counts.append((spend, "cache_write", usage.cache_write_tokens))
+        counts.append((spend, "reasoning", usage.reasoning_tokens))
     if cost.unpriced:
-        meters.count_unpriced(usage.model)
-        if run.kind != "quota" and run.unpriced_policy(usage.model) == "deny":
-            for one in run.lineage():  # also those whose money it was: their next call is as blind
-                if one is run or one.money_limited:
-                    one.unpriced = usage.model or ""
-                    one.refresh()
+        counts.append((payer.engine.meters.unpriced_calls(model), "n", 1))
+    return counts
 
 
-def _flags(usage: Usage, *, late: bool, wrap_up: bool = False) -> list[str]:
+def expiry_counts(payer: Payer, charged: Amounts) -> list[Count]:
+    """The counters that an expiry raises that charges *charged*."""
+    return _counts(payer, _NOTHING_TOLD, charged, Price(charged[COST]))
+
+
+def _refuse_unpriced(payer: Payer, model: str | None) -> None:
+    """Let the next request be refused, also of those above whose money it was: it is as blind."""
+    for one in payer.lineage:
+        if one is payer or one.binding().money:
+            one.unpriced = model or ""
+            one.refresh()
+
+
+def _flags(usage: Usage, *, late: bool, wrap_up: bool) -> Sequence[str]:
+    if not (usage.estimated or late or wrap_up):
+        return ()
     said = ((usage.estimated, semconv.ESTIMATED), (late, semconv.LATE), (wrap_up, semconv.WRAP_UP))
     return [name for holds, name in said if holds]
 
 
 def announce(
-    run: BudgetRun,
-    amounts: Sequence[int],
-    site: Site,
-    crossed: Sequence[Crossing],
-    flags: Sequence[str] = (),
+    payer: Payer, amounts: Sequence[int], site: Site, crossed: Sequence[Crossing], flags: Sequence[str] = ()
 ) -> None:
     """Say what was charged: the record event where the call lives, thresholds on the run's span."""
     span = site.span
     if span is not None:
         charged = (amounts[INPUT], amounts[OUTPUT], amounts[COST])
-        run.say(site, events.record_event, charged, flags)
-    if span is not None and site is not run.site and run.kind != "quota" and span.is_recording():
-        # As an attribute of the call's own span, since trace queries sum over attributes and not over events.
-        span.set_attribute(semconv.COST_USD, amounts[COST] / NANOS)
-    if run.unannounced:
-        with run.lock:
-            crossed, run.unannounced = (*run.unannounced, *crossed), ()
-            run.refresh()
+        payer.say(site, events.record_event, charged, flags)
+        if site is not payer.site and payer.kind != "quota" and span.is_recording():
+            # As an attribute of the call's own span, since trace queries sum over attributes and not over events.
+            payer.say(site, events.mark, {semconv.COST_USD: amounts[COST] / NANOS})
     if crossed:
-        say_crossed(run, site, crossed)
-    if run.kind == "implicit":
-        closing.write_totals(run)
+        say_crossed(payer, site, crossed)
+    if payer.kind == "implicit" and payer.run is not None:
+        closing.write_totals(payer.run)
+    if payer.engine.ledger.expired:
+        tell_expired(payer.engine)
 
 
-def say_crossed(run: BudgetRun, site: Site, crossed: Sequence[Crossing]) -> None:
-    """Say which thresholds were reached: on the span of the run whose limit it is, for a quota on that of *run*, and
-    on *site*, the call's, where that run has no span."""
+def say_crossed(payer: Payer, site: Site, crossed: Sequence[Crossing]) -> None:
+    """Say which thresholds were reached: on the span of the run whose limit it is, for a quota on that of *payer*, and
+    on *site*, the call's, where that has no span."""
     for crossing in crossed:
-        payer = run.ancestor_of(crossing.account) or run
-        payer.say(site if payer.span is None else payer.site, events.threshold_event, crossing)
+        one: Payer | RunState = payer.ancestor_of(crossing.account) or payer
+        one.say(site if one.site.span is None else one.site, events.threshold_event, crossing)
+
+
+def tell_expired(engine: Any) -> None:
+    """Say which thresholds were reached by what has expired, and finish the runs that waited for it."""
+    expired = engine.ledger.expired
+    while expired:
+        try:
+            held, crossed = expired.popleft()
+        except IndexError:  # another thread tells of it
+            return
+        if held.payer is not None:
+            say_crossed(held.payer, held.payer.site, crossed)
+            closing.finish_if_idle(held.payer)

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget._version import __version__
@@ -14,20 +15,21 @@ from otelbudget.bootstrap.arguments import DEFAULT_FILE, Arguments, configuratio
 from otelbudget.bootstrap.exporters import Outlet, make_outlets
 from otelbudget.bootstrap.follower import Follower
 from otelbudget.bootstrap.guarding import Guarding
-from otelbudget.bootstrap.logs import LogRoute, open_log_route
-from otelbudget.bootstrap.metrics import MetricsRoute, open_route, page_wanted, push_wanted, unserved
+from otelbudget.bootstrap.logs import open_logs
+from otelbudget.bootstrap.metrics import MetricsRoute, unserved
 from otelbudget.bootstrap.providers import equip
-from otelbudget.bootstrap.summary import Facts
-from otelbudget.engine import scope
+from otelbudget.engine import context as contexts
 from otelbudget.engine.engine import Engine
 from otelbudget.errors import ConfigError
-from otelbudget.guards import GUARDS
 from otelbudget.manager import BudgetManager
+from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
-    from otelbudget.bootstrap.delivery import Closing
+    from collections.abc import Callable, Sequence
 
-__all__ = ["SetUp"]
+    from otelbudget.bootstrap.delivery import Delivery
+
+__all__ = ["Facts", "SetUp"]
 
 #: The logger that users switch on, rather than that of this module.
 _log = logging.getLogger("otelbudget")
@@ -35,21 +37,33 @@ _log = logging.getLogger("otelbudget")
 _PATIENCE_S: Final = 1.8
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What is switched on: where budgets come from, what refuses and what is only seen, and where telemetry goes."""
+
+    budgets: str
+    enforces: str
+    observes: str  # empty if nothing is seen without being refused
+    spans: str
+    metrics: str
+    metrics_url: str | None
+    logs: str = ""  # empty if events are on spans only
+
+    def __str__(self) -> str:
+        observes = f"; only observed: {self.observes}" if self.observes else ""
+        logs = f"; log records of events go to {self.logs}" if self.logs else ""
+        return (
+            f"budgets: {self.budgets}; enforced by: {self.enforces}{observes};"
+            f" spans go to {self.spans}; metrics go to {self.metrics}{logs}"
+        )
+
+
 class SetUp:
-    """Everything that one call of `setup()` switched on.
-
-    Raises:
-        ConfigError: Something can't be switched on; then nothing is.
-
-    Attributes:
-        manager: What `setup()` returns.
-    """
+    """Everything that one call of `setup()` switched on; on a ConfigError nothing is."""
 
     def __init__(self, arguments: Arguments) -> None:
         self._arguments = arguments
-        self._undo = ExitStack()
-        self._closings: list[Closing] = []
-        self._route: MetricsRoute | None = None
+        self._closings: list[Delivery] = []
         self._config, self._configured = configuration(arguments.config)
         if arguments.reload_s is not None and self._config.source is None:
             raise ConfigError(
@@ -57,55 +71,39 @@ class SetUp:
                 f" the path of a budgets.yaml, or put a {DEFAULT_FILE} into the working directory"
             )
         with ExitStack() as undo:
+            last = undo.enter_context(ExitStack())
             undo.callback(self._wait)
-            self._switch_on(undo)
-            self._undo = undo.pop_all()
+            self._switch_on(undo, last)
+            #: Undoes everything, in at most 2 s.
+            self.take_down = undo.pop_all().close
         self._announce()
 
-    def _switch_on(self, undo: ExitStack) -> None:
+    def _switch_on(self, undo: ExitStack, last: ExitStack) -> None:
         arguments = self._arguments
-        pushed = push_wanted(arguments.meter_provider)
-        self._unserved = unserved(arguments.meter_provider)
-        page = page_wanted(
-            arguments.metrics_port,
-            arguments.metrics_host,
-            self._config.telemetry.metrics_port,
-            pushed=pushed,
-            own_registry=arguments.registry is None,
-        )
         self._equipped = equip(arguments.tracer_provider, arguments.service_name)
-        self._outlets = self._open_outlets(undo)
-        self._logs = self._open_logs(undo)
-        engine = Engine(self._config, tenant=arguments.tenant, enforce=arguments.enforce)
+        self._outlets = self._open_outlets()
+        undo.callback(self._end, lambda: [closing for outlet in self._outlets if (closing := outlet.close())])
+        self._logs = open_logs(self._config.telemetry.events, arguments.logger_provider, self._equipped.resource)
+        if self._logs is not None:
+            undo.callback(self._end, self._logs.close)
+            undo.callback(events.write_to, None)
+        engine = Engine(self._config, store=arguments.store, tenant=arguments.tenant, enforce=arguments.enforce)
+        undo.callback(engine.close)
         engine.tracer = self._equipped.provider.get_tracer("otelbudget", __version__)
         self.manager = BudgetManager(engine=engine)
-        self._route = open_route(
-            engine.meters,
-            page=page,
-            pushed=pushed,
-            registry=arguments.registry,
-            meter_provider=arguments.meter_provider,
-            resource=self._equipped.resource,
-        )
-        undo.callback(self._end_route, self._route)
+        configured_port = self._config.telemetry.metrics_port
+        self._route = MetricsRoute(engine.meters, arguments, configured_port, self._equipped.resource)
+        last.callback(self._route.close)
+        undo.callback(self._end, self._route.begin_closing)
         self._connect(undo)
         self._guard(undo)
         self._follow(undo)
 
-    def _open_outlets(self, undo: ExitStack) -> tuple[Outlet, ...]:
+    def _open_outlets(self) -> tuple[Outlet, ...]:
         asked = self._arguments.exporter
         # The application that made a provider exports its spans: the variables have been followed there.
         own = asked != "auto" or self._equipped.ours
-        outlets = make_outlets(asked) if own and not self._equipped.deaf else ()
-        undo.callback(self._end_outlets, outlets)
-        return outlets
-
-    def _open_logs(self, undo: ExitStack) -> LogRoute | None:
-        asked, given = self._config.telemetry.events, self._arguments.logger_provider
-        route = open_log_route(asked, given, self._equipped.resource)
-        if route is not None:
-            undo.callback(self._end_logs, route)
-        return route
+        return make_outlets(asked) if own and not self._equipped.deaf else ()
 
     def _connect(self, undo: ExitStack) -> None:
         equipped, manager = self._equipped, self.manager
@@ -116,9 +114,9 @@ class SetUp:
             equipped.sampler.listener = manager
             undo.callback(setattr, equipped.sampler, "listener", None)
         undo.callback(manager.shutdown)
-        undo.callback(manager.engine.reset_ambient)  # its totals are told before everything is off
-        scope.activate(manager.engine)
-        undo.callback(scope.deactivate, manager.engine)
+        undo.callback(manager.reset)  # its totals are told before everything is off
+        contexts.activate(manager.engine)
+        undo.callback(contexts.deactivate, manager.engine)
         threads.carry_context()
         undo.callback(threads.stop_carrying)
 
@@ -128,26 +126,12 @@ class SetUp:
             self.manager.engine,
             tracer_provider=self._equipped.provider,
             meter_provider=arguments.meter_provider,
-            instrument=arguments.to_instrument,
-            demanded=arguments.instrument != "auto",
+            wanted=arguments.to_instrument,
         )
         undo.callback(self._guarding.end)
-        self._guarding.begin()
+        self._guarding.begin(demanded=arguments.instrument != "auto")
         if arguments.strict:
-            self._guarding.prove()
-            self._prove_anything()
-
-    def _prove_anything(self) -> None:
-        """Raise unless something is known to enforce: a guard, which `Guarding.prove` has proven."""
-        if not self.manager.engine.guarded:
-            deaf = self._equipped.deaf
-            raise ConfigError(
-                f"strict=True: nothing enforces, since {deaf} and no SDK with a guard is installed"
-                if deaf
-                else "strict=True: no SDK with a guard is installed, and whether instrumentations show their calls in"
-                f" time and let a denial through can't be proven; install one of: {', '.join(GUARDS)}, or leave"
-                " strict=False to enforce by spans and explicit checks only"
-            )
+            self._guarding.prove(self._equipped.deaf)
 
     def _follow(self, undo: ExitStack) -> None:
         if self._arguments.reload_s is not None:
@@ -155,14 +139,9 @@ class SetUp:
             undo.callback(Follower(self.manager.reloading.follow, self._arguments.reload_s).stop)
 
     def again(self, arguments: Arguments) -> BudgetManager:
-        """The manager, for a second call of `setup()` that asks for the same.
-
-        Raises:
-            ConfigError: It asks for something else.
-        """
-        differ = self._arguments.differing(arguments)
-        if arguments.config is not None and not self._is_ours(arguments.config):
-            differ.insert(0, "config")
+        """The manager, for a second call of `setup()`; a ConfigError if that asks for something else."""
+        other_config = arguments.config is not None and not self._is_ours(arguments.config)
+        differ = ["config"] * other_config + self._arguments.differing(arguments)
         if differ:
             raise ConfigError(
                 f"otelbudget is set up already, with {_and(differ)} other than in this call of setup()"
@@ -177,38 +156,25 @@ class SetUp:
             return os.path.abspath(config) == file.path
         return configuration(config)[0] in (self._config, self.manager.engine.config)
 
-    def take_down(self) -> None:
-        """Undo everything, in at most 2 s."""
-        self._undo.close()
-
-    def _end_route(self, route: MetricsRoute) -> None:
-        self._closings += route.begin_closing()
-
-    def _end_logs(self, route: LogRoute) -> None:
-        self._closings += route.begin_closing()
-
-    def _end_outlets(self, outlets: tuple[Outlet, ...]) -> None:
-        self._closings += [closing for outlet in outlets if (closing := outlet.close()) is not None]
+    def _end(self, begin: Callable[[], Sequence[Delivery]]) -> None:
+        self._closings += begin()
 
     def _wait(self) -> None:
         deadline_s = time.monotonic() + _PATIENCE_S
         for closing in self._closings:
             closing.wait(deadline_s)
-        if self._route is not None:
-            self._route.close()
 
     # --- what it says of itself
 
     def facts(self) -> Facts:
         """What is switched on now."""
-        server = None if self._route is None else self._route.server
         return Facts(
             budgets=self._budgets(),
             enforces=self._enforces(),
             observes=self._observes(),
             spans=self._spans(),
-            metrics="nowhere" if self._route is None else self._route.where,
-            metrics_url=None if server is None else server.url,
+            metrics=self._route.where,
+            metrics_url=self._route.url,
             logs="" if self._logs is None else self._logs.where,
         )
 
@@ -263,11 +229,11 @@ class SetUp:
                 "the sampler of the tracer provider joined can drop spans, so calls of SDKs without a guard may pass"
                 " unseen; let setup() make the provider, or sample in the collector"
             )
-        if self._unserved:
+        if others := unserved(self._arguments.meter_provider):
             _log.warning(
                 "OTEL_METRICS_EXPORTER names %s, which setup() does not serve: it knows otlp, prometheus and none;"
                 " pass a meter_provider that has such an exporter",
-                _and(self._unserved),
+                _and(others),
             )
         if named is not None and equipped.service_name not in (None, named):
             _log.warning("service_name is ignored: the tracer provider is there already, as %s", equipped.service_name)

@@ -1,7 +1,6 @@
 """Delivers telemetry through exporters that may block, without holding the application up when it ends.
 
-The SDK waits up to 30 s for a collector that is not there and logs every attempt. Here closing takes what the caller
-grants, ends at the first failure that the exporter reports, and says in one line what did not arrive.
+The SDK waits up to 30 s for a collector that is not there; here closing takes what is granted and says what is lost.
 """
 
 from __future__ import annotations
@@ -11,15 +10,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, cast
 
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter
 
-__all__ = ["BatchOutlet", "Closing", "Interruptible", "SimpleOutlet", "Watch", "Worker"]
+__all__ = ["BatchOutlet", "Carrier", "Delivery", "SimpleOutlet", "Worker", "joined", "of_application"]
 
 _log = logging.getLogger(__name__)
-_R = TypeVar("_R")
 #: How long an exporter that was told to stop may take to return, in seconds.
 _STOP_S = 0.25
 
@@ -29,8 +26,7 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def do(self, job: Callable[[], object], *, last: bool = False) -> threading.Event:
         """Have *job* done, as the thread's last one if *last*; the event is set when it is, raised or not."""
@@ -54,23 +50,25 @@ class Worker:
             job()
 
 
-class Watch(logging.Filter):
-    """Sees whether the export in progress fails, by what the exporter logs, and silences it while closing.
+class Delivery:
+    """An exporter of any signal as the SDK's processors and readers see it; of None, something that is only flushed.
 
-    Attributes:
-        trouble: Set while the export in progress has reported a failure.
-        closing: Whether the exporter's log records are swallowed.
-        stopped: Whether further exports are refused.
-        lost: Whether anything was not delivered since closing began.
+    It sees whether the export in progress fails by what the exporter logs, and silences that while closing.
     """
 
-    def __init__(self, exporter: object) -> None:
-        super().__init__()
-        self.trouble = threading.Event()
-        self.closing = False
-        self.stopped = False
-        self.lost = False
+    def __init__(self, exporter: Any, where: str) -> None:
+        self.worker = Worker("otelbudget-export")
+        self._exporter = exporter
+        self._where = where
+        self._open = True
+        self._closing = False
+        self._stopped = False
+        self._lost = False
+        self._trouble = threading.Event()
         self._threads: set[int] = set()
+        # What a metric reader asks of its exporter.
+        self._preferred_temporality = getattr(exporter, "_preferred_temporality", None)
+        self._preferred_aggregation = getattr(exporter, "_preferred_aggregation", None)
         modules = {cls.__module__ for cls in type(exporter).__mro__} - {"builtins", "abc", "typing"}
         self._loggers = [logging.getLogger(module) for module in sorted(modules)]
         for logger in self._loggers:
@@ -81,65 +79,65 @@ class Watch(logging.Filter):
         if record.thread not in self._threads:
             return True
         if record.levelno >= logging.WARNING:
-            self.trouble.set()
-        return not self.closing
+            self._trouble.set()
+        return not self._closing
 
-    def export(self, export: Callable[[], _R], *, success: _R, failure: _R) -> _R:
-        """Call *export* and note how it goes."""
-        if self.stopped:
-            self.lost = True
-            return failure
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """Export and note how it goes; the result is None, which the SDK does not look at, where there is none."""
+        if self._stopped:
+            self._lost = True
+            return None
         me = threading.get_ident()
         self._threads.add(me)
-        self.trouble.clear()
-        result = failure
+        self._trouble.clear()
+        result = None
         try:
-            result = export()
+            result = self._exporter.export(*args, **kwargs)
         except Exception:
-            if not self.closing:
+            if not self._closing:
                 raise
         finally:
             self._threads.discard(me)
-            self.lost = self.lost or (self.closing and result is not success)
+            self._lost = self._lost or (self._closing and getattr(result, "name", None) != "SUCCESS")
         return result
 
-    def close(self) -> None:
-        """From now on, what the exporter says is swallowed, and what does not arrive is lost."""
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """Have the exporter flush, where it can."""
+        flush: Callable[[float], bool] = getattr(self._exporter, "force_flush", lambda _: True)
+        return flush(timeout_millis)
+
+    def shutdown(self, **kwargs: Any) -> None:
+        """Shut the exporter down, unless that has been done."""
+        if self._open:
+            self._open = False
+            self._exporter.shutdown(**kwargs)
+
+    def close(self, finish: Callable[[], object]) -> Delivery:
+        """Begin *finish*, which delivers the rest and shuts down; `wait` for it."""
         if not self._threads:
-            self.trouble.clear()  # an earlier export's
-        self.closing = True
+            self._trouble.clear()  # an earlier export's
+        self._closing = True
 
-    def detach(self) -> None:
-        """Leave the loggers alone again."""
-        for logger in self._loggers:
-            logger.removeFilter(self)
+        def finish_and_leave() -> None:
+            try:
+                finish()
+            finally:
+                for logger in self._loggers:
+                    logger.removeFilter(self)
 
-
-class Closing:
-    """An exporter that is being closed.
-
-    Args:
-        watch: What sees its failures.
-        done: Set when everything is delivered and closed.
-        stop: Makes it give up the export in progress; must not block.
-        where: The place it delivers to, for the log.
-    """
-
-    def __init__(self, watch: Watch, done: threading.Event, stop: Callable[[], object], where: str) -> None:
-        self._watch = watch
-        self._done = done
-        self._stop = stop
-        self._where = where
+        self._done = self.worker.do(finish_and_leave, last=True)
+        return self
 
     def wait(self, deadline_s: float) -> None:
         """Wait until it is closed, fails or the monotonic instant *deadline_s* is there; say what was lost."""
-        while not self._done.wait(0.01) and not self._watch.trouble.is_set() and time.monotonic() < deadline_s:
+        while not self._done.wait(0.01) and not self._trouble.is_set() and time.monotonic() < deadline_s:
             pass
         if not self._done.is_set():
-            self._watch.stopped = True
-            self._stop()
+            self._stopped = True
+            if type(self._exporter).__module__.startswith("opentelemetry."):  # known not to block on this
+                self.shutdown()
             self._done.wait(max(0.0, min(_STOP_S, deadline_s - time.monotonic())))
-        if self._watch.lost or not self._done.is_set():
+        if self._lost or not self._done.is_set():
             _log.warning("the last telemetry was not delivered: %s does not answer", self._where)
 
 
@@ -155,63 +153,40 @@ class SimpleOutlet(SimpleSpanProcessor):
 
 
 class BatchOutlet(BatchSpanProcessor):
-    """Exports spans in batches from a thread; closing it takes as long as the caller grants.
-
-    Args:
-        exporter: Shut down with it.
-        where: The place it delivers to, for the log.
-    """
+    """Exports spans to *where* in batches from a thread; closing it shuts the exporter down."""
 
     def __init__(self, exporter: SpanExporter, where: str) -> None:
         self.where = where
-        self._watch = Watch(exporter)
-        self._delivery = _Delivery(exporter, self._watch)
-        self._worker = Worker("otelbudget-export")
-        super().__init__(self._delivery)
+        self._delivery = Delivery(exporter, where)
+        super().__init__(cast("SpanExporter", self._delivery))
 
     def force_flush(self, timeout_millis: int | None = None) -> bool:
         """Export what has ended so far; False if that takes longer than *timeout_millis* (None: 30 s)."""
         limit_s = 30.0 if timeout_millis is None else timeout_millis / 1000
-        return self._worker.do(super().force_flush).wait(limit_s)
+        return self._delivery.worker.do(super().force_flush).wait(limit_s)
 
-    def close(self) -> Closing:
+    def close(self) -> Delivery:
         """Begin to deliver the rest and to close; nothing is waited for."""
-        self._watch.close()
-        return Closing(self._watch, self._worker.do(self._finish, last=True), self._delivery.stop, self.where)
-
-    def _finish(self) -> None:
-        try:
-            self.shutdown()  # type: ignore[no-untyped-call] # the SDK's method has no annotations
-        finally:
-            self._watch.detach()
+        return self._delivery.close(self.shutdown)
 
 
-class Interruptible:
-    """The part of a delivery that is the same for spans and log records: it shuts its exporter down once."""
+class Carrier(NamedTuple):
+    """A meter or logger provider that carries our telemetry out, and its deliveries with how each of them finishes."""
 
-    def __init__(self, exporter: Any, watch: Watch) -> None:
-        self._exporter = exporter
-        self._watch = watch
-        self._open = True
+    provider: Any
+    where: str
+    deliveries: Sequence[tuple[Delivery, Callable[[], object]]]
 
-    def shutdown(self) -> None:
-        """Shut the exporter down, unless that has been done."""
-        if self._open:
-            self._open = False
-            self._exporter.shutdown()
-
-    def stop(self) -> None:
-        """Interrupt the export in progress, where the exporter is known not to block on that."""
-        if type(self._exporter).__module__.startswith("opentelemetry."):
-            self.shutdown()
+    def close(self) -> list[Delivery]:
+        """Begin to deliver the rest and to close; nothing is waited for."""
+        return [delivery.close(finish) for delivery, finish in self.deliveries]
 
 
-class _Delivery(Interruptible, SpanExporter):
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        return self._watch.export(
-            lambda: self._exporter.export(spans), success=SpanExportResult.SUCCESS, failure=SpanExportResult.FAILURE
-        )
+def joined(provider: Any, where: str) -> Carrier:
+    """A provider of the application: flushed when we end, never shut down."""
+    return Carrier(provider, where, [(Delivery(None, where), getattr(provider, "force_flush", lambda: None))])
 
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
-        flushed: bool = self._exporter.force_flush(timeout_millis)
-        return flushed
+
+def of_application(provider: Any) -> Any:
+    """A global *provider* if it is an SDK's, which exports what the same variables asked it to export; else None."""
+    return provider if type(provider).__module__.startswith("opentelemetry.sdk.") else None

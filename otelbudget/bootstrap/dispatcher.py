@@ -1,7 +1,6 @@
-"""`Dispatcher`: what calls the span processors of a provider that `setup()` creates.
+"""`Dispatcher`: shows a denied span to every processor, ends it and lets the denial through.
 
-The SDK's own dispatcher stops at the first processor that raises and leaves the span open, and a later one may catch
-what processors raise. This one shows a denied span to every processor, ends it and lets the denial through.
+The SDK's own stops at the first processor that raises, leaves the span open, and lets a later one catch the denial.
 """
 
 from __future__ import annotations
@@ -21,29 +20,15 @@ _log = logging.getLogger(__name__)
 
 
 class Dispatcher(SynchronousMultiSpanProcessor):
-    """Calls the application's processors and the `Forwarder`, in the order that denials need.
-
-    Attributes:
-        forwarder: Reaches the current manager; not in the list of processors that ``add_span_processor`` extends.
-    """
+    """Calls the application's processors, then the `Forwarder`, which is not in the list that they are added to."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # the SDK's constructor has no annotations
         self.forwarder = Forwarder()
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Show the span to the other processors, then let the manager decide.
-
-        Raises:
-            BudgetExceeded: The call can't be paid for; the span has ended with status ERROR and is being exported.
-        """
-        for processor in self._span_processors:
-            try:
-                processor.on_start(span, parent_context)
-            except BudgetExceeded:
-                raise
-            except Exception:  # noqa: BLE001 - telemetry failing never changes a decision
-                _log.exception("span processor %s failed while a span started", type(processor).__name__)
+        """Show the span to the other processors, then let the manager decide; a denied one has ended in ERROR."""
+        self._show("on_start", "started", BudgetExceeded, span, parent_context)
         try:
             self.forwarder.on_start(span, parent_context)
         except BudgetExceeded as denied:
@@ -52,21 +37,23 @@ class Dispatcher(SynchronousMultiSpanProcessor):
             raise
 
     def _on_ending(self, span: Span) -> None:
-        for processor in self._span_processors:
-            try:
-                processor._on_ending(span)
-            except Exception:  # noqa: BLE001 - raised here, it would replace the application's own exception
-                _log.exception("span processor %s failed while a span was ending", type(processor).__name__)
+        self._show("_on_ending", "was ending", (), span)
         self.forwarder._on_ending(span)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Show the ended span to every processor; an error of one is logged and stops no other."""
+        self._show("on_end", "ended", (), span)
+        self.forwarder.on_end(span)
+
+    def _show(self, method: str, moment: str, passing: type[Exception] | tuple[()], *args: object) -> None:
+        """Call every processor of the application; only errors *passing* reach it."""
         for processor in self._span_processors:
             try:
-                processor.on_end(span)
-            except Exception:  # noqa: BLE001 - raised here, it would replace the application's own exception
-                _log.exception("span processor %s failed while a span ended", type(processor).__name__)
-        self.forwarder.on_end(span)
+                getattr(processor, method)(*args)
+            except passing:
+                raise
+            except Exception:  # noqa: BLE001 - telemetry changes no decision and replaces no exception of others
+                _log.exception("span processor %s failed while a span %s", type(processor).__name__, moment)
 
     def shutdown(self) -> None:
         """Shut the application's processors down, and flush ours."""

@@ -5,14 +5,10 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable
-from typing import Final
 
 from otelbudget.guards.boundary import contained
 
 __all__ = ["Follower"]
-
-#: How long stopping waits for what is being done, in seconds.
-_PATIENCE_S: Final = 0.2
 
 
 class Follower:
@@ -29,7 +25,7 @@ class Follower:
     def stop(self) -> None:
         """Look no more; waits for a moment where it is looking right now."""
         self._stopped.set()
-        self._thread.join(_PATIENCE_S)
+        self._thread.join(0.2)
 
     def _follow(self) -> None:
         while not self._stopped.wait(self._every_s):

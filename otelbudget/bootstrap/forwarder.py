@@ -1,7 +1,6 @@
 """`Forwarder`: the one processor that a tracer provider keeps, through which it reaches the current manager.
 
-A provider has no way to remove a processor, so ours stays for good and delegates to the manager and the exporters of
-the present `setup()`, or to nothing.
+A provider has no way to remove a processor, so it delegates to what the present `setup()` made, or to nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
-from otelbudget.errors import BudgetExceeded
 from otelbudget.guards.boundary import contained
 
 __all__ = ["Forwarder"]
@@ -18,9 +16,7 @@ __all__ = ["Forwarder"]
 class Forwarder(SpanProcessor):
     """Delegates to a manager and to span processors that export, while there are any.
 
-    Attributes:
-        manager: What decides about each span; None between `shutdown()` and the next `setup()`.
-        exporters: What exports ended spans; each has its own bound on how long closing takes.
+    A boundary is entered only for an error: it takes 0.5 us, and every span passes here four times.
     """
 
     def __init__(self) -> None:
@@ -38,21 +34,14 @@ class Forwarder(SpanProcessor):
         self.exporters = ()
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Let the manager decide.
-
-        Raises:
-            BudgetExceeded: The call of this span can't be paid for. The span is left as it is, not ended.
-        """
+        """Let the manager decide; a span that is denied is left as it is, not ended."""
         manager = self.manager
-        if manager is None:
-            return
-        try:
-            manager.on_start(span, parent_context)
-        except BudgetExceeded:
-            raise
-        except Exception:
-            with contained("a span starts"):
-                raise
+        if manager is not None:
+            try:
+                manager.on_start(span, parent_context)
+            except Exception:
+                with contained("a span starts"):
+                    raise
 
     def _on_ending(self, span: Span) -> None:
         manager = self.manager

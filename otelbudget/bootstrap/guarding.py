@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from otelbudget import forking
 from otelbudget.bootstrap.imports import ImportHook
-from otelbudget.bootstrap.instrumentors import CANDIDATES, Instrumented, active_instrumentor, installed, instrument
+from otelbudget.bootstrap.instrumentors import CANDIDATES, installed, instrument, instrumented
 from otelbudget.errors import ConfigError
 from otelbudget.guards import GUARDS, guard
 from otelbudget.guards.boundary import contained
@@ -26,52 +26,32 @@ _log = logging.getLogger("otelbudget")
 
 
 class Guarding:
-    """The guard of every SDK we know, and at most one instrumentor for each of those named.
+    """The guard of every SDK we know, and at most one instrumentor, which gets *providers*, for each of *wanted*."""
 
-    Args:
-        engine: Its ``guarded`` says which guards are reached.
-        tracer_provider, meter_provider: For the instrumentors.
-        instrument: SDKs to instrument where nobody does.
-        demanded: Whether a named SDK without any instrumentor is an error.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        tracer_provider: Any,
-        meter_provider: Any = None,
-        instrument: Iterable[str] = (),
-        demanded: bool = False,
-    ) -> None:
+    def __init__(self, engine: Engine, *, wanted: Iterable[str], **providers: Any) -> None:
         self._engine = engine
-        self._providers = {"tracer_provider": tracer_provider, "meter_provider": meter_provider}
-        self._wanted = frozenset(instrument)
-        self._demanded = demanded
+        self._providers = {name: provider for name, provider in providers.items() if provider is not None}
+        self._wanted = wanted
         self._lock = forking.fresh(threading.RLock())
         self._hooks: list[ImportHook] = []
-        self._ours: dict[str, Instrumented] = {}
+        self._undo_instrumentor: dict[str, Callable[[], None]] = {}
         self._placed: set[str] = set()
         #: SDK -> client classes whose calls go round the guard.
         self.unreached: dict[str, list[str]] = {}
 
-    def begin(self) -> None:
-        """Guard what is imported already now, the rest when it is imported.
-
-        Raises:
-            ConfigError: An SDK is to be instrumented by name and no instrumentor for it is installed.
-        """
+    def begin(self, *, demanded: bool) -> None:
+        """Guard what is imported already now, the rest when it is; *demanded* instrumentors must be installed."""
         self._engine.overdue.append(settle_dropped)
         for sdk in GUARDS:
-            self._demand_instrumentor(sdk)
+            if demanded and sdk in self._wanted and not any(installed(one.module) for one in CANDIDATES[sdk]):
+                raise ConfigError(
+                    f"instrument: no instrumentor for {sdk} is installed; pip install 'otelbudget[instrument-{sdk}]',"
+                    f" or one of: {', '.join(one.package for one in CANDIDATES[sdk])}"
+                )
             self._hooks.append(ImportHook(sdk, partial(self._imported, sdk)))
 
-    def prove(self) -> None:
-        """Import every SDK that is installed, and make sure that its guard is reached.
-
-        Raises:
-            ConfigError: A client class goes round the guard.
-        """
+    def prove(self, deaf: str) -> None:
+        """Raise unless there is a guard, and that of every SDK installed is reached; *deaf*: spans don't help."""
         for sdk in GUARDS:
             if not installed(sdk):
                 continue
@@ -83,6 +63,15 @@ class Guarding:
                     " other code replaces the client's request method, or leave strict=False to enforce by spans only"
                 )
 
+        if not self._engine.guarded:
+            raise ConfigError(
+                f"strict=True: nothing enforces, since {deaf} and no SDK with a guard is installed"
+                if deaf
+                else "strict=True: no SDK with a guard is installed, and whether instrumentations show their calls in"
+                f" time and let a denial through can't be proven; install one of: {', '.join(GUARDS)}, or leave"
+                " strict=False to enforce by spans and explicit checks only"
+            )
+
     def end(self) -> None:
         """Take out everything that was put in."""
         for hook in self._hooks:
@@ -90,10 +79,10 @@ class Guarding:
         if settle_dropped in self._engine.overdue:
             self._engine.overdue.remove(settle_dropped)
         with self._lock:
-            for instrumented in self._ours.values():
+            for undo in self._undo_instrumentor.values():
                 with contained("switching an instrumentor off"):
-                    instrumented.remove()
-            self._ours.clear()
+                    undo()
+            self._undo_instrumentor.clear()
             for sdk in self._placed:
                 with contained("taking a guard out"):
                     guard(sdk).uninstall()
@@ -113,29 +102,11 @@ class Guarding:
                 self._engine.prices.load()  # takes 0.4 s where it is installed, now rather than inside the first call
             guard(sdk).install()
             with contained(f"instrumenting {sdk}"):
-                self._instrument(sdk)
-            around = guard(sdk).unreached()
-            if around:
+                if sdk in self._wanted and not instrumented(sdk):
+                    self._undo_instrumentor[sdk] = instrument(sdk, self._providers)
+            self.unreached.pop(sdk, None)
+            self._engine.guarded.add(sdk)
+            if around := guard(sdk).unreached():
                 self.unreached[sdk] = around
                 self._engine.guarded.discard(sdk)
                 _log.warning("the guard of %s is not reached by %s", sdk, ", ".join(around))
-            else:
-                self.unreached.pop(sdk, None)
-                self._engine.guarded.add(sdk)
-
-    def _instrument(self, sdk: str) -> None:
-        if sdk in self._wanted and active_instrumentor(sdk) is None:
-            ours = instrument(sdk, **self._providers)
-            if ours is not None:
-                self._ours[sdk] = ours
-
-    def _demand_instrumentor(self, sdk: str) -> None:
-        if self._demanded and sdk in self._wanted and not _any_installed(sdk):
-            raise ConfigError(
-                f"instrument: no instrumentor for {sdk} is installed; pip install 'otelbudget[instrument-{sdk}]',"
-                f" or one of: {', '.join(candidate.package for candidate in CANDIDATES[sdk])}"
-            )
-
-
-def _any_installed(sdk: str) -> bool:
-    return any(installed(candidate.module) for candidate in CANDIDATES[sdk])

@@ -21,12 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class ImportHook(MetaPathFinder):
-    """Calls *imported* after each import of the module *name*, inside the import, until `remove`.
-
-    Args:
-        name: A top-level module.
-        imported: Runs at once if the module is there already. Must not raise.
-    """
+    """Calls *imported*, which must not raise, inside each import of the top-level module *name*, or at once."""
 
     def __init__(self, name: str, imported: Callable[[], None]) -> None:
         self._name = name

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import atexit
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, Never
 
 from otelbudget import forking
 from otelbudget.bootstrap.arguments import Arguments, refuse_unknown
-from otelbudget.bootstrap.assembly import SetUp
+from otelbudget.bootstrap.assembly import Facts, SetUp
 from otelbudget.guards.boundary import contained
 
 if TYPE_CHECKING:
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
     from prometheus_client import CollectorRegistry
 
-    from otelbudget.bootstrap.summary import Facts
-    from otelbudget.config import Config
+    from otelbudget.config import Config, StoreConfig
     from otelbudget.manager import BudgetManager
     from otelbudget.model.budget import RunBudget
+    from otelbudget.stores.base import Store
 
 __all__ = ["facts", "setup", "shutdown"]
 
@@ -36,7 +37,7 @@ _at_exit = False
 def setup(
     config: str | os.PathLike[str] | Config | RunBudget | None = None,
     *,
-    store: None = None,
+    store: str | StoreConfig | Store | None = None,
     metrics_port: int | Literal["auto"] | None = "auto",
     metrics_host: str | None = None,
     tenant: str | None = None,
@@ -63,7 +64,9 @@ def setup(
     Args:
         config: Path of a budgets.yaml, a `Config`, or one `RunBudget` for everything; None takes ``./budgets.yaml`` if
             there is one, else limits nothing and warns.
-        store: Not supported by this version: accounts live in this process.
+        store: Where quotas are counted: ``memory`` of this process, ``sqlite:///path.db`` (three slashes from here,
+            four from the root) for all processes of this machine that name the same file, or a store of yours; None
+            takes what the configuration says, else memory. Runs stay in this process.
         metrics_port: Where ``/metrics`` is; 0 for any free port, None for no page. "auto" is 9464, or
             ``OTEL_EXPORTER_PROMETHEUS_PORT``; where metrics are pushed or the application serves *registry*, no page.
         metrics_host: Address that the page listens on; ``OTEL_EXPORTER_PROMETHEUS_HOST`` or 127.0.0.1 if None.
@@ -88,26 +91,22 @@ def setup(
     Raises:
         ConfigError: An argument, a variable or the file is wrong, a port is in use, or it is set up otherwise already.
     """
-    refuse_unknown(unknown)
-    arguments = Arguments(
-        config=config,
-        store=store,
-        metrics_port=metrics_port,
-        metrics_host=metrics_host,
-        tenant=tenant,
-        service_name=service_name,
-        tracer_provider=tracer_provider,
-        meter_provider=meter_provider,
-        logger_provider=logger_provider,
-        registry=registry,
-        exporter=exporter,
-        enforce=enforce,
-        instrument=instrument if isinstance(instrument, str | bool) else _listed(instrument),
-        strict=strict,
-        reload_s=reload_s,
-    )
+    given = dict(locals())  # the arguments, and nothing else yet
+    refuse_unknown(given.pop("unknown"))
+    if not isinstance(instrument, str | bool):
+        with suppress(TypeError):  # no list: for the check to refuse
+            given["instrument"] = tuple(instrument)  # can be compared, and read twice
+    arguments = Arguments(**given)
     arguments.check()
-    return _set_up(arguments)
+    global _current, _at_exit
+    with _lock:
+        if _current is not None:
+            return _current.again(arguments)
+        _current = made = SetUp(arguments)
+        if not _at_exit:
+            _at_exit = True
+            atexit.register(shutdown)
+        return made.manager
 
 
 def shutdown() -> None:
@@ -127,23 +126,3 @@ def facts() -> Facts | None:
     """What is switched on now; None before `setup()` and after `shutdown()`."""
     current = _current
     return None if current is None else current.facts()
-
-
-def _listed(names: Iterable[str]) -> tuple[str, ...] | Iterable[str]:
-    """A list that can be compared and read twice; anything else is left for the check to refuse."""
-    try:
-        return tuple(names)
-    except TypeError:
-        return names
-
-
-def _set_up(arguments: Arguments) -> BudgetManager:
-    global _current, _at_exit
-    with _lock:
-        if _current is not None:
-            return _current.again(arguments)
-        _current = made = SetUp(arguments)
-        if not _at_exit:
-            _at_exit = True
-            atexit.register(shutdown)
-        return made.manager

@@ -5,13 +5,14 @@ Two routes to one Prometheus would double every sum.
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import metrics as metrics_api
 
-from otelbudget.bootstrap.exporters import variable
+from otelbudget.bootstrap.delivery import Carrier, Delivery, joined, of_application
+from otelbudget.bootstrap.exporters import otlp_endpoint, otlp_protocol, variable
 from otelbudget.errors import ConfigError
 from otelbudget.telemetry.server import DEFAULT_HOST, DEFAULT_PORT, MetricsServer
 
@@ -20,14 +21,13 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from prometheus_client import CollectorRegistry
 
-    from otelbudget.bootstrap.delivery import Closing
+    from otelbudget.bootstrap.arguments import Arguments
     from otelbudget.telemetry.cells import Meters
 
-__all__ = ["MetricsRoute", "Page", "Push", "open_route", "page_wanted", "push_wanted", "unserved"]
+__all__ = ["MetricsRoute", "Page", "page_wanted", "push_wanted", "unserved"]
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(NamedTuple):
     """Where the page is to be: *explicit* means that somebody named the port."""
 
     host: str
@@ -36,83 +36,85 @@ class Page:
 
 
 class MetricsRoute:
-    """What carries the metrics of one manager, until `close`.
+    """Carries *meters* out, until `begin_closing` and `close`; a page may be on the *configured* port."""
 
-    Attributes:
-        server: The page's server, or None.
-        push: What pushes, or None.
-    """
+    def __init__(self, meters: Meters, asked: Arguments, configured: int | None, resource: Resource | None) -> None:
+        self.url: str | None = None
+        self._carrier: Carrier | None = None
+        registry, pushed = asked.registry, push_wanted(asked.meter_provider)
+        page = page_wanted(
+            asked.metrics_port, asked.metrics_host, configured, pushed=pushed, own_registry=registry is None
+        )
+        places = []
+        with ExitStack() as undo:
+            if registry is not None or page is not None:
+                registry = _showing(meters, registry, undo)
+                if page is not None:
+                    server = MetricsServer.start(registry, page.host, page.port, explicit=page.explicit)
+                    undo.callback(server.close)
+                    self.url = server.url
+                places.append(self.url or "the registry given")
+            if pushed:
+                from otelbudget.telemetry.otel_metrics import OtelInstruments
 
-    def __init__(self) -> None:
-        self.server: MetricsServer | None = None
-        self.push: Push | None = None
-        self._registered: tuple[CollectorRegistry, Any] | None = None
+                given = asked.meter_provider or of_application(metrics_api.get_meter_provider())
+                carrier = joined(given, "the application's meter provider") if given else _own(resource)
+                self._carrier, self._instruments = carrier, OtelInstruments(meters, carrier.provider)
+                places.append(carrier.where)
+            self._undo = undo.pop_all()
+        self.where = " and ".join(places) or "nowhere"
 
-    @property
-    def where(self) -> str:
-        """Where metrics go, in words."""
-        places = [] if self.server is None else [self.server.url]
-        if self._registered is not None and self.server is None:
-            places.append("the registry given")
-        if self.push is not None:
-            places.append(self.push.where)
-        return " and ".join(places) or "nowhere"
-
-    def register(self, registry: CollectorRegistry, meters: Meters) -> None:
-        """Show *meters* in *registry*.
-
-        Raises:
-            ConfigError: Something of the same name is there already.
-        """
-        from otelbudget.telemetry.prometheus import PrometheusCollector
-
-        collector = PrometheusCollector(meters)
-        try:
-            registry.register(collector)
-        except ValueError as error:
-            raise ConfigError(f"registry: these metrics are in it already, from another set-up: {error}") from error
-        self._registered = registry, collector
-
-    def begin_closing(self) -> list[Closing]:
+    def begin_closing(self) -> list[Delivery]:
         """Stop serving and begin the last push; what has to be waited for."""
-        if self.server is not None:
-            with suppress(RuntimeError):  # no thread can be started at interpreter exit; the page ends with it
-                self.server.close()
-        if self._registered is not None:
-            registry, collector = self._registered
-            registry.unregister(collector)
-            self._registered = None
-        return [] if self.push is None else [self.push.begin_closing()]
+        with suppress(RuntimeError):  # no thread can be started at interpreter exit; the page ends with it
+            self._undo.close()
+        return [] if self._carrier is None else self._carrier.close()
 
     def close(self) -> None:
         """Let go of what the last push still needed."""
-        if self.push is not None:
-            self.push.close()
+        if self._carrier is not None:
+            self._instruments.close()
 
 
-class Push:
-    """Reports meters through a meter provider: the application's, or one of our own that sends them over OTLP."""
+def _showing(meters: Meters, given: CollectorRegistry | None, undo: ExitStack) -> CollectorRegistry:
+    """The registry given, or a private one, that shows *meters*."""
+    from prometheus_client import CollectorRegistry
 
-    def __init__(self, meters: Meters, given: MeterProvider | None, resource: Resource | None) -> None:
-        from otelbudget.bootstrap.metric_delivery import JoinedMetrics, OtlpMetrics
-        from otelbudget.telemetry.otel_metrics import OtelInstruments
+    from otelbudget.telemetry.prometheus import PrometheusCollector
 
-        self._through = OtlpMetrics(resource) if given is None else JoinedMetrics(given)
-        self.where = self._through.where
-        self._instruments = OtelInstruments(meters, self._through.provider)
+    registry = CollectorRegistry(auto_describe=False) if given is None else given
+    collector = PrometheusCollector(meters)
+    try:
+        registry.register(collector)
+    except ValueError as error:
+        raise ConfigError(f"registry: these metrics are in it already, from another set-up: {error}") from error
+    undo.callback(registry.unregister, collector)
+    return registry
 
-    def begin_closing(self) -> Closing:
-        """Begin the last push."""
-        return self._through.close()
 
-    def close(self) -> None:
-        """Stop reporting."""
-        self._instruments.close()
+def _own(resource: Resource | None) -> Carrier:
+    """A meter provider of our own that pushes over OTLP; the metrics SDK is imported only here."""
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+    from otelbudget.telemetry.otel_metrics import cardinality_views
+
+    protocol = otlp_protocol("METRICS")
+    try:
+        exporter = import_module(f"opentelemetry.exporter.otlp.proto.{protocol}.metric_exporter").OTLPMetricExporter()
+    except Exception as error:
+        raise ConfigError(f"the OTLP metric exporter can't be made: {error}") from error
+    where = f"OTLP at {otlp_endpoint('METRICS', protocol)}"
+    delivery: Any = Delivery(exporter, where)
+    provider = MeterProvider(
+        [PeriodicExportingMetricReader(delivery)], resource=resource, views=cardinality_views(), shutdown_on_exit=False
+    )
+    return Carrier(provider, where, [(delivery, provider.shutdown)])
 
 
 def unserved(given: MeterProvider | None) -> list[str]:
     """What ``OTEL_METRICS_EXPORTER`` names that nobody does: not `setup()`, nor a provider of the application's."""
-    if given is not None or _application_meter_provider() is not None:
+    if given is not None or of_application(metrics_api.get_meter_provider()) is not None:
         return []
     return [name for name in _named() if name not in ("otlp", "prometheus", "none", "")]
 
@@ -131,73 +133,21 @@ def push_wanted(given: MeterProvider | None) -> bool:
 def page_wanted(
     port: int | str | None, host: str | None, configured: int | None, *, pushed: bool, own_registry: bool
 ) -> Page | None:
-    """Where a page is to be served; None for nowhere.
-
-    Args:
-        port, host: `setup()`'s arguments.
-        configured: The port that the configuration names.
-        pushed: Whether metrics are pushed already.
-        own_registry: False where the application serves the registry itself.
-
-    Raises:
-        ConfigError: ``OTEL_EXPORTER_PROMETHEUS_PORT`` is not a port.
-    """
+    """Where a page is to be served; unasked none where metrics are *pushed* or the application has a registry."""
     if port is None:
         return None
-    named = variable("OTEL_EXPORTER_PROMETHEUS_PORT")
     chosen = configured if port == "auto" else int(port)
     if chosen is None:
         off = variable("OTEL_METRICS_EXPORTER").lower() == "none"
         if pushed or off or not own_registry:
             return None
-        chosen = _port(named) if named else None
+        chosen = _named_port()
     host = host or variable("OTEL_EXPORTER_PROMETHEUS_HOST") or DEFAULT_HOST
     return Page(host, DEFAULT_PORT if chosen is None else chosen, chosen is not None)
 
 
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
+def _named_port() -> int | None:
+    text = variable("OTEL_EXPORTER_PROMETHEUS_PORT")
+    if text and (not text.isdecimal() or int(text) > 65535):
         raise ConfigError(f"OTEL_EXPORTER_PROMETHEUS_PORT is {text!r}; it must be a port from 0 to 65535")
-    return int(text)
-
-
-def open_route(
-    meters: Meters,
-    *,
-    page: Page | None,
-    pushed: bool,
-    registry: CollectorRegistry | None,
-    meter_provider: MeterProvider | None,
-    resource: Resource | None,
-) -> MetricsRoute:
-    """Open what carries *meters* out.
-
-    Raises:
-        ConfigError: The port is in use, the registry has these metrics already, or the exporter can't be made.
-    """
-    route = MetricsRoute()
-    try:
-        if registry is not None or page is not None:
-            shown = registry if registry is not None else _private_registry()
-            route.register(shown, meters)
-            if page is not None:
-                route.server = MetricsServer.start(shown, page.host, page.port, explicit=page.explicit)
-        if pushed:
-            given = meter_provider if meter_provider is not None else _application_meter_provider()
-            route.push = Push(meters, given, resource)
-    except BaseException:
-        route.begin_closing()
-        raise
-    return route
-
-
-def _private_registry() -> CollectorRegistry:
-    from prometheus_client import CollectorRegistry
-
-    return CollectorRegistry(auto_describe=False)
-
-
-def _application_meter_provider() -> MeterProvider | None:
-    """The global meter provider if it is an SDK's: it pushes what the same variables asked it to push."""
-    provider = metrics_api.get_meter_provider()
-    return provider if type(provider).__module__.startswith("opentelemetry.sdk.") else None
+    return int(text) if text else None

@@ -27,34 +27,25 @@ _SERVICE_NAME = "service.name"
 _lock = forking.fresh(threading.Lock())
 
 
-@dataclass(frozen=True)
-class _Equipment:
-    """What a provider has got for good. It is found by identity: those of vendors need not be hashable."""
-
-    inner: weakref.ref[Any]
-    forwarder: Forwarder
-    sampler: BudgetSampler | None
-    deaf: str
-
-
-_equipment: list[_Equipment] = []
+#: What providers have got for good, found by identity: those of vendors need not be hashable.
+_equipment: list[tuple[weakref.ref[Any], Forwarder, BudgetSampler | None]] = []
 
 
 @dataclass(frozen=True)
 class Equipped:
-    """A tracer provider that reaches us.
-
-    Attributes:
-        provider: What tracers are got from.
-        forwarder: Through which it reaches the current manager; None if it takes no span processors.
-        sampler: Ours, if `setup()` made the provider.
-        deaf: Why it makes no spans that we hear of, in words; empty if it does.
-    """
+    """A tracer provider that reaches us."""
 
     provider: Any
-    forwarder: Forwarder | None
-    sampler: BudgetSampler | None
-    deaf: str
+    forwarder: Forwarder | None = None  # None if it takes no span processors
+    sampler: BudgetSampler | None = None  # None if `setup()` did not make the provider
+
+    @property
+    def deaf(self) -> str:
+        """Why it makes no spans that we hear of, in words; empty if it does."""
+        if self.forwarder is None:
+            kind = type(self.provider)
+            return f"the tracer provider {kind.__module__}.{kind.__qualname__} takes no span processors"
+        return "OTEL_SDK_DISABLED is set" if getattr(_inner(self.provider), "_disabled", False) else ""
 
     @property
     def ours(self) -> bool:
@@ -80,15 +71,7 @@ class Equipped:
 
 
 def equip(given: Any, service_name: str | None) -> Equipped:
-    """Join *given* or the global provider; make one where there is none.
-
-    Args:
-        given: `setup()`'s ``tracer_provider``.
-        service_name: For a provider that is made here.
-
-    Raises:
-        ConfigError: *given* is no tracer provider.
-    """
+    """Join *given* or the global provider; make one, as *service_name*, where there is none."""
     if given is not None and not callable(getattr(given, "get_tracer", None)):
         raise ConfigError(
             f"tracer_provider: expected an OpenTelemetry TracerProvider, got {given!r} ({type(given).__name__})"
@@ -96,50 +79,42 @@ def equip(given: Any, service_name: str | None) -> Equipped:
     with _lock:
         provider = trace.get_tracer_provider() if given is None else given
         if isinstance(provider, ProxyTracerProvider):
-            made, equipment = _make(service_name)
-            trace.set_tracer_provider(made)
+            trace.set_tracer_provider(_make(service_name))
             provider = trace.get_tracer_provider()
-            if provider is made:
-                _equipment.append(equipment)
         return _known(provider) or _join(provider)
 
 
-def _make(service_name: str | None) -> tuple[TracerProvider, _Equipment]:
+def _make(service_name: str | None) -> TracerProvider:
     named = {} if service_name is None else {_SERVICE_NAME: service_name}
     dispatcher = Dispatcher()
     provider = TracerProvider(resource=Resource.create(named), active_span_processor=dispatcher)
     sampler = BudgetSampler(provider.sampler)
     provider.sampler = sampler  # before the first tracer, which keeps what it finds here
-    return provider, _Equipment(weakref.ref(provider), dispatcher.forwarder, sampler, _deafness(provider))
+    _equipment.append((weakref.ref(provider), dispatcher.forwarder, sampler))
+    return provider
 
 
 def _known(provider: Any) -> Equipped | None:
     inner = _inner(provider)
-    for found in _equipment:
-        if found.inner() is inner:
-            if found.sampler is not None:
-                found.sampler.root = sampler_of_environment()
-            return Equipped(provider, found.forwarder, found.sampler, found.deaf)
+    _equipment[:] = [known for known in _equipment if known[0]() is not None]
+    for known, forwarder, sampler in _equipment:
+        if known() is inner:
+            if sampler is not None:
+                sampler.root = sampler_of_environment()
+            return Equipped(provider, forwarder, sampler)
     return None
 
 
 def _join(provider: Any) -> Equipped:
     if not callable(getattr(provider, "add_span_processor", None)):
-        kind = f"{type(provider).__module__}.{type(provider).__qualname__}"
-        return Equipped(provider, None, None, f"the tracer provider {kind} takes no span processors")
-    inner = _inner(provider)
+        return Equipped(provider)
     forwarder = Forwarder()
     provider.add_span_processor(forwarder)
-    _equipment[:] = [found for found in _equipment if found.inner() is not None]
-    _equipment.append(_Equipment(weakref.ref(inner), forwarder, None, _deafness(inner)))
-    return Equipped(provider, forwarder, None, _deafness(inner))
+    _equipment.append((weakref.ref(_inner(provider)), forwarder, None))
+    return Equipped(provider, forwarder)
 
 
 def _inner(provider: Any) -> Any:
     """The SDK's provider behind a vendor's proxy (Logfire keeps it as ``provider``)."""
     inner = getattr(provider, "provider", None)
     return inner if isinstance(inner, TracerProvider) else provider
-
-
-def _deafness(provider: Any) -> str:
-    return "OTEL_SDK_DISABLED is set" if getattr(provider, "_disabled", False) else ""

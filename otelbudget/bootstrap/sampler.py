@@ -26,19 +26,14 @@ __all__ = ["BudgetSampler", "Listener", "can_drop", "sampler_of_environment"]
 
 
 class Listener(Protocol):
-    """Who says which dropped spans have to be heard all the same."""
+    """The manager, as it is asked here."""
 
     def must_hear(self, parent_context: Context | None, trace_id: int, name: str, attributes: Attributes) -> bool:
         """Whether a span that is not exported has to reach the processors."""
 
 
 class BudgetSampler(Sampler):
-    """Decides as *root* does, but a dropped span that the manager needs is recorded without being exported.
-
-    Attributes:
-        root: The sampler that ``OTEL_TRACES_SAMPLER`` names.
-        listener: The current manager, or None.
-    """
+    """Decides as *root* does, but a dropped span that the manager needs is recorded without being exported."""
 
     def __init__(self, root: Sampler) -> None:
         self.root = root

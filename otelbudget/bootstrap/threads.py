@@ -1,8 +1,6 @@
 """Carries the OpenTelemetry context into threads and thread pools, so that a run is not lost there.
 
-``Thread.start`` and ``ThreadPoolExecutor.submit`` stay the function objects that they are and get another body (see
-`guards.patching`), so wrappers of other libraries, the official threading instrumentor among them, may come and go
-before and after us in any order.
+Functions get another body (see `guards.patching`), so wrappers of other libraries may come and go in any order.
 """
 
 from __future__ import annotations
@@ -16,14 +14,12 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
 from otelbudget import forking
-from otelbudget.guards.patching import Takeover, innermost
+from otelbudget.guards.patching import Takeover, take_over
 
 __all__ = ["carry_context", "stop_carrying"]
 
-#: Executors that send the function to another interpreter, where a context can't follow.
-_ISOLATED: Final[tuple[type, ...]] = tuple(
-    getattr(concurrent.futures, name) for name in ("InterpreterPoolExecutor",) if hasattr(concurrent.futures, name)
-)
+#: Executors that send the function to another interpreter (from Python 3.14), where a context can't follow.
+_ISOLATED: Final[Any] = getattr(concurrent.futures, "InterpreterPoolExecutor", ())
 
 _lock = forking.fresh(threading.Lock())
 _takeovers: list[Takeover] = []
@@ -34,13 +30,8 @@ def carry_context() -> None:
     """Start carrying; calling it again does nothing."""
     with _lock:
         if not _takeovers:
-            for method, instead in (
-                (threading.Thread.start, _start),
-                (concurrent.futures.ThreadPoolExecutor.submit, _submit),
-            ):
-                function = innermost(method)
-                if function is not None:
-                    _takeovers.append(Takeover(function, instead))
+            _takeovers.extend(take_over(threading.Thread.start, _start))
+            _takeovers.extend(take_over(concurrent.futures.ThreadPoolExecutor.submit, _submit))
 
 
 def stop_carrying() -> None:
@@ -56,33 +47,23 @@ def _start(original: Callable[..., Any], thread: threading.Thread) -> None:
         original(thread)
         return
     own = vars(thread).get("run")
-    vars(thread)["run"] = _running_within(thread, context, own)
+    run = _within(context, thread.run)
+
+    def restore() -> None:
+        vars(thread).pop("run", None)
+        if own is not None:
+            vars(thread)["run"] = own
+
+    def run_within() -> None:
+        restore()
+        run()
+
+    vars(thread)["run"] = run_within
     try:
         original(thread)
     except BaseException:
-        _restore_run(thread, own)
+        restore()
         raise
-
-
-def _running_within(thread: threading.Thread, context: Context, own: Any) -> Callable[[], None]:
-    run = thread.run
-
-    def run_within() -> None:
-        _restore_run(thread, own)
-        token = otel_context.attach(context)
-        try:
-            run()
-        finally:
-            otel_context.detach(token)
-
-    return run_within
-
-
-def _restore_run(thread: threading.Thread, own: Any) -> None:
-    if own is None:
-        vars(thread).pop("run", None)
-    else:
-        vars(thread)["run"] = own
 
 
 def _serves_many(thread: threading.Thread) -> bool:

@@ -8,35 +8,32 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from opentelemetry import trace
-from opentelemetry.context import Context, get_current
+from opentelemetry.context import get_current
 
 from otelbudget import semconv
-from otelbudget.admission import admission
-from otelbudget.admission import cost as costing
-from otelbudget.admission import settlement as accounting
+from otelbudget.admission import cost, settlement
+from otelbudget.admission.request import GONE, Request
 from otelbudget.calls import span as call_span
 from otelbudget.calls.sizing import ModelRequest, needs, teach
-from otelbudget.engine import scope
+from otelbudget.engine import context as contexts
 from otelbudget.errors import BudgetExceeded
-from otelbudget.ledger.ledger import Hold
+from otelbudget.ledger.account import Hold
 from otelbudget.model.amounts import COST, INPUT, OUTPUT, Amounts, usd
 from otelbudget.model.budget import Usage
-from otelbudget.runs import asking
+from otelbudget.runs import ambient, asking
 from otelbudget.runs import tool_call as tools
-from otelbudget.runs import wrap_up as wrapping
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site, site_of
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-    from otelbudget.calls.sizing import Needs
-    from otelbudget.engine.engine import Engine
-    from otelbudget.runs.run import BudgetRun
+    from otelbudget.admission.state import RunState
+    from otelbudget.engine.owner import Owner
 
 __all__ = ["ModelCall", "ModelRequest", "abegin", "begin"]
 
@@ -51,167 +48,141 @@ def begin(request: ModelRequest) -> ModelCall | None:
         BudgetExceeded: The call must not be sent.
     """
     while (prepared := _prepared(request)) is not None:
-        call, ask = prepared
+        call, asked = prepared
         try:
-            decision = asking.decide(call.run, ask)
+            decision = asking.decide(call.run, asked)
         except BaseException as error:
             call.refused(error)
             raise
-        if decision is not admission.GONE:
-            return call.admitted(ask)
+        if decision is not GONE:
+            return call.admitted()
     return None
 
 
 async def abegin(request: ModelRequest) -> ModelCall | None:
     """`begin` for coroutines: awaits an async ``on_exhausted``."""
     while (prepared := _prepared(request)) is not None:
-        call, ask = prepared
+        call, asked = prepared
         try:
-            decision = await asking.adecide(call.run, ask)
+            decision = await asking.adecide(call.run, asked)
         except BaseException as error:
             call.refused(error)
             raise
-        if decision is not admission.GONE:
-            return call.admitted(ask)
+        if decision is not GONE:
+            return call.admitted()
     return None
 
 
-def _prepared(request: ModelRequest) -> tuple[ModelCall, admission.Ask] | None:
+def _prepared(request: ModelRequest) -> tuple[ModelCall, Request] | None:
     """The call and what it asks for: a new one, or what a span around it has reserved, to be resized."""
-    engine = scope.active_engine()
+    engine = contexts.active_engine()
     if engine is None:
         return None
     context = get_current()
-    run = engine.run_here()
-    tools.note_model_call(context, engine)
-    around = engine.reserved_around(context, run)
+    run = ambient.run_here(engine)
+    nodes = tools.spans_around(context, engine)
+    tools.note_model_call(context, nodes)
+    around: ModelCall | None = engine.spans.reserved(nodes, run) if nodes else None
     if around is not None and (change := around.take_over(request)) is not None:
         return around, change
     call = ModelCall(run, request)
-    ask = call.ask()
-    call.find_span(engine, context)
-    ask.site = call.site
-    return call, ask
+    span = engine.spans.claim(nodes[0]) if nodes else None
+    if span is None:
+        span = call.own_span = call_span.start(engine.tracer, request, context)
+    call.site = site_of(span)
+    return call, call.ask()
 
 
+@dataclass(slots=True, eq=False, repr=False, weakref_slot=True)
 class ModelCall:
-    """One model call. Its object is what keeps its hold alive.
+    """One model call. Its object is what keeps its hold alive."""
 
-    Attributes:
-        run: Who pays.
-        request: What is asked for.
-        max_output_tokens: The request's own maximum as it was admitted, for all answers: below that of *request*, or
-            where that has none, whoever sends it must lower it to this. None if there is none.
-        site: The span that hears of it: the instrumentor's, else our own.
-        adopted: A guard has taken over what a span around it reserved.
-        reporter: The instrumentation that told of it; None for a guard.
-    """
+    run: RunState
+    request: ModelRequest
+    #: The span that hears of it: the instrumentor's, else our own.
+    site: Site = events.NOWHERE
+    _owner: Owner | None = None
+    #: The request's own maximum as it was admitted, for all answers: below that of *request*, or where that has none,
+    #: whoever sends it must lower it to this. None if there is none.
+    max_output_tokens: int | None = field(init=False)
+    #: A guard has taken over what a span around it reserved.
+    adopted: bool = False
+    #: The instrumentation that told of it; None for a guard.
+    reporter: str | None = None
+    own_span: Span | None = None
+    _began_ns: int = field(default_factory=time.time_ns)
+    _hold: Hold = field(init=False)
+    _wanted_output: int = field(init=False)
 
-    __slots__ = (
-        "__weakref__",
-        "_began_ns",
-        "_hold",
-        "_own_span",
-        "adopted",
-        "max_output_tokens",
-        "reporter",
-        "request",
-        "run",
-        "site",
-    )
-
-    def __init__(self, run: BudgetRun, request: ModelRequest, site: Site = events.NOWHERE) -> None:
-        self.run = run
-        self.request = request
-        self.max_output_tokens = request.max_output_tokens
-        self.site = site
-        self.adopted = False
-        self.reporter: str | None = None
-        self._own_span: Span | None = None
-        self._began_ns = time.time_ns()
-        self._hold = Hold(run.accounts, Amounts(), payer=run)
+    def __post_init__(self) -> None:
+        self.max_output_tokens = self.request.max_output_tokens
+        self._hold = Hold(self.run)
+        self._owner = self._owner or self.run.around().owner
 
     # --- admission
 
-    def find_span(self, engine: Engine, context: Context) -> None:
-        """Take the instrumentor's span for this call, or open one of our own."""
-        span = engine.claim(context)
-        if span is None:
-            span = self._own_span = call_span.start(engine.tracer, self.request, context)
-        self.site = site_of(span)
-
-    def ask(self) -> admission.Ask:
+    def ask(self) -> Request:
         """What admitting this call means, its hold included."""
-        wanted = self._needs()
-        engine = self.run.engine
-        with engine.lock:
-            engine.meters.spend(
-                self.run.tenant, self.request.model
-            )  # born at zero, so that rate() sees the first spend
-        hold = self._hold
-        hold.amounts = wanted.amounts
-        hold.on_expiry = wanted.on_expiry
-        return admission.Ask(
-            wanted.amounts,
+        self.run.engine.meters.spend(self.run.tenant, self.request.model)  # born at zero: rate() sees the first spend
+        return self._request()
+
+    def _request(self, change: Literal["resize"] | None = None) -> Request:
+        wanted = needs(self.run, self.request, seen_whole=self.reporter is None)
+        self._wanted_output = wanted.amounts[OUTPUT]
+        self._hold.on_expiry = wanted.on_expiry
+        self._hold.counts = settlement.expiry_counts(self.run, wanted.on_expiry)
+        return Request(
             "call",
-            site=self.site,
-            hold=hold,
-            owner=self,
-            model=self.request.model,
-            permit=wrapping.permit(),
+            wanted.amounts,
+            self.site,
+            self.request.model,
+            self._owner,
+            self._hold,
+            self,
+            change,
+            permit=self.run.around().permit,
             unpriced=wanted.unpriced,
             own_maximum=wanted.own_maximum,
             smaller=wanted.smaller,
         )
 
-    def _needs(self) -> Needs:
-        return needs(self.run, self.request, seen_whole=self.reporter is None)
-
-    def take_over(self, request: ModelRequest) -> admission.Ask | None:
-        """Take over, for a guard inside, what a span reserved for this call.
-
-        Returns:
-            What is to be asked: that the hold becomes what *request* needs. None if another guard was faster.
-        """
-        with self.run.engine.lock:
-            if self.adopted or self._hold.state != "open":
-                return None
-            self.adopted = True
+    def take_over(self, request: ModelRequest) -> Request | None:
+        """Take over, for a guard inside, what a span reserved for this call: what is to be asked, that the hold becomes
+        what *request* needs. None if another guard was faster."""
+        if not self.run.engine.ledger.locked(self._adopted):
+            return None
         self.reporter = None
         self.request = request
-        wanted = self._needs()
-        self._hold.on_expiry = wanted.on_expiry
-        return admission.Ask(
-            wanted.amounts,
-            "call",
-            site=self.site,
-            held=self._hold,
-            resize=True,
-            model=request.model,
-            unpriced=wanted.unpriced,
-            own_maximum=wanted.own_maximum,
-            smaller=wanted.smaller,
-        )
+        return self._request("resize")
 
-    def admitted(self, ask: admission.Ask) -> ModelCall:
+    def _adopted(self) -> bool:
+        """Whether a guard may take it over, which is then done."""
+        if self.adopted or self._hold.state != "open":
+            return False
+        self.adopted = True
+        return True
+
+    def admitted(self) -> ModelCall:
         """Take note of what was admitted, which may be less output than the request allows itself; gives the call."""
-        self.max_output_tokens = ask.amounts[OUTPUT] if ask.lowered else self.request.max_output_tokens
+        output = self._hold.amounts[OUTPUT]
+        lowered = output < self._wanted_output
+        self.max_output_tokens = output if lowered else self.request.max_output_tokens
         span = self.site.span
-        if ask.lowered and span is not None and span.is_recording():
-            span.set_attribute(semconv.CLAMPED_TO, ask.amounts[OUTPUT] // self.request.answers)
+        if lowered and span is not None and span.is_recording():
+            span.set_attribute(semconv.CLAMPED_TO, output // self.request.answers)
         return self
 
     def refused(self, error: BaseException) -> None:
         """Return what a call holds that is not sent after all, and end our own span of it."""
         if self.adopted:
-            accounting.give_back(self.run, self._hold)
+            settlement.give_back(self.run, self._hold)
         self._end_span(error)
 
     def active(self) -> AbstractContextManager[Any]:
         """Make our own span the current one around the request; nothing if the instrumentor's is."""
-        if self._own_span is None:
+        if self.own_span is None:
             return nullcontext()
-        return trace.use_span(self._own_span, record_exception=False, set_status_on_exception=False)
+        return trace.use_span(self.own_span, record_exception=False, set_status_on_exception=False)
 
     def grow(self, output_tokens: int) -> None:
         """Tell how much output a stream has shown so far; the hold follows in blocks.
@@ -223,10 +194,8 @@ class ModelCall:
         if missing <= 0 or self._hold.state != "open":
             return
         block = -(-missing // BLOCK) * BLOCK
-        usage = Usage(0, block, model=self.request.model, provider=self.request.provider)
-        cost = costing.price(self.run, usage).nanousd
-        ask = admission.Ask(Amounts(0, block, 0, block, cost), "call", site=self.site, held=self._hold)
-        asking.decide(self.run, ask)
+        amounts = Amounts(0, block, 0, block, cost.price(self.run, self._usage(0, block)).nanousd)
+        asking.decide(self.run, Request("call", amounts, self.site, hold=self._hold, change="grow"))
 
     # --- settlement
 
@@ -243,7 +212,9 @@ class ModelCall:
     def commit(self, usage: Usage | None = None) -> None:
         """The answer is here. None: it carries no usage, so the estimate is charged and flagged."""
         if usage is None:
-            usage = self._estimated(self._hold.amounts)
+            held = self._hold.amounts
+            reckoned = usd(held[COST]) if held[COST] else None
+            usage = self._usage(held[INPUT], held[OUTPUT], cost_usd=reckoned, estimated=True)
         elif usage.model is None or usage.provider is None:
             usage = replace(
                 usage, model=usage.model or self.request.model, provider=usage.provider or self.request.provider
@@ -254,55 +225,42 @@ class ModelCall:
 
     def release(self, error: BaseException | None = None) -> None:
         """Nothing was sent: give everything back, the step too."""
-        if accounting.give_back(self.run, self._hold):
+        if settlement.give_back(self.run, self._hold):
             if self.site.span is not None and self.site.span.is_recording():
                 self.run.say(self.site, events.release_event, {semconv.REASON: "not_sent"})
             self._end_span(error)
 
     def failed(self, usage: Usage | None = None, error: BaseException | None = None) -> None:
         """The provider answered with an error: one step, and the usage it reports, else no tokens."""
-        nothing = Usage(0, 0, cost_usd=0, model=self.request.model, provider=self.request.provider)
-        self._settle(usage or nothing, error)
+        self._settle(usage or self._usage(0, 0, cost_usd=0), error)
 
     def unknown(self, output_tokens: int = 0, error: BaseException | None = None) -> None:
         """It was sent and nobody knows how it ended: one step, the input estimate and the output seen, flagged."""
-        request = self.request
-        usage = Usage(self.input_tokens, output_tokens, model=request.model, provider=request.provider, estimated=True)
         if isinstance(error, BudgetExceeded):
             cut: dict[str, events.Value | None] = {semconv.TOKENS_OUTPUT: output_tokens, semconv.REASON: error.reason}
             events.change_event(self.site, semconv.EVENT_STREAM_CUT, cut)
-        self._settle(usage, error)
+        self._settle(self._usage(self.input_tokens, output_tokens, estimated=True), error)
 
-    def _estimated(self, amounts: Amounts) -> Usage:
-        request = self.request
-        cost = usd(amounts[COST]) if amounts[COST] else None
-        return Usage(
-            amounts[INPUT],
-            amounts[OUTPUT],
-            cost_usd=cost,
-            model=request.model,
-            provider=request.provider,
-            estimated=True,
-        )
+    def _usage(self, input_tokens: int, output_tokens: int, **more: Any) -> Usage:
+        return Usage(input_tokens, output_tokens, model=self.request.model, provider=self.request.provider, **more)
 
     def _settle(self, usage: Usage, error: BaseException | None = None) -> bool:
         if self._hold.state in ("committed", "released"):
             return False
-        held = self._hold.amounts
-        if self._own_span is not None:
-            call_span.describe(self._own_span, usage)
-        asked = self.request.model
-        if not accounting.settle(self.run, self._hold, usage, self.site, asked_model=asked, by_price=True):
+        run, held, asked = self.run, self._hold.amounts, self.request.model
+        if self.own_span is not None:
+            call_span.describe(self.own_span, usage)
+        if not settlement.settle(
+            run, self._hold, usage, self.site, asked_model=asked, by_price=True, owner=self._owner
+        ):
             return False
-        engine = self.run.engine
-        engine.settled(self.run, usage, self._began_ns, self.reporter)
-        if not usage.estimated and usage.tokens and held[INPUT] + held[OUTPUT]:
-            with engine.lock:
-                engine.meters.observe_estimate(usage.model, usage.tokens / (held[INPUT] + held[OUTPUT]))
+        run.engine.recent.settled(run.accounts, usage, self._began_ns, self.reporter)
+        if not usage.estimated and usage.tokens and (estimate := held[INPUT] + held[OUTPUT]):
+            run.engine.meters.observe_estimate(usage.model, usage.tokens / estimate)
         self._end_span(error)
         return True
 
     def _end_span(self, error: BaseException | None = None) -> None:
-        span, self._own_span = self._own_span, None
+        span, self.own_span = self.own_span, None
         if span is not None:
             call_span.end(span, error)

@@ -11,19 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from otelbudget.admission import cost as costing
+from otelbudget.admission import cost as costs
+from otelbudget.admission.request import Smaller
 from otelbudget.model.amounts import CEILING, Amounts, nanousd
 from otelbudget.model.budget import Usage
 
 if TYPE_CHECKING:
-    from otelbudget.admission.cost import Price
+    from otelbudget.admission.state import RunState
     from otelbudget.engine.engine import Engine
-    from otelbudget.runs.run import BudgetRun
 
 __all__ = ["ModelRequest", "Needs", "Smaller", "needs", "teach"]
-
-#: Given what tells whether amounts would be admitted, the most that is, or None.
-Smaller = Callable[[Callable[[Sequence[int]], bool]], Amounts | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,15 +48,8 @@ class ModelRequest:
 
 
 class Needs(NamedTuple):
-    """What a call asks of its budgets.
-
-    Attributes:
-        amounts: To hold.
-        on_expiry: Charged if nothing is ever heard of the call: one step and its input.
-        unpriced: The model's name if the call is to be refused for want of a price.
-        own_maximum: The request's own maximum, if that is what is held.
-        smaller: How it could do with less output; None if it can't.
-    """
+    """What a call asks of its budgets: *on_expiry* is charged if nothing is ever heard of it, *unpriced* is the model
+    that it is to be refused for, *own_maximum* that of the request if it is what is held."""
 
     amounts: Amounts
     on_expiry: Amounts
@@ -68,36 +58,24 @@ class Needs(NamedTuple):
     smaller: Smaller | None
 
 
-def needs(run: BudgetRun, request: ModelRequest, *, seen_whole: bool) -> Needs:
-    """What *request* needs of *run*.
-
-    Args:
-        run: Who pays.
-        request: What is asked for.
-        seen_whole: The request itself was seen, as guards do: its input was counted, and it names its model. Else a
-            span tells of it, which may learn both later.
-    """
+def needs(run: RunState, request: ModelRequest, *, seen_whole: bool) -> Needs:
+    """What *request* needs of *run*. A guard has seen it whole: its input was counted, and it names its model; a span
+    that tells of it may learn both later."""
     asked = _Asked(run, request, seen_whole=seen_whole)
     output = asked.output()
+    amounts, unpriced = asked.held(output)
     return Needs(
-        asked.amounts(output),
-        asked.owed(),
-        (request.model or "") if asked.refused_for_its_price(output) else None,
+        amounts,
+        asked.priced(0)[0],
+        (request.model or "") if unpriced and asked.needs_a_price() else None,
         output if request.max_output_tokens and output == request.max_output_tokens else None,
         asked.smaller(output),
     )
 
 
 def teach(engine: Engine, request: ModelRequest, usage: Usage, *, seen_whole: bool, lowered: bool) -> None:
-    """Let the next call of the model profit from what an answered one used.
-
-    Args:
-        engine: What all runs share.
-        request: What was asked for.
-        usage: What the answer says; estimates are not learned from.
-        seen_whole: As for `needs`.
-        lowered: Its maximum was lowered, so its length says nothing.
-    """
+    """Let the next call of the model profit from what an answered one used. Where its maximum was *lowered*, its length
+    says nothing."""
     cost_nanousd = None
     if seen_whole and engine.config.trust_reported_cost:
         cost_nanousd = nanousd("reported_cost_usd", usage.reported_cost_usd or 0)
@@ -114,11 +92,9 @@ def teach(engine: Engine, request: ModelRequest, usage: Usage, *, seen_whole: bo
 class _Asked:
     """One request in the eyes of one run."""
 
-    def __init__(self, run: BudgetRun, request: ModelRequest, *, seen_whole: bool) -> None:
+    def __init__(self, run: RunState, request: ModelRequest, *, seen_whole: bool) -> None:
         engine = run.engine
-        self._run = run
-        self._request = request
-        self._seen_whole = seen_whole
+        self._run, self._request, self._seen_whole = run, request, seen_whole
         self._estimates = engine.config.estimates
         self._input = request.input_tokens
         if seen_whole:
@@ -142,33 +118,27 @@ class _Asked:
             own = expected if own is None else min(own, expected)
         return min(own, CEILING - 1 - self._input)
 
-    def amounts(self, output: int) -> Amounts:
-        """What it holds with so much output."""
-        usage, cost = self._priced(output)
-        nanousd = cost.nanousd
-        if cost.unpriced and self._run.money_limited:
+    def held(self, output: int) -> tuple[Amounts, bool]:
+        """What it holds with so much output, and whether nobody can price that."""
+        amounts, usage, unpriced = self.priced(output)
+        if unpriced and self._run.binding_here().money:
             # What nobody can price still needs money that is left, so that a spent budget stops it; and what will
             # say its price is taken for dear until it has, since many such calls may be in flight.
             dearest = self._run.engine.prices.dearest_nanousd(usage) if self._may_report else None
-            nanousd = max(nanousd, dearest or 0, 1)
-        return usage.amounts(nanousd)
+            amounts = amounts._replace(cost_nanousd=max(amounts.cost_nanousd, dearest or 0, 1))
+        return amounts, unpriced
 
-    def owed(self) -> Amounts:
-        """What is charged if nothing is ever heard of it."""
-        usage, cost = self._priced(0)
-        return usage.amounts(cost.nanousd)
-
-    def refused_for_its_price(self, output: int) -> bool:
-        """Whether nobody can price it, and that matters. A span may learn its model later, and then asks again."""
-        known = self._seen_whole or self._request.model is not None
-        if not known or self._may_report or self._run.unpriced_policy() != "deny":
-            return False
-        return self._priced(output)[1].unpriced
-
-    def _priced(self, output: int) -> tuple[Usage, Price]:
+    def priced(self, output: int) -> tuple[Amounts, Usage, bool]:
+        """The same at its price, 0 if there is none."""
         request = self._request
         usage = Usage(self._input, output, model=request.model, provider=request.provider, estimated=True)
-        return usage, costing.price(self._run, usage)
+        cost = costs.price(self._run, usage)
+        return usage.amounts(cost.nanousd), usage, cost.unpriced
+
+    def needs_a_price(self) -> bool:
+        """Whether it is refused if nobody can price it. A span may learn its model later, and then asks again."""
+        known = self._seen_whole or self._request.model is not None
+        return known and not self._may_report and self._run.unpriced_policy(self._run.binding_here().money) == "deny"
 
     def smaller(self, output: int) -> Smaller | None:
         """How it could do with less than *output*, in steps of one token for each answer."""
@@ -180,7 +150,7 @@ class _Asked:
             found, low, high = None, least, -(-output // answers) - 1
             while low <= high:
                 middle = (low + high) // 2
-                amounts = self.amounts(middle * answers)
+                amounts, _ = self.held(middle * answers)
                 if fits(amounts):
                     found, low = amounts, middle + 1
                 else:

@@ -16,15 +16,12 @@ from otelbudget._version import __version__
 
 __all__ = ["COMMANDS", "INTERRUPTED", "main"]
 
-#: Name -> (module, what it does in a line).
+#: Name, which is also that of its module, -> what it does in a line.
 COMMANDS: Final = {
-    "demo": (
-        "otelbudget.cli.demo",
-        "run agents of several tenants under budgets against a local server; no key needed",
-    ),
-    "validate": ("otelbudget.cli.validate", "say everything that is wrong with budgets.yaml files"),
-    "explain": ("otelbudget.cli.explain", "say which limits of a budgets.yaml a call would be held to"),
-    "schema": ("otelbudget.cli.schema", "write the JSON Schema of a budgets.yaml, for editors"),
+    "demo": "run agents of several tenants under budgets against a local server; no key needed",
+    "validate": "say everything that is wrong with budgets.yaml files",
+    "explain": "say which limits of a budgets.yaml a call would be held to",
+    "schema": "write the JSON Schema of a budgets.yaml, for editors",
 }
 
 #: Exit code after Ctrl-C, as shells have it: 128 and the signal's number.
@@ -40,15 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"otelbudget {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    for name, (module, summary) in COMMANDS.items():
+    for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-        import_module(module).arguments(command)
+        module = import_module(f"{__name__}.{name}")
+        module.arguments(command)
+        command.set_defaults(run=module.run)
     given = sys.argv[1:] if arguments is None else arguments
     if not given:
         parser.print_help(sys.stderr)  # before the error that the parser is about to give
     options = parser.parse_args(given)
     try:
-        return int(import_module(COMMANDS[options.command][0]).run(options))
+        return int(options.run(options))
     except KeyboardInterrupt:
         return INTERRUPTED
     except (BudgetError, ImportError, OSError) as error:

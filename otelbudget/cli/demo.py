@@ -6,8 +6,6 @@ import argparse
 import contextlib
 import io
 import signal
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -43,9 +41,11 @@ def run(options: argparse.Namespace) -> int:
     drawing = rich_console(record=True, file=io.StringIO(), width=WIDTH, force_terminal=True) if options.svg else None
     if options.svg and drawing is None:
         raise ImportError("--svg needs rich: pip install 'otelbudget[demo]'")
-    with Stage(options, display) as stage:
-        with _interruptible():
-            finished = stage.play()
+    with contextlib.ExitStack() as undo:
+        stage = Stage(options, display, undo)
+        # A termination, as `timeout` and containers send it, ends the demo as Ctrl-C does: with its report.
+        undo.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
+        finished = stage.play()
         result = stage.result()
     report(display, result, with_table=not isinstance(display, RichScreen))
     if drawing is not None:
@@ -56,19 +56,6 @@ def run(options: argparse.Namespace) -> int:
     if not result.holds:
         return 1
     return 0 if finished or options.serve else INTERRUPTED
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let a termination, as `timeout` and containers send it, end the demo as Ctrl-C does: with its report."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _tenants(text: str) -> int:

@@ -19,18 +19,24 @@ if TYPE_CHECKING:
 __all__ = ["arguments", "run"]
 
 _WIDTH: Final = 28
-_SAID: Final = ("tenant", "user", "agent", "model", "budget", "priority")
+#: The options that name something of a call, and what they are for.
+_NAMES: Final = {
+    "tenant": "who calls; without it, the tenant `default`",
+    "user": "the user of that tenant",
+    "agent": "the agent that calls, as its span names it",
+    "conversation": "the id of the conversation",
+    "org": "the organisation; without it, that of the tenant",
+    "model": "the model that is called",
+    "budget": "the budget that the run asks for",
+}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("file", nargs="?", default="budgets.yaml", metavar="FILE", help="default ./budgets.yaml")
-    parser.add_argument("--tenant", metavar="NAME", help="who calls; without it, the tenant `default`")
-    parser.add_argument("--user", metavar="NAME", help="the user of that tenant")
-    parser.add_argument("--agent", metavar="NAME", help="the agent that calls, as its span names it")
-    parser.add_argument("--org", metavar="NAME", help="the organisation; without it, that of the tenant")
-    parser.add_argument("--model", metavar="NAME", help="the model that is called")
-    parser.add_argument("--budget", metavar="NAME", help="the budget that the run asks for")
+    for name, about in _NAMES.items():
+        parser.add_argument(f"--{name}", metavar="NAME", help=about)
+    parser.add_argument("--tag", metavar="NAME=VALUE", type=_tag, action="append", help="a tag of the run; repeatable")
     parser.add_argument("--priority", type=_priority, default="normal", help="low, normal (default) or high")
     parser.add_argument("--format", choices=("text", "json"), default="text")
 
@@ -40,7 +46,8 @@ def run(options: argparse.Namespace) -> int:
     from otelbudget.cli.explaining import Call, explain
     from otelbudget.config import load_budget_config
 
-    call = Call(org=options.org, **{name: getattr(options, name) for name in _SAID})
+    named = {name: getattr(options, name) for name in (*_NAMES, "priority")}
+    call = Call(**named, tags=dict(options.tag or ()))
     explanation = explain(load_budget_config(options.file), call, time.time())
     if options.format == "json":
         print(json.dumps({"call": asdict(call), **asdict(explanation)}, default=_plain, indent=2))
@@ -55,7 +62,9 @@ def _plain(value: Any) -> Any:
 
 def _write(out: Screen, call: Call, explanation: Explanation) -> None:
     whose = [f"tenant {explanation.tenant} of org {explanation.org}"]
-    whose += [f"{name} {getattr(call, name)}" for name in _SAID[1:] if getattr(call, name) is not None]
+    said = {name: getattr(call, name) for name in (*_NAMES, "priority") if name not in ("tenant", "org")}
+    whose += [f"{name} {value}" for name, value in said.items() if value is not None]
+    whose += [f"tag {name}={value}" for name, value in call.tags.items()]
     out.heading(f"A call of {', '.join(whose)}")
     if explanation.refused is not None:
         out.line(("refused: ", "bad"), (explanation.refused, "plain"))
@@ -111,6 +120,13 @@ def _amount(resource: str, amount: Amount) -> str:
     if resource == "seconds":
         return f"{Decimal(amount).normalize():f} s"
     return f"depth {amount}" if resource == "depth" else f"{amount:,} {resource}"
+
+
+def _tag(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not (name and sign and value):
+        raise argparse.ArgumentTypeError(f"a tag is written as team=search, got {text!r}")
+    return name, value
 
 
 def _priority(text: str) -> str:

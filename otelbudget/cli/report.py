@@ -1,21 +1,38 @@
-"""What ``otelbudget demo`` says when all runs have ended: why they did, and that nothing leaked."""
+"""What ``otelbudget demo`` shows: a table of its runs, and at the end why each ended, and that nothing leaked."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
-from otelbudget.cli import rows as table
-from otelbudget.cli.screen import Mark, Screen
+from otelbudget.cli.screen import Cell, Screen
+from otelbudget.demo import evidence
+from otelbudget.demo.load import stopped_by
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
     from otelbudget.demo.load import Row
+    from otelbudget.runs.receipt import Receipt
 
-__all__ = ["Result", "report"]
+__all__ = ["HEAD", "Result", "cells", "ending", "report"]
+
+#: A title that ends in a space has its column aligned right.
+HEAD: Final = ("Tenant", "Budget", "Steps ", "Tokens ", "Cost ", "Seconds ", "Refused ", "")
+
+_NEAR: Final = 0.8
+_BAR: Final = 10
+#: What stopped a run, as people say it.
+_WORDS: Final = {
+    "cost_usd": "money",
+    "seconds": "time",
+    "tool_calls": "tool calls",
+    "nested_tool_calls": "nested tools",
+    "frozen": "demo's end",
+}
 
 _RECEIPTS: Final = 16
 #: Widths of columns.
@@ -29,29 +46,21 @@ _DENIED: Final = 'decision="deny"'
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a demo run came to.
-
-    Args:
-        rows: One per tenant.
-        received: Requests that the server counted.
-        admitted, refused: Model calls, as ``/metrics`` counts them.
-        series: Counters that changed, and their values.
-        span: Of one refused call, if spans are recorded.
-        example: The tenant whose counters are shown.
-    """
+    """What a demo run came to."""
 
     rows: Sequence[Row]
+    #: Requests that the server counted.
     received: int
-    admitted: int
-    refused: int
-    series: Sequence[tuple[str, float]]
+    #: What ``/metrics`` said before the runs and after them.
+    before: evidence.Samples
+    after: evidence.Samples
+    #: Of one refused call, if spans are recorded.
     span: ReadableSpan | None
-    example: str
 
     @property
     def leaked(self) -> bool:
         """Whether the server got anything else than what was admitted."""
-        return self.received != self.admitted
+        return self.received != evidence.admitted(self.after)
 
     @property
     def holds(self) -> bool:
@@ -63,7 +72,7 @@ def report(screen: Screen, result: Result, *, with_table: bool, with_metrics: bo
     """Write all of it to *screen*, the runs as a table first if *with_table*."""
     if with_table:
         screen.heading("Runs and their limits (used/limit)")
-        screen.table(table.HEAD, [table.cells(row) for row in result.rows])
+        screen.table(HEAD, [cells(row) for row in result.rows])
     screen.heading("Receipts")
     for row in result.rows[:_RECEIPTS]:
         _receipt(screen, row)
@@ -80,17 +89,15 @@ def _receipt(screen: Screen, row: Row) -> None:
     receipt = row.receipt()
     if receipt is None:
         return
+    whose = f"{receipt.tenant:<{_NAME}}"
     if row.error is not None:
-        screen.line((f"{receipt.tenant:<{_NAME}}", "bad"), (f"failed: {row.error!r}", "bad"), hang=_NAME)
-        return
-    # The message without whose run it was, which the line begins with, and without the advice after it.
-    why = (
-        receipt.message.partition("): ")[2].partition(". ")[0].rstrip(".")
-        if receipt.message
-        else "ended within its budget"
-    )
-    mark: Mark = "bad" if receipt.message else "good"
-    screen.line((f"{receipt.tenant:<{_NAME}}", mark), (why, "plain"), (_answered(row), "dim"), hang=_NAME)
+        screen.line((whose, "bad"), (f"failed: {row.error!r}", "bad"), hang=_NAME)
+    elif receipt.message:
+        # Without whose run it was, which the line begins with, and without the advice after it.
+        why = receipt.message.partition("): ")[2].partition(". ")[0].rstrip(".")
+        screen.line((whose, "bad"), (why, "plain"), (_answered(row), "dim"), hang=_NAME)
+    else:
+        screen.line((whose, "good"), ("ended within its budget", "plain"), (_answered(row), "dim"), hang=_NAME)
 
 
 def _answered(row: Row) -> str:
@@ -115,36 +122,95 @@ def _span(screen: Screen, span: ReadableSpan) -> None:
 def _attributes(screen: Screen, attributes: Mapping[str, Any], indent: int) -> None:
     for name, value in attributes.items():
         if not name.startswith(_HIDDEN):
-            screen.line(
-                (f"{name:<{_ATTRIBUTE}}", "dim"), (str(value), "bad" if name in _TELLING else "plain"), indent=indent
-            )
+            said: Cell = (str(value), "bad" if name in _TELLING else "plain")
+            screen.line((f"{name:<{_ATTRIBUTE}}", "dim"), said, indent=indent)
 
 
 def _metrics(screen: Screen, result: Result) -> None:
     """The counters of one tenant, and all refusals, with the name of each metric said once."""
-    told = [one for one in sorted(result.series) if 'operation="probe"' not in one[0]]
-    shown = [one for one in told if _DENIED in one[0] or f'tenant="{result.example}"' in one[0]]
-    screen.heading(f"Counters of /metrics that changed: all of {result.example}, and every refusal")
-    last = None
-    for series, value in shown:
-        name, _, labels = series.partition("{")
-        if name != last:
-            screen.line((name, "plain"))
-            last = name
-        screen.line((f"{{{labels} ", "dim"), (f"{value:g}", "bad" if _DENIED in series else "plain"), indent=4)
+    example = result.rows[0].job.tenant
+    changed = sorted(evidence.changed(result.before, result.after))
+    told = [one for one in changed if 'operation="probe"' not in one[0]]
+    shown = [one for one in told if _DENIED in one[0] or f'tenant="{example}"' in one[0]]
+    screen.heading(f"Counters of /metrics that changed: all of {example}, and every refusal")
+    for name, group in groupby(shown, lambda one: one[0].partition("{")[0]):
+        screen.line((name, "plain"))
+        for series, value in group:
+            number: Cell = (f"{value:g}", "bad" if _DENIED in series else "plain")
+            screen.line((f"{series.removeprefix(name)} ", "dim"), number, indent=4)
     screen.line((f"and {len(told) - len(shown)} more, of the other tenants", "dim"))
 
 
 def _verdict(screen: Screen, result: Result) -> None:
-    outcomes: Counter[str] = Counter()
-    for row in result.rows:
-        outcomes += row.outcomes
+    outcomes = sum((row.outcomes for row in result.rows), Counter[str]())
     answered = outcomes.pop("completed", 0)
-    stopped = ", ".join(f"{table.in_words(what)} {number}" for what, number in outcomes.most_common())
+    stopped = ", ".join(f"{_WORDS.get(what, what)} {number}" for what, number in outcomes.most_common())
+    admitted = evidence.admitted(result.after)
     screen.heading("Did anything leak?")
     screen.line((f"runs answered {answered}; stopped by {stopped or 'nothing'}", "plain"))
-    screen.line((f"calls refused before they were sent: {result.refused}", "plain"))
+    screen.line((f"calls refused before they were sent: {evidence.refused(result.after)}", "plain"))
     screen.line(
-        (f"requests received by the server: {result.received}, calls admitted: {result.admitted}  ", "plain"),
+        (f"requests received by the server: {result.received}, calls admitted: {admitted}  ", "plain"),
         ("NOT EQUAL: budgets leaked", "bad") if result.leaked else ("equal: nothing leaked", "good"),
     )
+
+
+# --- the table: what every run has used of what it may use, and what became of it
+
+
+def cells(row: Row) -> list[Cell]:
+    """One line of the table."""
+    receipt = row.receipt()
+    if receipt is None:
+        nothing: list[Cell] = [("", "plain")] * (len(HEAD) - 2)
+        return [(row.job.tenant, "plain"), *nothing, ("waiting", "dim")]
+    refused: Cell = (str(receipt.denials) if receipt.denials else "", "bad")
+    amounts = [_amount(receipt, resource) for resource in ("steps", "tokens", "cost_usd", "seconds")]
+    return [(row.job.tenant, "plain"), (receipt.budget or "default", "dim"), *amounts, refused, _state(row, receipt)]
+
+
+def ending(row: Row) -> str:
+    """How a run ended, in a line for screens without a live table."""
+    receipt = row.receipt()
+    if row.error is not None or receipt is None:
+        return f"failed: {row.error}"
+    used = ", ".join(f"{_text(r, receipt.used[r])} {r}" for r in ("steps", "tokens"))
+    spent = f"{used}, {_text('cost_usd', receipt.used['cost_usd'])}, {receipt.used['seconds']:.1f} s"
+    return f"{_outcome(receipt)} ({spent})"
+
+
+def _amount(receipt: Receipt, resource: str) -> Cell:
+    used, limit = receipt.used[resource], receipt.limits[resource]
+    text = _text(resource, used) + ("" if limit is None else f"/{_limit(resource, limit)}")
+    if receipt.resource == resource:
+        return text, "bad"
+    return text, "warn" if limit and used >= _NEAR * float(limit) else "plain"
+
+
+def _limit(resource: str, value: Any) -> str:
+    whole = resource == "tokens" and value >= 1000 and value % 1000 == 0
+    return f"{value // 1000:,}k" if whole else _text(resource, value)
+
+
+def _text(resource: str, value: Any) -> str:
+    if resource == "cost_usd":
+        whole, _, cents = f"{value:.4f}".partition(".")
+        return f"${whole}.{cents.rstrip('0'):0<2}"
+    return f"{value:.2f}".rstrip("0").rstrip(".") if resource == "seconds" else f"{value:,}"
+
+
+def _state(row: Row, receipt: Receipt) -> Cell:
+    if row.error is not None:
+        return "failed", "bad"
+    if receipt.reason is not None or not row.working:
+        return _outcome(receipt), "bad" if receipt.reason else "good"
+    # How much of the tightest limit is used.
+    used = [float(receipt.used[resource]) / float(limit) for resource, limit in receipt.limits.items() if limit]
+    ratio = min(1.0, max(used, default=0.0))
+    filled = round(ratio * _BAR)
+    return f"{'█' * filled}{'░' * (_BAR - filled)} {ratio:.0%}", "warn" if ratio >= _NEAR else "good"
+
+
+def _outcome(receipt: Receipt) -> str:
+    cause = stopped_by(receipt)
+    return "answered" if cause is None else f"stopped: {_WORDS.get(cause, cause)}"

@@ -7,7 +7,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,26 +21,7 @@ WIDTH: Final = 100
 Mark = Literal["good", "bad", "warn", "dim", "plain"]
 Cell = tuple[str, Mark]
 
-_STYLES: Final[dict[Mark, str]] = {
-    "good": "green",
-    "bad": "bold red",
-    "warn": "yellow",
-    "dim": "bright_black",
-    "plain": "",
-}
-
-
-class Screen(Protocol):
-    """What a command writes to."""
-
-    def heading(self, text: str) -> None:
-        """Begin a section."""
-
-    def line(self, *cells: Cell, indent: int = 2, hang: int = 2) -> None:
-        """A line of text, wrapped at the width; what does not fit goes on *hang* further to the right."""
-
-    def table(self, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-        """A table; numbers are right-aligned where the head ends in a space."""
+_STYLES: Final = {"good": "green", "bad": "bold red", "warn": "yellow", "dim": "bright_black", "plain": ""}
 
 
 class PlainScreen:
@@ -51,13 +32,12 @@ class PlainScreen:
         self._write(f"\n{text}")
 
     def line(self, *cells: Cell, indent: int = 2, hang: int = 2) -> None:
-        """A line, wrapped."""
+        """A line of text, wrapped at the width; what does not fit goes on *hang* further to the right."""
         text = "".join(text for text, _ in cells)
-        left, further = " " * indent, " " * (indent + hang)
-        self._write(textwrap.fill(text, WIDTH, initial_indent=left, subsequent_indent=further, drop_whitespace=True))
+        self._write(textwrap.fill(text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * (indent + hang)))
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-        """A table in columns."""
+        """A table; numbers are right-aligned where the head ends in a space."""
         texts = [[title.strip() for title in head], *([text for text, _ in row] for row in rows)]
         widths = [max(len(row[i]) for row in texts) for i in range(len(head))]
         for row in texts:
@@ -119,6 +99,9 @@ class RichScreen:
         if self.console.width < WIDTH:  # better without the time than with every column cut
             table.columns = [column for column in table.columns if column.header != "Seconds"]
         return Padding(table, (0, 0, 0, 2))
+
+
+Screen = PlainScreen | RichScreen
 
 
 def screen() -> Screen:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="a budgets.yaml")
     parser.add_argument(
         "--format",
-        choices=tuple(_FORMATS),
+        choices=("text", "json", "github"),
         default="text",
         help="text (default); json, a list of objects; github, annotations of a workflow's run",
     )
@@ -31,9 +31,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write all that is wrong to standard output; gives 0 if nothing is, else 1."""
     problems = {file: _problems(file) for file in options.files}
-    for line in _FORMATS[options.format](problems):
-        print(line)
-    return 1 if any(problems.values()) else 0
+    found = [problem for of_file in problems.values() for problem in of_file]
+    if options.format == "json":
+        print(json.dumps([problem._asdict() for problem in found], indent=2))
+    elif options.format == "github":
+        for problem in found:
+            print(_annotation(problem))
+    else:
+        for file, of_file in problems.items():
+            print("\n".join(map(str, of_file)) or f"{file}: fine")
+    return 1 if found else 0
 
 
 def _problems(file: str) -> Sequence[Problem]:
@@ -47,21 +54,6 @@ def _problems(file: str) -> Sequence[Problem]:
     return ()
 
 
-_Problems = Mapping[str, "Sequence[Problem]"]
-
-
-def _text(problems: _Problems) -> list[str]:
-    return [line for file, found in problems.items() for line in (map(str, found) if found else [f"{file}: fine"])]
-
-
-def _json(problems: _Problems) -> list[str]:
-    return [json.dumps([problem._asdict() for found in problems.values() for problem in found], indent=2)]
-
-
-def _github(problems: _Problems) -> list[str]:
-    return [_annotation(problem) for found in problems.values() for problem in found]
-
-
 def _annotation(problem: Problem) -> str:
     place = "" if problem.line is None else f",line={problem.line},col={problem.column}"
     message = f"{problem.path}: {problem.message}" if problem.path else problem.message
@@ -73,6 +65,3 @@ def _escaped(text: str, more: str = "") -> str:
     for sign in f"%\r\n{more}":
         text = text.replace(sign, f"%{ord(sign):02X}")
     return text
-
-
-_FORMATS: Final[dict[str, Callable[[_Problems], list[str]]]] = {"text": _text, "json": _json, "github": _github}

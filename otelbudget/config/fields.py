@@ -10,46 +10,32 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from otelbudget.config.forms import (
-    COUNT,
-    FLAG,
-    LASTING_WINDOW,
-    MONEY,
-    NAME,
-    PORT,
-    POSITIVE_COUNT,
-    RATIO,
-    SECONDS,
-    THRESHOLD,
-    TIME_OF_DAY,
-    VARIABLE,
-    WINDOW,
-    ZONE,
-    Form,
-)
-from otelbudget.config.kinds import BudgetOrName, Choice, Field, ListOf, Named, Scalar, Schema, Section
+from otelbudget.config import forms
+from otelbudget.config.kinds import Field, Form, ListOf, Named, Schema, Section, TextOr
+from otelbudget.config.scalars import VARIABLE
 from otelbudget.config.settings import Estimates, TelemetryConfig, TenantFrom
+from otelbudget.config.store import StoreConfig
 from otelbudget.model.amounts import RESOURCES
 from otelbudget.model.budget import RunBudget
+from otelbudget.model.levels import NAMED, Level
 from otelbudget.model.quota import PRIORITIES, Quota, Quotas
 from otelbudget.pricing import Price
 
 __all__ = ["FILE"]
 
+
 _RESOURCES: dict[str, tuple[Form, str]] = {
-    "steps": (COUNT, "Model calls."),
-    "tokens": (COUNT, "Input plus output tokens."),
-    "input_tokens": (COUNT, "Input tokens, cached ones included."),
-    "output_tokens": (COUNT, "Output tokens, reasoning included."),
-    "cost_usd": (MONEY, "Money, in US dollars."),
-    "seconds": (SECONDS, "Wall time since the run began."),
-    "tool_calls": (COUNT, "Tool calls."),
-    "nested_tool_calls": (COUNT, "Tool calls made inside a tool call."),
+    "steps": (forms.COUNT, "Model calls."),
+    "tokens": (forms.COUNT, "Input plus output tokens."),
+    "input_tokens": (forms.COUNT, "Input tokens, cached ones included."),
+    "output_tokens": (forms.COUNT, "Output tokens, reasoning included."),
+    "cost_usd": (forms.MONEY, "Money, in US dollars."),
+    "seconds": (forms.SECONDS, "Wall time since the run began."),
+    "tool_calls": (forms.COUNT, "Tool calls."),
+    "nested_tool_calls": (forms.COUNT, "Tool calls made inside a tool call."),
 }
 
-_ON_UNPRICED: Final = Choice(("deny", "estimate", "allow"), estimates="estimate")
-_ON_EXHAUSTED: Final = Choice(("raise", "warn"))
-_THRESHOLDS: Final = ListOf(Scalar(THRESHOLD), "ratios", "[80%, 100%]")
+_THRESHOLDS: Final = ListOf(forms.THRESHOLD, "ratios", "[80%, 100%]")
 
 
 def _set_aside_of(resource: str) -> Schema:
@@ -61,16 +47,15 @@ def _set_aside_of(resource: str) -> Schema:
 
 _BUDGET = Section(
     {
-        **{f"max_{name}": Field(Scalar(form, nullable=True), about) for name, (form, about) in _RESOURCES.items()},
-        "max_depth": Field(Scalar(COUNT, nullable=True), "How deep runs may nest; the first has depth 0."),
-        "on_exhausted": Field(_ON_EXHAUSTED, "raise refuses what does not fit; warn counts and flags it."),
+        **{f"max_{name}": Field(replace(form, nullable=True), about) for name, (form, about) in _RESOURCES.items()},
+        "max_depth": Field(replace(forms.COUNT, nullable=True), "How deep runs may nest; the first has depth 0."),
+        "on_exhausted": Field(forms.ON_EXHAUSTED, "raise refuses what does not fit; warn counts and flags it."),
         "wrap_up": Field(
-            Section({name: Field(Scalar(form), about) for name, (form, about) in _RESOURCES.items()}, dict),
+            Section({name: Field(*said) for name, said in _RESOURCES.items()}, dict),
             "Set aside inside the limits for one last call, see run.wrap_up(); one step is implied.",
         ),
-        "latch": Field(Scalar(FLAG), "Once a resource has run out, refuse requests for it at once. Default true."),
         "thresholds": Field(_THRESHOLDS, "Shares of every limit whose crossing is reported. Default 80%, 95%, 100%."),
-        "on_unpriced": Field(_ON_UNPRICED, "What a call of a model without a price does."),
+        "on_unpriced": Field(forms.ON_UNPRICED, "What a call of a model without a price does."),
     },
     RunBudget,
     called="budget",
@@ -80,21 +65,21 @@ _BUDGET = Section(
 
 _PRICE = Section(
     {
-        "input": Field(Scalar(MONEY), "Per million input tokens, or per as many as `per` says."),
-        "output": Field(Scalar(MONEY), "The same of output. Default: that of input."),
-        "cache_read": Field(Scalar(MONEY), "Of input read from the provider's cache. Default: that of input."),
-        "cache_write": Field(Scalar(MONEY), "Of input written to the provider's cache. Default: that of input."),
-        "reasoning": Field(Scalar(MONEY), "Of output that is reasoning. Default: that of output."),
-        "per": Field(Scalar(POSITIVE_COUNT), "How many tokens the prices are for. Default 1M."),
-        "discount": Field(Scalar(RATIO), "Taken off every price. Default 0."),
+        "input": Field(forms.MONEY, "Per million input tokens, or per as many as `per` says."),
+        "output": Field(forms.MONEY, "The same of output. Default: that of input."),
+        "cache_read": Field(forms.MONEY, "Of input read from the provider's cache. Default: that of input."),
+        "cache_write": Field(forms.MONEY, "Of input written to the provider's cache. Default: that of input."),
+        "reasoning": Field(forms.MONEY, "Of output that is reasoning. Default: that of output."),
+        "per": Field(forms.POSITIVE_COUNT, "How many tokens the prices are for. Default 1M."),
+        "discount": Field(forms.RATIO, "Taken off every price. Default 0."),
     },
     Price,
     required=("input",),
 )
 
 
-def _shares(**shares: Any) -> dict[str, float]:
-    return {priority: float(share) for priority, share in shares.items()}
+def _floats(**numbers: Any) -> dict[str, float]:
+    return {name: float(number) for name, number in numbers.items()}
 
 
 def _only_with(windows: str, setting: str, otherwise: Schema) -> Schema:
@@ -107,17 +92,17 @@ def _only_with(windows: str, setting: str, otherwise: Schema) -> Schema:
 
 _QUOTA = Section(
     {
-        **{name: Field(Scalar(_RESOURCES[name][0]), _RESOURCES[name][1]) for name in RESOURCES},
-        "per": Field(Scalar(WINDOW), "The window it is counted in. Default day."),
-        "timezone": Field(Scalar(ZONE), "Whose clock the windows of the calendar follow. Default UTC."),
-        "at": Field(Scalar(TIME_OF_DAY), "When a day, week (Monday) or month (1st) begins. Default midnight."),
+        **{name: Field(*_RESOURCES[name]) for name in RESOURCES},
+        "per": Field(forms.WINDOW, "The window it is counted in. Default day."),
+        "timezone": Field(forms.ZONE, "Whose clock the windows of the calendar follow. Default UTC."),
+        "at": Field(forms.TIME_OF_DAY, "When a day, week (Monday) or month (1st) begins. Default midnight."),
         "thresholds": Field(_THRESHOLDS, "Shares whose crossing is reported. Default 80%, 95%, 100%."),
         "reserve_for": Field(
-            Section({name: Field(Scalar(RATIO), f"Kept for runs of priority {name}.") for name in PRIORITIES}, _shares),
+            Section({name: Field(forms.RATIO, f"Kept for runs of priority {name}.") for name in PRIORITIES}, _floats),
             "Shares kept for important runs: {high: 20%, normal: 20%} stops normal ones at 80 % and low ones at 60 %.",
         ),
-        "on_exhausted": Field(_ON_EXHAUSTED, "raise refuses what does not fit; warn counts and flags it."),
-        "name": Field(Scalar(NAME), "What denials and metrics call it. Default: made of resources and window."),
+        "on_exhausted": Field(forms.ON_EXHAUSTED, "raise refuses what does not fit; warn counts and flags it."),
+        "name": Field(forms.NAME, "What denials and metrics call it. Default: made of resources and window."),
     },
     Quota,
     called="quota",
@@ -131,38 +116,38 @@ _QUOTA = Section(
     ),
 )
 
-_MODEL_QUOTA = replace(
+_CALLS_QUOTA = replace(
     _QUOTA,
-    fields={**_QUOTA.fields, "per": Field(Scalar(LASTING_WINDOW), "The window it is counted in. Default day.")},
-    called="model_quota",
+    fields={**_QUOTA.fields, "per": Field(forms.LASTING_WINDOW, "The window it is counted in. Default day.")},
+    called="calls_quota",
 )
 
 _QUOTA_LIST = ListOf(_QUOTA, "quotas", "[{tokens: 1M, per: day}]", named=True)
-_MODEL_QUOTA_LIST = replace(_QUOTA_LIST, item=_MODEL_QUOTA)
+_CALLS_QUOTA_LIST = replace(_QUOTA_LIST, item=_CALLS_QUOTA)
+
+
+def _level(level: Level) -> Named:
+    of_names = Named(_QUOTA_LIST if level.per_run else _CALLS_QUOTA_LIST)
+    return Named(of_names, exact=True) if level.nested else of_names
+
 
 _QUOTAS = Section(
     {
         "org": Field(_QUOTA_LIST, "What every organisation may use, each on its own."),
         "default": Field(_QUOTA_LIST, "What a tenant may use that `tenants` does not name."),
-        "tenants": Field(Named(_QUOTA_LIST), "Tenant or pattern -> its quotas, in place of `default`."),
-        "users": Field(Named(_QUOTA_LIST), 'User or pattern -> quotas of each such user; "*" is every user.'),
-        "models": Field(Named(_MODEL_QUOTA_LIST), "Model or pattern -> quotas of each organisation."),
+        **{name: Field(_level(level), level.about) for name, level in NAMED.items()},
     },
     Quotas,
     may_be_empty=True,
 )
 
 
-def _org(org: str) -> str:
-    return org
-
-
-_TENANT = Section({"org": Field(Scalar(NAME), "The organisation it belongs to.")}, _org, required=("org",))
+_TENANT = Section({"org": Field(forms.NAME, "The organisation it belongs to.")}, lambda org: org, required=("org",))
 
 _TENANT_FROM = Section(
     {
-        "span_attribute": Field(Scalar(NAME), "Attribute of the span that opens the run, or of one around it."),
-        "baggage": Field(Scalar(NAME), "Entry of the OpenTelemetry baggage, where no span has it."),
+        "span_attribute": Field(forms.NAME, "Attribute of the span that opens the run, or of one around it."),
+        "baggage": Field(forms.NAME, "Entry of the OpenTelemetry baggage, where no span has it."),
     },
     TenantFrom,
     rules=({"anyOf": [{"required": ["span_attribute"]}, {"required": ["baggage"]}]},),
@@ -171,15 +156,15 @@ _TENANT_FROM = Section(
 _ESTIMATES = Section(
     {
         "output_tokens": Field(
-            Scalar(POSITIVE_COUNT),
+            forms.POSITIVE_COUNT,
             "Held for an answer whose request sets no maximum, and nothing is known. Default 256.",
         ),
         "hold": Field(
-            Choice(("max", "expected")),
+            forms.words("max", "expected"),
             "max (default) holds the request's own maximum; expected what answers of the model usually take.",
         ),
-        "clamp": Field(Scalar(FLAG), "Lower a request's maximum to what is left, instead of refusing. Default false."),
-        "min_output_tokens": Field(Scalar(POSITIVE_COUNT), "What clamp never goes below. Default 16."),
+        "clamp": Field(forms.FLAG, "Lower a request's maximum to what is left, instead of refusing. Default false."),
+        "min_output_tokens": Field(forms.POSITIVE_COUNT, "What clamp never goes below. Default 16."),
     },
     Estimates,
     may_be_empty=True,
@@ -187,38 +172,64 @@ _ESTIMATES = Section(
 
 _TELEMETRY = Section(
     {
-        "events": Field(Choice(("span", "log", "both")), "Checks and records as span events (default) or log records."),
-        "max_tenants": Field(Scalar(POSITIVE_COUNT), "Tenants with metrics of their own. Default 500."),
-        "max_models": Field(Scalar(POSITIVE_COUNT), "Models with metrics of their own. Default 50."),
-        "top_runs": Field(Scalar(COUNT), "Runs with gauges of their own while they are active. Default 20."),
-        "metrics_port": Field(Scalar(PORT), "TCP port of /metrics; 0 takes any free one."),
+        "events": Field(
+            forms.words("span", "log", "both"), "Checks and records as span events (default) or log records."
+        ),
+        "max_tenants": Field(forms.POSITIVE_COUNT, "Tenants with metrics of their own. Default 500."),
+        "max_models": Field(forms.POSITIVE_COUNT, "Models with metrics of their own. Default 50."),
+        "top_runs": Field(forms.COUNT, "Runs with gauges of their own while they are active. Default 20."),
+        "metrics_port": Field(forms.PORT, "TCP port of /metrics; 0 takes any free one."),
     },
     TelemetryConfig,
     may_be_empty=True,
 )
 
-#: The whole file.
+
+def _store(url: str = "memory", **times_s: Any) -> StoreConfig:
+    return StoreConfig(url, **{f"{name}_s": float(value) for name, value in times_s.items()})
+
+
+_STORE = Section(
+    {
+        "url": Field(forms.ADDRESS, "memory (default), or a file: sqlite:///path.db beside this one, sqlite:////path."),
+        "timeout": Field(forms.TIMEOUT, "How long one call of the store may take. Default 5s."),
+        "ttl": Field(forms.TTL, "How long a hold lives that nobody renews. Default 60s."),
+    },
+    _store,
+    later=("on_error", "shard_by", "fallback_share", "lease"),
+)
+
+#: The whole file. It is read in this order: first what the rest refers to.
 FILE: Final = Section(
     {
-        "budgets": Field(Named(_BUDGET, names_budgets=True), "What one run may spend at most, by name."),
-        "default_budget": Field(
-            BudgetOrName(_BUDGET, nullable=True), "What a run is held to that asks for no budget: one, or its name."
+        "prices": Field(
+            Named(_PRICE, known="prices"), "Model or pattern -> what it costs, in US dollars per million tokens."
         ),
-        "agents": Field(Named(BudgetOrName(_BUDGET)), "Agent's name (gen_ai.agent.name) -> budget of its runs."),
+        "budgets": Field(Named(_BUDGET, known="budgets"), "What one run may spend at most, by name."),
+        "default_budget": Field(
+            TextOr(forms.BUDGET, _BUDGET, may_be_empty=True),
+            "What a run is held to that asks for no budget: one, or its name.",
+        ),
+        "agents": Field(
+            Named(TextOr(forms.BUDGET, _BUDGET)), "Agent's name (gen_ai.agent.name) -> budget of its runs."
+        ),
         "tenants": Field(Named(_TENANT, exact=True), "Tenant -> the organisation it belongs to."),
-        "require_tenant": Field(Scalar(FLAG), "Refuse runs that name no tenant. Default false: they are `default`'s."),
+        "require_tenant": Field(forms.FLAG, "Refuse runs that name no tenant. Default false: they are `default`'s."),
         "tenant_from": Field(_TENANT_FROM, "How a run that names no tenant learns whose it is; at least one of both."),
-        "quotas": Field(_QUOTAS, "What organisations, tenants, users and models may use per window."),
-        "prices": Field(Named(_PRICE), "Model or pattern -> what it costs, in US dollars per million tokens."),
+        "quotas": Field(_QUOTAS, "What organisations, tenants, users, models and others may use per window."),
         "trust_reported_cost": Field(
-            Scalar(FLAG), "Believe the cost that a response reports, for models not in `prices`. Default false."
+            forms.FLAG, "Believe the cost that a response reports, for models not in `prices`. Default false."
         ),
         "on_unpriced": Field(
-            _ON_UNPRICED, "What a call of a model without a price does. Default: deny under a cost limit, else allow."
+            forms.ON_UNPRICED,
+            "What a call of a model without a price does. Default: deny under a cost limit, else allow.",
         ),
         "estimates": Field(_ESTIMATES, "What a call is taken to use before it has said so."),
         "telemetry": Field(_TELEMETRY, "What is told, and within which bounds."),
+        "store": Field(
+            TextOr(forms.ADDRESS, _STORE, may_be_empty=True), "Where accounts are kept; or its address alone."
+        ),
     },
     dict,
-    later=("store", "on_store_error"),
+    later=("on_store_error",),
 )

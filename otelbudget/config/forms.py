@@ -4,195 +4,128 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from decimal import Decimal
 from typing import Any, Final
 
-from otelbudget.config import patterns, scalars
+from otelbudget.config import scalars, store
+from otelbudget.config.kinds import Fits, Form, Known, Schema, fits_any
+from otelbudget.config.scalars import VARIABLE, Unreadable, none_of, parse_count, parse_ratio, parse_seconds
 from otelbudget.model.amounts import CEILING
 
-__all__ = [
-    "COUNT",
-    "EXACT_NAMES",
-    "FLAG",
-    "LASTING_WINDOW",
-    "MONEY",
-    "NAME",
-    "NAMES",
-    "PORT",
-    "POSITIVE_COUNT",
-    "RATIO",
-    "SECONDS",
-    "THRESHOLD",
-    "TIME_OF_DAY",
-    "VARIABLE",
-    "WINDOW",
-    "ZONE",
-    "Form",
-]
-
-#: A text that the environment completes, or that writes ``$`` as ``$$``: what it becomes, a schema can't know.
-VARIABLE: Final = r"\$[{$]"
-
-_NAME: Final = re.compile(patterns.NAME)
-_MOST_PORTS: Final = 65_535
+__all__ = ["words"]
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """One form of text.
-
-    Args:
-        name: What definitions of the schema call it.
-        parse: Text -> value; ValueError, with a hint or without, where it is none of this form.
-        wanted: What it must be, for messages.
-        schema: The same as a JSON Schema.
-    """
-
-    name: str
-    parse: Callable[[str], Any]
-    wanted: str
-    schema: dict[str, Any]
+def _form(name: str, wanted: str, parse: Callable[[str], Any], pattern: str, more: Schema | None = None) -> Form:
+    """A form whose texts match *pattern*; *more* is said of values that YAML takes for something else than a text."""
+    schema = {
+        "description": f"{wanted[0].upper()}{wanted[1:]}.",
+        "type": "string",
+        "pattern": rf"^[ \t\r\n]*(?:{pattern})[ \t\r\n]*$|{VARIABLE}",
+        "patternErrorMessage": f"must be {wanted}",
+    }
+    return Form(wanted, parse, schema | (more or {}), name)
 
 
-def _form(
-    name: str, parse: Callable[[str], Any], wanted: str, pattern: str, types: tuple[str, ...] = (), **bounds: Any
-) -> Form:
-    """A form whose texts match *pattern*; plain values that YAML takes for one of *types* have *bounds*."""
-    spaces = f"[{patterns.SPACE}]*".encode("unicode_escape").decode()
-    return Form(
-        name,
-        parse,
-        wanted,
-        {
-            "description": f"{wanted[0].upper()}{wanted[1:]}.",
-            "type": [*types, "string"] if types else "string",
-            "pattern": f"^{spaces}(?:{pattern}){spaces}$|{VARIABLE}",
-            "patternErrorMessage": f"must be {wanted}",
-            **bounds,
-        },
-    )
+def _numbers(kind: str = "number", **bounds: float) -> Schema:
+    return {"type": [kind, "string"], **bounds}
 
 
-def _whole(text: str, *, least: int = 0, most: int = CEILING - 1) -> int:
-    number = scalars.parse_count(text)
-    if not least <= number <= most:
-        raise ValueError("")
-    return number
+def words(*known: str, fits: Fits = fits_any) -> Form:
+    """One of some words."""
+
+    def parse(text: str) -> str:
+        if text not in known:
+            raise Unreadable("", lambda: known)
+        return text
+
+    schema = {"anyOf": [{"enum": list(known)}, {"type": "string", "pattern": VARIABLE}]}
+    return Form(" or ".join(known), parse, schema, fits=fits)
+
+
+def _within(least: Decimal | int, most: Decimal | int, parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def parsed(text: str) -> Any:
+        value = parse(text)
+        if not least <= value <= most:
+            raise Unreadable
+        return value
+
+    return parsed
+
+
+def _time_within(name: str, wanted: str) -> Form:
+    least, most = store.BOUNDS_S[name]
+    parse = _within(least, most, parse_seconds)
+    return _form(name, wanted, parse, scalars.SECONDS, _numbers(minimum=float(least), maximum=float(most)))
 
 
 def _threshold(text: str) -> float:
-    ratio = scalars.parse_ratio(text)
+    ratio = parse_ratio(text)
     if not ratio:
-        raise ValueError("a threshold of nothing is always crossed")
+        raise Unreadable("a threshold of nothing is always crossed")
     return float(ratio)
 
 
-def _name(text: str) -> str:
-    if not _NAME.fullmatch(text):
-        raise ValueError("")
+def _address(text: str) -> str:
+    if not re.fullmatch(store.ADDRESS, text):
+        raise Unreadable(store.address_hint(text))
     return text
 
 
-_COUNT = "a whole number such as 5, 50k or 1.5M"
-_INTEGER = ("integer",)
-_NUMBER = ("number",)
+def _positive(pattern: str) -> str:
+    """Those texts of *pattern* that are not zero."""
+    return f"(?![^1-9]*(?:[eE]|$)){pattern}"
 
-COUNT: Final = _form("count", scalars.parse_count, _COUNT, patterns.counts(), _INTEGER, minimum=0, maximum=CEILING - 1)
+
+def _priced(word: str, known: Known) -> Unreadable | None:
+    if word != "estimate" or known["prices"]:
+        return None
+    return Unreadable("takes the dearest of `prices`, and there are none: give some, or write deny or allow")
+
+
+def _named(name: str, known: Known) -> Unreadable | None:
+    return None if name in known["budgets"] else none_of(known["budgets"], "is not the name of a budget")
+
+
+_MOST: Final = CEILING - 1
+_ONE_OR_MORE: Final = "a whole number of at least 1, such as 256 or 1k"
+_WINDOWS: Final = "lifetime, minute, hour, day, week, month or 'rolling 24h' (1s to 366d)"
+_A_NAME: Final = "a name of 1 to 200 printable characters"
+_TEXTS: Final = ["string", "number", "boolean"]
+_ANY_NAME: Final[Schema] = {"type": _TEXTS, "pattern": rf"^{scalars.NAME}$(?!\n)|{VARIABLE}"}
+_A_ZONE: Final = "the IANA name of a time zone, such as Europe/Berlin or UTC"
+
+#: What plain numbers must be, that YAML takes for such.
+_COUNTS: Final = _numbers("integer", minimum=0, maximum=_MOST)
+_POSITIVE: Final = _numbers("integer", minimum=1, maximum=_MOST)
+_PORTS: Final = _numbers("integer", minimum=0, maximum=65_535)
+_MONEY: Final = _numbers(minimum=0, exclusiveMaximum=scalars.LARGEST_USD)
+_TIMES: Final = _numbers(minimum=0, exclusiveMaximum=scalars.LARGEST_SECONDS)
+_RATIOS: Final = _numbers(minimum=0, maximum=1)
+_SHARES: Final = _numbers(exclusiveMinimum=0, maximum=1)
+
+COUNT: Final = _form("count", "a whole number such as 5, 50k or 1.5M", parse_count, scalars.COUNT, _COUNTS)
 POSITIVE_COUNT: Final = _form(
-    "positive_count",
-    partial(_whole, least=1),
-    "a whole number of at least 1, such as 256 or 1k",
-    patterns.positive(patterns.counts()),
-    _INTEGER,
-    minimum=1,
-    maximum=CEILING - 1,
+    "positive_count", _ONE_OR_MORE, _within(1, _MOST, parse_count), _positive(scalars.COUNT), _POSITIVE
 )
-PORT: Final = _form(
-    "port",
-    partial(_whole, most=_MOST_PORTS),
-    f"a port from 0 to {_MOST_PORTS}",
-    patterns.counts(_MOST_PORTS),
-    _INTEGER,
-    minimum=0,
-    maximum=_MOST_PORTS,
-)
-MONEY: Final = _form(
-    "money",
-    scalars.parse_usd,
-    "an amount of money such as $2.50",
-    patterns.USD,
-    _NUMBER,
-    minimum=0,
-    exclusiveMaximum=patterns.LARGEST_USD,
-)
-SECONDS: Final = _form(
-    "time",
-    scalars.parse_seconds,
-    "a time such as 30s, 5m or 1h30m",
-    patterns.SECONDS,
-    _NUMBER,
-    minimum=0,
-    exclusiveMaximum=patterns.LARGEST_SECONDS,
-)
+PORT: Final = _form("port", "a port from 0 to 65535", _within(0, 65_535, parse_count), scalars.COUNT, _PORTS)
+MONEY: Final = _form("money", "an amount of money such as $2.50", scalars.parse_usd, scalars.USD, _MONEY)
+SECONDS: Final = _form("time", "a time such as 30s, 5m or 1h30m", parse_seconds, scalars.SECONDS, _TIMES)
+TIMEOUT: Final = _time_within("timeout", "a time from 10ms to 60s")
+TTL: Final = _time_within("ttl", "a time from 1s to 1h")
 RATIO: Final = _form(
-    "ratio",
-    scalars.parse_ratio,
-    "a ratio from 0 to 1, such as 10%",
-    patterns.RATIO,
-    _NUMBER,
-    minimum=0,
-    maximum=1,
+    "ratio", "a ratio from 0 to 1, such as 10%", parse_ratio, scalars.RATIO, _numbers(minimum=0, maximum=1)
 )
 THRESHOLD: Final = _form(
-    "threshold",
-    _threshold,
-    "a ratio above 0 and at most 1, such as 80%",
-    patterns.positive(patterns.RATIO),
-    _NUMBER,
-    exclusiveMinimum=0,
-    maximum=1,
+    "threshold", "a ratio above 0 and at most 1, such as 80%", _threshold, _positive(scalars.RATIO), _SHARES
 )
-FLAG: Final = _form("flag", scalars.parse_flag, "true or false", patterns.FLAG, ("boolean",))
-WINDOW: Final = _form(
-    "window",
-    scalars.parse_window,
-    "run, lifetime, minute, hour, day, week, month or 'rolling 24h' (1s to 366d)",
-    patterns.WINDOW,
-)
-LASTING_WINDOW: Final = _form(
-    "lasting_window",
-    scalars.parse_lasting_window,
-    "lifetime, minute, hour, day, week, month or 'rolling 24h' (1s to 366d)",
-    patterns.LASTING,
-)
-TIME_OF_DAY: Final = _form(
-    "time_of_day", scalars.parse_time_of_day, "a time of day such as 06:00", patterns.TIME_OF_DAY
-)
-ZONE: Final = _form(
-    "zone", scalars.parse_zone, "the IANA name of a time zone, such as Europe/Berlin or UTC", patterns.ZONE
-)
-NAME: Final = Form(
-    "name",
-    _name,
-    "a name of 1 to 200 printable characters",
-    {
-        "description": "A name of 1 to 200 printable characters.",
-        "type": ["string", "number", "boolean"],
-        "pattern": f"^{patterns.NAME}$(?!\\n)|{VARIABLE}",
-        "patternErrorMessage": "must be a name of 1 to 200 printable characters",
-    },
-)
-
-
-def _names(without: str, words: str) -> dict[str, Any]:
-    return {
-        "pattern": f"^(?!.*(?:{without})){patterns.NAME}$(?!\\n)",
-        "patternErrorMessage": f"must be a name of 1 to 200 printable characters, without {words}",
-    }
-
-
-#: What the names in a mapping must be; variables are not replaced in them.
-NAMES: Final = _names(r"\$\{", "${VARIABLES}")
-#: The same where patterns mean nothing.
-EXACT_NAMES: Final = _names(r"\$\{|[*?\[]", "${VARIABLES}, *, ? and [")
+FLAG: Final = _form("flag", "true or false", scalars.parse_flag, scalars.FLAG, {"type": ["boolean", "string"]})
+WINDOW: Final = _form("window", f"run, {_WINDOWS}", scalars.parse_window, scalars.WINDOW)
+LASTING_WINDOW: Final = _form("lasting_window", _WINDOWS, scalars.parse_lasting_window, scalars.LASTING)
+TIME_OF_DAY: Final = _form("time_of_day", "a time of day such as 06:00", scalars.parse_time_of_day, scalars.TIME_OF_DAY)
+ZONE: Final = _form("zone", _A_ZONE, scalars.parse_zone, scalars.ZONE)
+ADDRESS: Final = _form("address", "memory or sqlite:///path.db", _address, store.ADDRESS)
+NAME: Final = _form("name", _A_NAME, scalars.parse_name, scalars.NAME, _ANY_NAME)
+#: The name of a budget.
+BUDGET: Final = Form("a budget or the name of one", scalars.parse_name, {"type": _TEXTS}, fits=_named)
+ON_EXHAUSTED: Final = words("raise", "warn")
+ON_UNPRICED: Final = words("deny", "estimate", "allow", fits=_priced)

@@ -7,27 +7,26 @@ A new kind is a class here with `read` and `schema`; both must take the same val
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from otelbudget.config.forms import EXACT_NAMES, NAMES, VARIABLE, Form
-from otelbudget.config.settings import close_to, did_you_mean
+from otelbudget.config.scalars import NAME, Unreadable, none_of
 from otelbudget.errors import ConfigError
 from otelbudget.model.names import is_pattern
 
 if TYPE_CHECKING:
     from yaml.nodes import Node
 
-    from otelbudget.config.reader import Entry, Path, Reader
+    from otelbudget.config.reader import Entries, Path, Reader
 
-__all__ = ["INVALID", "BudgetOrName", "Choice", "Field", "Kind", "ListOf", "Named", "Scalar", "Section", "described"]
-
-#: What a kind gives for a value that is wrong; the reader has noted why.
-INVALID: Final[Any] = object()
+__all__ = ["INVALID", "Field", "Form", "Kind", "ListOf", "Named", "Section", "TextOr"]
 
 #: A JSON Schema, or a part of one.
 Schema = dict[str, Any]
+
+#: What a kind gives for a value that is wrong; the reader has noted why.
+INVALID: Final[Any] = object()
 
 
 class Kind(Protocol):
@@ -46,69 +45,77 @@ class Field(NamedTuple):
     kind: Kind
     about: str
 
+    def schema(self, shared: Schema) -> Schema:
+        """The schema of its kind with a description; nothing may stand beside a ``$ref`` in draft 07."""
+        schema = self.kind.schema(shared)
+        return {"description": self.about} | ({"allOf": [schema]} if "$ref" in schema else schema)
 
-def described(field: Field, shared: Schema) -> Schema:
-    """The schema of a setting, with its description; nothing may stand beside a ``$ref`` in draft 07."""
-    schema = field.kind.schema(shared)
-    return {"description": field.about} | ({"allOf": [schema]} if "$ref" in schema else schema)
+
+#: The names of ``budgets`` and ``prices``, to which the rest of a file refers.
+Known = Mapping[str, Collection[str]]
+Fits = Callable[[Any, Known], Unreadable | None]
+
+
+def fits_any(value: Any, known: Known) -> Unreadable | None:
+    """Every value fits, whatever the rest of the file says."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scalar:
-    """A text of some *form*; ``null``, no limit, if *nullable*."""
+class Form:
+    """A text of one form, *wanted* in messages; `null` for no limit, if it is *nullable*."""
 
-    form: Form
+    wanted: str
+    parse: Callable[[str], Any]
+    as_schema: Schema
+    #: What definitions of the schema call it; None writes the schema out wherever it is used.
+    name: str | None = None
+    #: Value, the names that the file knows -> what keeps them from fitting, to be said of the value; or None.
+    fits: Fits = fits_any
     nullable: bool = False
 
     def read(self, reader: Reader, node: Node, path: Path) -> Any:
-        wanted = self.form.wanted
-        text = reader.text(node, path, wanted)
+        text = reader.text(node, path, self.wanted)
         if text is None:
             return INVALID
-        empty = reader.is_null(node)
-        if empty and self.nullable and text.value:
+        null = reader.is_null(node)
+        if null and self.nullable and text:
             return None
         try:
-            return self.form.parse("" if empty else text.value)
-        except ValueError as error:
-            hint = f"; {error}" if str(error) else ""
-        wanted = f"{wanted}, or null for no limit" if self.nullable else wanted
-        reader.wrong(node, path, f"must be {wanted}, got {text.shown}{hint}")
+            value = self.parse("" if null else text)
+            error = self.fits(value, reader.known)
+            said = f"{reader.describe(node)} "
+        except Unreadable as unreadable:
+            error = unreadable
+            said = f"must be {self.wanted}{', or null for no limit' * self.nullable}, got {reader.describe(node)}; "
+        if error is None:
+            return value
+        reader.wrong(node, path, (said + reader.hint(text, error)).removesuffix("; "))
         return INVALID
 
     def schema(self, shared: Schema) -> Schema:
-        shared.setdefault(self.form.name, self.form.schema)
-        reference = {"$ref": f"#/definitions/{self.form.name}"}
-        return {"anyOf": [reference, {"type": "null"}]} if self.nullable else reference
+        schema = self.as_schema
+        if self.name is not None:
+            shared.setdefault(self.name, schema)
+            schema = {"$ref": f"#/definitions/{self.name}"}
+        return {"anyOf": [schema, {"type": "null"}]} if self.nullable else schema
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """One of some words.
+class TextOr:
+    """Something *whole*, or a text in its place; nothing at all is None, if it *may_be_empty*."""
 
-    Args:
-        words: They.
-        estimates: Of these, the one that is wrong without any prices, for which the loader looks.
-    """
-
-    words: tuple[str, ...]
-    estimates: str | None = None
+    text: Form
+    whole: Kind
+    may_be_empty: bool = False
 
     def read(self, reader: Reader, node: Node, path: Path) -> Any:
-        wanted = " or ".join(self.words)
-        text = reader.text(node, path, wanted)
-        if text is None:
-            return INVALID
-        if text.value in self.words:
-            if text.value == self.estimates:
-                reader.estimates.append((node, path))
-            return text.value
-        reader.wrong(node, path, f"must be {wanted}, got {text.shown}{close_to(text.value, self.words)}")
-        return INVALID
+        if self.may_be_empty and reader.is_null(node):
+            return None
+        return (self.text if reader.is_scalar(node) else self.whole).read(reader, node, path)
 
     def schema(self, shared: Schema) -> Schema:
-        del shared
-        return {"anyOf": [{"enum": list(self.words)}, {"type": "string", "pattern": VARIABLE}]}
+        null = [{"type": "null"}] if self.may_be_empty else []
+        return {"anyOf": [self.text.schema(shared), *null, self.whole.schema(shared)]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,19 +132,15 @@ class ListOf:
         if items is None:
             return INVALID
         values = [self.item.read(reader, item, (*path, str(i))) for i, item in enumerate(items)]
-        if INVALID in values or (self.named and self._share_a_name(reader, items, values, path)):
-            return INVALID
-        return tuple(values)
-
-    def _share_a_name(self, reader: Reader, items: list[Node], values: list[Any], path: Path) -> bool:
-        first: dict[str, int] = {}
-        for i, (item, value) in enumerate(zip(items, values, strict=True)):
-            before = first.setdefault(value.name, i)
-            if before != i:
-                line = items[before].start_mark.line + 1
-                message = f"the one in line {line} is called {value.name!r} too; give one of them a name"
+        lines: dict[str, int] = {}
+        for i, item in enumerate(items if self.named else ()):
+            if values[i] is not INVALID and (name := values[i].name) in lines:
+                message = f"the one in line {lines[name]} is called {name!r} too; give one of them a name"
                 reader.wrong(item, (*path, str(i)), message)
-        return len(first) < len(items)
+                values[i] = INVALID
+            elif values[i] is not INVALID:
+                lines[name] = item.start_mark.line + 1
+        return INVALID if INVALID in values else tuple(values)
 
     def schema(self, shared: Schema) -> Schema:
         return {"type": "array", "items": self.item.schema(shared)}
@@ -145,26 +148,20 @@ class ListOf:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A mapping of known names, from which *build* makes a value.
-
-    Args:
-        fields: Name -> what may stand there.
-        build: Called with the values.
-        called: Its name among the schema's definitions, if it is used in several places.
-        required: The names without which it means nothing.
-        later: Names that versions to come will know.
-        may_be_empty: Nothing at all is what *build* makes of nothing.
-        located: Whether *build* is told the place, ``file:line``, as ``origin``.
-        rules: What has to hold between the fields, as schemas; *build* refuses the rest.
-    """
+    """A mapping of known names, from which *build* makes a value. It is read in the order of its fields."""
 
     fields: Mapping[str, Field]
     build: Callable[..., Any]
+    #: Its name among the schema's definitions, if it is used in several places.
     called: str | None = None
     required: tuple[str, ...] = ()
+    #: Names that versions to come will know.
     later: tuple[str, ...] = ()
+    #: Nothing at all is what *build* makes of nothing.
     may_be_empty: bool = False
+    #: Whether *build* is told the place, ``file:line``, as ``origin``.
     located: bool = False
+    #: What has to hold between the fields, as schemas; *build* refuses the rest.
     rules: tuple[Schema, ...] = field(default=(), compare=False)
 
     def read(self, reader: Reader, node: Node, path: Path) -> Any:
@@ -173,12 +170,24 @@ class Section:
         entries = reader.mapping(node, path)
         if entries is None:
             return INVALID
-        values = {name: self._value(reader, name, entry, (*path, name)) for name, entry in entries.items()}
+        values = {
+            name: field.kind.read(reader, entries[name][1], (*path, name))
+            for name, field in self.fields.items()
+            if name in entries
+        }
+        for name, (key, _) in entries.items():
+            if name not in self.fields:
+                later = Unreadable("not supported by this version yet") if name in self.later else None
+                hint = reader.hint(name, later or none_of(self.fields, "unknown setting"))
+                reader.wrong(key, (*path, name), hint)
         missing = [name for name in self.required if name not in entries]
         for name in missing:
             reader.wrong(node, path, f"{name} is missing")
-        if missing or INVALID in values.values():
+        if missing or len(values) < len(entries) or INVALID in values.values():
             return INVALID
+        return self._built(reader, node, path, values, entries)
+
+    def _built(self, reader: Reader, node: Node, path: Path, values: dict[str, Any], entries: Entries) -> Any:
         if self.located:
             values["origin"] = reader.origin(path)
         try:
@@ -186,86 +195,53 @@ class Section:
         except ConfigError as error:
             name = str(error).split(maxsplit=1)[0]
             if name in entries:
-                node, path = entries[name].value, (*path, name)
+                node, path = entries[name][1], (*path, name)
             reader.wrong(node, path, str(error))
             return INVALID
 
-    def _value(self, reader: Reader, name: str, entry: Entry, path: Path) -> Any:
-        if name in self.fields:
-            return self.fields[name].kind.read(reader, entry.value, path)
-        hint = f"unknown setting{did_you_mean(name, self.fields)}"
-        reader.wrong(entry.key, path, "not supported by this version yet" if name in self.later else hint)
-        return INVALID
-
     def schema(self, shared: Schema) -> Schema:
-        if self.called is None:
-            return self._schema(shared)
-        if self.called not in shared:
-            shared[self.called] = {}  # its place among the definitions, before those it needs
-            shared[self.called] = self._schema(shared)
-        return {"$ref": f"#/definitions/{self.called}"}
-
-    def _schema(self, shared: Schema) -> Schema:
-        schema: Schema = {
-            "type": ["object", "null"] if self.may_be_empty else "object",
-            "properties": {name: described(field, shared) for name, field in self.fields.items()},
-            "additionalProperties": False,
-        }
-        if self.required:
-            schema["required"] = list(self.required)
-        if self.rules:
-            schema["allOf"] = list(self.rules)
-        return schema
+        schema: Schema = {} if self.called is None else shared.setdefault(self.called, {})
+        if not schema:
+            schema["type"] = ["object", "null"] if self.may_be_empty else "object"
+            schema["properties"] = {name: field.schema(shared) for name, field in self.fields.items()}
+            schema["additionalProperties"] = False
+            schema |= {"required": list(self.required)} if self.required else {}
+            schema |= {"allOf": list(self.rules)} if self.rules else {}
+        return schema if self.called is None else {"$ref": f"#/definitions/{self.called}"}
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A mapping of free names, patterns unless *exact*, to values of one kind; nothing at all is an empty one."""
+    """A mapping of free names, patterns unless *exact*, to values of one kind; nothing at all is an empty one.
+
+    Its names are *known* to the rest of the file, if that says as what.
+    """
 
     item: Kind
-    names_budgets: bool = False
+    known: str | None = None
     exact: bool = False
 
     def read(self, reader: Reader, node: Node, path: Path) -> Any:
         entries = {} if reader.is_null(node) else reader.mapping(node, path)
         if entries is None:
             return INVALID
-        if self.names_budgets:
-            reader.budgets.extend(entries)
-        for name, entry in entries.items():
+        if self.known is not None:
+            reader.known[self.known] = entries
+        values: dict[str, Any] = {}
+        for name, (key, value) in entries.items():
+            values[name] = self.item.read(reader, value, (*path, name))
             if self.exact and is_pattern(name):
-                reader.wrong(entry.key, (*path, name), "patterns are not understood here; name each one")
-        values = {name: self.item.read(reader, entry.value, (*path, name)) for name, entry in entries.items()}
+                reader.wrong(key, (*path, name), "patterns are not understood here; name each one")
+                values[name] = INVALID
         return INVALID if INVALID in values.values() else values
 
     def schema(self, shared: Schema) -> Schema:
+        without, words = (r"\$\{|[*?\[]", "${VARIABLES}, *, ? and [") if self.exact else (r"\$\{", "${VARIABLES}")
         return {
             "type": ["object", "null"],
             "additionalProperties": self.item.schema(shared),
-            "propertyNames": EXACT_NAMES if self.exact else NAMES,
+            "propertyNames": {
+                "pattern": rf"^(?!.*(?:{without})){NAME}$(?!\n)",
+                "patternErrorMessage": f"must be a name of 1 to 200 printable characters, without {words}",
+            },
         }
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetOrName:
-    """A budget in place, or the name of one; ``null`` if *nullable*."""
-
-    budget: Kind
-    nullable: bool = False
-
-    def read(self, reader: Reader, node: Node, path: Path) -> Any:
-        if not reader.is_scalar(node):
-            return self.budget.read(reader, node, path)
-        text = reader.text(node, path, "a budget or the name of one")
-        if text is None:
-            return INVALID
-        if reader.is_null(node):
-            if self.nullable:
-                return None
-            reader.wrong(node, path, f"must be a budget or the name of one, got {text.shown}")
-            return INVALID
-        return reader.refer(text, node, path)
-
-    def schema(self, shared: Schema) -> Schema:
-        name = {"type": ["string", "number", "boolean", *(["null"] if self.nullable else [])]}
-        return {"anyOf": [name, self.budget.schema(shared)]}

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import suppress
+from typing import Final
 
 from otelbudget.config.fields import FILE
 from otelbudget.config.nodes import compose
 from otelbudget.config.problems import refused
-from otelbudget.config.reader import Reader, Reference
-from otelbudget.config.settings import Config, did_you_mean
+from otelbudget.config.reader import Reader
+from otelbudget.config.settings import Config
+from otelbudget.config.store import StoreConfig
 from otelbudget.errors import ConfigError, Problem
-
-if TYPE_CHECKING:
-    from otelbudget.model.budget import RunBudget
 
 __all__ = ["contents", "load", "named", "parse"]
 
@@ -23,11 +21,7 @@ _LARGEST: Final = 1 << 20
 
 
 def load(path: str | os.PathLike[str], variables: Mapping[str, str] | None = None) -> Config:
-    """The configuration in the file at *path*, ``${NAME}`` replaced from *variables* or the process environment.
-
-    Raises:
-        ConfigError: See `load_budget_config`.
-    """
+    """The configuration in the file at *path*, ``${NAME}`` replaced from *variables* or the process environment."""
     source = named(path)
     return parse(contents(source), source, variables)
 
@@ -41,32 +35,17 @@ def named(path: object) -> str:
 
 
 def parse(data: bytes, source: str, variables: Mapping[str, str] | None = None) -> Config:
-    """The configuration that *data* says, the contents of the file *source*.
-
-    Raises:
-        ConfigError: See `load_budget_config`.
-    """
+    """The configuration that *data* says, the contents of the file *source*."""
     reader = Reader(source, variables)
     values = FILE.read(reader, compose(_text(data, source), source), ())
-    for reference in reader.references:
-        if reference.name not in reader.budgets:
-            message = f"no budget is named {reference.shown}{did_you_mean(reference.name, reader.budgets)}"
-            reader.wrong(reference.node, reference.path, message)
-    for node, path in () if any(path[0] == "prices" and path[1:] for path in reader.lines) else reader.estimates:
-        message = "estimate takes the dearest of `prices`, and there are none: give some, or write deny or allow"
-        reader.wrong(node, path, message)
     reader.check()
-    return _config(source, values, reader.lines)
+    store = values.pop("store", None) or StoreConfig()
+    store = (StoreConfig(store) if isinstance(store, str) else store).beside(os.path.dirname(os.path.abspath(source)))
+    return Config(**values, store=store, source=source, lines=reader.lines)
 
 
-def _config(source: str, values: dict[str, Any], lines: Mapping[tuple[str, ...], int]) -> Config:
-    agents = {name: _meant(wanted) for name, wanted in values.pop("agents", {}).items()}
-    default = _meant(values.pop("default_budget", None))
-    return Config(**values, agents=agents, default_budget=default, source=source, lines=lines)
-
-
-def _meant(wanted: RunBudget | Reference | None) -> Any:
-    return wanted.name if isinstance(wanted, Reference) else wanted
+def _unreadable(source: str, message: str) -> ConfigError:
+    return refused([Problem(source, None, None, "", message)])
 
 
 def contents(source: str) -> bytes:
@@ -75,16 +54,15 @@ def contents(source: str) -> bytes:
         with open(source, "rb") as file:
             data = file.read(_LARGEST + 1)
     except FileNotFoundError as error:
-        raise _unreadable(source, f"there is no such file{_working_directory(source)}") from error
+        where = ""
+        with suppress(OSError):
+            where = "" if os.path.isabs(source) else f" in {os.getcwd()}"
+        raise _unreadable(source, f"there is no such file{where}") from error
     except (OSError, ValueError) as error:
         raise _unreadable(source, f"can't be read: {getattr(error, 'strerror', None) or error}") from error
     if len(data) > _LARGEST:
         raise _unreadable(source, f"the file is larger than {_LARGEST // 1024} KiB, which no configuration needs")
     return data
-
-
-def _unreadable(source: str, message: str) -> ConfigError:
-    return refused([Problem(source, None, None, "", message)])
 
 
 def _text(data: bytes, source: str) -> str:
@@ -96,10 +74,3 @@ def _text(data: bytes, source: str) -> str:
         utf16 = "; it looks like UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         message = f"the file is not UTF-8{utf16}; save it as UTF-8"
         raise refused([Problem(source, line, column, "", message)]) from error
-
-
-def _working_directory(source: str) -> str:
-    with contextlib.suppress(OSError):
-        if not os.path.isabs(source):
-            return f" in {os.getcwd()}"
-    return ""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 import yaml
@@ -17,6 +15,8 @@ from otelbudget.errors import Problem
 __all__ = ["compose"]
 
 _DEEPEST: Final = 40
+#: PyYAML repeats names of any length.
+_LONGEST_SAID: Final = 200
 #: What a plain YAML value can't begin with, though names and amounts do.
 _INDICATORS: Final = frozenset("*&!%@`")
 
@@ -41,49 +41,40 @@ class _Loader(yaml.BaseLoader):
 
 
 def compose(text: str, source: str) -> Node:
-    """The root node of the one document in *text*.
-
-    Raises:
-        ConfigError: It is not YAML, holds no document or several, or nests too deeply.
-    """
-    with _errors_of(text, source):
-        loader = _Loader(text)
-        try:
-            root = _single(loader)
-        except (ValueError, OverflowError) as error:  # an escape beyond Unicode, a number of too many digits
-            raise MarkedYAMLError(problem=f"not understood: {error}", problem_mark=loader.get_mark()) from error
-        finally:
-            loader.dispose()
-    if root is None:
-        raise refused([Problem(source, 1, 1, "", "the file is empty; it must hold at least `budgets:`")])
-    return root
-
-
-def _single(loader: _Loader) -> Node | None:
-    root = loader.compose_document() if loader.check_node() else None
-    if loader.check_node():
-        raise MarkedYAMLError(problem="a second document begins here; only one is read", problem_mark=loader.here())
-    return root
-
-
-@contextmanager
-def _errors_of(text: str, source: str) -> Iterator[None]:
+    """The root node of the one document in *text*; ConfigError if there is none or several, or one nests too deeply."""
     try:
-        yield
+        root = _composed(text)
     except MarkedYAMLError as error:
         mark: Any = error.problem_mark or error.context_mark
         line, column = (mark.line, mark.column) if mark else (0, 0)
-        said = " ".join(part for part in (error.problem, error.context) if part)
+        said = " ".join(part[:_LONGEST_SAID] for part in (error.problem, error.context) if part)
         hint = "" if type(error) is MarkedYAMLError else _hint(text, line, column)
         raise refused([Problem(source, line + 1, column + 1, "", f"{said}{hint}")]) from error
     except ReaderError as error:
         before = text[: error.position]
-        line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         character: Any = error.character  # its number, whatever types-PyYAML says
         message = f"YAML does not allow the character U+{character:04X}"
         raise refused([Problem(source, line, column, "", message)]) from error
     except yaml.YAMLError as error:
         raise refused([Problem(source, 1, 1, "", " ".join(str(error).split()))]) from error
+    if root is None:
+        raise refused([Problem(source, 1, 1, "", "the file is empty; it must hold at least `budgets:`")])
+    return root
+
+
+def _composed(text: str) -> Node | None:
+    loader = _Loader(text)
+    try:
+        root = loader.compose_document() if loader.check_node() else None
+        if loader.check_node():
+            message = "a second document begins here; only one is read"
+            raise MarkedYAMLError(problem=message, problem_mark=loader.here())
+    except (ValueError, OverflowError) as error:  # an escape beyond Unicode, a number of too many digits
+        raise MarkedYAMLError(problem=f"not understood: {error}", problem_mark=loader.get_mark()) from error
+    finally:
+        loader.dispose()
+    return root
 
 
 def _hint(text: str, line: int, column: int) -> str:

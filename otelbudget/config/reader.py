@@ -1,24 +1,30 @@
-"""Reading a node graph: what stands where, and everything that is wrong with it, collected."""
+"""Reading a node graph: what stands where, and everything that is wrong with it, collected.
+
+The work is bounded by the size of the file, whatever stands in it.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Collection, Mapping
+from itertools import islice
+from typing import Final
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from otelbudget.config.patterns import NAME
-from otelbudget.config.problems import dotted, refused
+from otelbudget.config.problems import MOST_COMPARED, MOST_FOUND, close_to, dotted, refused, shown
+from otelbudget.config.scalars import NAME, Unreadable
 from otelbudget.errors import Problem
 
-__all__ = ["Entry", "Path", "Reader", "Reference", "Text"]
+__all__ = ["Entries", "Path", "Reader"]
 
 #: How many values are looked at before the file is called too large; aliases can make a small file a huge one.
 _MOST_VALUES: Final = 100_000
-_NAME: Final = re.compile(NAME)
-_LONGEST_SHOWN: Final = 60
+_LONGEST_TEXT: Final = 4_096
+_DEEPEST_MERGE: Final = 40
+#: What looking among few names counts as.
+_FEWEST_COMPARED: Final = 200
 
 _PLAIN_TAGS: Final = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
 # OpenTelemetry's configuration data model, "Environment variable substitution".
@@ -28,66 +34,30 @@ _REFERENCE: Final = re.compile(
 
 #: Where a value stands, from the top: ``("budgets", "quick", "max_steps")``.
 Path = tuple[str, ...]
-
-
-class Text(NamedTuple):
-    """A scalar.
-
-    Attributes:
-        value: With variables replaced.
-        shown: As the file has it, quoted for a message; never what a variable held, which may be a secret.
-        plain: Not quoted in the file, so that ``null`` means no value.
-    """
-
-    value: str
-    shown: str
-    plain: bool
-
-
-class Entry(NamedTuple):
-    """One entry of a mapping."""
-
-    key: Node
-    value: Node
-
-
-class Reference(NamedTuple):
-    """A budget meant by its name, which is looked up when all are known."""
-
-    name: str
-    shown: str
-    node: Node
-    path: Path
+#: Name -> the nodes of the key and of its value.
+Entries = dict[str, tuple[Node, Node]]
 
 
 class Reader:
-    """Gives the contents of nodes; what is wrong is noted and given as None, so that reading goes on.
-
-    Args:
-        source: The file, for messages.
-        variables: What ``${NAME}`` is replaced from; the process environment if None.
-
-    Attributes:
-        budgets: The names of all budgets, right or wrong.
-        references: The names by which budgets are meant.
-        estimates: Where it is said that unknown prices are estimated by the known ones.
-        lines: Path -> line of everything read so far.
-    """
+    """Gives the contents of nodes; what is wrong is noted and given as None, so that reading goes on."""
 
     def __init__(self, source: str, variables: Mapping[str, str] | None = None) -> None:
         self.source = source
         self._variables = os.environ if variables is None else variables
-        self.budgets: list[str] = []
-        self.references: list[Reference] = []
-        self.estimates: list[tuple[Node, Path]] = []
+        #: The names, right or wrong, that the rest of the file refers to.
+        self.known: dict[str, Collection[str]] = {"budgets": (), "prices": ()}
         self.lines: dict[Path, int] = {}
+        self._texts: dict[int, str | None] = {}
         self._problems: dict[tuple[int, int, str], Path] = {}
-        self._left = _MOST_VALUES
+        self._values_left = _MOST_VALUES
+        self._compared_left = MOST_COMPARED
 
     def wrong(self, node: Node, path: Path, message: str) -> None:
         """Note that *node*, at *path*, is wrong. Said once per place, however many aliases lead there."""
         mark = node.start_mark
         self._problems.setdefault((mark.line + 1, mark.column + 1, message), path)
+        if len(self._problems) >= MOST_FOUND:
+            self.check()
 
     def check(self) -> None:
         """Raise everything noted so far as one ConfigError, if there is anything."""
@@ -102,49 +72,37 @@ class Reader:
         line = self.lines.get(path)
         return None if line is None else f"{self.source}:{line}"
 
-    def mapping(self, node: Node, path: Path) -> dict[str, Entry] | None:
-        """The entries of a mapping, merge keys followed, own ones first."""
-        if not isinstance(node, MappingNode):
-            self.wrong(node, path, f"must be a mapping, got {self.describe(node)}")
+    def hint(self, text: str, error: Unreadable) -> str:
+        """What *error* says of *text*, and what it knows of what was meant."""
+        hints = [str(error)]
+        if error.among is not None and self._compared_left > 0:
+            among = list(islice(error.among(), self._compared_left))
+            self._compared_left -= max(len(among), _FEWEST_COMPARED)
+            hints.append(close_to(text, among) or error.otherwise())
+        return "; ".join(filter(None, hints))
+
+    def mapping(self, node: Node, path: Path) -> Entries | None:
+        """The entries of a mapping: own ones, then those that merge keys bring in."""
+        if not self._is(node, MappingNode, path, "a mapping"):
             return None
-        if not self._plain(node, path):
-            return None
-        own, merges = self._split(node, path)
-        merged: dict[str, Entry] = {}
-        for value in merges:
-            for name, entry in self._merged(value, path, (id(node),)):
-                merged.setdefault(name, entry)
-        entries = own | {name: entry for name, entry in merged.items() if name not in own}
-        self.lines |= {(*path, name): entry.key.start_mark.line + 1 for name, entry in entries.items()}
+        entries = self._entries(node, path, ())
+        self.lines |= {(*path, name): key.start_mark.line + 1 for name, (key, _) in entries.items()}
         return entries
 
     def sequence(self, node: Node, path: Path, wanted: str) -> list[Node] | None:
         """The items of a list."""
-        if not isinstance(node, SequenceNode):
-            self.wrong(node, path, f"must be {wanted}, got {self.describe(node)}")
-            return None
-        if not self._plain(node, path):
+        if not self._is(node, SequenceNode, path, wanted):
             return None
         for i, item in enumerate(node.value):
             self._look(item)
             self.lines[*path, str(i)] = item.start_mark.line + 1
         return list(node.value)
 
-    def text(self, node: Node, path: Path, wanted: str) -> Text | None:
+    def text(self, node: Node, path: Path, wanted: str) -> str | None:
         """The text of a scalar, variables replaced."""
-        if not isinstance(node, ScalarNode):
-            self.wrong(node, path, f"must be {wanted}, got {self.describe(node)}")
-            return None
-        if not self._plain(node, path):
-            return None
-        value = self._replaced(node, path)
-        return None if value is None else Text(value, self.describe(node), node.style is None)
-
-    def refer(self, text: Text, node: Node, path: Path) -> Reference:
-        """Note that a budget is meant by its name."""
-        reference = Reference(text.value, text.shown, node, path)
-        self.references.append(reference)
-        return reference
+        if id(node) not in self._texts:
+            self._texts[id(node)] = self._replaced(node, path) if self._is(node, ScalarNode, path, wanted) else None
+        return self._texts[id(node)]
 
     @staticmethod
     def is_null(node: Node) -> bool:
@@ -158,87 +116,86 @@ class Reader:
 
     @staticmethod
     def describe(node: Node) -> str:
-        """What stands at *node*, short enough for a message."""
-        if isinstance(node, MappingNode):
-            return "a mapping"
-        if isinstance(node, SequenceNode):
-            return "a list"
-        text = str(node.value)
-        if not text and isinstance(node, ScalarNode) and node.style is None:
-            return "nothing"
-        return repr(text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "...")
+        """What stands at *node*, never what a variable in it holds, which may be a secret."""
+        if not isinstance(node, ScalarNode):
+            return "a mapping" if isinstance(node, MappingNode) else "a list"
+        return "nothing" if node.style is None and not node.value else shown(node.value)
 
-    def _split(self, node: MappingNode, path: Path) -> tuple[dict[str, Entry], list[Node]]:
-        """What a mapping says itself, and what it merges in."""
-        own: dict[str, Entry] = {}
+    def _is(self, node: Node, kind: type[Node], path: Path, wanted: str) -> bool:
+        if not isinstance(node, kind):
+            self.wrong(node, path, f"must be {wanted}, got {self.describe(node)}")
+        return isinstance(node, kind) and self._plain(node, path)
+
+    def _entries(self, node: Node, path: Path, inside: tuple[int, ...]) -> Entries:
+        own: Entries = {}
         merges: list[Node] = []
         for key, value in node.value:
             self._look(key)
             if isinstance(key, ScalarNode) and key.value == "<<" and key.style is None:
-                merges.append(value)
+                merges += value.value if isinstance(value, SequenceNode) and self._plain(value, path) else [value]
             elif (name := self._name(key, path)) is None:
                 continue
             elif name in own:
-                first = own[name].key.start_mark.line + 1
+                first = own[name][0].start_mark.line + 1
                 self.wrong(key, (*path, name), f"is given twice, first in line {first}")
             else:
-                own[name] = Entry(key, value)
-        return own, merges
+                own[name] = (key, value)
+        for merged in merges:
+            for name, entry in self._merged(merged, path, (*inside, id(node))).items():
+                own.setdefault(name, entry)
+        return own
 
-    def _merged(self, node: Node, path: Path, inside: tuple[int, ...]) -> Iterator[tuple[str, Entry]]:
-        """Entries that ``<<`` brings in; of two with one name the first counts."""
+    def _merged(self, node: Node, path: Path, inside: tuple[int, ...]) -> Entries:
+        """What ``<<`` brings in; of two entries with one name the first counts."""
         self._look(node)
         if id(node) in inside:
             self.wrong(node, path, "is merged into itself")
-        elif not self._plain(node, path):
-            return
-        elif isinstance(node, SequenceNode):
-            for item in node.value:
-                yield from self._merged(item, path, (*inside, id(node)))
+        elif len(inside) > _DEEPEST_MERGE:
+            self.wrong(node, path, f"more than {_DEEPEST_MERGE} mappings are merged one into the other")
         elif not isinstance(node, MappingNode):
             self.wrong(node, path, f"<< needs a mapping or a list of mappings, got {self.describe(node)}")
-        else:
-            own, merges = self._split(node, path)
-            yield from own.items()
-            for value in merges:
-                yield from self._merged(value, path, (*inside, id(node)))
+        elif self._plain(node, path):
+            return self._entries(node, path, inside)
+        return {}
 
     def _name(self, key: Node, path: Path) -> str | None:
         if not isinstance(key, ScalarNode):
             self.wrong(key, path, f"a name must be a text, got {self.describe(key)}")
-            return None
-        if not self._plain(key, path):
-            return None
-        name = str(key.value)
-        if not _NAME.fullmatch(name):
+        elif not self._plain(key, path):
+            pass
+        elif not re.fullmatch(NAME, key.value):
             self.wrong(key, path, f"a name must have 1 to 200 printable characters, got {self.describe(key)}")
-            return None
-        if "${" in name:
+        elif "${" in key.value:
             self.wrong(key, path, f"variables are replaced in values, not in names: {self.describe(key)}")
-            return None
-        return name.replace("$$", "$")  # as in values, so that one text means one thing in both
+        else:
+            return str(key.value.replace("$$", "$"))  # as in values, so that one text means one thing in both
+        return None
 
     def _plain(self, node: Node, path: Path) -> bool:
-        if node.tag in _PLAIN_TAGS:
-            return True
-        self.wrong(node, path, f"YAML tags such as {node.tag[:_LONGEST_SHOWN]!r} are not understood; leave it out")
-        return False
+        if node.tag not in _PLAIN_TAGS:
+            self.wrong(node, path, f"YAML tags such as {shown(node.tag)} are not understood; leave it out")
+        return node.tag in _PLAIN_TAGS
 
-    def _replaced(self, node: ScalarNode, path: Path) -> str | None:
-        parts, end = [], 0
-        for found in _REFERENCE.finditer(node.value):
-            parts.append(node.value[end : found.start()])
-            end = found.end()
+    def _replaced(self, node: Node, path: Path) -> str | None:
+        parts, end, length = [], 0, len(node.value)
+        for found in _REFERENCE.finditer(node.value if length <= _LONGEST_TEXT else ""):
             value = "$" if found[0] == "$$" else self._variable(found, node, path)
             if value is None:
                 return None
-            parts.append(value)
+            parts += [node.value[end : found.start()], value]
+            end = found.end()
+            length += len(value)
+            if length > _LONGEST_TEXT:
+                break
+        if length > _LONGEST_TEXT:
+            self.wrong(node, path, f"no value has more than {_LONGEST_TEXT:,} characters, variables replaced")
+            return None
         return "".join([*parts, node.value[end:]])
 
-    def _variable(self, found: re.Match[str], node: ScalarNode, path: Path) -> str | None:
+    def _variable(self, found: re.Match[str], node: Node, path: Path) -> str | None:
         name, default = found["name"], found["default"]
         if name is None:
-            self.wrong(node, path, f"{found[0]!r} is not understood; write ${{NAME}} or ${{NAME:-default}}")
+            self.wrong(node, path, f"{shown(found[0])} is not understood; write ${{NAME}} or ${{NAME:-default}}")
             return None
         value = self._variables.get(name, "")
         if value:
@@ -250,7 +207,7 @@ class Reader:
         return None
 
     def _look(self, node: Node) -> None:
-        self._left -= 1
-        if self._left < 0:
+        self._values_left -= 1
+        if self._values_left < 0:
             self.wrong(node, (), f"more than {_MOST_VALUES:,} values up to here; aliases count wherever they are used")
             self.check()

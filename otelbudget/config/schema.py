@@ -19,12 +19,12 @@ BEYOND: Final = (
     "the name of a budget that there is not",
     "a time zone that this machine does not know",
     "what a text with a ${VARIABLE} or $$ becomes",
-    "sums: reserve_for above 100 %, more in wrap_up than the limit allows, the parts of a duration such as 103d24h",
-    "what a number with an exponent comes to, where it is written as a text such as '1.5e99'",
+    "sums: reserve_for above 100 %, more in wrap_up than the limit allows",
+    "what a text comes to: too much, as in 9e99, '10000000B' or rolling 367d, or no whole number, as in '1.5'",
     "a limit left empty: no limit has to be said, with null",
     "plain numbers that YAML 1.1 and 1.2 read differently or that are not written as amounts are: 010, 0x1F, 0o17, "
-    "5., -0, .nan, more than 25 characters, more than 30 digits after the point",
-    "more than 100,000 values",
+    "5., -0, .nan, more than 30 characters",
+    "more than 100,000 values, more than 4,096 characters in one, or 40 mappings merged one into the other",
     "a limit above 0 that is less than a nano-USD or a nanosecond",
     "on_unpriced: estimate without any prices",
 )

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
+from otelbudget.config.problems import did_you_mean
+from otelbudget.config.store import StoreConfig
 from otelbudget.errors import ConfigError
 from otelbudget.model.amounts import count
-from otelbudget.model.budget import OnUnpriced, RunBudget
+from otelbudget.model.budget import OnUnpriced, RunBudget, remade
 from otelbudget.model.names import is_pattern
 from otelbudget.model.quota import Quotas
 from otelbudget.pricing import Price, Prices
 
-__all__ = ["Config", "Estimates", "TelemetryConfig", "TenantFrom", "close_to", "did_you_mean"]
+__all__ = ["Config", "Estimates", "TelemetryConfig", "TenantFrom", "did_you_mean"]
 
 #: Name of a default budget that was given as a value, in denials and metrics.
-DEFAULT_NAME = "default"
+DEFAULT_NAME: Final = "default"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +52,7 @@ class TelemetryConfig:
 
     Args:
         events: Where checks and records go: ``"span"``, events on spans; ``"log"``, log records; or ``"both"``.
-        max_tenants: Tenants with metrics of their own; all others are summed up as ``other``.
-        max_models: The same for models.
+        max_tenants, max_models: Those with metrics of their own; all others are summed up as ``other``.
         top_runs: How many runs, those that spend most, have gauges while they are active; 0 for none.
         metrics_port: TCP port of ``/metrics``, 0 for any free one; None leaves it to ``setup()``.
     """
@@ -89,8 +90,7 @@ class TenantFrom:
     def __post_init__(self) -> None:
         if self.span_attribute is None and self.baggage is None:
             raise ConfigError("tenant_from needs span_attribute, baggage or both")
-        for name in ("span_attribute", "baggage"):
-            value = getattr(self, name)
+        for name, value in (("span_attribute", self.span_attribute), ("baggage", self.baggage)):
             if value is not None and not (isinstance(value, str) and value):
                 raise ConfigError(f"tenant_from.{name} must be a text that is not empty, got {value!r}")
 
@@ -108,19 +108,18 @@ class Config(Mapping[str, RunBudget]):
 
     Args:
         budgets: Name -> budget; a budget without a name of its own gets that name.
-        default_budget: What a run is held to that asks for nothing; a budget, or a name from *budgets*.
-        agents: Agent name -> budget of its runs; a budget, or a name from *budgets*.
+        default_budget, agents: What a run is held to that asks for nothing, and those of agents by their name: a
+            budget, or a name from *budgets*.
         prices: Model name or pattern -> `Price`, or `Prices`.
-        estimates, telemetry: See there.
         on_unpriced: What a call of a model without a price does where its budget does not say: ``"deny"``,
             ``"estimate"`` or ``"allow"``; None denies under a cost limit and allows elsewhere.
-        quotas: What organisations, tenants, users and models may use per window.
+        quotas: What organisations, tenants, users, models and others may use per window.
         tenants: Tenant -> the organisation it belongs to; all others belong to ``default``.
         require_tenant: Refuse calls of runs that name no tenant, instead of charging them to ``default``.
         tenant_from: How root runs that name no tenant learn theirs; None does not look.
         trust_reported_cost: Believe the cost that a response reports, for models without a price in *prices*.
-        source: Where this was read from, for messages.
-        lines: Path of a setting -> its line there, for messages.
+        store: Where accounts are kept: a `StoreConfig`, or its address alone; None is the memory of this process.
+        source, lines: Where this was read from, and path of a setting -> its line there, for messages.
 
     Raises:
         ConfigError: A name is empty or means no budget, or a value is of the wrong kind.
@@ -138,6 +137,7 @@ class Config(Mapping[str, RunBudget]):
     require_tenant: bool
     tenant_from: TenantFrom | None
     trust_reported_cost: bool
+    store: StoreConfig
     source: str | None = field(compare=False)
     lines: Mapping[tuple[str, ...], int] = field(compare=False)
 
@@ -158,27 +158,30 @@ class Config(Mapping[str, RunBudget]):
         require_tenant: bool = False,
         tenant_from: TenantFrom | None = None,
         trust_reported_cost: bool = False,
+        store: StoreConfig | str | None = None,
         source: str | None = None,
         lines: Mapping[tuple[str, ...], int] | None = None,
     ) -> None:
-        if on_unpriced not in (None, "deny", "estimate", "allow"):
-            raise ConfigError(f"on_unpriced must be 'deny', 'estimate' or 'allow', got {on_unpriced!r}")
-        named = {_name(name): _named(name, budget) for name, budget in (budgets or {}).items()}
+        if on_unpriced is not None:
+            _one_of("on_unpriced", on_unpriced, "deny", "estimate", "allow")
         if not isinstance(tenant_from, TenantFrom | None):
             raise ConfigError(f"tenant_from must be a TenantFrom, got {tenant_from!r} ({type(tenant_from).__name__})")
-        self._set(source=source, on_unpriced=on_unpriced, budgets=MappingProxyType(named))
-        self._set(lines=MappingProxyType(dict(lines or {})))
+        store = StoreConfig("memory" if store is None else store) if not isinstance(store, StoreConfig) else store
+        self._set(source=source, budgets=_frozen(budgets, _named))
         self._set(
             default_budget=None if default_budget is None else self._budget(DEFAULT_NAME, default_budget),
-            agents=MappingProxyType({_name(n): self._budget(n, wanted) for n, wanted in (agents or {}).items()}),
+            agents=_frozen(agents, self._budget),
             prices=prices if isinstance(prices, Prices) else Prices(prices),
             estimates=estimates or Estimates(),
             telemetry=telemetry or TelemetryConfig(),
+            on_unpriced=on_unpriced,
             quotas=quotas or Quotas(),
-            tenants=MappingProxyType({_name(tenant): _name(org) for tenant, org in (tenants or {}).items()}),
+            tenants=_frozen(tenants, lambda _, org: _name(org)),
             require_tenant=_flag("require_tenant", require_tenant),
             tenant_from=tenant_from,
             trust_reported_cost=_flag("trust_reported_cost", trust_reported_cost),
+            store=store,
+            lines=MappingProxyType(dict(lines or {})),
         )
         self._check_estimates()
 
@@ -186,7 +189,7 @@ class Config(Mapping[str, RunBudget]):
         """ConfigError where an unknown price is to be estimated by the dearest given, and none is given."""
         if self.prices.given:
             return
-        budgets = [*self.budgets.values(), *self.agents.values(), *filter(None, [self.default_budget])]
+        budgets = filter(None, [*self.budgets.values(), *self.agents.values(), self.default_budget])
         said = ["on_unpriced"] if self.on_unpriced == "estimate" else []
         said += [f"on_unpriced of budget {one.name!r}" for one in budgets if one.on_unpriced == "estimate"]
         if said:
@@ -210,21 +213,16 @@ class Config(Mapping[str, RunBudget]):
         Raises:
             ConfigError: There is none; the message says which there are.
         """
-        found = self.budgets.get(name)
-        if found is None:
-            where = f" in {self.source}" if self.source else ""
-            hint = did_you_mean(name, self.budgets)
-            if not self.budgets:
-                hint = "; there are none: call otelbudget.setup('budgets.yaml') first, or pass a RunBudget"
-            raise ConfigError(f"no budget is named {name!r}{where}{hint}")
-        return found
+        if name in self.budgets:
+            return self.budgets[name]
+        where = f" in {self.source}" if self.source else ""
+        hint = did_you_mean(name, self.budgets)
+        if not self.budgets:
+            hint = "; there are none: call otelbudget.setup('budgets.yaml') first, or pass a RunBudget"
+        raise ConfigError(f"no budget is named {name!r}{where}{hint}")
 
     def origin(self, *path: str) -> str | None:
-        """Where a setting was written, ``file:line``; None if it wasn't, or not in a file.
-
-        Args:
-            path: From the top, such as ``"quotas", "tenants", "acme", "0"``.
-        """
+        """Where a setting (``"quotas", "tenants", "acme", "0"``) was written, ``file:line``; None if not in a file."""
         line = self.lines.get(path)
         return None if line is None else f"{self.source}:{line}"
 
@@ -245,33 +243,11 @@ class Config(Mapping[str, RunBudget]):
         return len(self.budgets)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        given = {name: dict(v) if isinstance(v, MappingProxyType) else v for name, v in self.__dict__.items()}
-        return (_rebuild, (given,))
+        return remade(self)
 
 
-def _rebuild(given: dict[str, Any]) -> Config:
-    return Config(**given)
-
-
-def close_to(wrong: str, known: Iterable[str]) -> str:
-    """The end of a message that lists what there is: what a wrong value is close to, if it is."""
-    from difflib import get_close_matches
-
-    names = list(known)
-    close = get_close_matches(wrong[:100], names, n=1) or get_close_matches(wrong[:100].lower(), names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def did_you_mean(wrong: object, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: what it is close to, or what there is."""
-    from difflib import get_close_matches
-
-    names = list(known)
-    close = get_close_matches(str(wrong)[:100], names, n=1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-    return f"; known are {listed}" if names else "; there are none"
+def _frozen(given: Mapping[str, Any] | None, read: Callable[[str, Any], Any]) -> Mapping[str, Any]:
+    return MappingProxyType({_name(name): read(name, value) for name, value in (given or {}).items()})
 
 
 def _name(name: object) -> str:
@@ -299,4 +275,4 @@ def _flag(name: str, value: object) -> bool:
 
 def _one_of(name: str, value: object, *words: str) -> None:
     if value not in words:
-        raise ConfigError(f"{name} must be {' or '.join(map(repr, words))}, got {value!r}")
+        raise ConfigError(f"{name} must be {', '.join(map(repr, words[:-1]))} or {words[-1]!r}, got {value!r}")

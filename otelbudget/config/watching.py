@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from otelbudget.config.loader import contents, named, parse
 from otelbudget.config.settings import Config
@@ -21,41 +21,15 @@ Look = Literal["same", "loaded", "refused"]
 _RECENT_S: Final = 3.0
 
 
-class _Seen(NamedTuple):
-    """What a file looks like from outside. Links are followed, as Kubernetes swaps them to replace a file."""
-
-    modified_ns: int
-    size: int
-    inode: int
-    device: int
-
-
 class WatchedFile:
     """The configuration in a file, and the last good one while the file is wrong, half written or gone.
 
     Nothing here waits, logs or starts a thread: whoever holds one calls `look` now and then, from one thread at a time.
 
-    Example:
-        ::
-
-            file = WatchedFile("budgets.yaml")
-            file.look(time.time())                 # "loaded", or "refused" with file.error
-            while True:
-                if file.look(time.time()) == "loaded":
-                    apply(file.config)
-
     Args:
         path: The file; it need not be there yet.
         config: The configuration in use until the file gives another one.
         variables: What ``${NAME}`` is replaced from; the process environment, as it is then, if None.
-
-    Attributes:
-        config: The last good configuration; None before there was one.
-        error: What is wrong with the file as it was last seen; None if it is good or was not looked at.
-        loaded_s: When `config` was read from the file, by the clock of whoever looked; None if it wasn't.
-
-    Raises:
-        ConfigError: *path* is no path.
     """
 
     def __init__(
@@ -67,23 +41,14 @@ class WatchedFile:
     ) -> None:
         self.path = named(path)
         self.config = config
+        #: What is wrong with the file as it was last seen; None if it is good or was not looked at.
         self.error: ConfigError | None = None
-        self.loaded_s: float | None = None
         self._variables = variables
-        self._seen: _Seen | None = None
+        self._seen: tuple[int, ...] | None = None
         self._digest: bytes | None = None
 
-    @property
-    def successful(self) -> bool:
-        """Whether what is in use is what the file says."""
-        return self.error is None and self.config is not None
-
     def look(self, now_s: float, *, force: bool = False) -> Look:
-        """Read the file if it changed since it was last looked at.
-
-        Args:
-            now_s: The wall clock, Unix seconds.
-            force: Read it in any case, for somebody who asked; what its variables stand for may have changed.
+        """Read the file if it changed since it was last looked at, or anyhow with *force*, as variables may have too.
 
         Returns:
             ``"loaded"``: `config` is new. ``"refused"``: the file changed and is wrong, which `error` says; `config`
@@ -93,7 +58,7 @@ class WatchedFile:
         if not force and seen is not None and seen == self._seen:
             return "same"
         # Noted before it is read: what is written meanwhile looks different the next time.
-        self._seen = None if seen is None or now_s - seen.modified_ns / 1e9 < _RECENT_S else seen
+        self._seen = None if seen is None or now_s - seen[0] / 1e9 < _RECENT_S else seen
         try:
             data = contents(self.path)
         except ConfigError as error:
@@ -106,7 +71,7 @@ class WatchedFile:
             config = parse(data, self.path, self._variables)
         except ConfigError as error:
             return self._refuse(error, digest, force=force)
-        self.config, self.error, self.loaded_s, self._digest = config, None, now_s, digest
+        self.config, self.error, self._digest = config, None, digest
         return "loaded"
 
     def _refuse(self, error: ConfigError, digest: bytes | None, *, force: bool) -> Look:
@@ -115,9 +80,10 @@ class WatchedFile:
         return "same" if known and not force else "refused"
 
 
-def _outside(path: str) -> _Seen | None:
+def _outside(path: str) -> tuple[int, ...] | None:
+    """What a file looks like from outside. Links are followed, as Kubernetes swaps them to replace a file."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):
         return None
-    return _Seen(found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev)
+    return found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 import otelbudget
@@ -17,8 +18,8 @@ from otelbudget.demo.service import connect, find_service
 from otelbudget.demo.tokens import cut
 from otelbudget.demo.tools import TOOLS, Tools
 from otelbudget.demo.writer import NOTES, synthesis
-from otelbudget.engine.scope import current_run
 from otelbudget.errors import BudgetError, BudgetExceeded
+from otelbudget.runs.api import current_run
 
 if TYPE_CHECKING:
     import openai
@@ -34,13 +35,13 @@ _MOST_STEPS = 40
 #: For the last call, where the budget does not say, and what of it the prompt around the notes takes.
 _SUMMARY_TOKENS = 1500
 _OVERHEAD_TOKENS = 80
-_TOOL_RESOURCES = ("tool_calls", "nested_tool_calls")
 _SYSTEM = (
     "You answer questions from a library of documents. Search it, read at least {documents} documents, and then answer "
     "in one paragraph from what you have read."
 )
 
 
+@dataclass(eq=False, slots=True)
 class ResearchAgent:
     """Searches, reads, and answers in one paragraph.
 
@@ -62,24 +63,14 @@ class ResearchAgent:
         ImportError: The ``openai`` client is not installed (raised by `answer`).
     """
 
-    def __init__(
-        self,
-        budget: RunBudget | str | None = None,
-        *,
-        documents: int = 3,
-        model: str | None = None,
-        client: openai.OpenAI | None = None,
-        tenant: str | None = None,
-        user: str | None = None,
-        library: Library | None = None,
-    ) -> None:
-        self.budget = budget
-        self.documents = documents
-        self.model = model
-        self.client = client
-        self.tenant = tenant
-        self.user = user
-        self.library = library or Library.packaged()
+    budget: RunBudget | str | None = None
+    _: KW_ONLY
+    documents: int = 3
+    model: str | None = None
+    client: openai.OpenAI | None = None
+    tenant: str | None = None
+    user: str | None = None
+    library: Library | None = None
 
     def answer(self, question: str) -> dict[str, Any]:
         """Research *question* and say what it took.
@@ -91,11 +82,18 @@ class ResearchAgent:
         """
         denial: BudgetExceeded | None = None
         with contextlib.ExitStack() as stack:
-            client, model = self._model(stack)
-            run = self._run(stack)
-            research = _Research(self, client, model, run, question)
+            client, model = self.client, self.model
+            if client is None or model is None:
+                service = find_service()
+                client = client or stack.enter_context(connect(service))
+                model = model or service.model
+            run = current_run() if self.budget is None else None
+            run = run or stack.enter_context(
+                otelbudget.run(self.budget, tenant=self.tenant, user=self.user, reraise=False)
+            )
+            research = _Research(question, client, model, run, Tools(run, self.library or Library.packaged()))
             try:
-                text = research.work()
+                text = research.work(self.documents)
             except BudgetExceeded as error:
                 denial = error
                 text = research.conclude(error)
@@ -109,61 +107,46 @@ class ResearchAgent:
             "documents": list(research.tools.read),
         }
 
-    def _model(self, stack: contextlib.ExitStack) -> tuple[openai.OpenAI, str]:
-        if self.client is not None and self.model is not None:
-            return self.client, self.model
-        service = find_service()
-        client = self.client or stack.enter_context(connect(service))
-        return client, self.model or service.model
 
-    def _run(self, stack: contextlib.ExitStack) -> BudgetRun:
-        around = current_run()
-        if around is not None and self.budget is None:
-            return around
-        return stack.enter_context(otelbudget.run(self.budget, tenant=self.tenant, user=self.user, reraise=False))
-
-
+@dataclass(frozen=True, slots=True)
 class _Research:
     """The work on one question."""
 
-    def __init__(self, agent: ResearchAgent, client: openai.OpenAI, model: str, run: BudgetRun, question: str) -> None:
-        self.client = client
-        self.model = model
-        self.run = run
-        self.question = question
-        self.tools = Tools(run, agent.library)
-        system = _SYSTEM.format(documents=agent.documents)
-        self.messages: list[Any] = [
-            {"role": "system", "content": system},
-            {"role": "user", "content": question},
-        ]
+    question: str
+    client: openai.OpenAI
+    model: str
+    run: BudgetRun
+    tools: Tools
 
-    def work(self) -> str:
+    def work(self, documents: int) -> str:
         """Ask the model and do what it wants until it answers."""
+        messages: list[Any] = [
+            {"role": "system", "content": _SYSTEM.format(documents=documents)},
+            {"role": "user", "content": self.question},
+        ]
         for _ in range(_MOST_STEPS):
-            said = self._ask(self.messages, tools=TOOLS)
+            said = self._ask(messages, tools=TOOLS)
             if not said.tool_calls:
                 return said.content or ""
-            self.messages.append(said.model_dump(exclude_none=True))
+            messages.append(said.model_dump(exclude_none=True))
             for call in said.tool_calls:
                 content = self.tools.call(call.function.name, call.function.arguments)
-                self.messages.append({"role": "tool", "tool_call_id": call.id, "content": content})
-        return self._ask([*self.messages, {"role": "user", "content": "Answer now."}]).content or ""
+                messages.append({"role": "tool", "tool_call_id": call.id, "content": content})
+        return self._ask([*messages, {"role": "user", "content": "Answer now."}]).content or ""
 
     def conclude(self, refusal: BudgetExceeded) -> str:
         """The best answer left after *refusal*: one last call if the budget allows it, else what was read, quoted."""
         self.run.acknowledge()
-        set_aside = self.run.budget.wrap_up
-        if not self.tools.read or (set_aside is None and refusal.resource not in _TOOL_RESOURCES):
-            return self._quotes()
         # A refused tool leaves model calls allowed; anything else leaves only what the budget set aside.
-        permit = contextlib.nullcontext() if refusal.resource in _TOOL_RESOURCES else self.run.wrap_up()
-        try:
-            with permit:
-                return self._summary(int((set_aside or {}).get("tokens", _SUMMARY_TOKENS)))
-        except BudgetError:
-            self.run.acknowledge()
-            return self._quotes()
+        tool_refused = refusal.resource in ("tool_calls", "nested_tool_calls")
+        set_aside = self.run.budget.wrap_up
+        if self.tools.read and (tool_refused or set_aside is not None):
+            try:
+                with contextlib.nullcontext() if tool_refused else self.run.wrap_up():
+                    return self._summary(int((set_aside or {}).get("tokens", _SUMMARY_TOKENS)))
+            except BudgetError:
+                self.run.acknowledge()
+        return self._quotes()
 
     def _summary(self, tokens: int) -> str:
         """One call without tools and without the long history, so that it fits into *tokens*."""

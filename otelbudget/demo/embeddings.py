@@ -12,35 +12,28 @@ from otelbudget.demo.library import terms
 from otelbudget.demo.script import Reply, Request
 from otelbudget.demo.tokens import count_tokens
 
-__all__ = ["embeddings", "vector"]
-
-_DIMENSIONS = 64
-
-
-def vector(text: str, dimensions: int = _DIMENSIONS) -> list[float]:
-    """A unit vector for *text*; the null vector if it has no word."""
-    values = [0.0] * dimensions
-    for term in terms(text):
-        hashed = zlib.crc32(term.encode())
-        values[hashed % dimensions] += 1.0 if hashed & 0x10000 else -1.0
-    length = math.sqrt(sum(value * value for value in values)) or 1.0
-    return [value / length for value in values]
+__all__ = ["embeddings"]
 
 
 def embeddings(request: Request, reply: Reply) -> dict[str, Any]:
     """The body that answers ``POST /v1/embeddings``; texts only, not token ids."""
     given = request.body.get("input") or ""
     texts = [given] if isinstance(given, str) else [str(text) for text in given]
-    dimensions = int(request.body.get("dimensions") or _DIMENSIONS)
-    packed = request.body.get("encoding_format") == "base64"
-    data = [
-        {"object": "embedding", "index": i, "embedding": _packed(values) if packed else values}
-        for i, values in enumerate(vector(text, dimensions) for text in texts)
-    ]
+    dimensions = int(request.body.get("dimensions") or 64)
+    vectors: list[Any] = [_vector(text, dimensions) for text in texts]
+    if request.body.get("encoding_format") == "base64":
+        vectors = [base64.b64encode(struct.pack(f"<{dimensions}f", *vector)).decode() for vector in vectors]
+    data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(vectors)]
     tokens = sum(map(count_tokens, texts)) if reply.input_tokens is None else reply.input_tokens
     usage = {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}} if reply.send_usage else {}
     return {"object": "list", "model": request.body.get("model", "demo-embed"), "data": data} | usage
 
 
-def _packed(values: list[float]) -> str:
-    return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
+def _vector(text: str, dimensions: int) -> list[float]:
+    """A unit vector for *text*; the null vector if it has no word."""
+    values = [0.0] * dimensions
+    for term in terms(text):
+        hashed = zlib.crc32(term.encode())
+        values[hashed % dimensions] += 1.0 if hashed & 0x10000 else -1.0
+    length = math.hypot(*values) or 1.0
+    return [value / length for value in values]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import urllib.request
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
@@ -15,22 +14,20 @@ from otelbudget import semconv
 if TYPE_CHECKING:
     from otelbudget.telemetry.cells import Meters
 
-__all__ = ["DeniedSpans", "Samples", "admitted", "changed", "refused", "scrape", "watch"]
+__all__ = ["DeniedSpans", "Samples", "admitted", "changed", "refused", "scrape"]
 
 #: Series as the text format writes them (``name{label="value"}``) and their values.
 Samples = Mapping[str, float]
-_TIMEOUT_S: Final = 5.0
-
-
-#: How the series of a counter of ours begins.
-_OURS: Final = re.compile(r"otelbudget_\w+_total\{")
 
 
 class DeniedSpans(SpanProcessor):
-    """Keeps each tenant's first span of a refused call, as an exporter would get it."""
+    """Keeps each tenant's first span of a refused call, as an exporter would get it, if tracing is on."""
 
     def __init__(self) -> None:
         self._first: dict[str, ReadableSpan] = {}
+        provider = trace.get_tracer_provider()
+        if isinstance(provider, TracerProvider):
+            provider.add_span_processor(self)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Keep *span* if it is the first of its tenant that was refused for want of budget."""
@@ -43,15 +40,6 @@ class DeniedSpans(SpanProcessor):
         return self._first.get(tenant) or next(iter(self._first.values()), None)
 
 
-def watch() -> DeniedSpans:
-    """A `DeniedSpans` that hears of every span of this process from now on, if tracing is on."""
-    spans = DeniedSpans()
-    provider = trace.get_tracer_provider()
-    if isinstance(provider, TracerProvider):
-        provider.add_span_processor(spans)
-    return spans
-
-
 def scrape(url: str | None, meters: Meters) -> Samples:
     """What ``/metrics`` at *url* says now; where metrics are pushed and there is no page (None), what one would say."""
     if url is None:
@@ -61,28 +49,26 @@ def scrape(url: str | None, meters: Meters) -> Samples:
 
         registry = CollectorRegistry()
         registry.register(PrometheusCollector(meters))
-        text = generate_latest(registry).decode()
+        page = generate_latest(registry)
     else:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:
-            text = response.read().decode()
-    samples = {}
-    for line in text.splitlines():
-        if line and not line.startswith("#"):
-            series, _, value = line.rpartition(" ")
-            samples[series] = float(value)
-    return samples
+        with urllib.request.urlopen(url, timeout=5) as response:
+            page = response.read()
+    lines = [line.rpartition(" ") for line in page.decode().splitlines() if line and not line.startswith("#")]
+    return {series: float(value) for series, _, value in lines}
 
 
 def changed(before: Samples, after: Samples) -> list[tuple[str, float]]:
     """The counters of budgets that are not what they were: (series, value now), in the page's order."""
     return [
-        (series, value) for series, value in after.items() if _OURS.match(series) and value != before.get(series, 0.0)
+        (series, value)
+        for series, value in after.items()
+        if series.startswith("otelbudget_") and "_total{" in series and value != before.get(series, 0.0)
     ]
 
 
 def admitted(samples: Samples) -> int:
     """Model calls that were let through."""
-    return _calls(samples, "allow", "warn")
+    return _calls(samples, "allow") + _calls(samples, "warn")
 
 
 def refused(samples: Samples) -> int:
@@ -90,14 +76,6 @@ def refused(samples: Samples) -> int:
     return _calls(samples, "deny")
 
 
-def _calls(samples: Samples, *decisions: str) -> int:
-    wanted = [f'decision="{decision}"' for decision in decisions]
-    return int(
-        sum(
-            value
-            for series, value in samples.items()
-            if series.startswith(semconv.M_CHECKS + "{")
-            and 'operation="call"' in series
-            and any(decision in series for decision in wanted)
-        )
-    )
+def _calls(samples: Samples, decision: str) -> int:
+    parts = (f"{semconv.M_CHECKS}{{", 'operation="call"', f'decision="{decision}"')
+    return int(sum(value for series, value in samples.items() if all(part in series for part in parts)))

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 __all__ = ["Document", "Library", "terms"]
 
@@ -42,12 +42,6 @@ class Document:
     title: str
     text: str
 
-    @classmethod
-    def parse(cls, name: str, raw: str) -> Document:
-        """A document from its file: the first line is ``# title``, the rest its text."""
-        title, _, text = raw.partition("\n")
-        return cls(name, title.lstrip("# ").strip(), " ".join(text.split()))
-
 
 class Library:
     """Documents with a ranked search.
@@ -67,10 +61,12 @@ class Library:
     @staticmethod
     @cache
     def packaged() -> Library:
-        """The library that ships with otelbudget."""
-        folder = files("otelbudget.demo") / "documents"
-        texts = sorted((entry.name, entry.read_text("utf-8")) for entry in folder.iterdir())
-        return Library(Document.parse(name.removesuffix(".md"), raw) for name, raw in texts if name.endswith(".md"))
+        """The library that ships with otelbudget: of each file the first line is ``# title``, the rest its text."""
+        documents = []
+        for path in sorted(Path(__file__).with_name("documents").glob("*.md")):
+            title, _, text = path.read_text("utf-8").partition("\n")
+            documents.append(Document(path.stem, title.lstrip("# ").strip(), " ".join(text.split())))
+        return Library(documents)
 
     def search(self, query: str, limit: int = 5) -> list[Document]:
         """The documents that fit *query* best, best first; none if no word of it occurs."""
@@ -81,10 +77,9 @@ class Library:
 
     def _score(self, wanted: set[str], words: Counter[str]) -> float:
         length = _K1 * (1 - _B + _B * words.total() / self._average)
-        return sum(
-            self._weight(term) * words[term] * (_K1 + 1) / (words[term] + length) for term in wanted & set(words)
-        )
-
-    def _weight(self, term: str) -> float:
-        found = self._found_in[term]
-        return math.log(1 + (len(self._words) - found + 0.5) / (found + 0.5))
+        score = 0.0
+        for term in wanted & set(words):
+            found, count = self._found_in[term], words[term]
+            weight = math.log(1 + (len(self._words) - found + 0.5) / (found + 0.5))
+            score += weight * count * (_K1 + 1) / (count + length)
+        return score

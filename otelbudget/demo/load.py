@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import otelbudget
 from otelbudget.demo.agent import ResearchAgent
-from otelbudget.demo.scenario import Job, question
+from otelbudget.demo.scenario import QUESTIONS, Job
 from otelbudget.demo.service import Service, connect
 
 if TYPE_CHECKING:
@@ -25,24 +26,20 @@ __all__ = ["Load", "Row", "stopped_by"]
 
 _log = logging.getLogger(__name__)
 _PAUSE_S = 1.0
-_LIMITS = ("limit", "deadline", "latched", "busy")
+_LIMITS = ("limit", "deadline", "busy")
 
 
 @dataclass(slots=True)
 class Row:
-    """One tenant's agent as a screen shows it.
-
-    Attributes:
-        run: The run in progress, or the last one; None before the first.
-        working: Whether that run is in progress.
-        answer: What `ResearchAgent.answer` gave last.
-        outcomes: How many runs ended how: ``completed``, or the resource (else the reason) that stopped them.
-    """
+    """One tenant's agent as a screen shows it."""
 
     job: Job
+    #: The run in progress (then it is *working*), or the last one; None before the first.
     run: BudgetRun | None = None
     working: bool = False
+    #: What `ResearchAgent.answer` gave last.
     answer: dict[str, Any] | None = None
+    #: How many runs ended how: ``completed``, or the resource (else the reason) that stopped them.
     outcomes: Counter[str] = field(default_factory=Counter)
     error: Exception | None = None
 
@@ -57,13 +54,9 @@ def stopped_by(receipt: Receipt) -> str | None:
 
 
 class Load:
-    """Agents at work, one thread per job.
+    """Agents at work, one thread per job, *forever* or for one run each.
 
-    Args:
-        jobs: What to do.
-        base_url: The server to ask.
-        forever: Start the next run after each one, until `stop`.
-        changed: Called with a row when its run begins and when it has ended; from the row's thread.
+    *changed* is called with a row when its run begins and when it has ended; from the row's thread.
     """
 
     def __init__(
@@ -106,13 +99,11 @@ class Load:
                 thread.join(max(0.0, until - time.monotonic()))
 
     def _work(self, number: int, row: Row) -> None:
-        service = Service(self._base_url, "none", row.job.model)
         try:
+            service = Service(self._base_url, "none", row.job.model)
             with connect(service, max_retries=0, default_headers={"x-demo-user": row.job.tenant}) as client:
-                turn = 0
-                while not self._stopping.is_set():
-                    self._one_run(row, client, question(number, turn))
-                    turn += 1
+                for turn in itertools.count(number):
+                    self._one_run(row, client, QUESTIONS[turn % len(QUESTIONS)])
                     if not self._forever or self._stopping.wait(_PAUSE_S):
                         return
         except Exception as error:  # noqa: BLE001 - shown on the row and in the exit code; a thread can tell nobody else
@@ -131,8 +122,7 @@ class Load:
             if job.stubborn:
                 self._insist(client, job, asked)
             else:
-                agent = ResearchAgent(documents=job.documents, model=job.model, client=client)
-                row.answer = agent.answer(asked)
+                row.answer = ResearchAgent(documents=job.documents, model=job.model, client=client).answer(asked)
         receipt = run.receipt()
         row.outcomes[stopped_by(receipt) or receipt.outcome] += 1
         row.working = False

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 
 from otelbudget.demo.script import Request
 
-__all__ = ["JOBS", "Job", "jobs", "latency", "packaged_budgets", "question"]
+__all__ = ["BUDGETS", "JOBS", "QUESTIONS", "Job", "jobs", "latency"]
+
+#: The budgets file that ships with the demo.
+BUDGETS = Path(__file__).with_name("budgets.yaml")
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """What one tenant's agent does, again and again under ``--serve``.
 
-    Args:
-        tenant: Who pays.
-        budget: Name in the budgets file; None takes the default budget.
-        documents: How many documents its agent wants to read.
-        model: The model it asks.
-        latency_s: How long the server takes to answer it.
-        stubborn: Not a research agent but a loop that swallows this many refusals before it gives up; 0 for an agent.
+    A *stubborn* job is no research agent but a loop that swallows this many refusals before it gives up.
     """
 
     tenant: str
+    #: Name in the budgets file; None takes the default budget.
     budget: str | None
     documents: int = 3
     model: str = "demo-small"
+    #: How long the server takes to answer it.
     latency_s: float = 0.5
     stubborn: int = 0
 
@@ -45,7 +43,8 @@ JOBS = (
     Job("wayne", "deep_research", documents=24, latency_s=0.4),
 )
 
-_QUESTIONS = (
+#: Asked in turn, each agent beginning with another one.
+QUESTIONS = (
     "How can a quota be shared fairly between tenants?",
     "What makes an agent loop forever, and what stops it?",
     "How should a client retry failed requests?",
@@ -71,17 +70,7 @@ def jobs(number: int, budgets: Collection[str]) -> list[Job]:
     return made
 
 
-def question(tenant: int, turn: int) -> str:
-    """What the *tenant*-th agent asks in its *turn*-th run."""
-    return _QUESTIONS[(tenant + turn) % len(_QUESTIONS)]
-
-
 def latency(work: Iterable[Job]) -> Callable[[Request], float]:
     """How many seconds the server takes for a request, by whose it is."""
     seconds = {job.tenant: job.latency_s for job in work}
     return lambda request: seconds.get(request.user or "", 0.0)
-
-
-def packaged_budgets() -> Path:
-    """The budgets file that ships with the demo."""
-    return Path(str(files("otelbudget.demo") / "budgets.yaml"))

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Fault", "Reply", "Request", "Script", "ScriptLike"]
-
-#: ``reset``: the connection is reset before any answer. ``reset_after_headers``: after status and headers.
-#: ``hang``: no answer until the client or the server closes. ``drop``: half of the body or stream, then a reset.
-Fault = Literal["reset", "reset_after_headers", "hang", "drop"]
+__all__ = ["Reply", "Request", "Script"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +24,6 @@ class Request:
         user = self.body.get("user") or self.headers.get("x-demo-user")
         return str(user) if user else None
 
-    @property
-    def stream(self) -> bool:
-        """Whether the client asked for a stream."""
-        return bool(self.body.get("stream"))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
@@ -51,11 +40,11 @@ class Reply:
         input_tokens, output_tokens: Usage; output never above the request's own maximum.
         cached_tokens, reasoning_tokens: Parts of the above.
         send_usage: False leaves usage out of the answer.
-        status: HTTP status; 400 and above answer with an error in OpenAI's form.
-        error: Its message.
+        status: HTTP status; 400 and above answer with an error in OpenAI's form, whose message is *error*.
         headers: Further response headers, such as ``retry-after``.
         latency_s: Seconds before the answer begins; None takes the server's.
-        fault: A failure of the connection, see `Fault`.
+        fault: ``reset``: the connection is reset before any answer. ``reset_after_headers``: after status and headers.
+            ``hang``: no answer until the server closes. ``drop``: half of the answer, then a reset.
     """
 
     text: str | None = None
@@ -70,30 +59,8 @@ class Reply:
     error: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     latency_s: float | None = None
-    fault: Fault | None = None
+    fault: Literal["reset", "reset_after_headers", "hang", "drop"] | None = None
 
 
-ScriptLike = Iterable[Reply] | Callable[[Request], "Reply | None"] | None
-_ORDINARY = Reply()
-
-
-class Script:
-    """Picks the reply for a request: the next of a queue, or what a callable says, else an ordinary one."""
-
-    def __init__(self, script: ScriptLike = None) -> None:
-        self._choose = script if callable(script) else None
-        self._queue: deque[Reply] = deque() if script is None or callable(script) else deque(script)
-        self._lock = threading.Lock()
-
-    def add(self, *replies: Reply) -> None:
-        """Put *replies* at the end of the queue."""
-        with self._lock:
-            self._queue.extend(replies)
-
-    def next(self, request: Request) -> Reply:
-        """The reply for *request*; the queue goes before the callable."""
-        with self._lock:
-            if self._queue:
-                return self._queue.popleft()
-        chosen = self._choose(request) if self._choose else None
-        return chosen or _ORDINARY
+#: Replies in order of arrival, or what chooses one; without one the server answers as it would.
+Script = Iterable[Reply] | Callable[[Request], Reply | None]

@@ -9,33 +9,23 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import select
 import socket
 import struct
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from otelbudget.demo.embeddings import embeddings
-from otelbudget.demo.script import Reply, Request, Script, ScriptLike
-from otelbudget.demo.wire import Json, chat, chat_events, error, outcome, response, response_events, wrong_number
+from otelbudget.demo.script import Reply, Request, Script
+from otelbudget.demo.wire import PATHS, Event, Json, answer, error, wrong
 
 __all__ = ["DemoServer"]
 
 _log = logging.getLogger(__name__)
 _MODELS = ("demo-small", "demo-large", "demo-embed")
-_RECENT = 1000
-
-_Events = Iterable["Json | str"]
-#: How a path is answered: (body of a plain answer, events of a stream).
-_ENDPOINTS: Mapping[str, tuple[Callable[[Request, Reply], Json], Callable[[Request, Reply], _Events] | None]] = {
-    "/v1/chat/completions": (lambda r, p: chat(outcome(r, p)), lambda r, p: chat_events(outcome(r, p))),
-    "/v1/responses": (lambda r, p: response(outcome(r, p)), lambda r, p: response_events(outcome(r, p))),
-    "/v1/embeddings": (embeddings, None),
-}
+_ORDINARY = Reply()
 
 
 class DemoServer:
@@ -61,16 +51,17 @@ class DemoServer:
         host: str = "127.0.0.1",
         latency_s: float | Callable[[Request], float] = 0.0,
         chunk_s: float = 0.0,
-        script: ScriptLike = None,
+        script: Script = (),
     ) -> None:
         self.latency_s = latency_s
         self.chunk_s = chunk_s
-        self.script = Script(script)
         self.closing = threading.Event()
+        self._choose = script if callable(script) else lambda _: None
+        self._prescribed: deque[Reply] = deque(() if callable(script) else script)
         self._lock = threading.Lock()
         self._by_path: Counter[str] = Counter()
         self._by_user: Counter[str] = Counter()
-        self._recent: deque[Request] = deque(maxlen=_RECENT)
+        self._recent: deque[Request] = deque(maxlen=1000)
         self._http = _Http((host, port), self)
         # A short poll, since shutdown() waits for the next one.
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), name="demo-server", daemon=True)
@@ -95,8 +86,7 @@ class DemoServer:
     @property
     def requests(self) -> int:
         """How many POSTs to model endpoints it has received, failed ones and retries included."""
-        with self._lock:
-            return self._by_path.total()
+        return sum(self.requests_by_path.values())
 
     @property
     def requests_by_path(self) -> dict[str, int]:
@@ -117,8 +107,9 @@ class DemoServer:
             return list(self._recent)
 
     def enqueue(self, *replies: Reply) -> None:
-        """Prescribe the next replies."""
-        self.script.add(*replies)
+        """Prescribe the next replies; they go before what a callable chooses."""
+        with self._lock:
+            self._prescribed.extend(replies)
 
     def close(self) -> None:
         """Stop listening and cut every open connection. Calling it again does nothing."""
@@ -138,6 +129,13 @@ class DemoServer:
             if request.user:
                 self._by_user[request.user] += 1
         return request
+
+    def reply(self, request: Request) -> Reply:
+        """What is prescribed for *request*; called by the handler."""
+        with self._lock:
+            if self._prescribed:
+                return self._prescribed.popleft()
+        return self._choose(request) or _ORDINARY
 
 
 class _Http(ThreadingHTTPServer):
@@ -187,100 +185,79 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/v1/models":
             models = [{"id": name, "object": "model", "created": 0, "owned_by": "otelbudget"} for name in _MODELS]
-            self._send(200, {"object": "list", "data": models})
+            self._body(200, {"object": "list", "data": models})
         else:
-            self._send(404, error(404, f"No such path: {self.path}"))
+            self._error(404, f"No such path: {self.path}")
 
     def do_POST(self) -> None:
         path = self.path.partition("?")[0]
         raw = self.rfile.read(int(self.headers.get("content-length") or 0))
-        if path not in _ENDPOINTS:
-            self._send(404, error(404, f"No such path: {path}"))
+        if path not in PATHS:
+            self._error(404, f"No such path: {path}")
             return
         try:
             body = json.loads(raw)
         except ValueError:
             body = None
-        known = body if isinstance(body, dict) else {}
-        request = self.server.demo.received(path, known, {k.lower(): v for k, v in self.headers.items()})
-        if not isinstance(body, dict):
-            self._send(400, error(400, "The body is not a JSON object."))
-            return
-        if wrong := wrong_number(body):
-            self._send(400, error(400, wrong))
-            return
-        self._answer(request, self.server.demo.script.next(request))
+        known, headers = body if isinstance(body, dict) else {}, {k.lower(): v for k, v in self.headers.items()}
+        request = self.server.demo.received(path, known, headers)
+        if problem := wrong(body):
+            self._error(400, problem)
+        else:
+            self._answer(request, self.server.demo.reply(request))
 
     def _answer(self, request: Request, reply: Reply) -> None:
-        self._wait(request, reply)
+        demo = self.server.demo
+        ordinary_s = demo.latency_s(request) if callable(demo.latency_s) else demo.latency_s
+        demo.closing.wait(ordinary_s if reply.latency_s is None else reply.latency_s)
         if reply.fault == "hang":
-            self._hang()
+            self.close_connection = True
+            demo.closing.wait()
         elif reply.fault == "reset":
             self._reset()
         elif reply.status >= 400:
-            self._send(reply.status, error(reply.status, reply.error), reply)
+            self._error(reply.status, reply.error, reply)
         else:
-            self._reply(request, reply)
-
-    def _reply(self, request: Request, reply: Reply) -> None:
-        plain, streamed = _ENDPOINTS[request.path]
-        in_pieces = streamed if request.stream else None
-        try:
-            answer = plain(request, reply) if in_pieces is None else list(in_pieces(request, reply))
-        except (TypeError, ValueError, AttributeError, LookupError) as wrong:
-            # Values of other kinds than the protocol has: a real server validates them, this one falls over them.
-            self._send(400, error(400, f"The request has a value of a wrong kind: {wrong}"))
-            return
-        if isinstance(answer, list):
-            self._stream(answer, reply)
-        else:
-            self._send(reply.status, answer, reply)
-
-    def _wait(self, request: Request, reply: Reply) -> None:
-        demo = self.server.demo
-        ordinary = demo.latency_s(request) if callable(demo.latency_s) else demo.latency_s
-        demo.closing.wait(ordinary if reply.latency_s is None else reply.latency_s)
-
-    def _send(self, status: int, body: Json, reply: Reply | None = None) -> None:
-        data = json.dumps(body).encode()
-        self._head(status, reply, {"content-type": "application/json", "content-length": str(len(data))})
-        if reply is not None and reply.fault == "reset_after_headers":
-            self._reset()
-        elif reply is not None and reply.fault == "drop":
-            self.wfile.write(data[: len(data) // 2])
-            self._reset()
-        else:
-            self.wfile.write(data)
-            self.wfile.flush()
-
-    def _stream(self, events: list[Json | str], reply: Reply) -> None:
-        self._head(200, reply, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
-        dropped = reply.fault in ("drop", "reset_after_headers")
-        last = 0 if reply.fault == "reset_after_headers" else len(events) // 2
-        for number, event in enumerate(events):
-            if dropped and number >= last:
-                self._reset()
+            try:
+                said = answer(request, reply)
+            except (TypeError, ValueError, AttributeError, LookupError) as problem:
+                # Values of other kinds than the protocol has: a real server validates them, this one falls over them.
+                self._error(400, f"The request has a value of a wrong kind: {problem}")
                 return
-            self._chunk(_sse(event))
-            self.server.demo.closing.wait(self.server.demo.chunk_s)
-        self.wfile.write(b"0\r\n\r\n")
-        self.wfile.flush()
+            if isinstance(said, list):
+                self._stream(said, reply)
+            else:
+                self._body(reply.status, said, reply)
 
-    def _head(self, status: int, reply: Reply | None, headers: Mapping[str, str]) -> None:
+    def _error(self, status: int, message: str | None, reply: Reply = _ORDINARY) -> None:
+        self._body(status, error(status, message), reply)
+
+    def _body(self, status: int, body: Json, reply: Reply = _ORDINARY) -> None:
+        data = json.dumps(body).encode()
+        middle = len(data) // 2 if reply.fault == "drop" else len(data)
+        headers = {"content-type": "application/json", "content-length": str(len(data))}
+        self._send(status, headers, [data[:middle], data[middle:]], reply)
+
+    def _stream(self, events: Sequence[Event], reply: Reply) -> None:
+        pieces = [b"%x\r\n%s\r\n" % (len(data), data) for data in map(_sse, events)]
+        pieces[-1] += b"0\r\n\r\n"
+        headers = {"content-type": "text/event-stream", "transfer-encoding": "chunked"}
+        self._send(200, headers, pieces, reply, self.server.demo.chunk_s)
+
+    def _send(
+        self, status: int, headers: Mapping[str, str], pieces: Sequence[bytes], reply: Reply, pause_s: float = 0.0
+    ) -> None:
         self.send_response(status)
-        for name, value in {**headers, **(reply.headers if reply else {})}.items():
+        for name, value in {**headers, **reply.headers}.items():
             self.send_header(name, value)
         self.end_headers()
-
-    def _chunk(self, data: bytes) -> None:
-        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
-        self.wfile.flush()
-
-    def _hang(self) -> None:
-        """Wait until the client gives up or the server closes; a readable socket is the client's end of file."""
-        self.close_connection = True
-        while not self.server.demo.closing.is_set() and not select.select([self.connection], [], [], 0.05)[0]:
-            pass
+        sent = {"reset_after_headers": 0, "drop": len(pieces) // 2}.get(reply.fault or "", len(pieces))
+        for piece in pieces[:sent]:
+            self.wfile.write(piece)
+            self.wfile.flush()
+            self.server.demo.closing.wait(pause_s)
+        if reply.fault:
+            self._reset()
 
     def _reset(self) -> None:
         """Cut the connection with RST, not FIN, as a crashed server does; what was written goes out first."""
@@ -292,7 +269,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.close()
 
 
-def _sse(event: Json | str) -> bytes:
+def _sse(event: Event) -> bytes:
     if isinstance(event, str):
         return f"data: {event}\n\n".encode()
     kind = f"event: {event['type']}\n" if "type" in event else ""

@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import atexit
 import os
-import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otelbudget.demo.server import DemoServer
 
 if TYPE_CHECKING:
     import openai
 
-__all__ = ["DEMO_MODEL", "Service", "connect", "find_service", "openai_module"]
-
-DEMO_MODEL = "demo-small"
-_REAL_MODEL = "gpt-4.1-mini"
-
-_shared: DemoServer | None = None
-_lock = threading.Lock()
+__all__ = ["Service", "connect", "find_service", "openai_module"]
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
-    """A place that speaks OpenAI's protocol.
-
-    Args:
-        base_url: None takes the client's own default.
-        api_key: None takes ``OPENAI_API_KEY``.
-        model: The model to ask.
-    """
+class Service(NamedTuple):
+    """A place that speaks OpenAI's protocol; of URL and key, None leaves it to the client."""
 
     base_url: str | None
     api_key: str | None
@@ -44,8 +30,8 @@ def find_service() -> Service:
     """
     model = os.environ.get("OTELBUDGET_DEMO_MODEL")
     if os.environ.get("OPENAI_API_KEY"):
-        return Service(None, None, model or _REAL_MODEL)
-    return Service(_shared_server().base_url, "none", model or DEMO_MODEL)
+        return Service(None, None, model or "gpt-4.1-mini")
+    return Service(_shared_server().base_url, "none", model or "demo-small")
 
 
 def connect(service: Service, **options: Any) -> openai.OpenAI:
@@ -55,11 +41,7 @@ def connect(service: Service, **options: Any) -> openai.OpenAI:
 
 
 def openai_module() -> Any:
-    """The ``openai`` package.
-
-    Raises:
-        ImportError: It is not installed; the message says how to.
-    """
+    """The ``openai`` package; if it is not installed, an ImportError that says how to."""
     try:
         import openai
     except ImportError as error:
@@ -67,11 +49,9 @@ def openai_module() -> Any:
     return openai
 
 
+@cache
 def _shared_server() -> DemoServer:
     """The demo server of this process, started at first use and closed at exit."""
-    global _shared
-    with _lock:
-        if _shared is None or _shared.closing.is_set():
-            _shared = DemoServer()
-            atexit.register(_shared.close)
-        return _shared
+    server = DemoServer()
+    atexit.register(server.close)
+    return server

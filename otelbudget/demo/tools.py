@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from otelbudget.demo.library import Document, Library
@@ -31,17 +32,13 @@ TOOLS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
 class Tools:
-    """The tools of one answer.
+    """The tools of one answer, and the documents ``read`` with them so far, by id, in the order of reading."""
 
-    Attributes:
-        read: The documents read so far, by id, in the order of reading.
-    """
-
-    def __init__(self, run: BudgetRun, library: Library) -> None:
-        self._run = run
-        self._library = library
-        self.read: dict[str, Document] = {}
+    run: BudgetRun
+    library: Library
+    read: dict[str, Document] = field(default_factory=dict)
 
     def call(self, name: str, arguments: str) -> str:
         """What the tool *name* answers to *arguments* (JSON as the model wrote it); a mistake is told to the model.
@@ -50,16 +47,16 @@ class Tools:
             BudgetExceeded: The run may make no further tool call.
         """
         given = _arguments(arguments)
-        with self._run.tool_call(name):
+        with self.run.tool_call(name):
             if name == "search":
-                hits = self._library.search(str(given.get("query", "")), _HITS)
+                hits = self.library.search(str(given.get("query", "")), _HITS)
                 return json.dumps([{"id": hit.id, "title": hit.title} for hit in hits])
             if name == "read_document":
                 return self._read_document(str(given.get("id", "")))
             return f"There is no tool {name!r}."
 
     def _read_document(self, identity: str) -> str:
-        document = self._library.documents.get(identity)
+        document = self.library.documents.get(identity)
         if document is None:
             return f"There is no document {identity!r}. Search first."
         self.read[identity] = document
@@ -71,10 +68,10 @@ class Tools:
 
         Asking first is how an agent does without what it does not need; a refusal would end its work.
         """
-        if not self._run.can_proceed(tool_calls=1, nested_tool_calls=1):
+        if not self.run.can_proceed(tool_calls=1, nested_tool_calls=1):
             return []
-        with self._run.tool_call("search"):
-            hits = self._library.search(document.title, _RELATED + 1)
+        with self.run.tool_call("search"):
+            hits = self.library.search(document.title, _RELATED + 1)
         return [hit.id for hit in hits if hit.id != document.id][:_RELATED]
 
 

@@ -26,6 +26,7 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _ENOUGH_RULE = re.compile(r"at least (\d+) documents?")
 
 Message = Mapping[str, Any]
+Call = tuple[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Answer:
     """What the model says: text, or tool calls as ``(name, arguments)``."""
 
     text: str = ""
-    tool_calls: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    tool_calls: Sequence[Call] = ()
 
 
 def write(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), tool_choice: object = None) -> Answer:
@@ -45,46 +46,45 @@ def write(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), 
         tool_choice: ``none``, ``auto``, ``required`` or the name of one of *tools*.
     """
     question = next((m["content"] for m in messages if m["role"] == "user"), "")
+    if tools and tool_choice != "none" and (calls := _tool_calls(messages, tools, tool_choice, question)):
+        return Answer(tool_calls=calls)
     sources = [m["content"] for m in messages if m["role"] == "tool"]
     sources += [m["content"].removeprefix(NOTES) for m in messages if m["content"].startswith(NOTES)]
-    calls = _tool_calls(messages, tools, tool_choice, question) if tools and tool_choice != "none" else ()
-    return Answer(tool_calls=calls) if calls else Answer(text=_said(question, sources))
+    texts = [source.partition(SEE_ALSO)[0] for source in sources if source and not source.startswith("[")]
+    if not texts:
+        texts = [document.text for document in Library.packaged().search(question, limit=2)]
+    return Answer(text=synthesis(question, texts) or "I have no source that speaks to this.")
 
 
 def _tool_calls(
     messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], choice: object, question: str
-) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+) -> Sequence[Call]:
     offered = {tool["name"]: tool for tool in tools}
-    if isinstance(choice, str) and choice in offered:
-        return ((choice, _arguments(offered[choice], question)),)
-    if "search" in offered and "read_document" in offered:
-        calls = _research(messages, question)
-        if calls:
+    name = choice if isinstance(choice, str) and choice in offered else None
+    if name is None:
+        researching = offered.keys() >= {"search", "read_document"}
+        if researching and (calls := _research(messages, question)):
             return calls
-    elif not any(m["role"] == "tool" for m in messages):
-        choice = "required"
-    if choice != "required":
-        return ()
-    name = next(iter(offered))
-    return ((name, _arguments(offered[name], question)),)
+        if choice != "required" and (researching or any(m["role"] == "tool" for m in messages)):
+            return ()
+        name = next(iter(offered))
+    return [(name, _arguments(offered[name], question))]
 
 
-def _research(messages: Sequence[Message], question: str) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+def _research(messages: Sequence[Message], question: str) -> Sequence[Call]:
     """Search; read what was found, two at a time; search once more, more widely; then it is enough."""
     asked = [call for m in messages for call in m.get("tool_calls") or ()]
     searches = sum(call["name"] == "search" for call in asked)
     read = {json.loads(call["arguments"] or "{}").get("id") for call in asked if call["name"] == "read_document"}
-    if len(read) >= _wanted(messages):
+    wanted = _wanted(messages)
+    if len(read) >= wanted:
         return ()
-    unread = [name for name in _found(messages) if name not in read]
-    if unread:
-        batch = unread[: min(_AT_ONCE, _wanted(messages) - len(read))]
-        return tuple(("read_document", {"id": name}) for name in batch)
-    if searches == 0:
-        return (("search", {"query": " ".join(terms(question)[:8]) or question}),)
-    if searches < _wanted(messages):
-        return (("search", {"query": _wider(messages, question, searches)}),)
-    return ()
+    if unread := [name for name in _found(messages) if name not in read]:
+        return [("read_document", {"id": name}) for name in unread[: min(_AT_ONCE, wanted - len(read))]]
+    if searches >= wanted:
+        return ()
+    query = _wider(messages, question, searches) if searches else " ".join(terms(question)[:8])
+    return [("search", {"query": query or question})]
 
 
 def _wanted(messages: Sequence[Message]) -> int:
@@ -95,31 +95,26 @@ def _wanted(messages: Sequence[Message]) -> int:
 
 def _found(messages: Sequence[Message]) -> list[str]:
     """Ids in the answers of `search` and those that documents refer to, in the order in which they came."""
-    found: dict[str, None] = {}
+    found: list[str] = []
     for message in messages:
         if message["role"] == "tool":
-            hits = [hit for hit in _json_list(message["content"]) if isinstance(hit, dict)]
-            found |= {str(hit["id"]): None for hit in hits if "id" in hit}
-            related = message["content"].partition(SEE_ALSO)[2]
-            found |= {name.strip(): None for name in related.split(",") if name.strip()}
-    return list(found)
+            found += [str(hit["id"]) for hit in _json_list(message["content"]) if isinstance(hit, dict) and "id" in hit]
+            found += filter(None, map(str.strip, message["content"].partition(SEE_ALSO)[2].split(",")))
+    return list(dict.fromkeys(found))
 
 
 def _json_list(text: str) -> list[Any]:
-    if not text.startswith("["):
-        return []
     try:
-        value = json.loads(text)
+        return list(json.loads(text)) if text.startswith("[") else []
     except ValueError:
         return []
-    return value if isinstance(value, list) else []
 
 
 def _wider(messages: Sequence[Message], question: str, round_number: int) -> str:
     """The words of the last text read that the question does not have: where a reader would look next."""
     last = next((m["content"] for m in reversed(messages) if m["role"] == "tool"), "")
     new = [term for term in dict.fromkeys(terms(last)) if term not in terms(question)]
-    return " ".join(new[round_number : round_number + 4]) or question
+    return " ".join(new[round_number : round_number + 4])
 
 
 def _arguments(tool: Mapping[str, Any], question: str) -> dict[str, Any]:
@@ -129,13 +124,6 @@ def _arguments(tool: Mapping[str, Any], question: str) -> dict[str, Any]:
         name: schema.get("enum", [None])[0] or stand_in.get(schema.get("type"), " ".join(terms(question)[:4]))
         for name, schema in properties.items()
     }
-
-
-def _said(question: str, sources: Sequence[str]) -> str:
-    texts = [source.partition(SEE_ALSO)[0] for source in sources if source and not source.startswith("[")]
-    if not texts:
-        texts = [document.text for document in Library.packaged().search(question, limit=2)]
-    return synthesis(question, texts) or "I have no source that speaks to this."
 
 
 def synthesis(question: str, texts: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from otelbudget import forking
-from otelbudget.config.watching import Look, WatchedFile
+from otelbudget.config.watching import WatchedFile
 from otelbudget.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,53 +23,38 @@ _log = logging.getLogger("otelbudget")
 
 
 class Reloading:
-    """Puts other configurations in force on an engine, one at a time.
-
-    Args:
-        engine: Its `Meters.reload_ok` says whether the last one was applied.
-
-    Attributes:
-        file: The file that is followed; None if the configuration came from none.
-    """
+    """Puts other configurations in force on an engine, one at a time; `Meters.reload_ok` says whether the last was."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._lock = forking.fresh(threading.Lock())
-        self.file: WatchedFile | None = None
         source = engine.config.source
-        if source is not None:
-            # Absolute, since the process may go to another directory before it looks again.
-            self.file = WatchedFile(os.path.abspath(source), engine.config)
+        #: That is followed. Its path is absolute, since the process may go elsewhere before it looks again.
+        self.file = None if source is None else WatchedFile(os.path.abspath(source), engine.config)
 
     def reread(self, path: str | os.PathLike[str] | None = None) -> bool:
-        """Apply what the file, or the one at *path* from now on, says; False if it is wrong.
-
-        Raises:
-            ConfigError: There is no file to read.
-        """
+        """Apply what the file says, or from now on that at *path*; False if it is wrong, ConfigError without a file."""
         with self._lock:
             file = self.file if path is None else WatchedFile(os.path.abspath(path))
             if file is None:
-                raise ConfigError(
-                    "there is nothing to read again: the configuration came from no file; pass another one"
-                )
-            read = self._applied(file, file.look(time.time(), force=True))
-            if read:
-                self.file = file
+                raise ConfigError("there is nothing to read again: the configuration came from no file; pass another")
+            read = self._read(file, force=True)
+            self.file = file if read else self.file
             return read
 
     def follow(self) -> None:
         """Apply what the file says if it has changed; what is wrong with it is logged once."""
         with self._lock:
             if self.file is not None:
-                self._applied(self.file, self.file.look(time.time()))
+                self._read(self.file)
 
     def apply(self, config: Config) -> None:
         """Put *config* in force. A file that is followed takes over again when it changes."""
         with self._lock:
             self._apply(config, "another configuration")
 
-    def _applied(self, file: WatchedFile, look: Look) -> bool:
+    def _read(self, file: WatchedFile, *, force: bool = False) -> bool:
+        look = file.look(time.time(), force=force)
         if look == "refused":
             self._engine.meters.reload_ok = False
             _log.error("the configuration was not reloaded, and the last good one stays in force:\n%s", file.error)
@@ -82,6 +67,8 @@ class Reloading:
         if config != before:
             engine.reload(config)
             _log.info("the configuration was reloaded from %s; runs in progress keep their limits", source)
-            if config.telemetry != before.telemetry:
-                _log.warning("what the configuration says about telemetry changes only when the process starts anew")
+            for what in ("telemetry", "store"):
+                if getattr(config, what) != getattr(before, what):
+                    said = "what the configuration says about %s changes only when the process starts anew"
+                    _log.warning(said, what if what == "telemetry" else "the store")
         engine.meters.reload_ok = True

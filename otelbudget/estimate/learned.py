@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from otelbudget import forking
+from otelbudget.model.amounts import CEILING
 from otelbudget.model.names import undated
 
 if TYPE_CHECKING:
@@ -29,17 +31,15 @@ MODELS: Final = 256
 _MILLION: Final = 1_000_000
 
 
+@dataclass(slots=True)
 class _Seen:
-    """What was seen of one model."""
+    """What was seen of one model: lengths of answers, actual to counted input, and costs per million tokens."""
 
-    __slots__ = ("outputs", "p95", "rates", "ratio", "reports")
-
-    def __init__(self) -> None:
-        self.outputs: deque[int] = deque(maxlen=WINDOW)
-        self.p95: int | None = None
-        self.ratio: float | None = None
-        self.rates: deque[int] = deque(maxlen=WINDOW)
-        self.reports: bool | None = None
+    outputs: deque[int] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    ratio: float = 1.0
+    corrected: bool = False
+    rates: deque[int] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    reports: bool | None = None
 
 
 class Learned:
@@ -65,10 +65,7 @@ class Learned:
         call was seen.
         """
         with self._lock:
-            seen = self._find(provider, model)
-            if seen is None or seen.ratio is None:
-                return counted
-            return -(-counted * round(seen.ratio * 1_000) // 1_000)
+            return -(-counted * round(self._seen(provider, model).ratio * 1_000) // 1_000)
 
     def output_tokens(self, provider: str, model: str | None) -> int | None:
         """What 95 % of its last 100 answers did not exceed, at least 1; None before the fifth.
@@ -76,18 +73,13 @@ class Learned:
         By nearest rank: of n answers in ascending order number ceil(0.95 n), so the longest of fewer than 20.
         """
         with self._lock:
-            seen = self._find(provider, model)
-            if seen is None or len(seen.outputs) < AFTER:
-                return None
-            if seen.p95 is None:
-                seen.p95 = sorted(seen.outputs)[-(-len(seen.outputs) * 95 // 100) - 1]
-            return seen.p95
+            outputs = sorted(self._seen(provider, model).outputs)
+        return None if len(outputs) < AFTER else outputs[-(-len(outputs) * 95 // 100) - 1]
 
     def reports_cost(self, provider: str | None, model: str | None) -> bool | None:
         """Whether the last response said what it cost; None if none was seen."""
         with self._lock:
-            seen = self._find(provider, model)
-            return None if seen is None else seen.reports
+            return self._seen(provider, model).reports
 
     def cost_nanousd(self, provider: str | None, model: str | None, tokens: int) -> int | None:
         """What *tokens* cost at the dearest of the costs per token that its responses reported, rounded up.
@@ -95,8 +87,8 @@ class Learned:
         None before the first of them, and after a response that reported none.
         """
         with self._lock:
-            seen = self._find(provider, model)
-            return -(-tokens * max(seen.rates) // _MILLION) if seen is not None and seen.rates else None
+            dearest = max(self._seen(provider, model).rates, default=None)
+        return None if dearest is None else min(-(-tokens * dearest // _MILLION), CEILING - 1)
 
     def learn(
         self,
@@ -114,8 +106,6 @@ class Learned:
         has none, since that may be a total without its split.
 
         Args:
-            provider, model: As they were asked for.
-            usage: As the response says.
             counted_input: Its input as it was counted before, uncorrected; None if nobody could.
             answers: How many answers share the output; None if it says nothing of how long answers are.
             cost_nanousd: What the response says it cost, 0 if it does not say; None if nobody looked.
@@ -123,14 +113,16 @@ class Learned:
         if usage.estimated or not model or (answers is not None and not usage.output_tokens):
             return
         with self._lock:
-            seen = self._find(provider, model, make=True)
-            assert seen is not None
+            seen = self._seen(provider, model)
+            self._models[provider, undated(model)] = seen
+            if len(self._models) > MODELS:
+                self._models.popitem(last=False)
             if counted_input and usage.input_tokens:
                 now = min(HIGHEST, max(LOWEST, usage.input_tokens / counted_input))
-                seen.ratio = now if seen.ratio is None else seen.ratio + WEIGHT * (now - seen.ratio)
+                seen.ratio = seen.ratio + WEIGHT * (now - seen.ratio) if seen.corrected else now
+                seen.corrected = True
             if answers is not None and usage.output_tokens:
                 seen.outputs.append(-(-usage.output_tokens // answers))
-                seen.p95 = None
             if cost_nanousd is not None:
                 seen.reports = cost_nanousd > 0
                 if not cost_nanousd:
@@ -138,15 +130,10 @@ class Learned:
                 elif usage.tokens:
                     seen.rates.append(-(-cost_nanousd * _MILLION // usage.tokens))
 
-    def _find(self, provider: str | None, model: str | None, *, make: bool = False) -> _Seen | None:
-        if not model or provider is None:
-            return None
-        key = (provider, undated(model))
-        seen = self._models.get(key)
-        if seen is not None:
-            self._models.move_to_end(key)
-        elif make:
-            seen = self._models[key] = _Seen()
-            if len(self._models) > MODELS:
-                self._models.popitem(last=False)
-        return seen
+    def _seen(self, provider: str | None, model: str | None) -> _Seen:
+        """What was seen of a model, moved to the end of those to be forgotten; nothing of one not seen yet."""
+        key = (provider or "", undated(model or ""))
+        if key not in self._models:
+            return _Seen()
+        self._models.move_to_end(key)
+        return self._models[key]

@@ -25,10 +25,7 @@ class Guard(Protocol):
     """What the module of a guard offers."""
 
     def install(self) -> bool:
-        """Put the guard in; False if its SDK is not installed or the guard is not reached by every client class.
-
-        Calling it again does nothing but ask once more.
-        """
+        """Put the guard in, unless it is; False if its SDK is not installed or a client class goes round the guard."""
 
     def unreached(self) -> list[str]:
         """Names of client classes whose calls do not pass the guard; empty if all do. Sends nothing."""
@@ -42,9 +39,5 @@ GUARDS: Final[dict[str, str]] = {"openai": "otelbudget.guards.openai"}
 
 
 def guard(sdk: str) -> Guard:
-    """The guard of *sdk*.
-
-    Raises:
-        KeyError: There is none.
-    """
+    """The guard of *sdk*; a KeyError if there is none."""
     return cast("Guard", import_module(GUARDS[sdk]))

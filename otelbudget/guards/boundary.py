@@ -8,16 +8,13 @@ from types import TracebackType
 
 from otelbudget.errors import BudgetExceeded
 
-__all__ = ["Boundary", "contained"]
+__all__ = ["contained"]
 
 _log = logging.getLogger(__name__)
 
 
-class Boundary:
-    """Context manager that logs an error of its block and swallows it; under pytest it lets the error through.
-
-    A `BudgetExceeded` is a decision, no error, and always passes.
-    """
+class contained:  # noqa: N801 - reads as a phrase: with contained("reading a request")
+    """Logs and swallows an error of its block, except under pytest and except a BudgetExceeded, which is a decision."""
 
     __slots__ = ("_doing",)
 
@@ -30,14 +27,7 @@ class Boundary:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if not isinstance(error, Exception) or isinstance(error, BudgetExceeded):
-            return False
-        if "PYTEST_CURRENT_TEST" in os.environ:
+        if not isinstance(error, Exception) or isinstance(error, BudgetExceeded) or "PYTEST_CURRENT_TEST" in os.environ:
             return False
         _log.error("otelbudget failed while %s; the call goes on", self._doing, exc_info=(type(error), error, trace))
         return True
-
-
-def contained(doing: str) -> Boundary:
-    """A boundary around *doing* (``"reading a request"``)."""
-    return Boundary(doing)

@@ -18,13 +18,7 @@ __all__ = ["Charge"]
 
 
 class Charge:
-    """One admitted call: what was asked, how it travels, and its settlement.
-
-    Attempts inside the SDK that got no answer may have been worked on: each adds the estimate of the input.
-
-    Attributes:
-        reported_cost_usd: What a header of the answer says it cost, for a usage that does not say.
-    """
+    """One admitted call and its settlement. Attempts without an answer may have been worked on: each adds the input."""
 
     __slots__ = ("call", "exchange", "reported_cost_usd", "request")
 
@@ -32,6 +26,7 @@ class Charge:
         self.call = call
         self.request = request
         self.exchange = exchange
+        #: What a header of the answer says it cost, for a usage that does not say.
         self.reported_cost_usd: Decimal | None = None
 
     def answered(self, usage: Usage | None) -> None:
@@ -54,10 +49,6 @@ class Charge:
             self.call.failed(self._with_attempts(usage, earlier), error)
         else:
             self.call.unknown(output_tokens, error)
-
-    def unsent(self, error: BaseException) -> None:
-        """Nothing of it ever left."""
-        self.call.release(error)
 
     def _with_attempts(self, usage: Usage, attempts: int) -> Usage:
         if not attempts or usage.input_tokens is None:

@@ -35,10 +35,7 @@ _sends: list[Takeover] = []
 
 
 def install() -> bool:
-    """Put the guard in; False if openai is not installed or a client class goes round the guard.
-
-    Calling it again only asks once more.
-    """
+    """Put the guard in; False if openai is not installed or a client class goes round the guard."""
     if importlib.util.find_spec("openai") is None:
         return False
     with _lock:
@@ -51,20 +48,14 @@ def _take_over() -> None:
     from openai import AsyncOpenAI, OpenAI
     from openai._base_client import AsyncAPIClient, SyncAPIClient
 
-    for base, guard in ((SyncAPIClient, _request), (AsyncAPIClient, _arequest)):
-        function = patching.innermost(vars(base).get("request"))
-        if function is not None:
-            _requests.append(Takeover(function, guard))
-    # Both levels, since a client with a certificate for its workload sends without the base class.
-    for cls, send in (
-        (OpenAI, exchange.send),
-        (SyncAPIClient, exchange.send),
-        (AsyncOpenAI, exchange.asend),
-        (AsyncAPIClient, exchange.asend),
+    for base, cls, guard, send in (
+        (SyncAPIClient, OpenAI, _request, exchange.send),
+        (AsyncAPIClient, AsyncOpenAI, _arequest, exchange.asend),
     ):
-        function = patching.innermost(vars(cls).get("_send_request"))
-        if function is not None:
-            _sends.append(Takeover(function, send))
+        _requests.extend(patching.take_over(vars(base).get("request"), guard))
+        # Both levels, since a client with a certificate for its workload sends without the base class.
+        for sender in (base, cls):
+            _sends.extend(patching.take_over(vars(sender).get("_send_request"), send))
     watch.notice_collections()
 
 

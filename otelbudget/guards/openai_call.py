@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from otelbudget.calls.model_call import ModelRequest
-from otelbudget.engine.scope import active_engine
+from otelbudget.engine.context import active_engine
 from otelbudget.estimate.tokens import count_input
 from otelbudget.guards import watch
 from otelbudget.guards.boundary import contained
@@ -15,7 +15,6 @@ from otelbudget.guards.charge import Charge
 from otelbudget.guards.exchange import Exchange, never_sent
 from otelbudget.guards.openai_streams import BodyWatch, StreamWatch, json_usage
 from otelbudget.guards.openai_usage import (
-    Endpoint,
     answer_usage,
     answers_of,
     body_of,
@@ -40,32 +39,17 @@ _without_usage: set[str] = set()
 
 
 class Plan(NamedTuple):
-    """What a call asks for.
-
-    Attributes:
-        request: For the budget.
-        ask_usage: It is a stream that says its usage only if asked, and the caller does not ask.
-        base_url: Whom it goes to.
-        maxima: The keys that a lower maximum goes under.
-    """
+    """What a call asks for: *stream_options* get its usage out of a stream, a lower maximum goes under *maxima*."""
 
     request: ModelRequest
-    ask_usage: bool
+    stream_options: Mapping[str, Any] | None
     base_url: str
-    maxima: tuple[str, ...] = ()
+    maxima: tuple[str, ...]
 
 
 def plan(client: Any, options: Any, *, stream: bool) -> Plan | None:
-    """What a request of the SDK asks for; None if it makes no tokens, or nobody counts them.
-
-    Args:
-        client: The SDK's client.
-        options: The SDK's ``FinalRequestOptions``; not changed.
-        stream: The answer is wanted as a stream.
-    """
-    if active_engine() is None:
-        return None
-    endpoint = endpoint_of(options.method, options.url)
+    """What the SDK's ``FinalRequestOptions`` ask for; None if they make no tokens, or nobody counts them."""
+    endpoint = None if active_engine() is None else endpoint_of(options.method, options.url)
     if endpoint is None:
         return None
     watch.settle_dropped()
@@ -74,41 +58,31 @@ def plan(client: Any, options: Any, *, stream: bool) -> Plan | None:
     )
     body: Mapping[str, Any] = {}
     maxima: tuple[str, ...] = ()
+    # Into bytes that the application has made itself nothing can be put.
+    open_body = isinstance(options.json_data, Mapping)
     with contained("reading a request of openai"):
         body = body_of(options.json_data, options.extra_json, getattr(options, "content", None))  # since openai 3
         provider = provider_of(client)
-        # Into bytes that the application has made itself nothing can be put.
-        maxima = maximum_keys(endpoint, body, provider) if isinstance(options.json_data, Mapping) else ()
-        request = _model_request(provider, endpoint, body, lowerable=bool(maxima))
+        maxima = maximum_keys(endpoint, body, provider) if open_body else ()
+        request = ModelRequest(
+            provider=provider,
+            operation=endpoint.operation,
+            model=text_of(body, "model"),
+            input_tokens=count_input(body),
+            max_output_tokens=max_output_tokens(endpoint, body),
+            answers=answers_of(body),
+            lowerable=bool(maxima),
+        )
     base_url = str(getattr(client, "base_url", ""))
-    ask = stream and endpoint.asks_usage and base_url not in _without_usage and _can_ask(options, body)
-    return Plan(request, ask, base_url, maxima)
+    ask = stream and endpoint.asks_usage and open_body and base_url not in _without_usage
+    return Plan(request, _asking(body.get("stream_options")) if ask else None, base_url, maxima)
 
 
-def _model_request(provider: str, endpoint: Endpoint, body: Mapping[str, Any], *, lowerable: bool) -> ModelRequest:
-    return ModelRequest(
-        provider=provider,
-        operation=endpoint.operation,
-        model=text_of(body, "model"),
-        input_tokens=count_input(body),
-        max_output_tokens=max_output_tokens(endpoint, body),
-        answers=answers_of(body),
-        lowerable=lowerable,
-    )
-
-
-def _can_ask(options: Any, body: Mapping[str, Any]) -> bool:
-    """Whether the body can be added to, and its caller has not decided about the usage."""
-    if not isinstance(options.json_data, Mapping):
-        return False
-    asked = body.get("stream_options")
-    return not asked or (isinstance(asked, Mapping) and "include_usage" not in asked)
-
-
-def _asking_for_usage(options: Any) -> Any:
-    """A copy of *options* that asks for the usage of its stream."""
-    given = {**options.json_data, **(options.extra_json or {})}.get("stream_options")
-    return _with(options, {"stream_options": {**(given or {}), "include_usage": True}})
+def _asking(given: object) -> Mapping[str, Any] | None:
+    """Stream options that ask for the usage; None if the caller has decided about it."""
+    if not given:
+        return {"include_usage": True}
+    return {**given, "include_usage": True} if isinstance(given, Mapping) and "include_usage" not in given else None
 
 
 def _with(options: Any, values: Mapping[str, Any]) -> Any:
@@ -119,12 +93,7 @@ def _with(options: Any, values: Mapping[str, Any]) -> Any:
 
 
 class Way:
-    """One admitted call on its way.
-
-    Attributes:
-        exchange: Its attempts; enter it around the SDK's function.
-        options: What to send.
-    """
+    """One admitted call on its way: the *options* to send, and its *exchange*, entered around the SDK's function."""
 
     def __init__(self, planned: Plan, call: ModelCall, options: Any) -> None:
         self.exchange = Exchange()
@@ -132,12 +101,10 @@ class Way:
         self._charge = Charge(call, planned.request, self.exchange)
         maximum = call.max_output_tokens
         if maximum is not None and maximum != planned.request.max_output_tokens:
-            each = maximum // planned.request.answers
-            options = _with(options, dict.fromkeys(planned.maxima, each))
-        self.options = self._given = options
-        if planned.ask_usage:
-            with contained("asking a stream of openai for its usage"):
-                self.options = _asking_for_usage(options)
+            options = _with(options, dict.fromkeys(planned.maxima, maximum // planned.request.answers))
+        self._given = options
+        asking = planned.stream_options
+        self.options = options if asking is None else _with(options, {"stream_options": asking})
 
     def goes_on_without_usage(self, error: BaseException) -> bool:
         """Whether the server refused only because it was asked for the usage: then send what the caller gave."""
@@ -171,12 +138,9 @@ class Way:
 
     def _follow(self, response: Any) -> None:
         plain = "json" in response.headers.get("content-type", "")
-        body = BodyWatch(self._charge) if plain else StreamWatch(self._charge, hide_usage=self._asked())
-        watch.attach(response, body)
+        hide = self.options is not self._given
+        watch.attach(response, BodyWatch(self._charge) if plain else StreamWatch(self._charge, hide_usage=hide))
         self.exchange.response = None  # it must be free to go when nobody else has it any more
-
-    def _asked(self) -> bool:
-        return self.options is not self._given
 
     def failed(self, error: BaseException) -> None:
         """The SDK's function raised: settle by what is known of the attempts."""
@@ -193,15 +157,11 @@ class Way:
                 self._charge.lost(0, error)
 
     def _no_answer(self, error: BaseException) -> None:
-        exchange = self.exchange
-        if exchange.started:
-            sent = exchange.unknown > 0
-        else:
-            sent = isinstance(error.__cause__, Exception) and not never_sent(error.__cause__)
-        if sent:
+        unnoted = isinstance(error.__cause__, Exception) and not never_sent(error.__cause__)
+        if self.exchange.unknown or (not self.exchange.started and unnoted):
             self._charge.lost(0, error)
         else:
-            self._charge.unsent(error)
+            self._charge.call.release(error)  # nothing of it ever left
 
     def _usage_in(self, response: Any) -> Usage | None:
         """The usage in the body of a response that has been read."""

@@ -31,12 +31,7 @@ _AT_LEAST: Final = 32
 
 
 class StreamWatch(Watch):
-    """Follows a stream of events: charges its usage, or what was seen of it, and holds more while it grows.
-
-    Args:
-        charge: The call.
-        hide_usage: The application did not ask for the chunk that says only the usage: keep it back.
-    """
+    """Charges the usage of a stream, or what was seen of it; *hide_usage* where the application did not ask."""
 
     def __init__(self, charge: Charge, *, hide_usage: bool) -> None:
         super().__init__()
@@ -61,10 +56,9 @@ class StreamWatch(Watch):
         self._kept = data[begin:]
         return events
 
-    def rest(self) -> bytes:
+    def rest(self) -> Iterable[bytes]:
         """An event that was never finished."""
-        rest, self._kept = self._kept, b""
-        return rest
+        return [self._kept] if self._kept else []
 
     def see(self, piece: bytes) -> bool:
         """Note what an event says; False for the usage that the application did not ask for."""
@@ -88,12 +82,11 @@ class StreamWatch(Watch):
             self._usage = usage
         if event.get("type") in _LAST_EVENTS:
             self._ended = True
-        self._count(_words(event))
+        if words := _words(event):
+            self._count(words)
         return not (self._hide_usage and usage is not None and event.get("choices") == [])
 
     def _count(self, words: str) -> None:
-        if not words:
-            return
         self._text += words
         self._unheard += len(words)
         if self._unheard < _AT_LEAST:

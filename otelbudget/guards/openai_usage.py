@@ -27,17 +27,11 @@ __all__ = [
 
 
 class Endpoint(NamedTuple):
-    """One kind of request.
-
-    Attributes:
-        operation: Its GenAI operation.
-        maxima: Keys of the request's own maximum output, the first one given counts.
-        asks_usage: Streams say their usage only if ``stream_options`` asks.
-    """
+    """One kind of request."""
 
     operation: str
-    maxima: tuple[str, ...] = ()
-    asks_usage: bool = False
+    maxima: tuple[str, ...] = ()  # keys of the request's own maximum output, the first one given counts
+    asks_usage: bool = False  # streams say their usage only if ``stream_options`` asks
 
 
 #: Ends of the path -> what it is; the first that fits. Azure and gateways put more in front.
@@ -92,9 +86,10 @@ def provider_of(client: object) -> str:
 
 def body_of(json_data: object, extra: object, content: object) -> Mapping[str, Any]:
     """The body that will be sent: the SDK's own with ``extra_body`` over it, or JSON given as bytes; else empty."""
-    if isinstance(content, bytes | bytearray) or isinstance(json_data, bytes):
+    raw = content if isinstance(content, bytes | bytearray) else json_data
+    if isinstance(raw, bytes | bytearray):
         try:
-            json_data = json.loads(content if isinstance(content, bytes | bytearray) else json_data)  # type: ignore[arg-type]
+            json_data = json.loads(raw)
         except ValueError:
             return {}
     body = json_data if isinstance(json_data, Mapping) else {}
@@ -163,11 +158,9 @@ def _split(reported: object) -> tuple[int | None, int | None, int | None]:
     given = _first(reported, "prompt_tokens", "input_tokens")
     made = _first(reported, "completion_tokens", "output_tokens")
     total = _first(reported, "total_tokens")
-    if total is not None and given is not None and total > given + (made or 0):
-        made = total - given  # reasoning that some leave out of the output
-    elif total is not None and given is not None and made is None:
-        made = 0  # an embedding
-    elif total is not None and made is not None and given is None and total >= made:
+    if total is not None and given is not None:
+        made = max(total - given, made or 0)  # reasoning that some leave out of the output; none of an embedding
+    elif total is not None and made is not None and total >= made:
         given = total - made
     return given, made, total
 

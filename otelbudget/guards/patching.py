@@ -1,24 +1,22 @@
 """Putting a guard in front of a function of an SDK, in place, so that nobody can hold the function without it.
 
-Replacing the attribute of a class is not enough. Instrumentations keep the function that they found and put wrappers
-on subclasses (OpenInference) or instances (Logfire); whoever came first calls the original past a later guard, and
-``uninstrument()`` puts that original back. So the function object itself stays where it is and gets another body: its
-``__code__`` becomes a stub that calls the guard, which gets a copy with the old body to call. All who hold the
-function, under whatever name and since whenever, reach the guard, and it is always innermost and always once.
+Instrumentations keep the function that they found, wrap it on subclasses or instances, and put it back later. So the
+function object stays and its ``__code__`` becomes a stub that calls the guard: always innermost, always once.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import CodeType, FunctionType
-from typing import Any
+from types import FunctionType
+from typing import Any, cast
 
 from opentelemetry import context as otel_context
 
-__all__ = ["Takeover", "innermost", "reaches", "subclasses"]
+__all__ = ["Takeover", "innermost", "reaches", "subclasses", "take_over"]
 
 _STUB_NAME = "_otelbudget_guard"
 _probing: ContextVar[bool] = ContextVar("otelbudget_probing", default=False)
@@ -41,7 +39,7 @@ async def _async_stub(*args: Any, _otelbudget_guard: Callable[..., Any], **kwarg
 
 
 class Takeover:
-    """A function whose calls run a guard, from construction until `undo`.
+    """A function, plain or async, whose calls run ``guard(original, *args, **kwargs)`` until `undo`.
 
     Example:
         >>> def double(n: int) -> int:
@@ -51,10 +49,6 @@ class Takeover:
         9
         >>> takeover.undo(); double(4)
         8
-
-    Args:
-        function: A plain or ``async def`` function; its identity, signature and attributes stay.
-        guard: Called as ``guard(original, *args, **kwargs)`` and of the same kind, plain or async.
     """
 
     def __init__(self, function: FunctionType, guard: Callable[..., Any]) -> None:
@@ -63,7 +57,10 @@ class Takeover:
         self.active = True
         self._guard = guard
         stub = _async_stub if inspect.iscoroutinefunction(function) else _stub
-        self._code = _disguised(stub.__code__, function)
+        # The function's name, and as many variables to close over as it has, used or not.
+        self._code = stub.__code__.replace(
+            co_name=function.__name__, co_qualname=function.__qualname__, co_freevars=function.__code__.co_freevars
+        )
         # The signature first, since it can no longer be told from the stub's code, and the code last: until then the
         # additional default is an unused one.
         vars(function).setdefault("__signature__", inspect.signature(self.original))
@@ -73,9 +70,7 @@ class Takeover:
     def _call(self, *args: Any, **kwargs: Any) -> Any:
         if _probing.get():
             raise _Reached(self)
-        if not self.active:
-            return self.original(*args, **kwargs)
-        return self._guard(self.original, *args, **kwargs)
+        return self._guard(self.original, *args, **kwargs) if self.active else self.original(*args, **kwargs)
 
     def undo(self) -> None:
         """Give the function its body back. Code that another tool has put in since stays, and the guard passes on."""
@@ -93,19 +88,15 @@ def _copy(function: FunctionType) -> FunctionType:
         function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )
     copy.__kwdefaults__ = function.__kwdefaults__
-    copy.__qualname__ = function.__qualname__
-    copy.__module__ = function.__module__
-    copy.__doc__ = function.__doc__
-    copy.__annotations__ = function.__annotations__
-    copy.__dict__.update(function.__dict__)
+    functools.update_wrapper(copy, function)
+    del copy.__wrapped__  # type: ignore[attr-defined] # it wraps nothing
     return copy
 
 
-def _disguised(code: CodeType, function: FunctionType) -> CodeType:
-    """*code* under the function's name; it must close over as many variables as the function does, used or not."""
-    return code.replace(
-        co_name=function.__name__, co_qualname=function.__qualname__, co_freevars=function.__code__.co_freevars
-    )
+def take_over(found: object, guard: Callable[..., Any]) -> list[Takeover]:
+    """*guard* before the function under a stack of wrappers; nothing where there is no Python function."""
+    function = innermost(found)
+    return [] if function is None else [Takeover(function, guard)]
 
 
 def innermost(found: object) -> FunctionType | None:
@@ -119,21 +110,14 @@ def innermost(found: object) -> FunctionType | None:
 
 def subclasses(*classes: type) -> Iterator[type]:
     """*classes* and all that derive from them now, each once."""
-    seen: set[type] = set()
-    waiting: list[type] = list(classes)
-    while waiting:
-        cls = waiting.pop(0)
-        if cls not in seen:
-            seen.add(cls)
-            yield cls
-            waiting.extend(cls.__subclasses__())
+    found: list[type] = list(classes)
+    for cls in found:  # it grows meanwhile
+        yield cls
+        found += [below for below in cast("list[type]", cls.__subclasses__()) if below not in found]
 
 
 def reaches(cls: type, method: str, takeovers: Iterable[Takeover], *args: object) -> bool:
-    """Whether a call of *method* on an instance of *cls* arrives at one of *takeovers*. The call ends there.
-
-    It is made on an instance without any attribute, with tracing suppressed.
-    """
+    """Whether a call of *method*, on an instance without any attribute and untraced, ends at one of *takeovers*."""
     with _probe():
         try:
             result = getattr(cls, method)(object.__new__(cls), *args)

@@ -1,8 +1,6 @@
 """Following the body of an answer on its way to whoever reads it. For SDKs on httpx2 or httpx.
 
-A streamed answer is followed at the HTTP response, not at the SDK's stream object: every way of reading ends there
-(the stream, its helpers, raw responses, plain bytes), the SDK's own objects stay untouched for the application and
-for instrumentors, and what the application does not read is not seen either.
+At the HTTP response, where every way of reading ends, rather than at the SDK's stream object, which stays untouched.
 """
 
 from __future__ import annotations
@@ -22,10 +20,7 @@ __all__ = ["Watch", "attach", "forget_collections", "notice_collections", "settl
 
 
 class Watch(ABC):
-    """Follows the body of one answer; subclasses say what a piece of it means and how the call settles.
-
-    It settles once: at the end of the body, at an error, or when the response is closed, dropped or collected.
-    """
+    """Follows the body of one answer and settles once: at its end or an error, or when it is closed or dropped."""
 
     def __init__(self) -> None:
         self.settled = False
@@ -37,9 +32,9 @@ class Watch(ABC):
         """Cut what arrived into the pieces that `see` wants, keeping back what is not complete."""
         return (chunk,)
 
-    def rest(self) -> bytes:
+    def rest(self) -> Iterable[bytes]:
         """What was kept back when the body ended."""
-        return b""
+        return ()
 
     @abstractmethod
     def see(self, piece: bytes) -> bool:
@@ -60,38 +55,30 @@ class Watch(ABC):
         self._reading = True
         try:
             for chunk in chunks:
-                for piece in self.pieces(chunk):
-                    if self._passes(piece):
-                        self._reading = False
-                        yield piece
-                        self._reading = True
-            if (rest := self.rest()) and self._passes(rest):
-                yield rest
+                yield from self._shown(self.pieces(chunk))
+            yield from self._shown(self.rest())
         except BaseException as error:
             self._broke(error)
             if isinstance(error, BudgetExceeded):
                 close()
             raise
-        self._finished()
+        self._settle(self.complete)
 
     async def aread(self, chunks: AsyncIterator[bytes], close: Callable[[], Awaitable[None]]) -> AsyncIterator[bytes]:
         """`read` for asynchronous clients."""
         self._reading = True
         try:
             async for chunk in chunks:
-                for piece in self.pieces(chunk):
-                    if self._passes(piece):
-                        self._reading = False
-                        yield piece
-                        self._reading = True
-            if (rest := self.rest()) and self._passes(rest):
-                yield rest
+                for piece in self._shown(self.pieces(chunk)):
+                    yield piece
+            for piece in self._shown(self.rest()):
+                yield piece
         except BaseException as error:
             self._broke(error)
             if isinstance(error, BudgetExceeded):
                 await close()
             raise
-        self._finished()
+        self._settle(self.complete)
 
     def dropped(self) -> None:
         """Nobody reads on. While something is being read, the reader settles: the client closes at the end as well."""
@@ -103,23 +90,26 @@ class Watch(ABC):
         else:
             self._settle(self.lost, None)
 
-    def _passes(self, piece: bytes) -> bool:
-        with contained("reading a streamed answer"):
-            return self.see(piece)
-        return True
+    def _shown(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """The pieces that the application is to see; while it has one, it is the one who reads."""
+        for piece in pieces:
+            shown = True
+            with contained("reading a streamed answer"):
+                shown = self.see(piece)
+            if shown:
+                self._reading = False
+                yield piece
+                self._reading = True
 
     def _broke(self, error: BaseException) -> None:
-        self._reading = False
         if isinstance(error, GeneratorExit):
+            self._reading = False
             self.dropped()
         else:
             self._settle(self.lost, error)
 
-    def _finished(self) -> None:
-        self._reading = False
-        self._settle(self.complete)
-
     def _settle(self, settle: Callable[..., None], *args: Any) -> None:
+        self._reading = False
         if not self.settled:
             self.settled = True
             with contained("settling a streamed answer"):
@@ -197,10 +187,7 @@ def forget_collections() -> None:
 
 
 def settle_dropped() -> bool:
-    """Settle what the collector has dropped since the last time; gives whether there was anything.
-
-    Nothing inside the collector itself, which ends generators and so runs: what is settled there is only put off.
-    """
+    """Settle what the collector has dropped since the last time, unless inside it; gives whether there was anything."""
     if not _dropped or _collecting == threading.get_ident():
         return False
     while _dropped:

@@ -1,207 +1,307 @@
-"""Accounts and holds: what one scope has used and holds, and what one call holds on several of them.
+"""Accounts and holds. An account counts what one owner has used and taken in one window; rules limit it.
 
-Plain state with slots, changed only by `ledger` and under the lock of the store that they live in. Lists are indexed as
-`RESOURCES`. An account's `used` is its own spend plus that of its shared and carved children; what came from below is
-kept apart in `below`, so own = used - below.
+Changed only by `Ledger`, with its lock held. Amounts of all resources are one integer each, see `model.vector`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from otelbudget.ledger.thresholds import first_marks
 from otelbudget.model.amounts import NOTHING, UNLIMITED, Amounts
+from otelbudget.model.levels import Where
+from otelbudget.model.quota import PRIORITIES, Quota
+from otelbudget.model.vector import GUARDS, NO_LIMIT, SHIFTS, cap, lane, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from otelbudget.model.windows import Window, WindowSpec
 
-    from otelbudget.model.windows import Buckets, Window
-    from otelbudget.stores.books import Book
+__all__ = [
+    "Account",
+    "Crossing",
+    "Hold",
+    "Limits",
+    "QuotaAccount",
+    "Refusal",
+    "Rule",
+    "limits_of",
+    "rule_of",
+    "rule_of_budget",
+]
 
-__all__ = ["ZEROS", "Account", "CarvedAccount", "Hold", "HoldState", "QuotaAccount", "Refusal", "limited_in"]
+Key = tuple[Where, "WindowSpec", float]
+HoldState = Literal["new", "open", "committed", "released", "expired"]
 
-#: Nothing of any resource.
-ZEROS = (0,) * len(NOTHING)
-_INDEXES = range(len(NOTHING))
 
-HoldState = Literal["open", "committed", "released", "expired"]
+@dataclass(frozen=True, slots=True, eq=False)
+class Rule:
+    """What limits an account: a run's budget, or one quota.
+
+    Args:
+        name: What denials and metrics call it.
+        limits: What each priority may reach, as `PRIORITIES`; UNLIMITED where there is no limit.
+        full: The same including what is set aside for wrapping up.
+        thresholds: Ratios of the full limits whose crossing is reported.
+        warn: It flags what exceeds it and refuses nothing.
+        origin: Where it was written, ``file:line``.
+        quota: The quota that it stands for; None for a run's budget.
+    """
+
+    name: str | None
+    limits: tuple[tuple[int, ...], ...]
+    full: tuple[int, ...]
+    thresholds: tuple[float, ...] = ()
+    warn: bool = False
+    origin: str | None = None
+    quota: Quota | None = None
+
+    def marks(self, resource: int) -> list[tuple[float, int]]:
+        """(ratio, the amount that reaches it, rounded up); none where nothing, or nothing but 0, is allowed."""
+        limit = self.full[resource]
+        if not 0 < limit < UNLIMITED:
+            return []
+        return [(ratio, -(-limit * round(ratio * 1_000_000) // 1_000_000)) for ratio in self.thresholds]
+
+
+@lru_cache(maxsize=4096)
+def _rule_of(quota: Quota, origin: str | None) -> Rule:
+    limits = tuple(quota.limits_of.get(priority, quota.limits) for priority in PRIORITIES)
+    return Rule(quota.name, limits, quota.limits, quota.thresholds, quota.on_exhausted == "warn", origin, quota)
+
+
+def rule_of(quota: Quota) -> Rule:
+    """The rule that *quota* is."""
+    return _rule_of(quota, quota.origin)
+
+
+@lru_cache(maxsize=1024)
+def rule_of_budget(
+    limits: tuple[int, ...],
+    full: tuple[int, ...],
+    name: str | None,
+    thresholds: tuple[float, ...],
+    warn: bool,
+    origin: str | None,
+) -> Rule:
+    """The rule that a run's budget is; one for all runs of a budget."""
+    return Rule(name, (limits,) * len(PRIORITIES), full, thresholds, warn, origin)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Limits:
+    """What the rules of an account come to.
+
+    Attributes:
+        caps: What each priority may reach under all rules that refuse, ready to be compared.
+        full: The same including what is set aside for wrapping up.
+        warns: What each priority may reach without a warning; None where no rule warns.
+        limited: The resources that a rule limits, ascending.
+        refusing: Those that a rule refuses, ascending.
+    """
+
+    caps: tuple[int, ...]
+    full: int
+    warns: tuple[int, ...] | None
+    limited: tuple[int, ...]
+    refusing: tuple[int, ...]
+    mark: int
+
+
+@lru_cache(maxsize=4096)
+def limits_of(rules: tuple[Rule, ...]) -> Limits:
+    """What *rules* come to together: the least of each resource."""
+    strict, lenient = [r for r in rules if not r.warn], [r for r in rules if r.warn]
+    priorities = range(len(PRIORITIES))
+    return Limits(
+        tuple(cap(_least([rule.limits[p] for rule in strict])) for p in priorities),
+        cap(_least([rule.full for rule in strict])),
+        tuple(cap(_least([rule.limits[p] for rule in lenient])) for p in priorities) if lenient else None,
+        _limited(rules),
+        _limited(strict),
+        marked(rules, 0),
+    )
+
+
+def _least(limits: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(map(min, zip(*limits, strict=True))) if limits else (UNLIMITED,) * len(SHIFTS)
+
+
+def _limited(rules: Sequence[Rule]) -> tuple[int, ...]:
+    return tuple(i for i in range(len(SHIFTS)) if any(rule.full[i] < UNLIMITED for rule in rules))
+
+
+def marked(rules: Sequence[Rule], used: int) -> int:
+    """What, added to a used amount, sets the guard of each lane that reaches a threshold above *used*."""
+    found = GUARDS
+    for i, amount in enumerate(unpack(used)):
+        found -= min((m for rule in rules for _, m in rule.marks(i) if m > amount), default=NO_LIMIT) << SHIFTS[i]
+    return found
+
+
+class Crossing(NamedTuple):
+    """A threshold that a charge has reached."""
+
+    account: Account
+    rule: Rule
+    resource: int
+    ratio: float
+
+
+def crossings(account: Account, before: int, after: int) -> list[Crossing]:
+    """The thresholds that lie above *before* and not above *after*."""
+    return [
+        Crossing(account, rule, i, ratio)
+        for rule in account.rules
+        for i in range(len(SHIFTS))
+        for ratio, mark in rule.marks(i)
+        if lane(before, i) < mark <= lane(after, i)
+    ]
 
 
 class Account:
-    """What one scope has used and holds, against its limits. Changed only under its store's lock.
+    """What one run has used and taken, against its budget; `QuotaAccount` is that of everybody else.
 
     Attributes:
-        scope: ``run``, ``tenant``, ``user``, ``org`` or ``model``.
-        name: The budget's name; None if it has none.
-        limits: What ordinary requests may reach, UNLIMITED where there is no limit.
-        limited: The resources that have a limit, ascending.
-        full: The same including what is set aside for wrapping up.
-        used, reserved: Charged and held amounts.
-        room: limits - reserved, what `used` may reach now; the limits themselves while nothing is held.
-        below: The part of `used` that child runs spent; None while there is none.
-        warn: Over-limit requests are admitted and flagged.
-        marks: Per resource the amount whose reaching is reported next.
-        thresholds: The ratios that marks are made from, ascending.
+        used: What was charged, by this one and its shared and carved children.
+        taken: Used and held.
+        below: The part of `used` that child runs spent.
+        floor: What the runs above count of it at least, since it was carved out of them.
+        holds: How many holds are open on it.
+        rules, limits: What limits it.
+        mark: Spares looking for thresholds that are not reached, see `marked`.
     """
 
-    __slots__ = (
-        "below",
-        "full",
-        "limited",
-        "limits",
-        "marks",
-        "name",
-        "reserved",
-        "room",
-        "scope",
-        "thresholds",
-        "used",
-        "warn",
-    )
-    #: What a carved child keeps of the runs above it; None for all others.
-    carved: Sequence[int] | None = None
-    #: What each priority may reach; None where all may use everything.
-    limits_of: Mapping[str, Sequence[int]] | None = None
-    #: What a rolling window has to forget again; None for all others.
-    buckets: Buckets | None = None
-    #: The quota that it counts; None for runs.
-    book: Book | None = None
+    __slots__ = ("below", "floor", "holds", "limits", "mark", "rules", "taken", "used")
+    scope: str = "run"
+    #: Whose it is; None for a run.
+    where: Any = None
+    dropped = False
+    keep: Callable[[], None]
+    #: Of a rolling window: what was charged when, by number of the bucket. None for all others.
+    buckets: dict[int, int] | None = None
 
-    def __init__(
-        self,
-        limits: Sequence[int],
-        *,
-        full: Sequence[int] | None = None,
-        scope: str = "run",
-        name: str | None = None,
-        thresholds: tuple[float, ...] = (),
-        warn: bool = False,
-    ) -> None:
-        self.scope = scope
-        self.name = name
-        self.limits = limits
-        self.full = limits if full is None else full
-        self.limited = limited_in(tuple(self.full))
-        self.room = limits
-        self.used: list[int] = list(ZEROS)
-        self.reserved: list[int] | tuple[int, ...] = ZEROS  # becomes a list with the first hold: most runs never hold
-        self.below: list[int] | None = None
-        self.warn = warn
-        self.thresholds = thresholds
-        self.marks: Sequence[int] = first_marks(tuple(self.full), thresholds)
+    def __init__(self, rules: tuple[Rule, ...]) -> None:
+        self.used = self.taken = self.below = self.floor = self.holds = 0
+        self.rules = rules
+        self.limits = limits_of(rules)
+        self.mark = self.limits.mark
 
-    def remaining(self, resource: int) -> int:
-        """What is left of a limited resource, at least 0."""
-        return max(0, self.limits[resource] - self.used[resource] - self.reserved[resource])
+    @property
+    def rule(self) -> Rule:
+        """The first rule: a run's budget."""
+        return self.rules[0]
+
+    @property
+    def name(self) -> str | None:
+        """The name of its first rule."""
+        return self.rules[0].name if self.rules else None
 
     def own(self) -> list[int]:
         """What was used here and not below."""
-        below = self.below
-        return list(self.used) if below is None else [a - b for a, b in zip(self.used, below, strict=True)]
+        return unpack(self.used - self.below)
 
-    def overage(self, resource: int) -> int:
-        """By how much the full limit is exceeded, 0 if it is not."""
-        return max(0, self.used[resource] - self.full[resource])
-
-
-class CarvedAccount(Account):
-    """The account of a child run that holds its share on the runs above it."""
-
-    __slots__ = ("carved",)
-
-    def __init__(self, limits: Sequence[int], **options: Any) -> None:
-        super().__init__(limits, **options)
-        self.carved: Sequence[int] | None = None
+    def reserved(self, resource: int) -> int:
+        """What is held of one resource."""
+        return lane(self.taken, resource) - lane(self.used, resource)
 
 
 class QuotaAccount(Account):
-    """What an organisation, tenant, user or model has used in one window.
+    """What an organisation, tenant, user, model, agent, conversation or tag has used in one window.
 
     Attributes:
-        book: The quota that it counts, whose `where` says whose it is.
-        window: Which window.
-        limits_of: What each priority may reach, or None.
-        buckets: What a rolling window has to forget again, or None.
-    """
-
-    __slots__ = ("book", "buckets", "limits_of", "window")
-
-    def __init__(self, book: Book, window: Window, buckets: Buckets | None = None) -> None:
-        quota = book.quota
-        super().__init__(
-            quota.limits,
-            scope=book.where.scope,
-            name=quota.name,
-            thresholds=quota.thresholds,
-            warn=quota.on_exhausted == "warn",
-        )
-        self.book: Book = book
-        self.window = window
-        self.limits_of: Mapping[str, Sequence[int]] | None = quota.limits_of or None
-        self.buckets: Buckets | None = buckets
-
-
-class Refusal(NamedTuple):
-    """Why a request was not admitted, with the numbers of that moment."""
-
-    account: Account
-    resource: int
-    used: int
-    reserved: int
-    limit: int
-    busy: bool
-
-
-class Hold:
-    """An amount held on several accounts until it is settled.
-
-    Attributes:
-        accounts: From the widest scope to the leaf.
-        amounts: What is held on each.
-        on_expiry: What an expiry charges.
-        expires_ns: When it may be reclaimed if nobody holds on to it.
-        state: ``open`` until settled, once.
-        owner: A weak reference to what keeps it alive.
-        payer: Who is told of an expiry (a run).
-        priority: How important its call is.
-        wrapping: The account that judges its growth by full limits, or None.
-        permit: The permit to wrap up that its call has used, or None.
-        paid: The usage that it was charged for, as the caller gave it.
+        where: Whose it is.
+        spec: Which kind of window.
+        window: That window's name.
+        start_s, end_s: Its Unix seconds.
+        dropped: It is kept only by those who refer to it, since nothing was used of it; until it is charged.
+        pinned: It is shown and kept also while nobody uses it.
     """
 
     # fmt: off
     __slots__ = (
-        "accounts", "amounts", "expires_ns", "on_expiry", "opened_ns", "owner", "paid", "payer", "permit",
-        "priority", "state", "wrapping",
+        "__weakref__", "buckets", "dropped", "end_s", "pinned", "scope", "shelf", "spec", "start_s", "where", "window",
     )
     # fmt: on
 
-    def __init__(
-        self,
-        accounts: tuple[Account, ...],
-        amounts: Amounts,
-        *,
-        on_expiry: Amounts = NOTHING,
-        payer: Any = None,
-        priority: str = "normal",
-    ) -> None:
-        self.accounts = accounts
-        self.amounts = amounts
+    def __init__(self, where: Where, spec: WindowSpec, window: Window, shelf: dict[Key, QuotaAccount]) -> None:
+        super().__init__(())
+        self.where: Where = where
+        self.scope = where.scope
+        self.spec = spec
+        self.window, self.start_s, self.end_s = window
+        self.shelf = shelf
+        self.buckets: dict[int, int] | None = None if spec.rolling_s is None else {}
+        self.dropped = self.pinned = False
+
+    @property
+    def key(self) -> Key:
+        """Which account it is, among all."""
+        return self.where, self.spec, self.start_s
+
+    def keep(self) -> None:
+        """Put it back where others find it, since it is charged after all."""
+        self.shelf[self.key] = self
+        self.dropped = False
+
+
+class Refusal(NamedTuple):
+    """Why a request does not fit, with the numbers of that moment."""
+
+    account: Account
+    rule: Rule
+    resource: int
+    used: int
+    reserved: int
+    limit: int
+    asked: int
+    busy: bool
+
+
+class Hold:
+    """Amounts held on several accounts until they are settled.
+
+    Attributes:
+        accounts: From the widest scope to the leaf.
+        amounts, vector: What is held on each.
+        on_expiry: What an expiry charges.
+        counts: The counters of that: (cell, slot, by how much).
+        expires_ns: When it may be reclaimed if nobody holds on to it.
+        state: ``new`` until it is admitted, ``open`` until it is settled, once.
+        owner: A weak reference to what keeps it alive.
+        payer: Who asked for it.
+        priority: An index into `PRIORITIES`.
+        wrapping: The account that judges its growth by full limits, or None.
+        permit: The permit to wrap up that its call has used, or None.
+        paid: The usage that it was charged for, as the caller gave it.
+        trip: What a shared store holds for it, or None.
+    """
+
+    # fmt: off
+    __slots__ = (
+        "__weakref__", "accounts", "amounts", "counts", "expires_ns", "on_expiry", "opened_ns", "owner", "paid",
+        "payer", "permit", "priority", "state", "trip", "vector", "wrapping",
+    )
+    # fmt: on
+
+    def __init__(self, payer: Any = None, *, on_expiry: Amounts = NOTHING, priority: int = 1) -> None:
+        self.accounts: tuple[Account, ...] = ()
+        self.amounts: Amounts = NOTHING
+        self.vector = 0
         self.on_expiry = on_expiry
+        self.counts: Sequence[tuple[Any, str, int]] = ()
         self.opened_ns = 0
-        self.expires_ns = UNLIMITED
-        self.state: HoldState = "open"
+        self.expires_ns = 0
+        self.state: HoldState = "new"
         self.owner: Any = None
         self.payer = payer
         self.priority = priority
         self.wrapping: Account | None = None
         self.permit: Any = None
         self.paid: Any = None
+        self.trip: Any = None
 
 
-@lru_cache(maxsize=1024)
-def limited_in(limits: tuple[int, ...]) -> tuple[int, ...]:
-    """The resources that *limits* limit; one tuple for all runs of a budget."""
-    return tuple(i for i in _INDEXES if limits[i] < UNLIMITED)
+#: The index of normal priority.
+NORMAL: Final = PRIORITIES.index("normal")

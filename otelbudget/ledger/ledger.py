@@ -1,248 +1,404 @@
-"""The arithmetic of budgets: accounts and holds, changed in place under their store's lock.
+"""The ledger: every account of a manager, the holds that are open on them, and the one lock that guards both.
 
-Pure: no clock, lock or I/O; the caller holds the lock and passes the time in. One admission rule everywhere: a request
-is admitted iff for every account and every resource ``used + reserved + requested <= limit``, all or nothing.
+A change is worked out and then written in one step, see `change`. Nothing inside the lock does I/O, logs, writes a span
+or calls back; and no loop stands directly inside of ``with self.lock``, since CPython 3.13 does not release a lock if a
+signal handler raises where such a loop goes back.
 
-Carved children are explained in `carves`.
+An operation that comes inside another one of its own thread (out of a finalizer or a signal handler) would see what is
+about to change. So who charges or settles comes `later`, once the lock is free; who asks is refused as busy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from operator import add
+from typing import Any, Final, TypeVar
 
-from otelbudget.ledger.account import (
-    ZEROS,
-    Account,
-    CarvedAccount,
-    Hold,
-    HoldState,
-    QuotaAccount,
-    Refusal,
-    limited_in,
-)
-from otelbudget.ledger.carves import alone_on, any_carved, counts, kept_on_each, on_each
-from otelbudget.ledger.changes import Change, at_once
-from otelbudget.ledger.thresholds import Crossing, crossings, rearm
-from otelbudget.model.amounts import UNLIMITED, Amounts
+from otelbudget import forking
+from otelbudget.ledger.account import Account, Crossing, Hold, HoldState, Refusal, Rule, limits_of, marked
+from otelbudget.ledger.change import Changes, Counts, plan, raises, write
+from otelbudget.ledger.holds import TTL_S, OpenHolds
+from otelbudget.ledger.judging import refusal
+from otelbudget.model.amounts import Amounts
+from otelbudget.model.vector import greater, pack
 
-__all__ = [
-    "Account",
-    "CarvedAccount",
-    "Crossing",
-    "Hold",
-    "HoldState",
-    "QuotaAccount",
-    "Refusal",
-    "carve",
-    "carve_in",
-    "charge",
-    "crossings",
-    "extend",
-    "forget",
-    "hold",
-    "left",
-    "misfit",
-    "rearm",
-    "refusal",
-    "relimit",
-    "resize",
-    "settle",
-    "take_over",
-    "tightest",
-    "uncarve",
-]
+__all__ = ["INSIDE", "Ledger"]
+
+T = TypeVar("T")
+#: What refuses a request that comes inside another operation of its own thread: it is worth trying again at once.
+INSIDE: Final = Refusal(Account(()), Rule(None, ((), (), ()), ()), 0, 0, 0, 0, 0, busy=True)
 
 
-def refusal(
-    accounts: Sequence[Account],
-    amounts: Sequence[int],
-    wrapping: Account | None = None,
-    priority: str = "normal",
-    *,
-    own: Sequence[int] = ZEROS,
-    warn: bool = False,
-) -> Refusal | None:
-    """The account that refuses *amounts*, or None when all admit them; at most 0 of a resource passes.
-
-    The first account whose used amount alone is in the way decides; else the first that only open holds keep busy.
-    *wrapping* is judged by its full limits, a quota by what it leaves to *priority*. *own* is what the same call holds
-    already, whose end is not worth waiting for. *warn* asks the accounts that only warn instead of the others.
-    """
-    busy: Refusal | None = None
-    asks = on_each(accounts, amounts) if any_carved(accounts) else None
-    for n, account in enumerate(accounts):
-        if account.warn is not warn:
-            continue
-        limits = account.full if account is wrapping else account.limits
-        if account.limits_of is not None:
-            limits = account.limits_of[priority]
-        used, reserved = account.used, account.reserved
-        asked = amounts if asks is None else asks[n]
-        for i in account.limited:
-            if asked[i] <= 0 or used[i] + reserved[i] + asked[i] <= limits[i]:
-                continue
-            if used[i] + alone_on(accounts, n, i, own[i] + amounts[i]) > limits[i]:
-                return Refusal(account, i, used[i], reserved[i], limits[i], busy=False)
-            if busy is None:
-                busy = Refusal(account, i, used[i], reserved[i], limits[i], busy=True)
-    return busy
+def _nothing() -> None:
+    return None
 
 
-def tightest(accounts: Sequence[Account]) -> tuple[int, int] | None:
-    """(resource, what remains of it) where the greatest part of a limit is taken; None without a limit."""
-    best: tuple[int, int] | None = None
-    greatest = -1.0
-    kept = kept_on_each(accounts) if any_carved(accounts) else None
-    for n, account in enumerate(accounts):
-        used, reserved, limits = account.used, account.reserved, account.limits
-        for i in account.limited:
-            limit = limits[i]
-            taken = used[i] + reserved[i]
-            if kept is not None:
-                taken = min(taken, limit) - kept[n][i]
-            ratio = taken / limit if limit > 0 else 1.0
-            if ratio > greatest:
-                greatest = ratio
-                best = (i, limit - taken if limit > taken else 0)
-    return best
+class Ledger:
+    """Accounts and open holds.
 
+    Args:
+        ttl_s: How long an abandoned hold lives, seconds; a grace of 5 s is added.
+        clock_s: Wall clock in Unix seconds, which windows follow.
 
-def left(accounts: Sequence[Account], resource: int, priority: str = "normal") -> int | None:
-    """What a request of *resource* may be at most, at least 0; None where nothing limits it."""
-    found: int | None = None
-    kept = kept_on_each(accounts) if any_carved(accounts) else None
-    for n, account in enumerate(accounts):
-        limit = (account.limits if account.limits_of is None else account.limits_of[priority])[resource]
-        if limit < UNLIMITED:
-            room = max(0, limit - account.used[resource] - account.reserved[resource])
-            if kept is not None:
-                room += kept[n][resource]
-            found = room if found is None or room < found else found
-    return found
-
-
-def hold(new: Hold) -> None:
-    """Put an admitted hold on its accounts."""
-    at_once(lambda change: change.hold(new.accounts, new.amounts))
-
-
-def settle(held: Hold, actual: Sequence[int], state: HoldState) -> list[Crossing]:
-    """End an open hold in *state*: return what it held, charge *actual*; gives the thresholds crossed."""
-    return at_once(lambda change: change.settle(held, actual, state))
-
-
-def misfit(held: Hold, amounts: Amounts, joining: Sequence[Account] = ()) -> Refusal | None:
-    """What refuses that an open hold becomes *amounts*, on the quotas *joining* too; None if it would be admitted."""
-    found = [
-        refusal(held.accounts, _less(amounts, held.amounts), held.wrapping, held.priority, own=held.amounts),
-        refusal(joining, amounts, None, held.priority),
-    ]
-    # Of equals the widest decides, and those that join come before the runs.
-    refused = [one for one in found if one is not None]
-    return min(refused, key=lambda one: (one.busy, one.account.scope == "run"), default=None)
-
-
-def resize(held: Hold, amounts: Amounts, joining: Sequence[Account] = (), *, force: bool = False) -> Refusal | None:
-    """Make an open hold exactly *amounts*, on the quotas *joining* too, under the admission rule or in any case.
-
-    A refusal leaves it unchanged. What it holds already was admitted and is not asked for again.
+    Attributes:
+        open: The holds that are open.
+        bells: Rung after every change that may let a refused request pass.
+        expired: (hold, thresholds crossed) of what has been reclaimed, for whoever tells of it.
     """
 
-    def plan(change: Change) -> Refusal | None:
-        change.watch((*held.accounts, *joining))
-        refused = None if force else misfit(held, amounts, joining)
-        if refused is None:
-            change.resize(held, amounts, joining)
+    def __init__(self, *, ttl_s: float = TTL_S, clock_s: Callable[[], float] = time.time) -> None:
+        self.lock = forking.hold(threading.RLock())  # re-entrant only because it knows its owner
+        self.clock_s = clock_s
+        self.bells: set[Callable[[], None]] = set()
+        self.expired: deque[tuple[Hold, list[Crossing]]] = deque()
+        self.open = OpenHolds(ttl_s)
+        self._later: deque[Callable[[], object]] = deque()
+
+    @property
+    def inside(self) -> bool:
+        """Whether this thread is in the middle of an operation."""
+        return bool(self.lock._is_owned())  # type: ignore[attr-defined]  # what threading.Condition asks of a lock
+
+    def later(self, operation: Callable[[], object]) -> bool:
+        """Put off *operation* until the one that this thread is in the middle of is done; False if there is none."""
+        if not self.inside:
+            return False
+        self._later.append(operation)
+        return True
+
+    def locked(self, operation: Callable[[], T]) -> T:
+        """What *operation*, which reads or changes state that is no amount, gives with the lock held."""
+        with self.lock:
+            found = operation()
+        if self._later:
+            self.after()
+        return found
+
+    def add(self, counts: Counts) -> None:
+        """Raise counters that go with no change of accounts."""
+        if self.later(partial(self.add, counts)):
+            return
+        changes: Changes = []
+        with self.lock:
+            raises(changes, counts)
+            write(changes)
+
+    def after(self, *, room: bool = False) -> None:
+        """What follows an operation, once the lock is free: ring if there is *room*, do what was put off."""
+        if room:
+            self._ring()
+        while self._later and not self.inside:
+            operation = next(iter(tuple(self._later)), _nothing)  # another thread may have been faster
+            operation()  # twice if that is interrupted in between, but what it does is done once
+            with suppress(ValueError):
+                self._later.remove(operation)
+
+    def _ring(self) -> None:
+        for ring in tuple(self.bells):
+            ring()
+
+    # --- asking
+
+    def check(
+        self,
+        accounts: Sequence[Account],
+        more: int,
+        priority: int,
+        counted: tuple[Any, str, int],
+        now_ns: int,
+        wrapping: Account | None = None,
+    ) -> Refusal | None:
+        """Whether *more* fits; *counted* is raised if it does and nothing else is going on in this thread."""
+        if self.lock._is_owned():  # type: ignore[attr-defined]
+            return refusal(accounts, more, priority, wrapping)
+        with self.lock:
+            if now_ns >= self.open.due_ns:
+                self.open.sweep(now_ns, self._reclaim)
+            refused = refusal(accounts, more, priority, wrapping)
+            if refused is None:
+                cell, slot, n = counted
+                setattr(cell, slot, getattr(cell, slot) + n)
+        if self._later:
+            self.after()
         return refused
 
-    return at_once(plan)
+    def hold(
+        self,
+        held: Hold,
+        owner: object,
+        counts: Counts,
+        now_ns: int,
+        writes: Changes,
+        *,
+        force: bool = False,
+        once: Any = None,
+    ) -> Refusal | None:
+        """Hold what a new hold says on its accounts, or, with *force*, in any case; it lives as long as *owner*.
 
+        Args:
+            held: State ``new``.
+            owner: Kept alive by whoever may still settle it.
+            counts: Raised if it is admitted.
+            now_ns: Monotonic nanoseconds.
+            writes: Made if it is admitted.
+            force: Nothing refuses.
+            once: What its key stands for: nothing is done if that has a ``hold``, else this becomes it.
+        """
+        if self.lock._is_owned():  # type: ignore[attr-defined]
+            return INSIDE
+        accounts, more = held.accounts, held.vector
+        with self.lock:
+            if once is not None:
+                if once.hold is not None:
+                    return None
+                writes.append((once, "hold", held))
+            if now_ns >= self.open.due_ns:
+                self.open.sweep(now_ns, self._reclaim)
+            if held.permit is not None and held.permit.used:  # another thread has made the last call
+                held.permit = held.wrapping = None
+            refused = None if force else refusal(accounts, more, held.priority, held.wrapping)
+            if refused is None:
+                self.open.add(held, owner, now_ns)
+                plan(writes, accounts, more, 0, 1, counts, self.clock_s)
+                writes.append((held, "state", "open"))
+                write(writes)
+        if self._later:
+            self.after()
+        return refused
 
-def extend(held: Hold, delta: Amounts, *, force: bool = False) -> Refusal | None:
-    """Grow an open hold by *delta* under the admission rule, or in any case; a refusal leaves it unchanged."""
-    return resize(held, Amounts(*map(sum, zip(held.amounts, delta, strict=True))), force=force)
+    def resize(
+        self,
+        held: Hold,
+        amounts: Amounts,
+        counts: Counts = (),
+        *,
+        joining: tuple[Account, ...] = (),
+        grow: bool = False,
+        force: bool = False,
+    ) -> Refusal | None:
+        """Make an open hold exactly *amounts*, or *grow* it by these, on the quotas *joining* too.
 
+        Under the admission rule, or with *force* in any case.
 
-def _less(amounts: Sequence[int], others: Sequence[int]) -> list[int]:
-    return [a - b for a, b in zip(amounts, others, strict=True)]
+        A refusal leaves it unchanged, and so does its having been settled, which its state says. What it holds already
+        was admitted and is not asked for again.
+        """
+        if self.lock._is_owned():  # type: ignore[attr-defined]
+            return INSIDE
+        with self.lock:
+            if held.state != "open":
+                return None
+            if grow:
+                amounts = Amounts(*map(add, held.amounts, amounts))
+            vector = pack(amounts)
+            more = vector - held.vector
+            refused = None if force else self._misfit(held, vector, joining)
+            if refused is None:
+                changes: Changes = [(held, "amounts", amounts), (held, "vector", vector)]
+                plan(changes, held.accounts, more, 0, 0, counts, self.clock_s)
+                if joining:
+                    plan(changes, joining, vector, 0, 1, (), self.clock_s)
+                    quotas = tuple(one for one in held.accounts if one.where is not None)
+                    changes.append((held, "accounts", (*quotas, *joining, *held.accounts[len(quotas) :])))
+                write(changes)
+        self.after(room=True)
+        return refused
 
+    def _misfit(self, held: Hold, vector: int, joining: tuple[Account, ...]) -> Refusal | None:
+        found = [
+            refusal(joining, vector, held.priority),
+            refusal(held.accounts, vector - held.vector, held.priority, held.wrapping, held.vector),
+        ]
+        # Of equals the widest decides, and those that join come before the runs.
+        refused = [one for one in found if one is not None]
+        return min(refused, key=lambda one: (one.busy, one.account.where is None), default=None)
 
-def charge(accounts: Sequence[Account], actual: Sequence[int]) -> list[Crossing]:
-    """Add *actual* to every account, limits or not; gives the thresholds crossed by it."""
-    return at_once(lambda change: change.charge(accounts, actual))
+    def charge(
+        self,
+        accounts: Sequence[Account],
+        actual: int,
+        counts: Counts,
+        writes: Changes,
+        *,
+        judged: int | None = None,
+        now_ns: int = 0,
+        once: Any = None,
+    ) -> Refusal | list[Crossing] | None:
+        """Add *actual* to every account, limits or not; gives the thresholds that it has crossed.
 
+        With *judged*, a priority, only if it fits; else it gives what refuses it. With *once*, what its key stands for,
+        only if that is not ``done``; else None.
+        """
+        if judged is not None and self.lock._is_owned():  # type: ignore[attr-defined]
+            return INSIDE
+        with self.lock:
+            if judged is not None:
+                if now_ns >= self.open.due_ns:
+                    self.open.sweep(now_ns, self._reclaim)
+                refused = refusal(accounts, actual, judged)
+                if refused is not None:
+                    return refused
+            if once is not None:
+                if once.done:
+                    return None
+                writes.append((once, "done", True))
+            crossed = plan(writes, accounts, actual, actual, 0, counts, self.clock_s)
+            write(writes)
+        if self._later:
+            self.after()
+        return crossed
 
-def carve(accounts: Sequence[Account], amounts: Sequence[int]) -> None:
-    """Keep *amounts*, admitted by the runs above, for the last account, which is a fresh `CarvedAccount`.
+    def settle(
+        self,
+        held: Hold,
+        actual: int,
+        state: HoldState,
+        counts: Counts = (),
+        writes: Changes | tuple[()] = (),
+        *,
+        joining: tuple[Account, ...] = (),
+        paid: Any = None,
+    ) -> list[Crossing] | None:
+        """End an open hold: give back what it holds, charge *actual*, on the quotas *joining* too.
 
-    It can't have more of a carved resource than that.
-    """
-    at_once(lambda change: carve_in(change, accounts, amounts))
+        Gives the thresholds crossed; None if it has ended before, and nothing has changed then.
 
+        Args:
+            held: The hold.
+            actual: A vector.
+            state: What it ends as.
+            counts: Raised with it.
+            writes: Made with it.
+            joining: Quotas that it is not held on, but charged to.
+            paid: Kept in the hold.
+        """
+        with self.lock:
+            if held.state != "open":
+                return None
+            changes: Changes = [(held, "state", state), (held, "paid", paid), *writes]
+            crossed = plan(changes, held.accounts, actual - held.vector, actual, -1, counts, self.clock_s)
+            if joining:
+                crossed += plan(changes, joining, actual, actual, 0, (), self.clock_s)
+            if held.permit is not None and state != "committed":
+                changes.append((held.permit, "used", False))  # nothing was sent: the last call has not been made
+            write(changes)
+            self.open.drop(held)
+        if self.bells or self._later:
+            self.after(room=True)
+        return crossed
 
-def carve_in(change: Change, accounts: Sequence[Account], amounts: Sequence[int]) -> None:
-    """`carve` as a part of *change*; only the limits of the account, which nobody uses yet, are changed before."""
-    child = _carved_child(accounts)
-    set_aside = _less(child.full, child.limits)
-    full = [min(limit, share) if share else limit for limit, share in zip(child.full, amounts, strict=True)]
-    relimit(child, [max(0, limit - aside) for limit, aside in zip(full, set_aside, strict=True)], full)
-    change.hold(_runs_above(accounts), amounts)
-    change.set(child, "carved", amounts)
+    def settle_late(
+        self,
+        held: Hold,
+        actual: int,
+        counts: Counts,
+        writes: Changes | tuple[()] = (),
+        *,
+        joining: tuple[Account, ...] = (),
+        whole: int = 0,
+        paid: Any = None,
+    ) -> list[Crossing] | None:
+        """Charge *actual* for a hold that has expired or was released, once; None if it was charged before.
 
+        *joining*, quotas that it was not held on, are charged the *whole*: what an expiry charged is not on them.
+        """
+        with self.lock:
+            if held.state not in ("expired", "released"):
+                return None
+            changes: Changes = [(held, "state", "committed"), (held, "paid", paid), *writes]
+            crossed = plan(changes, held.accounts, actual, actual, 0, counts, self.clock_s)
+            crossed += plan(changes, joining, whole, whole, 0, (), self.clock_s)
+            write(changes)
+        self.after()
+        return crossed
 
-def uncarve(accounts: Sequence[Account]) -> None:
-    """Give the runs above the last account back what it kept of them and has neither used nor holds."""
-    at_once(lambda change: _uncarve_in(change, accounts))
+    # --- rules, floors, resets
 
+    def limit(self, account: Account, rules: tuple[Rule, ...]) -> None:
+        """Hold *account* to other *rules*; what is used stays used."""
+        with self.lock:
+            limits, mark = limits_of(rules), marked(rules, account.used)
+            write([(account, "rules", rules), (account, "limits", limits), (account, "mark", mark)])
+        self.after(room=True)
 
-def _uncarve_in(change: Change, accounts: Sequence[Account]) -> None:
-    child = _carved_child(accounts)
-    if child.carved is not None:
-        change.watch((child,))
-        kept = zip(child.carved, child.used, child.reserved, strict=True)
-        rest = [reserved - counts(carved, used, reserved) for carved, used, reserved in kept]
-        change.set(child, "carved", None)
-        change.hold(_runs_above(accounts), rest)
+    def forget(self, account: Account) -> int:
+        """Nothing used any more; what is held stays held, thresholds are armed anew. Gives what was used."""
+        with self.lock:
+            used = account.used
+            changes: Changes = [
+                (account, "used", 0),
+                (account, "taken", account.taken - used),
+                (account, "below", 0),
+                # What a carved child has spent of its floor stays spent for the runs above.
+                (account, "floor", greater(account.floor, used) - used),
+                (account, "mark", account.limits.mark),
+            ]
+            if account.buckets is not None:
+                changes.append((account, "buckets", {}))
+            write(changes)
+        self.after(room=True)
+        return used
 
+    def set_floor(
+        self, accounts: Sequence[Account], wanted: Callable[[], int], priority: int, *, force: bool = False
+    ) -> Refusal | None:
+        """Let the runs above the last account count it as what *wanted* then gives at least, or refuse that."""
+        if self.inside and not force:
+            return INSIDE
+        *above, child = accounts
+        with self.lock:
+            floor = wanted()
+            more = greater(child.taken, floor) - greater(child.taken, child.floor)
+            refused = None if force else refusal(above, more, priority)
+            if refused is None:
+                changes: Changes = [(child, "floor", floor)]
+                plan(changes, above, more, 0, 0, (), self.clock_s)
+                write(changes)
+        self.after(room=True)
+        return refused
 
-def _carved_child(accounts: Sequence[Account]) -> CarvedAccount:
-    child = accounts[-1]
-    assert isinstance(child, CarvedAccount)
-    return child
+    def mirror(self, accounts: Sequence[Account], states: Sequence[tuple[int, int]]) -> None:
+        """Note (used, taken) of accounts that are kept elsewhere."""
+        if self.later(partial(self.mirror, accounts, states)):
+            return
+        used = [(account, "used", state[0]) for account, state in zip(accounts, states, strict=True)]
+        taken = [(account, "taken", state[1]) for account, state in zip(accounts, states, strict=True)]
+        with self.lock:
+            write([*used, *taken])
+        self._ring()  # not what was put off as well: this may be part of that
 
+    # --- inside
 
-def _runs_above(accounts: Sequence[Account]) -> list[Account]:
-    return [account for account in accounts[:-1] if account.scope == "run"]
+    def _reclaim(self, held: Hold) -> None:
+        actual = pack(held.on_expiry)
+        changes: Changes = [(held, "state", "expired")]
+        counts = held.counts if actual else ()
+        crossed = plan(changes, held.accounts, actual - held.vector, actual, -1, counts, self.clock_s)
+        if held.permit is not None:
+            changes.append((held.permit, "used", False))
+        write(changes)
+        self.expired.append((held, crossed))
+        if self.bells:
+            self._later.append(self._ring)
 
+    def sweep(self, now_ns: int) -> None:
+        """Reclaim what is due."""
+        if now_ns >= self.open.due_ns and not self.inside:
+            with self.lock:
+                self.open.sweep(now_ns, self._reclaim)
+            self.after()
 
-def forget(account: Account) -> None:
-    """Nothing used any more; what is held stays held, thresholds are armed anew."""
-    if account.carved is not None:  # what it has spent of its carve stays spent for the runs above
-        carved = [max(0, c - u) for c, u in zip(account.carved, account.used, strict=True)]
-        assert isinstance(account, CarvedAccount)
-        account.carved = carved
-    account.used[:] = ZEROS
-    account.below = None
-    rearm(account)
-
-
-def take_over(account: Account, other: Account) -> None:
-    """Begin with what *other* has used and holds; what that has reached of the limits is no news any more."""
-    account.used[:] = other.used
-    account.reserved = list(other.reserved)
-    _make_room(account)
-    rearm(account)
-
-
-def relimit(account: Account, limits: Sequence[int], full: Sequence[int]) -> None:
-    """Give *account* other limits and re-arm its thresholds for amounts not reached yet."""
-    account.limits = tuple(limits)
-    account.full = tuple(full)
-    account.limited = limited_in(account.full)
-    _make_room(account)
-    rearm(account)
-
-
-def _make_room(account: Account) -> None:
-    held = account.reserved
-    account.room = [a - b for a, b in zip(account.limits, held, strict=True)] if any(held) else account.limits
+    def forked(self) -> list[Hold]:
+        """Release all open holds: in a forked process they are the parent's. Whoever waited is there, too."""
+        self.bells.clear()
+        self._later.clear()
+        abandoned = list(self.open)
+        for one in abandoned:
+            self.settle(one, 0, "released")
+        self.open.clear()
+        return abandoned

@@ -10,7 +10,9 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Context, Decimal
-from typing import Any, Final, NamedTuple, NoReturn, TypedDict
+from typing import Final, NamedTuple, NoReturn, TypedDict
+
+from otelbudget.errors import ConfigError
 
 __all__ = [
     "CEILING",
@@ -26,15 +28,13 @@ __all__ = [
     "UNLIMITED",
     "AmountKeywords",
     "Amounts",
-    "OtherAmounts",
     "amounts_from",
     "count",
-    "money_limit",
+    "limit",
     "nanos_of",
     "nanoseconds",
     "nanousd",
     "shown",
-    "time_limit",
     "usd",
 ]
 
@@ -68,9 +68,11 @@ NOTHING: Final = Amounts()
 Money = int | float | Decimal
 
 
-class OtherAmounts(TypedDict, total=False):
-    """The keywords of ``check`` beside ``steps`` and ``tokens``: how much of each resource, of which model."""
+class AmountKeywords(TypedDict, total=False):
+    """The keywords of ``check``, ``can_proceed`` and ``reserve``: how much of each resource, of which model."""
 
+    steps: int
+    tokens: int
     input_tokens: int
     output_tokens: int
     cost_usd: Money
@@ -80,30 +82,21 @@ class OtherAmounts(TypedDict, total=False):
     model: str
 
 
-class AmountKeywords(OtherAmounts, total=False):
-    """The keywords of ``check``, ``can_proceed`` and ``reserve``."""
-
-    steps: int
-    tokens: int
-
-
 def _refuse(name: str, value: object, wanted: str, error: type[Exception]) -> NoReturn:
     raise error(f"{name} must be {wanted}, got {value!r} ({type(value).__name__})")
 
 
 def count(name: str, value: object, error: type[Exception] = ValueError) -> int:
     """*value* as a whole number of at least 0 and below 2^53; *error* naming *name* otherwise."""
-    if type(value) is not int:
-        try:
-            whole = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # it says so
-        except TypeError:
-            whole = None
-        if whole is None:
-            _refuse(name, value, "a whole number of at least 0", error)
-        value = whole
-    if not 0 <= value < CEILING:
-        _refuse(name, value, f"from 0 to {CEILING - 1}", error)
-    return value
+    try:
+        whole = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # it says so
+    except TypeError:
+        whole = None
+    if whole is None:
+        _refuse(name, value, "a whole number of at least 0", error)
+    if not 0 <= whole < CEILING:
+        _refuse(name, whole, f"from 0 to {CEILING - 1}", error)
+    return whole
 
 
 def _nanos(name: str, value: object, unit: str, error: type[Exception]) -> int:
@@ -134,19 +127,16 @@ def nanoseconds(name: str, value: object, error: type[Exception] = ValueError) -
     return _nanos(name, value, "seconds", error)
 
 
-def money_limit(name: str, value: object, error: type[Exception] = ValueError) -> int:
-    """`nanousd` of a limit: one above 0 that is too small to be counted is refused, not taken for 0."""
-    return _not_lost(name, value, nanousd(name, value, error), "nano-USD", error)
-
-
-def time_limit(name: str, value: object, error: type[Exception] = ValueError) -> int:
-    """`nanoseconds` of a limit, in the same way."""
-    return _not_lost(name, value, nanoseconds(name, value, error), "nanosecond", error)
-
-
-def _not_lost(name: str, value: Any, nanos: int, unit: str, error: type[Exception]) -> int:
+def limit(name: str, resource: str, value: object) -> int:
+    """*value* as a limit of a resource, or of ``seconds``, in internal units; ConfigError if it is none. One above 0
+    that is too small to be counted is refused, not taken for 0."""
+    if resource not in ("cost_usd", "seconds"):
+        return count(name, value, ConfigError)
+    parse, unit = (nanousd, "nano-USD") if resource == "cost_usd" else (nanoseconds, "nanosecond")
+    nanos = parse(name, value, ConfigError)
     if not nanos and value:
-        raise error(f"{name} is less than a {unit} (1e-9), got {value!r}, and would be a limit of 0; write 0 for none")
+        too_small = f"{name} is less than a {unit} (1e-9), got {value!r}, and would be a limit of 0"
+        raise ConfigError(f"{too_small}; write 0 for none")
     return nanos
 
 
@@ -183,18 +173,24 @@ def amounts_from(keywords: Mapping[str, object], one_call: Amounts) -> Amounts:
     for name, value in keywords.items():
         if name not in RESOURCES:
             raise TypeError(f"unknown resource {name!r}: known are {', '.join(RESOURCES)}")
-        given[name] = nanousd(name, value) if name == "cost_usd" else count(name, value)
-    split = count("input_tokens + output_tokens", given.get("input_tokens", 0) + given.get("output_tokens", 0))
+        if name == "cost_usd":
+            given[name] = nanousd(name, value)
+        else:  # what `count` does, without the call that most checks would pay for
+            given[name] = value if type(value) is int and 0 <= value < CEILING else count(name, value)
+    split = given.get("input_tokens", 0) + given.get("output_tokens", 0)
+    if split >= CEILING:
+        count("input_tokens + output_tokens", split)
     tokens = given.get("tokens", split)
     both = "input_tokens" in given and "output_tokens" in given
     if tokens < split or (both and tokens != split):
         raise ValueError(f"tokens ({tokens}) is not input_tokens + output_tokens ({split})")
     spends = "cost_usd" in given or "tokens" in given or "input_tokens" in given or "output_tokens" in given
+    input_tokens = given.get("input_tokens", tokens - given.get("output_tokens", 0))
     return Amounts(
-        steps=given.get("steps", 1 if spends else 0),
+        steps=given.get("steps", int(spends)),
         tokens=tokens,
-        input_tokens=given.get("input_tokens", tokens - given.get("output_tokens", 0)),
-        output_tokens=given.get("output_tokens", tokens - given.get("input_tokens", tokens)),
+        input_tokens=input_tokens,
+        output_tokens=tokens - input_tokens,
         cost_nanousd=given.get("cost_usd", 0),
         tool_calls=given.get("tool_calls", 0),
         nested_tool_calls=given.get("nested_tool_calls", 0),

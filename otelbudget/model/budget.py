@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from otelbudget.errors import ConfigError
 from otelbudget.model.amounts import (
+    CEILING,
     COST,
     INPUT,
     OUTPUT,
@@ -21,23 +22,20 @@ from otelbudget.model.amounts import (
     Amounts,
     Money,
     count,
-    money_limit,
+    limit,
     nanos_of,
     nanousd,
-    time_limit,
     usd,
 )
 
 if TYPE_CHECKING:
     from decimal import Decimal
 
-__all__ = ["OnExhausted", "RunBudget", "Usage", "ratios", "sum_of"]
+__all__ = ["OnExhausted", "RunBudget", "Unsaid", "Usage", "limits_in", "ratios", "remade", "sum_of"]
 
 #: ``"raise"``, ``"warn"`` (charge, flag, never block) or ``(denial, run) -> bool``; True evaluates once more.
 OnExhausted = Literal["raise", "warn"] | Callable[[Any, Any], "bool | Awaitable[bool]"]
 OnUnpriced = Literal["deny", "estimate", "allow"]
-
-_LIMIT_FIELDS = tuple(f"max_{resource}" for resource in RESOURCES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +60,6 @@ class RunBudget:
         on_exhausted: What a denial does, see `OnExhausted`.
         wrap_up: ``{resource: amount}`` set aside inside the limits for one last call, see ``BudgetRun.wrap_up()``; one
             step is implied; ``seconds`` lets that call pass a deadline by so much.
-        latch: After a raised denial of a resource, refuse further requests for it at once.
         thresholds: Ratios of each limit whose crossing is reported once.
         on_unpriced: What a call of a model without a price does under a cost limit; None takes the manager's policy.
         origin: Where it was written, ``file:line``, for messages.
@@ -84,7 +81,6 @@ class RunBudget:
     name: str | None = None
     on_exhausted: OnExhausted = "raise"
     wrap_up: Mapping[str, Money] | None = field(default=None, compare=False)
-    latch: bool = True
     thresholds: tuple[float, ...] = (0.8, 0.95, 1.0)
     on_unpriced: OnUnpriced | None = None
     origin: str | None = field(default=None, compare=False)
@@ -101,19 +97,20 @@ class RunBudget:
 
     def __post_init__(self) -> None:
         put = partial(object.__setattr__, self)
-        limits = tuple(_limit(name, getattr(self, name)) for name in _LIMIT_FIELDS)
+        limits = limits_in(self, "max_", "max_")
         if self.max_depth is not None:
             put("max_depth", count("max_depth", self.max_depth, ConfigError))
         put("limits", limits)
-        put("max_ns", None if self.max_seconds is None else time_limit("max_seconds", self.max_seconds, ConfigError))
-        set_aside, wrap_up_ns = _set_aside(self.wrap_up, limits)
-        put("ordinary_limits", tuple(a - b if a < UNLIMITED else a for a, b in zip(limits, set_aside, strict=True)))
-        put("wrap_up_ns", wrap_up_ns)
+        put("max_ns", None if self.max_seconds is None else limit("max_seconds", "seconds", self.max_seconds))
+        put("wrap_up_ns", 0)
+        put("ordinary_limits", limits)
         if self.wrap_up is not None:
+            set_aside, wrap_up_ns = _set_aside(self.wrap_up, limits)
             put("wrap_up", MappingProxyType(dict(self.wrap_up)))
-        asked = [1 if i in (TOKENS, INPUT, OUTPUT, COST) and limits[i] < UNLIMITED else 0 for i in range(len(limits))]
-        asked[STEPS] = 1
-        put("one_call", Amounts(*asked))
+            put("wrap_up_ns", wrap_up_ns)
+            put("ordinary_limits", tuple(most - aside for most, aside in zip(limits, set_aside, strict=True)))
+        spends = (i in (TOKENS, INPUT, OUTPUT, COST) and most < UNLIMITED for i, most in enumerate(limits))
+        put("one_call", Amounts(*map(int, spends))._replace(steps=1))
         put("thresholds", ratios(self.thresholds))
         if not (self.on_exhausted in ("raise", "warn") or callable(self.on_exhausted)):
             raise ConfigError(f"on_exhausted must be 'raise', 'warn' or a callable, got {self.on_exhausted!r}")
@@ -121,48 +118,47 @@ class RunBudget:
             raise ConfigError(f"on_unpriced must be 'deny', 'estimate' or 'allow', got {self.on_unpriced!r}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        given = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
-        if self.wrap_up is not None:
-            given["wrap_up"] = dict(self.wrap_up)
-        return (_rebuild_budget, (given,))
+        return remade(self)
 
 
-def _rebuild_budget(given: dict[str, Any]) -> RunBudget:
-    return RunBudget(**given)
+def remade(value: Any) -> tuple[Any, ...]:
+    """For ``__reduce__`` of a dataclass that holds read-only mappings, which do not pickle: how to make it anew."""
+    given = {one.name: _plain(getattr(value, one.name)) for one in fields(value) if one.init}
+    return partial(value.__class__, **given), ()
 
 
-def _limit(name: str, value: object) -> int:
-    if value is None:
-        return UNLIMITED
-    return money_limit(name, value, ConfigError) if name == "max_cost_usd" else count(name, value, ConfigError)
+def _plain(value: Any) -> Any:
+    return {name: _plain(inner) for name, inner in value.items()} if isinstance(value, MappingProxyType) else value
+
+
+def limits_in(given: object, prefix: str, called: str) -> tuple[int, ...]:
+    """The attributes of *given* that are limits, in internal units and `RESOURCES` order; UNLIMITED where None."""
+    values = ((resource, getattr(given, prefix + resource)) for resource in RESOURCES)
+    return tuple(UNLIMITED if value is None else limit(called + name, name, value) for name, value in values)
 
 
 def ratios(thresholds: Iterable[float]) -> tuple[float, ...]:
     """*thresholds* in ascending order, each once; ConfigError if one is no ratio above 0 and at most 1."""
     if not isinstance(thresholds, Iterable):
         raise ConfigError(f"thresholds must be a list of ratios, got {thresholds!r}")
-    return tuple(sorted({_ratio(value) for value in thresholds}))
+    found = set()
+    for value in thresholds:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+            raise ConfigError(f"a threshold must be a ratio above 0 and at most 1, got {value!r}")
+        found.add(float(value))
+    return tuple(sorted(found))
 
 
-def _ratio(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise ConfigError(f"a threshold must be a ratio above 0 and at most 1, got {value!r}")
-    return float(value)
-
-
-def _set_aside(wrap_up: Mapping[str, Money] | None, limits: tuple[int, ...]) -> tuple[list[int], int]:
-    amounts = [0] * len(limits)
-    if wrap_up is None:
-        return amounts, 0
-    given = dict(wrap_up)
-    wrap_up_ns = time_limit("wrap_up.seconds", given.pop("seconds", 0), ConfigError)
+def _set_aside(wrap_up: Mapping[str, Money], limits: tuple[int, ...]) -> tuple[list[int], int]:
+    amounts, given = [0] * len(limits), dict(wrap_up)
+    wrap_up_ns = limit("wrap_up.seconds", "seconds", given.pop("seconds", 0))
     if limits[STEPS] < UNLIMITED:
         given.setdefault("steps", 1)
     for resource, value in given.items():
         if resource not in RESOURCES:
             raise ConfigError(f"wrap_up: unknown resource {resource!r}: known are seconds, {', '.join(RESOURCES)}")
         i = RESOURCES.index(resource)
-        amounts[i] = (money_limit if i == COST else count)(f"wrap_up.{resource}", value, ConfigError)
+        amounts[i] = limit(f"wrap_up.{resource}", resource, value)
         if limits[i] == UNLIMITED:
             raise ConfigError(f"wrap_up sets {resource} aside, but max_{resource} is not limited")
         if amounts[i] > limits[i]:
@@ -170,12 +166,14 @@ def _set_aside(wrap_up: Mapping[str, Money] | None, limits: tuple[int, ...]) -> 
     return amounts, wrap_up_ns
 
 
-class _Unsaid(int):
+class Unsaid(int):
     """A number that nobody gave: it reads as what it is, but a commit charges what is held instead."""
 
 
-_ONE_STEP = _Unsaid(1)
-_NO_TOOL_CALLS = _Unsaid(0)
+_ONE_STEP = Unsaid(1)
+_NO_TOOL_CALLS = Unsaid(0)
+_MAY_BE_UNKNOWN = ("input_tokens", "output_tokens", "tokens")
+_COUNTS = ("steps", "tool_calls", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens", *_MAY_BE_UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,42 +220,29 @@ class Usage:
 
     def __post_init__(self) -> None:
         put = partial(object.__setattr__, self)
-        for name in ("steps", "tool_calls", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"):
-            if not isinstance(getattr(self, name), _Unsaid):
-                put(name, count(name, getattr(self, name)))
-        for name in ("input_tokens", "output_tokens", "tokens"):
-            if getattr(self, name) is not None:
-                put(name, count(name, getattr(self, name)))
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if type(value) is not int or not 0 <= value < CEILING:
+                known = isinstance(value, Unsaid) or (value is None and name in _MAY_BE_UNKNOWN)
+                put(name, value if known else count(name, value))
         for name in ("cost_usd", "reported_cost_usd"):
             if getattr(self, name) is not None:
                 put(name, usd(nanousd(name, getattr(self, name))))
-        known_input, known_output = self.input_tokens, self.output_tokens
-        if self.tokens is None:
-            whole = count("tokens", (known_input or 0) + (known_output or 0))
-            if known_input is not None and known_output is not None:
+        given, made, tokens = self.input_tokens, self.output_tokens, self.tokens
+        whole, known = (given or 0) + (made or 0), given is not None and made is not None
+        if tokens is None:
+            if whole >= CEILING:
+                count("tokens", whole)
+            if known:
                 put("tokens", whole)
-        elif known_input is not None and known_output is not None:
-            if self.tokens != known_input + known_output:
-                raise ValueError(
-                    f"tokens ({self.tokens}) is not input_tokens ({known_input}) + output_tokens ({known_output})"
-                )
-        elif (known_input or known_output or 0) > self.tokens:
-            raise ValueError(f"tokens ({self.tokens}) is less than the input or output tokens given")
-        elif known_input is not None:
-            put("output_tokens", self.tokens - known_input)
-        else:
-            put("input_tokens", self.tokens - (known_output or 0))
-            put("output_tokens", known_output or 0)
-
-    @property
-    def says_steps(self) -> bool:
-        """Whether ``steps`` was given; else it is one for a record, and for a commit what is held."""
-        return not isinstance(self.steps, _Unsaid)
-
-    @property
-    def says_tool_calls(self) -> bool:
-        """Whether ``tool_calls`` was given; 0 has to be said."""
-        return not isinstance(self.tool_calls, _Unsaid)
+        elif known and tokens != whole:
+            raise ValueError(f"tokens ({tokens}) is not input_tokens ({given}) + output_tokens ({made})")
+        elif tokens < whole:
+            raise ValueError(f"tokens ({tokens}) is less than the input or output tokens given")
+        elif not known:
+            given = tokens - (made or 0) if given is None else given
+            put("input_tokens", given)
+            put("output_tokens", tokens - given)
 
     @property
     def cost_nanousd(self) -> int | None:
@@ -266,21 +251,13 @@ class Usage:
 
     def amounts(self, cost_nanousd: int = 0) -> Amounts:
         """As internal amounts, unknown token counts as 0, at the given cost."""
-        return Amounts(
-            self.steps,
-            (self.input_tokens or 0) + (self.output_tokens or 0),
-            self.input_tokens or 0,
-            self.output_tokens or 0,
-            cost_nanousd,
-            self.tool_calls,
-            0,
-        )
+        given, made = self.input_tokens or 0, self.output_tokens or 0
+        return Amounts(self.steps, given + made, given, made, cost_nanousd, self.tool_calls)
 
     @property
     def cost(self) -> Decimal | None:
         """The cost as Decimal USD, or None if unknown."""
-        nano = self.cost_nanousd
-        return None if nano is None else usd(nano)
+        return None if self.cost_usd is None else usd(nanos_of(self.cost_usd))
 
 
 def sum_of(amounts: Sequence[int], *, estimated: bool = False) -> Usage:

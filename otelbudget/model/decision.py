@@ -6,12 +6,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget.errors import BudgetExceeded
+from otelbudget.model.message import message
 
 if TYPE_CHECKING:
     from datetime import datetime
     from decimal import Decimal
 
 __all__ = ["ALLOWED", "Decision", "Denial"]
+
+#: What an exception has of a denial.
+_TOLD: Final = (
+    *("reason", "resource", "budget", "scope", "used", "reserved", "limit", "requested"),
+    *("retry_after_s", "resets_at"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +29,7 @@ class Denial:
 
     Args:
         tenant, run_id: Whose request it was.
-        where: Whose quota refused: its org, tenant, user and model, empty where they don't apply; None for a run.
+        where: Whose quota refused, a `Where`; None for a run.
         per: The window of that quota.
         resets_in_s: Seconds until `resets_at`.
         priority, whole: The request's priority, and the whole limit, of which it may use no more than `limit`.
@@ -61,26 +68,11 @@ class Denial:
     @property
     def message(self) -> str:
         """What ran out, where, how much was used and held, when it resets and how to raise it."""
-        from otelbudget.model.message import message
-
         return message(self)
 
     def error(self, receipt: Any = None) -> BudgetExceeded:
         """The exception that tells the caller."""
-        return BudgetExceeded(
-            self.message,
-            reason=self.reason,
-            resource=self.resource,
-            budget=self.budget,
-            scope=self.scope,
-            used=self.used,
-            reserved=self.reserved,
-            limit=self.limit,
-            requested=self.requested,
-            retry_after_s=self.retry_after_s,
-            resets_at=self.resets_at,
-            receipt=receipt,
-        )
+        return BudgetExceeded(self.message, receipt=receipt, **{name: getattr(self, name) for name in _TOLD})
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from otelbudget.model.decision import Denial
 
 __all__ = ["REASONS", "message"]
@@ -28,18 +30,21 @@ def _where(d: Denial) -> str:
 
 
 def _whose(where: Any) -> str:
-    within = f" (org {where.org!r})"
+    org, tenant = where.get("org"), where.get("tenant")
     if where.scope == "org":
-        return f"org {where.org!r}"
-    if where.scope == "user":
-        return f"user {where.user!r} of tenant {where.tenant!r}{within}"
-    return f"{where.scope} {getattr(where, where.scope)!r}{within}"
+        return f"org {org!r}"
+    if where.scope == "tag":
+        return f"tag {where.get('tag')} {where.get('value')!r} (org {org!r})"
+    of_tenant = "" if where.scope in ("tenant", "model") else f" of tenant {tenant!r}"
+    return f"{where.scope} {where.names[-1]!r}{of_tenant} (org {org!r})"
 
 
 # --- what each reason says
 
 
 def _limit(d: Denial) -> str:
+    if d.detail == "wrap_up":
+        return "wrap_up() admits one model call and no tool call, and this is another one."
     own = ""
     if d.own_maximum is not None:
         own = f" The request's own maximum of {d.own_maximum} output tokens is part of that; a smaller one may fit."
@@ -47,6 +52,10 @@ def _limit(d: Denial) -> str:
 
 
 def _busy(d: Denial) -> str:
+    if d.detail == "inside":
+        return (
+            "busy: this thread is in the middle of another budget operation (in a finalizer or signal handler); retry."
+        )
     return (
         f"busy: {_numbers(d)}. Calls in flight hold the rest; retry when one has ended, in about {d.retry_after_s} s,"
         f" or wait with wait_s. {_resets(d)}{_raise_it(d)}"
@@ -61,24 +70,9 @@ def _deadline(d: Denial) -> str:
     )
 
 
-def _latched(d: Denial) -> str:
-    if d.detail == "wrap_up":
-        return "wrap_up() admits one model call and no tool call, and this is another one."
-    numbers = "" if d.used is None or d.limit is None else f" ({_numbers(d)})"
-    return (
-        f"stays exhausted: {d.resource} was refused before and the run goes on asking{numbers}."
-        f" Stop, raise max_{d.resource}{_at(d)}, or call run.extend({d.resource}=...);"
-        " RunBudget(latch=False) judges every request anew."
-    )
-
-
 def _frozen(d: Denial) -> str:
     by = f" ({d.detail})" if d.detail else ""
     return f"frozen{by}: no new calls until run.unfreeze()."
-
-
-def _closed(_: Denial) -> str:
-    return "the run has ended; a task or stream left behind can't make new calls in it. Open a new otelbudget.run()."
 
 
 def _unpriced(d: Denial) -> str:
@@ -89,24 +83,18 @@ def _unpriced(d: Denial) -> str:
     )
 
 
-def _no_tenant(_: Denial) -> str:
-    return "a tenant is required and none was given: otelbudget.run(..., tenant=...)."
-
-
-def _store_unavailable(d: Denial) -> str:
-    return f"the store can't be reached ({d.detail}), and on_store_error is fail_closed."
-
-
-_WHAT: Final = {
+_CLOSED: Final = (
+    "the run has ended; a task or stream left behind can't make new calls in it. Open a new otelbudget.run()."
+)
+_WHAT: Final[dict[str, Callable[[Denial], str]]] = {
     "limit": _limit,
     "busy": _busy,
     "deadline": _deadline,
-    "latched": _latched,
     "frozen": _frozen,
-    "closed": _closed,
+    "closed": lambda _: _CLOSED,
     "unpriced": _unpriced,
-    "no_tenant": _no_tenant,
-    "store_unavailable": _store_unavailable,
+    "no_tenant": lambda _: "a tenant is required and none was given: otelbudget.run(..., tenant=...).",
+    "store_unavailable": lambda d: f"the store of the quotas can't be reached, so nothing is admitted: {d.detail}",
 }
 
 #: Every reason that a denial can have.

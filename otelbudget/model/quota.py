@@ -1,28 +1,34 @@
-"""What organisations, tenants, users and models may use per window: `Quota`; and whose is whose: `Quotas`."""
+"""What organisations, tenants, users, models and others may use per window: `Quota`; and whose is whose: `Quotas`.
+
+To add a level, see `levels`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from otelbudget.errors import ConfigError
-from otelbudget.model.amounts import COST, RESOURCES, UNLIMITED, Money, count, money_limit
-from otelbudget.model.budget import ratios
-from otelbudget.model.names import matching, undated
+from otelbudget.model.amounts import RESOURCES, UNLIMITED, Money
+from otelbudget.model.budget import limits_in, ratios, remade
+from otelbudget.model.levels import NAMED, Level
+from otelbudget.model.names import is_pattern, matching, undated
 from otelbudget.model.windows import WindowSpec
 
-__all__ = ["PRIORITIES", "Quota", "Quotas", "check_priority"]
+__all__ = ["PER_RUN", "PRIORITIES", "Quota", "Quotas", "check_priority"]
 
 #: From the least to the most important.
 PRIORITIES: Final = ("low", "normal", "high")
+#: Why some levels have no quota per run.
+PER_RUN: Final = "a quota per run binds root runs, and here it is calls that are bound: limit the run's budget"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """What one organisation, tenant, user or model may use in one window; exactly that much is allowed.
+    """What one organisation, tenant, user, model or other owner may use in one window; exactly that much is allowed.
 
     Example:
         >>> Quota(tokens=50_000, per="day", timezone="Europe/Berlin", at="06:00").name
@@ -68,7 +74,7 @@ class Quota:
 
     def __post_init__(self) -> None:
         put = partial(object.__setattr__, self)
-        limits = tuple(_limit(resource, getattr(self, resource)) for resource in RESOURCES)
+        limits = limits_in(self, "", "quota: ")
         if min(limits) == UNLIMITED:
             raise ConfigError(f"a quota limits something: give one of {', '.join(RESOURCES)}")
         put("limits", limits)
@@ -86,21 +92,7 @@ class Quota:
             raise ConfigError(f"name must be a text that is not empty, got {self.name!r}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        given = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
-        if self.reserve_for is not None:
-            given["reserve_for"] = dict(self.reserve_for)
-        return (_rebuild, (given,))
-
-
-def _rebuild(given: dict[str, Any]) -> Quota:
-    return Quota(**given)
-
-
-def _limit(resource: str, value: object) -> int:
-    if value is None:
-        return UNLIMITED
-    parse = money_limit if resource == RESOURCES[COST] else count
-    return parse(f"quota: {resource}", value, ConfigError)
+        return remade(self)
 
 
 def _shares(reserve_for: object) -> dict[str, float]:
@@ -135,9 +127,18 @@ def check_priority(priority: object) -> str:
     return str(priority)
 
 
+Listed = tuple[Quota, ...]
+Named = Mapping[str, Listed]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quotas:
     """Whose quota is whose. A name is matched exactly, then by patterns (``acme-*``) in their order.
+
+    Example:
+        >>> quotas = Quotas(agents={"search-*": [Quota(tokens=50_000)]}, tags={"team": {"search": [Quota(cost_usd=5)]}})
+        >>> quotas.of_agent("search-docs")[0].tokens, quotas.of_tag("team", "search")[0].cost_usd
+        (50000, 5)
 
     Args:
         org: What every organisation may use, each on its own.
@@ -145,71 +146,116 @@ class Quotas:
         tenants: Tenant or pattern -> its quotas; every tenant that a pattern matches has its own.
         users: User or pattern -> quotas, of each such user of each tenant; ``"*"`` gives one to every user.
         models: Model or pattern -> quotas, of each organisation; all models that a pattern matches share one.
+        agents: Agent or pattern -> quotas, of each such agent of each tenant.
+        conversations: Conversation or pattern -> quotas, of each such conversation of each tenant.
+        tags: Name of a tag -> its value or a pattern -> quotas, of each such value in each organisation.
 
     Raises:
-        ConfigError: A name is empty, a value is no list of quotas, or two quotas of a list have one name.
+        ConfigError: A name is empty, a value is no list of quotas, two quotas of a list have one name, or one is per
+            run where calls are bound: those of models, agents, conversations and tags.
     """
 
-    org: tuple[Quota, ...] = ()
-    default: tuple[Quota, ...] = ()
-    tenants: Mapping[str, tuple[Quota, ...]] = field(default_factory=dict)
-    users: Mapping[str, tuple[Quota, ...]] = field(default_factory=dict)
-    models: Mapping[str, tuple[Quota, ...]] = field(default_factory=dict)
+    org: Listed = ()
+    default: Listed = ()
+    tenants: Named = field(default_factory=dict)
+    users: Named = field(default_factory=dict)
+    models: Named = field(default_factory=dict)
+    agents: Named = field(default_factory=dict)
+    conversations: Named = field(default_factory=dict)
+    tags: Mapping[str, Named] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         put = partial(object.__setattr__, self)
         for name in ("org", "default"):
             put(name, _listed(f"quotas.{name}", getattr(self, name)))
-        for name in ("tenants", "users", "models"):
-            given = getattr(self, name)
-            if not isinstance(given, Mapping):
-                raise ConfigError(f"quotas.{name} must map names to lists of quotas, got {given!r}")
-            put(name, MappingProxyType({_name(n): _listed(f"quotas.{name}.{n}", q) for n, q in given.items()}))
-        for name, listed in self.models.items():
-            if any(quota.per == "run" for quota in listed):
-                raise ConfigError(f"quotas.models.{name}: a model has no quota per run; limit the run's budget")
+        for name, level in NAMED.items():
+            put(name, _named(f"quotas.{name}", getattr(self, name), level))
 
     def __bool__(self) -> bool:
         return any(getattr(self, f.name) for f in fields(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return (_rebuild_quotas, ({k: dict(v) if isinstance(v, Mapping) else v for k, v in given.items()},))
+        return remade(self)
 
-    def of_tenant(self, tenant: str) -> tuple[Quota, ...]:
+    def found(self, level: str, *names: str) -> tuple[tuple[str, ...] | None, Listed]:
+        """The path of what is said of somebody at a *level* (one of `NAMED`), None if nothing is; and the quotas.
+
+        *names* are all that it is called; a tag's name comes first, the names of its value after it.
+        """
+        path: tuple[str, ...]
+        known, path = getattr(self, level), ("quotas", level)
+        if NAMED[level].nested:
+            known, path, names = known.get(names[0], {}), (*path, names[0]), names[1:]
+        entry = matching(known, *names)
+        if entry is not None:
+            return (*path, entry), known[entry]
+        return (("quotas", "default"), self.default) if level == "tenants" else (None, ())
+
+    def listed(self) -> Iterator[tuple[str, Quota]]:
+        """(the setting, a quota) of all."""
+        for one in fields(self):
+            yield from _leaves(f"quotas.{one.name}", getattr(self, one.name))
+
+    def of_tenant(self, tenant: str) -> Listed:
         """What *tenant* may use: its own, else the default."""
-        found = matching(self.tenants, tenant)
-        return self.default if found is None else self.tenants[found]
+        return self.found("tenants", tenant)[1]
 
-    def of_user(self, user: str) -> tuple[Quota, ...]:
-        """What *user* may use; empty without an entry."""
-        found = matching(self.users, user)
-        return () if found is None else self.users[found]
+    def of_user(self, user: str) -> Listed:
+        """What *user* may use; empty without an entry, as for all that follow."""
+        return self.found("users", user)[1]
 
-    def of_model(self, model: str) -> tuple[str, tuple[Quota, ...]]:
-        """(the name or pattern that is counted under, its quotas); empty without an entry."""
-        found = matching(self.models, model, undated(model))
-        return ("", ()) if found is None else (found, self.models[found])
+    def of_model(self, model: str) -> tuple[str, Listed]:
+        """(the name or pattern that is counted under, its quotas)."""
+        path, quotas = self.found("models", model, undated(model))
+        return path[-1] if path else "", quotas
+
+    def of_agent(self, agent: str) -> Listed:
+        """What *agent* may use."""
+        return self.found("agents", agent)[1]
+
+    def of_conversation(self, conversation: str) -> Listed:
+        """What *conversation* may use."""
+        return self.found("conversations", conversation)[1]
+
+    def of_tag(self, name: str, value: str) -> Listed:
+        """What may be used under the tag *name* of this *value*."""
+        return self.found("tags", name, value)[1]
 
 
-def _rebuild_quotas(given: dict[str, Any]) -> Quotas:
-    return Quotas(**given)
+def _leaves(where: str, given: Any) -> Iterator[tuple[str, Quota]]:
+    if isinstance(given, Mapping):
+        for name, inner in given.items():
+            yield from _leaves(f"{where}.{name}", inner)
+    else:
+        yield from ((where, quota) for quota in given)
 
 
-def _name(name: object) -> str:
-    if not isinstance(name, str) or not name:
-        raise ConfigError(f"a name must be a text that is not empty, got {name!r}")
-    return name
+def _named(where: str, given: object, level: Level) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{where} must map names to {'values' if level.nested else 'lists of quotas'}, got {given!r}")
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"a name must be a text that is not empty, got {name!r}")
+        path = f"{where}.{name}"
+        if level.nested and is_pattern(name):
+            raise ConfigError(f"{path}: a tag is named exactly; only its values may be patterns")
+        found[name] = _named(path, value, level._replace(nested=False)) if level.nested else _listed(path, value)
+        if not level.per_run and not level.nested and any(quota.per == "run" for quota in found[name]):
+            raise ConfigError(f"{path}: {PER_RUN}")
+    return MappingProxyType(found)
 
 
-def _listed(where: str, given: object) -> tuple[Quota, ...]:
+def _listed(where: str, given: object) -> Listed:
     quotas = (given,) if isinstance(given, Quota) else given
     if isinstance(quotas, str) or not isinstance(quotas, Iterable):
         raise ConfigError(f"{where} must be a list of quotas, got {given!r}")
     listed = tuple(quotas)
+    names: set[str | None] = set()
     for i, one in enumerate(listed):
         if not isinstance(one, Quota):
             raise ConfigError(f"{where}[{i}] must be a Quota, got {one!r} ({type(one).__name__})")
-        if any(one.name == other.name for other in listed[:i]):
+        if one.name in names:
             raise ConfigError(f"{where}[{i}]: a quota before it is called {one.name!r} too; give it a name of its own")
+        names.add(one.name)
     return listed

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from math import floor
@@ -19,7 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from otelbudget.errors import ConfigError
 
-__all__ = ["BUCKETS", "Buckets", "Window", "WindowSpec", "window_at", "zone", "zone_advice"]
+__all__ = ["BUCKETS", "Window", "WindowSpec", "bucket", "window_at", "zone", "zone_advice"]
 
 CALENDAR: Final = ("minute", "hour", "day", "week", "month")
 _TIMED: Final = ("day", "week", "month")
@@ -37,12 +35,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Window(NamedTuple):
-    """A stretch of time that a quota is counted in.
-
-    Attributes:
-        key: Its name, such as ``2026-11-24``; a new window has a new key.
-        start_s, end_s: Unix seconds; the end is no longer part of it. Infinite for a lifetime and a rolling window.
-    """
+    """A stretch of time that a quota is counted in, in Unix seconds; the end is no longer part of it. Infinite for a
+    lifetime and a rolling window. A new one has a new *key*, such as ``2026-11-24``."""
 
     key: str
     start_s: float
@@ -82,6 +76,10 @@ class WindowSpec:
                 raise ConfigError(f"at goes with per day, week or month, not with per {self.per}")
         if self.per not in CALENDAR and self.timezone != "UTC":
             raise ConfigError(f"timezone goes with windows of the calendar, not with per {self.per}")
+
+    def __str__(self) -> str:
+        begin = "" if self.at is None and self.timezone == "UTC" else f" from {self.at or '00:00'} {self.timezone}"
+        return f"per {self.per}{begin}"
 
 
 def _rolling_s(per: object) -> int | None:
@@ -131,6 +129,15 @@ def window_at(spec: WindowSpec, now_s: float) -> Window:
         raise ValueError(f"the clock says {now_s} s, and no calendar has a {spec.per} around that") from error
 
 
+def bucket(length_s: int, now_s: float) -> int:
+    """The number of the bucket of a rolling window that *now_s* lies in; each is 1/60 of it long.
+
+    At bucket n, what lies in n - 60 and later counts: all that is younger than the window, and up to 1/60 and a
+    millisecond more.
+    """
+    return floor(now_s * 1000) * BUCKETS // (length_s * 1000)  # in whole numbers: no rounding loses an amount early
+
+
 def _fixed(spec: WindowSpec, now_s: int) -> Window:
     length_s = _FIXED[spec.per]
     offset_s = _offset_s(spec, now_s)
@@ -178,72 +185,3 @@ def _begin_s(spec: WindowSpec, day: date) -> float:
     # A naive local time gets its own offset, which differs from now's on the days when clocks change.
     at = time.min if spec.at is None else time.fromisoformat(spec.at)
     return datetime.combine(day, at, spec.tz).timestamp()
-
-
-class Buckets:
-    """What was charged in a rolling window, in pieces of 1/60 of its length; the oldest fall out as time passes.
-
-    Example:
-        >>> last_hour = Buckets(3600)
-        >>> last_hour.add([5], 0.0)
-        >>> last_hour.fallen_out(3600.0), last_hour.fallen_out(3660.0)
-        (None, [5])
-    """
-
-    __slots__ = ("_kept", "_length_s", "_width_s")
-
-    def __init__(self, length_s: int) -> None:
-        self._length_s = length_s
-        self._width_s = length_s / BUCKETS
-        self._kept: deque[tuple[int, list[int]]] = deque()  # (bucket's number, amounts), oldest first
-
-    def add(self, amounts: Sequence[int], now_s: float) -> None:
-        """Note a charge made now. A clock that went back adds to the newest bucket, so nothing falls out early."""
-        number = int(now_s // self._width_s)
-        self._come_back_to(number)
-        if self._kept and self._kept[-1][0] >= number:
-            self._kept[-1] = (self._kept[-1][0], [a + b for a, b in zip(self._kept[-1][1], amounts, strict=True)])
-        else:
-            self._kept.append((number, list(amounts)))
-
-    def copy(self) -> Buckets:
-        """Another one of the same charges, that can change by itself."""
-        other = Buckets(self._length_s)
-        other._kept = self._kept.copy()
-        return other
-
-    def moves(self, now_s: float) -> bool:
-        """Whether `fallen_out` would change anything now."""
-        kept = self._kept
-        return bool(kept) and (
-            self._leaves_s(kept[0][0]) <= now_s or kept[-1][0] - int(now_s // self._width_s) > BUCKETS
-        )
-
-    def fallen_out(self, now_s: float) -> list[int] | None:
-        """The sum of what lies wholly before the window up to now, given once; None if there is nothing."""
-        gone: list[int] | None = None
-        self._come_back_to(int(now_s // self._width_s))
-        while self._kept and self._leaves_s(self._kept[0][0]) <= now_s:
-            _, amounts = self._kept.popleft()
-            gone = amounts if gone is None else [a + b for a, b in zip(gone, amounts, strict=True)]
-        return gone
-
-    def _come_back_to(self, number: int) -> None:
-        """Where the clock was ahead by more than a window, let what was charged then count a whole window from now."""
-        if not self._kept or self._kept[-1][0] - number <= BUCKETS:
-            return
-        ahead = [0] * len(self._kept[-1][1])
-        while self._kept and self._kept[-1][0] > number:
-            ahead = [a + b for a, b in zip(ahead, self._kept.pop()[1], strict=True)]
-        self._kept.append((number, ahead))
-
-    def next_s(self) -> float | None:
-        """When the oldest charges fall out, in Unix seconds; None if there are none."""
-        return self._leaves_s(self._kept[0][0]) if self._kept else None
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._kept.clear()
-
-    def _leaves_s(self, number: int) -> float:
-        return (number + 1) * self._width_s + self._length_s

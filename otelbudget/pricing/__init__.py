@@ -6,8 +6,6 @@ tokens.
 
 from __future__ import annotations
 
-import fnmatch
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +17,7 @@ from typing import Final
 from otelbudget.errors import ConfigError
 from otelbudget.model.amounts import NANOS, Money, count, nanousd
 from otelbudget.model.budget import Usage
-from otelbudget.model.names import is_pattern, undated
+from otelbudget.model.names import is_pattern, matching, undated
 from otelbudget.pricing.rates import PARTS, Known, Rates, rates
 
 __all__ = ["Price", "Prices"]
@@ -78,7 +76,7 @@ class Price:
         """The same as integer rates."""
         factor = (1 - Fraction(self.discount)) * NANOS / self.per
         given = {name: getattr(self, name) for name in PARTS}
-        return rates({name: None if value is None else Fraction(value) * factor for name, value in given.items()})
+        return rates({name: Fraction(value) * factor for name, value in given.items() if value is not None})
 
 
 class Prices:
@@ -118,13 +116,10 @@ class Prices:
         self._clock_s = clock_s
         self._known: dict[tuple[str | None, str | None], Known | None] = {}
         self._given: dict[str, Known] = {}
-        self._patterns: list[tuple[re.Pattern[str], Known]] = []
         for name, price in self._table.items():
             if not isinstance(name, str) or not name or not isinstance(price, Price):
                 raise ConfigError(f"prices map the name of a model, or a pattern, to a Price, got {name!r}: {price!r}")
             self._given[name] = Known(price.rates())
-            if is_pattern(name):
-                self._patterns.append((re.compile(fnmatch.translate(name)), self._given[name]))
         self.models: tuple[str, ...] = tuple(name for name in self._given if not is_pattern(name))
 
     def __eq__(self, other: object) -> bool:
@@ -136,15 +131,9 @@ class Prices:
         return f"Prices({self._table!r}{'' if self._listed else ', listed=False'})"
 
     def load(self) -> bool:
-        """Load the genai-prices package now (0.4 s), not at the first model without a given price.
-
-        Returns:
-            Whether it is there to be asked.
-        """
-        if not self._listed:
-            return False
+        """Load the genai-prices package now (0.4 s), not at the first model; whether it is there to be asked."""
         try:
-            return self._ask_list("gpt-4o", "openai") is not None
+            return self._listed and self._ask_list("gpt-4o", "openai") is not None
         except ImportError:
             return False
 
@@ -152,25 +141,21 @@ class Prices:
         """What *usage* costs, in nano-USD, rounded up once; None if no price is known. Never raises.
 
         Tokens without a split are priced as input, unknown ones as none. What the usage says of its own cost is not
-        looked at.
+        looked at. Without a *model* only the pattern ``*`` is found.
 
         Args:
-            model: As the request or the response names it; None finds only the pattern ``*``.
             provider: Name after the OpenTelemetry conventions (``openai``, ``gcp.vertex_ai``); only listed prices
                 depend on it.
-            usage: What was used.
         """
         try:
             known = self._known[model, provider]
+            if known is not None and known.changes and known.until_s <= self._clock_s():
+                known = self._find(model, provider) or known
         except KeyError:
             known = self._find(model, provider)
         except TypeError:  # a span attribute may be anything
             return None
-        if known is None:
-            return None
-        if known.changes and known.until_s <= self._clock_s():
-            known = self._find(model, provider) or known
-        return known.cost(usage)
+        return None if known is None else known.cost(usage)
 
     def dearest_nanousd(self, usage: Usage) -> int | None:
         """What *usage* would cost at the dearest of the given prices, patterns included; None if none was given."""
@@ -178,7 +163,8 @@ class Prices:
 
     def _find(self, model: str | None, provider: str | None) -> Known | None:
         name = model if isinstance(model, str) else ""
-        known = self._find_given(name)
+        entry = self.entry(name)
+        known = None if entry is None else self._given[entry]
         if known is None and self._listed and 0 < len(name) <= _LONGEST_NAME:
             try:
                 known = self._ask_list(name, provider)
@@ -190,11 +176,7 @@ class Prices:
         return known
 
     def _ask_list(self, name: str, provider: str | None) -> Known | None:
-        """What is listed.
-
-        Raises:
-            ImportError: The list is being loaded by this very thread, which a signal handler has interrupted.
-        """
+        """What is listed; ImportError if this very thread, which a signal handler has interrupted, is loading it."""
         if getattr(_here, "asks", False):
             raise ImportError("the list of prices is being loaded")
         _here.asks = True
@@ -212,19 +194,11 @@ class Prices:
 
     def gives(self, model: str | None) -> bool:
         """Whether *model* has a price here, by its name or a pattern, whatever is listed elsewhere."""
-        return self._find_given(model if isinstance(model, str) else "") is not None
+        return self.entry(model if isinstance(model, str) else "") is not None
 
     def entry(self, model: str) -> str | None:
         """The given name or pattern that *model* is priced by; None if no given one means it."""
-        found = self._find_given(model)
-        return next((name for name, known in self._given.items() if known is found), None)
-
-    def _find_given(self, name: str) -> Known | None:
-        names = (name, undated(name))
-        exact = self._given.get(names[0]) or self._given.get(names[1])
-        if exact is not None:
-            return exact
-        return next((known for pattern, known in self._patterns if any(map(pattern.match, names))), None)
+        return matching(self._given, model, undated(model))
 
 
 def _exact(name: str, value: object) -> Decimal:

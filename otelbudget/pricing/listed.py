@@ -62,20 +62,15 @@ def _known(price: Any, changes: bool, now_s: float) -> Known | None:
     starts = {tier.start for name in _PER_MILLION.values() for tier in getattr(listed.get(name), "tiers", ())}
     call = Fraction(listed.get(_PER_THOUSAND_CALLS, 0)) * NANOS / 1000
     base, *above = (
-        (start, rates({part: _at(listed.get(name), start) for part, name in _PER_MILLION.items()}, call))
+        (start, rates({part: _at(listed[name], start) for part, name in _PER_MILLION.items() if name in listed}, call))
         for start in (-1, *sorted(starts))
     )
     return Known(base[1], tuple(above), changes, now_s + _CHANGING_FOR_S)
 
 
-def _at(value: Any, start: int) -> Fraction | None:
+def _at(value: Any, start: int) -> Fraction:
     """A listed price as nano-USD per token, for requests of just more than *start* input tokens."""
-    if value is None:
-        return None
-    price = value
     if not isinstance(value, Decimal):
-        price = value.base
-        for tier in value.tiers:
-            if start >= tier.start:
-                price = tier.price
-    return Fraction(price) * NANOS / 1_000_000
+        above = [tier.price for tier in value.tiers if start >= tier.start]
+        value = above[-1] if above else value.base
+    return Fraction(value) * NANOS / 1_000_000

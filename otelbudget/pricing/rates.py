@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, NamedTuple
 
+from otelbudget.model.amounts import CEILING
 from otelbudget.model.budget import Usage
 
 __all__ = ["PARTS", "Known", "Rates", "rates"]
@@ -40,7 +41,10 @@ class Known:
     until_s: float = math.inf
 
     def cost(self, usage: Usage) -> int:
-        """Nano-USD, rounded up once; parts that exceed what they are parts of are charged, never subtracted."""
+        """Nano-USD, rounded up once, at most the greatest amount.
+
+        Parts that exceed what they are parts of are charged, never subtracted.
+        """
         given, made = usage.input_tokens or 0, usage.output_tokens or 0
         rates = self.rates
         for start, other in self.above:
@@ -55,15 +59,14 @@ class Known:
             scaled += read * read_rate + written * write_rate + reasoned * reasoning_rate
         if call_rate:
             scaled += usage.steps * call_rate
-        return -(-scaled // scale)
+        return min(-(-scaled // scale), CEILING - 1)
 
 
-def rates(parts: Mapping[str, Fraction | None], call: Fraction = Fraction(0)) -> Rates:
+def rates(parts: Mapping[str, Fraction], call: Fraction = Fraction(0)) -> Rates:
     """Rates from nano-USD per token of each of `PARTS` and per call; a part without one costs what its whole does."""
-    exact = dict(parts)
+    exact = {"input": Fraction(0), **parts}
     for part, whole in _PRICED_AS.items():
-        if exact.get(part) is None:
-            exact[part] = exact.get(whole)
-    fractions = [exact[part] or Fraction(0) for part in PARTS] + [call]
+        exact.setdefault(part, exact[whole])
+    fractions = [exact[part] for part in PARTS] + [call]
     scale = math.lcm(*(fraction.denominator for fraction in fractions))
     return Rates._make([*(int(fraction * scale) for fraction in fractions), scale])

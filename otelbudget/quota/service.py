@@ -1,46 +1,52 @@
 """`QuotaService`: quotas of tenants for code that does its own calls, alone or on a manager's accounts.
 
-It asks the way every call asks, through standing runs without limits of their own: so its checks are events and
-metrics like any other, and the quotas of organisations, users and models have their say where there are any.
+It asks the way every call asks, only that no run is in between.
 """
 
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from otelbudget.admission import admission
-from otelbudget.admission import settlement as accounting
-from otelbudget.admission.wanted import wanted
-from otelbudget.config import Config
+from otelbudget.admission import settlement, trips
+from otelbudget.admission.cost import wanted
+from otelbudget.admission.payer import Payer
+from otelbudget.admission.request import Once, Request
+from otelbudget.config import Config, StoreConfig
+from otelbudget.engine.context import set_up_engine
 from otelbudget.engine.engine import Engine
+from otelbudget.engine.owner import Names
 from otelbudget.errors import BudgetExceeded, ConfigError
-from otelbudget.ledger import ledger
-from otelbudget.model.amounts import CEILING, RESOURCES, TOKENS, Amounts, amounts_from, shown
-from otelbudget.model.budget import Usage
-from otelbudget.model.quota import Quota, Quotas
-from otelbudget.quota import changes
-from otelbudget.quota.forms import QuotaLike, daily_of, listed
-from otelbudget.quota.hold import QuotaReservation
-from otelbudget.quota.usage import QuotaUsage, main_account, resets_at, usage_of
+from otelbudget.ledger.account import QuotaAccount
+from otelbudget.ledger.judging import left
+from otelbudget.ledger.ledger import Ledger
+from otelbudget.model.amounts import CEILING, NOTHING, RESOURCES, amounts_from, shown
+from otelbudget.model.budget import Unsaid, Usage
+from otelbudget.model.quota import Quota, Quotas, check_priority
+from otelbudget.model.vector import unpack
+from otelbudget.quota.changes import Change, QuotaLike, daily_of, listed
+from otelbudget.quota.usage import QuotaUsage, usage_of
 from otelbudget.runs import asking, reservation
-from otelbudget.runs.idempotency import Keyed, as_key
-from otelbudget.runs.standing import StandingRuns
-from otelbudget.stores.memory import MemoryStore
+from otelbudget.runs.idempotency import Keys, as_key
+from otelbudget.runs.reservation import Reservation
 
 if TYPE_CHECKING:
     from otelbudget.manager import BudgetManager
-    from otelbudget.runs.run import BudgetRun
+    from otelbudget.stores.base import Store
 
 __all__ = ["QuotaService"]
 
-_ONE_STEP: Final = Amounts(steps=1)
+_DAILY_TOKENS: Final = Unsaid(10_000)
 
 
 class QuotaService:
     """Quotas per tenant: any resources, any windows, kept shares for higher priorities.
+
+    After `otelbudget.setup()`, and with a manager as *store*, it is about the quotas of that configuration, of
+    organisations, users and models too, and shares their accounts with every run. Else it stands alone.
 
     Example:
         >>> service = QuotaService(default_daily_quota=1000)
@@ -52,46 +58,55 @@ class QuotaService:
 
     Amount keywords are those of `BudgetRun`: ``steps``, ``input_tokens``, ``output_tokens``, ``cost_usd``,
     ``tool_calls``, ``nested_tool_calls``; *model* and *user* ask and charge their quotas as well. Every check is an
-    event on the current span and counted; the metrics of a service without *store* are not served anywhere.
-
-    An idempotency key is the tenant's, whichever user, priority or model it comes with. 100,000 are remembered of one
-    tenant and about 200,000 in all; the first to go are those of tenants that used one longest ago, with a warning.
+    event on the current span and counted. An idempotency key is the tenant's, whichever user, priority or model it
+    comes with; 100,000 are remembered.
 
     Args:
         default_daily_quota: What a tenant without quotas of its own may use: tokens per day, a `Quota`, or several;
-            None is unlimited.
+            None is unlimited. Like *quotas* and all from *timezone* on, only for a service that stands alone.
         quotas: The same for tenants, by name or pattern (``acme-*``).
-        store: A manager whose accounts are shared: what its guards charge counts here, what is consumed here counts
-            there, and its runs are held to these quotas too. For a tenant that both name, the manager's are in force,
-            and its default before this one.
+        store: A manager; or where a service that stands alone counts: ``memory``, ``sqlite:///path.db``, a
+            `StoreConfig` or a store. None is the manager of `setup()`, and ``memory`` where there is none.
         timezone: IANA name of the zone whose midnight begins a day, where a quota is given as a number.
         reserve_for: ``{"high": 0.2, "normal": 0.2}`` keeps a fifth of each quota for high and a fifth for normal
             priority: normal then stops at 80 %, low at 60 %; for quotas that don't say so themselves.
-        clock_s: Unix seconds; not with *store*, which has its own clock.
+        clock_s: Unix seconds.
 
     Raises:
-        ConfigError: An argument is wrong; the message says which.
+        ConfigError: An argument is wrong, or said where a manager's configuration decides.
     """
 
     def __init__(
         self,
-        default_daily_quota: QuotaLike | None = 10_000,
+        default_daily_quota: QuotaLike | None = _DAILY_TOKENS,
         *,
         quotas: Mapping[str, QuotaLike] | None = None,
-        store: BudgetManager | None = None,
+        store: BudgetManager | Store | StoreConfig | str | None = None,
         timezone: str = "UTC",
         reserve_for: Mapping[str, float] | None = None,
         clock_s: Callable[[], float] = time.time,
     ) -> None:
-        self._daily = Quota(tokens=0, timezone=timezone, reserve_for=reserve_for)
-        if quotas is not None and not isinstance(quotas, Mapping):
-            raise ConfigError(f"quotas must map tenants to tokens or quotas, {{'acme': 50_000}}, got {quotas!r}")
-        given = Quotas(
-            default=() if default_daily_quota is None else listed(default_daily_quota, self._daily),
-            tenants={tenant: listed(own, self._daily) for tenant, own in (quotas or {}).items()},
-        )
-        self._engine = _engine(store, given, clock_s)
-        self._runs = StandingRuns(self._engine)
+        daily = self._daily = Quota(tokens=0, timezone=timezone, reserve_for=reserve_for)
+        found = set_up_engine() if store is None else getattr(store, "engine", None)
+        if isinstance(found, Engine):
+            said = {
+                "default_daily_quota": default_daily_quota is not _DAILY_TOKENS,
+                "quotas": quotas is not None,
+                "timezone": timezone != "UTC",
+                "reserve_for": reserve_for is not None,
+                "clock_s": clock_s is not time.time,
+            }
+            _refuse(", ".join(name for name in said if said[name]))
+            self._engine = found
+        else:
+            if quotas is not None and not isinstance(quotas, Mapping):
+                raise ConfigError(f"quotas must map tenants to tokens or quotas, {{'acme': 50_000}}, got {quotas!r}")
+            own = Quotas(
+                default=() if default_daily_quota is None else listed(default_daily_quota, daily),
+                tenants={tenant: listed(theirs, daily) for tenant, theirs in (quotas or {}).items()},
+            )
+            self._engine = _engine_at(store, Config(quotas=own), clock_s)
+        self._keys = Keys(self._engine, "a quota service", self._engine.quota_keys)
 
     # --- asking
 
@@ -113,11 +128,10 @@ class QuotaService:
         Raises:
             ValueError, TypeError: An amount, a name or the priority is none.
         """
-        run = self._runs.of(tenant, priority, user)
-        asked, model, unpriced = wanted(run, _given(estimated_tokens, model, amounts))
-        ask = admission.Ask(asked, "check", site=run.site_here(), model=model, unpriced=unpriced)
+        payer = self._payer(tenant, priority, user)
+        asked, model, unpriced = wanted(payer, _given(amounts, tokens=estimated_tokens, model=model))
         try:
-            return asking.decide(run, ask).allowed
+            return asking.decide(payer, Request("check", asked, payer.around().site, model, unpriced=unpriced)).allowed
         except BudgetExceeded:
             return False
 
@@ -133,33 +147,26 @@ class QuotaService:
         idempotency_key: str | None = None,
         on_unknown: Literal["full", "input", "open"] = "full",
         **amounts: Any,
-    ) -> QuotaReservation:
-        """Hold so much of all quotas of *tenant* until it is committed or released.
+    ) -> Reservation:
+        """Hold so much of all quotas of *tenant* until it is committed or released; amounts as for `check_quota`.
 
         Args:
-            tenant, user, model, priority: Whose call it is.
-            tokens: Amounts as for `check_quota`.
             wait_s: How many seconds to wait until it fits, at most.
             idempotency_key: The same request once more gives the same reservation.
             on_unknown: What leaving the block by an exception charges: the whole hold, its input, or nothing until it
                 expires.
-            amounts: Further resources.
 
         Raises:
             BudgetExceeded: It does not fit; ``resets_at`` and ``retry_after_s`` say when it may.
         """
-        given = _given(tokens, None, amounts)
-        steps = amounts_from(given, _ONE_STEP).steps
-        if model is not None:
-            given["model"] = model
-        run = self._runs.of(tenant, priority, user)
-        given.update(wait_s=wait_s, idempotency_key=idempotency_key, on_unknown=on_unknown)
-        return QuotaReservation(reservation.reserve(run, given), steps, model)
+        asked = _given(amounts, tokens=tokens, model=model, idempotency_key=idempotency_key)
+        asked.update(wait_s=wait_s, on_unknown=on_unknown)
+        return reservation.reserve(self._payer(tenant, priority, user), asked, self._keys)
 
     def consume_quota(
         self,
         tenant: str,
-        tokens: int = 0,
+        tokens: int | Usage | None = None,
         *,
         user: str | None = None,
         model: str | None = None,
@@ -168,22 +175,18 @@ class QuotaService:
     ) -> None:
         """Charge what was used to the present windows, over the quotas too: it has been used.
 
-        Steps are charged if they are given. With *model* the tokens cost what they cost there, unless ``cost_usd`` says
-        it. With *idempotency_key* the same charge is made once.
+        A `Usage` in place of tokens is charged as `BudgetRun.record` does; else steps are charged if they are given,
+        and with *model* the tokens cost what they cost there, unless ``cost_usd`` says it. With *idempotency_key* the
+        same charge is made once.
         """
-        spent = amounts_from({**amounts, "tokens": tokens} if tokens else amounts or {"tokens": tokens}, _ONE_STEP)
-        key = as_key(idempotency_key)
-        usage = Usage(
-            spent.input_tokens,
-            spent.output_tokens,
-            cost_usd=amounts.get("cost_usd"),
-            steps=amounts.get("steps", 0),
-            tool_calls=spent.tool_calls,
-            model=model,
-        )
-        run = self._runs.of(tenant, "normal", user)
-        once = None if key is None else Keyed(run, key, usage)
-        accounting.record(run, usage, run.site_here(), spent.nested_tool_calls, once)
+        usage, nested = (tokens, 0) if isinstance(tokens, Usage) else _spent(_given(amounts, tokens=tokens), model)
+        if usage is tokens and (amounts or model is not None):
+            raise TypeError("consume_quota() takes a Usage, or amounts and a model, and got both")
+        payer = self._payer(tenant, "normal", user)
+        once = None
+        if idempotency_key is not None:
+            once = self._keys.once(tenant, as_key(idempotency_key), Once("record", usage))
+        settlement.record(payer, usage, payer.around().site, nested=nested, once=once)
 
     # --- looking
 
@@ -192,38 +195,26 @@ class QuotaService:
 
         Where none limits tokens that is 2**53 - 1, the most that anybody can ask for.
         """
-        left = self._left(self._runs.of(tenant, priority, user), TOKENS)
-        return CEILING - 1 if left is None else left
+        found: int | None = self.remaining_of(tenant, priority=priority, user=user)["tokens"]
+        return CEILING - 1 if found is None else found
 
     def remaining_of(self, tenant: str, *, priority: str = "high", user: str | None = None) -> dict[str, Any]:
         """What is left to *tenant* of each resource: ``{resource: amount}``, money as Decimal, None is unlimited."""
-        run = self._runs.of(tenant, priority, user)
-        found: dict[str, Any] = {}
-        with self._engine.lock:
-            for i, resource in enumerate(RESOURCES):
-                left = self._left(run, i)
-                found[resource] = None if left is None else shown(i, left)
-        return found
-
-    def _left(self, run: BudgetRun, resource: int) -> int | None:
-        with self._engine.lock:
-            return ledger.left(admission.payers(run), resource, run.priority)
+        payer = self._payer(tenant, priority, user, fresh=True)
+        found = {name: (i, left(payer.payers(), i, payer.owner.level)) for i, name in enumerate(RESOURCES)}
+        return {name: None if amount is None else shown(i, amount) for name, (i, amount) in found.items()}
 
     def usage(self, tenant: str, *, user: str | None = None) -> QuotaUsage:
         """What *tenant* has used: ``.tokens`` in short, ``.lines`` for every resource of every quota."""
-        run = self._runs.of(tenant, "normal", user)
-        with self._engine.lock:
-            return usage_of(run.owner, self._engine.store.clock_s())
+        payer = self._payer(tenant, user=user, fresh=True)
+        return usage_of(payer, self._engine.directory.overrides.get(tenant, ()))
 
     def resets_at(self, tenant: str) -> datetime | None:
         """When the window of the tenant's token quota ends, of the one with least left if it has several.
 
         Of a rolling window, when its oldest charges fall out. None: it has no quota, or one that never resets.
         """
-        run = self._runs.of(tenant, "normal", None)
-        with self._engine.lock:
-            account = main_account(run.owner, self._engine.store.clock_s())
-            return None if account is None else resets_at(account)
+        return self.usage(tenant).resets_at
 
     # --- changing
 
@@ -239,52 +230,70 @@ class QuotaService:
         Raises:
             ConfigError: It is no quota, or one per run; nothing has changed then.
         """
-        run = self._runs.of(tenant, "normal", None)
-        owners = self._engine.owners
-        changed: list[tuple[Quota | None, Quota | None]]
-        with self._engine.lock:
-            if quota is None:
-                changed = [*owners.restore(tenant)]
-            else:
-                given = listed(quota, daily_of(run.owner, self._daily))
-                changed = [(owners.override(tenant, one), one) for one in given]
-            self._engine.refresh_runs()
-        for before, now in changed:
-            changes.tell_limits(tenant, before, now, actor, reason)
+        directory, change = self._engine.directory, Change(self._payer(tenant).tenant, actor, reason)
+        if quota is None:
+            for was, now in directory.restore(tenant):
+                change.limits(was, now)
+        else:
+            for one in listed(quota, daily_of(directory.quotas_of(tenant), self._daily)):
+                change.limits(directory.override(tenant, one), one)
 
     def reset(self, tenant: str, *, actor: str | None = None, reason: str | None = None) -> None:
         """Forget what *tenant* has used in the present windows of its quotas; what is held stays held.
 
         Thresholds are armed anew. It is an event on the current span, with *actor* and *reason*.
         """
-        run = self._runs.of(tenant, "normal", None)
-        engine = self._engine
-        with engine.lock:
-            now_s = engine.store.clock_s()
-            books = [book for book in run.owner.books if book.where.scope == "tenant"]
-            forgotten = [(book.quota, book.reset(now_s)) for book in books]
-            engine.store.changed()
-        for quota, used in forgotten:
-            changes.tell_reset(tenant, quota, used, actor, reason)
+        payer = self._payer(tenant, fresh=True)
+        for account in payer.payers():
+            if isinstance(account, QuotaAccount) and account.scope == "tenant":
+                used = unpack(self._engine.ledger.forget(account))
+                if self._engine.store is not None:
+                    trips.forget(payer, account)
+                for rule in account.rules:
+                    Change(tenant, actor, reason).forgotten(rule.quota, used)
+
+    def _payer(self, tenant: str, priority: str = "normal", user: str | None = None, *, fresh: bool = False) -> Payer:
+        """Who asks for *tenant*; *fresh* once what a shared store says of it now is known here."""
+        for what, name in {"tenant": tenant, "user": "-" if user is None else user}.items():
+            if not isinstance(name, str) or not name:
+                raise ValueError(f"{what} must be a name, got {name!r}")
+        names = Names(tenant=tenant, user=user, priority=check_priority(priority))
+        payer = Payer(self._engine, self._engine.directory.owner(names), "quota")
+        if fresh:
+            trips.refresh(payer)
+        return payer
 
 
-def _engine(store: object, given: Quotas, clock_s: Callable[[], float]) -> Engine:
-    if store is None:
-        return Engine(Config(quotas=given), store=MemoryStore(clock_s=clock_s))
-    engine = getattr(store, "engine", None)
-    if not isinstance(engine, Engine):
-        raise ConfigError(f"store must be a BudgetManager or None, got {store!r} ({type(store).__name__})")
-    if clock_s is not time.time:
-        raise ConfigError("clock_s goes with a store of its own: a manager's store has its clock")
-    engine.owners.add(given)
-    engine.refresh_runs()
+def _refuse(said: str) -> None:
+    if said:
+        raise ConfigError(
+            f"{said} can't be given here, since this service is about the quotas of a manager: that of setup(), or the"
+            " one passed as store. Write them into its configuration, under `quotas:`, or pass store='memory' for a"
+            " service of its own"
+        )
+
+
+def _engine_at(store: Any, config: Config, clock_s: Callable[[], float]) -> Engine:
+    """The engine of a service that stands alone."""
+    if not (store is None or isinstance(store, str | StoreConfig) or hasattr(store, "areserve")):
+        raise ConfigError(
+            "store must be a BudgetManager, 'memory', 'sqlite:///path.db', a StoreConfig, a store or None,"
+            f" got {store!r} ({type(store).__name__})"
+        )
+    engine = Engine(config, ledger=Ledger(clock_s=clock_s), store=store)
+    if engine.store is not None:
+        weakref.finalize(engine, engine.store.close)  # also at exit, so that what waits for it is sent
     return engine
 
 
-def _given(tokens: int | None, model: str | None, amounts: Mapping[str, Any]) -> dict[str, Any]:
-    given = dict(amounts)
-    if tokens is not None:
-        given["tokens"] = tokens
-    if model is not None:
-        given["model"] = model
-    return given
+def _given(amounts: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """*amounts*, and what is not None of *more*."""
+    return {**amounts, **{name: value for name, value in more.items() if value is not None}}
+
+
+def _spent(given: dict[str, Any], model: str | None) -> tuple[Usage, int]:
+    """The amounts *given* as a usage, and the nested tool calls, which are no part of that."""
+    found = amounts_from({"steps": 0, **given}, NOTHING)
+    cost, tokens = given.get("cost_usd"), (found.input_tokens, found.output_tokens)
+    usage = Usage(*tokens, cost_usd=cost, steps=found.steps, tool_calls=found.tool_calls, model=model)
+    return usage, found.nested_tool_calls

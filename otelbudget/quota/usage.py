@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from otelbudget.admission.denial import resets_at_s
+from otelbudget.ledger.account import QuotaAccount
 from otelbudget.model.amounts import RESOURCES, TOKENS, UNLIMITED, shown
+from otelbudget.model.vector import lane
 
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from otelbudget.engine.owner import Owner
-    from otelbudget.ledger.account import QuotaAccount
+    from otelbudget.admission.payer import Payer
+    from otelbudget.ledger.account import Rule
+    from otelbudget.model.quota import Quota
 
-__all__ = ["QuotaLine", "QuotaUsage", "main_account", "resets_at", "usage_of"]
+__all__ = ["QuotaLine", "QuotaUsage", "usage_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,50 +57,56 @@ class QuotaUsage:
     Args:
         tenant: Whose.
         tokens: Tokens it has used in the window of its token quota; of the one with least left, if it has several.
+        resets_at: When that window ends, as in `QuotaLine`; None for never, and without a quota.
         lines: Every resource of every quota that binds it, its organisation's first.
     """
 
     tenant: str
     tokens: int
+    resets_at: datetime | None
     lines: tuple[QuotaLine, ...]
 
 
-def usage_of(owner: Owner, now_s: float) -> QuotaUsage:
-    """The report about *owner* as of *now_s*. Called with the store's lock held."""
-    accounts = [book.current(now_s) for book in owner.books]
-    main = main_account(owner, now_s)
+def usage_of(payer: Payer, overridden: Sequence[Quota]) -> QuotaUsage:
+    """The report about the owner of *payer*; *overridden* was set while running."""
+    now_s = payer.engine.ledger.clock_s()
+    accounts = [account for account in payer.payers() if isinstance(account, QuotaAccount)]
+    main = min((one for one in accounts if one.scope == "tenant"), key=_tokens_left, default=None)
     return QuotaUsage(
-        tenant=owner.tenant,
-        tokens=0 if main is None else main.used[TOKENS],
-        lines=tuple(_line(account, i) for account in accounts for i in account.limited),
+        tenant=payer.tenant,
+        tokens=0 if main is None else lane(main.used, TOKENS),
+        resets_at=None if main is None else _resets_at(main, now_s),
+        lines=tuple(
+            _line(account, rule, i, rule.quota in overridden, now_s)
+            for account in accounts
+            for rule in account.rules
+            for i, limit in enumerate(rule.full)
+            if limit < UNLIMITED
+        ),
     )
 
 
-def main_account(owner: Owner, now_s: float) -> QuotaAccount | None:
-    """The account of the tenant's token quota, of the one with least left; another one if none limits tokens."""
-    accounts = [book.current(now_s) for book in owner.books if book.where.scope == "tenant"]
-    return min(accounts, key=lambda account: account.remaining(TOKENS), default=None)
+def _tokens_left(account: QuotaAccount) -> int:
+    return min((rule.full[TOKENS] for rule in account.rules), default=UNLIMITED) - lane(account.taken, TOKENS)
 
 
-def resets_at(account: QuotaAccount) -> datetime | None:
-    """When *account*, or the first part of a rolling one, is free again, by the clock of its quota; None for never."""
-    at_s = account.book.resets_at_s(account)
-    return None if at_s is None else datetime.fromtimestamp(at_s, account.book.quota.window.tz)
+def _resets_at(account: QuotaAccount, now_s: float) -> datetime | None:
+    at_s = resets_at_s(account, now_s)
+    return None if at_s is None else datetime.fromtimestamp(at_s, account.spec.tz)
 
 
-def _line(account: QuotaAccount, i: int) -> QuotaLine:
-    book, limit = account.book, account.limits[i]
-    assert limit < UNLIMITED
+def _line(account: QuotaAccount, rule: Rule, i: int, overridden: bool, now_s: float) -> QuotaLine:
+    used, reserved, limit = lane(account.used, i), account.reserved(i), rule.full[i]
     return QuotaLine(
-        quota=account.name or "",
+        quota=rule.name or "",
         scope=account.scope,
         resource=RESOURCES[i],
-        used=shown(i, account.used[i]),
-        reserved=shown(i, account.reserved[i]),
+        used=shown(i, used),
+        reserved=shown(i, reserved),
         limit=shown(i, limit),
-        remaining=shown(i, account.remaining(i)),
-        per=book.quota.per,
-        window=account.window.key,
-        resets_at=resets_at(account),
-        overridden=book.override is not None,
+        remaining=shown(i, max(0, limit - used - reserved)),
+        per=account.spec.per,
+        window=account.window,
+        resets_at=_resets_at(account, now_s),
+        overridden=overridden,
     )

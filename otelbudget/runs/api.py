@@ -6,10 +6,9 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from opentelemetry import context as otel_context
+from opentelemetry.context import get_current
 
-from otelbudget.engine import scope
-from otelbudget.engine.scope import current_run
+from otelbudget.engine import context as contexts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -17,11 +16,21 @@ if TYPE_CHECKING:
     from otelbudget.engine.engine import Engine
     from otelbudget.model.budget import OnExhausted, RunBudget
     from otelbudget.runs.child import Carve
+    from otelbudget.runs.run import BudgetRun
     from otelbudget.runs.scope import Mode, RunScope
 
 __all__ = ["current_run", "paused_scope", "resume", "run", "wrap"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
+
+
+def current_run() -> BudgetRun | None:
+    """The run that a call made here would be charged to; None outside every run.
+
+    An explicit `otelbudget.run()` wins; else the implicit run of the enclosing agent span or unit of work.
+    """
+    found: BudgetRun | None = contexts.run_here()
+    return found
 
 
 def run(
@@ -30,11 +39,13 @@ def run(
     org: str | None = None,
     tenant: str | None = None,
     user: str | None = None,
+    conversation: str | None = None,
+    tags: Mapping[str, str] | None = None,
     priority: str | None = None,
     mode: Mode = "shared",
     carve: Carve | None = None,
     reraise: bool = True,
-) -> RunScope:
+) -> RunScope[BudgetRun]:
     """Open a run: ``with``, ``async with``, or a decorator that opens one per call.
 
     Before `otelbudget.setup()` it runs on a default manager in this process's memory, without telemetry set up.
@@ -48,15 +59,16 @@ def run(
 
     Args:
         budget: A name from budgets.yaml, a RunBudget, or None for the default budget.
-        org, tenant, user: Whose it is; inside another run, or a request whose tenant ``tenant_from`` finds, it must be
-            the same, or left out. None takes the tenant of ``setup()``, else ``default``, and the tenant's organisation
-            by the configuration, else ``default``. In an agent's span that is a tenant's by that default only, a run of
-            another tenant is independent of the agent's: as with ``mode="detached"``.
+        org, tenant, user: Whose it is; inside another run, or a request whose tenant ``tenant_from`` finds, the same or
+            None. Else None takes the tenant of ``setup()``, or ``default``, and its configured organisation. Inside an
+            agent's span whose tenant is only that default, a run of another tenant is as with ``mode="detached"``.
+        conversation: For quotas of conversations; None takes that of the run around it, or of the agent's span
+            (``gen_ai.conversation.id``).
+        tags: ``{"team": "search"}``, at most 8, that quotas can be given to; those of the run around it are kept.
         priority: ``low``, ``normal`` (the default) or ``high``: how much of quotas that keep shares it may use.
         mode: Inside another run, ``shared`` charges that one too, ``carve`` also keeps *carve* of it for this run while
             it is open, ``detached`` is independent of it.
-        carve: ``{resource: amount}``, or the share of what the run around it has left; None takes the limits of
-            *budget*.
+        carve: ``{resource: amount}``, or a share from 0 to 1 of what is left there; None takes the limits of *budget*.
         reraise: Raise a pending denial when the block is left, should something have swallowed it.
 
     Raises:
@@ -64,14 +76,18 @@ def run(
         ValueError: Another organisation, tenant or user inside a run that is shared, another organisation or tenant
             inside a request, or an unknown priority or mode.
     """
+    from otelbudget.runs.run import BudgetRun
     from otelbudget.runs.scope import RunScope
 
     return RunScope(
+        BudgetRun,
         _engine(),
         budget,
         org=org,
         tenant=tenant,
         user=user,
+        conversation=conversation,
+        tags=tags,
         priority=priority,
         mode=mode,
         carve=carve,
@@ -79,12 +95,13 @@ def run(
     )
 
 
-def resume(state: Mapping[str, Any], *, on_exhausted: OnExhausted | None = None, reraise: bool = True) -> RunScope:
+def resume(
+    state: Mapping[str, Any], *, on_exhausted: OnExhausted | None = None, reraise: bool = True
+) -> RunScope[BudgetRun]:
     """Go on with a run that `BudgetRun.export_state` has paused, as a block like that of `run`.
 
-    It has the same id, owner and limits, has used what it had used, and the time between does not count; denials and
-    idempotency keys stayed with the run that was left. It is a run of its own wherever it is resumed. A state is a
-    value: who resumes it in two processes lets both spend what is left.
+    It is a root run with the same id, owner and limits that has used what it had used; the time between does not count,
+    denials and idempotency keys stayed behind. Resumed in two processes, both spend what is left.
 
     Args:
         state: What `export_state` gave, also after a trip through JSON.
@@ -100,47 +117,42 @@ def resume(state: Mapping[str, Any], *, on_exhausted: OnExhausted | None = None,
 
 def paused_scope(
     engine: Engine, state: Mapping[str, Any], on_exhausted: OnExhausted | None, **options: Any
-) -> RunScope:
+) -> RunScope[BudgetRun]:
     """`resume` on *engine*."""
     from otelbudget.runs.resume import read
+    from otelbudget.runs.run import BudgetRun
     from otelbudget.runs.scope import RunScope
 
     budget = read(state, on_exhausted)
-    return RunScope(engine, budget, resumed=dict(state), **options)
+    return RunScope(BudgetRun, engine, budget, resumed=dict(state), **options)
 
 
 def _engine() -> Any:
-    engine = scope.active_engine()
+    engine = contexts.active_engine()
     if engine is None:
         from otelbudget.config import Config
         from otelbudget.engine.engine import Engine
 
         # Not a whole manager, which is a span processor: this works where only OpenTelemetry's API is installed.
-        engine = scope.activate_default(lambda: Engine(Config()))
+        engine = contexts.activate_default(lambda: Engine(Config()))
     return engine
 
 
 def wrap(function: F) -> F:
     """*function* bound to the context of here, so that a plain thread, pool or task runs it in this run."""
-    context = otel_context.get_current()
+    context = get_current()
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
         async def abound(*args: Any, **kwargs: Any) -> Any:
-            token = otel_context.attach(context)
-            try:
+            with contexts.attached(context):
                 return await function(*args, **kwargs)
-            finally:
-                otel_context.detach(token)
 
         return cast("F", abound)
 
     @functools.wraps(function)
     def bound(*args: Any, **kwargs: Any) -> Any:
-        token = otel_context.attach(context)
-        try:
+        with contexts.attached(context):
             return function(*args, **kwargs)
-        finally:
-            otel_context.detach(token)
 
     return cast("F", bound)

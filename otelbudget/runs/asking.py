@@ -1,142 +1,202 @@
 """A request and what may still be done for it when it is refused: ask `on_exhausted`, wait, and judge it once more.
 
-That is written once, as a generator of what has to be asked or waited for; a plain call and a coroutine drive it.
+That is written once, as a coroutine; for a plain call nothing in it suspends, and so it is done in one step.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from otelbudget.admission import denying
-from otelbudget.model.amounts import NANOS, nanoseconds
-from otelbudget.runs import on_exhausted
-from otelbudget.runs.on_exhausted import Question
-from otelbudget.runs.wait import Bell, TaskBell, ThreadBell
+from opentelemetry.context import get_current
+
+from otelbudget.admission import booking, closing
+from otelbudget.admission.admission import judge_here
+from otelbudget.admission.payer import Payer
+from otelbudget.admission.request import Judgement, Request
+from otelbudget.admission.shared import ajudge_shared, judge_shared
+from otelbudget.engine.context import ASKING, attached
+from otelbudget.errors import BudgetExceeded
+from otelbudget.model.amounts import NANOS
+from otelbudget.model.decision import Decision
+from otelbudget.runs.receipt import receipt_of
+from otelbudget.runs.wait import Bells, TaskBell, ThreadBell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from otelbudget.admission.state import RunState
+    from otelbudget.model.decision import Denial
 
-    from otelbudget.admission.admission import Ask, Verdict
-    from otelbudget.model.decision import Decision
-    from otelbudget.runs.run import BudgetRun
+__all__ = ["Judge", "adecide", "ajudge", "areconsidered", "decide", "judge_of", "refuse"]
 
-    Judge = Callable[[BudgetRun, Ask], Verdict]
-    #: Yields a question, and is sent its answer, or for how many seconds to wait for the bell.
-    Steps = Generator[Question | float, Any, Verdict]
-
-__all__ = ["adecide", "areconsidered", "decide", "patience"]
-
+Judge = Callable[[Payer, Request], Any]  # a Judgement, or one to be awaited
 #: How long nobody looks, at most: a new window, an abandoned hold and a deadline ring no bell.
 POLL_S: Final = 0.2
-#: Reasons that pass by themselves or by somebody's doing; an `extend` or a reset also ends a latch.
-_PASSING: Final = ("busy", "frozen", "limit", "latched")
+#: How long somebody who waits for a shared store pauses at first; then twice as long each time, up to the above.
+FIRST_PAUSE_S: Final = 0.05
+#: Reasons that pass by themselves or by somebody's doing.
+_PASSING: Final = ("busy", "frozen", "limit")
+#: Reasons that more budget can lift.
+_LIFTABLE: Final = ("limit", "deadline")
 
 
-def patience(given: dict[str, Any]) -> int:
-    """Take ``wait_s`` out of the keywords of a reserve; gives nanoseconds.
-
-    Raises:
-        ValueError: It is not a finite number of at least 0.
-    """
-    return nanoseconds("wait_s", given.pop("wait_s", 0))
-
-
-def decide(run: BudgetRun, ask: Ask, wait_ns: int = 0) -> Decision:
-    """Judge *ask*, waiting up to *wait_ns* for what is in its way; raises BudgetExceeded if it stays refused."""
-    verdict = denying.judge(run, ask, denying.timed)
-    if not verdict.decision.allowed:
-        bell = ThreadBell(run.lock, run.engine.store.wakers)
-        steps = _steps(run, ask, verdict, denying.judge, bell, wait_ns)
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    answer = step.ask() if isinstance(step, Question) else _block(run, bell, step)
-                except BaseException as error:  # noqa: BLE001 - passes on through the steps
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(answer)
-        except StopIteration as done:
-            verdict = done.value
-    return denying.concluded(run, ask, verdict)
+def decide(payer: Payer, request: Request, wait_ns: int = 0, judge: Judge | None = None) -> Decision:
+    """Judge *request*, waiting up to *wait_ns* for what is in its way; raises BudgetExceeded if it stays refused."""
+    judge = judge or (judge_here if payer.engine.store is None else judge_shared)  # not `judge_of`: each call counts
+    began_ns = 0 if getattr(payer.cell, request.operation) & 63 else time.perf_counter_ns()  # one in 64 is timed
+    judged = judge(payer, request)
+    if began_ns:
+        booking.observe(payer, request.operation, began_ns, request.site)
+    if not judged.decision.allowed:
+        judged = _reconsidered(payer, request, judged, judge, wait_ns)
+        if not judged.decision.allowed:
+            raise refuse(payer, request, judged)
+    return booking.admitted(payer, request, judged)
 
 
-async def adecide(run: BudgetRun, ask: Ask, wait_ns: int = 0) -> Decision:
+async def adecide(payer: Payer, request: Request, wait_ns: int = 0, judge: Judge | None = None) -> Decision:
     """`decide` for coroutines: awaits an async `on_exhausted`, and only the task waits."""
-    verdict = denying.judge(run, ask, denying.timed)
-    if not verdict.decision.allowed:
-        verdict = await areconsidered(run, ask, verdict, denying.judge, wait_ns)
-    return denying.concluded(run, ask, verdict)
+    judge = judge or ajudge
+    began_ns = 0 if getattr(payer.cell, request.operation) & 63 else time.perf_counter_ns()
+    judged: Judgement = await _awaited(judge(payer, request))
+    if began_ns:
+        booking.observe(payer, request.operation, began_ns, request.site)
+    if not judged.decision.allowed:
+        judged = await areconsidered(payer, request, judged, judge, wait_ns)
+        if not judged.decision.allowed:
+            raise refuse(payer, request, judged)
+    return booking.admitted(payer, request, judged)
 
 
-async def areconsidered(run: BudgetRun, ask: Ask, verdict: Verdict, judge: Judge, wait_ns: int = 0) -> Verdict:
-    """What becomes of *verdict*, which refuses; *judge* evaluates once more."""
-    bell = TaskBell(run.lock, run.engine.store.wakers)
-    steps = _steps(run, ask, verdict, judge, bell, wait_ns)
+def judge_of(payer: Payer) -> Judge:
+    """What judges the requests of *payer*."""
+    return judge_here if payer.engine.store is None else judge_shared
+
+
+async def ajudge(payer: Payer, request: Request) -> Judgement:
+    """Judge *request*, for coroutines."""
+    return judge_here(payer, request) if payer.engine.store is None else await ajudge_shared(payer, request)
+
+
+async def _awaited(found: Any) -> Any:
+    return await found if inspect.isawaitable(found) else found
+
+
+def refuse(payer: Payer, request: Request, judged: Judgement) -> BudgetExceeded:
+    """Book a denial that stands, say it, and give the exception to raise."""
+    error = booking.refuse(payer, request, judged)
+    if payer.run is not None:
+        error.receipt = receipt_of(payer.run)
+    return error
+
+
+def _bells(payer: Payer) -> tuple[Bells, ...]:
+    """What wakes who waits: with a shared store only the clock, since each attempt there rings, a refused one too."""
+    return (payer.engine.ledger.bells,) if payer.engine.store is None else ()
+
+
+def _reconsidered(payer: Payer, request: Request, judged: Judgement, judge: Judge, wait_ns: int) -> Judgement:
+    """`areconsidered` for a plain call: nothing that it awaits suspends it."""
     try:
-        step = next(steps)
-        while True:
-            try:
-                answer = await (step.aask() if isinstance(step, Question) else bell.wait(step))
-            except BaseException as error:  # noqa: BLE001 - passes on through the steps
-                step = steps.throw(error)
-            else:
-                step = steps.send(answer)
+        areconsidered(payer, request, judged, judge, wait_ns, ThreadBell(*_bells(payer))).send(None)
     except StopIteration as done:
-        verdict = done.value
-    return verdict
+        found: Judgement = done.value
+        return found
+    raise AssertionError("a plain call was suspended")
 
 
-def _steps(run: BudgetRun, ask: Ask, verdict: Verdict, judge: Judge, bell: Bell, wait_ns: int) -> Steps:
-    """The loop: ask those whose budgets are in the way, each once, then wait and judge anew."""
-    asked: list[BudgetRun] = []
+async def areconsidered(
+    payer: Payer,
+    request: Request,
+    judged: Judgement,
+    judge: Judge,
+    wait_ns: int = 0,
+    bell: ThreadBell | TaskBell | None = None,
+) -> Judgement:
+    """What becomes of *judged*, which refuses: ask those whose budgets are in the way, then wait and judge anew."""
+    bell = bell or TaskBell(*_bells(payer))
+    plain = isinstance(bell, ThreadBell)
+    asked: list[RunState] = []
     until_ns = time.monotonic_ns() + wait_ns
-    verdict = yield from _questions(run, ask, verdict, judge, asked)
-    if not wait_ns or not _passing(verdict):
-        return verdict
-    with bell:
+    pause_s = POLL_S if payer.engine.store is None else FIRST_PAUSE_S
+    with bell if wait_ns else contextlib.nullcontext():
         while True:
             bell.clear()
-            verdict = yield from _questions(run, ask, judge(run, ask), judge, asked)
+            if closing.settle_overdue(payer.engine) or wait_ns:
+                judged = await _awaited(judge(payer, request))
+            judged = await _lifted(payer, request, judged, judge, asked, plain=plain)
             left_ns = until_ns - time.monotonic_ns()
-            if left_ns <= 0 or not _passing(verdict):
-                return verdict
-            yield min(left_ns / NANOS, POLL_S)
+            if left_ns <= 0 or not _passing(judged):
+                return judged
+            if plain:
+                _warn_of_blocking(payer)
+            await _awaited(bell.wait(min(left_ns / NANOS, pause_s)))
+            pause_s = min(2 * pause_s, POLL_S)
 
 
-def _questions(run: BudgetRun, ask: Ask, verdict: Verdict, judge: Judge, asked: list[BudgetRun]) -> Steps:
-    while (question := on_exhausted.question(run, verdict)) is not None and question.payer not in asked:
-        asked.append(question.payer)
+async def _lifted(
+    payer: Payer, request: Request, judged: Judgement, judge: Judge, asked: list[RunState], *, plain: bool
+) -> Judgement:
+    """Ask `on_exhausted` of the run that is in the way, outside every lock, then of the next; each caller each once."""
+    while (run := _in_the_way(payer, judged)) is not None and run not in asked:
+        asked.append(run)
         try:
-            lifted = yield question
+            lifted = await _ask(run, judged.decision.denial, plain=plain)
         except Exception:  # one that steers the program, a cancellation above all, refuses nothing
-            denying.refuse(run, ask, verdict)
+            refuse(payer, request, judged)
             raise
         if not lifted:
             break
-        verdict = judge(run, ask)
-    return verdict
+        judged = await _awaited(judge(payer, request))
+    return judged
 
 
-def _passing(verdict: Verdict) -> bool:
-    denial = verdict.decision.denial
-    if verdict.decision.allowed or denial is None:
-        return False
-    if denial.reason == "latched" and denial.detail is not None:  # what `wrap_up()` refuses, nobody can lift
+def _in_the_way(payer: Payer, judged: Judgement) -> RunState | None:
+    """The run whose `on_exhausted` may lift what refuses; None if there is none, or it is being asked around here."""
+    denial = judged.decision.denial
+    if judged.decision.allowed or denial is None or denial.reason not in _LIFTABLE:
+        return None
+    run = judged.blocker or payer.run
+    asking = ASKING.of(get_current()) or ()
+    return run if run is not None and callable(run.budget.on_exhausted) and run not in asking else None
+
+
+async def _ask(run: RunState, denial: Denial | None, *, plain: bool) -> bool:
+    """Whether the callback of *run* lifts *denial*; in a *plain* call, an answer that has to be awaited is a no."""
+    callback, here = run.budget.on_exhausted, get_current()
+    assert callable(callback)
+    with attached(ASKING.put(here, (*(ASKING.of(here) or ()), run))):  # what it calls is part of the answer
+        answer: Any = callback(denial, run)
+        if not inspect.isawaitable(answer):
+            return bool(answer)
+        if not plain:
+            return bool(await answer)
+    if inspect.iscoroutine(answer):
+        answer.close()
+    run.engine.warn_once(
+        "async on_exhausted",
+        "on_exhausted of %r is async, but a call that is not async was refused: the refusal stands;"
+        " use async clients, areserve or acheck, or a plain function",
+        run,
+    )
+    return False
+
+
+def _passing(judged: Judgement) -> bool:
+    denial = judged.decision.denial
+    if judged.decision.allowed or denial is None or denial.detail == "wrap_up":  # which nobody can lift
         return False
     return denial.reason in _PASSING
 
 
-def _block(run: BudgetRun, bell: ThreadBell, seconds: float) -> bool:
-    """Wait in this thread, and say so where that stops an event loop."""
+def _warn_of_blocking(payer: Payer) -> None:
     with contextlib.suppress(RuntimeError):
         asyncio.get_running_loop()
-        run.engine.warn_once(
+        payer.engine.warn_once(
             "wait_s",
             "reserve(wait_s=...) blocks the event loop that runs in this thread, and so perhaps those it waits for;"
             " use `await run.areserve(wait_s=...)`",
         )
-    return bell.wait(seconds)

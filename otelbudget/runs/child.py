@@ -1,40 +1,81 @@
-"""Carved children: a part of what the runs above have is kept for a child as long as it is open."""
+"""Runs inside a run: whether one may be opened, and the part of the runs above that is carved out for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
+from weakref import finalize
 
-from otelbudget.admission.admission import Ask
-from otelbudget.ledger import ledger
-from otelbudget.model.amounts import COST, NOTHING, RESOURCES, UNLIMITED, Amounts, Money, count, nanousd
+from opentelemetry.context import get_current
+
+from otelbudget.admission import booking
+from otelbudget.admission import denial as denials
+from otelbudget.admission.admission import judge_state
+from otelbudget.admission.request import Judgement, Request
+from otelbudget.engine.context import PERMIT
+from otelbudget.ledger.judging import left, tightest
+from otelbudget.model.amounts import COST, RESOURCES, UNLIMITED, Amounts, Money, count, nanousd
+from otelbudget.model.decision import Decision
+from otelbudget.model.vector import pack, unpack
 from otelbudget.runs import asking
+from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
+    from otelbudget.admission.payer import Payer
+    from otelbudget.admission.state import RunState
+    from otelbudget.ledger.account import Account, Rule
+    from otelbudget.ledger.ledger import Ledger
     from otelbudget.model.budget import RunBudget
-    from otelbudget.runs.run import BudgetRun
 
-__all__ = ["Carve", "Wants", "hold", "wanted"]
+__all__ = ["Carve", "Wants", "check", "hold", "wanted"]
 
 #: What a carved child gets: amounts, or a share of what the runs above it have left.
 Carve = Mapping[str, Money] | float
-#: Gives the amounts that are to be kept, with the lock held.
+#: Gives the amounts that are to be kept, with the ledger's lock held: a share is one of what is left by then.
 Wants = Callable[[], Amounts]
 
 
-def wanted(carve: Carve | None, budget: RunBudget, parent: BudgetRun) -> Wants:
+def check(parent: RunState) -> None:
+    """Refuse a run inside of *parent* where that is closed, frozen, late or too deep."""
+    request = Request("check", site=parent.site, permit=PERMIT.of(get_current()))
+    if not _judge_child(parent, request).decision.allowed:  # what is allowed is no check of its own
+        asking.decide(parent, request, judge=_judge_child)
+
+
+def _judge_child(parent: Payer, request: Request) -> Judgement:
+    """Whether a run may be opened inside of *parent*, by the state of that and of its depth."""
+    judged = judge_state(parent, request)
+    denial = judged.decision.denial
+    if denial is not None and denial.reason != "no_tenant":  # of nobody's runs it is the calls that are refused
+        return judged
+    run = parent.run
+    assert run is not None
+    for one in run.lineage:
+        allowed = one.budget.max_depth
+        if allowed is not None and run.depth + 1 > allowed:
+            denial = denials.too_deep(one, parent, run.depth + 1)
+            if parent.engine.enforce and not one.account.rule.warn:
+                return Judgement(Decision(False, denial=denial), one)
+            booking.note(parent, "check", denial, "warn")
+            parent.say(run.site, events.check_warned, denial)
+    return Judgement()
+
+
+def wanted(carve: Carve | None, budget: RunBudget, parent: RunState) -> Wants:
     """What *carve* means for a child of *parent* under *budget*; a share is one of what is left when it is taken.
 
     Raises:
         ValueError: It is no share above 0 and at most 1, an amount is not one, or nothing could be carved.
         TypeError: A name is no resource.
     """
-    if carve is not None and not isinstance(carve, Mapping):
-        return _share_of(carve, parent)
     if carve is None:
         amounts = Amounts(*(limit if limit < UNLIMITED else 0 for limit in budget.limits))
-    else:
+    elif isinstance(carve, Mapping):
         amounts = _parsed(carve)
+    else:
+        return _share_of(carve, parent)
     if not any(amounts):
         raise ValueError("mode='carve' keeps nothing here: pass carve={'tokens': 500}, or a budget with limits")
     return lambda: amounts
@@ -50,24 +91,61 @@ def _parsed(carve: Mapping[str, Money]) -> Amounts:
     return Amounts(*amounts)
 
 
-def _share_of(share: object, parent: BudgetRun) -> Wants:
+def _share_of(share: object, parent: RunState) -> Wants:
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise ValueError(f"carve must be amounts, or a share above 0 and at most 1, got {share!r}")
-    if not any(account.limited for account in parent.accounts):
+    accounts = parent.run_accounts()
+    if not any(account.limits.limited for account in accounts):
         raise ValueError(f"carve={share!r} is a share of what the runs above have left, and they have no limits")
     millionths = round(share * 1_000_000)
 
     def amounts() -> Amounts:
-        left = [ledger.left(parent.accounts, i) or 0 for i in range(len(RESOURCES))]
-        return Amounts(*(amount * millionths // 1_000_000 for amount in left))
+        room = [left(accounts, i, parent.owner.level) or 0 for i in range(len(RESOURCES))]
+        return Amounts(*(amount * millionths // 1_000_000 for amount in room))
 
     return amounts
 
 
-def hold(child: BudgetRun, parent: BudgetRun, wants: Wants) -> None:
-    """Keep what *wants* gives of *parent* and the runs above it for *child*.
+def hold(child: RunState, parent: RunState, wants: Wants) -> None:
+    """Keep what *wants* gives of *parent* and the runs above it for *child*, which is fresh and can't have more.
 
     Raises:
         BudgetExceeded: They have not so much left; nothing is kept.
     """
-    asking.decide(parent, Ask(NOTHING, "reserve", site=parent.site_here(), carve_for=child, wants=wants))
+    # One that is dropped before anybody could close it, by an exception at any moment, gives back by itself.
+    finalize(child, _give_back, parent.engine.ledger, child.run_accounts(), parent.owner.level).atexit = False
+    here = parent.around()
+    request = Request("reserve", site=here.site, permit=here.permit)
+    asking.decide(parent, request, judge=partial(_judge, child, wants))
+
+
+def _give_back(ledger: Ledger, accounts: tuple[Account, ...], level: int) -> None:
+    if accounts[-1].floor and not ledger.later(partial(_give_back, ledger, accounts, level)):
+        ledger.set_floor(accounts, lambda: 0, level, force=True)
+
+
+def _judge(child: RunState, wants: Wants, parent: Payer, request: Request) -> Judgement:
+    judged = judge_state(parent, request)
+    if not judged.decision.allowed:
+        return judged
+    accounts, ledger = child.run_accounts(), parent.engine.ledger
+    level, force = parent.owner.level, not parent.engine.enforce
+    refused = ledger.set_floor(accounts, lambda: pack(wants()), level, force=force)
+    if refused is None:
+        kept = Amounts(*unpack(child.account.floor))
+        ledger.limit(child.account, (_at_most(child.account.rule, kept),))
+        child.rebind()
+        ledger.add([(parent.cell, "reserve", 1)])
+        return Judgement(tightest=None if request.site.span is None else tightest(accounts[:-1]))
+    denial = denials.of_account(parent, request._replace(amounts=wants()), refused, accounts[:-1])
+    return Judgement(Decision(False, denial=denial), parent.ancestor_of(refused.account))
+
+
+def _at_most(rule: Rule, amounts: Amounts) -> Rule:
+    """*rule*, with no more of a carved resource than was carved out."""
+    full = tuple(min(limit, share) if share else limit for limit, share in zip(rule.full, amounts, strict=True))
+    limits = tuple(
+        max(0, limit - (whole - ordinary)) if limit < UNLIMITED else limit
+        for limit, whole, ordinary in zip(full, rule.full, rule.limits[0], strict=True)
+    )
+    return replace(rule, limits=(limits,) * len(rule.limits), full=full)

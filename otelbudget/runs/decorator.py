@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from opentelemetry.context import attach, detach
-
-from otelbudget.runs import scope as lifecycle
+from otelbudget.engine.context import attached
+from otelbudget.runs.leaving import leave
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 
     from opentelemetry.context import Context
 
@@ -26,19 +26,14 @@ __all__ = ["decorate"]
 F = TypeVar("F", bound="Callable[..., Any]")
 
 
-def decorate(scope: RunScope, function: F) -> F:
+def decorate(scope: RunScope[Any], function: F) -> F:
     """*function* with a run of its own around each call."""
-    if inspect.isasyncgenfunction(function):
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        drive = _driven if inspect.isgeneratorfunction(function) else _driven_async
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            return _driven_async(scope.copy(), function(*args, **kwargs))
-
-    elif inspect.isgeneratorfunction(function):
-
-        @functools.wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            return _driven(scope.copy(), function(*args, **kwargs))
+            return drive(scope.copy(), function(*args, **kwargs))
 
     elif inspect.iscoroutinefunction(function):
 
@@ -57,67 +52,51 @@ def decorate(scope: RunScope, function: F) -> F:
     return cast("F", wrapper)
 
 
-def _driven(scope: RunScope, body: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+@contextmanager
+def _opened(scope: RunScope[Any]) -> Iterator[Context]:
+    """A run around a generator; gives the context of its body."""
     run, context = scope.open()
-    ended: BaseException | None = None
-    step: Callable[[], Any] = functools.partial(next, body)
     try:
+        yield context
+    except BaseException as error:
+        leave(run, error)
+        raise
+    leave(run, None)
+
+
+def _driven(scope: RunScope[Any], body: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    step: Callable[[], Any] = functools.partial(next, body)
+    with _opened(scope) as context:
         while True:
-            token = attach(context)
-            try:
-                value = step()
-            except StopIteration as stop:
-                return stop.value
-            finally:
-                detach(token)
+            with attached(context):
+                try:
+                    value = step()
+                except StopIteration as stop:
+                    return stop.value
             try:
                 step = functools.partial(body.send, (yield value))
             except GeneratorExit:
-                _attached(context, body.close)
+                with attached(context):
+                    body.close()
                 raise
             except BaseException as thrown:  # noqa: BLE001 - handed on to the body, whose answer counts
                 step = functools.partial(body.throw, thrown)
-    except BaseException as error:
-        ended = error
-        raise
-    finally:
-        lifecycle.leave(run, ended)
 
 
-def _attached(context: Context, step: Callable[[], Any]) -> None:
-    token = attach(context)
-    try:
-        step()
-    finally:
-        detach(token)
-
-
-async def _driven_async(scope: RunScope, body: AsyncGenerator[Any, Any]) -> AsyncGenerator[Any, Any]:
-    run, context = scope.open()
-    ended: BaseException | None = None
+async def _driven_async(scope: RunScope[Any], body: AsyncGenerator[Any, Any]) -> AsyncGenerator[Any, Any]:
     step: Callable[[], Any] = body.__anext__
-    try:
+    with _opened(scope) as context:
         while True:
-            token = attach(context)
-            try:
-                value = await step()
-            except StopAsyncIteration:
-                return
-            finally:
-                detach(token)
+            with attached(context):
+                try:
+                    value = await step()
+                except StopAsyncIteration:
+                    return
             try:
                 step = functools.partial(body.asend, (yield value))
             except GeneratorExit:
-                token = attach(context)
-                try:
+                with attached(context):
                     await body.aclose()
-                finally:
-                    detach(token)
                 raise
             except BaseException as thrown:  # noqa: BLE001 - handed on to the body, whose answer counts
                 step = functools.partial(body.athrow, thrown)
-    except BaseException as error:
-        ended = error
-        raise
-    finally:
-        lifecycle.leave(run, ended)

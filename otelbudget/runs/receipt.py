@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from otelbudget.model.amounts import NANOS, RESOURCES, UNLIMITED, shown
+from otelbudget.model.vector import unpack
 
 if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
@@ -74,16 +75,22 @@ def _text(resource: str, value: Any) -> str:
 
 def receipt_of(run: RunState) -> Receipt:
     """The receipt of *run* as it stands."""
-    account, first = run.account, run.first_denial
-    with run.engine.lock:
-        amounts = [(name, account.used[i], account.full[i], account.remaining(i)) for i, name in enumerate(RESOURCES)]
-        over = {name: shown(i, account.overage(i)) for i, name in enumerate(RESOURCES) if account.overage(i)}
-    now_ns = min(run.ended_ns, run.engine.clock_ns())
-    elapsed, max_ns = run.elapsed_ns(now_ns), run.max_ns
-    used = {name: shown(i, amounts[i][1]) for i, name in enumerate(RESOURCES)}
-    limited = {i for i, row in enumerate(amounts) if row[2] < UNLIMITED}
-    limits = {name: shown(i, amounts[i][2]) if i in limited else None for i, name in enumerate(RESOURCES)}
-    remaining = {name: shown(i, amounts[i][3]) if i in limited else None for i, name in enumerate(RESOURCES)}
+    account, first, max_ns = run.account, run.first_denial, run.max_ns
+    rule, ordinary = account.rule, account.rule.limits[run.owner.level]
+    elapsed = run.elapsed_ns(min(run.ended_ns, run.engine.clock_ns()))
+    used: dict[str, Any] = {}
+    limits: dict[str, Any] = {}
+    remaining: dict[str, Any] = {}
+    over: dict[str, Any] = {}
+    for i, (name, amount, taken) in enumerate(zip(RESOURCES, unpack(account.used), unpack(account.taken), strict=True)):
+        full, limited = rule.full[i], rule.full[i] < UNLIMITED
+        used[name] = shown(i, amount)
+        limits[name] = shown(i, full) if limited else None
+        remaining[name] = shown(i, max(0, ordinary[i] - taken)) if limited else None
+        if limited and amount > full:
+            over[name] = shown(i, amount - full)
+    if max_ns is not None and elapsed > max_ns:
+        over["seconds"] = (elapsed - max_ns) / NANOS
     return Receipt(
         run_id=run.run_id,
         budget=account.name,
@@ -95,7 +102,7 @@ def receipt_of(run: RunState) -> Receipt:
         used=used | {"seconds": elapsed / NANOS},
         limits=limits | {"seconds": None if max_ns is None else max_ns / NANOS},
         remaining=remaining | {"seconds": None if max_ns is None else max(0, max_ns - elapsed) / NANOS},
-        overage=over | ({"seconds": (elapsed - max_ns) / NANOS} if max_ns is not None and elapsed > max_ns else {}),
+        overage=over,
         denials=run.denials,
         message=first.message if first else None,
     )

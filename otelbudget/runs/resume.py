@@ -5,12 +5,12 @@ What its quotas count stays with the store that they live in, its denials and id
 
 from __future__ import annotations
 
-import re
-import reprlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Any, Final
+from re import fullmatch
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -19,98 +19,99 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from otelbudget import semconv
 from otelbudget.admission import closing
-from otelbudget.admission.closing import EXPORTED
+from otelbudget.engine.owner import Names, tags_of
 from otelbudget.errors import BudgetError, ConfigError
-from otelbudget.ledger.thresholds import rearm
 from otelbudget.model.amounts import CEILING, RESOURCES, UNLIMITED, Amounts, shown, usd
 from otelbudget.model.budget import RunBudget
 from otelbudget.model.quota import PRIORITIES
+from otelbudget.model.vector import SHIFTS, unpack
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
+    from otelbudget.admission.state import RunState
     from otelbudget.engine.engine import Engine
-    from otelbudget.runs.run import BudgetRun
 
 __all__ = ["export", "links", "read", "rebuild"]
 
-FORMAT: Final = "otelbudget.run"
-VERSION: Final = 1
-_RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
+R = TypeVar("R", bound="RunState")
+
 _W3C: Final = TraceContextTextMapPropagator()
-#: Attributes of a run that are fields of its state by the same name.
-_OWNER: Final = ("org", "tenant", "user", "priority")
+#: What the attributes of a run's owner, and of the run itself, are called in its state.
+_OWNER: Final = ("org", "tenant", "user", "agent", "conversation", "priority")
 _AS_LEFT: Final = ("frozen", "unpriced", "wrapped_up")
 
 
-def export(run: BudgetRun, *, freeze: bool) -> dict[str, Any]:
+def export(run: RunState, *, freeze: bool) -> dict[str, Any]:
     """The state of *run*; with *freeze* it is frozen in the same moment, and leaving it is no end.
 
     Raises:
         BudgetError: It is inside another run, has ended, was exported before, or has calls or runs open.
     """
     closing.settle_overdue(run.engine)
-    with run.engine.lock:
-        run.engine.sweep(run.engine.clock_ns())
-        _check_at_rest(run)
-        state = _form(run)
-        if freeze:
-            run.frozen = EXPORTED
-            run.refresh()
-            run.engine.store.changed()
+    run.engine.ledger.sweep(run.engine.clock_ns())
+    state = run.engine.ledger.locked(lambda: _exported(run, freeze=freeze))
     if freeze:
-        change: dict[str, Any] = {
-            semconv.OLD: state["frozen"] is not None,
-            semconv.NEW: True,
-            semconv.REASON: "export_state",
-        }
-        events.change_event(run.site, semconv.EVENT_FREEZE, change)
+        run.refresh()
+        change: dict[str, Any] = {semconv.OLD: state["frozen"] is not None, semconv.NEW: True}
+        events.change_event(run.site, semconv.EVENT_FREEZE, change | {semconv.REASON: "export_state"})
     return state
 
 
-def _check_at_rest(run: BudgetRun) -> None:
-    live: Any = run.engine.meters.live
+def _exported(run: RunState, *, freeze: bool) -> dict[str, Any]:
     if run.parent is not None:
         raise BudgetError("a run inside another one has no state of its own: export the outermost run")
     if run.closed:
         raise BudgetError("this run has ended; export its state before leaving it")
-    if run.frozen == EXPORTED:
+    if run.exported:
         raise BudgetError("the state of this run was exported before, and it goes on there; run.unfreeze() undoes that")
-    if run.open_holds:
-        raise BudgetError(f"{run.open_holds} calls of this run are in flight: export its state when they are settled")
-    if inside := sum(run in one.lineage() for one in live if one is not run and not one.closed):
+    if holds := run.account.holds:
+        raise BudgetError(f"{holds} calls of this run are in flight: export its state when they are settled")
+    if inside := _open_inside(run):
         raise BudgetError(f"{inside} runs inside this one are open: export its state when they are left")
+    state = _form(run)
+    if freeze:
+        run.exported, run.frozen = True, "its state was exported"
+    return state
 
 
-def _form(run: BudgetRun) -> dict[str, Any]:
+def _open_inside(run: RunState) -> int:
+    return sum((not one.closed) + _open_inside(one) for one in tuple(run.inside or ()))
+
+
+def _form(run: RunState) -> dict[str, Any]:
     carrier: dict[str, str] = {}
-    if run.span is not None:
-        _W3C.inject(carrier, trace.set_span_in_context(run.span))
+    _W3C.inject(carrier, trace.set_span_in_context(run.span or trace.INVALID_SPAN))
     return {
-        "format": FORMAT,
-        "version": VERSION,
+        "format": "otelbudget.run",
+        "version": 1,
         "run_id": run.run_id,
         "traceparent": carrier.get("traceparent"),
-        "budget": _budget_form(run),
-        "used": dict(zip(Amounts._fields, run.account.used, strict=True)),
+        "budget": _plain(_budget_form(run)),
+        "used": dict(zip(Amounts._fields, unpack(run.account.used), strict=True)),
         "elapsed_ns": max(0, run.elapsed_ns(run.engine.clock_ns())),
-        **{name: getattr(run, name) for name in (*_OWNER, *_AS_LEFT)},
+        **{name: getattr(run.owner, name) for name in _OWNER},
+        **{name: getattr(run, name) for name in _AS_LEFT},
+        "tags": dict(run.owner.tags),
     }
 
 
-def _budget_form(run: BudgetRun) -> dict[str, Any]:
-    """The budget with its limits as they are by now; a function as `on_exhausted` is only said to be one."""
-    account, budget = run.account, run.budget
-    form: dict[str, Any] = {one.name: getattr(budget, one.name) for one in fields(budget) if one.init}
-    for i, (resource, limit) in enumerate(zip(RESOURCES, account.full, strict=True)):
-        form[f"max_{resource}"] = None if limit >= UNLIMITED else shown(i, min(limit, CEILING - 1))
+def _budget_form(run: RunState) -> dict[str, Any]:
+    """What makes its budget, with the limits as they are by now."""
+    rule, budget = run.account.rule, run.budget
+    limits = {RESOURCES[i]: (i, limit) for i, limit in enumerate(rule.full) if limit < UNLIMITED}
+    form = {one.name: getattr(budget, one.name) for one in fields(budget) if one.init}
+    form |= {f"max_{name}": shown(i, min(limit, CEILING - 1)) for name, (i, limit) in limits.items()}
     form["max_seconds"] = None if run.max_ns is None else usd(min(run.max_ns, CEILING - 1))
     if budget.wrap_up is not None:
-        aside = {RESOURCES[i]: _plain(shown(i, account.full[i] - account.limits[i])) for i in account.limited}
-        form["wrap_up"] = {**aside, "seconds": str(usd(budget.wrap_up_ns))}
-    return {name: _plain(value) for name, value in form.items()}
+        form["wrap_up"] = {name: shown(i, limit - rule.limits[0][i]) for name, (i, limit) in limits.items()}
+        form["wrap_up"]["seconds"] = usd(budget.wrap_up_ns)
+    return form
 
 
 def _plain(value: Any) -> Any:
+    """*value* as JSON has it; a function as `on_exhausted` is only said to be one."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
     if callable(value):
         return "function"
     return str(value) if isinstance(value, Decimal) else list(value) if isinstance(value, tuple) else value
@@ -119,37 +120,38 @@ def _plain(value: Any) -> Any:
 # --- going on
 
 
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _is_text(value: object) -> bool:
-    return value is None or isinstance(value, str)
-
-
 def _is_sum(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
-#: What each field has to be: a function that tells, and in words.
-_FIELDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
-    "format": (lambda given: given == FORMAT, f"{FORMAT!r}, as in what run.export_state() gives"),
-    "version": (lambda given: _is_sum(given) and given == VERSION, f"{VERSION}, the only one read here"),
-    "run_id": (lambda given: _is_name(given) and _RUN_ID.fullmatch(given) is not None, "32 hexadecimal digits"),
-    "traceparent": (lambda given: given is None or bool(links({"traceparent": given})), "a W3C traceparent or null"),
-    "org": (_is_name, "a text that is not empty"),
-    "tenant": (_is_name, "a text that is not empty"),
-    "user": (lambda given: given is None or _is_name(given), "a text that is not empty, or null"),
-    "priority": (lambda given: given in PRIORITIES, f"one of {', '.join(PRIORITIES)}"),
-    "budget": (lambda given: isinstance(given, Mapping), "a mapping"),
-    "used": (
-        lambda given: isinstance(given, Mapping) and all(_is_sum(given.get(name)) for name in Amounts._fields),
-        f"whole numbers of at least 0 for {', '.join(Amounts._fields)}",
-    ),
+def _is_used(value: object) -> bool:
+    return isinstance(value, Mapping) and set(value) == set(Amounts._fields) and all(map(_is_sum, value.values()))
+
+
+def _is_tags(value: object) -> bool:
+    with suppress(TypeError, ValueError):
+        return value is not None and tags_of(value) is not None
+    return False
+
+
+_NAME: Final = (lambda value: isinstance(value, str) and value, "a text that is not empty")
+_NAME_OR_NONE: Final = (lambda value: value is None or _NAME[0](value), "a text that is not empty, or null")
+_TEXT_OR_NONE: Final = (lambda value: value is None or isinstance(value, str), "a text or null")
+#: What each field has to be: what tells, and in words.
+_FIELDS: Final[Mapping[str, tuple[Callable[[Any], object], str]]] = {
+    "format": (lambda value: value == "otelbudget.run", "'otelbudget.run', as in what run.export_state() gives"),
+    "version": (lambda value: type(value) is int and value == 1, "1, the only one that this otelbudget reads"),
+    "run_id": (lambda value: isinstance(value, str) and fullmatch("[0-9a-f]{32}", value), "32 hexadecimal digits"),
+    "traceparent": (lambda value: value is None or links({"traceparent": value}), "a W3C traceparent or null"),
+    **dict.fromkeys(("org", "tenant"), _NAME),
+    **dict.fromkeys(("user", "agent", "conversation"), _NAME_OR_NONE),
+    "tags": (_is_tags, "a mapping of at most 8 names to texts"),
+    "priority": (lambda value: value in PRIORITIES, f"one of {', '.join(PRIORITIES)}"),
+    "budget": (lambda value: isinstance(value, Mapping), "a mapping"),
+    "used": (_is_used, f"a whole number of at least 0 for each of {', '.join(Amounts._fields)}"),
     "elapsed_ns": (_is_sum, "a whole number of at least 0"),
-    "frozen": (_is_text, "a text or null"),
-    "unpriced": (_is_text, "a text or null"),
-    "wrapped_up": (lambda given: isinstance(given, bool), "true or false"),
+    **dict.fromkeys(("frozen", "unpriced"), _TEXT_OR_NONE),
+    "wrapped_up": (lambda value: isinstance(value, bool), "true or false"),
 }
 
 
@@ -161,10 +163,10 @@ def read(state: object, on_exhausted: Any) -> RunBudget:
     """
     if not isinstance(state, Mapping):
         hint = "; read it with json.loads() first" if isinstance(state, str | bytes) else ""
-        raise ConfigError(f"state must be a mapping, got {reprlib.repr(state)}{hint}")
+        raise ConfigError(f"state must be a mapping, got {_short(state)}{hint}")
     for name, (holds, wanted) in _FIELDS.items():
         if name not in state or not holds(state[name]):
-            got = reprlib.repr(state[name]) if name in state else "nothing"
+            got = _short(state[name]) if name in state else "nothing"
             raise ConfigError(f"state.{name} must be {wanted}, got {got}")
     given = dict(state["budget"])
     if on_exhausted is not None:
@@ -177,11 +179,18 @@ def read(state: object, on_exhausted: Any) -> RunBudget:
     return _read_budget(given)
 
 
+def _short(value: object) -> str:
+    said = repr(value)
+    return f"{said if len(said) <= 60 else said[:57] + '...'} ({type(value).__name__})"
+
+
 def _read_budget(given: dict[str, Any]) -> RunBudget:
-    missing = [one.name for one in fields(RunBudget) if one.init and one.name not in given]
-    wrong = missing or [name for name in ("name", "origin") if not _is_text(given[name])]
-    if wrong:
-        raise ConfigError(f"state.budget.{wrong[0]} must be {'given' if missing else 'a text or null'}")
+    for one in fields(RunBudget):
+        if one.init and one.name not in given:
+            raise ConfigError(f"state.budget.{one.name} must be given")
+    for name in ("name", "origin"):
+        if not _TEXT_OR_NONE[0](given[name]):
+            raise ConfigError(f"state.budget.{name} must be a text or null")
     try:
         for name in ("max_cost_usd", "max_seconds"):
             given[name] = _number(given[name])
@@ -198,34 +207,31 @@ def _number(value: Any) -> Any:
 
 def links(state: Mapping[str, Any]) -> list[Link]:
     """A link to the span that the run had, if it had one."""
-    carrier = {"traceparent": str(state["traceparent"])}
+    parent = state["traceparent"]
+    carrier = {"traceparent": parent} if isinstance(parent, str) else {}
     span = trace.get_current_span(_W3C.extract(carrier, Context())).get_span_context()
     return [Link(span)] if span.is_valid else []
 
 
-def rebuild(engine: Engine, budget: RunBudget, state: Mapping[str, Any], *, reraise: bool) -> BudgetRun:
+def rebuild(make: type[R], engine: Engine, budget: RunBudget, state: Mapping[str, Any], *, reraise: bool) -> R:
     """A run that goes on from *state*, which has been read; its time goes on from now.
 
     Raises:
         BudgetError: That run is open in this process.
     """
-    from otelbudget.runs.run import BudgetRun
-
-    owner = engine.owners.owner(**{name: state[name] for name in _OWNER})
-    live: Any = engine.meters.live
-    with engine.lock:
-        if any(one.run_id == state["run_id"] for one in live):
-            raise BudgetError(
-                f"run {state['run_id']} is open in this process: leave it before its state is resumed here,"
-                f" or it could spend twice what it has left"
-            )
-        run = BudgetRun(engine, budget, owner, reraise=reraise)
-        run.number = int(state["run_id"], 16)
-        run.started_ns -= state["elapsed_ns"]
-        for name in _AS_LEFT:
-            setattr(run, name, state[name])
-        for account in run.accounts:  # its own, and those of quotas that every run has on its own
-            account.used[:] = [state["used"][name] for name in Amounts._fields]
-            rearm(account)
-        run.refresh()
+    owner = engine.directory.owner(Names(**{name: state[name] for name in _OWNER}, tags=tags_of(state["tags"])))
+    if any(one.run_id == state["run_id"] for one in tuple(engine.meters.live)):
+        raise BudgetError(
+            f"run {state['run_id']} is open in this process: leave it before its state is resumed here,"
+            f" or it could spend twice what it has left"
+        )
+    run = make(engine, budget, owner, reraise=reraise)
+    run.number = int(state["run_id"], 16)
+    run.started_ns -= state["elapsed_ns"]
+    for name in _AS_LEFT:
+        setattr(run, name, state[name])
+    used = sum(state["used"][name] << shift for name, shift in zip(Amounts._fields, SHIFTS, strict=True))
+    # Its own account, and those of quotas that every run has on its own; what was crossed before is no news.
+    engine.ledger.charge(run.accounts, used, (), [])
+    run.refresh()
     return run

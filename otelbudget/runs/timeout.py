@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from otelbudget.admission import denying, refusals
-from otelbudget.admission.admission import Ask, Verdict
-from otelbudget.model.amounts import NANOS, NOTHING
-from otelbudget.model.decision import ALLOWED, Decision
+from otelbudget.admission import denial as denials
+from otelbudget.admission.payer import Payer
+from otelbudget.admission.request import Judgement, Request
+from otelbudget.model.amounts import NANOS
+from otelbudget.model.decision import Decision
 from otelbudget.runs import asking
 from otelbudget.runs.wait import Bells, TaskBell
 
@@ -18,64 +19,60 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from otelbudget.admission.state import RunState
-    from otelbudget.runs.run import BudgetRun
 
 __all__ = ["Timeout", "moved"]
 
 
 def moved(run: RunState) -> None:
-    """Let the blocks that the deadline of *run* ends know that it is another one. Called with the lock held."""
+    """Let the blocks that the deadline of *run* ends know that it is another one."""
     for ring in tuple(run.alarms or ()):
         ring()
 
 
-def judge(run: BudgetRun, ask: Ask) -> Verdict:
+def judge(payer: Payer, request: Request) -> Judgement:
     """Whether there is time left, whatever else may refuse."""
-    engine = run.engine
-    with engine.lock:
-        now_ns = engine.clock_ns()
-        for one, left_ns in _left(run, now_ns):
-            if left_ns <= 0:
-                denial = refusals.deadline(one, run, ask, one.elapsed_ns(now_ns))
-                return Verdict(Decision(False, denial=denial), one)
-    return Verdict(ALLOWED)
+    now_ns = payer.engine.clock_ns()
+    for one, left_ns in _left(payer, now_ns):
+        if left_ns <= 0:
+            denial = denials.deadline(one, payer, request, one.elapsed_ns(now_ns))
+            return Judgement(Decision(False, denial=denial), one)
+    return Judgement()
 
 
-def _left(run: BudgetRun, now_ns: int) -> Iterator[tuple[BudgetRun, int]]:
-    """Those whose deadline ends the work of *run*, and the nanoseconds until it does.
+def _left(payer: Payer, now_ns: int) -> Iterator[tuple[RunState, int]]:
+    """Those whose deadline ends the work of *payer*, and the nanoseconds until it does.
 
     A run that wraps up has what was set aside for that on top, as its last call has.
     """
-    for one in run.lineage() if run.engine.enforce else ():
-        if one.max_ns is not None and not one.account.warn:
-            grace_ns = one.budget.wrap_up_ns if one is run and one.wrapped_up else 0
+    for one in payer.lineage if payer.engine.enforce else ():
+        if one.max_ns is not None and not one.account.rule.warn:
+            grace_ns = one.budget.wrap_up_ns if one is payer and one.wrapped_up else 0
             yield one, one.max_ns + grace_ns - one.elapsed_ns(now_ns)
 
 
 class Timeout:
     """What `BudgetRun.timeout` gives: an ``async with`` block, used once.
 
-    A task beside the work follows the clock, and every change of a deadline rings its bell. If `on_exhausted` may lift
-    the denial, it is asked while the work goes on.
+    A task beside the work follows the clock and changes of deadlines, and asks `on_exhausted` while the work goes on.
     """
 
-    def __init__(self, run: BudgetRun) -> None:
+    def __init__(self, run: RunState) -> None:
         self._run = run
         self._inner: asyncio.Timeout | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._verdict: Verdict | None = None  # the denial that ends the work, once that is decided
+        self._judged: Judgement | None = None  # the denial that ends the work, once that is decided
         self._broken: Exception | None = None  # what `on_exhausted` raised
 
     async def __aenter__(self) -> None:
         if self._inner is not None:
             raise RuntimeError("this timeout was entered before: make a new one with run.timeout()")
         run = self._run
-        self._ask = Ask(NOTHING, "check", site=run.site_here())
-        verdict = judge(run, self._ask)
-        if not verdict.decision.allowed:
-            verdict = await asking.areconsidered(run, self._ask, verdict, judge)
-            if not verdict.decision.allowed:
-                raise denying.refuse(run, self._ask, verdict)
+        self._request = Request("check", site=run.around().site)
+        judged = judge(run, self._request)
+        if not judged.decision.allowed:
+            judged = await asking.areconsidered(run, self._request, judged, judge)
+            if not judged.decision.allowed:
+                raise asking.refuse(run, self._request, judged)
         inner = asyncio.timeout(None)
         await inner.__aenter__()
         self._inner = inner
@@ -88,7 +85,7 @@ class Timeout:
         inner = self._inner
         assert inner is not None
         if self._watch is not None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed around work that never ended
+            with contextlib.suppress(RuntimeError):  # the loop was closed around the work
                 self._watch.cancel()
         stopped = False
         try:
@@ -97,9 +94,9 @@ class Timeout:
             stopped = True
         if not inner.expired():
             return
-        assert self._verdict is not None
+        assert self._judged is not None
         if self._broken is None:
-            denial = denying.refuse(self._run, self._ask, self._verdict)
+            denial = asking.refuse(self._run, self._request, self._judged)
             if stopped:
                 raise denial from error
         elif stopped:
@@ -108,26 +105,25 @@ class Timeout:
     async def _follow(self, inner: asyncio.Timeout) -> None:
         """Wait until the time is over, as it is by then, and cancel the work."""
         run = self._run
-        with TaskBell(run.lock, *_alarms(run)) as bell:
+        with TaskBell(*_alarms(run)) as bell:
             while True:
                 bell.clear()
-                verdict = judge(run, self._ask)
-                if not verdict.decision.allowed:
+                judged = judge(run, self._request)
+                if not judged.decision.allowed:
                     try:
-                        verdict = await asking.areconsidered(run, self._ask, verdict, judge)
+                        judged = await asking.areconsidered(run, self._request, judged, judge)
                     except Exception as error:  # noqa: BLE001 - raised where the block ends
                         self._broken = error
-                if not verdict.decision.allowed:
-                    self._verdict = verdict
+                if not judged.decision.allowed:
+                    self._judged = judged
                     inner.reschedule(asyncio.get_running_loop().time())
                     return
                 left_ns = min(left_ns for _, left_ns in _left(run, run.engine.clock_ns()))
                 await bell.wait(max(0, left_ns) / NANOS)
 
 
-def _alarms(run: BudgetRun) -> list[Bells]:
+def _alarms(run: RunState) -> list[Bells]:
     """What is rung when a deadline that ends the work of *run* moves."""
-    with run.lock:
-        for one in run.lineage():
-            one.alarms = one.alarms or set()
-        return [one.alarms for one in run.lineage() if one.alarms is not None]
+    for one in run.lineage:
+        one.alarms = one.alarms or set()
+    return [one.alarms for one in run.lineage if one.alarms is not None]

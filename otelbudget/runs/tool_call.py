@@ -2,47 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from opentelemetry.context import Context, get_current
 
-from otelbudget.admission.admission import Ask
-from otelbudget.engine import scope
+from otelbudget.admission.request import Request
+from otelbudget.engine import context as contexts
 from otelbudget.model.amounts import Amounts
 from otelbudget.runs import asking
-from otelbudget.runs import wrap_up as wrapping
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from contextvars import Token
 
+    from otelbudget.admission.payer import Payer
+    from otelbudget.admission.state import RunState
     from otelbudget.engine.engine import Engine
-    from otelbudget.runs.run import BudgetRun
     from otelbudget.telemetry.events import Site
 
-__all__ = ["ToolCall", "ask_for", "enclosing", "is_name", "note_model_call"]
+__all__ = ["ToolCall", "enclosing", "is_name", "note_model_call", "request_for", "spans_around"]
 
 
 class ToolCall:
-    """One tool call, as a block; what `BudgetRun.tool_call` gives.
+    """One tool call, as a block; what `BudgetRun.tool_call` gives. One that is *from_span* was read off a span."""
 
-    Attributes:
-        run: Whose call it is.
-        name, call_id: As the model asked for it; the id may be None.
-        from_span: It was read off a span; else it is a block in the code.
-        around: The tool span that a block was entered in, or None.
-        model_called: A model call was made inside it, so a tool call of the same name inside is another one.
-        matched: An inner layer has been recognised as this call.
-    """
-
-    __slots__ = ("_token", "around", "call_id", "from_span", "matched", "model_called", "name", "run")
-
-    def __init__(self, run: BudgetRun, name: str, call_id: str | None = None, *, from_span: bool = False) -> None:
+    def __init__(self, run: RunState, name: str, call_id: str | None = None, *, from_span: bool = False) -> None:
         self.run = run
         self.name = name
         self.call_id = call_id
         self.from_span = from_span
-        self.model_called = self.matched = False
-        self.around: ToolCall | None = None
+        self.matched = False  # an inner layer has been recognised as this call
+        self.model_called = False  # inside it, so a tool call of the same name inside is another one
+        self.around: ToolCall | None = None  # the tool span that a block was entered in
         self._token: Token[Context] | None = None
 
     def covers(self, name: str | None, call_id: str | None) -> bool:
@@ -55,32 +46,33 @@ class ToolCall:
             self.matched = name == self.name and not self.model_called
         return self.matched
 
-    def _admission(self) -> Ask | None:
+    def _admission(self) -> Request | None:
         """What entering asks for; None if a tool span around it has been charged for this very call."""
         if self._token is not None:
             raise RuntimeError("this tool call was entered before and has not ended: make a new one per call")
         context = get_current()
-        self.around = self.run.engine.tool_call_around(context)
-        outer = enclosing(context, self.run)
+        nodes = spans_around(context, self.run.engine)
+        self.around = _of_span(nodes)
+        outer = enclosing(context, self.run, nodes)
         if outer is not None and outer.from_span and outer.covers(self.name, self.call_id):
             return None
-        return ask_for(nested=outer is not None, site=self.run.site_here())
+        return request_for(self.run, nested=outer is not None)
 
     def __enter__(self) -> ToolCall:
-        if (ask := self._admission()) is not None:
-            asking.decide(self.run, ask)
-        self._token = scope.attach_tool_call(self)
+        if (request := self._admission()) is not None:
+            asking.decide(self.run, request)
+        self._token = contexts.TOOL_CALL.attach(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._token is not None:
-            scope.detach(self._token)
+            contexts.detach(self._token)
             self._token = None
 
     async def __aenter__(self) -> ToolCall:
-        if (ask := self._admission()) is not None:
-            await asking.adecide(self.run, ask)
-        self._token = scope.attach_tool_call(self)
+        if (request := self._admission()) is not None:
+            await asking.adecide(self.run, request)
+        self._token = contexts.TOOL_CALL.attach(self)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -88,33 +80,43 @@ class ToolCall:
 
 
 def is_name(name: object, call_id: object) -> TypeGuard[str]:
-    """Whether a tool call can have this name, and this id or none."""
+    """Whether a tool call can have this name and id."""
     return isinstance(name, str) and bool(name) and (call_id is None or isinstance(call_id, str))
 
 
-def enclosing(context: Context, run: BudgetRun) -> ToolCall | None:
-    """The tool call of *run* or of a run above it that *context* is inside of."""
-    found = innermost(context, run.engine)
-    return found if found is not None and found.run in run.lineage() else None
+def spans_around(context: Context, engine: Engine) -> list[Any]:
+    """The nodes of the open spans around *context*, innermost first."""
+    return [] if engine.spans is None else engine.spans.tree.around(context, exact=True)
 
 
-def innermost(context: Context, engine: Engine) -> ToolCall | None:
-    """The tool call that *context* is directly inside of: a block in the code, or a span."""
-    block: ToolCall | None = scope.tool_call_in(context)
-    span = engine.tool_call_around(context)
-    return span if block is None or (span is not None and span is not block.around) else block
+def enclosing(context: Context, run: RunState, nodes: Iterable[Any]) -> ToolCall | None:
+    """The tool call of *run* or of a run above it that *context*, with the spans *nodes* around it, is inside of."""
+    found = _innermost(context, nodes)
+    return found if found is not None and found.run in run.lineage else None
 
 
-def note_model_call(context: Context, engine: Engine) -> None:
-    """Let the tool call and the spans around *context* know that a model is called inside them."""
-    if engine.live_spans is not None:
-        engine.live_spans.note_call(context)
-    tool = innermost(context, engine)
+def note_model_call(context: Context, nodes: Iterable[Any]) -> None:
+    """Let the tool call and the spans *nodes* around *context* know that a model is called inside them."""
+    for one in nodes:
+        one.inner = True
+    tool = _innermost(context, nodes)
     if tool is not None:
         tool.model_called = True
 
 
-def ask_for(*, nested: bool, site: Site) -> Ask:
-    """The request that a tool call makes."""
+def _innermost(context: Context, nodes: Iterable[Any]) -> ToolCall | None:
+    """The tool call that *context* is directly inside of: a block in the code, or a span."""
+    block: ToolCall | None = contexts.TOOL_CALL.of(context)
+    span = _of_span(nodes)
+    return span if block is None or (span is not None and span is not block.around) else block
+
+
+def _of_span(nodes: Iterable[Any]) -> ToolCall | None:
+    return next((one.tool for one in nodes if one.tool is not None), None)
+
+
+def request_for(payer: Payer, *, nested: bool, site: Site | None = None) -> Request:
+    """The request that a tool call makes; said on *site*, else where it is made."""
     amounts = Amounts(tool_calls=1, nested_tool_calls=1 if nested else 0)
-    return Ask(amounts, "tool", site=site, charge=True, permit=wrapping.permit())
+    _, here, owner, permit = payer.around()
+    return Request("tool", amounts, here if site is None else site, owner=owner, permit=permit)

@@ -6,58 +6,44 @@ Whoever waits registers its bell first and looks once more afterwards, so no cha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
-__all__ = ["Bell", "Bells", "TaskBell", "ThreadBell"]
+__all__ = ["Bells", "TaskBell", "ThreadBell"]
 
-#: What to call; changed under a lock.
+#: What to call.
 Bells = set[Callable[[], None]]
 
 
-class Bell:
-    """Rung by every change that may help, as long as it is entered.
+class _Bell:
+    """Rung, while it is entered, by every change that may help: `ring` is in sets of what is to be called."""
 
-    Args:
-        lock: Held by whoever makes such a change.
-        bells: What is called then, in which it registers itself.
-    """
-
-    def __init__(self, lock: Any, *bells: Bells) -> None:
-        self._lock = lock
+    def __init__(self, *bells: Bells) -> None:
         self._bells = bells
 
+    def ring(self) -> None:
+        """Wake the one who waits, now or at its next wait; called by anybody."""
+        raise NotImplementedError
+
     def __enter__(self) -> Self:
-        with self._lock:
-            for one in self._bells:
-                one.add(self.ring)
+        for one in self._bells:
+            one.add(self.ring)
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._forget()
-
-    def _forget(self) -> None:
         for one in self._bells:
             one.discard(self.ring)
 
-    def ring(self) -> None:
-        """Wake the one who waits, now or at its next wait; called by anybody, with the lock held."""
-        raise NotImplementedError
 
-    def clear(self) -> None:
-        """Forget what has rung so far."""
-        raise NotImplementedError
-
-
-class ThreadBell(Bell):
+class ThreadBell(_Bell):
     """Wakes a thread. Made of a queue, since an Event's lock would be taken twice by one thread when the garbage
     collector, inside of a wait, settles a call that was dropped.
     """
 
-    def __init__(self, lock: Any, *bells: Bells) -> None:
-        super().__init__(lock, *bells)
+    def __init__(self, *bells: Bells) -> None:
+        super().__init__(*bells)
         self._rung: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def ring(self) -> None:
@@ -70,26 +56,20 @@ class ThreadBell(Bell):
         while not self._rung.empty():
             self._rung.get()
 
-    def wait(self, seconds: float) -> bool:
-        """Block the thread until it rings, or so long; gives whether it rang."""
-        try:
+    def wait(self, seconds: float) -> None:
+        """Block the thread until it rings, or so long."""
+        with contextlib.suppress(queue.Empty):
             self._rung.get(timeout=seconds)
-        except queue.Empty:
-            return False
-        return True
 
 
-class TaskBell(Bell):
-    """Wakes a task of asyncio, the one in which it is entered."""
+class TaskBell(_Bell):
+    """Wakes a task of asyncio, the one in which it is made."""
 
-    _loop: asyncio.AbstractEventLoop
-    _event: asyncio.Event
-    _rung = False
-
-    def __enter__(self) -> Self:
+    def __init__(self, *bells: Bells) -> None:
+        super().__init__(*bells)
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
-        return super().__enter__()
+        self._rung = False
 
     def ring(self) -> None:
         """Wake the task."""
@@ -99,18 +79,17 @@ class TaskBell(Bell):
         try:
             self._loop.call_soon_threadsafe(self._event.set)
         except RuntimeError:  # the loop was closed around a task that never ended
-            self._forget()
+            self.__exit__()
 
     def clear(self) -> None:
         """Forget what has rung so far."""
         self._rung = False
         self._event.clear()
 
-    async def wait(self, seconds: float) -> bool:
-        """Suspend the task until it rings, or so long; gives whether it rang."""
+    async def wait(self, seconds: float) -> None:
+        """Suspend the task until it rings, or so long."""
         timer = self._loop.call_later(seconds, self._event.set)
         try:
             await self._event.wait()
         finally:
             timer.cancel()
-        return self._rung

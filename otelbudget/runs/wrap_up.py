@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from opentelemetry.context import get_current
-
-from otelbudget.engine import scope
+from otelbudget.engine import context
 from otelbudget.errors import BudgetError
 from otelbudget.model.amounts import NESTED, STEPS, TOOLS
 
@@ -16,32 +14,25 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
-    from otelbudget.runs.run import BudgetRun
+    from otelbudget.admission.payer import Payer
+    from otelbudget.admission.state import RunState
 
-__all__ = ["Permit", "WrapUp", "permit"]
+__all__ = ["Permit", "WrapUp"]
 
 
 class Permit:
-    """The right to one model call against a run's full limits.
+    """The right to one model call against the full limits of *run*, which was refused *resource* before."""
 
-    Attributes:
-        run: Whose limits.
-        grace_ns: By how much it may pass the deadline.
-        resource: What was refused before.
-        used: The call has been made.
-    """
-
-    __slots__ = ("grace_ns", "resource", "run", "used")
-
-    def __init__(self, run: BudgetRun, resource: str | None) -> None:
+    def __init__(self, run: RunState, resource: str | None) -> None:
         self.run = run
-        self.grace_ns = run.budget.wrap_up_ns
+        self.account = run.account
+        self.grace_ns = run.budget.wrap_up_ns  # by so much it may pass the deadline
         self.resource = resource
         self.used = False
 
-    def holds(self, run: BudgetRun) -> bool:
-        """Whether a request of *run* comes under it: of its own run, or of one inside."""
-        return self.run in run.lineage()
+    def holds(self, payer: Payer) -> bool:
+        """Whether a request of *payer* comes under it: of its own run, or of one inside."""
+        return self.run in payer.lineage
 
     def refuses(self, amounts: Sequence[int]) -> str | None:
         """The resource for which it refuses a request of its run, or of one inside; None leaves that to the limits."""
@@ -52,41 +43,32 @@ class Permit:
         return None
 
 
-def permit() -> Any:
-    """The permit of the current context, or None."""
-    return scope.wrap_up_in(get_current())
-
-
 class WrapUp:
     """What `BudgetRun.wrap_up` gives: a block (``with`` or ``async with``) in which one model call is admitted.
 
-    It ignores the run's own latch and reaches into what ``wrap_up`` set aside, also for a run inside; limits of that
-    one, of ancestors, quotas and a freeze hold as ever; tool calls are refused. A call that was never sent and gave its
-    hold back was none. Entering it deals with the run's pending denials.
+    It reaches into what ``wrap_up`` set aside, also for a run inside; limits of that one, of ancestors, quotas and a
+    freeze hold as ever; tool calls are refused. A call that was never sent and gave its hold back was none. Entering it
+    deals with the run's pending denials.
     """
 
-    __slots__ = ("_run", "_token")
-
-    def __init__(self, run: BudgetRun) -> None:
+    def __init__(self, run: RunState) -> None:
         self._run = run
         self._token: Token[Context] | None = None
 
     def __enter__(self) -> Permit:
         run = self._run
-        with run.engine.lock:
-            if run.wrapped_up or run.ran_out is None:
-                why = "it was used before" if run.wrapped_up else "no limit and no deadline has refused anything yet"
-                raise BudgetError(f"wrap_up() works once per run and only after a denial: {why}")
-            run.wrapped_up = True
-            dealt = run.forget()
-        del dealt
+        if run.wrapped_up or run.ran_out is None:
+            why = "it was used before" if run.wrapped_up else "no limit and no deadline has refused anything yet"
+            raise BudgetError(f"wrap_up() works once per run and only after a denial: {why}")
+        run.wrapped_up = True
+        run.engine.ledger.locked(run.forget)
         given = Permit(run, run.ran_out)
-        self._token = scope.attach_wrap_up(given)
+        self._token = context.PERMIT.attach(given)
         return given
 
     def __exit__(self, *_: object) -> None:
         if self._token is not None:
-            scope.detach(self._token)
+            context.detach(self._token)
             self._token = None
 
     async def __aenter__(self) -> Permit:

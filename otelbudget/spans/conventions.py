@@ -10,7 +10,7 @@ google-genai 1.4.14, logfire 5.2, anthropic 2.12 (its own spans), pydantic-ai 2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ __all__ = [
     "Kind",
     "agent_name",
     "classify",
+    "conversation",
     "covered_sdk",
     "max_output_tokens",
     "model_name",
@@ -115,7 +116,25 @@ _REASONING: Final = (
     sc.GEN_AI_DETAILS_REASONING,
     sc.OPENINFERENCE_REASONING,
 )
-_MODEL: Final = (
+
+_TOO_MANY: Final = 2**53
+
+
+def _text(*keys: str) -> Callable[[Attributes | None], str | None]:
+    """What gives the first text that one of the attributes *keys* has."""
+
+    def read(attributes: Attributes | None) -> str | None:
+        for key in keys:
+            value = (attributes or {}).get(key)
+            if isinstance(value, str) and value:
+                return value
+        return None
+
+    return read
+
+
+#: The model that answered, else the one that was asked for.
+model_name: Final = _text(
     sc.GEN_AI_RESPONSE_MODEL,
     sc.GEN_AI_REQUEST_MODEL,
     sc.OPENINFERENCE_RESPONSE_MODEL,
@@ -123,17 +142,18 @@ _MODEL: Final = (
     sc.OPENINFERENCE_REQUEST_MODEL,
     sc.OPENINFERENCE_EMBEDDING_MODEL,
 )
-_PROVIDER: Final = (sc.GEN_AI_PROVIDER, sc.GEN_AI_SYSTEM, sc.OPENINFERENCE_PROVIDER, sc.OPENINFERENCE_SYSTEM)
-_AGENT_NAME: Final = (
-    sc.GEN_AI_AGENT_NAME,
-    sc.GEN_AI_WORKFLOW_NAME,
-    sc.OPENINFERENCE_AGENT_NAME,
-    sc.TRACELOOP_ENTITY,
+#: The GenAI provider, and its id of the response.
+provider_name: Final = _text(sc.GEN_AI_PROVIDER, sc.GEN_AI_SYSTEM, sc.OPENINFERENCE_PROVIDER, sc.OPENINFERENCE_SYSTEM)
+response_id: Final = _text(sc.GEN_AI_RESPONSE_ID)
+#: The conversation that a span says it belongs to.
+conversation: Final = _text("gen_ai.conversation.id")
+#: The agent or workflow whose span this is.
+agent_name: Final = _text(
+    sc.GEN_AI_AGENT_NAME, sc.GEN_AI_WORKFLOW_NAME, sc.OPENINFERENCE_AGENT_NAME, sc.TRACELOOP_ENTITY
 )
-_TOOL_NAME: Final = (sc.GEN_AI_TOOL_NAME, sc.OPENINFERENCE_TOOL_NAME, sc.TRACELOOP_ENTITY)
-_TOOL_CALL_ID: Final = (sc.GEN_AI_TOOL_CALL_ID, sc.OPENINFERENCE_TOOL_CALL_ID, sc.OPENINFERENCE_TOOL_ID)
-
-_TOO_MANY: Final = 2**53
+#: The tool whose call this is, and the id that the model gave to the call.
+tool_name: Final = _text(sc.GEN_AI_TOOL_NAME, sc.OPENINFERENCE_TOOL_NAME, sc.TRACELOOP_ENTITY)
+tool_call_id: Final = _text(sc.GEN_AI_TOOL_CALL_ID, sc.OPENINFERENCE_TOOL_CALL_ID, sc.OPENINFERENCE_TOOL_ID)
 
 
 def classify(name: str, attributes: Attributes | None, scope_name: str | None = None) -> Kind | None:
@@ -181,9 +201,7 @@ def usage_from(attributes: Attributes | None) -> Usage | None:
     if split is None:
         return None
     return Usage(
-        input_tokens=split.get("input_tokens"),
-        output_tokens=split.get("output_tokens"),
-        tokens=split.get("tokens"),
+        **split,
         cache_read_tokens=read,
         cache_write_tokens=write,
         reasoning_tokens=reasoning,
@@ -193,7 +211,7 @@ def usage_from(attributes: Attributes | None) -> Usage | None:
     )
 
 
-def _split(attributes: Attributes, *, cached: int, reasoning: int) -> dict[str, int] | None:
+def _split(attributes: Attributes, *, cached: int, reasoning: int) -> dict[str, Any] | None:
     """Input and output as our `Usage` means them: cached and reasoning tokens included."""
     given, made, total = (_count(attributes, keys) for keys in (_INPUT, _OUTPUT, _TOTAL))
     if given is None and made is None:
@@ -211,36 +229,6 @@ def _split(attributes: Attributes, *, cached: int, reasoning: int) -> dict[str, 
     return {key: value for key, value in (("input_tokens", given), ("output_tokens", made)) if value is not None}
 
 
-def model_name(attributes: Attributes | None) -> str | None:
-    """The model that answered, else the one that was asked for."""
-    return _text(attributes, _MODEL)
-
-
-def provider_name(attributes: Attributes | None) -> str | None:
-    """The GenAI provider."""
-    return _text(attributes, _PROVIDER)
-
-
-def response_id(attributes: Attributes | None) -> str | None:
-    """The provider's id of the response."""
-    return _text(attributes, (sc.GEN_AI_RESPONSE_ID,))
-
-
-def agent_name(attributes: Attributes | None) -> str | None:
-    """The name of the agent or workflow whose span this is."""
-    return _text(attributes, _AGENT_NAME)
-
-
-def tool_name(attributes: Attributes | None) -> str | None:
-    """The name of the tool whose call this is."""
-    return _text(attributes, _TOOL_NAME)
-
-
-def tool_call_id(attributes: Attributes | None) -> str | None:
-    """The id that the model gave to this tool call."""
-    return _text(attributes, _TOOL_CALL_ID)
-
-
 def max_output_tokens(attributes: Attributes | None) -> int | None:
     """How many output tokens the request allows itself, if the span says."""
     return _count(attributes or {}, (sc.GEN_AI_REQUEST_MAX_TOKENS,)) or None  # 0 is none that a provider takes
@@ -250,15 +238,5 @@ def _count(attributes: Attributes, keys: tuple[str, ...]) -> int | None:
     for key in keys:
         value = attributes.get(key)
         if type(value) is int and 0 <= value < _TOO_MANY:
-            return value
-    return None
-
-
-def _text(attributes: Attributes | None, keys: tuple[str, ...]) -> str | None:
-    if not attributes:
-        return None
-    for key in keys:
-        value = attributes.get(key)
-        if isinstance(value, str) and value:
             return value
     return None

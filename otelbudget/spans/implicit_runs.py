@@ -14,9 +14,11 @@ from opentelemetry import trace
 
 from otelbudget import forking
 from otelbudget.admission import closing
+from otelbudget.engine.engine import UNLIMITED_BUDGET
+from otelbudget.engine.owner import Names
 from otelbudget.runs.run import BudgetRun
 from otelbudget.spans.conventions import Kind
-from otelbudget.spans.tree import LooseSpan, Node, SpanTree
+from otelbudget.spans.tree import LooseSpan, Node, SpanTree, names_of
 from otelbudget.telemetry.events import site_of
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from otelbudget.engine.engine import Engine
     from otelbudget.engine.owner import Owner
+    from otelbudget.model.budget import RunBudget
 
 __all__ = ["ImplicitRuns"]
 
@@ -32,12 +35,7 @@ _ENDED: Final = 1024
 
 
 class ImplicitRuns:
-    """All implicit runs of a manager.
-
-    Args:
-        engine: Whose runs.
-        tree: The open spans.
-    """
+    """All implicit runs of a manager."""
 
     def __init__(self, engine: Engine, tree: SpanTree) -> None:
         self._engine = engine
@@ -65,18 +63,17 @@ class ImplicitRuns:
         """
         run = self._left.get(trace.get_current_span(context).get_span_context().span_id) if self._left else None
         run = run or self.of_agent(context)
-        node = None if run is not None else self._tree.at(context)
-        if node is None:
+        nodes = [] if run is not None else self._tree.around(context)
+        if not nodes or nodes[-1].kind is not None or nodes[-1].ours:
             return run
-        *_, root = node.upwards()
-        return None if root.kind is not None or root.ours else self._opened(root, None, context)
+        return self._opened(nodes[-1], None, context)
 
     def of_agent(self, context: Context) -> BudgetRun | None:
         """The run of the agent's span that encloses *context*, or None."""
-        node = self._tree.at(context)
         run: BudgetRun | None = None
-        for agent in reversed([] if node is None else [one for one in node.upwards() if one.kind is Kind.AGENT]):
-            run = self._opened(agent, run, context)
+        for node in reversed(self._tree.around(context)):
+            if node.kind is Kind.AGENT:
+                run = self._opened(node, run, context)
         return run
 
     def _opened(self, node: Node, parent: BudgetRun | None, context: Context) -> BudgetRun:
@@ -84,10 +81,12 @@ class ImplicitRuns:
         with self._opening:
             if node.run is None:
                 engine = self._engine
-                budget = engine.implicit_budget(node.name)
+                budget = self._budget(node.name, parent)
                 said = self._tenant_said(node, context) if parent is None else None
-                owner = engine.owners.owner(None, said, None, None) if parent is None else parent.owner
+                owner = engine.directory.owner(Names(tenant=said)) if parent is None else parent.owner
+                owner = owner.inside(*names_of(node.upwards()))
                 made = BudgetRun(engine, budget, owner, parent=parent, kind="implicit", reraise=False)
+                made.enlist()
                 made.tenant_said = said is not None if parent is None else parent.tenant_said
                 span = node.span
                 if span is not None:
@@ -98,6 +97,11 @@ class ImplicitRuns:
                 if node.ended:
                     closing.close(made, made.outcome)
             return node.run
+
+    def _budget(self, agent: str | None, parent: BudgetRun | None) -> RunBudget:
+        """That of the agent; else none of its own inside another agent's, and the default elsewhere."""
+        named = None if agent is None else self._engine.config.agents.get(agent)
+        return UNLIMITED_BUDGET if named is None and parent is not None else self._engine.budget(named)
 
     def _close_lost(self) -> bool:
         """End the runs whose span was dropped without being ended; gives whether there were any."""
@@ -118,11 +122,11 @@ class ImplicitRuns:
 
     def owner_said(self, context: Context) -> Owner | None:
         """Whose the request or job around *context* is, if anything says."""
-        node = self._tree.at(context)
-        if node is None:
+        nodes = self._tree.around(context)
+        if not nodes:
             return None
-        *_, root = node.upwards()
+        root = nodes[-1]
         if root.run is not None:
             return root.run.owner if root.run.tenant_said else None
         said = None if root.ours else self._tenant_said(root, context)
-        return None if said is None else self._engine.owners.owner(None, said, None, None)
+        return None if said is None else self._engine.directory.owner(Names(tenant=said))

@@ -8,41 +8,39 @@ usage is charged at its end. An agent's span, or the local root of a request or 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context, get_current
 
+from otelbudget.admission import settlement
 from otelbudget.calls.model_call import ModelCall, ModelRequest
-from otelbudget.engine import scope
-from otelbudget.runs import asking
+from otelbudget.engine import context as contexts
+from otelbudget.runs import ambient, asking
 from otelbudget.runs import tool_call as tools
 from otelbudget.runs.run import BudgetRun
 from otelbudget.spans import conventions as spans
 from otelbudget.spans.conventions import Kind
 from otelbudget.spans.implicit_runs import ImplicitRuns
-from otelbudget.spans.tree import Node, SpanTree
+from otelbudget.spans.tree import Node, SpanTree, names_of
 from otelbudget.telemetry.events import NOWHERE, Site, site_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from opentelemetry.trace import Span
 
+    from otelbudget.admission.state import RunState
     from otelbudget.engine.engine import Engine
-    from otelbudget.runs.tool_call import ToolCall
+    from otelbudget.engine.owner import Owner
+    from otelbudget.model.budget import Usage
 
 __all__ = ["LiveSpans"]
 
 
 class LiveSpans:
-    """All open spans of the providers that a manager listens to.
-
-    Attributes:
-        tree: The open spans.
-        runs: The runs that agents' spans, requests and jobs carry.
-        listens: It has been told of a span.
-    """
+    """All open spans of the providers that a manager listens to; *listens* once it has been told of one."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -81,7 +79,7 @@ class LiveSpans:
             return
         node.ended = True
         self.tree.forget(node)
-        if node.call is not None and not node.call.adopted and not node.call.settled and not node.lent:
+        if node.reserves:
             self._settle(node, node.call, span)
         elif node.call is None and not node.ours and not node.inner:
             self._charge_report(node, span)
@@ -95,13 +93,18 @@ class LiveSpans:
         if usage is None or spans.covered_sdk(node.scope) in self._engine.guarded:
             return
         run = self._payer(node.context)
-        if run is not None and not self._engine.was_settled(run, usage, span.start_time, span.end_time, node.scope):
-            run.record(usage, site=run.site)
-            self._engine.settled(run, usage, span.start_time, node.scope)
-            self.note_call(node.context)
+        if run is not None and not self._was_settled(run, usage, span, node.scope):
+            settlement.record(run, usage, run.site, owner=self._owner(run, node))
+            self._engine.recent.settled(run.accounts, usage, span.start_time, node.scope)
+            for one in self.tree.around(node.context, exact=True):
+                one.inner = True
+
+    def _was_settled(self, run: RunState, usage: Usage, span: Any, scope: str | None) -> bool:
+        return self._engine.recent.was_settled(run.accounts, usage, span.start_time, span.end_time, scope)
 
     def _admit(self, node: Node, context: Context) -> None:
         attributes = node.span.attributes
+        node.conversation = spans.conversation(attributes)
         if node.kind is Kind.AGENT:
             node.name = spans.agent_name(attributes)
         elif node.kind is Kind.TOOL:
@@ -116,19 +119,21 @@ class LiveSpans:
             return
         name = spans.tool_name(attributes) or node.span.name
         call = tools.ToolCall(run, name, spans.tool_call_id(attributes), from_span=True)
-        outer = tools.enclosing(context, run)
+        outer = tools.enclosing(context, run, self.tree.around(context, exact=True))
         if outer is None or not outer.covers(call.name, call.call_id):
-            asking.decide(run, tools.ask_for(nested=outer is not None, site=site_of(node.span)))
+            asked = tools.request_for(run, nested=outer is not None, site=site_of(node.span))
+            asking.decide(run, asked._replace(owner=self._owner(run, node)))
         node.tool = call
 
     def _admit_call(self, node: Node, context: Context, attributes: Mapping[str, Any]) -> None:
         run = self._payer(context)
-        if run is None:
-            return
-        if spans.usage_from(attributes) is not None:
+        if run is None or spans.usage_from(attributes) is not None:
             return  # a report after the fact: there is nothing left to refuse, its end charges it
-        tools.note_model_call(context, self._engine)
-        if self._borrow(node, context, run):
+        nodes = self.tree.around(context, exact=True)
+        tools.note_model_call(context, nodes)
+        lender = _lender(nodes, run)
+        if lender is not None and self._engine.ledger.locked(partial(lender.take, "lent")):
+            node.call, node.outer = lender.call, lender
             return
         operation = spans.operation(attributes)
         request = ModelRequest(
@@ -138,35 +143,27 @@ class LiveSpans:
             input_tokens=1,
             max_output_tokens=0 if operation == "embeddings" else spans.max_output_tokens(attributes),
         )
-        call = ModelCall(run, request, site_of(node.span))
+        call = ModelCall(run, request, site_of(node.span), self._owner(run, node))
         call.reporter = node.scope
         asking.decide(run, call.ask())
         call.site = NOWHERE  # or it would keep the span alive that is to keep it alive
         node.call = call
 
-    def _borrow(self, node: Node, context: Context, run: BudgetRun) -> bool:
-        """Let *node* stand for the call that a span around it has reserved, unless another one inside does."""
-        lender = self._lender(context, run)
-        if lender is None:
-            return False
-        with self._engine.lock:
-            if lender.lent:
-                return False
-            lender.lent = True
-        node.call, node.outer = lender.call, lender
-        return True
-
     def _payer(self, context: Context) -> BudgetRun | None:
         """Who pays for what is done in *context*; None if another manager, which listens too, sees to that."""
-        run = scope.run_in(context) or self.runs.of(context) or self._engine.outside()
-        other = run.engine.live_spans
+        run: BudgetRun = contexts.run_in(context) or self.runs.of(context) or ambient.outside(self._engine)
+        other = run.engine.spans
         return None if run.engine is not self._engine and other is not None and other.listens else run
+
+    def _owner(self, run: BudgetRun, node: Node) -> Owner | None:
+        """Whose quotas bind what *node* stands for, if it or a span around it says more than *run*."""
+        return run.owner.inside(*names_of(node.upwards())) if self._engine.directory.by_span else None
 
     def _settle(self, node: Node, call: ModelCall, span: Any) -> None:
         usage = spans.usage_from(span.attributes)
         site = Site(node.span) if node.outer is None else site_of(node.outer.span)
         call.site = site if span.get_span_context().trace_flags.sampled else NOWHERE
-        if usage is not None and self._engine.was_settled(call.run, usage, span.start_time, span.end_time, node.scope):
+        if usage is not None and self._was_settled(call.run, usage, span, node.scope):
             call.release()  # a guard or another layer has charged this very call
         elif usage is not None:
             call.reporter = node.scope
@@ -182,54 +179,27 @@ class LiveSpans:
 
     def around(self, context: Context) -> list[Any]:
         """The open spans around *context*, innermost first."""
-        node = self.tree.at(context)
-        return [] if node is None else [one.span for one in node.upwards()]
+        return [one.span for one in self.tree.around(context)]
 
-    def tool_call_around(self, context: Context) -> ToolCall | None:
-        """The tool call whose span encloses *context*, or None."""
-        node = self.tree.at(context, exact=True)
-        return None if node is None else next((one.tool for one in node.upwards() if one.tool is not None), None)
-
-    def reserved_around(self, context: Context, run: BudgetRun) -> ModelCall | None:
-        """What an enclosing model span has reserved for this very call, if nobody has taken it over yet."""
-        lender = self._lender(context, run)
-        if lender is None or lender.call is None:
+    def reserved(self, nodes: Sequence[Node], run: RunState) -> ModelCall | None:
+        """What one of *nodes* has reserved for a call made inside them, if nobody has taken it over yet."""
+        lender = _lender(nodes, run)
+        if lender is None:
             return None
-        lender.call.site = site_of(lender.span)
-        return lender.call
+        call: ModelCall = lender.call
+        call.site = site_of(lender.span)
+        return call
 
-    def _lender(self, context: Context, run: BudgetRun) -> Node | None:
-        node = self.tree.at(context, exact=True)
-        for one in () if node is None else node.upwards():
-            call = one.call
-            if call is not None and call.run is run and not (call.adopted or call.settled or one.lent):
-                return one
-            if one.kind in (Kind.AGENT, Kind.TOOL):
-                return None
-        return None
-
-    def claim(self, context: Context) -> Span | None:
-        """The model span that is current, for one guarded call; None if there is none or a call has it already."""
-        node = self.tree.at(context, exact=True)
-        if (
-            node is None
-            or node.kind is not Kind.MODEL
-            or node.ours
-            or node.span is None
-            or not node.span.is_recording()
-        ):
+    def claim(self, node: Node) -> Span | None:
+        """The span of *node* for one guarded call made in it; None if it is no model's or a call has it already."""
+        span = node.span
+        if node.kind is not Kind.MODEL or node.ours or span is None or not span.is_recording():
             return None
-        with self._engine.lock:
-            taken, node.claimed = node.claimed, True
-        return None if taken else node.span
+        return span if self._engine.ledger.locked(partial(node.take, "claimed")) else None
 
-    def note_call(self, context: Context) -> None:
-        """Let the spans around *context* know that a model call is made inside them."""
-        node = self.tree.at(context, exact=True)
-        for one in () if node is None else node.upwards():
-            if one.inner:
-                return
-            one.inner = True
+    def agent_here(self, context: Context) -> tuple[str | None, str | None]:
+        """The name of the innermost agent around *context*, and the conversation; None where no span says."""
+        return names_of(self.tree.around(context))
 
     def is_call(self, span: Span) -> bool:
         """Whether *span* is an open model or tool call."""
@@ -243,12 +213,22 @@ class LiveSpans:
         if spans.classify(name, attributes) is not None:
             return True
         context = get_current() if parent_context is None else parent_context
-        if scope.run_in(context) is not None:
+        if contexts.run_in(context) is not None:
             return False
         parent = trace.get_current_span(context)
         own = parent.get_span_context()
         if not own.is_valid or own.is_remote:
             return True
-        node = self.tree.node(parent)
         # Two requests of one distributed trace can only be told apart by spans that are recorded.
-        return (node is not None and node.within) or self.tree.roots(own.trace_id) > 1
+        node, several = self.tree.node(parent), self.tree.roots(own.trace_id) > 1
+        return several or (node is not None and any(one.kind is not None for one in node.upwards()))
+
+
+def _lender(nodes: Sequence[Node], run: RunState) -> Node | None:
+    """Whichever of *nodes* has reserved what a call of *run* made inside them needs, not for another one."""
+    for one in nodes:
+        if one.reserves and one.call.run is run:
+            return one
+        if one.kind in (Kind.AGENT, Kind.TOOL):
+            return None
+    return None

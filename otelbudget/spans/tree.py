@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
@@ -14,85 +15,80 @@ from otelbudget import forking
 from otelbudget.spans.conventions import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Mapping, Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
-    from otelbudget.calls.model_call import ModelCall
     from otelbudget.runs.run import BudgetRun
     from otelbudget.runs.tool_call import ToolCall
 
-__all__ = ["OURS", "LooseSpan", "Node", "SpanTree"]
+__all__ = ["OURS", "LooseSpan", "Node", "SpanTree", "names_of"]
 
 #: Instrumentation scope of the spans that otelbudget opens itself.
 OURS: Final = "otelbudget"
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Node:
-    """One open span.
+    """One open span."""
 
-    Attributes:
-        parent: The span around it, if that is open in this process.
-        within: It is an agent's, tool's or model's span or inside of one, so what is inside has to be heard of.
-        context: What it started in.
-        ended: It has ended.
-        inner: A model call was made inside it, so a usage that it reports is that call's.
-        ours: otelbudget opened it.
-        run: The implicit run that it carries, from the first call inside it.
-        call: The model call it stands for, where it was admitted here.
-        outer: The span around it that the call was admitted for, if it was not this one.
-        lent: A span inside has taken over the call, so no other one can.
-        scope: Name of its instrumentation scope.
-        tool: The tool call it stands for.
-        claimed: A guard has taken it as the span of its call.
-    """
-
-    # fmt: off
-    __slots__ = (
-        "_span", "call", "claimed", "context", "ended", "inner", "kind", "lent", "name", "ours", "outer", "parent",
-        "run", "scope", "span_id", "tool", "trace_id", "within",
-    )
-    # fmt: on
-
-    def __init__(
-        self,
-        span: Any,
-        parent: Node | None,
-        kind: Kind | None,
-        scope: str | None,
-        context: Context,
-        lost: Callable[[object], None],
-    ) -> None:
-        own = span.get_span_context()
-        self.span_id: int = own.span_id
-        self.trace_id: int = own.trace_id
-        # Weak: a span that is dropped without ever being ended takes its node, and what that holds, with it.
-        self._span = ref(span, lost)
-        self.parent = parent
-        self.kind = kind
-        self.name: str | None = None
-        self.scope = scope
-        self.ours = scope == OURS
-        self.within: bool = kind is not None or (parent is not None and parent.within)
-        self.run: BudgetRun | None = None
-        self.call: ModelCall | None = None
-        self.outer: Node | None = None
-        self.context = context
-        self.lent = self.claimed = self.ended = self.inner = False
-        self.tool: ToolCall | None = None
+    span_id: int
+    trace_id: int
+    #: Weak: a span that is dropped without ever being ended takes its node, and what that holds, with it.
+    weak: ref[Any]
+    #: The span around it, if that is open in this process; and what it started in.
+    parent: Node | None
+    context: Context
+    kind: Kind | None
+    #: Name of its instrumentation scope.
+    scope: str | None
+    #: Of an agent, and as the span says it belongs to.
+    name: str | None = None
+    conversation: str | None = None
+    #: The implicit run that it carries, from the first call inside it.
+    run: BudgetRun | None = None
+    #: What it stands for, where that was admitted here: a `ModelCall` or a tool call.
+    call: Any = None
+    tool: ToolCall | None = None
+    #: The span around it that the call was admitted for, if it was not this one.
+    outer: Node | None = None
+    #: A span inside has taken over the call, so no other one can; a guard has taken it as the span of its call.
+    lent: bool = False
+    claimed: bool = False
+    #: A model call was made inside it, so a usage that it reports is that call's.
+    inner: bool = False
+    ended: bool = False
 
     @property
     def span(self) -> Any:
         """The span; None if it was dropped without being ended."""
-        return self._span()
+        return self.weak()
 
-    def upwards(self) -> Iterator[Node]:
+    @property
+    def ours(self) -> bool:
+        """otelbudget opened it."""
+        return self.scope == OURS
+
+    @property
+    def reserves(self) -> bool:
+        """It has a call that neither a guard nor a span inside has taken over."""
+        call = self.call
+        return call is not None and not (call.adopted or call.settled or self.lent)
+
+    def take(self, flag: str) -> bool:
+        """Set a flag; False if it was set. Called with the ledger's lock held."""
+        taken: bool = getattr(self, flag)
+        setattr(self, flag, True)
+        return not taken
+
+    def upwards(self) -> list[Node]:
         """This node, then all around it."""
-        node: Node | None = self
+        found, node = [self], self.parent
         while node is not None:
-            yield node
+            found.append(node)
             node = node.parent
+        return found
 
 
 class LooseSpan(trace.NonRecordingSpan):
@@ -105,22 +101,24 @@ class LooseSpan(trace.NonRecordingSpan):
         super().__init__(span.get_span_context())
         self._span = ref(span)
 
+    def _there(self) -> Span:
+        return self._span() or trace.INVALID_SPAN
+
     def is_recording(self) -> bool:
         """Whether it is still there and recording."""
-        span = self._span()
-        return span is not None and span.is_recording()
+        return self._there().is_recording()
 
     def set_attribute(self, key: str, value: Any) -> None:
         """As of any span."""
-        span = self._span()
-        if span is not None:
-            span.set_attribute(key, value)
+        self._there().set_attribute(key, value)
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """As of any span."""
+        self._there().set_attributes(attributes)
 
     def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
         """As of any span."""
-        span = self._span()
-        if span is not None:
-            span.add_event(name, attributes, timestamp)
+        self._there().add_event(name, attributes, timestamp)
 
     def __getattr__(self, name: str) -> Any:
         """What the SDK's span shows of itself beyond the API: its attributes, events and limits."""
@@ -128,14 +126,10 @@ class LooseSpan(trace.NonRecordingSpan):
 
 
 class SpanTree:
-    """The nodes of all open spans. Any thread may ask; nothing here waits for the engine.
-
-    Attributes:
-        lost: Implicit runs whose span was dropped without being ended.
-    """
+    """The nodes of all open spans. Any thread may ask; nothing here waits for the engine."""
 
     def __init__(self) -> None:
-        self.lost: deque[BudgetRun] = deque()
+        self.lost: deque[BudgetRun] = deque()  # whose span was dropped without being ended
         self._nodes: dict[int, Node] = {}
         self._roots: dict[int, list[Node]] = {}  # a distributed trace may have several in one process
         self._dropped: list[int] = []  # traces whose roots may have gone
@@ -157,6 +151,11 @@ class SpanTree:
             *_, node = self._roots.get(own.trace_id) or (None,)
         return node
 
+    def around(self, context: Context, *, exact: bool = False) -> list[Node]:
+        """The open span of *context*, as `at` has it, and all around it, innermost first."""
+        node = self.at(context, exact=exact)
+        return [] if node is None else node.upwards()
+
     def roots(self, trace_id: int) -> int:
         """How many local roots of a trace are open."""
         return len(self._roots.get(trace_id, ()))
@@ -164,7 +163,8 @@ class SpanTree:
     def add(self, span: Any, kind: Kind | None, scope: str | None, context: Context) -> Node:
         """Note a span that has started in *context*."""
         own = span.get_span_context()
-        node = Node(span, self.at(context), kind, scope, context, partial(self._lost, own.span_id, own.trace_id))
+        weak = ref(span, partial(self._lost, own.span_id, own.trace_id))
+        node = Node(own.span_id, own.trace_id, weak, self.at(context), context, kind, scope)
         self._nodes[own.span_id] = node
         if self._dropped:
             dropped, self._dropped = self._dropped, []
@@ -184,10 +184,13 @@ class SpanTree:
     def _prune(self, trace_id: int, gone: Node | None = None) -> None:
         """Forget the roots of a trace that are *gone*, or whose span was dropped without being ended."""
         with self._lock:
-            others = [root for root in self._roots.get(trace_id, ()) if root is not gone and root.span is not None]
+            self._prune_locked(trace_id, gone)
+
+    def _prune_locked(self, trace_id: int, gone: Node | None) -> None:
+        # A function of its own, since CPython 3.13 may not release a lock if a handler raises in a loop inside `with`.
+        roots = self._roots.pop(trace_id, ())
+        if others := [root for root in roots if root is not gone and root.span is not None]:
             self._roots[trace_id] = others
-            if not others:
-                del self._roots[trace_id]
 
     def _lost(self, span_id: int, trace_id: int, _: object) -> None:
         """A span was dropped without being ended; called by the garbage collector, so it takes no lock."""
@@ -196,3 +199,10 @@ class SpanTree:
             self.lost.append(node.run)
         if trace_id in self._roots:
             self._dropped.append(trace_id)
+
+
+def names_of(nodes: Sequence[Node]) -> tuple[str | None, str | None]:
+    """The names of the innermost agent and conversation of *nodes*; None where no span says."""
+    agents = (one.name for one in nodes if one.name is not None)
+    conversations = (one.conversation for one in nodes if one.conversation is not None)
+    return next(agents, None), next(conversations, None)

@@ -1,183 +1,294 @@
-"""Accounts in this process's memory: one lock, the quotas' books, and the holds that are open.
+"""Accounts in the memory of this process, behind the same protocol as the others: the ledger, asked trip by trip.
 
-Exact for every thread and task of the process; gone with it. A hold whose reservation object is alive is never
-reclaimed: the object is the heartbeat. One that was lost (a crashed worker, a dropped object) comes back after
-`ttl_ns` plus a grace, the next time anybody reserves.
+It is what the others are measured against, and what stands in for one that can't be reached.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Any, Final
-from weakref import ref
 
 from otelbudget import forking
-from otelbudget.ledger.account import Account, Hold, HoldState
-from otelbudget.ledger.changes import Change, at_once
-from otelbudget.ledger.thresholds import Crossing
-from otelbudget.model.amounts import NANOS, NOTHING
-from otelbudget.stores.books import Books
+from otelbudget.errors import IdempotencyError, StoreError
+from otelbudget.ledger.account import Hold, QuotaAccount, Refusal, rule_of_budget
+from otelbudget.ledger.accounts import Accounts
+from otelbudget.ledger.ledger import Ledger
+from otelbudget.model.amounts import UNLIMITED, Amounts
+from otelbudget.model.levels import Where
+from otelbudget.model.vector import pack, unpack
+from otelbudget.model.windows import Window, WindowSpec
+from otelbudget.stores.base import (
+    GRACE_S,
+    KEYED_MARK_S,
+    MARK_S,
+    PAGE,
+    RECLAIMED,
+    Answer,
+    Line,
+    Override,
+    Reserve,
+    Reset,
+    Settle,
+    Settled,
+    Stored,
+    WrongWindow,
+)
 
-__all__ = ["MemoryStore", "drop", "held"]
+__all__ = ["MemoryStore"]
 
-TTL_S: Final = 60
-GRACE_S: Final = 5
+_LIFETIME: Final = WindowSpec("lifetime")
+_WAS: Final[dict[str, Any]] = {"new": "unknown", "open": "open", "expired": "expired"}
+
+
+@dataclass(slots=True, eq=False)
+class _Kept:
+    """A hold, or the mark of one that has ended, and until when it is kept."""
+
+    lines: tuple[Line, ...]
+    digest: str
+    until_s: float = 0.0
+    hold: Hold = field(default_factory=Hold)
+
+
+@dataclass(slots=True)
+class _Shard:
+    """What is kept together; *due* has (until_s, id), also of times that were put off since."""
+
+    kept: dict[str, _Kept] = field(default_factory=dict)
+    due: list[tuple[float, str]] = field(default_factory=list)
+    overrides: dict[str, Override] = field(default_factory=dict)
+    revision: int = 0
+
+    def keep(self, id: str, one: _Kept, until_s: float) -> None:
+        self.kept[id], one.until_s = one, until_s
+        heappush(self.due, (until_s, id))
 
 
 class MemoryStore:
-    """The lock that every account of a manager is changed under, the books of its quotas, and the open holds.
+    """A store of this process alone, for its threads and tasks.
+
+    Windows that have ended are kept for a day, short ones only as long as there are few accounts.
 
     Args:
-        ttl_s: How long an abandoned hold lives, seconds; a grace of 5 s is added.
-        clock_s: Wall clock in Unix seconds, which windows follow.
-
-    Attributes:
-        books: What every quota has been used for.
-        wakers: Called, with the lock held, after every change that may let a refused request pass.
+        ttl_s: How long holds shall live that are not renewed; whoever reserves puts it into the request.
+        clock_s: Wall clock in Unix seconds.
     """
 
     name = "memory"
 
-    def __init__(self, *, ttl_s: float = TTL_S, clock_s: Callable[[], float] = time.time) -> None:
-        # Re-entrant, since the garbage collector and signal handlers run at any moment, also while it is held, and may
-        # end a generator that holds a run, or look at one.
-        self.lock = forking.hold(threading.RLock())
-        self.clock_s = clock_s
-        self.ttl_ns = int((ttl_s + GRACE_S) * NANOS)
-        self.books = Books(self._join)
-        self.wakers: set[Callable[[], None]] = set()
-        self._open: OrderedDict[Hold, None] = OrderedDict()  # in the order of expiry: every hold lives equally long
+    def __init__(self, *, ttl_s: float = 60.0, clock_s: Callable[[], float] = time.time) -> None:
+        self.ttl_s = ttl_s
+        self._clock_s = clock_s
+        self._ledger = Ledger(clock_s=lambda: self._now_s)  # one moment for a whole trip
+        self._accounts = Accounts(self._ledger)
+        self._shards: dict[str, _Shard] = {}
+        self._now_s = 0.0
+        self._closed = False
+        self._lock = forking.hold(threading.RLock())  # re-entrant only because it knows its owner
+        forking.tell(self)
 
-    # Every method below is called with the lock held.
+    def reserve(self, asked: Reserve) -> Answer:
+        """See `Store.reserve`."""
+        with self._trip(asked.shard) as shard:
+            one = self._find(shard, asked.id, asked.digest)
+            if one is None and not any(asked.held):
+                self._check_windows(asked.lines)
+            self._reclaim(asked.shard, but=asked.id)
+            if (one is None and any(asked.held)) or (one is not None and one.hold.state != "open"):
+                return self._seen(asked.shard, asked.lines)._replace(gone=True)
+            if one is not None and _places(one.lines) != _places(asked.lines):
+                raise ValueError(f"hold {asked.id!r} was made on other lines")
+            return self._held(shard, asked, one)
 
-    def register(self, new: Hold, owner: object, now_ns: int) -> None:
-        """Put an admitted hold on its accounts; it lives as long as *owner*, or `ttl_ns`."""
-        at_once(lambda change: self.registers(change, new, owner, now_ns))
+    def _held(self, shard: _Shard, asked: Reserve, one: _Kept | None) -> Answer:
+        accounts = self._of(asked.shard, asked.lines)
+        for account, line in zip(accounts, asked.lines, strict=True):
+            limits = tuple(limit if limit >= 0 else UNLIMITED for limit in line.limits)
+            rule = rule_of_budget(limits, limits, None, (), False, None)
+            if account.rules != (rule,):
+                self._ledger.limit(account, (rule,))
+        until_s, amounts = self._now_s + asked.ttl_s + GRACE_S, Amounts(*asked.amounts)
+        kept = one or _Kept(asked.lines, asked.digest)
+        hold = kept.hold
+        refused: Refusal | None
+        if one is not None:
+            refused = self._ledger.resize(hold, amounts)
+        else:  # kept first: whatever interrupts this, what is held is found when its time is up
+            hold.accounts, hold.amounts, hold.vector = accounts, amounts, pack(amounts)
+            shard.keep(asked.id, kept, until_s)
+            refused = self._ledger.hold(hold, self, (), 0, [])
+        seen = self._seen(asked.shard, asked.lines)
+        if refused is not None:
+            at = next(n for n, account in enumerate(accounts) if account is refused.account)
+            return seen._replace(refused=at, resource=refused.resource, busy=refused.busy)
+        hold.on_expiry = Amounts(*asked.on_expiry)
+        shard.keep(asked.id, kept, until_s)
+        return seen
 
-    def charge(self, accounts: Sequence[Account], actual: Sequence[int]) -> list[Crossing]:
-        """Add *actual* to every account, limits or not; gives the thresholds crossed by it."""
-        return at_once(lambda change: self.charges(change, accounts, actual))
+    def settle(self, ended: Settle) -> Settled:
+        """See `Store.settle`."""
+        with self._trip(ended.shard) as shard:
+            one = self._find(shard, ended.id, ended.digest)
+            kept = one or _Kept(ended.lines, ended.digest)
+            hold, actual = kept.hold, pack(ended.actual)
+            was = _WAS.get(hold.state, "settled")
+            accounts = self._of(ended.shard, kept.lines)  # as they are now, rolling ones too
+            if one is None:
+                if actual and not any(ended.held):
+                    self._check_windows(ended.lines)
+                shard.kept[ended.id] = kept
+                self._ledger.charge(accounts, actual, (), [(hold, "state", "committed")])
+            elif was == "open":
+                self._ledger.settle(hold, actual, "committed")
+            elif was == "expired":
+                more = [max(0, a - b) for a, b in zip(ended.actual, hold.on_expiry, strict=True)]
+                self._ledger.settle_late(hold, pack(more), ())
+            if was != "settled":
+                shard.keep(ended.id, kept, self._mark_until_s(kept))
+            states = self._seen(ended.shard, ended.lines).states
+            return Settled(was, tuple(used for used, _ in states), self._now_s)
 
-    def settle(self, held: Hold, actual: Sequence[int], state: HoldState) -> list[Crossing]:
-        """End an open hold in *state*: give back what it held, charge *actual*."""
-        crossed = at_once(lambda change: self.settles(change, held, actual, state))
-        self.ended(held)
-        return crossed
+    def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
+        """See `Store.read`."""
+        with self._trip(shard):
+            self._reclaim(shard)
+            return self._seen(shard, lines)
 
-    # The same as parts of a change.
+    def renew(self, shard: str, ids: Sequence[str], ttl_s: float) -> None:
+        """See `Store.renew`."""
+        with self._trip(shard) as found:
+            for id in ids:
+                one = self._find(found, id)
+                if one is not None and one.hold.state == "open":
+                    found.keep(id, one, self._now_s + ttl_s + GRACE_S)
 
-    def registers(self, change: Change, new: Hold, owner: object, now_ns: int) -> None:
-        """Put an admitted hold on its accounts; it lives as long as *owner*, or `ttl_ns`."""
-        change.hold(new.accounts, new.amounts)
-        new.opened_ns = now_ns
-        new.expires_ns = now_ns + self.ttl_ns
-        new.owner = ref(owner)
-        change.put(self._open, new, None)
+    def configure(self, shard: str, key: str, change: Override | Reset | None) -> None:
+        """See `Store.configure`."""
+        with self._trip(shard) as found:
+            if isinstance(change, Reset):
+                for account in self._current(shard):
+                    if account.where.names == (key,):
+                        self._ledger.forget(account)
+                return
+            found.overrides.pop(key, None)
+            if change is not None:
+                found.overrides[key] = change
+            found.revision += 1
 
-    def charges(self, change: Change, accounts: Sequence[Account], actual: Sequence[int]) -> list[Crossing]:
-        """Add *actual* to every account, limits or not; gives the thresholds crossed by it."""
-        crossed = change.charge(accounts, actual)
-        self._note(change, accounts, actual)
-        return crossed
+    def overrides(self, shard: str) -> Mapping[str, Override]:
+        """See `Store.overrides`."""
+        with self._trip(shard) as found:
+            return dict(found.overrides)
 
-    def charges_late(self, change: Change, held: Hold, actual: Sequence[int]) -> list[Crossing]:
-        """Charge what comes in for a hold that has ended, also to quotas that took over from its own since."""
-        return self.charges(change, self.books.counting_on(held.accounts, self.clock_s()), actual)
+    def accounts(self, shard: str, after: str = "") -> Sequence[Stored]:
+        """See `Store.accounts`."""
+        with self._trip(shard):
+            found = [one for one in self._current(shard) if one.where.names[0] > after]
+            return [_stored(one) for one in sorted(found, key=lambda one: one.where.names)[:PAGE]]
 
-    def settles(self, change: Change, held: Hold, actual: Sequence[int], state: HoldState) -> list[Crossing]:
-        """End an open hold in *state*: give back what it held, charge *actual*. `ended` is called afterwards."""
-        crossed = change.settle(held, actual, state)
-        self._note(change, held.accounts, actual)
-        return crossed
+    def close(self) -> None:
+        """Answer nothing any more."""
+        self._closed = True
 
-    def ended(self, held: Hold) -> None:
-        """Forget a hold that has been settled, and tell those who wait for what it held."""
-        self._open.pop(held, None)  # if that is interrupted, `sweep` does it
-        self.changed()
+    async def areserve(self, asked: Reserve) -> Answer:
+        """See `Store.areserve`."""
+        return self.reserve(asked)
 
-    def _join(self, counted: Account, more: Account) -> None:
-        """Let the open holds on *counted* settle on *more*, which has taken over what is held there, as well."""
-        if any(counted.reserved):
-            for held in self._open:
-                if held.state == "open" and counted in held.accounts:
-                    at = held.accounts.index(counted) + 1
-                    held.accounts = (*held.accounts[:at], more, *held.accounts[at:])
+    async def asettle(self, ended: Settle) -> Settled:
+        """See `Store.asettle`."""
+        return self.settle(ended)
 
-    def _note(self, change: Change, accounts: Sequence[Account], actual: Sequence[int]) -> None:
-        """Remember when a rolling window was charged: it counts from then, also for a hold that was made before."""
-        for account in accounts:
-            book = account.book
-            if book is None:
-                continue
-            if book.forgotten:
-                self.books.remember(book)
-            if account.buckets is not None:
-                change.note(account, actual, self.clock_s())
+    async def aread(self, shard: str, lines: tuple[Line, ...]) -> Answer:
+        """See `Store.aread`."""
+        return self.read(shard, lines)
 
-    def sweep(
-        self, now_ns: int, ends: Callable[[Change, Hold], object] = lambda *_: None
-    ) -> list[tuple[Hold, list[Crossing]]]:
-        """Reclaim the holds that nobody holds on to any more, renew the others; gives those reclaimed.
+    async def arenew(self, shard: str, ids: Sequence[str], ttl_s: float) -> None:
+        """See `Store.arenew`."""
+        self.renew(shard, ids, ttl_s)
 
-        *ends* is called with the change that reclaims a hold, and that hold, to add what else it changes.
-        """
-        expired = []
-        while self._open:
-            oldest = next(iter(self._open))
-            if oldest.expires_ns > now_ns and oldest.state == "open":
-                break
-            if oldest.state != "open":
-                self._open.pop(oldest, None)
-                continue
-            owner = oldest.owner()  # alive until it is renewed
-            if owner is None:
-                crossed = at_once(partial(self._reclaims, held=oldest, ends=ends))
-                self.ended(oldest)
-                if crossed is not None:
-                    expired.append((oldest, crossed))
-            elif oldest in self._open:  # what the garbage collector ends in between may have settled it
-                # In this order: what is interrupted in between is only looked at once more.
-                self._open.move_to_end(oldest)
-                oldest.expires_ns = now_ns + self.ttl_ns
-        return expired
+    def forked(self) -> None:
+        """In a child: what is held is held for calls of the parent."""
+        self._ledger.forked()
 
-    def _reclaims(self, change: Change, held: Hold, ends: Callable[[Change, Hold], object]) -> list[Crossing] | None:
-        if held.state != "open":
+    # --- inside a trip
+
+    @contextmanager
+    def _trip(self, shard: str) -> Iterator[_Shard]:
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # what threading.Condition asks of a lock
+            raise StoreError("this thread is in the middle of a trip, which a finalizer or signal handler interrupts")
+        with self._lock:
+            if self._closed:
+                raise StoreError("the store is closed")
+            self._now_s = self._clock_s()
+            yield self._shards.setdefault(shard, _Shard())
+
+    def _find(self, shard: _Shard, id: str, digest: str = "") -> _Kept | None:
+        one = shard.kept.get(id)
+        if one is None or one.hold.state == "new":  # it was refused
             return None
-        crossed = self.settles(change, held, held.on_expiry, "expired")
-        ends(change, held)
-        return crossed
+        if digest and one.digest not in ("", digest):
+            raise IdempotencyError(f"{id!r} was used before with another payload")
+        return one
 
-    def abandon(self) -> list[Hold]:
-        """Release all open holds: in a forked process they are the parent's. Whoever waited is there, too."""
-        self.wakers.clear()
-        abandoned = [one for one in self._open if one.state == "open"]
-        for one in abandoned:
-            self.settle(one, NOTHING, "released")
-        self._open.clear()
-        return abandoned
+    def _check_windows(self, lines: tuple[Line, ...]) -> None:
+        if not all(line.rolling or line.start_s <= self._now_s < line.end_s for line in lines):
+            raise WrongWindow(self._now_s)
 
-    def changed(self) -> None:
-        """Tell those who wait that more may fit now."""
-        for wake in tuple(self.wakers) if self.wakers else ():
-            wake()
+    def _reclaim(self, name: str, but: str = "") -> None:
+        """End expired holds, the longest overdue first, other than *but*, and forget marks whose time is over."""
+        shard, spared, ended = self._shards[name], 0.0, 0
+        while shard.due and shard.due[0][0] <= self._now_s and ended < RECLAIMED:
+            until_s, id = heappop(shard.due)
+            one = shard.kept.get(id)
+            if one is None or one.until_s != until_s:  # it was put off
+                continue
+            if id == but:
+                spared = until_s
+            elif one.hold.state == "open":
+                ended += 1
+                self._of(name, one.lines)
+                self._ledger.settle(one.hold, pack(one.hold.on_expiry), "expired")
+                shard.keep(id, one, self._mark_until_s(one))
+            else:
+                del shard.kept[id]
+        if spared:
+            heappush(shard.due, (spared, but))
 
-    def open_holds(self, now_ns: int) -> tuple[int, float]:
-        """How many holds are open, and the age of the oldest in seconds."""
-        opened_ns = [held.opened_ns for held in self._open if held.state == "open"]
-        return (len(opened_ns), (now_ns - min(opened_ns)) / NANOS) if opened_ns else (0, 0.0)
+    def _mark_until_s(self, one: _Kept) -> float:
+        return self._now_s + (KEYED_MARK_S if one.digest else MARK_S)
+
+    def _of(self, shard: str, lines: tuple[Line, ...]) -> tuple[QuotaAccount, ...]:
+        """The accounts of *lines*, as they are now."""
+        return tuple(self._account(shard, line) for line in lines)
+
+    def _account(self, shard: str, line: Line) -> QuotaAccount:
+        length_s = line.end_s - line.start_s
+        start_s, end_s = (0, length_s) if line.rolling else (line.start_s, line.end_s)
+        spec = WindowSpec(f"rolling {length_s}s") if line.rolling else _LIFETIME
+        return self._accounts.at(Where(shard, (line.key,)), spec, Window(line.key, start_s, end_s), self._now_s)
+
+    def _current(self, shard: str) -> list[QuotaAccount]:
+        """All accounts of *shard* in the windows of now."""
+        return [
+            self._accounts.at(one.where, one.spec, Window("", one.start_s, one.end_s), self._now_s)
+            for one in self._accounts
+            if one.where.scope == shard and (one.buckets is not None or one.start_s <= self._now_s < one.end_s)
+        ]
+
+    def _seen(self, shard: str, lines: tuple[Line, ...]) -> Answer:
+        states = tuple((tuple(unpack(one.used)), tuple(unpack(one.taken))) for one in self._of(shard, lines))
+        return Answer(None, -1, False, False, states, self._shards[shard].revision, self._now_s)
 
 
-def held(lock: Any) -> bool:
-    """Whether this thread holds a store's lock."""
-    return bool(lock._is_owned())  # what threading.Condition asks of a lock
+def _places(lines: tuple[Line, ...]) -> list[tuple[object, ...]]:
+    return [line[:4] for line in lines]
 
 
-def drop(lock: Any) -> None:
-    """Release a store's lock if this thread holds it, after an exception that came at any moment."""
-    if held(lock):
-        lock.release()
+def _stored(one: QuotaAccount) -> Stored:
+    used, taken = tuple(unpack(one.used)), tuple(unpack(one.taken))
+    return Stored(one.where.names[0], int(one.start_s), int(one.end_s), one.buckets is not None, used, taken)

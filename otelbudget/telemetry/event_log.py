@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from time import time_ns
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.trace import Span, set_span_in_context
@@ -19,19 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["EventLog"]
 
 _log = logging.getLogger(__name__)
-_INFO: Final = (SeverityNumber.INFO, "INFO")
-_WARN: Final = (SeverityNumber.WARN, "WARN")
 
 
 class EventLog:
-    """Writes events as log records whose event name and attributes are those of the span event.
-
-    Args:
-        provider: What carries the records out.
-        on_span: Whether events are written on their span as well.
-    """
-
-    __slots__ = ("_logger", "_record", "on_span")
+    """Writes events as log records whose event name and attributes are those of the span event; *on_span* as well."""
 
     def __init__(self, provider: LoggerProvider, *, on_span: bool) -> None:
         self._logger = provider.get_logger("otelbudget", __version__)
@@ -39,19 +31,16 @@ class EventLog:
         self.on_span = on_span
 
     def write(self, span: Span, name: str, attributes: Mapping[str, Any]) -> None:
-        """Write an event in the trace context of *span*; refusals and thresholds at WARN, all else at INFO.
-
-        A processor that raises is logged and changes nothing.
-        """
+        """Write an event in the trace context of *span*; refusals and thresholds at WARN, all else at INFO."""
         loud = name == semconv.EVENT_THRESHOLD or attributes.get(semconv.DECISION) == "deny"
-        number, text = _WARN if loud else _INFO
+        severity = SeverityNumber.WARN if loud else SeverityNumber.INFO
         try:
             self._logger.emit(
                 self._record(
                     timestamp=time_ns(),
                     context=set_span_in_context(span),
-                    severity_number=number,
-                    severity_text=text,
+                    severity_number=severity,
+                    severity_text=severity.name,
                     attributes=attributes,
                     event_name=name,
                 )
@@ -65,8 +54,6 @@ def _record_of(provider: LoggerProvider) -> Any:
     resource = getattr(provider, "resource", None)
     if resource is None:
         return LogRecord
-    from functools import partial
-
     import opentelemetry.sdk._logs as sdk  # late: only applications with this SDK have loaded it
 
     own = getattr(sdk, "LogRecord", None)

@@ -1,21 +1,21 @@
 """Events: what is written where, and how much of it.
 
-A `Site` is a span that events go to, with the number of events it still takes: the SDK keeps a bounded number and
-drops the oldest silently, so ordinary events stop at three quarters of the bound and are counted instead. The same
-events can be log records, which have no such bound; `add` is where that is decided.
+The SDK keeps a bounded number of events per span and drops the oldest silently, so ordinary events stop at three
+quarters of the bound and are counted instead. Log records have no such bound; `add` is where that is decided.
 """
 
 from __future__ import annotations
 
-import os
+import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry import trace
 from opentelemetry.trace import Span
 
-from otelbudget import semconv
-from otelbudget.ledger.ledger import Crossing
+from otelbudget import forking, semconv
+from otelbudget.ledger.account import Crossing
 from otelbudget.model.amounts import COST, NANOS, RESOURCES
 from otelbudget.model.decision import Denial
 
@@ -24,28 +24,31 @@ if TYPE_CHECKING:
 
 __all__ = ["NOWHERE", "Site", "check_denied", "check_event", "record_event", "site_of", "threshold_event", "write_to"]
 
+#: How many events a span of the SDK keeps unless it says otherwise.
 _DEFAULT_BOUND: Final = 128
 
 #: Attribute value of an amount: money in USD and time in seconds are doubles, the generic ones are always doubles.
 Value = str | int | float | bool
 
 
+@dataclass(slots=True, eq=False)
 class Site:
-    """A span that is recording and sampled, and how many ordinary events it still takes.
+    """A span that is recording and sampled, or None, and how many ordinary events it takes until they are counted."""
 
-    Attributes:
-        span: None where there is nothing to write to.
-        left: Ordinary events until they are only counted.
-    """
-
-    __slots__ = ("left", "span")
-
-    def __init__(self, span: Span | None, left: int = 0) -> None:
-        self.span = span
-        self.left = left
+    span: Span | None
+    left: int = 0
 
 
 NOWHERE: Final = Site(None)
+
+
+class _Writing(threading.local):
+    """Whether this thread is writing on a span, whose lock no thread can take twice: a finalizer then must not."""
+
+    now = False
+
+
+writing: Final = _Writing()
 
 #: Where events of this process are log records; None: they are on spans only.
 _event_log: EventLog | None = None
@@ -61,7 +64,12 @@ def site_of(span: Span) -> Site:
     """The site of *span*; `NOWHERE` if it is not recorded or not sampled."""
     if not span.is_recording() or not span.get_span_context().trace_flags.sampled:
         return NOWHERE
-    return Site(span, _share(_bound(span)) - len(getattr(span, "events", ())))
+    if forking.forked_ns and (getattr(span, "start_time", None) or forking.forked_ns) <= forking.forked_ns:
+        return NOWHERE  # the parent's: a lock of it may be held there for ever
+    bound = getattr(getattr(span, "_limits", None), "max_events", None)
+    bound = bound if isinstance(bound, int) else _DEFAULT_BOUND
+    share = min(bound * 3 // 4, bound - 12)  # a dozen rare ones have room
+    return Site(span, share - len(getattr(span, "events", ())))
 
 
 def type_name(error: BaseException) -> str:
@@ -76,22 +84,6 @@ def trace_of(site: Site) -> tuple[str, str] | None:
         return None
     context = site.span.get_span_context()
     return trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
-
-
-def _share(bound: int) -> int:
-    """How many ordinary events fit a span that keeps *bound*: three quarters, and a dozen rare ones have room."""
-    return min(bound * 3 // 4, bound - 12)
-
-
-def _bound(span: Span) -> int:
-    """How many events *span* keeps: its own limits where the SDK shows them, else the environment's word."""
-    own = getattr(getattr(span, "_limits", None), "max_events", None)
-    if isinstance(own, int):
-        return own
-    try:
-        return int(os.environ.get("OTEL_SPAN_EVENT_COUNT_LIMIT", _DEFAULT_BOUND))
-    except ValueError:
-        return _DEFAULT_BOUND
 
 
 def add(site: Site, name: str, attributes: Mapping[str, Value], *, always: bool = False) -> bool:
@@ -112,75 +104,73 @@ def add(site: Site, name: str, attributes: Mapping[str, Value], *, always: bool 
 
 def check_event(site: Site, decision: str, tightest: tuple[int, int] | None) -> bool:
     """`otelbudget.check` of an admitted request; *tightest* is (resource, what remains of it)."""
-    if tightest is None:
-        return add(site, semconv.EVENT_CHECK, {semconv.DECISION: decision})
-    resource, left = tightest
-    return add(
-        site,
-        semconv.EVENT_CHECK,
-        {
-            semconv.DECISION: decision,
-            semconv.RESOURCE: RESOURCES[resource],
-            semconv.REMAINING: left / NANOS if resource == COST else float(left),
-        },
-    )
+    attributes: dict[str, Value] = {semconv.DECISION: decision}
+    if tightest is not None:
+        resource, left = tightest
+        attributes[semconv.RESOURCE] = RESOURCES[resource]
+        attributes[semconv.REMAINING] = left / NANOS if resource == COST else float(left)
+    return add(site, semconv.EVENT_CHECK, attributes)
 
 
 def check_warned(site: Site, denial: Denial) -> bool:
     """`otelbudget.check` of a request that a budget or manager which refuses nothing let pass."""
-    attributes: dict[str, Value] = {semconv.DECISION: "warn", semconv.REASON: denial.reason}
-    if denial.resource is not None:
-        attributes[semconv.RESOURCE] = denial.resource
-    if denial.limit is not None and denial.used is not None:
-        attributes[semconv.REMAINING] = _left(denial)
-    return add(site, semconv.EVENT_CHECK, attributes)
+    attributes = {
+        semconv.DECISION: "warn",
+        semconv.REASON: denial.reason,
+        semconv.RESOURCE: denial.resource,
+        semconv.REMAINING: _amounts(denial).get(semconv.REMAINING),
+    }
+    return add(site, semconv.EVENT_CHECK, _given(attributes))
 
 
 def check_denied(site: Site, denial: Denial, *, always: bool) -> bool:
     """`otelbudget.check` of a refused request."""
-    attributes: dict[str, Value] = {semconv.DECISION: "deny", semconv.REASON: denial.reason}
-    optional = (
-        (semconv.RESOURCE, denial.resource),
-        (semconv.SCOPE, denial.scope),
-        (semconv.BUDGET, denial.budget),
-    )
-    attributes.update({name: value for name, value in optional if value is not None})
-    if denial.limit is not None and denial.used is not None:
-        attributes[semconv.USED] = float(denial.used)
-        attributes[semconv.LIMIT] = float(denial.limit)
-        attributes[semconv.REMAINING] = _left(denial)
-    return add(site, semconv.EVENT_CHECK, attributes, always=always)
+    attributes = {
+        semconv.DECISION: "deny",
+        semconv.REASON: denial.reason,
+        semconv.RESOURCE: denial.resource,
+        semconv.SCOPE: denial.scope,
+        semconv.BUDGET: denial.budget,
+    }
+    return add(site, semconv.EVENT_CHECK, _given(attributes) | _amounts(denial), always=always)
 
 
-def _left(denial: Denial) -> float:
-    limit, used, reserved = (value or 0 for value in (denial.limit, denial.used, denial.reserved))
+def _amounts(denial: Denial) -> dict[str, Value]:
+    if denial.limit is None or denial.used is None:
+        return {}
     # All three are of one kind (int, Decimal or float): exact until the end where they are.
-    return max(0.0, float(limit - used - reserved))  # type: ignore[operator]
+    left = denial.limit - denial.used - (denial.reserved or 0)  # type: ignore[operator]
+    return {
+        semconv.USED: float(denial.used),
+        semconv.LIMIT: float(denial.limit),
+        semconv.REMAINING: max(0.0, float(left)),
+    }
+
+
+def mark(site: Site, attributes: Mapping[str, Value]) -> bool:
+    """Attributes of the call's own span, which trace queries sum and group by; never refused."""
+    if site.span is not None:
+        site.span.set_attributes(attributes)
+    return True
 
 
 def record_event(site: Site, charged: tuple[int, int, int], flags: Sequence[str] = ()) -> bool:
     """`otelbudget.record`; *charged* is (input tokens, output tokens, nano-USD), *flags* attributes that are true."""
-    attributes: dict[str, Value] = {
-        semconv.TOKENS_INPUT: charged[0],
-        semconv.TOKENS_OUTPUT: charged[1],
-        semconv.COST_USD: charged[2] / NANOS,
-    }
-    for flag in flags:
-        attributes[flag] = True
+    attributes: dict[str, Value] = dict.fromkeys(flags, True)
+    attributes[semconv.TOKENS_INPUT], attributes[semconv.TOKENS_OUTPUT] = charged[:2]
+    attributes[semconv.COST_USD] = charged[2] / NANOS
     return add(site, semconv.EVENT_RECORD, attributes)
 
 
 def threshold_event(site: Site, crossing: Crossing) -> bool:
     """`otelbudget.threshold`: always an event, and an attribute of the span; that of a quota says whose it is."""
-    resource = RESOURCES[crossing.resource]
-    attributes: dict[str, Value] = {semconv.RESOURCE: resource, semconv.RATIO: crossing.ratio}
-    if crossing.account.name:
-        attributes[semconv.BUDGET] = crossing.account.name
-    span, scope = site.span, crossing.account.scope
-    if span is not None and span.is_recording():
-        add(site, semconv.EVENT_THRESHOLD, attributes, always=True)
+    resource, ratio, scope = RESOURCES[crossing.resource], crossing.ratio, crossing.account.scope
+    budget = crossing.rule.name or None
+    told: dict[str, Value | None] = {semconv.RESOURCE: resource, semconv.RATIO: ratio, semconv.BUDGET: budget}
+    change_event(site, semconv.EVENT_THRESHOLD, told)
+    if site.span is not None and site.span.is_recording():
         whose = "" if scope == "run" else f"{scope}."
-        span.set_attribute(f"{semconv.THRESHOLD_PREFIX}{whose}{resource}", crossing.ratio)
+        site.span.set_attribute(f"{semconv.THRESHOLD_PREFIX}{whose}{resource}", ratio)
     return True
 
 

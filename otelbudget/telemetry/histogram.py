@@ -6,16 +6,7 @@ from bisect import bisect_left
 from time import time
 from typing import Final, NamedTuple
 
-__all__ = [
-    "CHECK_BUCKETS",
-    "COST_BUCKETS",
-    "RATIO_BUCKETS",
-    "SECONDS_BUCKETS",
-    "TOKEN_BUCKETS",
-    "Exemplar",
-    "Histogram",
-    "Trace",
-]
+__all__ = ["Exemplar", "Histogram", "Trace"]
 
 COST_BUCKETS: Final = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 50.0)
 TOKEN_BUCKETS: Final = (100.0, 1e3, 5e3, 1e4, 5e4, 1e5, 5e5, 1e6)
@@ -55,10 +46,7 @@ class Histogram:
         if trace is not None:
             self.exemplars[bucket] = Exemplar(*trace, value, time())
 
-    def copy(self) -> Histogram:
-        """A copy that later observations don't change."""
+    def __copy__(self) -> Histogram:
         twin = Histogram(self.bounds)
-        twin.counts = list(self.counts)
-        twin.exemplars = dict(self.exemplars)
-        twin.total = self.total
+        twin.counts, twin.exemplars, twin.total = list(self.counts), dict(self.exemplars), self.total
         return twin

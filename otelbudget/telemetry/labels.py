@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Final
 
+from otelbudget.telemetry.cell_types import Tally
+
 __all__ = ["OTHER", "UNNAMED", "Names"]
 
 #: Stands for every name beyond the bound, so that sums stay right.
@@ -19,38 +21,29 @@ class Names:
 
     Args:
         limit: How many names there may be at once, ``other`` not counted.
+        overflow: Raised whenever a name had to become ``other``.
         reserved: Names from the configuration; those beyond *limit* are treated like any other.
-
-    Attributes:
-        overflow: How often a name had to become ``other``.
     """
 
-    __slots__ = ("_in_use", "_limit", "_reserved", "overflow")
+    __slots__ = ("_in_use", "_limit", "_overflow", "reserved")
 
-    def __init__(self, limit: int, reserved: Iterable[str] = ()) -> None:
+    def __init__(self, limit: int, overflow: Tally, reserved: Iterable[str] = ()) -> None:
         self._limit = limit
-        self._reserved = set(islice(dict.fromkeys(reserved), limit))
+        self._overflow = overflow
+        self.reserved = set(islice(dict.fromkeys(reserved), limit))
         self._in_use: set[str] = set()
-        self.overflow = 0
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._in_use
-
-    def is_reserved(self, name: str) -> bool:
-        """Whether *name* comes from the configuration, used yet or not."""
-        return name in self._reserved
+    def shown(self, name: str) -> str:
+        """*name* if it is a label already, else ``other``."""
+        return name if name in self._in_use else OTHER
 
     def label(self, name: str) -> str:
         """*name* if there is room for it, else ``other``."""
         if name in self._in_use or name == OTHER:
             return name
         name = name.encode(errors="replace").decode()  # half a surrogate pair would spoil every scrape
-        if name in self._in_use:
-            return name
-        if name not in self._reserved:
-            unused = len(self._reserved - self._in_use) if self._reserved else 0
-            if len(self._in_use) + unused >= self._limit:
-                self.overflow += 1
-                return OTHER
+        if name not in self.reserved | self._in_use and len(self.reserved | self._in_use) >= self._limit:
+            self._overflow.n += 1
+            return OTHER
         self._in_use.add(name)
         return name

@@ -1,13 +1,13 @@
 """The page that Prometheus scrapes: a custom collector of prometheus_client over the cells.
 
-The cells are copied under their lock and formatted outside it, so a scrape never holds up a call for longer than the
-copy takes. Exemplars appear in the OpenMetrics format only; the classic text format has no room for them.
+Exemplars appear in the OpenMetrics format only; the classic text format has no room for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate
+from typing import Any
 
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -21,17 +21,9 @@ from otelbudget.telemetry.histogram import Histogram
 
 __all__ = ["PrometheusCollector"]
 
-_INFINITY = float("inf")
-
 
 class PrometheusCollector(Collector):
-    """Every metric of one manager; register it with the registry whose page should show them.
-
-    Example:
-        >>> from prometheus_client import CollectorRegistry
-        >>> registry = CollectorRegistry()
-        >>> registry.register(PrometheusCollector(manager.engine.meters))  # doctest: +SKIP
-    """
+    """Every metric of one manager; register it with the registry whose page should show them."""
 
     def __init__(self, meters: Meters) -> None:
         self._meters = meters
@@ -57,7 +49,7 @@ class PrometheusCollector(Collector):
 
 
 def _plain(family: Family) -> CounterMetricFamily | GaugeMetricFamily:
-    made = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    made = CounterMetricFamily if family.counts else GaugeMetricFamily
     return made(family.name, family.help, labels=family.labels)
 
 
@@ -65,14 +57,13 @@ def _histogram(family: HistogramFamily) -> HistogramMetricFamily:
     return HistogramMetricFamily(family.name, family.help, labels=family.labels)
 
 
-def _buckets(found: Histogram) -> list[tuple[str, float] | tuple[str, float, PrometheusExemplar]]:
-    shown: list[tuple[str, float] | tuple[str, float, PrometheusExemplar]] = []
-    for i, (bound, count) in enumerate(zip((*found.bounds, _INFINITY), accumulate(found.counts), strict=True)):
-        label: str = floatToGoString(bound)  # type: ignore[no-untyped-call]  # prometheus_client leaves it untyped
+def _buckets(found: Histogram) -> list[Any]:
+    shown: list[Any] = []
+    for i, (bound, count) in enumerate(zip((*found.bounds, float("inf")), accumulate(found.counts), strict=True)):
+        bucket: tuple[Any, ...] = (floatToGoString(bound), count)  # type: ignore[no-untyped-call]
         exemplar = found.exemplars.get(i)
-        if exemplar is None:
-            shown.append((label, count))
-        else:
+        if exemplar is not None:
             trace = {"trace_id": exemplar.trace_id, "span_id": exemplar.span_id}
-            shown.append((label, count, PrometheusExemplar(trace, exemplar.value, exemplar.time_s)))
+            bucket += (PrometheusExemplar(trace, exemplar.value, exemplar.time_s),)
+        shown.append(bucket)
     return shown

@@ -1,32 +1,38 @@
-"""Gauges of quotas: what organisations, tenants and models have used, hold and may use, read from the books.
+"""Gauges of quotas: what organisations, tenants and models have used, hold and may use, read from the accounts.
 
-Label sets are bounded as those of counters are: what is beyond the bounds is summed up under ``other``, so sums over
-tenants stay right and no two samples of a scrape have the same labels. Users are counted, never shown one by one.
+What is beyond the bounds of labels is summed up under ``other``. Users are counted, never shown one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from weakref import WeakKeyDictionary
+from collections.abc import Callable, Iterable
+from operator import add
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from otelbudget.model.amounts import UNLIMITED
+from otelbudget.model.levels import LEVELS, Where
+from otelbudget.model.vector import unpack
+from otelbudget.telemetry.cell_types import Tally
 from otelbudget.telemetry.labels import OTHER, UNNAMED, Names
 
 if TYPE_CHECKING:
-    from otelbudget.ledger.account import QuotaAccount
-    from otelbudget.stores.books import Book
+    from otelbudget.ledger.account import QuotaAccount, Rule
+    from otelbudget.model.windows import WindowSpec
 
 __all__ = ["QuotaGauges", "QuotaLabels", "QuotaReadings"]
 
 MAX_ORGS: Final = 100
 MAX_QUOTA_MODELS: Final = 100
 MAX_QUOTAS: Final = 200
+#: Labels that are remembered.
+_MOST_LABELS: Final = 20_000
 #: Series that quotas may have before new ones are summed up, and how many of them are kept for those sums.
 MAX_QUOTA_SERIES: Final = 6_500
 _FOR_SUMS: Final = 500
-#: Books that are read under the lock at a time, so that a scrape of very many users holds up no call.
-_AT_ONCE: Final = 256
 _PPM: Final = 1_000_000
+
+#: Index of a limited resource -> what is used and reserved of it, and its limit.
+_Limited = dict[int, tuple[int, int, int]]
 
 
 class QuotaLabels(NamedTuple):
@@ -36,129 +42,112 @@ class QuotaLabels(NamedTuple):
     org: str
     tenant: str
     model: str
+    agent: str
+    tag: str
     budget: str
     window: str
 
 
 class QuotaReadings(NamedTuple):
-    """What the books say, in internal units.
+    """What the books say, in internal units."""
 
-    Attributes:
-        amounts: (used, reserved, limit) by labels and index of the limited resource.
-        resets: When the window ends, Unix seconds; of several quotas the first. Nothing where no window ends.
-        users_over: How many users are at or over a threshold, by (tenant, budget, ratio).
-    """
-
+    #: (used, reserved, limit) by labels and index of the limited resource.
     amounts: dict[tuple[QuotaLabels, int], tuple[int, int, int]]
+    #: When the window ends, Unix seconds; of several quotas the first. Nothing where no window ends.
     resets: dict[QuotaLabels, float]
+    #: How many users are at or over a threshold, by (tenant, budget, ratio).
     users_over: dict[tuple[str, str, str], int]
 
 
-class _Page(NamedTuple):
-    """A copy of one book's present window."""
-
-    labels: QuotaLabels
-    limited: tuple[int, ...]
-    used: list[int]
-    reserved: tuple[int, ...]
-    limits: tuple[int, ...]
-    thresholds: tuple[float, ...]
-    end_s: float
-
-
 class QuotaGauges:
-    """Reads the books of a store.
+    """Reads the accounts of quotas.
 
     Args:
-        store: Whose books.
+        accounts: Gives those that are worth showing.
+        overflow: Raised whenever a quota had to be summed up under ``other``.
         tenants: The labels of tenants, shared with every other metric.
         orgs: Organisations of the configuration; they have the first claim on a label of their own.
     """
 
-    def __init__(self, store: Any, tenants: Names, orgs: Iterable[str] = ()) -> None:
-        self._store = store
+    def __init__(
+        self, accounts: Callable[[], Iterable[QuotaAccount]], overflow: Tally, tenants: Names, orgs: Iterable[str] = ()
+    ) -> None:
+        self._accounts = accounts
+        self._overflow = overflow
         self._tenants = tenants
-        self._orgs = Names(MAX_ORGS, orgs)
-        self._models = Names(MAX_QUOTA_MODELS)
-        self._budgets = Names(MAX_QUOTAS)
-        #: Decided once per book, so that a scrape of what is beyond the bounds does not count it again.
-        self._labels: WeakKeyDictionary[Book, QuotaLabels] = WeakKeyDictionary()
+        self._orgs = Names(MAX_ORGS, overflow, orgs)
+        self._models = Names(MAX_QUOTA_MODELS, overflow)
+        self._budgets = Names(MAX_QUOTAS, overflow)
+        #: Decided once, so that a scrape of what is beyond the bounds does not count it again.
+        self._labels: dict[tuple[Where, WindowSpec, str | None], QuotaLabels] = {}
         self._shown: set[QuotaLabels] = set()
         self._series = 0
-        self._crowded_out = 0
-
-    @property
-    def overflow(self) -> int:
-        """How often a quota had to be summed up under ``other``."""
-        return sum(names.overflow for names in (self._orgs, self._models, self._budgets)) + self._crowded_out
-
-    def forked(self) -> None:
-        """Count overflows from 0 in a forked process."""
-        for names in (self._orgs, self._models, self._budgets):
-            names.overflow = 0
-        self._crowded_out = 0
 
     def read(self) -> QuotaReadings:
-        """What all quotas say now. Takes the lock itself; quotas may be a call apart, one quota's numbers are not."""
-        with self._store.lock:
-            books = list(self._store.books)
+        """What all quotas say now. One account's numbers are of one moment; those of two may be a call apart."""
         readings = QuotaReadings({}, {}, {})
-        for start in range(0, len(books), _AT_ONCE):
-            with self._store.lock:
-                now_s = self._store.clock_s()
-                pages = [self._copy(book, book.current(now_s)) for book in books[start : start + _AT_ONCE]]
-            for page in pages:
-                (_count_user if page.labels.scope == "user" else _add)(readings, page)
+        for account in self._accounts():
+            used, taken = account.used, account.taken  # used first: what is held is never shown below 0
+            amounts = unpack(used)
+            held = [max(0, a - b) for a, b in zip(unpack(taken), amounts, strict=True)]
+            for rule in account.rules:
+                limited = {i: (amounts[i], held[i], full) for i, full in enumerate(rule.full) if full < UNLIMITED}
+                labels = self._label(account, rule, len(limited))
+                if LEVELS[account.scope].shown:
+                    _add(readings, labels, limited, account.end_s)
+                else:
+                    _count_user(readings, labels, limited, rule.thresholds)
         return readings
 
-    def _copy(self, book: Book, account: QuotaAccount) -> _Page:
-        labels = self._labels.get(book)
-        if labels is None:
-            labels = self._labels[book] = self._label(book, account)
-        end_s = account.window.end_s
-        limited, reserved, limits = account.limited, tuple(account.reserved), tuple(account.limits)
-        return _Page(labels, limited, list(account.used), reserved, limits, account.thresholds, end_s)
+    def _label(self, account: QuotaAccount, rule: Rule, limited: int) -> QuotaLabels:
+        shown = LEVELS[account.scope].shown
+        where = account.where if shown else Where(account.scope, (account.where.get("tenant"),))
+        key = (where, account.spec, rule.name)
+        if len(self._labels) > _MOST_LABELS:
+            self._labels.clear()
+        if key not in self._labels:
+            series = 3 * limited + 1 if shown else len(rule.thresholds)
+            self._labels[key] = self._admit(self._wanted(account, rule.name or UNNAMED), series)
+        return self._labels[key]
 
-    def _label(self, book: Book, account: QuotaAccount) -> QuotaLabels:
-        where, budget = book.where, self._budgets.label(book.given.name or UNNAMED)
-        tenant = self._tenants.label(where.tenant) if where.tenant else ""
-        if where.scope == "user":
-            wanted = QuotaLabels("user", "", tenant, "", budget, "")
-            return self._admit(wanted, len(account.thresholds))
-        model = self._models.label(where.model) if where.model else ""
-        wanted = QuotaLabels(where.scope, self._orgs.label(where.org), tenant, model, budget, book.given.per)
-        return self._admit(wanted, 3 * len(account.limited) + 1)
+    def _wanted(self, account: QuotaAccount, name: str) -> QuotaLabels:
+        where, budget = account.where, self._budgets.label(name)
+        tenant = self._tenants.label(where.get("tenant")) if where.get("tenant") else ""
+        if not LEVELS[where.scope].shown:
+            return QuotaLabels(where.scope, "", tenant, "", "", "", budget, "")
+        model, agent = (self._models.label(name) if (name := where.get(field)) else "" for field in ("model", "agent"))
+        tag = self._models.label("=".join(where.names[1:])) if where.scope == "tag" else ""
+        org = self._orgs.label(where.get("org"))
+        return QuotaLabels(where.scope, org, tenant, model, agent, tag, budget, account.spec.per)
 
     def _admit(self, wanted: QuotaLabels, series: int) -> QuotaLabels:
         """*wanted* if so many more series may be shown, else labels that stand for more than this quota."""
-        others = {name: OTHER for name in ("org", "tenant", "model") if getattr(wanted, name)}
+        others = {name: OTHER for name in ("org", "tenant", "model", "agent", "tag") if getattr(wanted, name)}
         whoever = wanted._replace(**others)
         labels = whoever._replace(budget=OTHER, window=wanted.window and OTHER)
         for finer, bound in ((whoever, MAX_QUOTA_SERIES), (wanted, MAX_QUOTA_SERIES - _FOR_SUMS)):
             if finer in self._shown or self._series + series <= bound:
                 labels = finer
-        self._crowded_out += labels != wanted
+        self._overflow.n += labels != wanted
         if labels not in self._shown:
             self._shown.add(labels)
             self._series += series
         return labels
 
 
-def _add(readings: QuotaReadings, page: _Page) -> None:
+def _add(readings: QuotaReadings, labels: QuotaLabels, limited: _Limited, end_s: float) -> None:
     """Add one quota to the amounts of its labels."""
-    for i in page.limited:
-        key = (page.labels, i)
-        used, reserved, limit = readings.amounts.get(key, (0, 0, 0))
-        readings.amounts[key] = (used + page.used[i], reserved + page.reserved[i], limit + page.limits[i])
-    if page.end_s < float("inf"):
-        before = readings.resets.get(page.labels, page.end_s)
-        readings.resets[page.labels] = min(before, page.end_s)
+    for i, amounts in limited.items():
+        used, reserved, limit = map(add, readings.amounts.get((labels, i), (0, 0, 0)), amounts)
+        readings.amounts[labels, i] = used, reserved, limit
+    if end_s < float("inf"):
+        readings.resets[labels] = min(readings.resets.get(labels, end_s), end_s)
 
 
-def _count_user(readings: QuotaReadings, page: _Page) -> None:
+def _count_user(readings: QuotaReadings, labels: QuotaLabels, limited: _Limited, thresholds: Iterable[float]) -> None:
     """Count a user under every threshold that the fullest of its limits has reached."""
-    for ratio in page.thresholds:
+    for ratio in thresholds:
         ppm = round(ratio * _PPM)
-        over = any(page.limits[i] and page.used[i] * _PPM >= page.limits[i] * ppm for i in page.limited)
-        key = (page.labels.tenant, page.labels.budget, str(ratio).removesuffix(".0"))
+        over = any(limit and used * _PPM >= limit * ppm for used, _, limit in limited.values())
+        key = (labels.tenant, labels.budget, str(ratio).removesuffix(".0"))
         readings.users_over[key] = readings.users_over.get(key, 0) + over

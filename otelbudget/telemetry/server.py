@@ -28,13 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class MetricsServer:
-    """A running page; `close` it to give the port back.
-
-    Attributes:
-        host: The address it listens on.
-        port: The port it listens on, never 0.
-        url: Where a browser on this machine finds the page.
-    """
+    """A running page, which a browser on this machine finds at `url`; `close` it to give the port back."""
 
     def __init__(self, server: WSGIServer, thread: Thread, host: str) -> None:
         self._server = server
@@ -49,28 +43,30 @@ class MetricsServer:
     def start(
         cls, registry: Collector, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, *, explicit: bool = False
     ) -> MetricsServer:
-        """Serve *registry* on *host* and *port* (0: any free one).
-
-        Args:
-            registry: What the page shows, a ``CollectorRegistry``.
-            host: Address to listen on; ``0.0.0.0`` lets other machines and containers in.
-            port: Where; with *explicit* this port and no other, else the next free one of the 15 after it.
-            explicit: Whether somebody asked for this very port.
+        """Serve *registry* on *host* and *port* (0: any free one), or one of the 15 after it unless it is *explicit*.
 
         Raises:
             ConfigError: The port is in use, or the address can't be listened on.
         """
+        from prometheus_client import start_http_server  # late: an application without a page never pays for it
+
         for candidate in range(port, port + (1 if explicit or port == 0 else _MORE_PORTS + 1)):
             try:
-                server = _serve(registry, host, candidate)
+                server, thread = start_http_server(candidate, addr=host, registry=registry)
             except (OSError, OverflowError) as error:
                 if getattr(error, "errno", None) != errno.EADDRINUSE:
                     raise ConfigError(f"can't serve metrics on {host}:{candidate}: {error}") from error
                 continue
+            thread.name = "otelbudget-metrics"
+            page = cls(server, thread, host)
             if candidate != port:
-                _log.warning("port %d is in use, metrics are on %s instead", port, server.url)
-            return server
-        raise ConfigError(_in_use(host, port, explicit))
+                _log.warning("port %d is in use, metrics are on %s instead", port, page.url)
+            return page
+        ports = f"port {port}" if explicit else f"every port from {port} to {port + _MORE_PORTS}"
+        raise ConfigError(
+            f"can't serve metrics: {ports} on {host} is in use. Stop what listens there, or choose another port "
+            "(metrics_port=..., OTEL_EXPORTER_PROMETHEUS_PORT, 0 for any free one), or none (metrics_port=None)"
+        )
 
     def close(self) -> None:
         """Stop serving; the port is free and the thread gone when this returns. Closing twice does nothing."""
@@ -84,20 +80,3 @@ class MetricsServer:
                 stopping.join(0.02)
             self._thread.join()
         self._server.server_close()
-
-
-def _serve(registry: Collector, host: str, port: int) -> MetricsServer:
-    # Late: an application without a page never pays for it.
-    from prometheus_client import start_http_server
-
-    server, thread = start_http_server(port, addr=host, registry=registry)
-    thread.name = "otelbudget-metrics"
-    return MetricsServer(server, thread, host)
-
-
-def _in_use(host: str, port: int, explicit: bool) -> str:
-    ports = f"port {port}" if explicit else f"every port from {port} to {port + _MORE_PORTS}"
-    return (
-        f"can't serve metrics: {ports} on {host} is in use. Stop what listens there, or choose another port "
-        "(metrics_port=..., OTEL_EXPORTER_PROMETHEUS_PORT, 0 for any free one), or none (metrics_port=None)"
-    )

@@ -4,33 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from heapq import nlargest
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otelbudget.model.amounts import COST, NANOS, UNLIMITED
+from otelbudget.model.vector import unpack
 from otelbudget.telemetry.labels import UNNAMED
 
 if TYPE_CHECKING:
-    from otelbudget.telemetry.cells import BudgetCell, SpendCell, TenantCell
+    from otelbudget.telemetry.cell_types import BudgetCell, SpendCell, TenantCell
     from otelbudget.telemetry.histogram import Histogram
     from otelbudget.telemetry.quota_gauges import QuotaReadings
 
-__all__ = ["ActiveRun", "LiveRun", "Snapshot", "top_runs"]
-
-
-class LiveRun(Protocol):
-    """What a scrape reads of a run in progress."""
-
-    @property
-    def tenant(self) -> str:
-        """Whose it is."""
-
-    @property
-    def run_id(self) -> str:
-        """Its id."""
-
-    @property
-    def account(self) -> Any:
-        """Its ledger account."""
+__all__ = ["ActiveRun", "Snapshot", "top_runs"]
 
 
 class ActiveRun(NamedTuple):
@@ -63,7 +48,7 @@ class Snapshot(NamedTuple):
 
 
 def top_runs(
-    runs: Iterable[LiveRun], count: int, tenant_label: Callable[[str], str], budget_label: Callable[[str], str]
+    runs: Iterable[Any], count: int, tenant_label: Callable[[str], str], budget_label: Callable[[str], str]
 ) -> list[ActiveRun]:
     """The *count* runs of which the greatest share of a limit is used, then those that cost most.
 
@@ -72,18 +57,17 @@ def top_runs(
     found: dict[tuple[str, str, str], ActiveRun] = {}
     for run in runs:
         account = run.account
-        ratios = [used / limit for used, limit in zip(account.used, account.full, strict=True) if 0 < limit < UNLIMITED]
+        amounts, full = unpack(account.used), account.rule.full
+        ratios = [used / limit for used, limit in zip(amounts, full, strict=True) if 0 < limit < UNLIMITED]
         active = ActiveRun(
             tenant_label(run.tenant),
             budget_label(account.name or UNNAMED),
             run.run_id,
-            account.used[COST] / NANOS,
+            amounts[COST] / NANOS,
             max(ratios, default=None),
         )
         # Callers may choose run ids, and two samples with the same labels spoil a whole scrape.
-        key = active[:3]
-        if key not in found or _rank(active) > _rank(found[key]):
-            found[key] = active
+        found[active[:3]] = max(active, found.get(active[:3], active), key=_rank)
     return nlargest(count, found.values(), key=_rank)
 
 

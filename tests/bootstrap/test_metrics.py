@@ -15,7 +15,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 import otelbudget
 from otelbudget import BudgetManager, ConfigError, RunBudget
 from otelbudget.bootstrap import facts
-from otelbudget.bootstrap.metrics import Page, page_wanted, push_wanted
+from otelbudget.bootstrap.arguments import Arguments
+from otelbudget.bootstrap.metrics import MetricsRoute, Page, page_wanted, push_wanted
 
 
 def setup(**options: object) -> BudgetManager:
@@ -150,10 +151,8 @@ def test_a_registry_that_has_the_metrics_already_is_an_error() -> None:
     registry = CollectorRegistry()
     setup(registry=registry)
     other = BudgetManager()
-    from otelbudget.bootstrap.metrics import open_route
-
     with pytest.raises(ConfigError, match="registry: these metrics are in it already"):
-        open_route(other.engine.meters, page=None, pushed=False, registry=registry, meter_provider=None, resource=None)
+        MetricsRoute(other.engine.meters, Arguments(registry=registry), None, None)
     assert b"otelbudget_checks_total" in generate_latest(registry)
 
 

@@ -22,7 +22,7 @@ import otelbudget
 from otelbudget import BudgetExceeded, Config, ConfigError, RunBudget, semconv
 from otelbudget.bootstrap import Facts, facts
 from otelbudget.demo import DemoServer
-from otelbudget.engine import scope
+from otelbudget.engine import context as contexts
 
 BUDGET = RunBudget(max_steps=5)
 CALL = {semconv.GEN_AI_OPERATION: "chat"}
@@ -94,7 +94,7 @@ def test_three_times_in_one_process_each_exporter_sees_its_own_spans_only() -> N
         manager = setup(exporter=exporter)
         with otelbudget.run(RunBudget(max_steps=1, name=f"round {round_}")):
             trace.get_tracer("app").start_span(f"call {round_}", attributes=CALL).end()
-        assert manager.engine is scope.active_engine()
+        assert manager.engine is contexts.active_engine()
         otelbudget.shutdown()
         trace.get_tracer("app").start_span("between", attributes=CALL).end()
         assert names(exporter) == [f"call {round_}", f"otelbudget.run round {round_}"]
@@ -139,7 +139,7 @@ def test_shutdown_switches_everything_off_and_can_be_called_at_any_time() -> Non
     otelbudget.shutdown()
     otelbudget.shutdown()
     assert facts() is None
-    assert scope.active_engine() is None
+    assert contexts.active_engine() is None
     assert sys.meta_path == finders
     trace.get_tracer("app").start_span("call", attributes=CALL).end()
 
@@ -285,7 +285,7 @@ class Wrong(Iterable[int]):
         ({"config": 5}, r"setup\(config=...\): expected the path of a budgets.yaml, .*, got 5 \(int\)"),
         ({"config": {"quick": BUDGET}}, r"setup\(config=...\): .*otelbudget\.Config\(budgets=...\), got "),
         ({"config": "missing.yaml"}, r"missing\.yaml"),
-        ({"store": "redis://localhost"}, r"store='redis://localhost' is not supported by this version: .*leave store"),
+        ({"store": "redis://localhost"}, r"store.url must be memory or sqlite:///path.db, got 'redis:...'"),
         ({"logger_provider": object()}, r"logger_provider=.*: expected an OpenTelemetry LoggerProvider or None"),
         ({"metrics_port": 65536}, r"setup\(metrics_port=...\): expected a port from 0 .*, got 65536"),
         ({"metrics_port": True}, r"setup\(metrics_port=...\): expected a port"),
@@ -316,5 +316,5 @@ def test_what_is_wrong_is_one_message_that_says_where_and_what_to_do(options: di
         setup(**options)
     assert "\n" not in str(error.value)
     assert facts() is None
-    assert scope.active_engine() is None
+    assert contexts.active_engine() is None
     setup()

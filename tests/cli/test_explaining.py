@@ -69,6 +69,28 @@ def test_all_limits_of_a_call_are_found_widest_scope_first(ask: Ask) -> None:
     assert found.limits[-1].set_aside == {"tokens": 1_000}
 
 
+def test_agents_conversations_and_tags_have_limits_of_their_own(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("b.yaml").write_text(
+        "quotas:\n  agents: {'re*': [{steps: 1}], quiet: []}\n  conversations: {'*': [{steps: 2}]}\n"
+        "  tags:\n    team:\n      search: [{steps: 3}]\n      'x-*': [{steps: 4}]\n    stage: {prod: [{steps: 5}]}\n"
+    )
+    config = load_budget_config("b.yaml")
+    tags = {"team": "x-ray", "stage": "prod", "other": "1"}
+    found = explain(config, Call(tenant="acme", org="o", agent="reader", conversation="c1", tags=tags), NOW_S)
+    assert [(one.scope, one.of, one.setting, one.origin, one.limits["steps"]) for one in found.limits] == [
+        ("agent", "reader of acme", "quotas.agents.'re*'", "b.yaml:2", 1),
+        ("conversation", "c1 of acme", "quotas.conversations.'*'", "b.yaml:3", 2),
+        ("tag", "team=x-ray in o", "quotas.tags.team.'x-*'", "b.yaml:7", 4),
+        ("tag", "stage=prod in o", "quotas.tags.stage.prod", "b.yaml:8", 5),
+    ]
+    assert "quotas.tags says nothing of this tag" in found.notes
+    notes = explain(config, Call(agent="quiet"), NOW_S).notes
+    assert "quotas.agents.quiet allows everything (b.yaml:2)" in notes
+    assert "no conversation is named, so quotas.conversations is not looked at" in notes
+    assert "no tag is named, so quotas.tags is not looked at" in notes
+
+
 def test_windows_and_their_next_ends_are_told(ask: Ask) -> None:
     windows = {one.scope: (one.window, one.resets_at) for one in ask(tenant="acme", user="u", model="demo-x").limits}
     month_ends = datetime(2026, 12, 1, 5, tzinfo=UTC)
@@ -121,6 +143,7 @@ def test_an_unknown_budget_is_an_error(ask: Ask) -> None:
 def test_what_does_not_limit_says_why(ask: Ask) -> None:
     assert ask(tenant="internal", agent="unheard").notes == [
         "quotas.tenants.internal allows everything (b.yaml:14)",
+        "quotas.agents says nothing of this agent",
         "no user is named, so quotas.users is not looked at",
         "no model is named, so quotas.models is not looked at",
         "quotas.default is not for tenant internal, which quotas.tenants.internal means",

@@ -17,7 +17,7 @@ SMALL = (
     "budgets: {quick: {max_steps: 5, max_tokens: 2k, max_seconds: 10s, max_cost_usd: $0.05, thresholds: [50%, 1]}}\n"
     "default_budget: quick\nagents: {a: quick, b: {max_steps: 1}}\n",
     "budgets:\n  deep:\n    max_steps: 40\n    max_tokens: 200k\n    wrap_up: {tokens: 4k, seconds: 20s}\n"
-    "    on_exhausted: warn\n    latch: false\n    on_unpriced: deny\n    max_depth: null\n",
+    "    on_exhausted: warn\n    on_unpriced: deny\n    max_depth: null\n",
     "tenants: {no: {org: globex}, acme: {org: 5}}\nrequire_tenant: true\n"
     "tenant_from: {span_attribute: tenant.id, baggage: tenant}\ntrust_reported_cost: false\n",
     "quotas:\n  org:\n    - {cost_usd: $500, per: month}\n  default:\n"
@@ -27,6 +27,9 @@ SMALL = (
     "    globex-*: *q\n  models:\n    demo-*: [{tool_calls: 5, nested_tool_calls: 2, thresholds: [80%]}]\n",
     "prices:\n  m: &m {input: $0.15, output: 0.60, cache_read: 0.01, per: 1M, discount: 10%}\n"
     "  n: {<<: *m, reasoning: 5}\non_unpriced: estimate\n",
+    "quotas:\n  agents: {researcher: [{steps: 9}]}\n  conversations: {'*': [{cost_usd: 1, per: lifetime}]}\n"
+    "  tags: {team: {search: [{tokens: 5k, per: week}]}}\n"
+    "store: {url: sqlite:///a.db, timeout: 2s, ttl: 1m}\n",
     "estimates: {output_tokens: 1k, hold: expected, clamp: true, min_output_tokens: 8}\n"
     "telemetry: {events: both, max_tenants: 20, max_models: 10, top_runs: 0, metrics_port: 9470}\n",
 )
@@ -44,7 +47,7 @@ VALUES = (
     "warn", "deny", "estimate", "allow", "max", "expected", "span", "log", "both", "quick", "deep", "a", "acme", "*",
     "demo-*", "${A}", "${A}k", "${NOPE}", "${NOPE:-3}", "${A", "$$5", "$$", "a b", "ü", "🙂", "a\u200bb", "\u202e5",
     "\x7f", "5\n", "5\t", " 5 ", "\u00a05", "x" * 201, "1" * 26, "0." + "1" * 40, "1.00000000000000000000",
-    "2026-03-14", "1e+3", "\ud800",
+    "2026-03-14", "1e+3", "\ud800", "memory", "sqlite:///a.db", "sqlite:////a/b.db", "sqlite://a.db", "redis://u:p@h",
 )  # fmt: skip
 PIECES = (
     *("{", "}", "[", "]", ":", ": ", ", ", "- ", "? ", "&a ", "*a", "<<: *a", "!!int ", "!x ", "|", ">", "%", "@", "`"),

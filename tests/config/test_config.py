@@ -156,7 +156,7 @@ def test_values_of_the_wrong_kind_are_refused(wrong: dict[str, Any], says: str) 
         (TenantFrom, {}, "tenant_from needs span_attribute, baggage or both"),
         (TenantFrom, {"baggage": ""}, "tenant_from.baggage must be a text that is not empty, got ''"),
         (TenantFrom, {"span_attribute": 5}, "tenant_from.span_attribute must be a text that is not empty, got 5"),
-        (TelemetryConfig, {"events": "logs"}, "telemetry.events must be 'span' or 'log' or 'both', got 'logs'"),
+        (TelemetryConfig, {"events": "logs"}, "telemetry.events must be 'span', 'log' or 'both', got 'logs'"),
         (TelemetryConfig, {"max_tenants": 0}, "telemetry.max_tenants must be at least 1"),
         (TelemetryConfig, {"max_models": -1}, "telemetry.max_models must be from 0"),
         (TelemetryConfig, {"top_runs": True}, "telemetry.top_runs must be a whole number"),

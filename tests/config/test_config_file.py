@@ -49,7 +49,6 @@ budgets:
     max_depth: 3
     on_exhausted: warn
     wrap_up: {tokens: 4k, seconds: 500ms, cost_usd: $0.10}
-    latch: false
     thresholds: [50%, 0.9]
     on_unpriced: estimate
 prices: {"*": {input: 1}}
@@ -66,7 +65,6 @@ prices: {"*": {input: 1}}
         name="full",
         on_exhausted="warn",
         wrap_up={"tokens": 4_000, "seconds": Decimal("0.5"), "cost_usd": Decimal("0.10")},
-        latch=False,
         thresholds=(0.5, 0.9),
         on_unpriced="estimate",
     )
@@ -223,7 +221,7 @@ def test_a_variable_can_be_a_name_but_no_structure(read: Read, refuse: Refuse) -
     text = "budgets: {a: {max_steps: 1}}\ndefault_budget: ${NAME}\n"
     assert read(text, NAME="a").default_budget == RunBudget(max_steps=1, name="a")
     assert refuse(text, NAME="{max_steps: 9}") == [
-        "b.yaml:2:17: default_budget: no budget is named '${NAME}'; known are a"
+        "b.yaml:2:17: default_budget: '${NAME}' is not the name of a budget; known are a"
     ]
 
 
@@ -254,7 +252,7 @@ def test_variables_that_can_not_be_replaced_are_errors(refuse: Refuse, written: 
 
 
 def test_an_estimate_without_a_price_is_wrong_wherever_it_is_said(refuse: Refuse) -> None:
-    said = "estimate takes the dearest of `prices`, and there are none: give some, or write deny or allow"
+    said = "'estimate' takes the dearest of `prices`, and there are none: give some, or write deny or allow"
     assert refuse("""\
 budgets: {a: {on_unpriced: estimate}}
 default_budget: {on_unpriced: estimate}
@@ -275,7 +273,7 @@ budgets:
   quick:
     max_stepz: 5
     max_tokens: 5:00
-    latch: yes
+    on_exhausted: stop
   quick: {max_steps: -1}
   "odd name": {thresholds: [80%, 120%]}
 default_budget: quik
@@ -286,11 +284,11 @@ telemetry: {events: logs}
         "b.yaml:3:5: budgets.quick.max_stepz: unknown setting; did you mean 'max_steps'?",
         "b.yaml:4:17: budgets.quick.max_tokens: must be a whole number such as 5, 50k or 1.5M, or null for no limit, "
         "got '5:00'; YAML 1.1 takes colons for base 60; write a plain number",
-        "b.yaml:5:12: budgets.quick.latch: must be true or false, got 'yes'; write true",
+        "b.yaml:5:19: budgets.quick.on_exhausted: must be raise or warn, got 'stop'",
         "b.yaml:6:3: budgets.quick: is given twice, first in line 2",
         "b.yaml:7:34: budgets.'odd name'.thresholds.1: must be a ratio above 0 and at most 1, such as 80%, got '120%'; "
         "that is more than all",
-        "b.yaml:8:17: default_budget: no budget is named 'quik'; did you mean 'quick'?",
+        "b.yaml:8:17: default_budget: 'quik' is not the name of a budget; did you mean 'quick'?",
         "b.yaml:9:17: tenants.acme: org is missing",
         "b.yaml:10:13: prices.m: input is missing",
         "b.yaml:11:21: telemetry.events: must be span or log or both, got 'logs'; did you mean 'log'?",
@@ -315,7 +313,7 @@ telemetry: {events: logs}
         ("budgets: {a: {max_cost_usd: 0.0000000001}}", "budgets.a.max_cost_usd: max_cost_usd is less than a nano-USD"),
         ("budgets: {a: {max_seconds: 1e-12}}", "1:28: budgets.a.max_seconds: max_seconds is less than a nanosecond"),
         ("quotas: {org: [{cost_usd: 1e-10}]}", "quotas.org.0: quota: cost_usd is less than a nano-USD (1e-9), got "),
-        ("default_budget: 5", "1:17: default_budget: no budget is named '5'; there are none"),
+        ("default_budget: 5", "1:17: default_budget: '5' is not the name of a budget; there are none"),
         ("default_budget: [a]", "1:17: default_budget: must be a mapping, got a list"),
         ("agents: {a: null}", "1:13: agents.a: must be a budget or the name of one, got 'null'"),
         ("agents: {a: }", "agents.a: must be a budget or the name of one, got nothing"),
@@ -329,7 +327,7 @@ telemetry: {events: logs}
         ("estimates: {clamp: yes}", "1:20: estimates.clamp: must be true or false, got 'yes'; write true"),
         ("estimates: {min_output_tokens: 0}", "1:32: estimates.min_output_tokens: must be a whole number of at least"),
         ("telemetry: {metrics_port: 70k}", "1:27: telemetry.metrics_port: must be a port from 0 to 65535, got '70k'"),
-        ("store: {}", "1:1: store: not supported by this version yet"),
+        ("store: {lease: 1%}", "1:9: store.lease: not supported by this version yet"),
         ("on_store_error: fail_open", "1:1: on_store_error: not supported by this version yet"),
         ("on_unpriced: maybe", "1:14: on_unpriced: must be deny or estimate or allow, got 'maybe'"),
         # a word that is nearly one of those

@@ -52,6 +52,10 @@ quotas:
     internal: []
   users: {"*": [{tokens: "${TOKENS}", per: run}]}
   models: {demo-large: [{cost_usd: 1, per: lifetime}]}
+  agents: {"search-*": [{steps: 5}]}
+  conversations: {"*": [{cost_usd: $2, per: lifetime}]}
+  tags:
+    team: {search: [{tokens: 5k}], "x-*": []}
 """
 
 
@@ -79,6 +83,9 @@ def test_every_setting_of_quotas_is_read(whole: Config) -> None:
         tenants={"acme": acme, "globex-*": acme, "internal": ()},
         users={"*": (Quota(tokens=3_000, per="run"),)},
         models={"demo-large": (Quota(cost_usd=1, per="lifetime"),)},
+        agents={"search-*": (Quota(steps=5),)},
+        conversations={"*": (Quota(cost_usd=2, per="lifetime"),)},
+        tags={"team": {"search": (Quota(tokens=5_000),), "x-*": ()}},
     )
 
 
@@ -112,6 +119,8 @@ def test_everything_knows_the_line_that_it_was_written_in(whole: Config) -> None
     assert whole.quotas.org[0].origin == "b.yaml:10"
     assert [quota.origin for quota in whole.quotas.default] == ["b.yaml:12", "b.yaml:19"]
     assert whole.quotas.tenants["globex-*"][0].origin == "b.yaml:22", "where the alias leads"
+    assert whole.quotas.of_tag("team", "search")[0].origin == "b.yaml:30"
+    assert whole.origin("quotas", "tags", "team", "x-*") == "b.yaml:30"
     assert whole.origin("quotas", "default", "0", "per") == "b.yaml:14"
     assert whole.origin("quotas", "tenants", "globex-*") == "b.yaml:23"
     assert whole.origin("tenants", "no", "org") == "b.yaml:3"
@@ -193,7 +202,34 @@ def test_places_are_kept_by_pickle_and_copy(whole: Config) -> None:
         ("quotas: {models: {m: [{tokens: 5, per: mnth}]}}", "(1s to 366d), got 'mnth'; did you mean 'month'?"),
         ("quotas: {org: [{tokens: 5, timezone: Europe/Berln}]}", "known here; did you mean 'Europe/Berlin'?"),
         ("quotas: {org: [{tokens: 5, timezone: xx}]}", "here; if that name is right, `pip install tzdata` brings all"),
-        ("quotas: {models: {m: [{tokens: 5, per: run}]}}", "a model has no quota per run; limit the run's budget"),
+        (
+            "quotas: {models: {m: [{tokens: 5, per: run}]}}",
+            "1:40: quotas.models.m.0.per: must be lifetime, minute, hour",
+        ),
+        (
+            "quotas: {agents: {a: [{steps: 5, per: run}]}}",
+            "quotas.agents.a.0.per: must be lifetime, minute, hour, day, ",
+        ),
+        (
+            "quotas: {conversations: {c: [{steps: 5, per: run}]}}",
+            "got 'run'; a quota per run binds root runs, and here",
+        ),
+        (
+            "quotas: {tags: {team: {a: [{steps: 5, per: run}]}}}",
+            "1:44: quotas.tags.team.a.0.per: must be lifetime, min",
+        ),
+        (
+            "quotas: {tags: {'te*': {a: []}}}",
+            "1:17: quotas.tags.'te*': patterns are not understood here; name each one",
+        ),
+        ("quotas: {tags: {team: [{steps: 5}]}}", "1:23: quotas.tags.team: must be a mapping, got a list"),
+        ("quotas: {tags: {team: {search: {steps: 5}}}}", "quotas.tags.team.search: must be a list of quotas, such as"),
+        (
+            "quotas: {tags: {team: {search: [{step: 5}]}}}",
+            "quotas.tags.team.search.0.step: unknown setting; did you mean",
+        ),
+        ("quotas: {agent: {a: []}}", "1:10: quotas.agent: unknown setting; did you mean 'agents'?"),
+        ("quotas: {conversation: {a: []}}", "quotas.conversation: unknown setting; did you mean 'conversations'?"),
     ],
 )
 def test_each_mistake_has_a_message_with_its_place(refuse: Refuse, text: str, says: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +24,24 @@ from otelbudget.errors import ConfigError, Problem
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = Path(otelbudget.config.__file__).with_name("budgets.schema.json")
-VALIDATOR = jsonschema.Draft7Validator(json.loads(SHIPPED.read_text("utf-8"), parse_float=Decimal))
+VALIDATOR = jsonschema.Draft7Validator(json.loads(SHIPPED.read_text("utf-8")))
 VARIABLES = {"A": "7"}
 PLACE = re.compile(r"b\.yaml:\d+:\d+: .")
 
 #: How the loader says each of BEYOND, in its order.
 SAID = (
     r"is called .* too; give one of them a name$",
-    r"^no budget is named",
+    r"is not the name of a budget|a budget or the name of one, got '",
     r"no such zone is known here",
     r"\$[{$]|environment variable",
-    r"reserve_for keeps more than|wrap_up sets .* more than|it must be below 104 days$",
-    r"got '[^']*[0-9.][eE][+-]?[0-9]|at most 30 digits",
+    r"reserve_for keeps more than|wrap_up sets .* more than",
+    r"got '[^']*[0-9.][eE][+-]?[0-9]|it must be below|not a whole number$|must be a port from|must be a time from|"
+    r"got 'rolling [0-9]+[smhd]'$",
     r"or null for no limit, got nothing$",
-    r"leading zero|in decimal$|got '[+-]?[0-9.]+\.'|got '-[0.]+|not a finite|longer than 25|write it as a plain",
-    r"more than 100,000 values",
+    r"leading zero|in decimal$|got '[+-]?[0-9.]+\.'|got '-[0.]+|not a finite|longer than 30",
+    r"more than 100,000 values|more than 4,096 characters|merged one into the other",
     r"and would be a limit of 0",
-    r"^estimate takes the dearest of `prices`",
+    r"takes the dearest of `prices`",
 )
 
 
@@ -138,6 +138,13 @@ PLACES = {
     "word of a budget": "budgets: {{a: {{on_exhausted: {}}}}}",
     "reference": "default_budget: {}",
     "section": "estimates: {}",
+    "store": "store: {}",
+    "address": "store: {{url: {}}}",
+    "timeout": "store: {{timeout: {}}}",
+    "ttl": "store: {{ttl: {}}}",
+    "tag": "quotas: {{tags: {{{}: {{}}}}}}",
+    "value of a tag": "quotas: {{tags: {{team: {{{}: []}}}}}}",
+    "agent": "quotas: {{agents: {{{}: []}}}}",
     "names": "budgets: {}",
     "list": "quotas: {{default: {}}}",
     "list of names": "quotas: {{tenants: {}}}",
@@ -176,6 +183,21 @@ def test_loader_and_schema_take_the_same_values(place: str) -> None:
         ("prices: {m: {output: 5}}", False),
         ("budgets: {<<: {a: {max_steps: 1}}}", True),
         ("store: {url: x}", False),
+        ("store: {url: redis://x}", False),
+        ("store: redis://x", False),
+        ("store: memory", True),
+        ("store: sqlite:///a.db", True),
+        ("store: 'sqlite:///:memory:'", False),
+        ("store: {url: sqlite:////var/a.db, timeout: 250ms, ttl: 2m}", True),
+        ("store: {timeout: 61}", False),
+        ("store: {ttl: 0.5}", False),
+        ("store: {lease: 1%}", False),
+        ("quotas: {agents: {a: [{steps: 5, per: run}]}}", False),
+        ("quotas: {conversations: {'*': [{steps: 5, per: run}]}}", False),
+        ("quotas: {tags: {team: {search: [{steps: 5, per: run}]}}}", False),
+        ("quotas: {tags: {team: {'se*': [{steps: 5}]}}}", True),
+        ("quotas: {tags: {'te*': {search: [{steps: 5}]}}}", False),
+        ("quotas: {tags: {team: [{steps: 5}]}}", False),
     ],
 )
 def test_what_has_to_hold_between_settings_is_in_the_schema(text: str, valid: bool) -> None:
@@ -193,7 +215,7 @@ def test_the_corpus_is_neither_too_mild_nor_too_wild() -> None:
     corpus = list(files(seed=20_261_124, number=500))
     assert corpus == list(files(seed=20_261_124, number=500))
     outcomes = [not refusal(text) for text in corpus]
-    assert min(outcomes.count(True), outcomes.count(False)) > 80
+    assert min(outcomes.count(True), outcomes.count(False)) > 70
 
 
 DIGITS = st.text("0123456789_.", max_size=20)

@@ -15,6 +15,7 @@ import otelbudget
 from otelbudget import BudgetManager, Config, RunBudget
 from otelbudget.demo import DemoServer, Reply, ResearchAgent
 from otelbudget.demo.paying import DEMO_PRICES
+from otelbudget.engine import context
 from otelbudget.pricing import Price
 
 QUESTION = "How does a token bucket limit requests?"
@@ -27,6 +28,8 @@ def _nothing_set_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv(name, raising=False)
     yield
     otelbudget.shutdown()
+    if (default := context.active_engine()) is not None:  # that of runs before setup()
+        context.deactivate(default)
 
 
 @pytest.fixture

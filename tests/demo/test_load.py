@@ -11,12 +11,12 @@ import otelbudget
 from otelbudget import load_budget_config
 from otelbudget.demo import DemoServer, Reply, evidence
 from otelbudget.demo.load import Load, Row, stopped_by
-from otelbudget.demo.scenario import JOBS, Job, jobs, latency, packaged_budgets
+from otelbudget.demo.scenario import BUDGETS, JOBS, Job, jobs, latency
 
 
 @pytest.fixture
 def manager() -> Iterator[otelbudget.BudgetManager]:
-    yield otelbudget.setup(packaged_budgets(), metrics_port=None, exporter="none")
+    yield otelbudget.setup(BUDGETS, metrics_port=None, exporter="none")
     otelbudget.shutdown()
 
 
@@ -28,11 +28,11 @@ def done(load: Load) -> None:
 
 
 def test_every_job_has_its_budget_in_the_packaged_file() -> None:
-    assert {job.budget for job in JOBS} == set(load_budget_config(packaged_budgets()))
+    assert {job.budget for job in JOBS} == set(load_budget_config(BUDGETS))
 
 
 def test_further_tenants_do_the_same_under_other_names() -> None:
-    made = jobs(len(JOBS) + 2, load_budget_config(packaged_budgets()))
+    made = jobs(len(JOBS) + 2, load_budget_config(BUDGETS))
     assert [job.tenant for job in made[-2:]] == ["globex-2", "initech-2"]
     assert made[-1].budget == made[1].budget
     assert len({job.tenant for job in made}) == len(made)
@@ -45,7 +45,7 @@ def test_other_budgets_are_shared_out() -> None:
 
 def test_all_that_is_sent_was_admitted_and_told(manager) -> None:
     changes: list[tuple[str, bool]] = []
-    work = jobs(8, load_budget_config(packaged_budgets()))
+    work = jobs(8, load_budget_config(BUDGETS))
     with DemoServer() as server:
         load = Load(work, server.base_url, changed=lambda row: changes.append((row.job.tenant, row.working)))
         before = evidence.scrape(None, manager.engine.meters)

@@ -12,7 +12,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from otelbudget.demo.server import DemoServer
-from otelbudget.engine import scope
+from otelbudget.engine import context as contexts
 from otelbudget.guards import openai as guard
 from otelbudget.manager import BudgetManager
 
@@ -26,11 +26,11 @@ def server() -> Iterator[DemoServer]:
 @pytest.fixture
 def manager() -> Iterator[BudgetManager]:
     manager = BudgetManager()
-    scope.activate(manager.engine)
+    contexts.activate(manager.engine)
     assert guard.install()
     yield manager
     guard.uninstall()
-    scope.deactivate(manager.engine)
+    contexts.deactivate(manager.engine)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from otelbudget import BudgetExceeded, RunBudget
 from otelbudget.demo.script import Reply
 from otelbudget.demo.server import DemoServer
-from otelbudget.engine import scope
+from otelbudget.engine import context as contexts
 from otelbudget.estimate.learned import Learned
 from otelbudget.guards import openai as guard
 from otelbudget.manager import BudgetManager
@@ -142,7 +142,7 @@ class Worker:
             "sent": self.server.requests - before,
             "charged": [run.usage.steps, run.usage.input_tokens, run.usage.output_tokens],
             "seen": seen,
-            "open": run.open_holds,
+            "open": run.account.holds,
         }
         print(json.dumps(row), flush=True)
 
@@ -163,7 +163,7 @@ def main(instrumentor: str) -> None:
     code = [function.__code__ for function in functions]
     with DemoServer() as server:
         worker = Worker(server, instrumentor)
-        scope.activate(worker.manager.engine)
+        contexts.activate(worker.manager.engine)
         asyncio.run(worker.situations())
         worker.client.close()
     assert [function.__code__ for function in functions] == code

@@ -17,7 +17,7 @@ from openai_ways import ANSWER, ASYNC_WAYS, CHAT, WAYS
 from otelbudget import BudgetExceeded, RunBudget
 from otelbudget.demo.script import Reply
 from otelbudget.demo.server import DemoServer
-from otelbudget.engine import scope
+from otelbudget.engine import context as contexts
 from otelbudget.guards import GUARDS, guard
 from otelbudget.guards import openai as openai_guard
 from otelbudget.manager import BudgetManager
@@ -42,7 +42,7 @@ def test_each_way_is_charged_once_with_its_usage(
         WAYS[way](client)
     assert _charged(run) == _expected(way)
     assert server.requests == 1
-    assert run.open_holds == 0
+    assert run.account.holds == 0
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -66,7 +66,7 @@ async def test_each_async_way_is_charged_once_with_its_usage(
         await ASYNC_WAYS[way](aclient)
     assert _charged(run) == _expected(way)
     assert server.requests == 1
-    assert run.open_holds == 0
+    assert run.account.holds == 0
 
 
 @pytest.mark.parametrize("way", ASYNC_WAYS)
@@ -116,7 +116,7 @@ def test_other_endpoints_pass_untouched(server: DemoServer, manager: BudgetManag
 
 
 def test_nothing_happens_while_nothing_is_set_up(server: DemoServer, manager: BudgetManager, client: OpenAI) -> None:
-    scope.deactivate(manager.engine)
+    contexts.deactivate(manager.engine)
     WAYS["chat"](client)
     assert "stream_options" not in _streamed_body(server, client)
     assert server.requests == 2

@@ -17,7 +17,7 @@ from otelbudget import BudgetExceeded, Config, RunBudget, Usage
 from otelbudget.config import Estimates
 from otelbudget.demo.script import Reply
 from otelbudget.demo.server import DemoServer
-from otelbudget.engine import scope
+from otelbudget.engine import context as contexts
 from otelbudget.estimate.tokens import count_input
 from otelbudget.guards import openai as openai_guard
 from otelbudget.guards.openai_usage import cost_of, endpoint_of, maximum_keys
@@ -40,11 +40,11 @@ def config() -> Config:
 @pytest.fixture
 def manager(config: Config) -> Iterator[BudgetManager]:
     manager = BudgetManager(config)
-    scope.activate(manager.engine)
+    contexts.activate(manager.engine)
     assert openai_guard.install()
     yield manager
     openai_guard.uninstall()
-    scope.deactivate(manager.engine)
+    contexts.deactivate(manager.engine)
 
 
 def _asking(input_tokens: int) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def test_a_chat_is_sent_with_the_lowered_maximum_under_its_own_name(
             list(answer)
     assert _sent(server) == sent
     assert run.usage.tokens <= INPUT + 40
-    assert run.open_holds == 0
+    assert run.account.holds == 0
 
 
 async def test_async_clients_too(server: DemoServer, manager: BudgetManager, aclient: AsyncOpenAI) -> None:

@@ -4,10 +4,10 @@ import gc
 from collections.abc import Callable
 
 import pytest
-from world import PRICES, World, said, used
+from world import PRICES, World, held, said, used
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
-from otelbudget.admission import settlement as accounting
+from otelbudget.admission import settlement
 from otelbudget.calls.model_call import ModelRequest, begin
 from otelbudget.ledger.ledger import Hold
 from otelbudget.pricing import Price, Prices
@@ -49,7 +49,7 @@ def test_an_estimate_of_an_unknown_price_takes_the_dearest_there_is_for_what_was
     with world.run(RunBudget(max_cost_usd=1)) as run:
         call = begin(request)
         assert call is not None
-        assert run.account.reserved[4] == 100 * 10_000 + 1000 * 20_000
+        assert held(run)[4] == 100 * 10_000 + 1000 * 20_000
         call.commit(Usage(100, 10))
         assert used(run)[4] == 100 * 10_000 + 10 * 20_000
 
@@ -77,8 +77,8 @@ def test_a_commit_after_an_expiry_charges_what_exceeds_its_charge_once(world: Wo
         world.advance(70)
         assert run.can_proceed()
         assert (hold.state, used(run)[:5]) == ("expired", [1, 10, 10, 0, 10_000])
-        assert accounting.settle(run, hold, Usage(4, 30, model="demo"), run.site)
-        assert not accounting.settle(run, hold, Usage(4, 30, model="demo"), run.site)
+        assert settlement.settle(run, hold, Usage(4, 30, model="demo"), run.site)
+        assert not settlement.settle(run, hold, Usage(4, 30, model="demo"), run.site)
         # The input was overestimated; what is charged is never taken back, and tokens stay the sum of their parts.
         assert used(run)[:4] == [1, 40, 10, 30]
         assert world.spent()[:2] == (10, 30)

@@ -23,14 +23,14 @@ def test_the_reasons_are_asked_in_one_order(world: World) -> None:
         assert refused(run).reason == "unpriced"
         run.reset()
         run.record(Usage(1, 1, cost_usd=0))
-        assert refused(run).reason == "limit"
-        assert refused(run).reason == "latched"
+        for _ in range(2):
+            assert refused(run).reason == "limit"
         world.advance(5)
-        assert refused(run).reason == "latched"
-        assert refused(run, tool_calls=1).reason == "deadline"
+        for asked in ({}, {"tool_calls": 1}):
+            assert refused(run, **asked).reason == "deadline"
         run.freeze()
-        assert refused(run).reason == "frozen"
-        assert refused(run, tool_calls=1).reason == "frozen"
+        for asked in ({}, {"tool_calls": 1}):
+            assert refused(run, **asked).reason == "frozen"
         run.record_call(5)
         assert refused(run).reason == "unpriced"
         assert refused(run, tool_calls=1).reason == "frozen"
@@ -47,7 +47,7 @@ def test_the_widest_account_that_its_use_alone_blocks_decides(world: World) -> N
         assert refused(leaf, tokens=6).budget == "leaf"
 
 
-def test_held_amounts_make_busy_and_busy_does_not_latch(world: World) -> None:
+def test_held_amounts_make_busy_and_a_busy_run_is_not_exhausted(world: World) -> None:
     with world.run(RunBudget(max_steps=2), reraise=False) as run:
         holds = [run.reserve(), run.reserve()]
         for _ in range(3):
@@ -59,23 +59,16 @@ def test_held_amounts_make_busy_and_busy_does_not_latch(world: World) -> None:
         holds[1].release()
 
 
-def test_a_latch_sits_on_one_resource_of_the_run_that_refused(world: World) -> None:
+def test_what_was_refused_is_refused_again_and_what_fits_is_admitted(world: World) -> None:
     with world.run(RunBudget(max_tokens=10), reraise=False) as root, root.child(reraise=False) as child:
-        assert refused(child, tokens=11).reason == "limit"
-        assert refused(child, tokens=1).reason == "latched"
-        assert refused(root, tokens=1).reason == "latched"
-        assert child.check(steps=1, tokens=0)
-        assert root.check(steps=5)
+        for run in (child, root):
+            for _ in range(2):
+                assert refused(run, tokens=11).reason == "limit"
+            assert run.check(tokens=10)
+            assert (run.state, root.state) == ("active", "active")
 
 
-def test_without_latch_every_request_is_judged_anew(world: World) -> None:
-    with world.run(RunBudget(max_tokens=10, latch=False), reraise=False) as run:
-        for _ in range(2):
-            assert refused(run, tokens=11).reason == "limit"
-        assert run.check(tokens=10)
-
-
-def test_a_held_call_still_commits_while_its_resource_is_latched(world: World) -> None:
+def test_a_held_call_still_commits_after_another_one_was_refused(world: World) -> None:
     with world.run(RunBudget(max_tokens=10), reraise=False) as run:
         hold = run.reserve(tokens=5)
         run.record(Usage(6, 0))
@@ -84,10 +77,10 @@ def test_a_held_call_still_commits_while_its_resource_is_latched(world: World) -
         assert run.usage.tokens == 11
 
 
-def test_a_commit_over_the_limit_latches_nothing_but_arithmetic_denies_the_next(world: World) -> None:
+def test_a_commit_over_the_limit_is_charged_and_the_next_call_refused(world: World) -> None:
     with world.run(RunBudget(max_tokens=10), reraise=False) as run:
         run.reserve(tokens=5).commit(Usage(50, 0))
-        assert run.state == "active"
+        assert (run.usage.tokens, run.state) == (50, "exhausted")
         assert refused(run, tokens=1).reason == "limit"
 
 

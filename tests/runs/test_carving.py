@@ -15,8 +15,8 @@ from world import PRICES, World, held, used
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
 from otelbudget.model.amounts import RESOURCES
 from otelbudget.model.quota import Quota, Quotas
-from otelbudget.runs import child as carving
-from otelbudget.runs import scope as lifecycle
+from otelbudget.runs import child as children
+from otelbudget.runs.leaving import leave
 from otelbudget.runs.run import BudgetRun
 
 THOUSAND = RunBudget(max_tokens=1000)
@@ -90,18 +90,18 @@ def test_the_carve_is_safe_from_what_the_parent_spends_over_its_limit(world: Wor
         assert used(root)[1] == 1300
 
 
-def test_a_parents_latch_does_not_stop_what_its_child_was_given_and_stops_what_it_was_not(world: World) -> None:
+def test_what_its_parent_is_refused_does_not_stop_what_a_child_was_given(world: World) -> None:
     with world.run(THOUSAND, reraise=False) as root:
         with root.child(RunBudget(), mode="carve", carve={"tokens": 400}, reraise=False) as child:
             with pytest.raises(BudgetExceeded, match="exhausted"):
                 root.reserve(tokens=1001)
-            assert root.latched
             child.reserve(tokens=300).commit()
+            spend(root, 600)
             child.extend(tokens=500)
-            assert refused(child, tokens=101).reason == "latched"
+            assert refused(child, tokens=101).reason == "limit"
             child.reserve(tokens=100).commit()
         with root.child(reraise=False) as shared:
-            assert refused(shared, tokens=1).reason == "latched"
+            assert refused(shared, tokens=1).reason == "limit"
 
 
 def test_a_frozen_or_ended_parent_stops_its_carved_children_too(world: World) -> None:
@@ -226,7 +226,7 @@ def test_quotas_are_neither_held_for_a_child_nor_asked(make_world: Callable[...,
         world.run(THOUSAND, reraise=False) as root,
         root.child(RunBudget(max_tokens=400, max_steps=50), mode="carve", reraise=False) as child,
     ):
-        assert [(one.scope, one.reserved[1]) for one in root.accounts] == [("tenant", 0), ("run", 400)]
+        assert [(one.scope, one.reserved(1)) for one in root.accounts] == [("tenant", 0), ("run", 400)]
         assert (root.remaining()["tokens"], child.remaining()["tokens"]) == (100, 100)
         child.reserve(tokens=60).commit()
         assert refused(child, tokens=41).scope == "tenant"
@@ -272,12 +272,13 @@ def test_an_extended_child_uses_its_carve_first_and_then_what_the_parent_has(wor
 
 
 def test_a_child_that_its_own_carve_keeps_from_more_is_at_its_limit_and_not_busy(world: World) -> None:
-    with world.run(RunBudget(max_tokens=500, name="outer"), reraise=False) as root:
-        with root.child(FOUR_HUNDRED, mode="carve", reraise=False) as child:
-            child.extend(tokens=600)
-            denied = refused(child, tokens=501)
-            assert (denied.reason, denied.budget) == ("limit", "outer")
-        assert root.latched
+    with (
+        world.run(RunBudget(max_tokens=500, name="outer"), reraise=False) as root,
+        root.child(FOUR_HUNDRED, mode="carve", reraise=False) as child,
+    ):
+        child.extend(tokens=600)
+        denied = refused(child, tokens=501)
+        assert (denied.reason, denied.budget) == ("limit", "outer")
 
 
 def test_a_lowered_childs_limit_leaves_the_carve_in_place_until_it_ends(world: World) -> None:
@@ -349,7 +350,8 @@ def test_a_shared_child_of_a_carved_one_spends_its_carve(world: World) -> None:
         assert leaf.remaining()["tokens"] == 400
         spend(leaf, 100)
         assert state(root, middle, leaf) == [(100, 300), (100, 0), (100, 0)]
-        assert root.account.below == middle.account.below == [1, 100, 100, 0, 0, 0, 0]
+        assert root.direct_usage.tokens == middle.direct_usage.tokens == 0
+        assert leaf.direct_usage.tokens == 100
 
 
 def test_a_nested_carve_that_does_not_fit_into_the_outer_one_is_refused_by_that(world: World) -> None:
@@ -409,8 +411,8 @@ def test_a_child_that_outlives_its_parent_gives_back_when_it_ends(world: World) 
         assert state(root, middle) == [(0, 400), (0, 400)]
         hold.commit(Usage(70, 0))
         assert state(root, middle) == [(70, 330), (70, 330)]
-        lifecycle.leave(child, None)
-        lifecycle.leave(child, None)
+        leave(child, None)
+        leave(child, None)
         assert state(root, middle) == [(70, 0), (70, 0)]
 
 
@@ -465,7 +467,7 @@ def test_a_child_that_could_not_be_opened_after_its_carve_gives_back(
             raise KeyboardInterrupt
 
         where = {
-            "say": "otelbudget.admission.denying.events.check_event",
+            "say": "otelbudget.admission.booking.events.check_event",
             "interrupt": "otelbudget.runs.scope.our_spans.start",
             "span": "otelbudget.runs.scope.closing.write_limits",
         }[breaks]
@@ -479,11 +481,11 @@ def test_a_child_that_could_not_be_opened_after_its_carve_gives_back(
 def test_a_carve_that_returns_wakes_who_waits_for_it(world: World) -> None:
     with world.run(THOUSAND) as root:
         woken: list[int] = []
-        world.engine.store.wakers.add(lambda: woken.append(1))
+        world.engine.ledger.bells.add(lambda: woken.append(1))
         with root.child(FOUR_HUNDRED, mode="carve"):
             woken.clear()
         assert woken
-        world.engine.store.wakers.clear()
+        world.engine.ledger.bells.clear()
 
 
 # --- at once
@@ -541,9 +543,15 @@ def test_siblings_spend_their_own_carves_in_threads_and_the_parent_adds_up(world
         assert state(root, *children) == [(1000, 0)] + [(125, 0)] * 8
 
 
-def test_what_a_share_means_is_settled_with_the_lock_held(world: World) -> None:
-    with world.run(THOUSAND) as root:
-        wants = carving.wanted(0.5, RunBudget(), root)
-        spend(root, 500)
-        with world.engine.lock:
-            assert wants().tokens == 250
+def test_what_a_share_comes_to_is_settled_with_the_lock_held(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked: list[bool] = []
+
+    def left(*asked: Any) -> int | None:
+        locked.append(world.engine.ledger.inside)
+        return real(*asked)
+
+    real = children.left
+    monkeypatch.setattr(children, "left", left)
+    with world.run(THOUSAND) as root, root.child(mode="carve", carve=0.5):
+        assert state(root) == [(0, 500)]
+    assert set(locked) == {True}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from world import World
 
-from otelbudget import BudgetExceeded, RunBudget, Usage
+from otelbudget import BudgetExceeded, RunBudget, Usage, semconv
 from otelbudget.calls.model_call import ModelRequest, begin
 
 STREAM = ModelRequest(provider="p", operation="chat", model="demo", input_tokens=10, max_output_tokens=50)
@@ -16,8 +16,9 @@ def ended(world: World) -> dict[str, int]:
     """outcome -> runs in the histograms."""
     found: dict[str, int] = {}
     for cell in world.engine.meters.snapshot().tenants:
-        for outcome, histograms in cell.runs.items():
-            found[outcome] = found.get(outcome, 0) + sum(histograms.tokens.counts)
+        for (metric, outcome), histogram in cell.runs.items():
+            if metric == semconv.M_RUN_TOKENS:
+                found[outcome] = found.get(outcome, 0) + sum(histogram.counts)
     return found
 
 
@@ -82,7 +83,7 @@ def test_a_commit_after_the_span_has_ended_is_charged_and_told_by_a_short_span(w
     with world.run() as run:
         call = begin(STREAM)
     assert call is not None
-    call._own_span.end()  # type: ignore[union-attr]  # as an instrumentor does on break
+    call.own_span.end()  # type: ignore[union-attr]  # as an instrumentor does on break
     world.manager.shutdown()
     assert world.spans("otelbudget.run")
     call.commit(Usage(10, 20))

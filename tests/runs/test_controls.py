@@ -26,13 +26,12 @@ def test_extending_adds_and_to_sets(world: World) -> None:
         assert (run.remaining()["steps"], run.remaining()["seconds"]) == (4, 2.5)
 
 
-def test_extending_one_resource_clears_its_latch_and_its_pending_denial_only(world: World) -> None:
+def test_extending_one_resource_deals_with_its_pending_denial_only(world: World) -> None:
     with pytest.raises(BudgetExceeded) as pending, world.run(BUDGET) as run:  # noqa: PT012 - what is left at the end of the block raises
         refused(run, steps=3)
         refused(run, cost_usd=2, steps=0)
         run.extend(steps=1)
         assert run.check(steps=3)
-        assert refused(run, steps=0, cost_usd=0.1).reason == "latched"
     assert pending.value.resource == "cost_usd"
 
 
@@ -220,10 +219,9 @@ def test_extending_rearms_the_thresholds_for_what_is_not_reached_yet(world: Worl
     assert reached == [0.5, 1.0, 1.0]
 
 
-def test_extending_clears_the_latch_so_that_the_next_call_asks_the_accounts_again(world: World) -> None:
+def test_extending_a_run_admits_what_a_child_of_it_was_refused_and_deals_with_both_denials(world: World) -> None:
     with world.run(BUDGET) as run, run.child() as child:
         refused(child, steps=3)
-        assert refused(child, steps=1).reason == "latched"
         run.extend(steps=1)
         assert child.check(steps=3)
 
@@ -267,7 +265,7 @@ def test_freezing_what_is_frozen_says_so(world: World) -> None:
     ]
 
 
-def test_a_reset_ends_latches_denials_and_the_deadline_and_keeps_extended_limits(world: World) -> None:
+def test_a_reset_ends_denials_and_the_deadline_and_keeps_extended_limits(world: World) -> None:
     with world.run(BUDGET) as run:
         run.extend(steps=3)
         run.record(Usage(steps=5))

@@ -9,7 +9,6 @@ from opentelemetry.context import get_current
 from world import World
 
 from otelbudget import BudgetExceeded, RunBudget, current_run
-from otelbudget.engine import scope
 from otelbudget.runs.run import BudgetRun
 
 THREE = RunBudget(max_steps=3)
@@ -246,4 +245,4 @@ def test_a_generator_inside_a_run_is_part_of_it(world: World) -> None:
     with world.run() as run:
         assert list(work()) == [1]
         assert run.usage.tokens == 5
-        assert scope.current_run() is run
+        assert current_run() is run

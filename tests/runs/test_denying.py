@@ -53,9 +53,10 @@ def test_denials_are_counted_by_operation_and_reason_under_the_budget_that_denie
         denied(leaf)
         with pytest.raises(BudgetExceeded):
             leaf.reserve()
-    cells = {cell.budget: cell.rare for cell in world.engine.meters.snapshot().budgets}
-    assert cells["root"] == {("check", "deny", "limit"): 1, ("reserve", "deny", "latched"): 1}
-    assert cells["leaf"] == {}
+    cells = {cell.budget: cell for cell in world.engine.meters.snapshot().budgets}
+    counted = {key: tally.n for key, tally in cells["root"].rare.items()}
+    assert counted == {("check", "deny", "limit"): 1, ("reserve", "deny", "limit"): 1}
+    assert (cells["root"].repeated, cells["leaf"].repeated, cells["leaf"].rare) == (1, 0, {})
 
 
 def test_the_denied_call_says_so_on_its_own_span_and_the_run_span_remembers_the_first(world: World) -> None:
@@ -69,13 +70,16 @@ def test_the_denied_call_says_so_on_its_own_span_and_the_run_span_remembers_the_
     assert run.receipt().resource == "tool_calls"
 
 
-def test_a_latch_of_an_ancestor_is_denied_for_every_child_without_an_event_flood(world: World) -> None:
-    with world.run(RunBudget(max_steps=0), reraise=False) as root:
-        reasons = []
-        for _ in range(3):
-            with root.child(reraise=False) as child:
-                reasons.append(denied(child).reason)
-        assert reasons == ["limit", "latched", "latched"]
+def test_denials_of_one_kind_are_events_eight_times_and_then_counted(world: World) -> None:
+    with world.run(RunBudget(max_steps=0, max_tool_calls=0), reraise=False) as run:
+        for _ in range(20):
+            denied(run)
+        denied(run, tool_calls=1)
+    span = world.span("otelbudget.run")
+    assert [a["otelbudget.resource"] for _, a in said(span)] == ["steps"] * 8 + ["tool_calls"]
+    assert (span.attributes or {})["otelbudget.events.suppressed"] == 12
+    (cell,) = world.engine.meters.snapshot().budgets
+    assert (cell.rare["check", "deny", "limit"].n, cell.repeated) == (21, 19)
 
 
 def test_a_run_that_never_raises_again_keeps_no_exception_and_so_no_frames(world: World) -> None:

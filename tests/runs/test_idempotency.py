@@ -102,7 +102,7 @@ def test_a_key_is_a_text(world: World, key: Any, kind: type[Exception]) -> None:
 
 
 def test_a_refused_reserve_leaves_no_key_behind(world: World) -> None:
-    with world.run(RunBudget(max_tokens=100, latch=False), reraise=False) as run:
+    with world.run(RunBudget(max_tokens=100), reraise=False) as run:
         with pytest.raises(BudgetExceeded):
             run.reserve(tokens=101, idempotency_key="k")
         hold = run.reserve(tokens=40, idempotency_key="k")

@@ -316,18 +316,18 @@ def test_the_run_span_says_how_it_ended(world: World, ends: str, outcome: str, s
 
 
 def test_a_run_before_setup_uses_a_default_manager_in_memory(world: World) -> None:
-    from otelbudget.engine import scope
+    from otelbudget.engine import context
 
-    assert scope.active_engine() is None
+    assert context.active_engine() is None
     with otelbudget.run(RunBudget(max_steps=2), tenant="acme") as run:
         assert otelbudget.current_run() is run
         run.record_call(100)
         assert run.remaining()["steps"] == 1
-        first = scope.active_engine()
+        first = context.active_engine()
         assert first is run.engine
     with otelbudget.run() as run:
         assert run.engine is first
-    scope.deactivate(run.engine)
+    context.deactivate(run.engine)
     assert otelbudget.current_run() is None
 
 

@@ -117,7 +117,7 @@ async def test_the_settle_survives_cancellation(world: World) -> None:
 
 
 async def test_areserve_is_awaitable_and_an_async_block(world: World) -> None:
-    async with world.run(RunBudget(max_tokens=100, latch=False), reraise=False) as run:
+    async with world.run(RunBudget(max_tokens=100), reraise=False) as run:
         hold = await run.areserve(tokens=60)
         await hold.aextend(tokens=40)
         with pytest.raises(BudgetExceeded):
@@ -131,7 +131,7 @@ async def test_areserve_is_awaitable_and_an_async_block(world: World) -> None:
         assert run.usage.tokens == 15
 
 
-def test_a_refused_extension_leaves_the_hold_and_latches(world: World) -> None:
+def test_a_refused_extension_leaves_the_hold_as_it_was(world: World) -> None:
     with world.run(RunBudget(max_tokens=100), reraise=False) as run:
         run.record_call(50)
         hold = run.reserve(tokens=40)
@@ -139,7 +139,7 @@ def test_a_refused_extension_leaves_the_hold_and_latches(world: World) -> None:
         with pytest.raises(BudgetExceeded) as denied:
             hold.extend(tokens=60)
         assert (denied.value.reason, hold.held["tokens"], held(run)[1]) == ("limit", 50, 50)
-        assert run.state == "exhausted"
+        assert run.state == "active"
         hold.commit(Usage(5, 5))
         with pytest.raises(ValueError, match="settled"):
             hold.extend(tokens=1)
@@ -241,13 +241,17 @@ def test_a_hold_that_has_grown_past_what_one_call_may_use_still_settles(world: W
         assert run.receipt().used["cost_usd"] == 6 * 2**20
 
 
-def test_commit_takes_a_usage(world: World) -> None:
+def test_commit_takes_a_usage_or_tokens_of_the_model_reserved_for(world: World) -> None:
     with world.run() as run:
-        hold = run.reserve()
-        with pytest.raises(TypeError, match="takes a Usage"):
-            hold.commit(5)  # type: ignore[arg-type]
+        hold = run.reserve(tokens=10, steps=2, model="demo")
+        for wrong in ("5", 1.5, {"tokens": 5}):
+            with pytest.raises(TypeError, match="takes a Usage, or tokens"):
+                hold.commit(wrong)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="tokens must be"):
+            hold.commit(-5)
         assert not hold.settled
-        hold.release()
+        hold.commit(5)
+    assert (run.usage.tokens, run.usage.steps, run.usage.cost_usd) == (5, 2, Decimal("0.000005"))
 
 
 def test_releases_are_said_and_bounded_like_checks(make_world: Callable[..., World]) -> None:
@@ -292,13 +296,12 @@ def test_tool_calls_that_were_held_are_charged_unless_another_number_is_said(wor
         assert Usage(2, 3) == Usage(2, 3, tool_calls=0)
 
 
-def test_a_latched_run_holds_no_more_for_an_open_reservation(world: World) -> None:
+def test_an_open_reservation_may_hold_more_after_another_request_was_refused(world: World) -> None:
     with world.run(RunBudget(max_tokens=100), reraise=False) as run:
         held = run.reserve(tokens=10)
         with pytest.raises(BudgetExceeded):
             run.check(tokens=200)
-        with pytest.raises(BudgetExceeded, match="stays exhausted"):
-            held.extend(tokens=50)
+        held.extend(tokens=50)
         held.commit(Usage(5, 5))
 
 

@@ -15,7 +15,7 @@ import pytest
 from world import World, held
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
-from otelbudget.admission import denying
+from otelbudget.ledger.account import Hold
 from otelbudget.model.quota import Quota, Quotas
 from otelbudget.runs import asking
 from otelbudget.runs.reservation import Reservation
@@ -50,7 +50,7 @@ def waiter(world: World, reserve: Callable[[], Any]) -> Iterator[list[Any]]:
 
     thread = threading.Thread(target=work)
     thread.start()
-    while not world.engine.store.wakers and thread.is_alive():
+    while not world.engine.ledger.bells and thread.is_alive():
         time.sleep(0.001)
     yield came
     thread.join(10)
@@ -60,7 +60,7 @@ def waiter(world: World, reserve: Callable[[], Any]) -> Iterator[list[Any]]:
 async def waiting_task(world: World, run: BudgetRun, **asked: Any) -> asyncio.Task[Reservation]:
     """A task that waits for its reservation."""
     task = asyncio.create_task(run.areserve(**asked)._reserve())
-    while not world.engine.store.wakers:
+    while not world.engine.ledger.bells:
         await asyncio.sleep(0)
     return task
 
@@ -105,7 +105,7 @@ def test_a_thread_is_woken_by_what_takes_the_obstacle_away(world: World, by: str
         (reservation,) = came
         assert (held(run)[0], run.receipt().denials) == (1, 0)
         reservation.release()
-    assert world.engine.store.wakers == set()
+    assert world.engine.ledger.bells == set()
 
 
 @pytest.mark.usefixtures("only_wake_ups")
@@ -118,7 +118,7 @@ async def test_a_task_is_woken_by_what_takes_the_obstacle_away_also_from_another
         reservation = await task
         assert (held(run)[0], run.receipt().denials) == (1, 0)
         reservation.release()
-    assert world.engine.store.wakers == set()
+    assert world.engine.ledger.bells == set()
 
 
 @pytest.mark.usefixtures("only_wake_ups")
@@ -140,16 +140,16 @@ async def test_no_wake_up_is_lost_between_looking_and_waiting(
     with world.run(ONE) as run:
         hold = run.reserve()
 
-        def attempt(*args: Any) -> Any:
+        def look(*asked: Any, **more: Any) -> Any:
             nonlocal looks
             looks += 1
-            verdict = real(*args)
+            refused = real(*asked, **more)
             if looks == 2:  # the look after which it will wait
                 hold.release()
-            return verdict
+            return refused
 
-        real = denying.attempt
-        monkeypatch.setattr(denying, "attempt", attempt)
+        real = world.engine.ledger.hold
+        monkeypatch.setattr(world.engine.ledger, "hold", look)
         if kind == "thread":
             reservation = await asyncio.to_thread(run.reserve, wait_s=LONG_S)
         else:
@@ -163,10 +163,10 @@ async def test_no_wake_up_is_lost_between_looking_and_waiting(
 async def test_it_does_not_look_again_and_again(world: World, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     looks = 0
 
-    def attempt(asking: BudgetRun, *args: Any) -> Any:
+    def look(held: Hold, *asked: Any, **more: Any) -> Any:
         nonlocal looks
-        looks += asking is run
-        return real(asking, *args)
+        looks += held.payer is run
+        return real(held, *asked, **more)
 
     async def reserve() -> Reservation:
         if kind == "task":
@@ -175,8 +175,8 @@ async def test_it_does_not_look_again_and_again(world: World, monkeypatch: pytes
 
     async with world.run(ONE) as run:
         hold = run.reserve()
-        real = denying.attempt
-        monkeypatch.setattr(denying, "attempt", attempt)
+        real = world.engine.ledger.hold
+        monkeypatch.setattr(world.engine.ledger, "hold", look)
         task = asyncio.create_task(reserve())
         await asyncio.sleep(0.02)
         assert looks == 2
@@ -201,10 +201,10 @@ async def test_it_gives_up_with_the_last_denial_which_alone_is_counted(world: Wo
         with pytest.raises(BudgetExceeded) as denied:
             await patiently(run, how)
         assert denied.value.reason == reason
-        assert (run.receipt().denials, bool(run.latched)) == (1, reason == "limit")
+        assert run.receipt().denials == 1
         hold.release()
     assert world.counted() == {("reserve", "allow", ""): 1, ("reserve", "deny", reason): 1}
-    assert world.engine.store.wakers == set()
+    assert world.engine.ledger.bells == set()
 
 
 @pytest.mark.usefixtures("fast_looks")
@@ -220,14 +220,12 @@ def test_what_only_time_changes_is_found_by_looking_an_abandoned_hold(world: Wor
 @pytest.mark.usefixtures("fast_looks")
 def test_what_only_time_changes_is_found_by_looking_a_new_window(make_world: Callable[..., World]) -> None:
     world = make_world(config=Config(quotas=Quotas(default=(Quota(steps=1, per="minute"),))))
-    now_s = [1_000_000_020.0]
-    world.engine.store.clock_s = lambda: now_s[0]
     with world.run() as run:
         run.reserve().commit()
         with waiter(world, lambda: run.reserve(wait_s=LONG_S)) as came:
-            now_s[0] += 60
+            world.advance(60)
         came[0].commit()
-        assert (run.receipt().denials, run.latched) == (0, 0)
+        assert run.receipt().denials == 0
 
 
 @pytest.mark.usefixtures("fast_looks")
@@ -246,72 +244,56 @@ def test_waiting_ends_when_it_has_become_vain(world: World, ends: str) -> None:
     scope.__exit__(None, None, None)
 
 
-def latch(run: BudgetRun) -> None:
-    """Refuse another caller of *run*, who asks for more than the limit, so that steps latch."""
+def refuse(run: BudgetRun) -> None:
+    """Refuse another caller of *run*, who asks for more than the limit."""
     with pytest.raises(BudgetExceeded):
         run.check(steps=5)
     run.acknowledge()
-    assert run.latched
 
 
 @pytest.mark.usefixtures("only_wake_ups")
 @pytest.mark.parametrize("how", ["reserve", "areserve"])
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
-@pytest.mark.parametrize("ends", ["extend", "reset"])
-async def test_a_latch_of_another_callers_denial_is_waited_for(world: World, how: str, when: str, ends: str) -> None:
+async def test_what_another_caller_is_refused_changes_nothing_for_who_waits(world: World, how: str, when: str) -> None:
     async with world.run(ONE) as run:
         hold = run.reserve()
         if when == "before":
-            latch(run)
+            refuse(run)
         task = asyncio.create_task(
             run.areserve(wait_s=LONG_S)._reserve()
             if how == "areserve"
             else asyncio.to_thread(run.reserve, wait_s=LONG_S)
         )
-        while not world.engine.store.wakers and not task.done():
+        while not world.engine.ledger.bells and not task.done():
             await asyncio.sleep(0.001)
         if when == "meanwhile":
-            latch(run)
+            refuse(run)
         hold.release()
-        if ends == "extend":
-            run.extend(steps=1, actor="ops")
-        else:
-            run.reset()
         (await task).release()
-
-
-@pytest.mark.usefixtures("fast_looks")
-@pytest.mark.parametrize("how", ["reserve", "areserve"])
-async def test_a_latch_that_stays_is_the_last_denial(world: World, how: str) -> None:
-    async with world.run(ONE, reraise=False) as run:
-        latch(run)
-        with pytest.raises(BudgetExceeded) as denied:
-            await patiently(run, how)
-        assert denied.value.reason == "latched"
 
 
 @pytest.mark.usefixtures("only_wake_ups")
 @pytest.mark.parametrize("how", ["reserve", "areserve"])
 async def test_what_wrap_up_refuses_does_not_wait(world: World, how: str) -> None:
     async with world.run(RunBudget(max_steps=2, wrap_up={"steps": 1}), reraise=False) as run:
-        latch(run)
+        refuse(run)
         with run.wrap_up(), pytest.raises(BudgetExceeded, match="another one"):
             await run.areserve(steps=2, wait_s=LONG_S) if how == "areserve" else run.reserve(steps=2, wait_s=LONG_S)
 
 
 @pytest.mark.usefixtures("fast_looks")
 @pytest.mark.parametrize("how", ["reserve", "areserve"])
-async def test_on_exhausted_is_asked_first_and_once(world: World, how: str) -> None:
-    asked: list[int] = []
+async def test_on_exhausted_is_asked_once_however_long_it_waits(world: World, how: str) -> None:
+    asked: list[Any] = []
 
     def note(denial: Any, run: BudgetRun) -> bool:
-        asked.append(len(world.engine.store.wakers))
+        asked.append(denial.resource)
         return False
 
     async with world.run(RunBudget(max_steps=0, on_exhausted=note), reraise=False) as run:
         with pytest.raises(BudgetExceeded):
             await patiently(run, how)
-    assert asked == [0]
+    assert asked == ["steps"]
 
 
 @pytest.mark.usefixtures("only_wake_ups")
@@ -366,7 +348,7 @@ async def test_a_cancelled_waiter_leaves_nothing_behind(world: World) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert (world.engine.store.wakers, held(run)[0], run.receipt().denials) == (set(), 1, 0)
+        assert (world.engine.ledger.bells, held(run)[0], run.receipt().denials) == (set(), 1, 0)
         hold.release()
         assert held(run)[0] == 0
 
@@ -381,7 +363,7 @@ async def test_a_waiter_cancelled_in_the_moment_it_is_woken_holds_nothing(world:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert (world.engine.store.wakers, held(run)[0]) == (set(), 0)
+        assert (world.engine.ledger.bells, held(run)[0]) == (set(), 0)
 
 
 @pytest.mark.usefixtures("only_wake_ups")
@@ -415,9 +397,9 @@ def test_a_waiter_whose_loop_was_closed_is_forgotten_and_harms_nobody(world: Wor
     loop.call_later(0.01, loop.stop)
     loop.run_forever()
     loop.close()
-    assert len(world.engine.store.wakers) == 1
+    assert len(world.engine.ledger.bells) == 1
     hold.release()
-    assert world.engine.store.wakers == set()
+    assert world.engine.ledger.bells == set()
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     run.reserve().release()
 
@@ -425,7 +407,7 @@ def test_a_waiter_whose_loop_was_closed_is_forgotten_and_harms_nobody(world: Wor
 def spend_to_the_end(run: BudgetRun, reserve: Callable[..., Any]) -> None:
     """What is left once no twenty cents fit any more."""
     reserve(cost_usd=run.remaining()["cost_usd"]).commit()
-    assert (run.usage.cost_usd, run.latched, run.receipt().denials) == (Decimal(1), 0, 0)
+    assert (run.usage.cost_usd, run.receipt().denials) == (Decimal(1), 0)
     assert held(run) == [0] * 7
 
 
@@ -438,7 +420,7 @@ def test_eight_threads_spend_a_dollar_that_five_of_them_hold(world: World) -> No
             nonlocal most
             for _ in range(5):  # forty calls in all, the last of which finds 0.22 left
                 with run.reserve(cost_usd=0.2, wait_s=LONG_S) as hold:
-                    most = max(most, run.open_holds)
+                    most = max(most, run.account.holds)
                     time.sleep(0.0005)
                     hold.commit(Usage(cost_usd=0.02))
 
@@ -459,7 +441,7 @@ async def test_eight_tasks_spend_a_dollar_that_five_of_them_hold(world: World) -
             nonlocal most
             for _ in range(5):
                 async with run.areserve(cost_usd=0.2, wait_s=LONG_S) as hold:
-                    most = max(most, run.open_holds)
+                    most = max(most, run.account.holds)
                     await asyncio.sleep(0)
                     await hold.acommit(Usage(cost_usd=0.02))
 

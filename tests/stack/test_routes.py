@@ -16,10 +16,11 @@ from traffic import TENANTS, Traffic
 
 from otelbudget import Config, Usage
 from otelbudget.engine.engine import Engine
+from otelbudget.ledger.ledger import Ledger
 from otelbudget.manager import BudgetManager
 from otelbudget.model.amounts import TOKENS
 from otelbudget.model.quota import Quota, Quotas
-from otelbudget.stores.memory import MemoryStore
+from otelbudget.model.vector import lane
 from otelbudget.telemetry.otel_metrics import OtelInstruments
 from otelbudget.telemetry.prometheus import PrometheusCollector
 from otelbudget.telemetry.server import MetricsServer
@@ -106,13 +107,13 @@ def test_quotas_of_more_tenants_than_have_a_label_add_up_to_the_ledger(
         users={"*": (Quota(tokens=100, per="day"),)},
     )
     now_s = time.time()  # midnight is no business of this test
-    engine = Engine(Config(quotas=quotas), store=MemoryStore(clock_s=lambda: now_s))
+    engine = Engine(Config(quotas=quotas), ledger=Ledger(clock_s=lambda: now_s))
     manager = BudgetManager(engine=engine)
     for i in range(10_000):
         with manager.run(org=f"org-{i % 7}", tenant=f"tenant-{i % 700}", user=f"user-{i % 3}", reraise=False) as run:
             run.record(Usage(i % 11, 3, cost_usd=0.001))
-    ledger = [book for book in engine.store.books if book.where.scope == "tenant"]
-    used = [book.current(now_s).used for book in ledger]
+    daily = [one for one in engine.directory.accounts if (one.scope, one.spec.per) == ("tenant", "day")]
+    used = sum(lane(account.used, TOKENS) for account in daily)
     registry = CollectorRegistry()
     registry.register(PrometheusCollector(engine.meters))
     with (
@@ -125,10 +126,8 @@ def test_quotas_of_more_tenants_than_have_a_label_add_up_to_the_ledger(
         [series] = prometheus.query('count({__name__=~"otelbudget_.*"})')
         [tenants] = prometheus.query('count(count by (tenant) (otelbudget_budget_used{scope="tenant"}))')
         [other] = prometheus.query('max by (tenant) (otelbudget_budget_used{tenant="other", resource="tokens"})')
-    one_quota_each = [amounts for book, amounts in zip(ledger, used, strict=True) if book.given.per == "day"]
-    assert float(tokens["value"][1]) == sum(amounts[TOKENS] for amounts in one_quota_each)
+    assert float(tokens["value"][1]) == used == sum(i % 11 + 3 for i in range(10_000))
     assert float(cost["value"][1]) == pytest.approx(10_000 * 0.001)
-    assert sum(amounts[TOKENS] for amounts in one_quota_each) == sum(i % 11 + 3 for i in range(10_000))
     assert int(series["value"][1]) <= 20_000
     assert int(tenants["value"][1]) == 501
     assert float(other["value"][1]) > 0

@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from otelbudget.stores.memory import MemoryStore
+from otelbudget import RunBudget
+from otelbudget.ledger.ledger import Ledger
+from otelbudget.semconv import M_RUN_COST
 from otelbudget.telemetry import cells
+from otelbudget.telemetry.cell_types import Tally
 from otelbudget.telemetry.cells import Meters
 from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS
+from otelbudget.telemetry.histogram import CHECK_BUCKETS
 from otelbudget.telemetry.labels import Names
 
 if TYPE_CHECKING:
@@ -24,19 +28,16 @@ def _series(now: Snapshot) -> int:
 
 
 def test_ten_thousand_runs_of_seven_hundred_tenants_stay_bounded_and_add_up() -> None:
-    store = MemoryStore()
-    meters = Meters(store, clock_ns=lambda: 0)
-    with store.lock:
-        for i in range(10_000):
-            tenant = f"tenant-{i % 700}"
-            for budget in ("quick", "deep"):
-                meters.budget(tenant, budget).call += 1
-            spend = meters.spend(tenant, f"model-{i % 60}-2026-01-31")
-            spend.input += 100
-            spend.cost_nanousd += 7
-            meters.tenant(tenant).ended(
-                ("completed", "exhausted", "error")[i % 3], [1, 100, 100, 0, 7, 0, 0], 1.0, None
-            )
+    ledger = Ledger()
+    meters = Meters(ledger, tuple, clock_ns=lambda: 0)
+    for i in range(10_000):
+        tenant = f"tenant-{i % 700}"
+        for budget in ("quick", "deep"):
+            meters.budget(tenant, budget).call += 1
+        spend = meters.spend(tenant, f"model-{i % 60}-2026-01-31")
+        spend.input += 100
+        spend.cost_nanousd += 7
+        meters.observe_run(tenant, ("completed", "exhausted", "error")[i % 3], [1, 100, 100, 0, 7, 0, 0], 1.0, None)
     now = meters.snapshot()
     assert _series(now) <= 20_000
     assert len(now.tenants) == cells.MAX_TENANTS + 1
@@ -44,47 +45,43 @@ def test_ten_thousand_runs_of_seven_hundred_tenants_stay_bounded_and_add_up() ->
     assert sum(cell.call for cell in now.budgets) == 20_000
     assert sum(cell.input for cell in now.spends) == 1_000_000
     assert sum(cell.cost_nanousd for cell in now.spends) == 70_000
-    assert sum(sum(found.cost.counts) for cell in now.tenants for found in cell.runs.values()) == 10_000
+    assert sum(sum(found.counts) for cell in now.tenants for found in cell.runs.values()) == 3 * 10_000
     assert now.label_overflow > 0
 
 
 def test_budget_names_made_up_at_run_time_are_bounded() -> None:
-    store = MemoryStore()
-    meters = Meters(store, clock_ns=lambda: 0)
-    with store.lock:
-        for i in range(1_000):
-            meters.budget("acme", f"for-user-{i}").call += 1
+    ledger = Ledger()
+    meters = Meters(ledger, tuple, clock_ns=lambda: 0)
+    for i in range(1_000):
+        meters.budget("acme", f"for-user-{i}").call += 1
     now = meters.snapshot()
     assert len(now.budgets) == cells.MAX_BUDGETS + 1
     assert sum(cell.call for cell in now.budgets) == 1_000
 
 
 def test_names_of_the_configuration_have_room_whoever_comes_first() -> None:
-    names = Names(3, ["configured-1", "configured-2"])
+    names = Names(3, overflow := Tally(), ["configured-1", "configured-2"])
     assert [names.label(name) for name in ("a", "b", "configured-1", "c", "configured-2", "a")] == [
         "a", "other", "configured-1", "other", "configured-2", "a",
     ]  # fmt: skip
-    assert names.overflow == 2
+    assert overflow.n == 2
 
 
 def test_a_release_date_does_not_make_another_model(quiet: Traffic) -> None:
-    with quiet.store.lock:
-        plain = quiet.meters.spend("acme", "gpt-9")
-        assert quiet.meters.spend("acme", "gpt-9-2026-01-31") is plain
-        assert quiet.meters.spend("acme", "gpt-9@20260131") is plain
-        assert quiet.meters.spend("acme", "gpt-9-mini") is not plain
+    plain = quiet.meters.spend("acme", "gpt-9")
+    assert quiet.meters.spend("acme", "gpt-9-2026-01-31") is plain
+    assert quiet.meters.spend("acme", "gpt-9@20260131") is plain
+    assert quiet.meters.spend("acme", "gpt-9-mini") is not plain
 
 
 def test_a_priced_model_keeps_its_date() -> None:
-    store = MemoryStore()
-    meters = Meters(store, models=["gpt-9-2026-01-31"], clock_ns=lambda: 0)
-    with store.lock:
-        assert meters.spend("acme", "gpt-9-2026-01-31").model == "gpt-9-2026-01-31"
+    ledger = Ledger()
+    meters = Meters(ledger, tuple, models=["gpt-9-2026-01-31"], clock_ns=lambda: 0)
+    assert meters.spend("acme", "gpt-9-2026-01-31").model == "gpt-9-2026-01-31"
 
 
 def test_spend_of_a_tenant_on_every_priced_model_is_born_at_zero(quiet: Traffic) -> None:
-    with quiet.store.lock:
-        quiet.meters.tenant("acme")
+    quiet.meters.tenant("acme")
     assert [(cell.model, cell.cost_nanousd) for cell in quiet.meters.snapshot().spends] == [
         ("small-1", 0),
         ("large-1", 0),
@@ -94,14 +91,13 @@ def test_spend_of_a_tenant_on_every_priced_model_is_born_at_zero(quiet: Traffic)
 def test_a_snapshot_does_not_change_any_more(busy: Traffic) -> None:
     before = busy.meters.snapshot()
     shown = [list(family.read(before)) for family in FAMILIES]
-    with busy.store.lock:
-        busy.meters.budget("acme", "research").call += 1
-        busy.meters.budget("acme", "research").count("call", "deny", "limit")
-        busy.meters.spend("acme", "small-1").input += 1
-        busy.meters.tenant("acme").ended("completed", [0] * 7, 1.0, None)
+    busy.meters.budget("acme", "research").call += 1
+    busy.meters.count("acme", "research", "call", "deny", "limit", again=True)
+    busy.meters.spend("acme", "small-1").input += 1
+    busy.meters.observe_run("acme", "completed", [0] * 7, 1.0, None)
     assert [list(family.read(before)) for family in FAMILIES] == shown
-    completed = next(cell for cell in before.tenants if cell.tenant == "acme").runs["completed"]
-    assert sum(completed.cost.counts) == 1
+    completed = next(cell for cell in before.tenants if cell.tenant == "acme").runs[M_RUN_COST, "completed"]
+    assert sum(completed.counts) == 1
 
 
 def test_only_the_runs_closest_to_their_limits_are_shown_one_by_one(quiet: Traffic) -> None:
@@ -119,15 +115,13 @@ def test_two_runs_under_one_id_are_one_sample(quiet: Traffic) -> None:
 
 
 def test_a_run_without_limits_has_no_ratio(quiet: Traffic) -> None:
-    run = quiet.live("free", "acme", None, steps=1, cost_nanousd=0)
-    run.account.full = tuple(2**62 for _ in run.account.full)
+    quiet.live_with(RunBudget(), "free", "acme", steps=1)
     assert [run.used_ratio for run in quiet.meters.snapshot().active_runs] == [None]
 
 
 def test_observations_are_kept_only_while_wanted_and_given_once(quiet: Traffic) -> None:
     def observe() -> None:
-        with quiet.store.lock:
-            quiet.meters.observe_estimate("small-1", 1.5)
+        quiet.meters.observe_estimate("small-1", 1.5)
 
     observe()
     quiet.meters.tell_observations(True)
@@ -142,7 +136,7 @@ def test_observations_are_kept_only_while_wanted_and_given_once(quiet: Traffic) 
     assert quiet.meters.take_observations() == []
 
 
-@pytest.mark.parametrize("bucket", range(len(cells.CHECK_BUCKETS)))
+@pytest.mark.parametrize("bucket", range(len(CHECK_BUCKETS)))
 def test_check_buckets_go_1_2_5_from_a_microsecond_to_a_second(bucket: int) -> None:
     steps = [f"{m}e{e}" for e in range(-6, 0) for m in (1, 2, 5)] + ["1"]
-    assert cells.CHECK_BUCKETS[bucket] == float(steps[bucket])
+    assert CHECK_BUCKETS[bucket] == float(steps[bucket])

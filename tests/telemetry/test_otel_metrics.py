@@ -76,9 +76,8 @@ def test_histograms_hold_what_was_observed_while_active(
     OtelInstruments(quiet.meters, provider)
     run = quiet.live("run-2", "acme", "research", steps=1, cost_nanousd=0)
     quiet.end(run, "completed", [1, 645, 560, 85, 50_000_000, 0, 0], 4.0)
-    with quiet.store.lock:
-        quiet.meters.observe_check("call", 0.3, None)
-        quiet.meters.observe_estimate("small-1", 0.8)
+    quiet.meters.observe_check("call", 0.3, None)
+    quiet.meters.observe_estimate("small-1", 0.8)
     found = _collect(reader)
     [point] = found["otelbudget_run_cost_usd"].values()
     assert point.attributes == {"tenant": "acme", "outcome": "completed"}
@@ -95,9 +94,8 @@ def test_buckets_equal_those_of_the_page(quiet: Traffic, reader: InMemoryMetricR
     OtelInstruments(quiet.meters, provider)
     run = quiet.live("run-1", "acme", None, steps=1, cost_nanousd=0)
     quiet.end(run, "error", [1, 100, 100, 0, 0, 0, 0], 1.0)
-    with quiet.store.lock:
-        quiet.meters.observe_check("call", 0.3, None)
-        quiet.meters.observe_estimate("small-1", 0.8)
+    quiet.meters.observe_check("call", 0.3, None)
+    quiet.meters.observe_estimate("small-1", 0.8)
     found = _collect(reader)
     now = quiet.meters.snapshot()
     for family in HISTOGRAMS:
@@ -111,9 +109,8 @@ def test_exemplars_name_the_sampled_trace_only(
     quiet: Traffic, reader: InMemoryMetricReader, provider: MeterProvider
 ) -> None:
     OtelInstruments(quiet.meters, provider)
-    with quiet.store.lock:
-        quiet.meters.observe_check("call", 0.3, None)
-        quiet.meters.observe_check("call", 0.0000042, ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"))
+    quiet.meters.observe_check("call", 0.3, None)
+    quiet.meters.observe_check("call", 0.0000042, ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"))
     [point] = _collect(reader)["otelbudget_check_duration_seconds"].values()
     [exemplar] = point.exemplars
     assert f"{exemplar.trace_id:032x}" == "0af7651916cd43dd8448eb211c80319c"
@@ -156,8 +153,7 @@ def test_closing_stops_reporting(busy: Traffic, reader: InMemoryMetricReader, pr
     instruments.close()
     instruments.close()
     assert _collect(reader) == {}
-    with busy.store.lock:
-        busy.meters.observe_estimate("small-1", 0.8)
+    busy.meters.observe_estimate("small-1", 0.8)
     assert busy.meters.take_observations() == []
 
 
@@ -165,8 +161,7 @@ def test_a_histogram_value_seen_just_before_closing_is_not_lost(
     quiet: Traffic, reader: InMemoryMetricReader, provider: MeterProvider
 ) -> None:
     instruments = OtelInstruments(quiet.meters, provider)
-    with quiet.store.lock:
-        quiet.meters.observe_estimate("small-1", 0.8)
+    quiet.meters.observe_estimate("small-1", 0.8)
     instruments.close()
     [point] = _collect(reader)["otelbudget_estimate_ratio"].values()
     assert point.sum == 0.8
@@ -211,14 +206,13 @@ def test_runs_beyond_what_an_sdk_can_forget_are_shown_as_other(
 def test_a_provider_of_our_own_holds_more_label_sets_than_an_sdk_would(reader: InMemoryMetricReader) -> None:
     if not cardinality_views():
         pytest.skip("this SDK has no cardinality limit in its views")
-    from otelbudget.stores.memory import MemoryStore
+    from otelbudget.ledger.ledger import Ledger
 
-    store = MemoryStore()
-    meters = Meters(store, clock_ns=lambda: 0)
-    with store.lock:
-        for i in range(500):
-            for j in range(5):
-                meters.spend(f"tenant-{i}", f"model-{j}").cost_nanousd += 1_000_000_000
+    ledger = Ledger()
+    meters = Meters(ledger, tuple, clock_ns=lambda: 0)
+    for i in range(500):
+        for j in range(5):
+            meters.spend(f"tenant-{i}", f"model-{j}").cost_nanousd += 1_000_000_000
     provider = MeterProvider([reader], shutdown_on_exit=False, views=cardinality_views())
     OtelInstruments(meters, provider)
     run = _values(reader, "otelbudget_cost_usd")
@@ -231,8 +225,7 @@ def test_our_views_leave_the_buckets_alone(quiet: Traffic, reader: InMemoryMetri
     views = cardinality_views() or [View(instrument_name="otelbudget_*")]
     provider = MeterProvider([reader], shutdown_on_exit=False, views=views)
     OtelInstruments(quiet.meters, provider)
-    with quiet.store.lock:
-        quiet.meters.observe_estimate("small-1", 0.8)
+    quiet.meters.observe_estimate("small-1", 0.8)
     [point] = _collect(reader)["otelbudget_estimate_ratio"].values()
     assert tuple(point.explicit_bounds) == next(f.bounds for f in HISTOGRAMS if f.name == "otelbudget_estimate_ratio")
     provider.shutdown()

@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 
 Labels = frozenset[tuple[str, str]]
 
+#: Whose quota, which one, and in which kind of window.
+QUOTA = {"scope", "org", "tenant", "model", "agent", "tag", "budget", "window"}
 #: Every metric of the contract that exists so far, with the labels its samples carry.
 CONTRACT = {
     "otelbudget_checks_total": {"tenant", "budget", "operation", "decision", "reason"},
+    "otelbudget_repeated_denials_total": {"tenant", "budget"},
     "otelbudget_records_total": {"tenant", "budget"},
     "otelbudget_tokens_total": {"tenant", "model", "token_type"},
     "otelbudget_token_details_total": {"tenant", "model", "detail"},
@@ -34,10 +37,10 @@ CONTRACT = {
     "otelbudget_runs_active": {"tenant"},
     "otelbudget_active_run_cost_usd": {"tenant", "budget", "run_id"},
     "otelbudget_active_run_used_ratio": {"tenant", "budget", "run_id"},
-    "otelbudget_budget_used": {"scope", "org", "tenant", "model", "budget", "resource", "window", "store"},
-    "otelbudget_budget_reserved": {"scope", "org", "tenant", "model", "budget", "resource", "window", "store"},
-    "otelbudget_budget_limit": {"scope", "org", "tenant", "model", "budget", "resource", "window", "store"},
-    "otelbudget_budget_reset_timestamp_seconds": {"scope", "org", "tenant", "model", "budget", "window"},
+    "otelbudget_budget_used": QUOTA | {"resource", "store"},
+    "otelbudget_budget_reserved": QUOTA | {"resource", "store"},
+    "otelbudget_budget_limit": QUOTA | {"resource", "store"},
+    "otelbudget_budget_reset_timestamp_seconds": QUOTA,
     "otelbudget_users_over_ratio": {"tenant", "budget", "ratio"},
     "otelbudget_config_last_reload_successful": set(),
     "otelbudget_reservations_open": {"store"},
@@ -98,8 +101,7 @@ def test_the_contract_and_the_constants_name_the_same_metrics() -> None:
 
 @pytest.mark.parametrize("form", ["classic", "openmetrics"])
 def test_no_two_samples_share_name_and_labels(busy: Traffic, form: str) -> None:
-    with busy.store.lock:
-        busy.meters.budget("acme", "research").count("call", "allow", "")
+    busy.meters.count("acme", "research", "call", "deny", "limit")
     seen = Counter((s.name, frozenset(s.labels.items())) for family in _page(busy, form) for s in family.samples)
     assert max(seen.values()) == 1
 
@@ -112,13 +114,17 @@ def test_checks_are_counted_by_operation_decision_and_reason(busy: Traffic) -> N
         _labels(**own, operation="call", decision="deny", reason="limit"): 2,
         _labels(**own, operation="call", decision="warn", reason="limit"): 1,
         _labels(**own, operation="check", decision="allow", reason=""): 2,
-        _labels(**own, operation="tool", decision="deny", reason="latched"): 1,
+        _labels(**own, operation="tool", decision="deny", reason="limit"): 1,
     }
 
 
+def test_denials_of_a_run_that_were_refused_before_are_counted_as_repeated(busy: Traffic) -> None:
+    repeated = _samples(_page(busy))["otelbudget_repeated_denials_total"]
+    assert repeated == {_labels(tenant="acme", budget="research"): 1}
+
+
 def test_a_known_budget_is_born_at_zero(quiet: Traffic) -> None:
-    with quiet.store.lock:
-        quiet.meters.budget("acme", "research")
+    quiet.meters.budget("acme", "research")
     samples = _samples(_page(quiet))
     own = {"tenant": "acme", "budget": "research"}
     assert samples["otelbudget_checks_total"] == {
@@ -131,8 +137,7 @@ def test_a_known_budget_is_born_at_zero(quiet: Traffic) -> None:
 
 
 def test_tokens_and_cost_of_priced_models_are_born_at_zero(quiet: Traffic) -> None:
-    with quiet.store.lock:
-        quiet.meters.tenant("acme")
+    quiet.meters.tenant("acme")
     samples = _samples(_page(quiet))
     models = ("small-1", "large-1")
     assert samples["otelbudget_cost_usd_total"] == {_labels(tenant="acme", model=m): 0 for m in models}
@@ -221,14 +226,13 @@ def test_the_rest_of_the_page(busy: Traffic) -> None:
 
 def test_label_values_are_escaped(quiet: Traffic) -> None:
     odd = 'a"b\\c\nd'
-    with quiet.store.lock:
-        quiet.meters.tenant(odd)
+    quiet.meters.tenant(odd)
     assert _value(quiet, "otelbudget_runs_active", {"tenant": odd}) == 0
 
 
 def test_registering_does_not_collect(quiet: Traffic) -> None:
     registry = CollectorRegistry(auto_describe=True)
-    with quiet.store.lock:  # collecting would need the lock and hang
+    with quiet.ledger.lock:  # collecting would need the lock and hang
         registry.register(PrometheusCollector(quiet.meters))
 
 
@@ -242,6 +246,6 @@ def test_registering_twice_is_refused(quiet: Traffic) -> None:
 def test_the_lock_is_free_while_the_page_is_formatted(busy: Traffic) -> None:
     page = PrometheusCollector(busy.meters).collect()
     next(page)
-    assert busy.store.lock.acquire(blocking=False)
-    busy.store.lock.release()
+    assert busy.ledger.lock.acquire(blocking=False)
+    busy.ledger.lock.release()
     assert len(list(page)) == len(CONTRACT) - 1

@@ -9,6 +9,7 @@ from world import said
 
 from otelbudget import BudgetExceeded, Config, QuotaService, RunBudget, Usage
 from otelbudget.model.quota import Quota, Quotas
+from otelbudget.runs.ambient import ambient_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,7 +102,7 @@ def test_outside_every_run_it_is_said_on_the_span_of_the_call(world: World) -> N
 
 def test_a_tool_call_outside_every_run_says_it_too(make_world: Callable[..., World]) -> None:
     world = make_world(config=Config(quotas=Quotas(default=(Quota(tool_calls=1),))))
-    with world.tracer.start_as_current_span("work"), world.engine.ambient_run().tool_call("search"):
+    with world.tracer.start_as_current_span("work"), ambient_run(world.engine).tool_call("search"):
         pass
     assert _ratios(world.span("work")) == [0.8, 0.95, 1.0]
 

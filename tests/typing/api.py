@@ -20,7 +20,8 @@ from otelbudget import (
     RunBudget,
     Usage,
 )
-from otelbudget.quota import QuotaReservation, QuotaUsage
+from otelbudget.quota import QuotaUsage
+from otelbudget.runs.reservation import Reservation
 
 budget = RunBudget(max_steps=5, max_tokens=2000, max_seconds=10, max_cost_usd=Decimal("0.05"), wrap_up={"tokens": 500})
 usage = Usage(input_tokens=80, output_tokens=20, model="gpt-4o-mini")
@@ -116,7 +117,8 @@ def refused(error: BudgetExceeded) -> None:
 
 
 service = QuotaService(10_000, quotas={"acme": 500, "big": [Quota(tokens=10**6), Quota(cost_usd=5, per="month")]})
-shared = QuotaService(None, store=BudgetManager(budget), timezone="Europe/Berlin", reserve_for={"high": 0.2})
+shared = QuotaService(store=BudgetManager(budget))
+alone = QuotaService(None, store="sqlite:///quotas.db", timezone="Europe/Berlin", reserve_for={"high": 0.2})
 assert_type(service.check_quota("acme", 100, "normal"), bool)
 assert_type(service.check_quota("acme", cost_usd=Decimal("0.05"), model="gpt-4o-mini", user="u1"), bool)
 assert_type(service.remaining("acme", priority="low"), int)
@@ -131,7 +133,7 @@ service.set_quota("acme", Quota(tokens=10))
 service.set_quota("acme", None)
 service.reset("acme", reason="incident 7")
 with service.reserve("acme", 100, "high", wait_s=0.5) as quota_hold:
-    assert_type(quota_hold, QuotaReservation)
+    assert_type(quota_hold, Reservation)
     quota_hold.extend(tokens=50)
     quota_hold.commit(80)
 

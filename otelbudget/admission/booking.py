@@ -1,0 +1,144 @@
+"""What a decision does: an admitted request is said; a refusal is pending, counted, said, and becomes an exception."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from otelbudget import forking, semconv
+from otelbudget.admission import closing, settlement
+from otelbudget.admission.request import REPLAYED
+from otelbudget.model.amounts import NANOS
+from otelbudget.telemetry import events
+
+if TYPE_CHECKING:
+    from otelbudget.admission.payer import Payer
+    from otelbudget.admission.request import Judgement, Request
+    from otelbudget.admission.state import RunState
+    from otelbudget.errors import BudgetExceeded
+    from otelbudget.model.decision import Decision, Denial
+    from otelbudget.telemetry.events import Site
+
+__all__ = ["admitted", "note", "observe", "probed", "refuse"]
+
+#: Reasons that say nothing about how a run's budget was used: a run that only met these has not exhausted it.
+PASSING: Final = ("busy", "frozen", "closed", "store_unavailable")
+#: How many denials of one kind become events of a run; later ones are counted.
+LOUD: Final = 8
+
+
+def observe(payer: Payer, operation: str, began_ns: int, site: Site) -> None:
+    """Put what a check took into its histogram."""
+    forking.warn_once()  # a forked process counts from 0, and the first check of a budget is always timed
+    seconds = (time.perf_counter_ns() - began_ns) / NANOS
+    payer.engine.meters.observe_check(operation, seconds, events.trace_of(site))
+
+
+def admitted(payer: Payer, request: Request, judged: Judgement) -> Decision:
+    """Say that a request was admitted; gives the decision."""
+    decision, site = judged.decision, request.site
+    if payer.engine.ledger.expired:
+        settlement.tell_expired(payer.engine)
+    if decision is REPLAYED:
+        return decision
+    if site.span is not None and request.change is None:  # a change of an open hold is not another check
+        if decision.denial is None:
+            payer.say(site, events.check_event, "allow", judged.tightest)
+        else:
+            payer.say(site, events.check_warned, decision.denial)
+        if site is not payer.site:
+            _mark(payer, site, "allow" if decision.denial is None else "warn", decision.denial)
+    if judged.crossed:
+        settlement.say_crossed(payer, site, judged.crossed)
+    return decision
+
+
+def _mark(payer: Payer, site: Site, decision: str, denial: Denial | None) -> None:
+    """Whose call it is and what was decided, as attributes of the call's own span."""
+    span = site.span
+    if span is None or site is payer.site or payer.kind == "quota" or not span.is_recording():
+        return
+    attributes: dict[str, Any] = {semconv.RUN_ID: payer.run_id, semconv.TENANT: payer.tenant}
+    attributes[semconv.DECISION] = decision
+    if denial is not None:
+        attributes[semconv.REASON] = denial.reason
+    if denial is not None and decision == "deny":
+        said = {semconv.BUDGET: denial.budget, semconv.RESOURCE: denial.resource, semconv.SCOPE: denial.scope}
+        attributes.update({name: value for name, value in said.items() if value is not None})
+    payer.say(site, events.mark, attributes)
+
+
+# --- the refusal itself
+
+
+def refuse(payer: Payer, request: Request, judged: Judgement) -> BudgetExceeded:
+    """Book a denial that stands, say it, and give the exception to raise."""
+    denial = judged.decision.denial
+    assert denial is not None
+    error = denial.error()
+    run = payer.run
+    if run is not None:
+        blocker = judged.blocker or run
+        payer.engine.ledger.locked(lambda: _pend(run, blocker, denial, error))
+    times = _count(payer, request.operation, denial)
+    if run is not None:
+        error.receipt = run.receipt()  # type: ignore[attr-defined]  # every run is a BudgetRun
+    _say(payer, request, denial, times)
+    _mark(payer, request.site, "deny", denial)
+    return error
+
+
+def note(payer: Payer, operation: str, denial: Denial, decision: str = "deny") -> None:
+    """Count a decision that is not raised."""
+    payer.engine.meters.count(payer.tenant, denial.budget, operation, decision, denial.reason)
+
+
+def probed(payer: Payer, judged: Judgement) -> bool:
+    """Whether it would be admitted; a denial is counted, and nothing else."""
+    decision = judged.decision
+    if decision.denial is not None and not decision.allowed:
+        note(payer, "probe", decision.denial)
+    return decision.allowed
+
+
+def _pend(run: RunState, blocker: RunState, denial: Denial, error: BudgetExceeded) -> None:
+    key = (denial.resource, denial.reason)
+    for one in {run, blocker}:
+        if denial.reason in ("limit", "deadline"):
+            one.ran_out = one.ran_out or denial.resource
+        # The exception keeps frames alive, and so whatever they hold: only for who will raise it again.
+        one.pending = one.pending or {}
+        one.pending.setdefault(key, (error if one.reraise else None, blocker))
+    if denial.reason not in PASSING and not run.closed:
+        run.outcome = "exhausted"
+    if run.first_denial is None or (denial.reason not in PASSING and run.first_denial.reason in PASSING):
+        run.first_denial = denial
+    run.denials += 1
+
+
+def _count(payer: Payer, operation: str, denial: Denial) -> int:
+    """Count it; gives how often this run has met it, this time included."""
+    key = (denial.resource, denial.reason)
+    meters = payer.engine.meters
+    times = 1
+    run = payer.run
+    if run is not None:
+        run.seen = seen = run.seen or {}
+        times = seen[key] = seen.get(key, 0) + 1
+    meters.count(payer.tenant, denial.budget, operation, "deny", denial.reason, again=times > 1)
+    return times
+
+
+def _say(payer: Payer, request: Request, denial: Denial, times: int) -> None:
+    site = request.site
+    if site.span is not None:
+        if times <= LOUD:
+            payer.say(site, events.check_denied, denial, always=times == 1)
+        else:
+            payer.suppress(site)
+    span = payer.site.span
+    if times == 1 and span is not None and span.is_recording():
+        kind = f"{semconv.DENIED_PREFIX}{denial.resource or 'call'}.{denial.reason}"
+        payer.say(payer.site, events.mark, {kind: True})
+    if payer.kind == "implicit" and payer.run is not None:
+        closing.write_totals(payer.run)

@@ -1,0 +1,212 @@
+"""`Payer`: who asks and is charged: an owner whose quotas bind, or, as `RunState`, a run."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+from opentelemetry import trace
+from opentelemetry.context import get_current
+
+from otelbudget import semconv
+from otelbudget.ledger.account import Account, QuotaAccount
+from otelbudget.model.amounts import COST, STEPS, UNLIMITED, Amounts
+from otelbudget.model.levels import LEVELS
+from otelbudget.telemetry import events
+from otelbudget.telemetry.events import NOWHERE, Site, site_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.trace import Span
+
+    from otelbudget.admission.state import RunState
+    from otelbudget.engine.engine import Engine
+    from otelbudget.engine.owner import Owner, Payers
+
+__all__ = ["Around", "Binding", "Kind", "Payer"]
+
+#: How it came to be: opened by hand, by a span, by a call outside every run; ``quota`` is no run.
+Kind = Literal["explicit", "implicit", "ambient", "quota"]
+
+_ORDER: Final = {scope: n for n, scope in enumerate(LEVELS)}
+
+
+class Binding(NamedTuple):
+    """What binds a request of now.
+
+    Attributes:
+        accounts: Widest scope first: quotas in their present windows, then the runs.
+        here: Those that this process keeps itself: all, or only the runs'.
+        shared: Those that a shared store keeps.
+        money: One of them refuses for want of money.
+        one_call: What a request without amounts asks for: one call, under all limits in scope.
+    """
+
+    accounts: tuple[Account, ...] = ()
+    here: tuple[Account, ...] = ()
+    shared: tuple[QuotaAccount, ...] = ()
+    money: bool = False
+    one_call: Amounts = Amounts(steps=1)
+
+
+class Around(NamedTuple):
+    """What a context says of the requests that are made in it.
+
+    Attributes:
+        context: The OpenTelemetry context.
+        site: Where a check or record is said: the live model or tool call of here, else the run's span.
+        owner: Whose quotas bind, if a span says more than is known of the owner; else None.
+        permit: The permit to wrap up, or None.
+    """
+
+    context: object = None
+    site: Site = NOWHERE
+    owner: Owner | None = None
+    permit: Any = None
+
+
+@lru_cache
+def _one_call(limited: frozenset[int]) -> Amounts:
+    return Amounts(*(int(i == STEPS or (i in limited and i <= COST)) for i in range(len(Amounts._fields))))
+
+
+class Payer:
+    """Who asks and is charged. This one is no run: only the quotas of its owner bind it.
+
+    Attributes:
+        owner: Whose quotas.
+        accounts: Accounts of its own, those of the runs above it first; quotas of each root run stand before them.
+        above: The runs above, the root first.
+        until_ns: The earliest deadline of the lineage; UNLIMITED without one.
+        unusual: Something about the state of the lineage may refuse.
+        cell, tenant_cell, spend_cell: What counts its requests, its tool calls and its spend without a model.
+    """
+
+    # fmt: off
+    __slots__ = (
+        "__weakref__", "_bound", "accounts", "cell", "engine", "owner", "spend_cell", "tenant_cell",
+        "unusual",
+    )
+    # fmt: on
+    kind: Kind = "quota"
+    number = 0
+    reraise = closed = False
+    above: tuple[RunState, ...] = ()
+    pending: Any = None
+    on_unpriced: str | None = None
+    until_ns = UNLIMITED
+    site: Site = NOWHERE
+
+    def __init__(self, engine: Engine, owner: Owner, budget: str | None) -> None:
+        self.engine = engine
+        self.owner = owner
+        self.unusual = not owner.known  # nobody knows whose it is
+        self.accounts: tuple[Account, ...] = ()
+        self._bound: tuple[Payers | None, Binding] = (None, Binding())
+        meters = engine.meters
+        self.cell = meters.budget(owner.tenant, budget)
+        self.tenant_cell = meters.tenant(owner.tenant)
+        self.spend_cell = meters.spend(owner.tenant, None)
+
+    @property
+    def run(self) -> RunState | None:
+        """Itself, if it is a run."""
+        return None
+
+    @property
+    def lineage(self) -> tuple[RunState, ...]:
+        """The root run first, itself last; empty for who is no run."""
+        return ()
+
+    @property
+    def tenant(self) -> str:
+        """The tenant that pays."""
+        return self.owner.tenant
+
+    @property
+    def run_id(self) -> str:
+        """The run's id, 32 hex digits."""
+        return f"{self.number:032x}"
+
+    def binding(self, model: str | None = None, owner: Owner | None = None) -> Binding:
+        """What binds a request of now, for *model*, in the span of an agent perhaps as another *owner*."""
+        payers = (owner or self.owner).payers(model)
+        seen, found = self._bound
+        if payers is not seen:
+            found = self._binding(payers)
+            self._bound = (payers, found)
+        return found
+
+    def _binding(self, payers: Payers) -> Binding:
+        accounts = payers.accounts + self.accounts
+        if payers.per_run:  # those of each root run stand among the others
+            accounts = tuple(sorted(accounts, key=lambda one: _ORDER.get(one.scope, len(_ORDER))))
+        limited = frozenset(i for account in accounts for i in account.limits.limited)
+        money = any(COST in account.limits.refusing for account in accounts)
+        elsewhere = self.engine.store is not None
+        here, shared = (self.accounts, payers.accounts) if elsewhere else (accounts, ())
+        return Binding(accounts, here, shared, money, _one_call(limited))
+
+    def payers(self, model: str | None = None) -> tuple[Account, ...]:
+        """The accounts that a request of now counts on."""
+        return self.binding(model).accounts
+
+    def binding_here(self, model: str | None = None) -> Binding:
+        """What binds a request made in this context."""
+        return self.binding(model, self.around().owner)
+
+    def rebind(self) -> None:
+        """Look anew what binds, since an account of its own has other limits."""
+        self._bound = (None, Binding())
+
+    def unpriced_policy(self, money: bool) -> str:
+        """What happens to a model without a price: by the budget, the configuration, else `deny` where *money* binds.
+
+        An estimate takes the dearest given price; where none is given there is none, and that is `deny`.
+        """
+        said = self.on_unpriced or self.engine.config.on_unpriced
+        if said == "estimate" and not self.engine.prices.given:
+            return "deny"
+        return said or ("deny" if money else "allow")
+
+    def _owner_here(self) -> Owner | None:
+        """Whose quotas bind a request made here, if a span around it says more than is known of the owner."""
+        engine = self.engine
+        if engine.spans is None or not engine.directory.by_span:
+            return None
+        return self.owner.inside(*engine.spans.agent_here(get_current()))
+
+    def ancestor_of(self, account: Account) -> RunState | None:
+        """The run of the lineage that *account* belongs to, or None."""
+        return next((one for one in self.lineage if one.account is account), None)
+
+    # --- where events go
+
+    def around(self) -> Around:
+        """What the context of here says."""
+        return Around(site=site_of(trace.get_current_span()))
+
+    def say(self, site: Site, event: Callable[..., bool], *details: Any, **more: Any) -> None:
+        """Write an event; count it if the span is full."""
+        span = site.span
+        if span is None or not span.is_recording() or events.writing.now:
+            return
+        events.writing.now = True
+        try:
+            if not event(site, *details, **more):
+                self.suppress(site)
+        finally:
+            events.writing.now = False
+
+    def mark(self, span: Span) -> None:
+        """Say on the span of a call whose it is."""
+
+    def suppress(self, site: Site) -> None:
+        """Count an event that is not written, on the span and in the metrics."""
+        span = site.span
+        if span is not None and span.is_recording():
+            # The span itself remembers, since a call's site is made anew whenever its context comes back.
+            before = (getattr(span, "attributes", None) or {}).get(semconv.EVENTS_SUPPRESSED, 0)
+            span.set_attribute(semconv.EVENTS_SUPPRESSED, before + 1)
+        self.engine.meters.count_suppressed()

@@ -1,0 +1,220 @@
+"""Judging where quotas are kept in a store that other processes share.
+
+What this process keeps is judged first, and held. Then one trip holds it on all quotas of the store, or what is held
+here is given back. Sync and async differ in the awaited line.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from otelbudget.admission import denial as denials
+from otelbudget.admission import settlement, trips
+from otelbudget.admission.admission import count_of, judge_here
+from otelbudget.admission.request import GONE, REPLAYED, Judgement, Once, Request
+from otelbudget.errors import StoreError
+from otelbudget.ledger.account import Crossing, Hold
+from otelbudget.ledger.change import write
+from otelbudget.ledger.judging import tightest
+from otelbudget.model.amounts import NOTHING, Amounts
+from otelbudget.model.decision import Decision, Denial
+from otelbudget.stores.base import Answer, WrongWindow
+from otelbudget.stores.shared import Unsent
+
+if TYPE_CHECKING:
+    from otelbudget.admission.payer import Payer
+    from otelbudget.stores.shared import Shared
+
+__all__ = ["ajudge_shared", "judge_shared"]
+
+
+def judge_shared(payer: Payer, request: Request) -> Judgement:
+    """Judge *request*, and hold or charge it if it is admitted. Only that is counted: a denial may not stand."""
+    errand = _Errand(payer, request)
+    while (judged := errand.begin()) is None:
+        try:
+            answer = errand.go()
+        except BaseException as error:  # noqa: BLE001 - only one of the store's stays
+            judged = errand.failed(error)
+        else:
+            judged = errand.end(answer)
+        if judged is not None:
+            break
+    return judged
+
+
+async def ajudge_shared(payer: Payer, request: Request) -> Judgement:
+    """`judge_shared` for coroutines: the trip is awaited."""
+    errand = _Errand(payer, request)
+    while (judged := errand.begin()) is None:
+        try:
+            answer = await errand.ago()
+        except BaseException as error:  # noqa: BLE001 - only one of the store's stays
+            judged = errand.failed(error)
+        else:
+            judged = errand.end(answer)
+        if judged is not None:
+            break
+    return judged
+
+
+class _Errand:
+    """A request that a shared store has a say in."""
+
+    def __init__(self, payer: Payer, request: Request) -> None:
+        self._payer = payer
+        if request.operation == "tool":  # charged at once, so nobody else keeps it alive
+            hold = Hold(payer)
+            request = request._replace(hold=hold, keeper=hold)
+        if request.change is None and request.hold is not None:
+            request.hold.trip = None  # it was refused before and is asked for once more: the old id has ended
+        self._asked = request
+        self._before = NOTHING if request.change is None or request.hold is None else request.hold.amounts
+        self._there = self._before  # as much the store holds, as far as this one knows
+        self._warned: Denial | None = None
+        self._tries = 2
+
+    def begin(self) -> Judgement | None:
+        """Judge and hold it here: what came of it, None if the store is to be asked."""
+        payer, request = self._payer, self._asked
+        once = request.once  # a key stands for what the store has admitted, see `_admitted`
+        here = request if once is None or once.hold is not None else request._replace(once=None)
+        self._here = judged = judge_here(payer, here, counted=False)
+        decision = judged.decision
+        if not decision.allowed or decision is GONE or decision is REPLAYED:
+            return judged
+        hold, accounts = request.hold, payer.binding(request.model, request.owner).shared
+        if hold is None or request.change is None:
+            self._accounts = accounts
+            if hold is not None and accounts:
+                hold.trip = trips.anew(payer, accounts)
+        elif request.model is not None and settlement.late_known(payer, hold, request.model, request.owner):
+            self._accounts = accounts
+            self._move(hold, NOTHING)
+        else:  # quotas that have come into force since are charged for the next hold
+            self._accounts = () if hold.trip is None else hold.trip.accounts
+        return None if self._accounts else self._admitted()
+
+    def go(self) -> Answer:
+        """Make the trip."""
+        payer, hold = self._payer, self._asked.hold
+        store: Shared = payer.engine.store
+        if hold is None:
+            return store.read(*trips.look(payer, self._accounts))
+        return store.reserve(trips.ask(payer, hold, self._there))
+
+    async def ago(self) -> Answer:
+        """Make the trip, awaited."""
+        payer, hold = self._payer, self._asked.hold
+        store: Shared = payer.engine.store
+        if hold is None:
+            return await store.aread(*trips.look(payer, self._accounts))
+        return await store.areserve(trips.ask(payer, hold, self._there))
+
+    def end(self, answer: Answer) -> Judgement | None:
+        """What comes of it by the answer of the store; None to try again."""
+        payer, request, accounts = self._payer, self._asked, self._accounts
+        if answer.gone and request.change is None:  # never admitted by an id that has ended
+            return self.failed(WrongWindow(answer.now_s))
+        if answer.gone and request.hold is not None:
+            return self._begin_anew(request.hold)
+        refused = trips.answered(payer, request, accounts, answer, self._there)
+        if refused is not None and payer.engine.enforce:
+            self._give_back()
+            if request.once is not None and request.once.hold is not None:  # by what was admitted under its key
+                return Judgement(REPLAYED)
+            denial = denials.of_account(payer, request, refused, accounts)
+            return Judgement(Decision(False, denial=denial))
+        over = refused or trips.warning(payer, request, accounts, answer, self._there)
+        if over is not None:
+            self._warned = denials.of_account(payer, request, over._replace(busy=False), accounts)
+        return self._admitted()
+
+    def failed(self, error: BaseException) -> Judgement | None:
+        """What comes of it without an answer; None to try again in the windows of now."""
+        hold = self._asked.hold
+        if isinstance(error, WrongWindow) and self._tries and hold is not None and self._asked.change is None:
+            self._give_back()
+            self._tries -= 1
+            hold.trip, hold.state = None, "new"
+            return None
+        detail = "the window of what was held there has ended" if isinstance(error, WrongWindow) else str(error)
+        denial = Denial(reason="store_unavailable", detail=detail, tenant=self._payer.tenant)
+        if isinstance(error, StoreError | WrongWindow) and not self._payer.engine.enforce:
+            self._warned = denial
+            return self._admitted()
+        self._give_back(error)
+        if not isinstance(error, StoreError | WrongWindow):
+            raise error
+        return Judgement(Decision(False, denial=denial))
+
+    def _admitted(self) -> Judgement:
+        payer, request, here = self._payer, self._asked, self._here
+        once = request.once
+        if once is not None and not payer.engine.ledger.locked(lambda: _first(once, request.hold)):
+            self._give_back()
+            return Judgement(REPLAYED)
+        warned = here.decision.denial or self._warned
+        if warned is not None:
+            here = here._replace(decision=Decision(True, warned=True, denial=warned))
+        if request.change is None:
+            payer.engine.ledger.add([count_of(payer, request.operation, warned)])
+        if request.operation == "tool" and request.hold is not None:
+            here = here._replace(crossed=self._charge_tool(request.hold))
+        if request.site.span is None:
+            return here
+        accounts = payer.binding(request.model, request.owner).accounts
+        return here._replace(tightest=tightest(accounts))
+
+    def _charge_tool(self, hold: Hold) -> list[Crossing]:
+        payer, amounts = self._payer, hold.amounts
+        crossed: list[Crossing] = []
+        owed = trips.owe(payer, hold, amounts, crossed.extend)
+        counts = [(payer.tenant_cell, "tool_calls", amounts.tool_calls)]
+        writes = trips.owing(payer, owed)
+        crossed += payer.engine.ledger.settle(hold, hold.vector, "committed", counts, writes) or []
+        trips.send(payer, owed)
+        return crossed
+
+    def _move(self, hold: Hold, charged: Amounts) -> None:
+        """End what the store holds for *hold* by charging *charged*; the rest is to be held anew, as another one."""
+        payer, before = self._payer, hold.trip
+        owed = trips.owe(payer, hold, charged, partial(settlement.say_crossed, payer, self._asked.site))
+        paid = charged if before is None else tuple(map(max, charged, before.paid))
+        hold.trip, self._there = trips.anew(payer, self._accounts, paid), NOTHING
+        write(trips.owing(payer, owed))
+        trips.send(payer, owed)
+
+    def _begin_anew(self, hold: Hold) -> Judgement | None:
+        """Its call is alive, but it has expired there: None to ask for all of it, beyond what that has charged."""
+        if not self._tries:
+            return self.failed(StoreError("what was held there has expired"))
+        self._tries -= 1
+        self._give_back()
+        self._move(hold, hold.on_expiry)
+        return None
+
+    def _give_back(self, error: BaseException | None = None) -> None:
+        """Let go of what was held here; the store is told, since it may have held it all the same."""
+        payer, request, hold = self._payer, self._asked, self._asked.hold
+        if hold is None or hold.state != "open":
+            return
+        if request.change is not None:
+            payer.engine.ledger.resize(hold, self._before, force=True)
+            return
+        known = hold.trip is not None and not isinstance(error, Unsent | WrongWindow)
+        owed = trips.owe(payer, hold, NOTHING, lambda _: None) if known else ()
+        payer.engine.ledger.settle(hold, 0, "released", writes=trips.owing(payer, owed))
+        if owed and isinstance(error, StoreError):
+            payer.engine.store.put_off(error)
+        else:
+            trips.send(payer, owed)
+
+
+def _first(once: Once, hold: Hold | None) -> bool:
+    """Whether nothing has been admitted under the key of *once*, for which *hold* stands from now on."""
+    if once.hold is not None and once.hold is not hold:
+        return False
+    once.hold = hold
+    return True

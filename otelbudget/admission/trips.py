@@ -1,0 +1,224 @@
+"""Trips to a shared store: quotas are held, read and charged there; runs stay in this process.
+
+A request is held here first; then one trip holds it on all its quotas, or it is given back. So nothing exceeds a limit
+anywhere, and a run's own limit is named before a wider quota.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from operator import sub
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from otelbudget.ledger.account import Crossing, Hold, QuotaAccount, Refusal, Rule, crossings
+from otelbudget.ledger.change import Changes
+from otelbudget.ledger.judging import refusal
+from otelbudget.model.amounts import NOTHING, UNLIMITED, Amounts
+from otelbudget.model.vector import pack
+from otelbudget.stores.base import FOREVER_S, Answer, Line, Reserve, Reset, Settle, Settled
+from otelbudget.stores.shared import Owed
+
+if TYPE_CHECKING:
+    from otelbudget.admission.payer import Payer
+    from otelbudget.admission.request import Request
+
+__all__ = [
+    "Trip",
+    "anew",
+    "answered",
+    "arefresh",
+    "ask",
+    "forget",
+    "look",
+    "owe",
+    "owe_record",
+    "owing",
+    "refresh",
+    "send",
+    "warning",
+]
+
+Told = Callable[[list[Crossing]], object]
+Accounts = tuple[QuotaAccount, ...]
+
+
+class Trip(NamedTuple):
+    """What a shared store holds for a hold.
+
+    Attributes:
+        id, shard, lines: As the store knows it.
+        accounts: Those of the lines.
+        paid: What the expiry of an earlier one has charged.
+    """
+
+    id: str
+    shard: str
+    lines: tuple[Line, ...]
+    accounts: Accounts
+    paid: Sequence[int] = NOTHING
+
+
+@lru_cache(maxsize=4096)
+def _limits(rules: tuple[Rule, ...], level: int) -> tuple[int, ...]:
+    """What the rules that refuse leave to a priority, -1 where they limit nothing."""
+    strict = [rule.limits[level] for rule in rules if not rule.warn] or [(UNLIMITED,) * len(NOTHING)]
+    return tuple(-1 if least >= UNLIMITED else least for least in map(min, zip(*strict, strict=True)))
+
+
+def _lines(payer: Payer, accounts: Accounts) -> tuple[Line, ...]:
+    return tuple(_line(account, payer.owner.level) for account in accounts)
+
+
+def _line(account: QuotaAccount, level: int) -> Line:
+    spec = account.spec
+    if spec.rolling_s is not None:
+        start_s, end_s = 0, spec.rolling_s
+    elif account.end_s == float("inf"):
+        start_s, end_s = 0, FOREVER_S
+    else:
+        start_s, end_s = int(account.start_s), int(account.end_s)
+    return Line(_key(account), start_s, end_s, spec.rolling_s is not None, _limits(account.rules, level))
+
+
+def _key(account: QuotaAccount) -> str:
+    """Whose account it is, and counted in which kind of window."""
+    spec = account.spec
+    names = (name.replace("%", "%25").replace("/", "%2F") for name in account.where.names)
+    return "/".join((account.scope, *names, f"{spec.per} {spec.timezone} {spec.at or ''}".rstrip()))
+
+
+def _new_id() -> str:
+    return f"{secrets.randbits(128):032x}"
+
+
+# --- before a request goes on
+
+
+def anew(payer: Payer, accounts: Accounts, paid: Sequence[int] = NOTHING) -> Trip:
+    """What is to hold on *accounts* from now on."""
+    return Trip(_new_id(), payer.owner.org, _lines(payer, accounts), accounts, paid)
+
+
+def ask(payer: Payer, hold: Hold, before: Sequence[int]) -> Reserve:
+    """What is asked of the store so that *hold*, which held *before* there, becomes what it is here by now."""
+    trip: Trip = hold.trip
+    amounts, held, on_expiry = (_beyond(one, trip.paid) for one in (hold.amounts, before, hold.on_expiry))
+    return Reserve(trip.id, trip.shard, trip.lines, amounts, held, on_expiry, payer.engine.store.ttl_s)
+
+
+def look(payer: Payer, accounts: Accounts) -> tuple[str, tuple[Line, ...]]:
+    """What is asked of the store for a request that holds nothing."""
+    return payer.owner.org, _lines(payer, accounts)
+
+
+def answered(payer: Payer, request: Request, accounts: Accounts, answer: Answer, before: Amounts) -> Refusal | None:
+    """What refuses by the *answer* of the store, which is noted for all who look at *accounts* here."""
+    _note(payer, accounts, answer)
+    level = payer.owner.level
+    if request.hold is None:
+        return refusal(accounts, pack(request.amounts), level)
+    if answer.refused is None:
+        return None
+    account, i = accounts[answer.refused], answer.resource
+    used, taken = (amounts[i] for amounts in answer.states[answer.refused])
+    more = request.hold.amounts[i] - before[i]
+    strict = [rule for rule in account.rules if not rule.warn]
+    rule = next((one for one in strict if taken + more > one.limits[level][i]), strict[0])
+    return Refusal(account, rule, i, used, taken - used, rule.limits[level][i], more, busy=answer.busy)
+
+
+def warning(payer: Payer, request: Request, accounts: Accounts, answer: Answer, before: Amounts) -> Refusal | None:
+    """The first rule that only warns and that is exceeded, by the *answer* of the store that admitted it."""
+    level, held = payer.owner.level, request.hold is not None
+    amounts = request.amounts if request.hold is None else request.hold.amounts
+    for account, (used, taken) in zip(accounts, answer.states, strict=True):
+        for i, more in enumerate(map(sub, amounts, before)) if account.limits.warns is not None else ():
+            others = taken[i] - more if held else taken[i]
+            for rule in account.rules if more > 0 else ():
+                if rule.warn and others + more > rule.limits[level][i]:
+                    return Refusal(account, rule, i, used[i], others - used[i], rule.limits[level][i], more, busy=False)
+    return None
+
+
+# --- afterwards: what is owed to the store before the ledger changes, and sent once it has
+
+
+def owe(payer: Payer, hold: Hold, actual: Amounts, told: Told, *, late: bool = False) -> tuple[Owed, ...]:
+    """What tells the store what a hold was charged, if it knows it; *told* which thresholds that crossed."""
+    trip: Trip | None = hold.trip
+    if trip is None:
+        return ()
+    hold_id = f"{trip.id}:late" if late else trip.id
+    held, charged, on_expiry = (_beyond(one, trip.paid) for one in (hold.amounts, actual, hold.on_expiry))
+    ended = Settle(hold_id, trip.shard, trip.lines, held, charged, on_expiry)
+    return (Owed(ended, partial(_settled, payer, trip.accounts, ended, told)),)
+
+
+def owe_record(payer: Payer, accounts: Sequence[Any], actual: Amounts, told: Told) -> tuple[Owed, ...]:
+    """What charges the store for what was held nowhere; *told* which thresholds that crossed."""
+    if not accounts:
+        return ()
+    accounts = tuple(accounts)
+    ended = Settle(_new_id(), payer.owner.org, _lines(payer, accounts), tuple(NOTHING), tuple(actual), tuple(NOTHING))
+    return (Owed(ended, partial(_settled, payer, accounts, ended, told)),)
+
+
+def owing(payer: Payer, owed: tuple[Owed, ...]) -> Changes:
+    """What the ledger writes as it charges that: from then on it is owed, whatever interrupts its sending."""
+    return [(payer.engine.store.owed, one.ended.id, one) for one in owed]
+
+
+def send(payer: Payer, owed: tuple[Owed, ...]) -> None:
+    """Send what the ledger has charged."""
+    for one in owed:
+        payer.engine.store.settle(one)
+
+
+def _settled(payer: Payer, accounts: Accounts, ended: Settle, told: Told, answer: Settled) -> None:
+    paid = ended.on_expiry if answer.was == "expired" else NOTHING
+    charged = pack(_beyond(ended.actual, paid))  # `settled` answers one that came twice
+    held = ended.held if answer.was == "open" else NOTHING
+    crossed: list[Crossing] = []
+    states = []
+    for account, used in zip(accounts, map(pack, answer.used), strict=True):
+        crossed += crossings(account, used - charged, used) if charged else []
+        others = [account.reserved(i) - held[i] for i in range(len(NOTHING))]
+        states.append((used, used + pack([max(0, amount) for amount in others])))
+    payer.engine.ledger.mirror(accounts, states)
+    if crossed:
+        told(crossed)
+
+
+def _beyond(amounts: Sequence[int], paid: Sequence[int]) -> tuple[int, ...]:
+    """What of *amounts* was not *paid* before."""
+    return tuple(max(0, a - b) for a, b in zip(amounts, paid, strict=True))
+
+
+# --- looking
+
+
+def refresh(payer: Payer) -> None:
+    """Note what the store says now of all that binds *payer*.
+
+    Raises:
+        StoreError: The store can't be reached.
+    """
+    if accounts := payer.binding_here().shared:
+        _note(payer, accounts, payer.engine.store.read(*look(payer, accounts)))
+
+
+async def arefresh(payer: Payer) -> None:
+    """`refresh` for coroutines."""
+    if accounts := payer.binding_here().shared:
+        _note(payer, accounts, await payer.engine.store.aread(*look(payer, accounts)))
+
+
+def _note(payer: Payer, accounts: Accounts, answer: Answer) -> None:
+    payer.engine.ledger.mirror(accounts, [(pack(used), pack(taken)) for used, taken in answer.states])
+
+
+def forget(payer: Payer, account: QuotaAccount) -> None:
+    """Forget in the store what *account* has used."""
+    payer.engine.store.store.configure(payer.owner.org, _key(account), Reset())

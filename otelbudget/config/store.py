@@ -1,0 +1,73 @@
+"""Where accounts are kept: `StoreConfig`."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Final
+
+from otelbudget.config.problems import shown
+from otelbudget.errors import ConfigError
+from otelbudget.model.amounts import NANOS, nanoseconds
+
+__all__ = ["ADDRESS", "BOUNDS_S", "StoreConfig", "address_hint"]
+
+_FILE: Final = "sqlite:///"
+#: What an address is, as Python and JSON Schema read it. A path is taken as it stands: no %20, no ?options=.
+ADDRESS: Final = rf"memory|{_FILE}(?!:memory:$|.*\?[a-z_]*=)[^\x00-\x1f\x7f]*[^/\x00-\x1f\x7f]"
+#: The least and the most, in seconds.
+BOUNDS_S: Final = {"timeout": (Decimal("0.01"), Decimal(60)), "ttl": (Decimal(1), Decimal(3_600))}
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """Where accounts are kept, and within which bounds that place answers.
+
+    Example:
+        >>> StoreConfig("sqlite:////var/lib/app/budgets.db").path
+        '/var/lib/app/budgets.db'
+
+    Args:
+        url: ``memory``, of this process alone; or ``sqlite:///path.db``, a file that processes of one machine share:
+            four slashes begin an absolute path, three one from the folder of the ``budgets.yaml`` that says so, or
+            from the working directory where it is said in code.
+        timeout_s: How long one call of the store may take, 0.01 to 60 seconds.
+        ttl_s: How long a hold lives that nobody renews, 1 to 3,600 seconds.
+
+    Raises:
+        ConfigError: The address is none of those, or a time is out of bounds.
+    """
+
+    url: str = "memory"
+    timeout_s: float = 5.0
+    ttl_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        url = self.url if isinstance(self.url, str) else repr(self.url)
+        if not re.fullmatch(ADDRESS, url):
+            raise ConfigError(
+                f"store.url must be memory or sqlite:///path.db, got {shown(url)}{address_hint(url, '; ')}"
+            )
+        for name, (least, most) in BOUNDS_S.items():
+            value = getattr(self, f"{name}_s")
+            if not least * NANOS <= nanoseconds(f"store.{name}_s", value, ConfigError) <= most * NANOS:
+                raise ConfigError(f"store.{name}_s must be from {least} to {most} seconds, got {value}")
+            object.__setattr__(self, f"{name}_s", float(value))
+
+    @property
+    def path(self) -> str | None:
+        """The file of an ``sqlite`` store; None of the one in memory."""
+        return self.url.removeprefix(_FILE) if self.url.startswith(_FILE) else None
+
+    def beside(self, folder: str) -> StoreConfig:
+        """The same with a relative path taken from *folder*."""
+        return self if self.path is None else replace(self, url=_FILE + os.path.join(folder, self.path))
+
+
+def address_hint(url: str, before: str = "") -> str:
+    """What is wrong with an address, after *before*; empty if only its form is."""
+    if url.startswith("sqlite:"):
+        return f"{before}three slashes begin a path from here, four an absolute one, and nothing follows it"
+    return f"{before}the schemes supported now are memory and sqlite" if ":" in url else ""

@@ -1,0 +1,107 @@
+"""What the OpenTelemetry context carries: the run, the tool call and the permit of here; and the engine in use.
+
+The run travels in the context, so it follows tasks, `asyncio.to_thread` and (with `setup()`) threads and pools. Values
+are opaque here: who puts one in knows what it is.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import Token
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+
+from otelbudget import forking
+
+if TYPE_CHECKING:
+    from otelbudget.engine.engine import Engine
+
+__all__ = ["activate", "activate_default", "active_engine", "attached", "deactivate", "run_here", "set_up_engine"]
+
+_active: Engine | None = None
+#: The last one that was made for runs before `setup()`.
+_default: Engine | None = None
+_lock = forking.fresh(threading.RLock())
+
+
+class Slot:
+    """One value in the context."""
+
+    def __init__(self, name: str) -> None:
+        self._key = otel_context.create_key(name)
+
+    def of(self, context: Context) -> Any:
+        """What *context* carries, or None."""
+        return context.get(self._key)
+
+    def put(self, context: Context, value: object) -> Context:
+        """*context* with *value*."""
+        return otel_context.set_value(self._key, value, context)
+
+    def attach(self, value: object) -> Token[Context]:
+        """Let everything from here on see *value*, until `detach`."""
+        return otel_context.attach(otel_context.set_value(self._key, value))
+
+
+#: The explicit run; the tool call that encloses; the permit to wrap up; the runs whose `on_exhausted` is being asked.
+RUN: Final = Slot("otelbudget-run")
+TOOL_CALL: Final = Slot("otelbudget-tool-call")
+PERMIT: Final = Slot("otelbudget-wrap-up")
+ASKING: Final = Slot("otelbudget-on-exhausted")
+run_in, detach = RUN.of, otel_context.detach
+
+
+@contextmanager
+def attached(context: Context) -> Iterator[None]:
+    """Make *context* the current one for a block."""
+    token = otel_context.attach(context)
+    try:
+        yield
+    finally:
+        detach(token)
+
+
+def active_engine() -> Engine | None:
+    """The engine that guards and `current_run()` use; None before `setup()` and after `shutdown()`."""
+    return _active
+
+
+def set_up_engine() -> Engine | None:
+    """The same, but None also where it is only the one that `activate_default` made."""
+    return None if _active is _default else _active
+
+
+def activate(engine: Engine) -> None:
+    """Make *engine* the one that guards charge."""
+    global _active
+    _active = engine
+
+
+def activate_default(make: Callable[[], Engine]) -> Engine:
+    """The active engine, or the one that *make* makes for runs opened before `setup()`."""
+    global _active, _default
+    with _lock:
+        if _active is None:
+            _active = _default = make()
+        return _active
+
+
+def deactivate(engine: Engine) -> None:
+    """Undo `activate`; nothing happens if another engine has taken over."""
+    global _active, _default
+    if _active is engine:
+        _active = _default = None
+
+
+def run_here() -> Any:
+    """The run that a call made here would be charged to: the explicit one, else that of the enclosing agent's span or
+    unit of work; None outside every run."""
+    context = otel_context.get_current()
+    run = run_in(context)
+    if run is None and _active is not None and _active.spans is not None:
+        run = _active.spans.runs.of(context)
+    return run

@@ -1,0 +1,51 @@
+"""Calls that were charged a moment ago: another layer may report the same one at its end."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final, NamedTuple
+
+from otelbudget.model.budget import Usage
+
+__all__ = ["Recent"]
+
+#: How many are remembered.
+_KEPT: Final = 256
+
+
+class _Settled(NamedTuple):
+    accounts: tuple[Any, ...]
+    usage: Usage
+    began_ns: int
+    reporter: str | None
+    told: set[str | None]  # the other layers that have reported it
+
+    def same(self, accounts: tuple[Any, ...], usage: Usage, start_ns: int, end_ns: int) -> bool:
+        """Whether it is the call that a span reports: by its response, else by equal tokens within its time."""
+        mine = self.usage
+        if mine.response_id is not None and usage.response_id is not None:
+            return mine.response_id == usage.response_id and self.accounts[0] is accounts[0]
+        tokens = (mine.input_tokens, mine.output_tokens) == (usage.input_tokens, usage.output_tokens)
+        return tokens and accounts[-1] in self.accounts and start_ns <= self.began_ns <= end_ns
+
+
+class Recent:
+    """The calls that were charged last. *accounts* are always those of a run's lineage."""
+
+    def __init__(self) -> None:
+        self._settled: deque[_Settled] = deque(maxlen=_KEPT)
+
+    def settled(self, accounts: tuple[Any, ...], usage: Usage, began_ns: int, reporter: str | None) -> None:
+        """Remember a charged call."""
+        self._settled.append(_Settled(accounts, usage, began_ns, reporter, set()))
+
+    def was_settled(
+        self, accounts: tuple[Any, ...], usage: Usage, start_ns: int, end_ns: int, reporter: str | None
+    ) -> bool:
+        """Whether a call that a span reports was charged before, told by another layer."""
+        for one in list(self._settled):
+            # No layer reports one call twice, so each stands for one call of every other: parallel ones are several.
+            if reporter not in (*one.told, one.reporter) and one.same(accounts, usage, start_ns, end_ns):
+                one.told.add(reporter)
+                return True
+        return False

@@ -1,0 +1,76 @@
+"""Changes: what is to become of accounts, holds and counters, worked out first and then written in one step.
+
+The one step is a call into C, in which no signal handler and no finalizer runs, so nothing is ever half done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import starmap
+from typing import Any
+
+from otelbudget.ledger.account import Account, Crossing, crossings, marked
+from otelbudget.ledger.judging import rises
+from otelbudget.ledger.rolling import charged
+from otelbudget.model.vector import GUARDS
+
+__all__ = ["Changes", "Counts", "plan", "raises", "write"]
+
+#: (object, attribute, value).
+Changes = list[tuple[Any, str, Any]]
+#: Counters: (object, attribute, by how much).
+Counts = Iterable[tuple[Any, str, int]]
+
+
+def write(changes: Changes) -> None:
+    """Make all changes, in one call into C."""
+    any(starmap(setattr, changes))
+
+
+def raises(changes: Changes, counts: Counts) -> None:
+    """Put into *changes* that counters are raised."""
+    for cell, slot, n in counts:
+        changes.append((cell, slot, getattr(cell, slot) + n))
+
+
+def plan(
+    changes: Changes,
+    accounts: Sequence[Account],
+    taken: int,
+    used: int,
+    holds: int,
+    counts: Counts,
+    clock_s: Callable[[], float],
+) -> list[Crossing]:
+    """Put into *changes* that all accounts have *taken* and *used* more, which may be less, and *counts* are raised.
+
+    Returns:
+        The thresholds that are crossed by it.
+    """
+    crossed: list[Crossing] = []
+    each: Sequence[int] | None = None
+    for account in accounts:
+        if account.floor:
+            each = rises(accounts, taken)
+    last = len(accounts) - 1
+    for n, account in enumerate(accounts):
+        changes.append((account, "taken", account.taken + (taken if each is None else each[n])))
+        if holds:
+            changes.append((account, "holds", account.holds + holds))
+        if used:
+            before = account.used
+            after = before + used
+            changes.append((account, "used", after))
+            if (after + account.mark) & GUARDS:
+                crossed += crossings(account, before, after)
+                changes.append((account, "mark", marked(account.rules, after)))
+            if account.where is None:
+                if n != last:
+                    changes.append((account, "below", account.below + used))
+            elif account.buckets is not None:
+                changes.append((account, "buckets", charged(account, used, clock_s())))
+            if account.dropped:
+                account.keep()
+    for cell, slot, count in counts:
+        changes.append((cell, slot, getattr(cell, slot) + count))
+    return crossed

@@ -1,0 +1,155 @@
+"""The one admission rule: ``used + reserved + requested <= limit`` for every account and resource, all or nothing.
+
+Pure: nothing here changes anything. A carved child counts on the runs above it (never on quotas) as
+``max(taken, floor)``, so what a request of it comes to there is the difference of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from otelbudget.ledger.account import Account, Refusal
+from otelbudget.model.amounts import UNLIMITED
+from otelbudget.model.vector import GUARDS, LOW, SHIFTS, asked, greater, lane, step, unpack
+
+__all__ = ["left", "refusal", "refusals", "rises", "tightest", "warning"]
+
+
+def rises(accounts: Sequence[Account], more: int) -> list[int]:
+    """What *more* on the last account comes to on each."""
+    found, here = [], more
+    for account in reversed(accounts):
+        found.append(here if account.scope == "run" else more)
+        if account.floor:
+            here = greater(account.taken + here, account.floor) - greater(account.taken, account.floor)
+    found.reverse()
+    return found
+
+
+def refusal(
+    accounts: Sequence[Account], more: int, priority: int, wrapping: Account | None = None, own: int = 0
+) -> Refusal | None:
+    """What refuses *more*, of which lanes at or below 0 pass; None if all admit it.
+
+    Args:
+        accounts: From the widest scope to the leaf.
+        more: A vector.
+        priority: An index into `PRIORITIES`.
+        wrapping: The account that is judged by its full limits.
+        own: What the same call holds already, whose end is not worth waiting for.
+    """
+    guards = (more + LOW) & GUARDS
+    for account in accounts:
+        limits = account.limits
+        cap = limits.full if account is wrapping else limits.caps[priority]
+        if (cap - account.taken - more) & guards != guards or account.floor:
+            return next(refusals(accounts, more, priority, wrapping, own), None)
+    return None
+
+
+def refusals(
+    accounts: Sequence[Account], more: int, priority: int, wrapping: Account | None = None, own: int = 0
+) -> Iterator[Refusal]:
+    """Everything that refuses *more*: what used amounts alone block, then what only open holds keep busy.
+
+    In each part from the widest account to the leaf, in the order of resources, then of rules.
+    """
+    busy = []
+    for n, (account, here) in enumerate(zip(accounts, rises(accounts, more), strict=True)):
+        limits = account.limits
+        guards = asked(here)
+        cap = limits.full if account is wrapping else limits.caps[priority]
+        short = ((cap - account.taken - here) & guards) ^ guards
+        for i in range(len(SHIFTS)) if short else ():
+            if lane(short, i):
+                found = _blame(account, i, here, priority, full=account is wrapping)
+                if lane(account.used + _alone(accounts, n, own + more), i) > found.limit:
+                    yield found
+                else:
+                    busy.append(found._replace(busy=True))
+    yield from busy
+
+
+def _blame(account: Account, i: int, here: int, priority: int, *, full: bool) -> Refusal:
+    """The first rule of *account* that refuses so much of a resource."""
+    used, taken, more = lane(account.used, i), lane(account.taken, i), step(here, i)
+    strict = [rule for rule in account.rules if not rule.warn]
+    rows = [(rule, (rule.full if full else rule.limits[priority])[i]) for rule in strict]
+    rule, limit = next(row for row in rows if taken + more > row[1])
+    return Refusal(account, rule, i, used, taken - used, limit, more, busy=False)
+
+
+def _alone(accounts: Sequence[Account], n: int, whole: int) -> int:
+    """What a call of *whole* comes to on account *n* if no other one is open."""
+    if accounts[n].scope == "run":
+        for below in reversed(accounts[n + 1 :]):
+            if below.floor:
+                whole = greater(below.used + whole, below.floor) - below.used
+    return whole
+
+
+def warning(accounts: Sequence[Account], more: int, priority: int) -> Refusal | None:
+    """The first rule that only warns and that *more* exceeds."""
+    for account, here in zip(accounts, rises(accounts, more), strict=True):
+        if account.limits.warns is None:
+            continue
+        guards = asked(here)
+        short = ((account.limits.warns[priority] - account.taken - here) & guards) ^ guards
+        for i in range(len(SHIFTS)) if short else ():
+            for rule in account.rules if lane(short, i) else ():
+                used, taken, limit = lane(account.used, i), lane(account.taken, i), rule.limits[priority][i]
+                if rule.warn and taken + step(here, i) > limit:
+                    return Refusal(account, rule, i, used, taken - used, limit, step(here, i), busy=False)
+    return None
+
+
+def _slacks(accounts: Sequence[Account]) -> list[int]:
+    """What each account has set aside for carved children below it and the last one may still use."""
+    found, slack = [], 0
+    for account in reversed(accounts):
+        found.append(slack if account.scope == "run" else 0)
+        if account.floor:
+            slack += greater(account.floor, account.taken) - account.taken
+    found.reverse()
+    return found
+
+
+def left(accounts: Sequence[Account], resource: int, priority: int) -> int | None:
+    """What a request of *resource* may be at most, at least 0; None where nothing limits it."""
+    found: int | None = None
+    for account, slack in zip(accounts, _slacks(accounts), strict=True):
+        if resource in account.limits.refusing:
+            limit = lane(account.limits.caps[priority] & LOW, resource)
+            room = max(0, limit - lane(account.taken, resource)) + lane(slack, resource)
+            found = room if found is None or room < found else found
+    return found
+
+
+def tightest(accounts: Sequence[Account]) -> tuple[int, int] | None:
+    """(resource, what remains of it) where the greatest part of a limit is taken; None without a limit."""
+    best: tuple[int, int] | None = None
+    greatest = -1.0
+    slacks = None
+    for n, account in enumerate(accounts):
+        taken = account.taken
+        for rule in account.rules:
+            for i in account.limits.limited:
+                limit = rule.limits[-1][i]
+                if limit >= UNLIMITED:
+                    continue
+                here = taken >> SHIFTS[i] & _LANE
+                if account.floor or slacks is not None:
+                    slacks = slacks or _slacks(accounts)
+                    here = min(here, limit) - lane(slacks[n], i)
+                ratio = here / limit if limit else 1.0
+                if ratio > greatest:
+                    greatest, best = ratio, (i, max(0, limit - here))
+    return best
+
+
+_LANE = (1 << 96) - 1
+
+
+def used_of(account: Account) -> list[int]:
+    """What an account has used, in `RESOURCES` order."""
+    return unpack(account.used)

@@ -1,0 +1,295 @@
+"""What the engine sees of a store that others share: settles that are never lost or refused, and holds kept alive.
+
+A settle is owed from the same step on in which the ledger changes, so what interrupts its sending loses nothing. What
+the store doesn't take is sent again, with the same id: before the next trip, every `RETRY_S` by a thread, and at the
+end for `FLUSH_S` at most. The same thread renews the holds whose calls are alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from otelbudget import forking
+from otelbudget.errors import StoreError
+from otelbudget.stores.base import Answer, Line, Reserve, Settle, Settled, Store, WrongWindow
+
+__all__ = ["Owed", "Shared", "Unsent", "open_store"]
+
+_log = logging.getLogger("otelbudget")
+#: How many settles wait for the store at most, and how long the end waits for them, seconds.
+KEPT: Final = 10_000
+FLUSH_S: Final = 2.0
+#: How often what waits is sent again.
+RETRY_S: Final = 1.0
+#: How long others leave alone what somebody is sending.
+SENDING_S: Final = 10.0
+#: How long holds live in a store that does not say.
+TTL_S: Final = 60.0
+
+Told = Callable[[Settled], object]
+
+
+class Owed:
+    """A settle that the store has not answered, and who is told what became of it.
+
+    Attributes:
+        due_s: From when on anybody sends it, monotonic seconds.
+    """
+
+    __slots__ = ("due_s", "ended", "told")
+
+    def __init__(self, ended: Settle, told: Told) -> None:
+        self.ended = ended
+        self.told = told
+        self.due_s = 0.0
+
+    def in_its_window(self) -> Settle:
+        """A record whose window has just ended, as the end of a hold: it is charged where it was spent."""
+        return self.ended._replace(held=self.ended.actual)
+
+
+class _ById:
+    """What is owed, as attributes: so it is put there in the one step in which the ledger changes."""
+
+
+def open_store(path: str | None, *, timeout_s: float, ttl_s: float, clock_s: Callable[[], float]) -> Store | None:
+    """The store in the file at *path*; None if quotas are counted in the memory of this process."""
+    if path is None:
+        return None
+    from otelbudget.stores.sqlite import SqliteStore
+
+    return SqliteStore(path, timeout_s=timeout_s, ttl_s=ttl_s, clock_s=clock_s)
+
+
+class Unsent(StoreError):
+    """What waits could not be sent, so neither was the request after it: the store knows nothing of that."""
+
+
+class Shared:
+    """A store, and what waits for it.
+
+    Args:
+        store: Where quotas are counted.
+        open_holds: Gives (shard, id) of the holds whose calls are alive.
+
+    Attributes:
+        ttl_s: How long holds live there that nobody renews.
+        lost: Settles that were given up.
+        owed: Where the ledger puts what it charges, by its id.
+    """
+
+    def __init__(self, store: Store, open_holds: Callable[[], list[tuple[str, str]]]) -> None:
+        self.store = store
+        self.name = store.name
+        self.ttl_s: float = getattr(store, "ttl_s", TTL_S)
+        self.lost = 0
+        self._open_holds = open_holds
+        self.owed = _ById()
+        self._owed: dict[str, Owed] = vars(self.owed)  # in the order in which they are sent
+        self._away = False
+        self._ended = threading.Event()
+        self._tending: threading.Thread | None = None
+        forking.tell(self)
+
+    def reserve(self, asked: Reserve) -> Answer:
+        """`Store.reserve`, after what waits."""
+        self._keep_alive()
+        self._catch_up_first()
+        return self.store.reserve(asked)
+
+    async def areserve(self, asked: Reserve) -> Answer:
+        """The same for coroutines."""
+        self._keep_alive()
+        await self._acatch_up_first()
+        return await self.store.areserve(asked)
+
+    def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
+        """`Store.read`, after what waits."""
+        self._catch_up_first()
+        return self.store.read(shard, lines)
+
+    async def aread(self, shard: str, lines: tuple[Line, ...]) -> Answer:
+        """The same for coroutines."""
+        await self._acatch_up_first()
+        return await self.store.aread(shard, lines)
+
+    def settle(self, owed: Owed) -> None:
+        """Send what the ledger has put into `owed`. Raises only what interrupts it, and then it is sent later.
+
+        On the thread of an event loop it happens in the store's own thread, soon.
+        """
+        loop = asyncio._get_running_loop()
+        if loop is None:
+            self._settle(owed)
+            return
+        task = loop.create_task(self._asettle(owed))  # the loop may end before that: then the thread sends it
+        _tasks.add(task)
+        task.add_done_callback(_tasks.discard)
+
+    def put_off(self, error: BaseException) -> None:
+        """What is owed waits, since the store has just not answered."""
+        if len(self._owed) > KEPT:
+            self.lost += self._drop(next(iter(tuple(self._owed.values()))))
+        if not self._away:
+            _log.warning("the %s store can't be reached, what was spent waits until it can: %s", self.name, error)
+        self._away = True
+        self._keep_alive()
+
+    def _settle(self, owed: Owed) -> None:
+        try:
+            self._catch_up()
+            self._send(owed)
+        except StoreError as error:
+            self.put_off(error)
+
+    async def _asettle(self, owed: Owed) -> None:
+        try:
+            await self._asend(owed)
+        except StoreError as error:
+            self.put_off(error)
+        except asyncio.CancelledError:
+            self._keep_alive()
+            raise
+
+    def _send(self, owed: Owed) -> None:
+        if owed.ended.id in self._owed:
+            with _sending(owed):
+                try:
+                    settled = self.store.settle(owed.ended)
+                except WrongWindow:
+                    settled = self.store.settle(owed.in_its_window())
+            self._answered(owed, settled)
+
+    async def _asend(self, owed: Owed) -> None:
+        if owed.ended.id in self._owed:
+            with _sending(owed):
+                try:
+                    settled = await self.store.asettle(owed.ended)
+                except WrongWindow:
+                    settled = await self.store.asettle(owed.in_its_window())
+            self._answered(owed, settled)
+
+    def _answered(self, owed: Owed, settled: Settled) -> None:
+        self._away = False
+        if self._drop(owed):  # sent twice, it was charged once and is told once
+            owed.told(settled)
+
+    def _due(self, *, flying: bool = False) -> Iterator[Owed]:
+        """What is to be sent, in order; with *flying* also what somebody is about to send."""
+        for owed in tuple(self._owed.values()):
+            if flying or owed.due_s <= time.monotonic():
+                yield owed
+
+    def _drop(self, owed: Owed) -> bool:
+        """Forget it; False if that was done before."""
+        return self._owed.pop(owed.ended.id, None) is not None
+
+    def _catch_up(self, *, flying: bool = False) -> None:
+        """Send what waits, in order; StoreError if the store still doesn't take it."""
+        for owed in self._due(flying=flying):
+            self._send(owed)
+
+    def _catch_up_first(self) -> None:
+        """Send what was spent before a request, so that it sees that."""
+        try:
+            self._catch_up(flying=asyncio._get_running_loop() is not None)  # whose tasks come only after this
+        except StoreError as error:
+            raise Unsent(str(error)) from error
+
+    async def _acatch_up_first(self) -> None:
+        if self._owed:
+            await asyncio.sleep(0)  # what this task has settled goes first
+        try:
+            for owed in self._due():
+                await self._asend(owed)
+        except StoreError as error:
+            raise Unsent(str(error)) from error
+
+    def close(self) -> None:
+        """Send what waits, for `FLUSH_S` at most, and let go of the store; what is left then is lost, and logged."""
+        if self._owed:
+            self._keep_alive()
+        self._ended.set()
+        if self._tending is not None:
+            self._tending.join(FLUSH_S)
+        self.store.close()
+        if self._tending is not None:
+            self._tending.join(0.1)  # now it gets no answer any more
+        if spent := self._spent():
+            self.lost += spent
+            _log.error("%d settlements never reached the %s store", spent, self.name)
+        self._owed.clear()
+
+    # --- in a thread: keeping holds alive, sending what waits
+
+    def _keep_alive(self) -> None:
+        if self._tending is None and not self._ended.is_set():
+            tending = threading.Thread(target=self._tend, name="otelbudget-store", daemon=True)
+            tending.start()
+            self._tending = tending  # now, since an exception may come in between
+
+    def _tend(self) -> None:
+        ended, renew_s = self._ended, time.monotonic() + self.ttl_s / 3
+        while not ended.wait(min(RETRY_S, self.ttl_s / 3)):
+            self._retry()
+            if time.monotonic() >= renew_s:
+                self._renew()
+                renew_s = time.monotonic() + self.ttl_s / 3
+        until_s = time.monotonic() + FLUSH_S
+        while self._owed:
+            self._retry(flying=True)
+            if not self._spent() or time.monotonic() > until_s:
+                break
+            time.sleep(0.01)
+
+    def _retry(self, *, flying: bool = False) -> None:
+        """Send what waits; what fails otherwise than by the store's absence is given up, and the rest goes on."""
+        for owed in self._due(flying=flying):
+            try:
+                self._send(owed)
+            except StoreError:
+                return
+            except Exception:  # noqa: BLE001 - whatever it is, the thread goes on
+                _log.exception("a settlement for the %s store was given up: %r", self.name, owed.ended)
+                self.lost += self._drop(owed)
+
+    def _spent(self) -> int:
+        """How much of what waits charges something; what only gives back comes back by itself."""
+        return sum(any(owed.ended.actual) for owed in tuple(self._owed.values()))
+
+    def _renew(self) -> None:
+        shards: dict[str, list[str]] = {}
+        for shard, hold_id in self._open_holds():
+            shards.setdefault(shard, []).append(hold_id)
+        for shard, ids in shards.items():
+            try:
+                self.store.renew(shard, ids, self.ttl_s)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the thread goes on
+                if not self._ended.is_set():
+                    _log.warning("holds were not renewed in the %s store: %s", self.name, error)
+
+    def forked(self) -> None:
+        """In a forked process holds and settles are the parent's, and so is the thread."""
+        self._owed.clear()
+        self._tending = None
+        self._ended = threading.Event()
+
+
+@contextmanager
+def _sending(owed: Owed) -> Iterator[None]:
+    """Others leave *owed* alone, until it fails."""
+    owed.due_s = time.monotonic() + SENDING_S
+    try:
+        yield
+    except BaseException:
+        owed.due_s = 0.0
+        raise
+
+
+_tasks: set[Any] = set()  # what a loop runs must be kept alive

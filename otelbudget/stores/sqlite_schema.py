@@ -1,0 +1,81 @@
+"""The tables of a SQLite store, and whether a file has them.
+
+``account`` has a row per account and window, with what was used (u) and what is held (h) of each resource. That of a
+rolling window has its length, and only what is held; what was used is in ``bucket``. ``hold`` has the open holds and
+the marks of those that have ended.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from otelbudget.model.amounts import RESOURCES
+
+__all__ = ["HELD", "USED", "prepare"]
+
+VERSION: Final = 1
+
+_EACH: Final = range(len(RESOURCES))
+#: The columns of what was used and of what is held, in the order of `RESOURCES`.
+USED: Final = tuple(f"u{i}" for i in _EACH)
+HELD: Final = tuple(f"h{i}" for i in _EACH)
+
+_COUNTS: Final = " INTEGER NOT NULL DEFAULT 0, "
+_TABLES: Final = (
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
+    "CREATE TABLE shard (shard TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE override (shard TEXT, key TEXT, rules TEXT NOT NULL, PRIMARY KEY (shard, key)) WITHOUT ROWID",
+    f"""CREATE TABLE account (shard TEXT, key TEXT, start_s INTEGER, end_s INTEGER NOT NULL, length_s INTEGER NOT NULL,
+        {_COUNTS.join((*USED, *HELD))}{_COUNTS} PRIMARY KEY (shard, key, start_s)) WITHOUT ROWID""",
+    "CREATE INDEX account_end ON account (end_s)",
+    f"""CREATE TABLE bucket (shard TEXT, key TEXT, number INTEGER, end_s INTEGER NOT NULL,
+        {_COUNTS.join(USED)}{_COUNTS} PRIMARY KEY (shard, key, number)) WITHOUT ROWID""",
+    "CREATE INDEX bucket_end ON bucket (end_s)",
+    """CREATE TABLE hold (shard TEXT, id TEXT, state TEXT NOT NULL, expires_s REAL NOT NULL, digest TEXT NOT NULL,
+        lines TEXT NOT NULL, amounts TEXT NOT NULL, on_expiry TEXT NOT NULL, PRIMARY KEY (shard, id)) WITHOUT ROWID""",
+    "CREATE INDEX hold_open ON hold (shard, expires_s, id) WHERE state = 'open'",
+    "CREATE INDEX hold_ended ON hold (expires_s) WHERE state <> 'open'",
+)
+
+
+def prepare(connection: sqlite3.Connection) -> None:
+    """Make a new file ours, and see that any other is.
+
+    Raises:
+        ValueError: It is somebody else's, or of a later version; it is left as it was.
+    """
+    empty = _empty(connection)
+    if not empty:
+        _check(connection)
+    mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+    if mode != "wal":
+        raise ValueError(f"no write-ahead log is possible where the file is, only {mode}; use a local disk")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    if empty:
+        _create(connection)
+        _check(connection)
+
+
+def _empty(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    if _empty(connection):  # nobody else was first
+        for table in _TABLES:
+            connection.execute(table)
+        connection.execute("INSERT INTO meta VALUES ('otelbudget', ?)", (VERSION,))
+    connection.execute("COMMIT")
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    found = None
+    if {"meta", "account", "hold"} <= tables:
+        found = connection.execute("SELECT value FROM meta WHERE name = 'otelbudget'").fetchone()
+    if found is None:
+        raise ValueError("the file is a database of something else; name another file for the store")
+    if found[0] != VERSION:
+        raise ValueError(f"the file has version {found[0]}, and this otelbudget knows {VERSION}; upgrade it everywhere")
