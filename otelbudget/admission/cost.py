@@ -28,16 +28,16 @@ class Price(NamedTuple):
     denies: bool = False
 
 
-def price(payer: Payer, usage: Usage, asked_model: str | None = None) -> Price:
-    """The cost of *usage*: as given, else by the configured price of the model that answered or was asked, else as
-    reported where that is trusted, else by its listed price, else by policy."""
+def price(payer: Payer, usage: Usage, asked_model: str | None = None, owner: Owner | None = None) -> Price:
+    """The cost of *usage*, of a request of *owner*: as given, else by the configured price of the model that answered
+    or was asked, else as reported where that is trusted, else by its listed price, else by policy."""
     if usage.cost_usd is not None:
         return Price(usage.cost_nanousd or 0)
     if usage.model is None and asked_model is None and not usage.reported_cost_usd:
         if not (usage.input_tokens or usage.output_tokens):
             return Price(0)
         known = payer.engine.prices.cost_nanousd(None, usage.provider, usage)
-        return _by_policy(payer, usage) if known is None else Price(known)
+        return _by_policy(payer, usage, None, owner) if known is None else Price(known)
     if (reported := _reported(payer, usage, asked_model)) is not None:
         return Price(reported)
     if not (usage.input_tokens or usage.output_tokens):
@@ -51,12 +51,12 @@ def price(payer: Payer, usage: Usage, asked_model: str | None = None) -> Price:
         told = payer.engine.learned.cost_nanousd(usage.provider, model, usage.tokens or 0)
         if told is not None:  # as dear as its responses said before
             return Price(told)
-    return _by_policy(payer, usage, asked_model)
+    return _by_policy(payer, usage, asked_model, owner)
 
 
-def _by_policy(payer: Payer, usage: Usage, asked_model: str | None = None) -> Price:
+def _by_policy(payer: Payer, usage: Usage, asked_model: str | None, owner: Owner | None) -> Price:
     """What tokens cost that no price is known for."""
-    money = payer.binding_here(usage.model or asked_model).money
+    money = payer.binding(usage.model or asked_model, owner).money
     policy = payer.unpriced_policy(money)
     if policy == "allow" and money:
         payer.engine.warn_once(
@@ -100,5 +100,5 @@ def wanted(
     amounts = amounts_from(given, NOTHING)
     if model is None or "cost_usd" in given or not amounts.tokens:
         return amounts, model, None
-    cost = price(payer, Usage(amounts.input_tokens, amounts.output_tokens, model=model))
+    cost = price(payer, Usage(amounts.input_tokens, amounts.output_tokens, model=model), owner=owner)
     return amounts._replace(cost_nanousd=max(cost.nanousd, amounts[COST])), model, model if cost.denies else None

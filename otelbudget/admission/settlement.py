@@ -41,7 +41,7 @@ def record(
     if ledger.lock._is_owned():  # type: ignore[attr-defined]
         once = once or Once("record", usage)
         return ledger.later(partial(record, payer, usage, site, nested=nested, permit=permit, once=once, owner=owner))
-    cost = price(payer, usage)
+    cost = price(payer, usage, owner=owner)
     amounts = usage.amounts(cost.nanousd)
     if nested:
         amounts = amounts._replace(nested_tool_calls=nested)
@@ -51,12 +51,14 @@ def record(
         writes.append((permit, "used", True))
     bound = payer.binding(usage.model, owner)
     owed = trips.owe_record(payer, bound.shared, amounts, partial(say_crossed, payer, site))
-    writes += trips.owing(payer, owed)
+    if owed:
+        writes += trips.owing(payer, owed)
     crossed = ledger.charge(bound.here, pack(amounts), _counts(payer, usage, amounts, cost), writes, once=once)
     if crossed is None:
         return False
     assert isinstance(crossed, list)
-    trips.send(payer, owed)
+    if owed:
+        trips.send(payer, owed)
     if cost.denies:
         _refuse_unpriced(payer, usage.model)
     late = payer.closed
@@ -92,25 +94,26 @@ def settle(
     if ledger.lock._is_owned():  # type: ignore[attr-defined]
         again = partial(settle, payer, held, usage, site, asked_model=asked_model, by_price=by_price, owner=owner)
         return held.state != "committed" and ledger.later(again)
-    charge = _charge_of(payer, held.amounts, usage, asked_model, by_price=by_price)
+    charge = _charge_of(payer, held.amounts, usage, asked_model, owner, by_price=by_price)
     model, whole = charge.usage.model, charge.amounts
     joining = () if model is None else late_known(payer, held, model, owner)
     late = held.state == "released" or payer.closed
     here = () if payer.engine.store is not None else joining
     owed = _owed(payer, held, whole, joining, site)
-    writes = trips.owing(payer, owed)
+    writes = trips.owing(payer, owed) if owed else ()
     counts = _counts(payer, charge.usage, whole, charge.cost)
     crossed = ledger.settle(held, pack(whole), "committed", counts, writes, joining=here, paid=usage)
     if crossed is None:  # it had ended before, or has in the meantime
         charge = _beyond(charge, held)
         owed = _owed(payer, held, whole, joining, site)
-        writes = trips.owing(payer, owed)
+        writes = trips.owing(payer, owed) if owed else ()
         counts = _counts(payer, charge.usage, charge.amounts, charge.cost)
         beyond, full = pack(charge.amounts), pack(whole)
         crossed = ledger.settle_late(held, beyond, counts, writes, joining=here, whole=full, paid=usage)
         if crossed is None:
             return False
-    trips.send(payer, owed)
+    if owed:
+        trips.send(payer, owed)
     if charge.cost.denies:
         _refuse_unpriced(payer, charge.usage.model)
     announce(payer, charge.amounts, site, crossed, _flags(charge.usage, late=late, wrap_up=held.permit is not None))
@@ -136,11 +139,13 @@ def late_known(payer: Payer, held: Hold, model: str, owner: Any) -> tuple[Accoun
     return tuple(one for one in payer.binding(model, owner).accounts if one.scope == "model")
 
 
-def _charge_of(payer: Payer, held: Amounts, given: Usage | None, asked_model: str | None, *, by_price: bool) -> _Charge:
+def _charge_of(
+    payer: Payer, held: Amounts, given: Usage | None, asked_model: str | None, owner: Any, *, by_price: bool
+) -> _Charge:
     if given is None:
         return _Charge(Price(held[COST]), _complete(None, held), held)
     usage = _complete(given, held)
-    cost = price(payer, usage, asked_model)
+    cost = price(payer, usage, asked_model, owner)
     nothing = not (usage.input_tokens or usage.output_tokens)
     if held[COST] and given.cost_usd is None and not by_price and (cost.unpriced or nothing):
         cost = Price(held[COST])

@@ -194,7 +194,7 @@ class ModelCall:
         if missing <= 0 or self._hold.state != "open":
             return
         block = -(-missing // BLOCK) * BLOCK
-        amounts = Amounts(0, block, 0, block, cost.price(self.run, self._usage(0, block)).nanousd)
+        amounts = Amounts(0, block, 0, block, cost.price(self.run, self._usage(0, block), None, self._owner).nanousd)
         asking.decide(self.run, Request("call", amounts, self.site, hold=self._hold, change="grow"))
 
     # --- settlement

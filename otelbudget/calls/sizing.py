@@ -132,7 +132,7 @@ class _Asked:
         """The same at its price, 0 if there is none."""
         request = self._request
         usage = Usage(self._input, output, model=request.model, provider=request.provider, estimated=True)
-        cost = costs.price(self._run, usage)
+        cost = costs.price(self._run, usage, owner=self._run.around().owner)
         return usage.amounts(cost.nanousd), usage, cost.unpriced
 
     def needs_a_price(self) -> bool:

@@ -80,7 +80,8 @@ class Reservation:
             if not hasattr(usage, "__index__"):
                 raise TypeError(f"commit() takes a Usage, or tokens as a whole number, got {usage!r}")
             usage = Usage(tokens=usage, model=self.model)
-        if settlement.settle(self.run, self._hold, usage, self.run.around().site):
+        here = self.run.around()
+        if settlement.settle(self.run, self._hold, usage, here.site, owner=here.owner):
             return CHARGED
         if usage != self._hold.paid:
             raise IdempotencyError("this reservation was committed before with another usage; it was charged once")
@@ -165,7 +166,7 @@ def reserve(payer: Payer, given: dict[str, Any], keys: Keys | None = None) -> Re
     """Hold *given* for one call of *payer*."""
     request, made, wait_ns = _request(payer, given, keys)
     asking.decide(payer, request, wait_ns)
-    return _made(request, made)
+    return made if request.once is None else _replayed(request.once, made)
 
 
 def _request(payer: Payer, given: dict[str, Any], keys: Keys | None) -> tuple[Request, Reservation, int]:
@@ -191,10 +192,9 @@ def _request(payer: Payer, given: dict[str, Any], keys: Keys | None) -> tuple[Re
     return request, made, wait_ns
 
 
-def _made(request: Request, made: Reservation) -> Reservation:
-    """The reservation that an admitted *request* has made, or the earlier one that its key stands for."""
-    once = request.once
-    if once is None or once.hold is None or once.hold is made._hold:
+def _replayed(once: Once, made: Reservation) -> Reservation:
+    """The reservation that a key stands for: the one just *made*, or an earlier one."""
+    if once.hold is None or once.hold is made._hold:
         return made
     hold = once.hold
     earlier: Reservation | None = hold.owner()
@@ -218,7 +218,7 @@ class AsyncReserve:
         payer, given, keys = self._asked
         request, made, wait_ns = _request(payer, dict(given), keys)
         await asking.adecide(payer, request, wait_ns)
-        return _made(request, made)
+        return made if request.once is None else _replayed(request.once, made)
 
     async def __aenter__(self) -> Reservation:
         self._made = await self._reserve()
