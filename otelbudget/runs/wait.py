@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Self
 
@@ -17,15 +18,15 @@ __all__ = ["Bells", "TaskBell", "ThreadBell"]
 Bells = set[Callable[[], None]]
 
 
-class _Bell:
+class _Bell(ABC):
     """Rung, while it is entered, by every change that may help: `ring` is in sets of what is to be called."""
 
     def __init__(self, *bells: Bells) -> None:
         self._bells = bells
 
+    @abstractmethod
     def ring(self) -> None:
         """Wake the one who waits, now or at its next wait; called by anybody."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         for one in self._bells:
