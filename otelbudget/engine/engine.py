@@ -73,10 +73,9 @@ class Engine:
             max_tenants=bounds.max_tenants,
             max_models=bounds.max_models,
             top_runs=bounds.top_runs,
+            store="memory" if self.store is None else self.store.name,
             clock_ns=clock_ns,
         )
-        if self.store is not None:
-            self.meters.store = self.store.name
         self.tracer: trace.Tracer = trace.get_tracer("otelbudget", __version__)
         self.learned = Learned()
         self.recent = Recent()

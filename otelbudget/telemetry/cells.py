@@ -74,6 +74,7 @@ class Meters:
         models, tenants, orgs: Those with a price or in the configuration have the first claim on a label of their own.
         max_tenants, max_models: How many have a label of their own, the others are counted as ``other``.
         top_runs: How many runs in progress are shown one by one.
+        store: The name of where quotas are counted.
         clock_ns: Monotonic nanoseconds.
     """
 
@@ -88,6 +89,7 @@ class Meters:
         max_tenants: int = MAX_TENANTS,
         max_models: int = MAX_MODELS,
         top_runs: int = TOP_RUNS,
+        store: str = "memory",
         clock_ns: Callable[[], int],
     ) -> None:
         self._ledger = ledger
@@ -106,7 +108,7 @@ class Meters:
         self._cell_series = self._histogram_series = 0
         #: The runs in progress (`RunState`, which is above this row).
         self.live: set[Any] = set()
-        self.store = "memory"
+        self.store = store
         #: Whether the last reload of the configuration was applied; None before the first.
         self.reload_ok: bool | None = None
         self.check_seconds: dict[str, Histogram] = {}
