@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, Span
 
+    from otelbudget.admission.state import RunState
     from otelbudget.model.budget import OnExhausted
     from otelbudget.model.decision import Decision
 
@@ -80,10 +81,10 @@ class BudgetManager(SpanProcessor):
     def current(self) -> BudgetRun:
         """The run that a call made here is charged to; the process-wide one outside every run."""
         context = get_current()
-        run: BudgetRun | None = contexts.run_in(context)
+        run: RunState | None = contexts.run_in(context)
         if run is None or run.engine is not self.engine:
             run = self.live_spans.runs.of(context)
-        return ambient_run(self.engine) if run is None else run
+        return BudgetRun(run or ambient_run(self.engine))
 
     def check(self, **amounts: Any) -> Decision:
         """`BudgetRun.check` of the run here."""
@@ -129,13 +130,11 @@ class BudgetManager(SpanProcessor):
         self.reloading.apply(_config(config))
         return True
 
-    def run(self, budget: str | RunBudget | None = None, **options: Any) -> RunScope[BudgetRun]:
+    def run(self, budget: str | RunBudget | None = None, **options: Any) -> RunScope:
         """`otelbudget.run` on this manager."""
         return RunScope(BudgetRun, self.engine, budget, **options)
 
-    def resume(
-        self, state: Mapping[str, Any], *, on_exhausted: OnExhausted | None = None, **options: Any
-    ) -> RunScope[BudgetRun]:
+    def resume(self, state: Mapping[str, Any], *, on_exhausted: OnExhausted | None = None, **options: Any) -> RunScope:
         """`otelbudget.resume` on this manager."""
         return paused_scope(self.engine, state, on_exhausted, **options)
 

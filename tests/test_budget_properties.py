@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from world import PRICES, World, reserved_of, used_of
+from world import PRICES, World, opened, reserved_of, used_of
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
 from otelbudget.admission import closing, settlement
@@ -238,11 +238,11 @@ class Interleavings(RuleBasedStateMachine):
             options["carve"] = {"tokens": carve, "input_tokens": 0} if isinstance(carve, int) else carve
         budget = RunBudget(max_tokens=tokens, max_steps=30, max_cost_usd=0.5, max_tool_calls=9)
         try:
-            run, _ = RunScope(BudgetRun, self.world.engine, budget, **options).open()
+            run = opened(RunScope(BudgetRun, self.world.engine, budget, **options))
         except BudgetExceeded as denied:
             self.count("check" if denied.reason in ("closed", "frozen") else "reserve", "deny", denied.reason)
             return
-        carved = None if mode != "carve" else tuple(unpack(run.account.floor))
+        carved = None if mode != "carve" else tuple(unpack(run._state.account.floor))
         if carved is not None:
             self.count("reserve")
         self.books.nodes.append(Node(run, parent, carved))
@@ -273,7 +273,7 @@ class Interleavings(RuleBasedStateMachine):
     def call_model(self, pick: int, given: int, made: int) -> None:
         node = self.node(pick)
         request = ModelRequest(provider="p", operation="chat", model="demo", input_tokens=given, max_output_tokens=made)
-        call = ModelCall(node.run, request)
+        call = ModelCall(node.run._state, request)
         with self.asking("call"):
             asking.decide(node.run, call.ask())
             self.note(node, call._hold, "demo", call)
@@ -571,19 +571,19 @@ class Workers:
         engine = self.world.engine
         budget = RunBudget(max_tokens=900, max_steps=35, max_cost_usd=0.5, max_tool_calls=20)
 
-        def opened(**options: Any) -> BudgetRun:
-            return RunScope(BudgetRun, engine, budget, reraise=False, **options).open()[0]
+        def run(**options: Any) -> BudgetRun:
+            return opened(RunScope(BudgetRun, engine, budget, reraise=False, **options))
 
-        one, two = opened(tenant="acme", user="eve"), opened(tenant="beta", user="eve")
-        left = opened(parent=one)
-        self.runs = [one, two, left, opened(parent=left), opened(parent=two, mode="carve", carve={"tokens": 300})]
+        one, two = run(tenant="acme", user="eve"), run(tenant="beta", user="eve")
+        left = run(parent=one)
+        self.runs = [one, two, left, run(parent=left), run(parent=two, mode="carve", carve={"tokens": 300})]
         self.children: list[BudgetRun] = []
         self.counted: Counter[str] = Counter()
         self.errors: list[BaseException] = []
         self.over = threading.Event()
 
     def accounts(self) -> list[Account]:
-        runs = [account for run in (*self.runs, *self.children) for account in run.accounts]
+        runs = [account for run in (*self.runs, *self.children) for account in run._state.accounts]
         return [*(one for one in self.world.engine.directory.accounts if one.rules), *runs]
 
     def watch(self) -> None:
@@ -608,7 +608,7 @@ class Workers:
             scope = run.child(
                 RunBudget(max_tokens=100), mode="carve", carve=dice.choice((None, 0.1, {"tokens": 40})), reraise=False
             )
-            child, _ = scope.open()
+            child = opened(scope)
             try:
                 self.children.append(child)
                 for _ in range(3):
@@ -677,9 +677,9 @@ def test_threads_keep_every_invariant(number: int, seed: int) -> None:
     for account in workers.accounts():
         assert account.taken == account.used
     for run in runs:
-        assert run.account.below == sum(child.account.used for child in runs if child.parent is run)
-        assert (run.account.holds, run.finished) == (0, True)
-    total = unpack(sum(run.account.used for run in runs if run.parent is None))
+        assert run._state.account.below == sum(child._state.account.used for child in runs if child.parent == run)
+        assert (run._state.account.holds, run._state.finished) == (0, True)
+    total = unpack(sum(run._state.account.used for run in runs if run.parent is None))
     assert world.spent() == (total[2], total[3], total[4], total[5])
     assert (world.records(), total[0], total[5]) == (workers.counted["commits"],) * 2 + (workers.counted["tools"],)
     for account in world.engine.directory.accounts:
@@ -687,5 +687,5 @@ def test_threads_keep_every_invariant(number: int, seed: int) -> None:
             assert used_of(account) == total
         elif account.scope == "tenant" and account.rules:
             tenant = account.where.get("tenant")
-            assert account.used == sum(r.account.used for r in runs if r.parent is None and r.tenant == tenant)
+            assert account.used == sum(r._state.account.used for r in runs if r.parent is None and r.tenant == tenant)
     world.provider.shutdown()

@@ -205,7 +205,7 @@ def test_a_maximum_that_does_not_fit_is_lowered_to_what_is_left_but_not_below_th
         assert call.max_output_tokens == maximum
         assert held(run)[:5] == [1, 40 + maximum, 40, maximum, 40_000 + 2_000 * maximum]
         call.commit(Usage(40, maximum))
-    assert run.outcome == "completed"
+    assert run._state.outcome == "completed"
 
 
 def test_a_lowered_maximum_is_on_the_span_and_another_is_not(make_world: Callable[..., World]) -> None:

@@ -95,7 +95,7 @@ def test_each_end_charges_what_it_should_and_whatever_comes_after_changes_nothin
         for again, _ in SETTLEMENTS.values():
             again(call)
         call.grow(10_000)
-        assert (used(run), held(run), run.account.holds) == (charged, [0] * 7, 0)
+        assert (used(run), held(run), run._state.account.holds) == (charged, [0] * 7, 0)
     assert world.spent()[:3] == (charged[2], charged[3], charged[4])
 
 

@@ -21,7 +21,7 @@ import pytest
 from opentelemetry import trace
 from world import World
 
-from otelbudget import BudgetExceeded, RunBudget, forking
+from otelbudget import BudgetExceeded, BudgetRun, RunBudget, forking
 from otelbudget.calls.model_call import ModelRequest, begin
 from otelbudget.model.budget import Usage
 from otelbudget.runs.ambient import ambient_run
@@ -151,7 +151,7 @@ def test_a_child_forked_while_threads_call_models_can_call_one_too(world: World)
             made = begin(request)
             assert made is not None
             made.commit(Usage(9, 5, model="demo"))
-            return ambient_run(world.engine).usage.steps
+            return BudgetRun(ambient_run(world.engine)).usage.steps
 
     with busy(call, threads=3):
         for _ in range(5):
@@ -167,7 +167,7 @@ def test_open_holds_stay_the_parents(world: World) -> None:
             return free, hold.settled, world.engine.meters.snapshot().reservations_open, hold.release()
 
         assert in_child(child) == (3, True, 0, False)
-        assert (run.remaining()["steps"], hold.settled, run.account.holds) == (1, False, 1)
+        assert (run.remaining()["steps"], hold.settled, run._state.account.holds) == (1, False, 1)
         hold.commit()
         assert run.usage.steps == 2
 

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from world import PRICES, World, held, reserved_of, said, used, used_of
+from world import PRICES, World, held, opened, reserved_of, said, used, used_of
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
 from otelbudget.calls.model_call import ModelCall, ModelRequest, begin
@@ -49,7 +49,7 @@ def everybody(make_world: MakeWorld, **per_scope: int) -> World:
 
 
 def quotas_of(run: BudgetRun, model: str | None = None) -> dict[str, QuotaAccount]:
-    return {one.scope: one for one in run.payers(model) if isinstance(one, QuotaAccount)}
+    return {one.scope: one for one in run._state.payers(model) if isinstance(one, QuotaAccount)}
 
 
 def tokens_in(account: Account) -> tuple[int, int]:
@@ -59,8 +59,8 @@ def tokens_in(account: Account) -> tuple[int, int]:
 
 def tokens_of(run: BudgetRun, model: str | None = "demo") -> dict[str, tuple[int, int]]:
     """(used, held) tokens of every quota and every run that a request of *run* counts on, by scope or depth."""
-    accounts = run.payers(model)
-    names = [f"run{i}" for i in range(len(run.lineage))]
+    accounts = run._state.payers(model)
+    names = [f"run{i}" for i in range(len(run._state.lineage))]
     names = [one.scope for one in accounts if one.scope != "run"] + names
     return {name: tokens_in(one) for name, one in zip(names, accounts, strict=True)}
 
@@ -105,7 +105,7 @@ def test_one_level_that_refuses_keeps_every_level_free_and_is_the_one_that_is_na
         assert (denied.reason, denied.scope, denied.resource) == ("limit", scope, "tokens")
         assert (denied.used, denied.reserved, denied.limit, denied.requested) == (0, 0, 9, 10)
         assert set(tokens_of(leaf).values()) == {(0, 0)}
-        assert leaf.account.holds == root.account.holds == 0
+        assert leaf._state.account.holds == root._state.account.holds == 0
         assert leaf.reserve(tokens=9, model="demo")
 
 
@@ -236,10 +236,10 @@ def test_the_reasons_are_asked_in_one_order(make_world: MakeWorld) -> None:
         run.record(Usage(1, 0, model="mystery"))
         run.freeze()
         next_reason()
-        run.owner.known = True
+        run._state.owner.known = True
         next_reason()
-        run.unpriced = None
-        next_reason(run.refresh)
+        run._state.unpriced = None
+        next_reason(run._state.refresh)
         next_reason(run.unfreeze)
         next_reason(lambda: run.extend(seconds=100))
         blockers = [refused(run, tokens=60).scope]
@@ -460,7 +460,7 @@ def test_quotas_per_run_are_asked_in_their_scopes_turn_and_keep_nothing_alive(ma
         models={"demo": (Quota(tokens=9),)},
     )
     with world.run(reraise=False) as run:
-        assert [one.scope for one in run.payers("demo")] == ["org", "tenant", "model", "run"]
+        assert [one.scope for one in run._state.payers("demo")] == ["org", "tenant", "model", "run"]
         assert refused(run, tokens=10, model="demo").budget == "tokens per run"
 
 
@@ -521,7 +521,7 @@ def test_a_threshold_is_told_again_neither_after_the_clock_went_back_nor_for_ano
 
 def test_low_stops_at_sixty_and_normal_at_eighty_percent(make_world: MakeWorld) -> None:
     world = configured(make_world, default=(Quota(tokens=100, reserve_for={"high": 0.2, "normal": 0.2}),))
-    runs = {name: world.run(priority=name, reraise=False).open()[0] for name in ("low", "normal", "high")}
+    runs = {name: opened(world.run(priority=name, reraise=False)) for name in ("low", "normal", "high")}
     assert {name: run.remaining()["tokens"] for name, run in runs.items()} == {"low": 60, "normal": 80, "high": 100}
     for name, limit in (("low", 60), ("normal", 80), ("high", 100)):
         run = runs[name]
@@ -592,8 +592,8 @@ def test_a_model_that_only_the_answer_names_is_counted_all_the_same(make_world: 
 
 def span_call(run: BudgetRun, **known: Any) -> ModelCall:
     """A call that a span has told of and reserved for, as the span processor does it."""
-    call = ModelCall(run, ModelRequest(provider="p", operation="chat", **known))
-    asking.decide(run, call.ask())
+    call = ModelCall(run._state, ModelRequest(provider="p", operation="chat", **known))
+    asking.decide(run._state, call.ask())
     return call
 
 
@@ -667,7 +667,7 @@ def test_a_run_that_is_over_keeps_neither_its_accounts_nor_its_holds(make_world:
         with world.run(RunBudget(max_tokens=100), tenant="acme") as root, root.child(MINE, mode=mode) as child:
             hold = child.reserve(tokens=5)
             hold.commit()
-            watched += [weakref.ref(one) for one in (root, child, hold)]
+            watched += [weakref.ref(one) for one in (root._state, child._state, hold)]
         del root, child, hold
     gc.collect()
     assert [one() for one in watched] == [None] * 6

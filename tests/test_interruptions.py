@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import context as otel_context
-from world import PRICES, World, reserved_of, used_of
+from world import PRICES, World, opened, reserved_of, used_of
 
 import otelbudget
 from otelbudget import BudgetExceeded, Config, Quota, Quotas, RunBudget, Usage
@@ -55,7 +55,7 @@ class Scene:
         self.world = World(config=Config(prices=PRICES, quotas=QUOTAS))
         self.ledger = self.world.engine.ledger
         budget = RunBudget(max_tokens=1000, max_steps=100, **limits)
-        self.parent: BudgetRun = self.world.run(budget, tenant="acme", reraise=False).open()[0]
+        self.parent: BudgetRun = opened(self.world.run(budget, tenant="acme", reraise=False))
         self.run = self.parent
         self.kept: list[object] = []
 

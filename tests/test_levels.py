@@ -132,7 +132,7 @@ def test_one_level_that_refuses_keeps_every_level_free_and_is_named(
 def test_they_are_asked_after_models_and_before_runs_in_one_order(make_world: MakeWorld) -> None:
     world = everybody(make_world)
     with whole(world) as run, agent(world, "search"):
-        order = [one.scope for one in run.binding("demo", run.around().owner).accounts]
+        order = [one.scope for one in run._state.binding("demo", run._state.around().owner).accounts]
     assert order == ["org", "tenant", "user", "model", "agent", "conversation", "tag", "tag", "run"]
 
 

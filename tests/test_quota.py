@@ -595,7 +595,7 @@ def test_before_setup_a_service_stands_alone_also_where_runs_are_open() -> None:
         service = QuotaService(50)
         service.consume_quota("acme", 30)
         assert (service.remaining("acme"), run.remaining()["tokens"]) == (20, None)
-    context.deactivate(run.engine)
+    context.deactivate(run._state.engine)
 
 
 def test_quotas_of_organisation_user_and_model_have_their_say(make_world: Callable[..., World]) -> None:

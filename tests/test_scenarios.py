@@ -134,7 +134,7 @@ def test_s7_streams_count_like_answers(world: World) -> None:
         left = stream(80, 1)
         before, known = run.usage.tokens or 0, left.input_tokens
         left.unknown(7)
-        assert (run.usage.tokens, run.account.holds) == (before + known + 7, 0)
+        assert (run.usage.tokens, run._state.account.holds) == (before + known + 7, 0)
     estimated = [
         bool(a.get("otelbudget.estimated")) for span in world.spans("chat") for n, a in said(span) if "record" in n
     ]
@@ -366,7 +366,7 @@ def test_ten_are_held_on_organisation_tenant_user_and_run_or_on_none(
         except BudgetExceeded as error:
             denied = error.scope
         assert denied == tight
-        accounts = run.payers()
+        accounts = run._state.payers()
         held = {account.scope: reserved_of(account)[1] for account in accounts}
         assert held == dict.fromkeys(scopes, 10 if tight is None else 0)
         if tight is None:
@@ -449,7 +449,7 @@ async def test_runs_of_tasks_and_threads_do_not_mix(world: World) -> None:
             for _ in range(number):
                 await asyncio.sleep(0)
                 here = otelbudget.current_run()
-                assert here is run
+                assert here == run
                 here.record_call(10 * number)
             assert run.usage.tokens == 10 * number**2
 
@@ -457,7 +457,7 @@ async def test_runs_of_tasks_and_threads_do_not_mix(world: World) -> None:
         with world.run(RunBudget(max_steps=50), tenant=f"thread{number}") as run:
             for _ in range(50):
                 here = otelbudget.current_run()
-                assert here is run
+                assert here == run
                 here.record_call(number)
             assert run.usage.tokens == 50 * number
 

@@ -35,7 +35,7 @@ def tenant_in(world: World, attributes: dict[str, Any], context: Context | None 
     with world.tracer.start_as_current_span("job", context=context, attributes=attributes):
         run = current_run()
         assert run is not None
-        assert run.kind == "implicit"
+        assert run._state.kind == "implicit"
         return run.tenant
 
 
@@ -125,7 +125,7 @@ def test_inside_an_agents_run_whose_tenant_is_known_somebody_elses_needs_to_be_d
     with world.tracer.start_as_current_span("agent", attributes={**AGENT, "app.tenant": "acme"}):
         agents = world.manager.current()
         with world.run(tenant="acme") as inner:
-            assert inner.parent is agents
+            assert inner.parent == agents
         for scope in (world.run(**who), agents.child(**who)):
             with pytest.raises(ValueError, match="pass mode='detached'"), scope:
                 pytest.fail("it was entered")

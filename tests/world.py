@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 
 from otelbudget import BudgetManager, Config, RunBudget
+from otelbudget.admission.state import RunState
 from otelbudget.engine import context
 from otelbudget.engine.engine import Engine
 from otelbudget.ledger.account import Account
@@ -94,12 +95,22 @@ def said(span: ReadableSpan) -> list[Said]:
     return [(event.name, dict(event.attributes or {})) for event in span.events]
 
 
+def opened(scope: RunScope) -> BudgetRun:
+    """A run that is open, and not the run of here."""
+    return BudgetRun(scope.open()[0])
+
+
 def held(run: BudgetRun) -> list[int]:
-    return reserved_of(run.account)
+    return reserved_of(state(run).account)
 
 
 def used(run: BudgetRun) -> list[int]:
-    return used_of(run.account)
+    return used_of(state(run).account)
+
+
+def state(run: BudgetRun) -> RunState:
+    """The inside of a run."""
+    return run._state
 
 
 def used_of(account: Account) -> list[int]:

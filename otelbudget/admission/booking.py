@@ -81,8 +81,6 @@ def refuse(payer: Payer, request: Request, judged: Judgement) -> BudgetExceeded:
         blocker = judged.blocker or run
         payer.engine.ledger.locked(lambda: _pend(run, blocker, denial, error))
     times = _count(payer, request.operation, denial)
-    if run is not None:
-        error.receipt = run.receipt()  # type: ignore[attr-defined]  # every run is a BudgetRun
     _say(payer, request, denial, times)
     _mark(payer, request.site, "deny", denial)
     return error

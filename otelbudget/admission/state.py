@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 from weakref import WeakSet
 
 from opentelemetry import trace
@@ -41,6 +41,7 @@ class RunState(Payer):
     """What `BudgetRun` is made of. Attributes change with the ledger's lock held.
 
     Attributes:
+        handle: Makes what users hold of a run. It is `BudgetRun`, which is made of this, and so puts itself here.
         budget: What it was opened with.
         tenant_said: Whose it is is known, and not only assumed since nothing says whose an agent's or a request's is.
         account: Its own ledger account.
@@ -63,6 +64,8 @@ class RunState(Payer):
         "until_ns", "wrapped_up",
     )
     # fmt: on
+    handle: ClassVar[Callable[[RunState], Any]]
+
     def __init__(
         self,
         engine: Engine,

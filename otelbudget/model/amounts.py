@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Context, Decimal
-from typing import Final, NamedTuple, NoReturn, TypedDict
+from typing import Final, Literal, NamedTuple, NoReturn, TypedDict
 
 from otelbudget.errors import ConfigError
 
@@ -28,6 +28,10 @@ __all__ = [
     "UNLIMITED",
     "AmountKeywords",
     "Amounts",
+    "LimitKeywords",
+    "OnUnknown",
+    "ReserveKeywords",
+    "ResourceKeywords",
     "amounts_from",
     "count",
     "limit",
@@ -66,10 +70,12 @@ class Amounts(NamedTuple):
 NOTHING: Final = Amounts()
 
 Money = int | float | Decimal
+#: What becomes of a hold whose call has an unknown end: charged in ``full``, its ``input`` part, or left ``open``.
+OnUnknown = Literal["input", "full", "open"]
 
 
-class AmountKeywords(TypedDict, total=False):
-    """The keywords of ``check``, ``can_proceed`` and ``reserve``: how much of each resource, of which model."""
+class ResourceKeywords(TypedDict, total=False):
+    """How much of each additive resource."""
 
     steps: int
     tokens: int
@@ -78,8 +84,27 @@ class AmountKeywords(TypedDict, total=False):
     cost_usd: Money
     tool_calls: int
     nested_tool_calls: int
+
+
+class LimitKeywords(ResourceKeywords, total=False):
+    """The resources that a run can be limited in."""
+
     seconds: Money
+
+
+class AmountKeywords(LimitKeywords, total=False):
+    """What ``check`` and ``can_proceed`` take: how much of each resource, of which model."""
+
     model: str
+
+
+class ReserveKeywords(ResourceKeywords, total=False):
+    """What ``reserve`` takes."""
+
+    model: str
+    wait_s: Money
+    on_unknown: OnUnknown
+    idempotency_key: str
 
 
 def _refuse(name: str, value: object, wanted: str, error: type[Exception]) -> NoReturn:

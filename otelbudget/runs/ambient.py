@@ -9,9 +9,9 @@ from weakref import ref
 
 from otelbudget import forking
 from otelbudget.admission import closing
+from otelbudget.admission.state import RunState
 from otelbudget.engine import context
 from otelbudget.engine.owner import NOBODY
-from otelbudget.runs.run import BudgetRun
 
 if TYPE_CHECKING:
     from otelbudget.engine.engine import Engine
@@ -21,13 +21,13 @@ __all__ = ["ambient_run", "outside", "reset_ambient", "run_here"]
 _opening = forking.fresh(threading.RLock())
 
 
-def run_here(engine: Engine) -> BudgetRun:
+def run_here(engine: Engine) -> RunState:
     """The run that a call made here is charged to; the process-wide one outside every run."""
-    run: BudgetRun | None = context.run_here()
+    run: RunState | None = context.run_here()
     return outside(engine) if run is None else run
 
 
-def outside(engine: Engine) -> BudgetRun:
+def outside(engine: Engine) -> RunState:
     """The process-wide run, for a call made outside every run; that may be a mistake worth a warning."""
     if engine.explicit_runs:
         engine.warn_once(
@@ -38,15 +38,15 @@ def outside(engine: Engine) -> BudgetRun:
     return ambient_run(engine)
 
 
-def ambient_run(engine: Engine) -> BudgetRun:
+def ambient_run(engine: Engine) -> RunState:
     """The process-wide run of *engine*."""
-    run: BudgetRun | None = engine.ambient
+    run: RunState | None = engine.ambient
     if run is None:
         with _opening:
             run = engine.ambient
             if run is None:
                 owner = engine.directory.owner(NOBODY)
-                run = BudgetRun(engine, engine.budget(None), owner, kind="ambient", reraise=False)
+                run = RunState(engine, engine.budget(None), owner, kind="ambient", reraise=False)
                 run.enlist()
                 engine.ambient = run
     if "ambient" not in engine.warned:

@@ -29,8 +29,10 @@ def current_run() -> BudgetRun | None:
 
     An explicit `otelbudget.run()` wins; else the implicit run of the enclosing agent span or unit of work.
     """
-    found: BudgetRun | None = contexts.run_here()
-    return found
+    from otelbudget.runs.run import BudgetRun
+
+    found = contexts.run_here()
+    return None if found is None else BudgetRun(found)
 
 
 def run(
@@ -45,7 +47,7 @@ def run(
     mode: Mode = "shared",
     carve: Carve | None = None,
     reraise: bool = True,
-) -> RunScope[BudgetRun]:
+) -> RunScope:
     """Open a run: ``with``, ``async with``, or a decorator that opens one per call.
 
     Before `otelbudget.setup()` it runs on a default manager in this process's memory, without telemetry set up.
@@ -95,9 +97,7 @@ def run(
     )
 
 
-def resume(
-    state: Mapping[str, Any], *, on_exhausted: OnExhausted | None = None, reraise: bool = True
-) -> RunScope[BudgetRun]:
+def resume(state: Mapping[str, Any], *, on_exhausted: OnExhausted | None = None, reraise: bool = True) -> RunScope:
     """Go on with a run that `BudgetRun.export_state` has paused, as a block like that of `run`.
 
     It is a root run with the same id, owner and limits that has used what it had used; the time between does not count,
@@ -117,7 +117,7 @@ def resume(
 
 def paused_scope(
     engine: Engine, state: Mapping[str, Any], on_exhausted: OnExhausted | None, **options: Any
-) -> RunScope[BudgetRun]:
+) -> RunScope:
     """`resume` on *engine*."""
     from otelbudget.runs.resume import read
     from otelbudget.runs.run import BudgetRun

@@ -16,18 +16,19 @@ from opentelemetry.context import get_current
 
 from otelbudget.admission import booking, closing
 from otelbudget.admission.admission import judge_here
+from otelbudget.admission.cost import wanted
 from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import Judgement, Request
 from otelbudget.admission.shared import ajudge_shared, judge_shared
+from otelbudget.admission.state import RunState
 from otelbudget.engine.context import ASKING, attached
 from otelbudget.errors import BudgetExceeded
-from otelbudget.model.amounts import NANOS
+from otelbudget.model.amounts import NANOS, nanoseconds
 from otelbudget.model.decision import Decision
 from otelbudget.runs.receipt import receipt_of
 from otelbudget.runs.wait import Bells, TaskBell, ThreadBell
 
 if TYPE_CHECKING:
-    from otelbudget.admission.state import RunState
     from otelbudget.model.decision import Denial
 
 __all__ = ["Judge", "adecide", "ajudge", "areconsidered", "decide", "judge_of", "refuse"]
@@ -41,6 +42,14 @@ FIRST_PAUSE_S: Final = 0.05
 _PASSING: Final = ("busy", "frozen", "limit")
 #: Reasons that more budget can lift.
 _LIFTABLE: Final = ("limit", "deadline")
+
+
+def asked(payer: Payer, operation: str, given: dict[str, Any]) -> Request:
+    """The request that the amount keywords of a check mean."""
+    seconds_ns = nanoseconds("seconds", given.pop("seconds")) if "seconds" in given else None
+    _, site, owner, permit = payer.around()
+    amounts, model, unpriced = wanted(payer, given, owner, timed=seconds_ns is not None)
+    return Request(operation, amounts, site, model, owner, permit=permit, unpriced=unpriced, seconds_ns=seconds_ns or 0)
 
 
 def decide(payer: Payer, request: Request, wait_ns: int = 0, judge: Judge | None = None) -> Decision:
@@ -169,7 +178,7 @@ async def _ask(run: RunState, denial: Denial | None, *, plain: bool) -> bool:
     callback, here = run.budget.on_exhausted, get_current()
     assert callable(callback)
     with attached(ASKING.put(here, (*(ASKING.of(here) or ()), run))):  # what it calls is part of the answer
-        answer: Any = callback(denial, run)
+        answer: Any = callback(denial, RunState.handle(run))
         if not inspect.isawaitable(answer):
             return bool(answer)
         if not plain:
@@ -180,7 +189,7 @@ async def _ask(run: RunState, denial: Denial | None, *, plain: bool) -> bool:
         "async on_exhausted",
         "on_exhausted of %r is async, but a call that is not async was refused: the refusal stands;"
         " use async clients, areserve or acheck, or a plain function",
-        run,
+        RunState.handle(run),
     )
     return False
 

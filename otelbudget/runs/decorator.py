@@ -26,7 +26,7 @@ __all__ = ["decorate"]
 F = TypeVar("F", bound="Callable[..., Any]")
 
 
-def decorate(scope: RunScope[Any], function: F) -> F:
+def decorate(scope: RunScope, function: F) -> F:
     """*function* with a run of its own around each call."""
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
         drive = _driven if inspect.isgeneratorfunction(function) else _driven_async
@@ -53,7 +53,7 @@ def decorate(scope: RunScope[Any], function: F) -> F:
 
 
 @contextmanager
-def _opened(scope: RunScope[Any]) -> Iterator[Context]:
+def _opened(scope: RunScope) -> Iterator[Context]:
     """A run around a generator; gives the context of its body."""
     run, context = scope.open()
     try:
@@ -64,7 +64,7 @@ def _opened(scope: RunScope[Any]) -> Iterator[Context]:
     leave(run, None)
 
 
-def _driven(scope: RunScope[Any], body: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+def _driven(scope: RunScope, body: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
     step: Callable[[], Any] = functools.partial(next, body)
     with _opened(scope) as context:
         while True:
@@ -83,7 +83,7 @@ def _driven(scope: RunScope[Any], body: Generator[Any, Any, Any]) -> Generator[A
                 step = functools.partial(body.throw, thrown)
 
 
-async def _driven_async(scope: RunScope[Any], body: AsyncGenerator[Any, Any]) -> AsyncGenerator[Any, Any]:
+async def _driven_async(scope: RunScope, body: AsyncGenerator[Any, Any]) -> AsyncGenerator[Any, Any]:
     step: Callable[[], Any] = body.__anext__
     with _opened(scope) as context:
         while True:

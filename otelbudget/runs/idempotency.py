@@ -15,9 +15,10 @@ from otelbudget.model.amounts import RESOURCES, Amounts, shown
 from otelbudget.model.budget import Usage
 
 if TYPE_CHECKING:
+    from otelbudget.admission.payer import Payer
     from otelbudget.engine.engine import Engine
 
-__all__ = ["CHARGED", "REPLAYED", "Keys", "Recorded", "as_key"]
+__all__ = ["CHARGED", "REPLAYED", "Keys", "Recorded", "as_key", "keys_of"]
 
 #: How many keys a run remembers, or a quota service of all tenants; beyond, the oldest that are settled are forgotten.
 KEPT: Final = 100_000
@@ -40,6 +41,15 @@ def as_key(value: object) -> str:
         return value
     kind = ValueError if isinstance(value, str) else TypeError
     raise kind(f"idempotency_key must be a text that is not empty, got {value!r} ({type(value).__name__})")
+
+
+def keys_of(payer: Payer) -> Keys:
+    """The keys of a run."""
+    run = payer.run
+    assert run is not None  # others bring theirs
+    keys: Keys = run.keys or Keys(run.engine, "a run")
+    run.keys = keys
+    return keys
 
 
 class Keys:

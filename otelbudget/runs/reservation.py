@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Unpack
 from weakref import ref
 
 from otelbudget import semconv
@@ -12,10 +12,22 @@ from otelbudget.admission.cost import wanted
 from otelbudget.admission.request import GONE, Once, Request
 from otelbudget.errors import IdempotencyError
 from otelbudget.ledger.account import Hold
-from otelbudget.model.amounts import COST, NOTHING, OUTPUT, RESOURCES, TOKENS, Amounts, amounts_from, nanoseconds, shown
+from otelbudget.model.amounts import (
+    COST,
+    NOTHING,
+    OUTPUT,
+    RESOURCES,
+    TOKENS,
+    Amounts,
+    OnUnknown,
+    ResourceKeywords,
+    amounts_from,
+    nanoseconds,
+    shown,
+)
 from otelbudget.model.budget import Usage, sum_of
 from otelbudget.runs import asking
-from otelbudget.runs.idempotency import CHARGED, REPLAYED, Keys, Recorded, as_key
+from otelbudget.runs.idempotency import CHARGED, REPLAYED, Keys, Recorded, as_key, keys_of
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
@@ -26,8 +38,6 @@ if TYPE_CHECKING:
     from otelbudget.model.decision import Decision
 
 __all__ = ["AsyncReserve", "Reservation", "reserve"]
-
-OnUnknown = Literal["input", "full", "open"]
 
 
 class Reservation:
@@ -43,10 +53,10 @@ class Reservation:
         already_settled: A `release` has come after it was settled, and changed nothing.
     """
 
-    __slots__ = ("__weakref__", "_hold", "already_settled", "model", "on_unknown", "replayed", "run")
+    __slots__ = ("__weakref__", "_hold", "_payer", "already_settled", "model", "on_unknown", "replayed")
 
     def __init__(self, payer: Payer, hold: Hold, on_unknown: OnUnknown, model: str | None) -> None:
-        self.run = payer
+        self._payer = payer
         self.model = model
         self.on_unknown: OnUnknown = on_unknown
         self.replayed = self.already_settled = False
@@ -80,8 +90,8 @@ class Reservation:
             if not hasattr(usage, "__index__"):
                 raise TypeError(f"commit() takes a Usage, or tokens as a whole number, got {usage!r}")
             usage = Usage(tokens=usage, model=self.model)
-        here = self.run.around()
-        if settlement.settle(self.run, self._hold, usage, here.site, owner=here.owner):
+        here = self._payer.around()
+        if settlement.settle(self._payer, self._hold, usage, here.site, owner=here.owner):
             return CHARGED
         if usage != self._hold.paid:
             raise IdempotencyError("this reservation was committed before with another usage; it was charged once")
@@ -93,21 +103,21 @@ class Reservation:
         Returns:
             False if it was ``already_settled``; nothing has changed then.
         """
-        if not settlement.give_back(self.run, self._hold):
+        if not settlement.give_back(self._payer, self._hold):
             self.already_settled = True
             return False
         attributes = {semconv.RESOURCE: ",".join(r for r, a in zip(RESOURCES, self._hold.amounts, strict=True) if a)}
-        self.run.say(self.run.around().site, events.release_event, attributes)
+        self._payer.say(self._payer.around().site, events.release_event, attributes)
         return True
 
-    def extend(self, **delta: Any) -> None:
+    def extend(self, **delta: Unpack[ResourceKeywords]) -> None:
         """Hold more.
 
         Raises:
             BudgetExceeded: It does not fit; the hold is unchanged.
             ValueError: The reservation was settled before.
         """
-        _check_open(asking.decide(self.run, self._asking(delta)))
+        _check_open(asking.decide(self._payer, self._asking(dict(delta))))
 
     async def acommit(self, usage: Usage | int | None = None) -> Recorded:
         """`commit` for coroutines."""
@@ -117,13 +127,13 @@ class Reservation:
         """`release` for coroutines."""
         return self.release()
 
-    async def aextend(self, **delta: Any) -> None:
+    async def aextend(self, **delta: Unpack[ResourceKeywords]) -> None:
         """`extend` for coroutines."""
-        _check_open(await asking.adecide(self.run, self._asking(delta)))
+        _check_open(await asking.adecide(self._payer, self._asking(dict(delta))))
 
     def _asking(self, delta: dict[str, Any]) -> Request:
         more = amounts_from({"steps": 0, **delta}, NOTHING)
-        _, site, _, permit = self.run.around()
+        _, site, _, permit = self._payer.around()
         return Request("reserve", more, site, hold=self._hold, change="grow", permit=permit)
 
     def __enter__(self) -> Reservation:
@@ -136,7 +146,7 @@ class Reservation:
             self._warn_forgotten()
         held = self._hold.amounts
         owed = _input_part(held) if kind is not None and self.on_unknown == "input" else held
-        settlement.settle(self.run, self._hold, sum_of(owed, estimated=True), self.run.around().site)
+        settlement.settle(self._payer, self._hold, sum_of(owed, estimated=True), self._payer.around().site)
 
     async def __aenter__(self) -> Reservation:
         return self
@@ -149,7 +159,7 @@ class Reservation:
         while frame is not None and str(frame.f_globals.get("__name__")).startswith("otelbudget."):
             frame = frame.f_back
         where = "unknown place" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        self.run.engine.warn_once(
+        self._payer.engine.warn_once(
             f"forgotten {where}",
             "the reservation that ended near %s was never committed, so its whole hold was charged;"
             " call commit(usage), or release() if nothing was used",
@@ -184,7 +194,8 @@ def _request(payer: Payer, given: dict[str, Any], keys: Keys | None) -> tuple[Re
     hold = Hold(payer)
     made = Reservation(payer, hold, on_unknown, model)
     once = None
-    if key is not None and keys is not None:
+    if key is not None:
+        keys = keys or keys_of(payer)
         # Prices may change between two equal requests, so only a cost that was given is part of what is compared.
         payload = amounts if priced else amounts._replace(cost_nanousd=0)
         once = keys.once(payer.tenant, as_key(key), Once("reserve", payload, on_unknown))
@@ -199,7 +210,7 @@ def _replayed(once: Once, made: Reservation) -> Reservation:
     hold = once.hold
     earlier: Reservation | None = hold.owner()
     if earlier is None:  # its object is gone: this one takes its place
-        made.run, made._hold, made.on_unknown, earlier = hold.payer, hold, once.on_unknown, made
+        made._payer, made._hold, made.on_unknown, earlier = hold.payer, hold, once.on_unknown, made
         hold.owner = ref(made)
     earlier.replayed = True
     return earlier

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import fields
 from decimal import Decimal, InvalidOperation
 from re import fullmatch
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -19,6 +19,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from otelbudget import semconv
 from otelbudget.admission import closing
+from otelbudget.admission.state import RunState
 from otelbudget.engine.owner import Names, tags_of
 from otelbudget.errors import BudgetError, ConfigError
 from otelbudget.model.amounts import CEILING, RESOURCES, UNLIMITED, Amounts, shown, usd
@@ -28,12 +29,9 @@ from otelbudget.model.vector import SHIFTS, unpack
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
-    from otelbudget.admission.state import RunState
     from otelbudget.engine.engine import Engine
 
 __all__ = ["export", "links", "read", "rebuild"]
-
-R = TypeVar("R", bound="RunState")
 
 _W3C: Final = TraceContextTextMapPropagator()
 #: What the attributes of a run's owner, and of the run itself, are called in its state.
@@ -213,7 +211,7 @@ def links(state: Mapping[str, Any]) -> list[Link]:
     return [Link(span)] if span.is_valid else []
 
 
-def rebuild(make: type[R], engine: Engine, budget: RunBudget, state: Mapping[str, Any], *, reraise: bool) -> R:
+def rebuild(engine: Engine, budget: RunBudget, state: Mapping[str, Any], *, reraise: bool) -> RunState:
     """A run that goes on from *state*, which has been read; its time goes on from now.
 
     Raises:
@@ -225,7 +223,7 @@ def rebuild(make: type[R], engine: Engine, budget: RunBudget, state: Mapping[str
             f"run {state['run_id']} is open in this process: leave it before its state is resumed here,"
             f" or it could spend twice what it has left"
         )
-    run = make(engine, budget, owner, reraise=reraise)
+    run = RunState(engine, budget, owner, reraise=reraise)
     run.number = int(state["run_id"], 16)
     run.started_ns -= state["elapsed_ns"]
     for name in _AS_LEFT:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Unpack
 
 from otelbudget.admission import booking, closing, settlement, trips
-from otelbudget.admission.cost import wanted
-from otelbudget.admission.request import Once, Request
-from otelbudget.model.amounts import AmountKeywords, count, nanoseconds
+from otelbudget.admission.request import Once
+from otelbudget.admission.state import RunState
+from otelbudget.model.amounts import AmountKeywords, LimitKeywords, Money, ReserveKeywords, count
 from otelbudget.model.budget import RunBudget, Usage
 from otelbudget.runs import asking, controls, reservation, resume, tool_call
-from otelbudget.runs.idempotency import CHARGED, REPLAYED, Keys, Recorded, as_key
-from otelbudget.runs.remaining import Looking
+from otelbudget.runs.idempotency import CHARGED, REPLAYED, Recorded, as_key, keys_of
 from otelbudget.runs.reservation import AsyncReserve
 from otelbudget.runs.scope import RunScope
 from otelbudget.runs.timeout import Timeout
+from otelbudget.runs.view import RunView
 from otelbudget.runs.wrap_up import WrapUp
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from otelbudget.model.decision import Decision
     from otelbudget.runs.reservation import Reservation
     from otelbudget.runs.tool_call import ToolCall
@@ -25,16 +27,13 @@ if TYPE_CHECKING:
 __all__ = ["BudgetRun"]
 
 
-class BudgetRun(Looking):
+class BudgetRun(RunView):
     """What one run may spend, has spent and holds; every request of its work asks here first.
 
     Amount keywords everywhere: ``steps``, ``tokens``, ``input_tokens``, ``output_tokens``, ``cost_usd`` (USD),
     ``tool_calls``, ``nested_tool_calls``; ``check`` and ``can_proceed`` also take ``seconds``. None at all mean one
     model call. A token or cost amount implies one step unless ``steps`` is given. ``model`` says which model is called,
     where quotas of models are to be asked as well.
-
-    It has a ``run_id`` (32 hex digits), ``tenant``, ``user``, ``org``, ``priority``, the ``budget`` it was opened with,
-    a ``parent`` (the run it is a shared or carved child of, or None) and a ``depth`` (0 for a root run).
     """
 
     __slots__ = ()
@@ -48,18 +47,19 @@ class BudgetRun(Looking):
             BudgetExceeded: It does not fit; says what, where, how much was used, and how to raise it.
             ValueError: An amount is negative, not finite or not a number.
         """
-        return asking.decide(self, self.ask("check", dict(amounts)))
+        return asking.decide(self._state, asking.asked(self._state, "check", dict(amounts)))
 
-    def can_proceed(self, **amounts: Any) -> bool:
+    def can_proceed(self, **amounts: Unpack[AmountKeywords]) -> bool:
         """Whether `check` would allow this. Never raises a denial, writes no event, leaves nothing pending."""
-        request = self.ask("probe", amounts)
-        judge = asking.judge_of(self)
-        judged = judge(self, request)
-        if not judged.decision.allowed and closing.settle_overdue(self.engine):
-            judged = judge(self, request)
-        return booking.probed(self, judged)
+        run = self._state
+        request = asking.asked(run, "probe", dict(amounts))
+        judge = asking.judge_of(run)
+        judged = judge(run, request)
+        if not judged.decision.allowed and closing.settle_overdue(run.engine):
+            judged = judge(run, request)
+        return booking.probed(run, judged)
 
-    def reserve(self, **amounts: Any) -> Reservation:
+    def reserve(self, **amounts: Unpack[ReserveKeywords]) -> Reservation:
         """Hold this much until it is committed or released: the way to be exact while several calls are in flight.
 
         Example:
@@ -74,22 +74,7 @@ class BudgetRun(Looking):
             BudgetExceeded: It does not fit; nothing is held anywhere.
             IdempotencyError: The key has been used in this run for something else.
         """
-        return reservation.reserve(self, amounts, self.keys_here() if "idempotency_key" in amounts else None)
-
-    def ask(self, operation: str, given: dict[str, Any]) -> Request:
-        """What the keywords of a check mean; for the modules of this folder."""
-        seconds_ns = nanoseconds("seconds", given.pop("seconds")) if "seconds" in given else None
-        _, site, owner, permit = self.around()
-        amounts, model, unpriced = wanted(self, given, owner, timed=seconds_ns is not None)
-        return Request(
-            operation, amounts, site, model, owner, permit=permit, unpriced=unpriced, seconds_ns=seconds_ns or 0
-        )
-
-    def keys_here(self) -> Keys:
-        """Its idempotency keys; for the modules of this folder."""
-        keys: Keys = self.keys or Keys(self.engine, "a run")
-        self.keys = keys
-        return keys
+        return reservation.reserve(self._state, dict(amounts))
 
     # --- spending
 
@@ -104,11 +89,11 @@ class BudgetRun(Looking):
         """
         if not isinstance(usage, Usage):
             raise TypeError(f"record() takes a Usage, got {usage!r}; for tokens alone use record_call(tokens)")
-        once = None
+        run, once = self._state, None
         if idempotency_key is not None:
-            once = self.keys_here().once(self.tenant, as_key(idempotency_key), Once("record", usage))
-        _, site, owner, permit = self.around()
-        done = settlement.record(self, usage, site, permit=permit, once=once, owner=owner)
+            once = keys_of(run).once(run.tenant, as_key(idempotency_key), Once("record", usage))
+        _, site, owner, permit = run.around()
+        done = settlement.record(run, usage, site, permit=permit, once=once, owner=owner)
         return CHARGED if done else REPLAYED
 
     def record_call(self, tokens: int = 0) -> None:
@@ -130,7 +115,7 @@ class BudgetRun(Looking):
         """
         if not tool_call.is_name(name, call_id):
             raise TypeError(f"a tool call needs a name, and a call id that is text or None, got {name!r}, {call_id!r}")
-        return tool_call.ToolCall(self, name, call_id)
+        return tool_call.ToolCall(self._state, name, call_id)
 
     # --- children and the end
 
@@ -140,41 +125,48 @@ class BudgetRun(Looking):
         Like `asyncio.timeout`, but it raises BudgetExceeded (``deadline``), on entering if the time is over by then,
         and follows ``extend(seconds=...)`` and `reset`, also from other threads. Without a deadline it does nothing.
         """
-        return Timeout(self)
+        return Timeout(self._state)
 
-    def child(self, budget: str | RunBudget | None = None, **options: Any) -> RunScope[BudgetRun]:
+    def child(self, budget: str | RunBudget | None = None, **options: Any) -> RunScope:
         """A run inside this one, as a block: what it spends counts for both. Options as in `otelbudget.run`.
 
         Without a *budget* it has no limits of its own: this run's bind it.
         """
-        return RunScope(BudgetRun, self.engine, budget, parent=self, **options)
+        return RunScope(BudgetRun, self._state.engine, budget, parent=self._state, **options)
 
     def wrap_up(self) -> WrapUp:
         """After a denial, one last model call from what the budget's ``wrap_up`` set aside, as a block, once."""
-        return WrapUp(self)
+        return WrapUp(self._state)
 
     def acknowledge(self) -> None:
         """Say that the denials so far have been dealt with: leaving the run does not raise them again."""
-        self.engine.ledger.locked(self.forget)
+        self._state.engine.ledger.locked(self._state.forget)
 
-    def extend(self, *, to: Any = None, actor: str | None = None, reason: str | None = None, **delta: Any) -> None:
+    def extend(
+        self,
+        *,
+        to: Mapping[str, Money] | None = None,
+        actor: str | None = None,
+        reason: str | None = None,
+        **delta: Unpack[LimitKeywords],
+    ) -> None:
         """Raise this run's own limits by *delta*, or set them: ``run.extend(to={"steps": 4})``.
 
         Denials of what is extended are dealt with.
         """
-        controls.extend(self, delta, to, actor, reason)
+        controls.extend(self._state, delta, to, actor, reason)
 
     def freeze(self, *, actor: str | None = None, reason: str | None = None) -> None:
         """Refuse new calls until `unfreeze`; calls in flight go on and settle."""
-        controls.freeze(self, actor, reason)
+        controls.freeze(self._state, actor, reason)
 
     def unfreeze(self, *, actor: str | None = None, reason: str | None = None) -> None:
         """End a `freeze`."""
-        controls.freeze(self, actor, reason, frozen=False)
+        controls.freeze(self._state, actor, reason, frozen=False)
 
     def reset(self, *, actor: str | None = None, reason: str | None = None) -> None:
         """Begin anew: nothing used, no denial, the clock at zero; what is held stays held."""
-        controls.reset(self, actor, reason)
+        controls.reset(self._state, actor, reason)
 
     def export_state(self, *, freeze: bool = True) -> dict[str, Any]:
         """The run as it stands between calls, as JSON can carry it, for `otelbudget.resume` in this or another process.
@@ -188,25 +180,26 @@ class BudgetRun(Looking):
         Raises:
             BudgetError: Calls are in flight, runs inside it are open, it is inside another run, or it has ended.
         """
-        return resume.export(self, freeze=freeze)
+        return resume.export(self._state, freeze=freeze)
 
     # --- for coroutines
 
-    def areserve(self, **amounts: Any) -> AsyncReserve:
+    def areserve(self, **amounts: Unpack[ReserveKeywords]) -> AsyncReserve:
         """`reserve` for coroutines: ``await`` it, or ``async with run.areserve(...) as reservation``."""
-        return AsyncReserve(self, amounts, self.keys_here() if "idempotency_key" in amounts else None)
+        return AsyncReserve(self._state, dict(amounts))
 
-    async def acheck(self, **amounts: Any) -> Decision:
+    async def acheck(self, **amounts: Unpack[AmountKeywords]) -> Decision:
         """`check` for coroutines; awaits an async ``on_exhausted``."""
-        return await asking.adecide(self, self.ask("check", amounts))
+        return await asking.adecide(self._state, asking.asked(self._state, "check", dict(amounts)))
 
-    async def acan_proceed(self, **amounts: Any) -> bool:
+    async def acan_proceed(self, **amounts: Unpack[AmountKeywords]) -> bool:
         """`can_proceed` for coroutines."""
-        request = self.ask("probe", amounts)
-        judged = await asking.ajudge(self, request)
-        if not judged.decision.allowed and closing.settle_overdue(self.engine):
-            judged = await asking.ajudge(self, request)
-        return booking.probed(self, judged)
+        run = self._state
+        request = asking.asked(run, "probe", dict(amounts))
+        judged = await asking.ajudge(run, request)
+        if not judged.decision.allowed and closing.settle_overdue(run.engine):
+            judged = await asking.ajudge(run, request)
+        return booking.probed(run, judged)
 
     async def arecord(self, usage: Usage, *, idempotency_key: str | None = None) -> Recorded:
         """`record` for coroutines."""
@@ -216,16 +209,22 @@ class BudgetRun(Looking):
         """`record_call` for coroutines."""
         self.record_call(tokens)
 
-    async def aextend(self, **options: Any) -> None:
+    async def aextend(
+        self,
+        *,
+        to: Mapping[str, Money] | None = None,
+        actor: str | None = None,
+        reason: str | None = None,
+        **delta: Unpack[LimitKeywords],
+    ) -> None:
         """`extend` for coroutines."""
-        self.extend(**options)
+        self.extend(to=to, actor=actor, reason=reason, **delta)
 
     async def aremaining(self, *, fresh: bool = False) -> dict[str, Any]:
         """`remaining` for coroutines."""
         if fresh:
-            await trips.arefresh(self)
+            await trips.arefresh(self._state)
         return self.remaining()
 
-    def __repr__(self) -> str:
-        name = f" {self.budget.name!r}" if self.budget.name else ""
-        return f"<BudgetRun{name} {self.run_id[:8]} of {self.tenant!r}, {self.state}>"
+
+RunState.handle = BudgetRun

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from opentelemetry import trace
 from opentelemetry.context import attach, detach, get_current
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from otelbudget.engine.owner import Owner
     from otelbudget.model.budget import RunBudget
     from otelbudget.runs.child import Carve
+    from otelbudget.runs.run import BudgetRun
 
 __all__ = ["RunScope"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
-R = TypeVar("R", bound=RunState)
 Mode = Literal["shared", "carve", "detached"]
 
 
-class RunScope(Generic[R]):
+class RunScope:
     """A run to be entered: ``with``, ``async with``, or a decorator that opens one per call.
 
     Options as in `otelbudget.run`. *parent* is the run it is part of; None takes the explicit run of this context, else
@@ -48,7 +48,7 @@ class RunScope(Generic[R]):
 
     def __init__(
         self,
-        make: type[R],
+        make: Callable[[RunState], BudgetRun],
         engine: Engine,
         budget: str | RunBudget | None = None,
         *,
@@ -84,10 +84,10 @@ class RunScope(Generic[R]):
         self._carve = carve
         self._reraise = reraise
         self._resumed = resumed
-        self._run: R | None = None
+        self._run: RunState | None = None
         self._token: Token[Context] | None = None
 
-    def open(self) -> tuple[R, Context]:
+    def open(self) -> tuple[RunState, Context]:
         """A new run with its span, and the context in which it is the current one."""
         engine = self._engine
         closing.tend(engine)
@@ -101,10 +101,10 @@ class RunScope(Generic[R]):
         run.enlist()
         return run, context.RUN.put(trace.set_span_in_context(span), run)
 
-    def _made(self) -> R:
+    def _made(self) -> RunState:
         engine = self._engine
         if self._resumed is not None:
-            return resume.rebuild(self._make, engine, engine.budget(self._budget), self._resumed, reraise=self._reraise)
+            return resume.rebuild(engine, engine.budget(self._budget), self._resumed, reraise=self._reraise)
         around = self._parent or self._around()
         parent = None if self._mode == "detached" else self._parent or self._part_of(around)
         names = self._names(parent, around)
@@ -113,11 +113,11 @@ class RunScope(Generic[R]):
         if parent is None:
             if self._mode == "carve":
                 raise ValueError("mode='carve' keeps a part of the run around it, and there is none here")
-            return self._make(engine, engine.budget(self._budget), owner, reraise=self._reraise)
+            return RunState(engine, engine.budget(self._budget), owner, reraise=self._reraise)
         child.check(parent)
         budget = self._budget or UNLIMITED_BUDGET
         wants = child.wanted(self._carve, budget, parent) if self._mode == "carve" else None
-        run = self._make(engine, budget, owner, parent=parent, reraise=self._reraise)
+        run = RunState(engine, budget, owner, parent=parent, reraise=self._reraise)
         if wants is not None:
             child.hold(run, parent, wants)
         return run
@@ -163,13 +163,14 @@ class RunScope(Generic[R]):
             run = self._engine.spans.runs.of_agent(here)
         return run if run is not None and run.engine is self._engine else None
 
-    def __enter__(self) -> R:
+    def __enter__(self) -> BudgetRun:
         if self._run:
             raise RuntimeError("this run was entered before: make a new one with otelbudget.run(...)")
         try:
             run, here = self.open()
+            made = self._make(run)
             self._token = attach(here)
-            return run
+            return made
         except BaseException:  # nobody would ever leave it
             if self._token is not None:
                 detach(self._token)
@@ -185,7 +186,7 @@ class RunScope(Generic[R]):
             leave(run, error)
         return False
 
-    async def __aenter__(self) -> R:
+    async def __aenter__(self) -> BudgetRun:
         return self.__enter__()
 
     async def __aexit__(self, kind: Any, error: BaseException | None, tb: TracebackType | None) -> Literal[False]:
@@ -195,7 +196,7 @@ class RunScope(Generic[R]):
         """Open a run for each call of *function*: plain, async, generator or async generator."""
         return decorator.decorate(self, function)
 
-    def copy(self) -> RunScope[R]:
+    def copy(self) -> RunScope:
         """The same run, not entered yet."""
         twin = copy(self)
         twin._run = twin._token = None

@@ -14,9 +14,9 @@ from opentelemetry import trace
 
 from otelbudget import forking
 from otelbudget.admission import closing
+from otelbudget.admission.state import RunState
 from otelbudget.engine.engine import UNLIMITED_BUDGET
 from otelbudget.engine.owner import Names
-from otelbudget.runs.run import BudgetRun
 from otelbudget.spans.conventions import Kind
 from otelbudget.spans.tree import LooseSpan, Node, SpanTree, names_of
 from otelbudget.telemetry.events import site_of
@@ -40,7 +40,7 @@ class ImplicitRuns:
     def __init__(self, engine: Engine, tree: SpanTree) -> None:
         self._engine = engine
         self._tree = tree
-        self._left: OrderedDict[int, BudgetRun] = OrderedDict()
+        self._left: OrderedDict[int, RunState] = OrderedDict()
         self._opening = forking.fresh(threading.RLock())
         self._closing = forking.fresh(threading.Lock())
         engine.overdue.append(self._close_lost)
@@ -56,7 +56,7 @@ class ImplicitRuns:
         failed = span.status.status_code is trace.StatusCode.ERROR and run.outcome == "completed"
         closing.close(run, "error" if failed else run.outcome)
 
-    def of(self, context: Context) -> BudgetRun | None:
+    def of(self, context: Context) -> RunState | None:
         """The implicit run of *context*: the enclosing agent's, else the local root's; opened when first asked for.
 
         Where the span that carried it has ended, it is that run still, which is closed.
@@ -68,15 +68,15 @@ class ImplicitRuns:
             return run
         return self._opened(nodes[-1], None, context)
 
-    def of_agent(self, context: Context) -> BudgetRun | None:
+    def of_agent(self, context: Context) -> RunState | None:
         """The run of the agent's span that encloses *context*, or None."""
-        run: BudgetRun | None = None
+        run: RunState | None = None
         for node in reversed(self._tree.around(context)):
             if node.kind is Kind.AGENT:
                 run = self._opened(node, run, context)
         return run
 
-    def _opened(self, node: Node, parent: BudgetRun | None, context: Context) -> BudgetRun:
+    def _opened(self, node: Node, parent: RunState | None, context: Context) -> RunState:
         self._close_lost()
         with self._opening:
             if node.run is None:
@@ -85,7 +85,7 @@ class ImplicitRuns:
                 said = self._tenant_said(node, context) if parent is None else None
                 owner = engine.directory.owner(Names(tenant=said)) if parent is None else parent.owner
                 owner = owner.inside(*names_of(node.upwards()))
-                made = BudgetRun(engine, budget, owner, parent=parent, kind="implicit", reraise=False)
+                made = RunState(engine, budget, owner, parent=parent, kind="implicit", reraise=False)
                 made.enlist()
                 made.tenant_said = said is not None if parent is None else parent.tenant_said
                 span = node.span
@@ -98,7 +98,7 @@ class ImplicitRuns:
                     closing.close(made, made.outcome)
             return node.run
 
-    def _budget(self, agent: str | None, parent: BudgetRun | None) -> RunBudget:
+    def _budget(self, agent: str | None, parent: RunState | None) -> RunBudget:
         """That of the agent; else none of its own inside another agent's, and the default elsewhere."""
         named = None if agent is None else self._engine.config.agents.get(agent)
         return UNLIMITED_BUDGET if named is None and parent is not None else self._engine.budget(named)

@@ -15,11 +15,11 @@ from opentelemetry import trace
 from opentelemetry.context import Context, get_current
 
 from otelbudget.admission import settlement
+from otelbudget.admission.state import RunState
 from otelbudget.calls.model_call import ModelCall, ModelRequest
 from otelbudget.engine import context as contexts
 from otelbudget.runs import ambient, asking
 from otelbudget.runs import tool_call as tools
-from otelbudget.runs.run import BudgetRun
 from otelbudget.spans import conventions as spans
 from otelbudget.spans.conventions import Kind
 from otelbudget.spans.implicit_runs import ImplicitRuns
@@ -149,13 +149,13 @@ class LiveSpans:
         call.site = NOWHERE  # or it would keep the span alive that is to keep it alive
         node.call = call
 
-    def _payer(self, context: Context) -> BudgetRun | None:
+    def _payer(self, context: Context) -> RunState | None:
         """Who pays for what is done in *context*; None if another manager, which listens too, sees to that."""
-        run: BudgetRun = contexts.run_in(context) or self.runs.of(context) or ambient.outside(self._engine)
+        run: RunState = contexts.run_in(context) or self.runs.of(context) or ambient.outside(self._engine)
         other = run.engine.spans
         return None if run.engine is not self._engine and other is not None and other.listens else run
 
-    def _owner(self, run: BudgetRun, node: Node) -> Owner | None:
+    def _owner(self, run: RunState, node: Node) -> Owner | None:
         """Whose quotas bind what *node* stands for, if it or a span around it says more than *run*."""
         return run.owner.inside(*names_of(node.upwards())) if self._engine.directory.by_span else None
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
-    from otelbudget.runs.run import BudgetRun
+    from otelbudget.admission.state import RunState
     from otelbudget.runs.tool_call import ToolCall
 
 __all__ = ["OURS", "LooseSpan", "Node", "SpanTree", "names_of"]
@@ -47,7 +47,7 @@ class Node:
     name: str | None = None
     conversation: str | None = None
     #: The implicit run that it carries, from the first call inside it.
-    run: BudgetRun | None = None
+    run: RunState | None = None
     #: What it stands for, where that was admitted here: a `ModelCall` or a tool call.
     call: Any = None
     tool: ToolCall | None = None
@@ -129,7 +129,7 @@ class SpanTree:
     """The nodes of all open spans. Any thread may ask; nothing here waits for the engine."""
 
     def __init__(self) -> None:
-        self.lost: deque[BudgetRun] = deque()  # whose span was dropped without being ended
+        self.lost: deque[RunState] = deque()  # whose span was dropped without being ended
         self._nodes: dict[int, Node] = {}
         self._roots: dict[int, list[Node]] = {}  # a distributed trace may have several in one process
         self._dropped: list[int] = []  # traces whose roots may have gone

@@ -53,7 +53,7 @@ async def demand(call: Call) -> tuple[float, int, int]:
     quotas = Quotas(default=(Quota(tokens=LIMIT, per="lifetime"),))
     manager = BudgetManager(Config(quotas=quotas))
     scopes = [manager.run(RunBudget(), tenant="acme", mode="detached", reraise=False) for _ in range(RUNS)]
-    runs = [scope.open()[0] for scope in scopes]
+    runs = [BudgetRun(scope.open()[0]) for scope in scopes]
     gc.collect()
     began = time.perf_counter()
     made = sum(await asyncio.gather(*(call(runs[i % RUNS]) for i in range(TASKS))))

@@ -142,7 +142,7 @@ class Worker:
             "sent": self.server.requests - before,
             "charged": [run.usage.steps, run.usage.input_tokens, run.usage.output_tokens],
             "seen": seen,
-            "open": run.account.holds,
+            "open": run._state.account.holds,
         }
         print(json.dumps(row), flush=True)
 

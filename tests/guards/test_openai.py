@@ -42,7 +42,7 @@ def test_each_way_is_charged_once_with_its_usage(
         WAYS[way](client)
     assert _charged(run) == _expected(way)
     assert server.requests == 1
-    assert run.account.holds == 0
+    assert run._state.account.holds == 0
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -66,7 +66,7 @@ async def test_each_async_way_is_charged_once_with_its_usage(
         await ASYNC_WAYS[way](aclient)
     assert _charged(run) == _expected(way)
     assert server.requests == 1
-    assert run.account.holds == 0
+    assert run._state.account.holds == 0
 
 
 @pytest.mark.parametrize("way", ASYNC_WAYS)

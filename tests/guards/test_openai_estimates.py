@@ -131,7 +131,7 @@ def test_a_chat_is_sent_with_the_lowered_maximum_under_its_own_name(
             list(answer)
     assert _sent(server) == sent
     assert run.usage.tokens <= INPUT + 40
-    assert run.account.holds == 0
+    assert run._state.account.holds == 0
 
 
 async def test_async_clients_too(server: DemoServer, manager: BudgetManager, aclient: AsyncOpenAI) -> None:

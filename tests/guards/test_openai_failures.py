@@ -26,7 +26,7 @@ SOON = {"retry-after-ms": "1"}
 
 
 def _charged(run: Any) -> tuple[int, int | None, int | None]:
-    assert run.account.holds == 0
+    assert run._state.account.holds == 0
     return run.usage.steps, run.usage.input_tokens, run.usage.output_tokens
 
 
@@ -285,4 +285,4 @@ def test_an_error_of_our_own_is_logged_and_the_call_goes_on(
     assert "reading a request of openai" in caplog.text
     assert "reading an answer of openai" in caplog.text
     assert run.usage.steps == server.requests == 1
-    assert run.account.holds == 0
+    assert run._state.account.holds == 0

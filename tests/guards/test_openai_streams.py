@@ -130,7 +130,7 @@ def test_break_and_close_charges_what_was_read(server: DemoServer, manager: Budg
     with manager.run() as run:
         stream = client.chat.completions.create(**CHAT, stream=True)
         _read_until(stream, "two")
-        assert run.account.holds == 1
+        assert run._state.account.holds == 1
         stream.close()
         assert _charged(run) == (1, INPUT, estimate_tokens("one two "))
         stream.close()
@@ -166,9 +166,9 @@ def test_an_abandoned_stream_is_charged_at_the_next_call(
         _read_until(stream, "one")
         del stream
         gc.collect()
-        assert run.account.holds == 1  # nothing is settled inside the collector, which may run under any lock
+        assert run._state.account.holds == 1  # nothing is settled inside the collector, which may run under any lock
         client.embeddings.create(model="e", input="next")
-        assert run.account.holds == 0
+        assert run._state.account.holds == 0
     steps, _, made = _charged(run)
     assert (steps, made) == (2, estimate_tokens("one "))
 
@@ -197,7 +197,7 @@ def test_a_stream_can_be_read_after_its_run(server: DemoServer, manager: BudgetM
     server.enqueue(THREE)
     with manager.run(RunBudget(max_steps=1)) as run:
         stream = client.chat.completions.create(**CHAT, stream=True)
-    assert run.account.holds == 1
+    assert run._state.account.holds == 1
     assert "".join(map(_words, stream)) == "one two three"
     assert _charged(run) == (1, 80, 35)
 
@@ -254,7 +254,7 @@ def test_a_dropped_stream_is_charged_what_was_read(server: DemoServer, manager: 
         stream = client.chat.completions.create(**CHAT, stream=True)
         with pytest.raises((openai.APIConnectionError, httpx2.TransportError)):  # older releases don't wrap it
             read.extend(map(_words, stream))
-        assert run.account.holds == 0
+        assert run._state.account.holds == 0
     assert read
     assert _charged(run) == (1, INPUT, estimate_tokens("".join(read)))
 
@@ -291,7 +291,7 @@ def test_a_stream_that_outgrows_the_budget_is_cut(server: DemoServer, manager: B
             read.extend(map(_words, stream))
         assert (caught.value.resource, caught.value.__cause__) == ("output_tokens", None)
         assert stream.response.is_closed
-        assert run.account.holds == 0
+        assert run._state.account.holds == 0
     steps, given, made = _charged(run)
     assert (steps, given) == (1, INPUT)
     assert 500 < (made or 0) < 600 + 10
@@ -306,14 +306,14 @@ async def test_an_async_stream_that_outgrows_the_budget_is_cut(
         with pytest.raises(BudgetExceeded):
             async for _ in await aclient.chat.completions.create(**CHAT, stream=True):
                 pass
-        assert run.account.holds == 0
+        assert run._state.account.holds == 0
     async with manager.run(RunBudget(max_output_tokens=600), reraise=False) as run:
         async with aclient.chat.completions.with_streaming_response.create(**CHAT, stream=True) as response:
             with pytest.raises(BudgetExceeded):
                 async for _ in response.iter_lines():
                     pass
             assert response.is_closed
-        assert run.account.holds == 0
+        assert run._state.account.holds == 0
 
 
 def test_a_responses_stream_grows_too(server: DemoServer, manager: BudgetManager, client: OpenAI) -> None:
@@ -349,5 +349,5 @@ def test_a_streaming_response_left_unread_is_charged_its_input(
     with manager.run() as run:
         with client.chat.completions.with_streaming_response.create(**CHAT) as response:
             assert response.status_code == 200
-        assert run.account.holds == 0
+        assert run._state.account.holds == 0
     assert _charged(run) == (1, INPUT, 0)

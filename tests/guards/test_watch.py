@@ -37,7 +37,7 @@ def run(server: DemoServer, manager: BudgetManager, client: OpenAI) -> Iterator[
                 break
         del chunk
         gc.collect()
-        assert (run.account.holds, used(run)) == (1, [0] * 7)
+        assert (run._state.account.holds, used(run)) == (1, [0] * 7)
         yield run
 
 
@@ -52,7 +52,7 @@ LOOKS: dict[str, Callable[[BudgetRun], Any]] = {
 @pytest.mark.parametrize("look", LOOKS)
 def test_what_a_run_shows_counts_a_stream_that_was_dropped(run: BudgetRun, look: str) -> None:
     assert LOOKS[look](run) == SPENT
-    assert run.account.holds == 0
+    assert run._state.account.holds == 0
 
 
 ASKS: dict[str, Callable[[BudgetRun], Any]] = {
@@ -65,7 +65,7 @@ ASKS: dict[str, Callable[[BudgetRun], Any]] = {
 @pytest.mark.parametrize("ask", ASKS)
 def test_a_request_is_not_refused_for_the_sake_of_a_stream_that_was_dropped(run: BudgetRun, ask: str) -> None:
     ASKS[ask](run)
-    assert (run.account.holds, run.receipt().denials, run.usage.tokens) == (0, 0, SPENT)
+    assert (run._state.account.holds, run.receipt().denials, run.usage.tokens) == (0, 0, SPENT)
 
 
 @pytest.mark.parametrize("ask", ["acheck", "acan_proceed", "areserve"])
@@ -82,7 +82,7 @@ def test_what_does_not_fit_even_so_is_refused_by_its_limit(run: BudgetRun) -> No
 
 
 def test_nothing_is_settled_by_who_looks_with_the_lock_held(run: BudgetRun) -> None:
-    with run.engine.ledger.lock:  # as the collector and signal handlers may, in the middle of a charge
+    with run._state.engine.ledger.lock:  # as the collector and signal handlers may, in the middle of a charge
         assert run.usage.tokens == 0
     assert run.usage.tokens == SPENT
 

@@ -77,8 +77,8 @@ def test_a_commit_after_an_expiry_charges_what_exceeds_its_charge_once(world: Wo
         world.advance(70)
         assert run.can_proceed()
         assert (hold.state, used(run)[:5]) == ("expired", [1, 10, 10, 0, 10_000])
-        assert settlement.settle(run, hold, Usage(4, 30, model="demo"), run.site)
-        assert not settlement.settle(run, hold, Usage(4, 30, model="demo"), run.site)
+        assert settlement.settle(run._state, hold, Usage(4, 30, model="demo"), run._state.site)
+        assert not settlement.settle(run._state, hold, Usage(4, 30, model="demo"), run._state.site)
         # The input was overestimated; what is charged is never taken back, and tokens stay the sum of their parts.
         assert used(run)[:4] == [1, 40, 10, 30]
         assert world.spent()[:2] == (10, 30)

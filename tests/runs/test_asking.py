@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from world import World
+from world import World, opened
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage, wrap
 from otelbudget.calls.model_call import ModelRequest, abegin, begin
@@ -238,7 +238,7 @@ async def test_cancelling_the_question_holds_nothing_and_refuses_nothing(world: 
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert (run.remaining()["steps"], run.account.holds, run.receipt().denials) == (0, 0, 0)
+        assert (run.remaining()["steps"], run._state.account.holds, run.receipt().denials) == (0, 0, 0)
         run.extend(steps=1)
         assert await run.acheck()
 
@@ -265,7 +265,7 @@ def test_two_runs_whose_callbacks_ask_each_other_come_to_an_end(world: World) ->
         refused(runs[1 - runs.index(run)])
         return False
 
-    runs.extend(world.run(budget(cross, max_steps=0)).open()[0] for _ in range(2))
+    runs.extend(opened(world.run(budget(cross, max_steps=0))) for _ in range(2))
     refused(runs[0])
     assert asked == runs
 
@@ -328,7 +328,7 @@ def test_what_steers_the_caller_away_from_its_question_refuses_nothing(
     with world.run(budget(leaves, max_steps=0)) as run:
         with pytest.raises(steers):
             run.check()
-        assert (run.pending, run.receipt().denials) == (None, 0)
+        assert (run._state.pending, run.receipt().denials) == (None, 0)
 
 
 class Gone(Exception):
@@ -349,5 +349,5 @@ async def test_what_a_callback_raises_while_its_caller_waits_is_a_denial_too(wor
         hold.commit()
         with pytest.raises(Gone):
             await task
-        assert (run.receipt().reason, run.receipt().denials, run.account.holds) == ("limit", 1, 0)
+        assert (run.receipt().reason, run.receipt().denials, run._state.account.holds) == ("limit", 1, 0)
     assert world.engine.ledger.bells == set()

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from world import PRICES, World, held, used
+from world import PRICES, World, held, opened, used
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
 from otelbudget.model.amounts import RESOURCES
@@ -106,7 +106,7 @@ def test_what_its_parent_is_refused_does_not_stop_what_a_child_was_given(world: 
 
 def test_a_frozen_or_ended_parent_stops_its_carved_children_too(world: World) -> None:
     with world.run(RunBudget(max_tokens=1000, max_seconds=10), reraise=False) as root:
-        child, _ = root.child(FOUR_HUNDRED, mode="carve").open()
+        child = opened(root.child(FOUR_HUNDRED, mode="carve"))
         root.freeze()
         assert refused(child, tokens=1).reason == "frozen"
         assert entering(root, FOUR_HUNDRED).reason == "frozen"
@@ -226,7 +226,7 @@ def test_quotas_are_neither_held_for_a_child_nor_asked(make_world: Callable[...,
         world.run(THOUSAND, reraise=False) as root,
         root.child(RunBudget(max_tokens=400, max_steps=50), mode="carve", reraise=False) as child,
     ):
-        assert [(one.scope, one.reserved(1)) for one in root.accounts] == [("tenant", 0), ("run", 400)]
+        assert [(one.scope, one.reserved(1)) for one in root._state.accounts] == [("tenant", 0), ("run", 400)]
         assert (root.remaining()["tokens"], child.remaining()["tokens"]) == (100, 100)
         child.reserve(tokens=60).commit()
         assert refused(child, tokens=41).scope == "tenant"
@@ -406,13 +406,13 @@ def test_a_lost_call_of_an_ended_child_comes_back_too(world: World) -> None:
 def test_a_child_that_outlives_its_parent_gives_back_when_it_ends(world: World) -> None:
     with world.run(THOUSAND) as root:
         with root.child() as middle:
-            child, _ = middle.child(FOUR_HUNDRED, mode="carve").open()
+            child = opened(middle.child(FOUR_HUNDRED, mode="carve"))
             hold = child.reserve(tokens=100)
         assert state(root, middle) == [(0, 400), (0, 400)]
         hold.commit(Usage(70, 0))
         assert state(root, middle) == [(70, 330), (70, 330)]
-        leave(child, None)
-        leave(child, None)
+        leave(child._state, None)
+        leave(child._state, None)
         assert state(root, middle) == [(70, 0), (70, 0)]
 
 
@@ -528,7 +528,7 @@ def test_threads_that_carve_at_once_get_what_there_is_and_no_more(world: World, 
 
 def test_siblings_spend_their_own_carves_in_threads_and_the_parent_adds_up(world: World) -> None:
     with world.run(THOUSAND) as root:
-        children = [root.child(RunBudget(max_tokens=125), mode="carve").open()[0] for _ in range(8)]
+        children = [opened(root.child(RunBudget(max_tokens=125), mode="carve")) for _ in range(8)]
         assert root.remaining()["tokens"] == 0
 
         def work(child: BudgetRun) -> None:

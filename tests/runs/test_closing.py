@@ -131,7 +131,7 @@ def test_a_finished_run_lets_go_of_its_context(world: World) -> None:
 
     with world.run() as run:
         run.check()
-    ghost = weakref.ref(run)
+    ghost = weakref.ref(run._state)
     del run
     gc.collect()
     assert ghost() is None

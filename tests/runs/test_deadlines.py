@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from world import World, said
+from world import World, opened, said
 
 from otelbudget import BudgetExceeded, RunBudget
 from otelbudget.runs import timeout as deadlines
@@ -27,7 +27,7 @@ def real(world: World) -> World:
 
 async def look(run: BudgetRun) -> None:
     """Let every block of *run* look at the test's clock, which its timers don't follow."""
-    deadlines.moved(run)
+    deadlines.moved(run._state)
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -110,7 +110,7 @@ async def test_the_first_deadline_of_the_run_and_those_above_it_counts(
         world.advance(1)
         await look(child)
         assert (await stopped(task)).budget == blames
-        assert bool(run.pending) is (blames == "above")
+        assert bool(run._state.pending) is (blames == "above")
 
 
 async def test_a_deadline_that_is_over_is_refused_before_the_work_begins(world: World) -> None:
@@ -146,7 +146,7 @@ async def test_work_that_ends_in_time_leaves_no_trace(world: World) -> None:
         async with child.timeout():
             await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert (run.alarms, child.alarms) == (set(), set())
+        assert (run._state.alarms, child._state.alarms) == (set(), set())
         world.advance(11)
         await look(child)
     assert world.counted() == {}
@@ -180,7 +180,7 @@ async def test_a_cancellation_from_outside_passes_also_when_the_deadline_comes_a
             await task
         assert task.cancelling() == 1
         assert run.receipt().denials == (0 if first == "the other" else 1)
-        assert run.alarms == set()
+        assert run._state.alarms == set()
 
 
 async def test_nested_blocks_that_end_together_raise_one_denial_and_leave_no_cancellation(world: World) -> None:
@@ -355,7 +355,7 @@ async def test_an_extension_after_the_work_was_cancelled_comes_too_late_for_it(
 
 
 def test_moving_a_deadline_whose_loop_was_closed_harms_nobody(world: World) -> None:
-    run, _ = world.run(TEN).open()
+    run = opened(world.run(TEN))
     loop = asyncio.new_event_loop()
     task = loop.create_task(blocked(run, asyncio.Event()))
     loop.call_later(0.01, loop.stop)
@@ -443,7 +443,7 @@ async def test_what_on_exhausted_raises_ends_the_work_and_the_denial_is_pending(
             await look(run)
             with pytest.raises(LookupError, match=r"who\?"):
                 await task
-            assert (run.receipt().denials, run.alarms) == (1, set())
+            assert (run.receipt().denials, run._state.alarms) == (1, set())
 
 
 async def test_work_that_ends_while_the_question_is_open_was_in_time(world: World) -> None:

@@ -44,7 +44,7 @@ async def test_a_coroutine_has_a_run_per_call(world: World) -> None:
     async def work(number: int) -> BudgetRun:
         run = here()
         await asyncio.sleep(0)
-        assert here() is run
+        assert here() == run
         run.record_call(number)
         return run
 
@@ -71,7 +71,7 @@ def test_a_generator_holds_its_run_only_while_its_body_executes(world: World) ->
         seen.append(here())
         sent = 0
         for i in range(3):
-            assert here() is seen[0]
+            assert here() == seen[0]
             here().record_call(sent)
             sent = yield i
         return "end"
@@ -80,10 +80,10 @@ def test_a_generator_holds_its_run_only_while_its_body_executes(world: World) ->
     generator = work()
     assert world.engine.meters.live == set()
     assert next(generator) == 0
-    assert get_current() is before
+    assert get_current() == before
     assert generator.send(10) == 1
     assert generator.send(20) == 2
-    assert get_current() is before
+    assert get_current() == before
     with pytest.raises(StopIteration) as stop:
         generator.send(0)
     assert stop.value.value == "end"
@@ -152,7 +152,7 @@ async def test_an_async_generator_holds_its_run_only_while_its_body_executes(wor
         seen.append(here())
         for i in range(3):
             await asyncio.sleep(0)
-            assert here() is seen[0]
+            assert here() == seen[0]
             here().record_call(5)
             yield i
 
@@ -245,4 +245,4 @@ def test_a_generator_inside_a_run_is_part_of_it(world: World) -> None:
     with world.run() as run:
         assert list(work()) == [1]
         assert run.usage.tokens == 5
-        assert current_run() is run
+        assert current_run() == run

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.trace import StatusCode
-from world import World, said
+from world import World, opened, said
 
 from otelbudget import BudgetExceeded, RunBudget
 
@@ -111,7 +111,7 @@ def test_letting_go_of_a_denial_may_settle_what_its_frames_held(world: World) ->
         del stream
 
     for way in ("acknowledge", "extend", "reset", "wrap_up"):
-        run, _ = world.run(RunBudget(max_steps=1)).open()
+        run = opened(world.run(RunBudget(max_steps=1)))
         with contextlib.suppress(BudgetExceeded):
             call(run)
         before = run.usage.steps

@@ -82,8 +82,8 @@ def test_whose_it_is_goes_along_with_what_only_spans_and_tags_say(world: World, 
     with world.tracer.start_as_current_span("invoke_agent planner", attributes=attributes):
         state = paused(world, mode="detached", **names)
     with there.manager.resume(state) as run:
-        assert (run.owner.conversation, dict(run.owner.tags)) == (names["conversation"], names["tags"])
-        assert run.owner.agent == "planner"
+        assert (run._state.owner.conversation, dict(run._state.owner.tags)) == (names["conversation"], names["tags"])
+        assert run._state.owner.agent == "planner"
 
 
 def test_changed_limits_go_along_and_what_was_set_aside(world: World, there: World) -> None:
@@ -154,7 +154,7 @@ def test_denials_stay_with_the_run_that_met_them(world: World, there: World) -> 
         with pytest.raises(BudgetExceeded):
             run.check(steps=20)
         states.append(run.export_state())
-    assert (raised.value.resource, run.outcome) == ("steps", "paused")
+    assert (raised.value.resource, run._state.outcome) == ("steps", "paused")
     with there.manager.resume(states[0]) as again:
         assert (again.state, again.receipt().denials) == ("active", 0)
 
@@ -220,7 +220,7 @@ def test_an_exported_run_refuses_here_and_its_end_is_no_end(world: World) -> Non
             run.check()
         assert denied.value.reason == "frozen"
         run.acknowledge()
-    assert (run.outcome, run.receipt().outcome) == ("paused", "paused")
+    assert (run._state.outcome, run.receipt().outcome) == ("paused", "paused")
     assert (world.span("otelbudget.run").attributes or {})["otelbudget.outcome"] == "paused"
     (cell,) = world.engine.meters.snapshot().tenants
     assert (cell.active, cell.runs) == (0, {})
@@ -251,7 +251,7 @@ def test_unfreezing_takes_the_export_back(world: World) -> None:
         run.unfreeze()
         run.check()
         run.record_call(5)
-    assert run.outcome == "completed"
+    assert run._state.outcome == "completed"
     (cell,) = world.engine.meters.snapshot().tenants
     assert {outcome for _, outcome in cell.runs} == {"completed"}
 
@@ -263,11 +263,11 @@ def test_a_checkpoint_changes_nothing(world: World, there: World) -> None:
     with pytest.raises(BudgetExceeded):
         run.check(steps=20)
     state = run.export_state(freeze=False)
-    assert (run.state, run.frozen) == ("active", None)
+    assert (run.state, run._state.frozen) == ("active", None)
     run.record_call(10)
     with pytest.raises(BudgetExceeded):
         scope.__exit__(None, None, None)
-    assert (run.outcome, state["used"]["tokens"]) == ("exhausted", 10)
+    assert (run._state.outcome, state["used"]["tokens"]) == ("exhausted", 10)
     with there.manager.resume(state, reraise=False) as again:
         assert again.usage.tokens == 10
 
@@ -344,7 +344,7 @@ def test_the_process_wide_run_can_be_carried_over(world: World, there: World) ->
     world.manager.record_call(5)
     state = world.manager.current().export_state()
     with there.manager.resume(state) as run:
-        assert (run.usage.tokens, run.kind) == (5, "explicit")
+        assert (run.usage.tokens, run._state.kind) == (5, "explicit")
 
 
 # --- resuming

@@ -362,6 +362,6 @@ def test_what_comes_inside_another_operation_of_its_thread_looks_charges_later_a
                 with pytest.raises(BudgetExceeded, match="in the middle of another budget operation") as denied:
                     ask()
                 assert (denied.value.reason, denied.value.retry_after_s) == ("busy", 0)
-            assert (run.usage.steps, run.account.holds) == (0, 0)
+            assert (run.usage.steps, run._state.account.holds) == (0, 0)
         run.check()
         assert (run.usage.steps, run.usage.tool_calls) == (1, 0)

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from world import World, held
+from world import World, held, opened
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
 from otelbudget.ledger.account import Hold
@@ -165,7 +165,7 @@ async def test_it_does_not_look_again_and_again(world: World, monkeypatch: pytes
 
     def look(held: Hold, *asked: Any, **more: Any) -> Any:
         nonlocal looks
-        looks += held.payer is run
+        looks += held.payer is run._state
         return real(held, *asked, **more)
 
     async def reserve() -> Reservation:
@@ -390,7 +390,7 @@ async def test_blocking_a_loop_is_warned_of(world: World, caplog: pytest.LogCapt
 
 @pytest.mark.usefixtures("only_wake_ups")
 def test_a_waiter_whose_loop_was_closed_is_forgotten_and_harms_nobody(world: World) -> None:
-    run, _ = world.run(ONE).open()
+    run = opened(world.run(ONE))
     hold = run.reserve()
     loop = asyncio.new_event_loop()
     task = loop.create_task(run.areserve(wait_s=LONG_S)._reserve())
@@ -420,7 +420,7 @@ def test_eight_threads_spend_a_dollar_that_five_of_them_hold(world: World) -> No
             nonlocal most
             for _ in range(5):  # forty calls in all, the last of which finds 0.22 left
                 with run.reserve(cost_usd=0.2, wait_s=LONG_S) as hold:
-                    most = max(most, run.account.holds)
+                    most = max(most, run._state.account.holds)
                     time.sleep(0.0005)
                     hold.commit(Usage(cost_usd=0.02))
 
@@ -441,7 +441,7 @@ async def test_eight_tasks_spend_a_dollar_that_five_of_them_hold(world: World) -
             nonlocal most
             for _ in range(5):
                 async with run.areserve(cost_usd=0.2, wait_s=LONG_S) as hold:
-                    most = max(most, run.account.holds)
+                    most = max(most, run._state.account.holds)
                     await asyncio.sleep(0)
                     await hold.acommit(Usage(cost_usd=0.02))
 

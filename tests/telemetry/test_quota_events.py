@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from world import said
 
-from otelbudget import BudgetExceeded, Config, QuotaService, RunBudget, Usage
+from otelbudget import BudgetExceeded, BudgetRun, Config, QuotaService, RunBudget, Usage
 from otelbudget.model.quota import Quota, Quotas
 from otelbudget.runs.ambient import ambient_run
 
@@ -102,7 +102,7 @@ def test_outside_every_run_it_is_said_on_the_span_of_the_call(world: World) -> N
 
 def test_a_tool_call_outside_every_run_says_it_too(make_world: Callable[..., World]) -> None:
     world = make_world(config=Config(quotas=Quotas(default=(Quota(tool_calls=1),))))
-    with world.tracer.start_as_current_span("work"), ambient_run(world.engine).tool_call("search"):
+    with world.tracer.start_as_current_span("work"), BudgetRun(ambient_run(world.engine)).tool_call("search"):
         pass
     assert _ratios(world.span("work")) == [0.8, 0.95, 1.0]
 
@@ -111,7 +111,7 @@ def test_a_call_that_settles_after_all_spans_have_ended_has_a_span_for_it(world:
     with world.run(tenant="acme") as run:
         held = run.reserve(tokens=10)
     world.engine.lingering.clear()
-    run.span.end()
+    run._state.span.end()
     held.commit(Usage(850, 0))
     late = [span for span in world.spans("otelbudget.record") if _events(span, THRESHOLD)]
     assert [_ratios(span) for span in late] == [[0.8]]
