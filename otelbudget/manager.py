@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from opentelemetry.context import get_current
 
@@ -15,10 +15,11 @@ from otelbudget.engine.engine import Engine
 from otelbudget.engine.reloading import Reloading
 from otelbudget.errors import ConfigError
 from otelbudget.model.budget import RunBudget, Usage
+from otelbudget.model.keywords import AmountKeywords
 from otelbudget.runs.ambient import ambient_run, reset_ambient
 from otelbudget.runs.api import paused_scope
 from otelbudget.runs.run import BudgetRun
-from otelbudget.runs.scope import RunScope
+from otelbudget.runs.scope import RunOptions, RunScope
 from otelbudget.spans.processor import LiveSpans
 
 if TYPE_CHECKING:
@@ -76,6 +77,11 @@ class BudgetManager(SpanProcessor):
         self.engine.spans = self.live_spans
         self.reloading = Reloading(self.engine)
 
+    def __repr__(self) -> str:
+        engine = self.engine
+        does = "" if engine.enforce else ", only counting"
+        return f"<BudgetManager: {engine.budget(None)!r} by default, {len(engine.meters.live)} runs open{does}>"
+
     # --- the run here
 
     def current(self) -> BudgetRun:
@@ -86,11 +92,11 @@ class BudgetManager(SpanProcessor):
             run = self.live_spans.runs.of(context)
         return BudgetRun(run or ambient_run(self.engine))
 
-    def check(self, **amounts: Any) -> Decision:
+    def check(self, **amounts: Unpack[AmountKeywords]) -> Decision:
         """`BudgetRun.check` of the run here."""
         return self.current().check(**amounts)
 
-    def can_proceed(self, **amounts: Any) -> bool:
+    def can_proceed(self, **amounts: Unpack[AmountKeywords]) -> bool:
         """`BudgetRun.can_proceed` of the run here."""
         return self.current().can_proceed(**amounts)
 
@@ -130,13 +136,15 @@ class BudgetManager(SpanProcessor):
         self.reloading.apply(_config(config))
         return True
 
-    def run(self, budget: str | RunBudget | None = None, **options: Any) -> RunScope:
+    def run(self, budget: str | RunBudget | None = None, **options: Unpack[RunOptions]) -> RunScope:
         """`otelbudget.run` on this manager."""
         return RunScope(BudgetRun, self.engine, budget, **options)
 
-    def resume(self, state: Mapping[str, Any], *, on_exhausted: OnExhausted | None = None, **options: Any) -> RunScope:
+    def resume(
+        self, state: Mapping[str, Any], *, on_exhausted: OnExhausted | None = None, reraise: bool = True
+    ) -> RunScope:
         """`otelbudget.resume` on this manager."""
-        return paused_scope(self.engine, state, on_exhausted, **options)
+        return paused_scope(self.engine, state, on_exhausted, reraise=reraise)
 
     # --- the span processor
 

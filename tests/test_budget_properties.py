@@ -575,8 +575,14 @@ class Workers:
             return opened(RunScope(BudgetRun, engine, budget, reraise=False, **options))
 
         one, two = run(tenant="acme", user="eve"), run(tenant="beta", user="eve")
-        left = run(parent=one)
-        self.runs = [one, two, left, run(parent=left), run(parent=two, mode="carve", carve={"tokens": 300})]
+        left = run(parent=one._state)
+        self.runs = [
+            one,
+            two,
+            left,
+            run(parent=left._state),
+            run(parent=two._state, mode="carve", carve={"tokens": 300}),
+        ]
         self.children: list[BudgetRun] = []
         self.counted: Counter[str] = Counter()
         self.errors: list[BaseException] = []

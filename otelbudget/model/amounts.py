@@ -10,9 +10,10 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Context, Decimal
-from typing import Final, Literal, NamedTuple, NoReturn, TypedDict
+from typing import Final, NamedTuple, NoReturn
 
 from otelbudget.errors import ConfigError
+from otelbudget.model.keywords import unknown
 
 __all__ = [
     "CEILING",
@@ -26,12 +27,7 @@ __all__ = [
     "TOKENS",
     "TOOLS",
     "UNLIMITED",
-    "AmountKeywords",
     "Amounts",
-    "LimitKeywords",
-    "OnUnknown",
-    "ReserveKeywords",
-    "ResourceKeywords",
     "amounts_from",
     "count",
     "limit",
@@ -70,41 +66,6 @@ class Amounts(NamedTuple):
 NOTHING: Final = Amounts()
 
 Money = int | float | Decimal
-#: What becomes of a hold whose call has an unknown end: charged in ``full``, its ``input`` part, or left ``open``.
-OnUnknown = Literal["input", "full", "open"]
-
-
-class ResourceKeywords(TypedDict, total=False):
-    """How much of each additive resource."""
-
-    steps: int
-    tokens: int
-    input_tokens: int
-    output_tokens: int
-    cost_usd: Money
-    tool_calls: int
-    nested_tool_calls: int
-
-
-class LimitKeywords(ResourceKeywords, total=False):
-    """The resources that a run can be limited in."""
-
-    seconds: Money
-
-
-class AmountKeywords(LimitKeywords, total=False):
-    """What ``check`` and ``can_proceed`` take: how much of each resource, of which model."""
-
-    model: str
-
-
-class ReserveKeywords(ResourceKeywords, total=False):
-    """What ``reserve`` takes."""
-
-    model: str
-    wait_s: Money
-    on_unknown: OnUnknown
-    idempotency_key: str
 
 
 def _refuse(name: str, value: object, wanted: str, error: type[Exception]) -> NoReturn:
@@ -197,7 +158,7 @@ def amounts_from(keywords: Mapping[str, object], one_call: Amounts) -> Amounts:
     given: dict[str, int] = {}
     for name, value in keywords.items():
         if name not in RESOURCES:
-            raise TypeError(f"unknown resource {name!r}: known are {', '.join(RESOURCES)}")
+            raise unknown("unknown resource", name, RESOURCES)
         if name == "cost_usd":
             given[name] = nanousd(name, value)
         else:  # what `count` does, without the call that most checks would pay for

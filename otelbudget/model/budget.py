@@ -27,18 +27,20 @@ from otelbudget.model.amounts import (
     nanousd,
     usd,
 )
+from otelbudget.model.keywords import spelled
 
 if TYPE_CHECKING:
     from decimal import Decimal
 
-__all__ = ["OnExhausted", "RunBudget", "Unsaid", "Usage", "limits_in", "ratios", "remade", "sum_of"]
+__all__ = ["OnExhausted", "RunBudget", "Unsaid", "Usage", "limits_in", "ratios", "remade", "said", "sum_of"]
 
 #: ``"raise"``, ``"warn"`` (charge, flag, never block) or ``(denial, run) -> bool``; True evaluates once more.
 OnExhausted = Literal["raise", "warn"] | Callable[[Any, Any], "bool | Awaitable[bool]"]
 OnUnpriced = Literal["deny", "estimate", "allow"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@spelled
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class RunBudget:
     """What one run may spend at most. A limit of None means unlimited; spending exactly the limit is allowed.
 
@@ -117,8 +119,18 @@ class RunBudget:
         if self.on_unpriced not in (None, "deny", "estimate", "allow"):
             raise ConfigError(f"on_unpriced must be 'deny', 'estimate' or 'allow', got {self.on_unpriced!r}")
 
+    def __repr__(self) -> str:
+        return said(self)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return remade(self)
+
+
+def said(value: Any) -> str:
+    """For ``__repr__`` of a dataclass: what of it is not as by default."""
+    given = ((one.name, getattr(value, one.name)) for one in fields(value) if one.init and one.repr)
+    plain = {one.name: one.default for one in fields(value)}
+    return f"{type(value).__name__}({', '.join(f'{name}={_plain(it)!r}' for name, it in given if it != plain[name])})"
 
 
 def remade(value: Any) -> tuple[Any, ...]:
@@ -176,7 +188,8 @@ _MAY_BE_UNKNOWN = ("input_tokens", "output_tokens", "tokens")
 _COUNTS = ("steps", "tool_calls", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens", *_MAY_BE_UNKNOWN)
 
 
-@dataclass(frozen=True, slots=True)
+@spelled
+@dataclass(frozen=True, slots=True, repr=False)
 class Usage:
     """What a model call, or several, used.
 
@@ -243,6 +256,9 @@ class Usage:
             given = tokens - (made or 0) if given is None else given
             put("input_tokens", given)
             put("output_tokens", tokens - given)
+
+    def __repr__(self) -> str:
+        return said(self)
 
     @property
     def cost_nanousd(self) -> int | None:

@@ -13,7 +13,8 @@ from typing import Any, Final, Literal
 
 from otelbudget.errors import ConfigError
 from otelbudget.model.amounts import RESOURCES, UNLIMITED, Money
-from otelbudget.model.budget import limits_in, ratios, remade
+from otelbudget.model.budget import limits_in, ratios, remade, said
+from otelbudget.model.keywords import spelled
 from otelbudget.model.levels import NAMED, Level
 from otelbudget.model.names import is_pattern, matching, undated
 from otelbudget.model.windows import WindowSpec
@@ -26,7 +27,8 @@ PRIORITIES: Final = ("low", "normal", "high")
 PER_RUN: Final = "a quota per run binds root runs, and here it is calls that are bound: limit the run's budget"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@spelled
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Quota:
     """What one organisation, tenant, user, model or other owner may use in one window; exactly that much is allowed.
 
@@ -90,6 +92,9 @@ class Quota:
             put("name", f"{' + '.join(limited)} per {self.per}")
         elif not isinstance(self.name, str) or not self.name:
             raise ConfigError(f"name must be a text that is not empty, got {self.name!r}")
+
+    def __repr__(self) -> str:
+        return said(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return remade(self)

@@ -9,7 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Unpack
 
 from otelbudget.admission import settlement, trips
 from otelbudget.admission.cost import wanted
@@ -25,6 +25,7 @@ from otelbudget.ledger.judging import left
 from otelbudget.ledger.ledger import Ledger
 from otelbudget.model.amounts import CEILING, NOTHING, RESOURCES, amounts_from, shown
 from otelbudget.model.budget import Unsaid, Usage
+from otelbudget.model.keywords import OtherKeywords
 from otelbudget.model.quota import Quota, Quotas, check_priority
 from otelbudget.model.vector import unpack
 from otelbudget.quota.changes import Change, QuotaLike, daily_of, listed
@@ -108,6 +109,10 @@ class QuotaService:
             self._engine = _engine_at(store, Config(quotas=own), clock_s)
         self._keys = Keys(self._engine, "a quota service", self._engine.quota_keys)
 
+    def __repr__(self) -> str:
+        quotas = ", ".join(repr(quota) for _, quota in self._engine.config.quotas.listed())
+        return f"<QuotaService: {quotas or 'no quotas'}>"
+
     # --- asking
 
     def check_quota(
@@ -118,7 +123,7 @@ class QuotaService:
         *,
         user: str | None = None,
         model: str | None = None,
-        **amounts: Any,
+        **amounts: Unpack[OtherKeywords],
     ) -> bool:
         """Whether so much more fits into all quotas of *tenant* right now. Holds nothing; see `reserve`.
 
@@ -146,7 +151,7 @@ class QuotaService:
         wait_s: float = 0,
         idempotency_key: str | None = None,
         on_unknown: Literal["full", "input", "open"] = "full",
-        **amounts: Any,
+        **amounts: Unpack[OtherKeywords],
     ) -> Reservation:
         """Hold so much of all quotas of *tenant* until it is committed or released; amounts as for `check_quota`.
 
@@ -171,7 +176,7 @@ class QuotaService:
         user: str | None = None,
         model: str | None = None,
         idempotency_key: str | None = None,
-        **amounts: Any,
+        **amounts: Unpack[OtherKeywords],
     ) -> None:
         """Charge what was used to the present windows, over the quotas too: it has been used.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
 from opentelemetry.context import get_current
 
@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
     from otelbudget.engine.engine import Engine
     from otelbudget.model.budget import OnExhausted, RunBudget
-    from otelbudget.runs.child import Carve
     from otelbudget.runs.run import BudgetRun
-    from otelbudget.runs.scope import Mode, RunScope
+    from otelbudget.runs.scope import RunOptions, RunScope
 
 __all__ = ["current_run", "paused_scope", "resume", "run", "wrap"]
 
@@ -35,19 +34,7 @@ def current_run() -> BudgetRun | None:
     return None if found is None else BudgetRun(found)
 
 
-def run(
-    budget: str | RunBudget | None = None,
-    *,
-    org: str | None = None,
-    tenant: str | None = None,
-    user: str | None = None,
-    conversation: str | None = None,
-    tags: Mapping[str, str] | None = None,
-    priority: str | None = None,
-    mode: Mode = "shared",
-    carve: Carve | None = None,
-    reraise: bool = True,
-) -> RunScope:
+def run(budget: str | RunBudget | None = None, **options: Unpack[RunOptions]) -> RunScope:
     """Open a run: ``with``, ``async with``, or a decorator that opens one per call.
 
     Before `otelbudget.setup()` it runs on a default manager in this process's memory, without telemetry set up.
@@ -81,20 +68,7 @@ def run(
     from otelbudget.runs.run import BudgetRun
     from otelbudget.runs.scope import RunScope
 
-    return RunScope(
-        BudgetRun,
-        _engine(),
-        budget,
-        org=org,
-        tenant=tenant,
-        user=user,
-        conversation=conversation,
-        tags=tags,
-        priority=priority,
-        mode=mode,
-        carve=carve,
-        reraise=reraise,
-    )
+    return RunScope(BudgetRun, _engine(), budget, **options)
 
 
 def resume(state: Mapping[str, Any], *, on_exhausted: OnExhausted | None = None, reraise: bool = True) -> RunScope:
@@ -116,7 +90,7 @@ def resume(state: Mapping[str, Any], *, on_exhausted: OnExhausted | None = None,
 
 
 def paused_scope(
-    engine: Engine, state: Mapping[str, Any], on_exhausted: OnExhausted | None, **options: Any
+    engine: Engine, state: Mapping[str, Any], on_exhausted: OnExhausted | None, *, reraise: bool
 ) -> RunScope:
     """`resume` on *engine*."""
     from otelbudget.runs.resume import read
@@ -124,7 +98,7 @@ def paused_scope(
     from otelbudget.runs.scope import RunScope
 
     budget = read(state, on_exhausted)
-    return RunScope(BudgetRun, engine, budget, resumed=dict(state), **options)
+    return RunScope(BudgetRun, engine, budget, resumed=dict(state), reraise=reraise)
 
 
 def _engine() -> Any:

@@ -18,6 +18,7 @@ from otelbudget.engine.context import PERMIT
 from otelbudget.ledger.judging import left, tightest
 from otelbudget.model.amounts import COST, RESOURCES, UNLIMITED, Amounts, Money, count, nanousd
 from otelbudget.model.decision import Decision
+from otelbudget.model.keywords import unknown
 from otelbudget.model.vector import pack, unpack
 from otelbudget.runs import asking
 from otelbudget.telemetry import events
@@ -85,7 +86,7 @@ def _parsed(carve: Mapping[str, Money]) -> Amounts:
     amounts = [0] * len(RESOURCES)
     for name, value in carve.items():
         if name not in RESOURCES:
-            raise TypeError(f"carve: unknown resource {name!r}: known are {', '.join(RESOURCES)}")
+            raise unknown("carve: unknown resource", name, RESOURCES)
         i = RESOURCES.index(name)
         amounts[i] = (nanousd if i == COST else count)(f"carve: {name}", value)
     return Amounts(*amounts)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from otelbudget import semconv
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, STEPS, UNLIMITED, count, nanoseconds, nanousd
+from otelbudget.model.keywords import unknown
 from otelbudget.model.quota import PRIORITIES
 from otelbudget.model.vector import unpack
 from otelbudget.runs import timeout as deadlines
@@ -50,7 +51,7 @@ def _wanted(delta: Mapping[str, Any], to: Mapping[str, Any] | None) -> dict[str,
     wanted: dict[str, int] = {}
     for name, value in (*delta.items(), *(to or {}).items()):
         if name not in _KNOWN:
-            raise TypeError(f"unknown resource {name!r}: known are {', '.join(_KNOWN)}")
+            raise unknown("unknown resource", name, _KNOWN)
         if name in wanted:
             raise TypeError(f"extend() got {name} both as what to add and in to=, which sets it; say one of them")
         wanted[name] = _IN_NANOS.get(name, count)(name, value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,10 @@ from otelbudget.model.vector import unpack
 if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
 
-__all__ = ["Receipt", "receipt_of"]
+__all__ = ["Receipt", "receipt_of", "text"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Receipt:
     """A run's summary at one moment.
 
@@ -51,21 +51,26 @@ class Receipt:
             plain[part] = {k: str(v) if isinstance(v, Decimal) else v for k, v in getattr(self, part).items()}
         return plain
 
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """(resource, ``used of limit`` as text) of all that was used or is limited."""
+        for resource, used in self.used.items():
+            limit, over = self.limits.get(resource), self.overage.get(resource)
+            if used or limit is not None:
+                said = text(resource, used) if limit is None else f"{text(resource, used)} of {text(resource, limit)}"
+                yield resource, said if over is None else f"{said} ({text(resource, over)} over)"
+
     def __str__(self) -> str:
         why = f" ({self.reason}: {self.resource})" if self.resource else f" ({self.reason})" if self.reason else ""
         head = f"{self.budget or 'run'} [{self.tenant}] {self.outcome}{why}"
-        rows = [
-            f"  {resource}: {_text(resource, used)}"
-            + (f" of {_text(resource, limit)}" if limit is not None else "")
-            + (f" ({_text(resource, self.overage[resource])} over)" if resource in self.overage else "")
-            for resource, used in self.used.items()
-            for limit in (self.limits.get(resource),)
-            if used or limit is not None
-        ]
-        return "\n".join([head, *rows])
+        return "\n".join([head, *(f"  {resource}: {said}" for resource, said in self.rows())])
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{resource} {amounts}" for resource, amounts in self.rows())
+        return f"<Receipt of {self.budget or 'run'} {self.run_id[:8]} [{self.tenant}] {self.outcome}: {said}>"
 
 
-def _text(resource: str, value: Any) -> str:
+def text(resource: str, value: Any) -> str:
+    """An amount as people write it, ``1,200`` or ``$0.05``."""
     if resource == "cost_usd":
         return f"${value:f}"
     if resource == "seconds":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 from weakref import ref
 
 from otelbudget import semconv
@@ -19,15 +19,16 @@ from otelbudget.model.amounts import (
     RESOURCES,
     TOKENS,
     Amounts,
-    OnUnknown,
-    ResourceKeywords,
     amounts_from,
     nanoseconds,
     shown,
 )
 from otelbudget.model.budget import Usage, sum_of
+from otelbudget.model.keywords import OnUnknown, ReserveKeywords, ResourceKeywords, unknown
 from otelbudget.runs import asking
+from otelbudget.runs.blocks import Block
 from otelbudget.runs.idempotency import CHARGED, REPLAYED, Keys, Recorded, as_key, keys_of
+from otelbudget.runs.receipt import text
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from otelbudget.model.decision import Decision
 
 __all__ = ["AsyncReserve", "Reservation", "reserve"]
+
+
+_KNOWN: Final = {**ReserveKeywords.__annotations__, "seconds": None}  # which has an error of its own
 
 
 class Reservation:
@@ -136,6 +140,10 @@ class Reservation:
         _, site, _, permit = self._payer.around()
         return Request("reserve", more, site, hold=self._hold, change="grow", permit=permit)
 
+    def __repr__(self) -> str:
+        amounts = ", ".join(f"{name} {text(name, amount)}" for name, amount in self.held.items())
+        return f"<Reservation of {amounts or 'nothing'}, {self._hold.state}>"
+
     def __enter__(self) -> Reservation:
         return self
 
@@ -181,6 +189,8 @@ def reserve(payer: Payer, given: dict[str, Any], keys: Keys | None = None) -> Re
 
 def _request(payer: Payer, given: dict[str, Any], keys: Keys | None) -> tuple[Request, Reservation, int]:
     """What is asked for, the reservation that it becomes, and how long it may wait."""
+    if strange := given.keys() - _KNOWN:
+        raise unknown("reserve() has no", min(strange), _KNOWN)
     wait_ns = nanoseconds("wait_s", given.pop("wait_s")) if "wait_s" in given else 0
     on_unknown = given.pop("on_unknown", "full")
     if on_unknown not in ("input", "full", "open"):
@@ -216,16 +226,20 @@ def _replayed(once: Once, made: Reservation) -> Reservation:
     return earlier
 
 
-class AsyncReserve:
+class AsyncReserve(Block):
     """What `areserve` gives: awaitable, and an async block."""
+
+    advice = "write `await run.areserve(...)`, or `async with run.areserve(...) as held:`"
 
     def __init__(self, payer: Payer, given: dict[str, Any], keys: Keys | None = None) -> None:
         self._asked = (payer, given, keys)
+        super().__init__()
 
     def __await__(self) -> Generator[Any, None, Reservation]:
         return self._reserve().__await__()
 
     async def _reserve(self) -> Reservation:
+        self.used = True
         payer, given, keys = self._asked
         request, made, wait_ns = _request(payer, dict(given), keys)
         await asking.adecide(payer, request, wait_ns)

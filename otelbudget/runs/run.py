@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Unpack
 from otelbudget.admission import booking, closing, settlement, trips
 from otelbudget.admission.request import Once
 from otelbudget.admission.state import RunState
-from otelbudget.model.amounts import AmountKeywords, LimitKeywords, Money, ReserveKeywords, count
+from otelbudget.model.amounts import Money, count
 from otelbudget.model.budget import RunBudget, Usage
+from otelbudget.model.keywords import AmountKeywords, LimitKeywords, ReserveKeywords
 from otelbudget.runs import asking, controls, reservation, resume, tool_call
 from otelbudget.runs.idempotency import CHARGED, REPLAYED, Recorded, as_key, keys_of
 from otelbudget.runs.reservation import AsyncReserve
-from otelbudget.runs.scope import RunScope
+from otelbudget.runs.scope import RunOptions, RunScope
 from otelbudget.runs.timeout import Timeout
 from otelbudget.runs.view import RunView
 from otelbudget.runs.wrap_up import WrapUp
@@ -127,7 +128,7 @@ class BudgetRun(RunView):
         """
         return Timeout(self._state)
 
-    def child(self, budget: str | RunBudget | None = None, **options: Any) -> RunScope:
+    def child(self, budget: str | RunBudget | None = None, **options: Unpack[RunOptions]) -> RunScope:
         """A run inside this one, as a block: what it spends counts for both. Options as in `otelbudget.run`.
 
         Without a *budget* it has no limits of its own: this run's bind it.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from copy import copy
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar, Unpack
 
 from opentelemetry import trace
 from opentelemetry.context import attach, detach, get_current
@@ -14,8 +16,11 @@ from otelbudget.admission.state import RunState
 from otelbudget.engine import context
 from otelbudget.engine.engine import UNLIMITED_BUDGET
 from otelbudget.engine.owner import Names, tags_of
+from otelbudget.model.budget import RunBudget
+from otelbudget.model.keywords import unknown
 from otelbudget.model.quota import check_priority
 from otelbudget.runs import child, decorator, resume
+from otelbudget.runs.blocks import Block
 from otelbudget.runs.leaving import leave
 from otelbudget.telemetry import our_spans
 from otelbudget.telemetry.events import site_of
@@ -29,22 +34,38 @@ if TYPE_CHECKING:
 
     from otelbudget.engine.engine import Engine
     from otelbudget.engine.owner import Owner
-    from otelbudget.model.budget import RunBudget
     from otelbudget.runs.child import Carve
     from otelbudget.runs.run import BudgetRun
 
-__all__ = ["RunScope"]
+__all__ = ["RunOptions", "RunScope"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 Mode = Literal["shared", "carve", "detached"]
+_LIMITS: Final = tuple(one.name for one in fields(RunBudget) if one.init)
 
 
-class RunScope:
+class RunOptions(TypedDict, total=False):
+    """What `otelbudget.run` takes beside a budget."""
+
+    org: str | None
+    tenant: str | None
+    user: str | None
+    conversation: str | None
+    tags: Mapping[str, str] | None
+    priority: str | None
+    mode: Mode
+    carve: Carve | None
+    reraise: bool
+
+
+class RunScope(Block):
     """A run to be entered: ``with``, ``async with``, or a decorator that opens one per call.
 
     Options as in `otelbudget.run`. *parent* is the run it is part of; None takes the explicit run of this context, else
     that of the agent's span. *resumed* is the state of the run that it continues, as a root run under *budget*.
     """
+
+    advice = "write `with otelbudget.run(...) as run:`, or `@otelbudget.run(...)` above a function"
 
     def __init__(
         self,
@@ -52,43 +73,35 @@ class RunScope:
         engine: Engine,
         budget: str | RunBudget | None = None,
         *,
-        org: str | None = None,
-        tenant: str | None = None,
-        user: str | None = None,
-        conversation: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        priority: str | None = None,
         parent: RunState | None = None,
-        mode: Mode = "shared",
-        carve: Carve | None = None,
-        reraise: bool = True,
         resumed: Mapping[str, Any] | None = None,
+        **options: Unpack[RunOptions],
     ) -> None:
-        if mode not in ("shared", "carve", "detached"):
-            raise ValueError(f"mode must be 'shared', 'carve' or 'detached', got {mode!r}")
-        if carve is not None and mode != "carve":
+        _check_spelling(budget, options)
+        self._mode, self._carve = options.get("mode", "shared"), options.get("carve")
+        if self._mode not in ("shared", "carve", "detached"):
+            raise ValueError(f"mode must be 'shared', 'carve' or 'detached', got {self._mode!r}")
+        if self._carve is not None and self._mode != "carve":
             raise ValueError("carve goes with mode='carve'")
-        if priority is not None:
-            check_priority(priority)
-        for name, value in (("org", org), ("tenant", tenant), ("user", user), ("conversation", conversation)):
-            if value is not None and not isinstance(value, str):
-                raise TypeError(f"{name} must be text, got {value!r} ({type(value).__name__})")
-            if value == "":
-                raise ValueError(f"{name} must be a name or None, got ''")
         self._make = make
         self._engine = engine
         self._budget = None if budget is None else engine.budget(budget)
-        self._who = Names(org, tenant, user, None, conversation, tags_of(tags), priority)
+        self._who = _names(options)
         self._parent = parent
-        self._mode = mode
-        self._carve = carve
-        self._reraise = reraise
+        self._reraise = options.get("reraise", True)
         self._resumed = resumed
         self._run: RunState | None = None
         self._token: Token[Context] | None = None
+        super().__init__()
+
+    if not TYPE_CHECKING:  # to a type checker it has no other attributes
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(f"run(...) has no {name!r} before it is entered: {self.advice}")
 
     def open(self) -> tuple[RunState, Context]:
         """A new run with its span, and the context in which it is the current one."""
+        self.used = True
         engine = self._engine
         closing.tend(engine)
         # An exception may come at any moment: until it is enlisted, nothing but this scope knows of the run.
@@ -194,6 +207,7 @@ class RunScope:
 
     def __call__(self, function: F) -> F:
         """Open a run for each call of *function*: plain, async, generator or async generator."""
+        self.used = True
         return decorator.decorate(self, function)
 
     def copy(self) -> RunScope:
@@ -201,6 +215,32 @@ class RunScope:
         twin = copy(self)
         twin._run = twin._token = None
         return twin
+
+
+def _check_spelling(budget: object, options: Mapping[str, Any]) -> None:
+    """TypeError that says what to write, if *budget* is a function or one of *options* is none."""
+    if inspect.isroutine(budget):
+        raise TypeError("a decorator needs its parentheses: write `@otelbudget.run()`")
+    for name in options:
+        if name in _LIMITS:
+            raise TypeError(f"run() has no {name!r}, a budget has: run(RunBudget({name}=...))")
+        if name not in RunOptions.__annotations__:
+            raise unknown("run() has no", name, (*RunOptions.__annotations__, *_LIMITS))
+
+
+def _names(options: RunOptions) -> Names:
+    """Whose run *options* say it is."""
+    priority = options.get("priority")
+    if priority is not None:
+        check_priority(priority)
+    given: Mapping[str, Any] = options
+    names = {name: given.get(name) for name in ("org", "tenant", "user", "conversation")}
+    for name, value in names.items():
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"{name} must be text, got {value!r} ({type(value).__name__})")
+        if value == "":
+            raise ValueError(f"{name} must be a name or None, got ''")
+    return Names(**names, tags=tags_of(options.get("tags")), priority=priority)
 
 
 def _check_owner(given: Owner, who: Names) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from otelbudget.admission import denial as denials
 from otelbudget.admission.payer import Payer
@@ -12,6 +12,7 @@ from otelbudget.admission.request import Judgement, Request
 from otelbudget.model.amounts import NANOS
 from otelbudget.model.decision import Decision
 from otelbudget.runs import asking
+from otelbudget.runs.blocks import Block
 from otelbudget.runs.wait import Bells, TaskBell
 
 if TYPE_CHECKING:
@@ -50,11 +51,13 @@ def _left(payer: Payer, now_ns: int) -> Iterator[tuple[RunState, int]]:
             yield one, one.max_ns + grace_ns - one.elapsed_ns(now_ns)
 
 
-class Timeout:
+class Timeout(Block):
     """What `BudgetRun.timeout` gives: an ``async with`` block, used once.
 
     A task beside the work follows the clock and changes of deadlines, and asks `on_exhausted` while the work goes on.
     """
+
+    advice = "write `async with run.timeout():`"
 
     def __init__(self, run: RunState) -> None:
         self._run = run
@@ -62,8 +65,17 @@ class Timeout:
         self._watch: asyncio.Task[None] | None = None
         self._judged: Judgement | None = None  # the denial that ends the work, once that is decided
         self._broken: Exception | None = None  # what `on_exhausted` raised
+        super().__init__()
+
+    def __enter__(self) -> NoReturn:
+        self.used = True
+        raise TypeError(f"a timeout cancels tasks: {self.advice}")
+
+    def __exit__(self, *_: object) -> None:
+        """Never reached."""
 
     async def __aenter__(self) -> None:
+        self.used = True
         if self._inner is not None:
             raise RuntimeError("this timeout was entered before: make a new one with run.timeout()")
         run = self._run

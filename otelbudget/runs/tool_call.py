@@ -10,6 +10,7 @@ from otelbudget.admission.request import Request
 from otelbudget.engine import context as contexts
 from otelbudget.model.amounts import Amounts
 from otelbudget.runs import asking
+from otelbudget.runs.blocks import Block
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["ToolCall", "enclosing", "is_name", "note_model_call", "request_for", "spans_around"]
 
 
-class ToolCall:
+class ToolCall(Block):
     """One tool call, as a block; what `BudgetRun.tool_call` gives. One that is *from_span* was read off a span."""
+
+    advice = "write `with run.tool_call(...):`"
 
     def __init__(self, run: RunState, name: str, call_id: str | None = None, *, from_span: bool = False) -> None:
         self.run = run
@@ -35,6 +38,8 @@ class ToolCall:
         self.model_called = False  # inside it, so a tool call of the same name inside is another one
         self.around: ToolCall | None = None  # the tool span that a block was entered in
         self._token: Token[Context] | None = None
+        super().__init__()
+        self.used = from_span
 
     def covers(self, name: str | None, call_id: str | None) -> bool:
         """Whether a tool call made directly inside this one is this one, seen once more by another layer."""
@@ -48,6 +53,7 @@ class ToolCall:
 
     def _admission(self) -> Request | None:
         """What entering asks for; None if a tool span around it has been charged for this very call."""
+        self.used = True
         if self._token is not None:
             raise RuntimeError("this tool call was entered before and has not ended: make a new one per call")
         context = get_current()

@@ -123,7 +123,8 @@ class RunView:
 
     def __repr__(self) -> str:
         name = f" {self.budget.name!r}" if self.budget.name else ""
-        return f"<{type(self).__name__}{name} {self.run_id[:8]} of {self.tenant!r}, {self.state}>"
+        used = "".join(f", {resource} {said}" for resource, said in receipt_of(self._state).rows())
+        return f"<BudgetRun{name} {self.run_id[:8]} of {self.tenant!r}: {self.state}{used}>"
 
 
 def _state_of(run: RunState) -> State:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from otelbudget.engine import context
 from otelbudget.errors import BudgetError
 from otelbudget.model.amounts import NESTED, STEPS, TOOLS
+from otelbudget.runs.blocks import Block
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,7 @@ class Permit:
         return None
 
 
-class WrapUp:
+class WrapUp(Block):
     """What `BudgetRun.wrap_up` gives: a block (``with`` or ``async with``) in which one model call is admitted.
 
     It reaches into what ``wrap_up`` set aside, also for a run inside; limits of that one, of ancestors, quotas and a
@@ -51,11 +52,15 @@ class WrapUp:
     deals with the run's pending denials.
     """
 
+    advice = "write `with run.wrap_up():`"
+
     def __init__(self, run: RunState) -> None:
         self._run = run
         self._token: Token[Context] | None = None
+        super().__init__()
 
     def __enter__(self) -> Permit:
+        self.used = True
         run = self._run
         if run.wrapped_up or run.ran_out is None:
             why = "it was used before" if run.wrapped_up else "no limit and no deadline has refused anything yet"

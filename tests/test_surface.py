@@ -1,0 +1,168 @@
+"""What a user sees by completion, and what the obvious wrong thing says: nothing internal, and how to write it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from world import World
+
+import otelbudget
+from otelbudget import BudgetManager, BudgetRun, Quota, QuotaService, RunBudget, Usage
+
+NO_LIMIT = "run() has no 'max_steps', a budget has: run(RunBudget(max_steps=...))"
+THREE = RunBudget(max_steps=3, max_tokens=2000, name="three")
+
+
+def test_completion_on_a_run_shows_what_may_be_called_and_nothing_else(world: World) -> None:
+    with world.run(THREE) as run:
+        names = [name for name in dir(run) if not name.startswith("_")]
+        assert len(names) <= 40
+        for name in names:
+            assert (getattr(BudgetRun, name).__doc__ or "").strip(), f"BudgetRun.{name} has no docstring"
+
+
+def test_completion_on_the_package_shows_its_public_names() -> None:
+    assert {"setup", "run", "RunBudget", "BudgetExceeded", "QuotaService"} <= set(dir(otelbudget))
+    assert set(dir(otelbudget)) == set(otelbudget.__all__)
+
+
+def test_handles_of_one_run_are_equal_and_of_two_are_not(world: World) -> None:
+    with world.run() as run, run.child() as child:
+        assert child.parent == run
+        assert {child.parent, run} == {run}
+        assert child != run
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda _: RunBudget(max_stesp=3), "RunBudget() has no 'max_stesp': did you mean 'max_steps'?"),
+        (lambda _: Usage(input_token=3), "Usage() has no 'input_token': did you mean 'input_tokens'?"),
+        (lambda _: Quota(token=3), "Quota() has no 'token': did you mean 'tokens'?"),
+        (lambda run: run.check(tokns=5), "unknown resource 'tokns': did you mean 'tokens'?"),
+        (lambda run: run.can_proceed(tokns=5), "unknown resource 'tokns': did you mean 'tokens'?"),
+        (lambda run: run.reserve(tokns=5), "reserve() has no 'tokns': did you mean 'tokens'?"),
+        (lambda run: run.reserve(wait=5), "reserve() has no 'wait': did you mean 'wait_s'?"),
+        (lambda run: run.extend(stepps=5), "unknown resource 'stepps': did you mean 'steps'?"),
+        (lambda run: run.child(tenat="x"), "run() has no 'tenat': did you mean 'tenant'?"),
+        (lambda run: run.child(max_steps=1), NO_LIMIT),
+        (
+            lambda _: otelbudget.run(max_steps=3),
+            "run() has no 'max_steps', a budget has: run(RunBudget(max_steps=...))",
+        ),
+        (lambda _: otelbudget.run(max_stesp=3), "run() has no 'max_stesp': did you mean 'max_steps'?"),
+        (lambda _: QuotaService().check_quota("a", 3, stesp=4), "unknown resource 'stesp': did you mean 'steps'?"),
+        (lambda _: QuotaService().reserve("a", 3, stesp=4), "reserve() has no 'stesp': did you mean 'steps'?"),
+    ],
+)
+def test_a_misspelt_keyword_is_told_what_was_meant(world: World, wrong: Callable[[Any], Any], said: str) -> None:
+    with world.run(THREE) as run:
+        with pytest.raises(TypeError) as error:
+            wrong(run)
+        assert said in str(error.value)
+        assert (run.usage.steps, run.remaining()["steps"]) == (0, 3)
+
+
+def test_a_decorator_without_parentheses_says_to_write_them() -> None:
+    with pytest.raises(TypeError, match=r"write `@otelbudget\.run\(\)`"):
+
+        @otelbudget.run
+        def work() -> None: ...
+
+
+def test_a_run_used_without_with_says_to_write_it(world: World) -> None:
+    scope: Any = world.run(THREE)
+    with pytest.raises(AttributeError, match=r"has no 'check' before it is entered: write `with otelbudget\.run"):
+        scope.check()
+    with scope:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda run: run.child(), r"write `with otelbudget\.run"),
+        (lambda run: run.tool_call("search"), r"write `with run\.tool_call"),
+        (lambda run: run.wrap_up(), r"write `with run\.wrap_up"),
+        (lambda run: run.timeout(), r"write `async with run\.timeout"),
+        (lambda run: run.areserve(tokens=1), r"write `await run\.areserve"),
+    ],
+)
+def test_a_block_that_is_never_entered_warns_where_it_is_dropped(
+    world: World, make: Callable[[BudgetRun], object], said: str
+) -> None:
+    with world.run(THREE) as run:
+        with pytest.warns(RuntimeWarning, match=f"nothing was done: {said}") as told:
+            make(run)
+        assert told[0].filename == __file__
+        assert run.usage.tool_calls == 0
+
+
+async def test_blocks_that_are_entered_awaited_or_wrap_a_function_warn_of_nothing(world: World) -> None:
+    @world.run(THREE)
+    def work() -> None: ...
+
+    work()
+    with world.run(THREE) as run, run.tool_call("search"):
+        (await run.areserve(tokens=1)).release()
+        async with run.timeout(), run.areserve(tokens=1) as held:
+            held.release()
+
+
+def test_a_timeout_in_a_plain_with_says_that_it_is_async(world: World) -> None:
+    with (
+        world.run(THREE) as run,
+        pytest.raises(TypeError, match=r"write `async with run\.timeout\(\):`"),
+        run.timeout(),
+    ):
+        pass
+
+
+def test_reprs_show_numbers_and_no_addresses(world: World) -> None:
+    with world.run(THREE, tenant="acme") as run:
+        held = run.reserve(tokens=1200, steps=1)
+        assert repr(held) == "<Reservation of steps 1, tokens 1,200, input_tokens 1,200, open>"
+        held.commit(Usage(350, 0))
+        assert repr(run).startswith(
+            f"<BudgetRun 'three' {run.run_id[:8]} of 'acme': active, steps 1 of 3, tokens 350 of 2,000"
+        )
+        assert "steps 1 of 3, tokens 350 of 2,000" in repr(run.receipt())
+    assert repr(THREE) == "RunBudget(max_steps=3, max_tokens=2000, name='three')"
+    assert repr(RunBudget(max_steps=2, wrap_up={"steps": 1})) == "RunBudget(max_steps=2, wrap_up={'steps': 1})"
+    assert repr(Usage(80, 20)) == "Usage(input_tokens=80, output_tokens=20, tokens=100)"
+    assert repr(Quota(tokens=10)) == "Quota(tokens=10, name='tokens per day')"
+    for value in (BudgetManager(THREE), QuotaService(50), held):
+        assert " at 0x" not in repr(value)
+
+
+MISSPELT = """
+import otelbudget
+from otelbudget import Quota, QuotaService, RunBudget, Usage
+with otelbudget.run() as run:
+    {}
+"""
+
+
+@pytest.mark.slow
+def test_a_type_checker_sees_each_misspelt_keyword(tmp_path: Path) -> None:
+    wrong = [
+        "run.check(tokns=5)", "run.can_proceed(tokns=5)", "run.reserve(tokns=5)", "run.areserve(tokns=5)",
+        "run.extend(tokns=5)", "run.child(tenat='x')", "otelbudget.run(tenat='x')", "RunBudget(max_stesp=3)",
+        "Usage(input_token=3)", "Quota(token=3)", "QuotaService().reserve('a', 3, stesp=4)",
+        "run.reserve().extend(tokns=5)",
+    ]  # fmt: skip
+    file = tmp_path / "program.py"
+    file.write_text(MISSPELT.format("\n    ".join(wrong)))
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", str(file)],
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+    lines = {int(line.split(":")[1]) for line in checked.stdout.splitlines() if " error: " in line}
+    assert lines == set(range(5, 5 + len(wrong))), checked.stdout + checked.stderr
