@@ -143,5 +143,5 @@ def test_a_sum_that_does_not_fit_its_parts_or_the_range_is_refused(asked: dict[s
 
 
 def test_an_unknown_resource_is_named_beside_the_known_ones() -> None:
-    with pytest.raises(TypeError, match="unknown resource 'token': known are steps, tokens"):
+    with pytest.raises(TypeError, match="unknown resource 'token': did you mean 'tokens'"):
         amounts_from({"token": 3}, ONE_CALL)

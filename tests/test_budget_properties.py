@@ -170,7 +170,7 @@ def quota_accounts(world: World, nodes: list[Node]) -> Iterator[tuple[Key, Accou
             yield key_of(account, account.window), account
     for node in nodes:
         if node.parent is None:
-            for account in node.run.accounts[:-1]:
+            for account in node.run._state.accounts[:-1]:
                 assert isinstance(account, QuotaAccount)
                 yield key_of(account, id(node)), account
 
@@ -233,7 +233,7 @@ class Interleavings(RuleBasedStateMachine):
             ][who]
             options |= {"tenant": tenant, "user": user, "priority": priority, "mode": "detached"}
         else:
-            options |= {"parent": parent.run, "mode": mode}
+            options |= {"parent": parent.run._state, "mode": mode}
         if mode == "carve":
             options["carve"] = {"tokens": carve, "input_tokens": 0} if isinstance(carve, int) else carve
         budget = RunBudget(max_tokens=tokens, max_steps=30, max_cost_usd=0.5, max_tool_calls=9)
@@ -251,7 +251,7 @@ class Interleavings(RuleBasedStateMachine):
     def close_run(self, pick: int) -> None:
         if pick < 40:
             node = self.node(pick)
-            leave(node.run, None)
+            leave(node.run._state, None)
             node.carved = None
 
     @rule(
@@ -275,7 +275,7 @@ class Interleavings(RuleBasedStateMachine):
         request = ModelRequest(provider="p", operation="chat", model="demo", input_tokens=given, max_output_tokens=made)
         call = ModelCall(node.run._state, request)
         with self.asking("call"):
-            asking.decide(node.run, call.ask())
+            asking.decide(node.run._state, call.ask())
             self.note(node, call._hold, "demo", call)
 
     @rule(
@@ -501,10 +501,10 @@ class Interleavings(RuleBasedStateMachine):
             return
         self.note_expiries()
         for node in self.books.nodes:
-            account = node.run.account
+            account = node.run._state.account
             check_account(account, node.used, self.books.held_for(node), bounded=self.strict)
             assert tuple(unpack(account.below)) == node.below
-            assert node.run.account.holds == sum(node in one.node.lineage for one in self.books.opened)
+            assert node.run._state.account.holds == sum(node in one.node.lineage for one in self.books.opened)
         for key, account in quota_accounts(self.world, self.books.nodes):
             rolling = key[-2] == USER.per
             used = None if rolling else self.books.spent[key]
@@ -528,14 +528,14 @@ class Interleavings(RuleBasedStateMachine):
         self.world.advance(200)
         self.both_sets_of_books_agree()
         for node in self.books.nodes:
-            leave(node.run, None)
+            leave(node.run._state, None)
             node.carved = None
         closing.tend(self.world.engine)
         assert not self.books.opened
         self.both_sets_of_books_agree()
         for node in self.books.nodes:
-            assert not any(reserved_of(node.run.account))
-            assert node.run.finished
+            assert not any(reserved_of(node.run._state.account))
+            assert node.run._state.finished
         assert not any(any(reserved_of(account)) for _, account in quota_accounts(self.world, self.books.nodes))
         assert self.world.engine.ledger.open.age(self.world.now_ns) == (0, 0.0)
         assert [self.world.engine.meters.tenant(name).active for name in ("acme", "beta")] == [0, 0]
@@ -620,7 +620,7 @@ class Workers:
                 for _ in range(3):
                     self.spend(dice, child)
             finally:
-                leave(child, None)
+                leave(child._state, None)
         elif what == 2:
             run.freeze()
             run.unfreeze()
@@ -678,7 +678,7 @@ def test_threads_keep_every_invariant(number: int, seed: int) -> None:
     runs = [*workers.runs, *workers.children]
     for run in reversed(runs):
         run.can_proceed()
-        leave(run, None)
+        leave(run._state, None)
     closing.tend(world.engine)
     for account in workers.accounts():
         assert account.taken == account.used

@@ -13,6 +13,13 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 #: Example -> pieces of what it prints, in order.
 SHOWS = {
+    "ask_for_more.py": [
+        "steps used 2 of 2",
+        "How many more",
+        "steps used 3 of 3",
+        "Deep learning is",
+        "steps: 3, ended",
+    ],
     "basic_usage.py": [
         "left: 2 steps",
         "left: 0 steps",
@@ -53,7 +60,7 @@ def test_an_example_runs_and_shows_its_point(name: str, tmp_path: Path) -> None:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL", "OPENAI_"))}
     done = subprocess.run(
         [sys.executable, "-W", "error", str(EXAMPLES / name)],
-        env=clean, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        input="1\nno\n", env=clean, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     rest = done.stdout

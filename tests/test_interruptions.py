@@ -68,7 +68,7 @@ class Scene:
 
     def accounts(self) -> tuple[Account, ...]:
         """The tenant's two, and those of the runs."""
-        return self.run.payers()
+        return self.run._state.payers()
 
     def rolling(self) -> QuotaAccount:
         [found] = [one for one in self.accounts() if isinstance(one, QuotaAccount) and one.buckets is not None]
@@ -97,7 +97,7 @@ class Scene:
         for account in self.accounts():
             assert (reserved_of(account), account.holds) == ([0] * 7, 0), account.scope
         assert self.world.engine.meters.snapshot().reservations_open == 0
-        used = used_of(self.parent.account)
+        used = used_of(self.parent._state.account)
         assert self.world.spent() == (*used[INPUT : INPUT + 3], used[TOOLS])
 
 
@@ -158,7 +158,7 @@ def reserve(made: Scene) -> None:
 
 def guarded_call(made: Scene) -> None:
     made.world.activate()
-    otel_context.attach(context.RUN.put(otel_context.get_current(), made.run))
+    otel_context.attach(context.RUN.put(otel_context.get_current(), made.run._state))
     made.kept.append(begin(CALL))
 
 
@@ -210,7 +210,7 @@ def test_it_happens_or_not(name: str, mode: str) -> None:
         more = interrupted_at(here, at, lambda: operation(here))
         assert here.state() in (nothing, everything), f"line {at}"
         if here.run is not here.parent:
-            closing.close(here.run, "completed")
+            closing.close(here.run._state, "completed")
             here.run = here.parent
         here.clear()
         return more
@@ -236,7 +236,7 @@ def test_a_settlement_happens_or_not_and_can_be_repeated(mode: str, end: str) ->
         assert made.used(TOKENS) == [spent] * len(made.accounts())
         assert made.world.records() == (end == "commit")
         if made.run is not made.parent:
-            closing.close(made.run, "completed")
+            closing.close(made.run._state, "completed")
             made.run = made.parent
         made.clear()
         return more
@@ -326,7 +326,7 @@ def test_a_carve_is_made_or_not_and_one_that_nobody_got_comes_back() -> None:
         made = Scene()
         more = interrupted_at(made, at, lambda: made.kept.append(made.child("carve")))
         made.parent.can_proceed()
-        assert reserved_of(made.parent.account)[TOKENS] == (300 if made.kept else 0)
+        assert reserved_of(made.parent._state.account)[TOKENS] == (300 if made.kept else 0)
         return more
 
     each_line(10, run_at)
@@ -335,9 +335,9 @@ def test_a_carve_is_made_or_not_and_one_that_nobody_got_comes_back() -> None:
 def test_a_carve_comes_back_however_the_end_of_its_run_is_interrupted() -> None:
     def run_at(at: int) -> bool:
         made = Scene().child("carve")
-        more = interrupted_at(made, at, lambda: closing.close(made.run, "completed"))
-        closing.close(made.run, "completed")
-        assert reserved_of(made.parent.account)[TOKENS] == 0
+        more = interrupted_at(made, at, lambda: closing.close(made.run._state, "completed"))
+        closing.close(made.run._state, "completed")
+        assert reserved_of(made.parent._state.account)[TOKENS] == 0
         made.run = made.parent
         made.clear()
         return more

@@ -219,3 +219,19 @@ def test_without_the_client_it_says_what_to_install(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ImportError, match=r"pip install 'otelbudget\[openai\]'"):
         ResearchAgent().answer(QUESTION)
+
+
+@pytest.mark.parametrize(
+    ("question", "document"),
+    [
+        ("What is machine learning?", "machine-learning"),
+        ("What is Python?", "python"),
+        ("What is deep learning?", "deep-learning"),
+    ],
+)
+def test_what_first_users_ask_is_answered_from_the_document_about_it(
+    client: openai.OpenAI, question: str, document: str
+) -> None:
+    result = ResearchAgent(RunBudget(max_steps=10), client=client).answer(question)
+    assert result["documents"][0] == document
+    assert result["answer"].startswith(question.removeprefix("What is ").rstrip("?").capitalize())

@@ -202,7 +202,7 @@ def test_two_threads_that_commit_different_usages_charge_once_and_one_of_them_he
     [
         ({"seconds": 5}, ValueError, "seconds can't be reserved"),
         ({"on_unknown": "maybe"}, ValueError, "on_unknown must be"),
-        ({"token": 5}, TypeError, "unknown resource"),
+        ({"token": 5}, TypeError, "has no"),
         ({"tokens": -5}, ValueError, "tokens must be"),
     ],
 )
