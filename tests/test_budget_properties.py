@@ -431,7 +431,7 @@ class Interleavings(RuleBasedStateMachine):
     def what_remains_is_what_fits(self, pick: int) -> None:
         node = self.node(pick)
         run = node.run
-        if any(one.run.closed or one.run.frozen is not None for one in node.lineage):
+        if any(one.run.state in ("closed", "frozen") for one in node.lineage):
             return
         left = run.remaining()["tokens"]
         assert self.fits(node, tokens=left, steps=0)
