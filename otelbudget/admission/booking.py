@@ -129,11 +129,13 @@ def _count(payer: Payer, operation: str, denial: Denial) -> int:
 
 def _say(payer: Payer, request: Request, denial: Denial, times: int) -> None:
     site = request.site
-    if site.span is not None:
-        if times <= LOUD:
-            payer.say(site, events.check_denied, denial, always=times == 1)
-        else:
+    if times > LOUD:
+        if site.span is not None or events.logs():
             payer.suppress(site)
+    else:
+        told = events.refusal(denial)
+        payer.log(site, semconv.EVENT_CHECK, told)
+        payer.say(site, events.add, semconv.EVENT_CHECK, told, always=times == 1, logged=True)
     span = payer.site.span
     if times == 1 and span is not None and span.is_recording():
         kind = f"{semconv.DENIED_PREFIX}{denial.resource or 'call'}.{denial.reason}"

@@ -16,7 +16,7 @@ from otelbudget.telemetry import events
 from otelbudget.telemetry.events import NOWHERE, Site, site_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.trace import Span
 
@@ -188,14 +188,38 @@ class Payer:
         return Around(site=site_of(trace.get_current_span()))
 
     def say(self, site: Site, event: Callable[..., bool], *details: Any, **more: Any) -> None:
-        """Write an event; count it if the span is full."""
+        """Write an event, where `say_late` puts it if the call's span has ended; count it if the span is full."""
         span = site.span
-        if span is None or not span.is_recording() or events.writing.now:
+        if span is None:
             return
+        if events.writing.now:
+            self.engine.meters.count_suppressed()
+        elif not span.is_recording():
+            self.say_late(event, details, more)
+        else:
+            events.writing.now = True
+            try:
+                if not event(site, *details, **more):
+                    self.suppress(site)
+            finally:
+                events.writing.now = False
+
+    def say_late(self, event: Callable[..., bool], details: Sequence[Any], more: dict[str, Any]) -> None:
+        """Nothing: who is no run has no other span."""
+
+    def log(self, site: Site, name: str, attributes: dict[str, Any]) -> None:
+        """Write a refusal or a threshold as a log record, with whose it is, whatever the sampler decided."""
+        if not events.logs():
+            return
+        if events.writing.now:
+            if site.span is None:  # else `say` counts it
+                self.engine.meters.count_suppressed()
+            return
+        run_id = None if self.run is None else self.run_id
+        who = {semconv.TENANT: self.tenant, semconv.USER: self.owner.user, semconv.RUN_ID: run_id}
         events.writing.now = True
         try:
-            if not event(site, *details, **more):
-                self.suppress(site)
+            events.log(site, name, attributes | {key: name for key, name in who.items() if name is not None})
         finally:
             events.writing.now = False
 

@@ -269,7 +269,9 @@ def say_crossed(payer: Payer, site: Site, crossed: Sequence[Crossing]) -> None:
     on *site*, the call's, where that has no span."""
     for crossing in crossed:
         one: Payer | RunState = payer.ancestor_of(crossing.account) or payer
-        one.say(site if one.site.span is None else one.site, events.threshold_event, crossing)
+        where = site if one.site.span is None else one.site
+        one.log(where, semconv.EVENT_THRESHOLD, events.threshold(crossing))
+        one.say(where, events.crossed, crossing)
 
 
 def tell_expired(engine: Any) -> None:

@@ -15,7 +15,7 @@ from otelbudget.engine.context import PERMIT
 from otelbudget.ledger.account import Account, QuotaAccount, rule_of, rule_of_budget
 from otelbudget.model.amounts import NANOS, UNLIMITED
 from otelbudget.model.windows import Window
-from otelbudget.telemetry import events, our_spans
+from otelbudget.telemetry import our_spans
 from otelbudget.telemetry.events import NOWHERE, Site, site_of
 
 if TYPE_CHECKING:
@@ -244,30 +244,13 @@ class RunState(Payer):
             self.here = found
         return found
 
-    def say(self, site: Site, event: Callable[..., bool], *details: Any, **more: Any) -> None:
-        """Write an event, on the run's span or one of its own if the call's has ended; count it if that is full."""
-        span = site.span
-        if span is None:
-            return
-        if events.writing.now:
-            self.engine.meters.count_suppressed()
-        elif not span.is_recording():
-            self._say_late(event, details, more)
-        else:
-            events.writing.now = True
-            try:
-                written = event(site, *details, **more)
-                if not written:
-                    self.suppress(site)
-            finally:
-                events.writing.now = False
-
     def mark(self, span: Span) -> None:
         """Say on the span of a call whose it is."""
         span.set_attribute(semconv.RUN_ID, self.run_id)
         span.set_attribute(semconv.TENANT, self.tenant)
 
-    def _say_late(self, event: Callable[..., bool], details: Sequence[Any], more: dict[str, Any]) -> None:
+    def say_late(self, event: Callable[..., bool], details: Sequence[Any], more: dict[str, Any]) -> None:
+        """Write an event on the run's span, or on one of its own if that has ended too."""
         if self.span is not None and self.span.is_recording():
             self.say(self.site, event, *details, **more)
             return

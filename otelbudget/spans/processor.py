@@ -162,7 +162,7 @@ class LiveSpans:
     def _settle(self, node: Node, call: ModelCall, span: Any) -> None:
         usage = spans.usage_from(span.attributes)
         site = Site(node.span) if node.outer is None else site_of(node.outer.span)
-        call.site = site if span.get_span_context().trace_flags.sampled else NOWHERE
+        call.site = site if span.get_span_context().trace_flags.sampled else site_of(node.span)
         if usage is not None and self._was_settled(call.run, usage, span, node.scope):
             call.release()  # a guard or another layer has charged this very call
         elif usage is not None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.trace import Span, set_span_in_context
 
-from otelbudget import semconv
 from otelbudget._version import __version__
 
 if TYPE_CHECKING:
@@ -30,9 +29,8 @@ class EventLog:
         self._record = _record_of(provider)
         self.on_span = on_span
 
-    def write(self, span: Span, name: str, attributes: Mapping[str, Any]) -> None:
-        """Write an event in the trace context of *span*; refusals and thresholds at WARN, all else at INFO."""
-        loud = name == semconv.EVENT_THRESHOLD or attributes.get(semconv.DECISION) == "deny"
+    def write(self, span: Span, name: str, attributes: Mapping[str, Any], *, loud: bool = False) -> None:
+        """Write an event in the trace context of *span*, at WARN if it is *loud*, else at INFO."""
         severity = SeverityNumber.WARN if loud else SeverityNumber.INFO
         try:
             self._logger.emit(

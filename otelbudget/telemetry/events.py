@@ -1,7 +1,8 @@
 """Events: what is written where, and how much of it.
 
 The SDK keeps a bounded number of events per span and drops the oldest silently, so ordinary events stop at three
-quarters of the bound and are counted instead. Log records have no such bound; `add` is where that is decided.
+quarters of the bound and are counted instead. Log records have no such bound; `add` is where that is decided. Refusals
+and thresholds are log records (`log`) whatever the sampler decided, all else only where the span has them too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from otelbudget.model.decision import Denial
 if TYPE_CHECKING:
     from otelbudget.telemetry.event_log import EventLog
 
-__all__ = ["NOWHERE", "Site", "check_denied", "check_event", "record_event", "site_of", "threshold_event", "write_to"]
+__all__ = ["NOWHERE", "Site", "check_event", "crossed", "log", "record_event", "refusal", "site_of", "write_to"]
 
 #: How many events a span of the SDK keeps unless it says otherwise.
 _DEFAULT_BOUND: Final = 128
@@ -33,10 +34,17 @@ Value = str | int | float | bool
 
 @dataclass(slots=True, eq=False)
 class Site:
-    """A span that is recording and sampled, or None, and how many ordinary events it takes until they are counted."""
+    """Where the events of a call go.
+
+    Attributes:
+        span: Its span if that is recording and sampled, else None.
+        left: How many ordinary events that takes until they are counted.
+        unsampled: Its span if that is not, where log records want its trace.
+    """
 
     span: Span | None
     left: int = 0
+    unsampled: Span | None = None
 
 
 NOWHERE: Final = Site(None)
@@ -61,9 +69,9 @@ def write_to(log: EventLog | None) -> None:
 
 
 def site_of(span: Span) -> Site:
-    """The site of *span*; `NOWHERE` if it is not recorded or not sampled."""
+    """The site of *span*; one without a span if it is not recorded or not sampled."""
     if not span.is_recording() or not span.get_span_context().trace_flags.sampled:
-        return NOWHERE
+        return NOWHERE if _event_log is None else Site(None, unsampled=span)
     if forking.forked_ns and (getattr(span, "start_time", None) or forking.forked_ns) <= forking.forked_ns:
         return NOWHERE  # the parent's: a lock of it may be held there for ever
     bound = getattr(getattr(span, "_limits", None), "max_events", None)
@@ -86,13 +94,28 @@ def trace_of(site: Site) -> tuple[str, str] | None:
     return trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
 
 
-def add(site: Site, name: str, attributes: Mapping[str, Value], *, always: bool = False) -> bool:
-    """Add an event; False if the site has taken its share and the event is not one that must appear."""
+def logs() -> bool:
+    """Whether log records are asked for."""
+    return _event_log is not None
+
+
+def log(site: Site, name: str, attributes: Mapping[str, Value]) -> None:
+    """Write a refusal or a threshold as a log record, where those are asked for, in the trace of the call's span."""
+    if _event_log is not None:
+        _event_log.write(site.span or site.unsampled or trace.INVALID_SPAN, name, attributes, loud=True)
+
+
+def add(site: Site, name: str, attributes: Mapping[str, Value], *, always: bool = False, logged: bool = False) -> bool:
+    """Add an event; False if the site has taken its share and the event is not one that must appear.
+
+    *logged* if its log record has been written.
+    """
     span = site.span
     if span is None:
         return True
     if _event_log is not None:
-        _event_log.write(span, name, attributes)
+        if not logged:
+            _event_log.write(span, name, attributes)
         if not _event_log.on_span:
             return True
     if site.left <= 0 and not always:
@@ -123,8 +146,8 @@ def check_warned(site: Site, denial: Denial) -> bool:
     return add(site, semconv.EVENT_CHECK, _given(attributes))
 
 
-def check_denied(site: Site, denial: Denial, *, always: bool) -> bool:
-    """`otelbudget.check` of a refused request."""
+def refusal(denial: Denial) -> dict[str, Value]:
+    """What `otelbudget.check` of a refused request says."""
     attributes = {
         semconv.DECISION: "deny",
         semconv.REASON: denial.reason,
@@ -132,7 +155,7 @@ def check_denied(site: Site, denial: Denial, *, always: bool) -> bool:
         semconv.SCOPE: denial.scope,
         semconv.BUDGET: denial.budget,
     }
-    return add(site, semconv.EVENT_CHECK, _given(attributes) | _amounts(denial), always=always)
+    return _given(attributes) | _amounts(denial)
 
 
 def _amounts(denial: Denial) -> dict[str, Value]:
@@ -162,15 +185,19 @@ def record_event(site: Site, charged: tuple[int, int, int], flags: Sequence[str]
     return add(site, semconv.EVENT_RECORD, attributes)
 
 
-def threshold_event(site: Site, crossing: Crossing) -> bool:
+def threshold(crossing: Crossing) -> dict[str, Value]:
+    """What `otelbudget.threshold` says."""
+    resource, budget = RESOURCES[crossing.resource], crossing.rule.name or None
+    return _given({semconv.RESOURCE: resource, semconv.RATIO: crossing.ratio, semconv.BUDGET: budget})
+
+
+def crossed(site: Site, crossing: Crossing) -> bool:
     """`otelbudget.threshold`: always an event, and an attribute of the span; that of a quota says whose it is."""
-    resource, ratio, scope = RESOURCES[crossing.resource], crossing.ratio, crossing.account.scope
-    budget = crossing.rule.name or None
-    told: dict[str, Value | None] = {semconv.RESOURCE: resource, semconv.RATIO: ratio, semconv.BUDGET: budget}
-    change_event(site, semconv.EVENT_THRESHOLD, told)
-    if site.span is not None and site.span.is_recording():
-        whose = "" if scope == "run" else f"{scope}."
-        site.span.set_attribute(f"{semconv.THRESHOLD_PREFIX}{whose}{resource}", ratio)
+    add(site, semconv.EVENT_THRESHOLD, threshold(crossing), always=True, logged=True)
+    if site.span is not None:
+        whose = "" if crossing.account.scope == "run" else f"{crossing.account.scope}."
+        name = f"{semconv.THRESHOLD_PREFIX}{whose}{RESOURCES[crossing.resource]}"
+        site.span.set_attribute(name, crossing.ratio)
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
@@ -15,9 +16,10 @@ from opentelemetry.sdk._logs.export import (
 )
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 import otelbudget
-from otelbudget import Config, ConfigError, RunBudget
+from otelbudget import BudgetExceeded, Config, ConfigError, RunBudget
 from otelbudget.bootstrap import facts
 from otelbudget.config import TelemetryConfig
 
@@ -64,6 +66,24 @@ def test_a_provider_given_gets_the_events_and_is_flushed_at_the_end_and_not_shut
     provider.get_logger("app").emit(event_name="later")
     provider.force_flush()
     assert len(exporter.get_finished_logs()) == 2
+
+
+@pytest.mark.parametrize("events", ["log", "both"])
+def test_refusals_go_out_where_the_application_samples_nothing(
+    provider: LoggerProvider, exporter: InMemoryLogRecordExporter, events: str
+) -> None:
+    tracing = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
+    config = Config(default_budget=RunBudget(max_steps=0), telemetry=TelemetryConfig(events=events))  # type: ignore[arg-type]
+    otelbudget.setup(config, metrics_port=None, instrument=False, tracer_provider=tracing, logger_provider=provider)
+    with otelbudget.run(tenant="acme", user="ann", reraise=False) as run, contextlib.suppress(BudgetExceeded):
+        run.check()
+    otelbudget.shutdown()
+    [record] = [one.log_record for one in exporter.get_finished_logs()]
+    attributes = record.attributes or {}
+    assert (record.event_name, attributes["otelbudget.decision"]) == ("otelbudget.check", "deny")
+    whose = [attributes[f"otelbudget.{name}"] for name in ("tenant", "user", "run.id")]
+    assert whose == ["acme", "ann", run.run_id]
+    assert record.trace_id != 0
 
 
 def test_after_the_end_events_are_on_spans_again(provider: LoggerProvider, exporter: InMemoryLogRecordExporter) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.trace import SpanLimits
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler, TraceIdRatioBased
 from world import said
 
-from otelbudget import BudgetExceeded, RunBudget
+from otelbudget import BudgetExceeded, Config, Quota, QuotaService, RunBudget
+from otelbudget.model.quota import Quotas
 from otelbudget.telemetry import events
 from otelbudget.telemetry.event_log import EventLog
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from world import World
 
 BUDGET = RunBudget(max_steps=2, max_tokens=1_000)
+WHOSE = ("otelbudget.tenant", "otelbudget.user", "otelbudget.run.id")
 
 
 class Records:
@@ -35,7 +38,11 @@ class Records:
         return [found.log_record for found in self._exporter.get_finished_logs()]
 
     def said(self) -> list[tuple[str | None, dict[str, Any]]]:
-        return [(record.event_name, dict(record.attributes or {})) for record in self.all()]
+        """Names and attributes, but for those that say whose it is."""
+        return [
+            (record.event_name, {k: v for k, v in (record.attributes or {}).items() if k not in WHOSE})
+            for record in self.all()
+        ]
 
     def write(self, *, on_span: bool = False) -> None:
         events.write_to(EventLog(self.provider, on_span=on_span))
@@ -128,11 +135,77 @@ def test_with_both_the_span_keeps_its_bound_and_the_log_has_all(
     assert world.engine.meters.events_suppressed == 72
 
 
-def test_what_is_not_sampled_is_not_logged(make_world: Callable[..., World], records: Records) -> None:
+@pytest.mark.parametrize("sampler", [ALWAYS_OFF, TraceIdRatioBased(0.1), ALWAYS_ON])
+def test_refusals_and_thresholds_are_logged_whatever_the_sampler_decided(
+    make_world: Callable[..., World], records: Records, sampler: Sampler
+) -> None:
+    world = make_world(sampler=sampler)
+    records.write()
+    for _ in range(20):
+        with world.run(RunBudget(max_steps=1, thresholds=(1.0,)), tenant="acme", reraise=False) as run:
+            run.record_call(1)
+            for _ in range(10):
+                with pytest.raises(BudgetExceeded):
+                    run.check()
+    names = [name for name, attributes in records.said() if attributes.get("otelbudget.decision") != "allow"]
+    assert names.count("otelbudget.threshold") == 20
+    assert names.count("otelbudget.check") == 20 * 8, "denials of one kind are told 8 times per run"
+
+
+def test_all_else_is_logged_only_where_the_span_has_it_too(make_world: Callable[..., World], records: Records) -> None:
     world = make_world(sampler=ALWAYS_OFF)
     records.write()
     _work(world)
+    assert {record.severity_text for record in records.all()} == {"WARN"}
+
+
+@pytest.mark.parametrize("sampler", [ALWAYS_OFF, ALWAYS_ON])
+def test_refusals_and_thresholds_say_whose_they_are_in_the_trace_of_their_span(
+    make_world: Callable[..., World], records: Records, sampler: Sampler
+) -> None:
+    world = make_world(sampler=sampler)
+    records.write()
+    with (
+        world.tracer.start_as_current_span("request") as request,
+        world.run(BUDGET, tenant="acme", user="ann", reraise=False) as run,
+        suppress(BudgetExceeded),
+    ):
+        run.record_call(900)
+        run.check(tokens=200)
+    told = [record for record in records.all() if record.severity_text == "WARN"]
+    assert [record.event_name for record in told] == ["otelbudget.threshold", "otelbudget.check"]
+    for record in told:
+        assert [(record.attributes or {}).get(name) for name in WHOSE] == ["acme", "ann", run.run_id]
+        assert record.trace_id == request.get_span_context().trace_id
+
+
+def test_a_refusal_outside_every_run_and_trace_is_logged_all_the_same(
+    make_world: Callable[..., World], records: Records
+) -> None:
+    world = make_world(RunBudget(max_steps=0), sampler=ALWAYS_OFF)
+    records.write()
+    with pytest.raises(BudgetExceeded):
+        world.manager.check()
+    [record] = records.all()
+    assert (record.trace_id, record.event_name) == (0, "otelbudget.check")
+    assert (record.attributes or {})["otelbudget.tenant"] == "default"
+
+
+def test_asking_whether_a_call_would_be_refused_logs_nothing(world: World, records: Records) -> None:
+    records.write()
+    with world.run(RunBudget(max_steps=0)) as run:
+        assert not run.can_proceed()
     assert records.all() == []
+
+
+def test_a_quota_service_logs_its_refusals_with_the_tenant(make_world: Callable[..., World], records: Records) -> None:
+    world = make_world(config=Config(quotas=Quotas(default=(Quota(tokens=10),))), sampler=ALWAYS_OFF)
+    records.write()
+    with world.tracer.start_as_current_span("request") as request:
+        assert not QuotaService(store=world.manager).check_quota("acme", 11, user="ann")
+    [record] = records.all()
+    assert record.trace_id == request.get_span_context().trace_id
+    assert [(record.attributes or {}).get(name) for name in WHOSE] == ["acme", "ann", None]
 
 
 def test_changes_of_a_run_are_logged_too(world: World, records: Records) -> None:
