@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget import forking, semconv
 from otelbudget.admission import closing, settlement
+from otelbudget.admission.closing import PASSING
 from otelbudget.admission.request import REPLAYED
 from otelbudget.model.amounts import NANOS
 from otelbudget.telemetry import events
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["admitted", "note", "observe", "probed", "refuse"]
 
-#: Reasons that say nothing about how a run's budget was used: a run that only met these has not exhausted it.
-PASSING: Final = ("busy", "frozen", "closed", "store_unavailable")
 #: How many denials of one kind become events of a run; later ones are counted.
 LOUD: Final = 8
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget import forking, semconv
+from otelbudget.admission import denial as denials
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, UNLIMITED
 from otelbudget.model.vector import unpack
 from otelbudget.telemetry import events, our_spans
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
     from otelbudget.admission.state import RunState
     from otelbudget.engine.engine import Engine
+    from otelbudget.model.decision import Denial
 
-__all__ = ["close", "discard", "finish_if_idle", "settle_overdue", "tend", "write_limits", "write_totals"]
+__all__ = ["close", "discard", "finish_if_idle", "settle_overdue", "tend", "why", "write_limits", "write_totals"]
+
+#: Reasons that say nothing about how a run's budget was used: a run that only met these has not exhausted it.
+PASSING: Final = ("busy", "frozen", "closed", "store_unavailable")
 
 
 def close(run: RunState, outcome: str) -> None:
@@ -43,6 +48,7 @@ def _close(run: RunState, outcome: str) -> None:
         run.closed = True
         run.engine.explicit_runs -= run.kind == "explicit"
         run.outcome = "paused" if run.exported else outcome
+        run.outcome = _outcome(run)
         run.ended_ns = run.engine.clock_ns()
         run.refresh()
 
@@ -124,6 +130,7 @@ def _finished(run: RunState, exemplar: Any) -> bool:
     if run.finished:
         return False
     run.finished = True
+    run.outcome = _outcome(run)
     run.engine.meters.live.discard(run)
     run.tenant_cell.active -= 1
     if run.outcome != "paused":  # what it comes to is counted where it ends
@@ -131,6 +138,19 @@ def _finished(run: RunState, exemplar: Any) -> bool:
         tenant, used = run.tenant_cell.tenant, unpack(run.account.used)
         run.engine.meters.observe_run(tenant, run.outcome, used, seconds, exemplar)
     return True
+
+
+def _outcome(run: RunState) -> str:
+    """How *run* ends if it ends as it stands: over a limit of its own it has exhausted it, also without a refusal."""
+    over = run.outcome in ("completed", "error") and denials.overage(run) is not None
+    return "exhausted" if over else run.outcome
+
+
+def why(run: RunState, outcome: str) -> Denial | None:
+    """What *outcome* is due to: the first denial, or what was used over a limit where none says so."""
+    first = run.first_denial
+    unsaid = outcome == "exhausted" and (first is None or first.reason in PASSING)
+    return (denials.overage(run) or first) if unsaid else first
 
 
 def write_limits(run: RunState, span: Span) -> None:
@@ -163,8 +183,9 @@ def write_totals(run: RunState) -> None:
     for i, (resource, used, direct) in enumerate(zip(RESOURCES, unpack(account.used), account.own(), strict=True)):
         said[semconv.USED_PREFIX + resource] = used / NANOS if i == COST else used
         said[semconv.USED_DIRECT_PREFIX + resource] = direct / NANOS if i == COST else direct
-    if run.ended_ns != UNLIMITED or run.outcome == "exhausted":
-        said[semconv.OUTCOME] = run.outcome
-    if run.first_denial is not None:
-        said[semconv.REASON] = run.first_denial.reason
+    outcome = _outcome(run)
+    if run.ended_ns != UNLIMITED or outcome == "exhausted":
+        said[semconv.OUTCOME] = outcome
+    if (cause := why(run, outcome)) is not None:
+        said[semconv.REASON] = cause.reason
     run.say(Site(span), events.mark, said)

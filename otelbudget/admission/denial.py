@@ -13,14 +13,14 @@ from otelbudget.ledger.judging import refusals, rises
 from otelbudget.ledger.ledger import INSIDE
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, shown
 from otelbudget.model.decision import Denial
-from otelbudget.model.vector import LOW, lane, pack
+from otelbudget.model.vector import LOW, lane, pack, unpack
 
 if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
     from otelbudget.admission.request import Request
     from otelbudget.admission.state import RunState
 
-__all__ = ["deadline", "of_account", "of_state", "spent_wrap_up", "too_deep", "unpriced"]
+__all__ = ["deadline", "of_account", "of_state", "overage", "spent_wrap_up", "too_deep", "unpriced"]
 
 #: After how many seconds a request that only open holds refuse is worth trying again.
 BUSY_RETRY_S: Final = 1.0
@@ -94,6 +94,16 @@ def too_deep(one: RunState, payer: Payer, depth: int) -> Denial:
         requested=1,
         origin=one.budget.origin,
     )
+
+
+def overage(one: RunState) -> Denial | None:
+    """What *one* has used more of than its own budget allows, in place of a refusal; None if there is nothing."""
+    rule = one.account.rule
+    for i, (used, limit) in enumerate(zip(unpack(one.account.used), rule.full, strict=True)):
+        if used > limit:
+            more = {"used": shown(i, used), "limit": shown(i, limit), "origin": rule.origin}
+            return _of_run(one, one, reason="overage", resource=RESOURCES[i], **more)
+    return None
 
 
 def of_account(payer: Payer, request: Request, refused: Refusal, accounts: Sequence[Account]) -> Denial:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from otelbudget.model.decision import Denial
 
-__all__ = ["REASONS", "message"]
+__all__ = ["message"]
 
 _AMBIENT: Final = (
     " Calls outside otelbudget.run() share one process-wide run: open one per request or job with"
@@ -83,6 +83,12 @@ def _unpriced(d: Denial) -> str:
     )
 
 
+def _overage(d: Denial) -> str:
+    return (
+        f"over its limit, though no call was refused: {d.resource} used {_amount(d, d.used)} of {_amount(d, d.limit)}."
+    )
+
+
 _CLOSED: Final = (
     "the run has ended; a task or stream left behind can't make new calls in it. Open a new otelbudget.run()."
 )
@@ -95,10 +101,8 @@ _WHAT: Final[dict[str, Callable[[Denial], str]]] = {
     "unpriced": _unpriced,
     "no_tenant": lambda _: "a tenant is required and none was given: otelbudget.run(..., tenant=...).",
     "store_unavailable": lambda d: f"the store of the quotas can't be reached, so nothing is admitted: {d.detail}",
+    "overage": _overage,  # why a run is exhausted, and no call was refused
 }
-
-#: Every reason that a denial can have.
-REASONS: Final = tuple(_WHAT)
 
 
 # --- parts of it

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from otelbudget.admission import closing
 from otelbudget.model.amounts import NANOS, RESOURCES, UNLIMITED, shown
 from otelbudget.model.vector import unpack
 
@@ -23,7 +24,8 @@ class Receipt:
     Args:
         run_id, budget, tenant, user: Whose run it is.
         outcome: ``active``, ``completed``, ``exhausted``, ``error``, or ``paused`` for one that goes on elsewhere.
-        reason, resource, message: Of the first denial; None if there was none.
+        reason, resource, message: Of the first denial; ``overage`` if the run ended over a limit of its own without
+            one; else None.
         used: ``{resource: amount}``, money as Decimal USD, ``seconds`` as float.
         limits, remaining: The same keys; None means unlimited.
         overage: By how much a limit was exceeded, ``{resource: amount}``, only those that were.
@@ -80,7 +82,7 @@ def text(resource: str, value: Any) -> str:
 
 def receipt_of(run: RunState) -> Receipt:
     """The receipt of *run* as it stands."""
-    account, first, max_ns = run.account, run.first_denial, run.max_ns
+    account, first, max_ns = run.account, closing.why(run, run.outcome), run.max_ns
     rule, ordinary = account.rule, account.rule.limits[run.owner.level]
     elapsed = run.elapsed_ns(min(run.ended_ns, run.engine.clock_ns()))
     used: dict[str, Any] = {}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -135,3 +136,99 @@ def test_a_finished_run_lets_go_of_its_context(world: World) -> None:
     del run
     gc.collect()
     assert ghost() is None
+
+
+# --- a run that ends over a limit of its own, and nothing was refused
+
+
+def test_a_run_that_ends_over_its_limit_without_a_denial_is_exhausted_by_overage(world: World) -> None:
+    with world.run(RunBudget(max_tokens=10, name="small"), tenant="acme") as run:
+        run.record_call(2_000)
+    receipt = run.receipt()
+    assert (receipt.outcome, receipt.reason, receipt.resource, receipt.denials) == ("exhausted", "overage", "tokens", 0)
+    assert receipt.message == (
+        "budget 'small' of run (tenant 'acme'): over its limit, though no call was refused: tokens used 2000 of 10."
+    )
+    assert (totals(world)["otelbudget.outcome"], totals(world)["otelbudget.reason"]) == ("exhausted", "overage")
+    assert ended(world) == {"exhausted": 1}
+
+
+def test_spending_exactly_the_limit_completes(world: World) -> None:
+    with world.run(RunBudget(max_tokens=10, max_steps=1)) as run:
+        run.record_call(10)
+    assert (run.receipt().outcome, run.receipt().reason) == ("completed", None)
+    assert ended(world) == {"completed": 1}
+
+
+def test_what_comes_after_the_block_counts_for_how_the_run_ended(world: World) -> None:
+    world.activate()
+    with world.run(RunBudget(max_tokens=100)) as run:
+        call = begin(STREAM)
+    assert call is not None
+    call.commit(Usage(10, 200))
+    assert (run.receipt().outcome, run.receipt().reason) == ("exhausted", "overage")
+    assert ended(world) == {"exhausted": 1}
+
+
+def test_a_denial_says_more_than_the_overage_it_came_with(world: World) -> None:
+    with world.run(RunBudget(max_tokens=10), reraise=False) as run:
+        run.record_call(2_000)
+        with pytest.raises(BudgetExceeded):
+            run.check()
+    assert (run.receipt().outcome, run.receipt().reason) == ("exhausted", "limit")
+
+
+def test_a_denial_that_passed_by_itself_does_not_hide_an_overage(world: World) -> None:
+    with world.run(RunBudget(max_tokens=10), reraise=False) as run:
+        run.freeze()
+        with pytest.raises(BudgetExceeded):
+            run.check()
+        run.unfreeze()
+        run.record_call(2_000)
+    assert (run.receipt().outcome, run.receipt().reason) == ("exhausted", "overage")
+
+
+def test_a_run_that_fails_over_its_limit_is_exhausted_as_one_with_a_denial_is(world: World) -> None:
+    with pytest.raises(KeyError), world.run(RunBudget(max_tokens=10)) as run:
+        run.record_call(2_000)
+        raise KeyError("the application's")
+    assert (run.receipt().outcome, run.receipt().reason) == ("exhausted", "overage")
+    assert totals(world)["error.type"] == "KeyError"
+
+
+def test_a_limit_that_was_raised_in_time_is_not_run_over(world: World) -> None:
+    with world.run(RunBudget(max_tokens=10)) as run:
+        run.record_call(12)
+        run.extend(tokens=2)
+    assert run.receipt().outcome == "completed"
+
+
+def test_time_over_the_limit_alone_is_no_overage(world: World) -> None:
+    with world.run(RunBudget(max_seconds=1)) as run:
+        world.advance(2)
+    assert run.receipt().outcome == "completed"
+
+
+def test_what_is_over_a_limit_of_others_is_theirs(world: World) -> None:
+    with world.run(RunBudget(max_tokens=10)) as parent, parent.child(RunBudget(max_tokens=5_000)) as child:
+        child.record_call(2_000)
+    assert child.receipt().outcome == "completed"
+    assert parent.receipt().outcome == "exhausted"
+
+
+def test_a_budget_that_only_warns_is_run_over_as_well(world: World) -> None:
+    with world.run(RunBudget(max_steps=1, on_exhausted="warn")) as run:
+        for _ in range(2):
+            run.check()
+            run.record_call(1)
+    assert (run.receipt().outcome, run.receipt().reason, run.receipt().denials) == ("exhausted", "overage", 0)
+
+
+def test_an_agents_span_says_at_once_that_its_run_is_over_its_limit(make_world: Callable[..., World]) -> None:
+    world = make_world(RunBudget(max_tokens=10))
+    agent = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "a"}
+    with world.tracer.start_as_current_span("invoke_agent a", attributes=agent):
+        world.manager.record_call(2_000)
+    said = totals(world, "invoke_agent")
+    assert (said["otelbudget.outcome"], said["otelbudget.reason"]) == ("exhausted", "overage")
+    assert ended(world) == {"exhausted": 1}
