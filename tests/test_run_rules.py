@@ -255,7 +255,7 @@ def test_implicit_and_ambient_runs_never_raise_at_their_end(
     with pytest.raises(BudgetExceeded):
         world.manager.check()
     world.manager.reset()
-    assert caplog.text == ""
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["refused (limit)"] * 2
 
 
 def test_the_states_of_a_run(world: World) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from otelbudget.admission import denial as denials
+from otelbudget.admission import notices
 from otelbudget.admission.request import GONE, REPLAYED, Judgement, Request
 from otelbudget.ledger.change import Changes
 from otelbudget.ledger.judging import refusal, tightest, warning
@@ -37,7 +38,13 @@ def judge_here(payer: Payer, request: Request, *, counted: bool = True) -> Judge
     engine = payer.engine
     now_ns = engine.clock_ns()
     hold = request.hold
-    accounts = hold.accounts if request.change and hold else payer.binding(request.model, request.owner).here
+    if hold is not None and request.change:
+        accounts = hold.accounts
+    else:
+        bound = payer.binding(request.model, request.owner)
+        accounts = bound.here
+        if bound.free:
+            notices.unlimited_run(payer)
     warned: Denial | None = None
     if (
         payer.unusual

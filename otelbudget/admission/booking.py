@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget import forking, semconv
-from otelbudget.admission import closing, settlement
+from otelbudget.admission import closing, notices, settlement
 from otelbudget.admission.closing import PASSING
 from otelbudget.admission.request import REPLAYED
 from otelbudget.model.amounts import NANOS
@@ -80,6 +80,7 @@ def refuse(payer: Payer, request: Request, judged: Judgement) -> BudgetExceeded:
         blocker = judged.blocker or run
         payer.engine.ledger.locked(lambda: _pend(run, blocker, denial, error))
     times = _count(payer, request.operation, denial)
+    notices.refused(payer, denial, judged.blocker or run, times)
     _say(payer, request, denial, times)
     _mark(payer, request.site, "deny", denial)
     return error

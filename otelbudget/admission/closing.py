@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget import forking, semconv
 from otelbudget.admission import denial as denials
+from otelbudget.admission import notices
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, UNLIMITED
 from otelbudget.model.vector import unpack
 from otelbudget.telemetry import events, our_spans
@@ -120,6 +121,9 @@ def _finish(run: RunState) -> None:
     exemplar = events.trace_of(run.site)
     if not run.engine.ledger.locked(partial(_finished, run, exemplar)):
         return
+    cause = why(run, run.outcome)
+    if cause is not None and cause.reason == "overage":
+        notices.overage(cause)
     if run.span is not None and run.kind == "explicit":
         write_totals(run)
         our_spans.end(run.span)

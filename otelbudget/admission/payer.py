@@ -9,6 +9,7 @@ from opentelemetry import trace
 from opentelemetry.context import get_current
 
 from otelbudget import semconv
+from otelbudget.engine.engine import UNLIMITED_BUDGET
 from otelbudget.ledger.account import Account, QuotaAccount
 from otelbudget.model.amounts import COST, STEPS, UNLIMITED, Amounts
 from otelbudget.model.levels import LEVELS
@@ -41,6 +42,7 @@ class Binding(NamedTuple):
         shared: Those that a shared store keeps.
         money: One of them refuses for want of money.
         one_call: What a request without amounts asks for: one call, under all limits in scope.
+        free: Nothing limits it, and nobody has said that this is meant, as ``run(RunBudget())`` does.
     """
 
     accounts: tuple[Account, ...] = ()
@@ -48,6 +50,7 @@ class Binding(NamedTuple):
     shared: tuple[QuotaAccount, ...] = ()
     money: bool = False
     one_call: Amounts = Amounts(steps=1)
+    free: bool = False
 
 
 class Around(NamedTuple):
@@ -146,7 +149,12 @@ class Payer:
         money = any(COST in account.limits.refusing for account in accounts)
         elsewhere = self.engine.store is not None
         here, shared = (self.accounts, payers.accounts) if elsewhere else (accounts, ())
-        return Binding(accounts, here, shared, money, _one_call(limited))
+        return Binding(accounts, here, shared, money, _one_call(limited), not limited and self._without_budget())
+
+    def _without_budget(self) -> bool:
+        """Whether it is a run that should have limits, and none was given to it or a run above."""
+        own = [one.budget is UNLIMITED_BUDGET for one in self.lineage]
+        return self.engine.enforce and bool(own) and all(own)
 
     def payers(self, model: str | None = None) -> tuple[Account, ...]:
         """The accounts that a request of now counts on."""

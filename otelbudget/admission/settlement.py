@@ -6,11 +6,12 @@ another operation of its own thread (out of a finalizer or a signal handler) is 
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from otelbudget import semconv
-from otelbudget.admission import closing, trips
+from otelbudget.admission import closing, notices, trips
 from otelbudget.admission.cost import Price, price
 from otelbudget.admission.request import Once
 from otelbudget.ledger.change import Changes
@@ -50,6 +51,8 @@ def record(
     if wraps_up:
         writes.append((permit, "used", True))
     bound = payer.binding(usage.model, owner)
+    if bound.free:
+        notices.unlimited_run(payer)
     owed = trips.owe_record(payer, bound.shared, amounts, partial(say_crossed, payer, site))
     if owed:
         writes += trips.owing(payer, owed)
@@ -61,8 +64,10 @@ def record(
         trips.send(payer, owed)
     if cost.denies:
         _refuse_unpriced(payer, usage.model)
-    late = payer.closed
-    announce(payer, amounts, site, crossed, _flags(usage, late=late, wrap_up=wraps_up))
+    flags = _flags(usage, late=payer.closed, wrap_up=wraps_up)
+    if notices.RECORDS.isEnabledFor(logging.INFO):
+        notices.step(payer, amounts, usage.model, owner, cost, flags)
+    announce(payer, amounts, site, crossed, flags)
     return True
 
 
@@ -116,7 +121,10 @@ def settle(
         trips.send(payer, owed)
     if charge.cost.denies:
         _refuse_unpriced(payer, charge.usage.model)
-    announce(payer, charge.amounts, site, crossed, _flags(charge.usage, late=late, wrap_up=held.permit is not None))
+    flags = _flags(charge.usage, late=late, wrap_up=held.permit is not None)
+    if notices.RECORDS.isEnabledFor(logging.INFO):
+        notices.step(payer, charge.amounts, model or asked_model, owner, charge.cost, flags)
+    announce(payer, charge.amounts, site, crossed, flags)
     if payer.unusual:
         closing.finish_if_idle(payer)
     return True
@@ -283,5 +291,7 @@ def tell_expired(engine: Any) -> None:
         except IndexError:  # another thread tells of it
             return
         if held.payer is not None:
+            if any(held.on_expiry) and notices.RECORDS.isEnabledFor(logging.INFO):
+                notices.step(held.payer, held.on_expiry, None, None, Price(held.on_expiry[COST]), ["expired"])
             say_crossed(held.payer, held.payer.site, crossed)
             closing.finish_if_idle(held.payer)

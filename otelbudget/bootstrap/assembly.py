@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget._version import __version__
+from otelbudget.admission import notices
 from otelbudget.bootstrap import threads
 from otelbudget.bootstrap.arguments import DEFAULT_FILE, Arguments, configuration
 from otelbudget.bootstrap.exporters import Outlet, make_outlets
@@ -211,7 +212,7 @@ class SetUp:
     def _announce(self) -> None:
         _log.info("otelbudget is on; %s", self.facts())
         if not self._configured:
-            _log.warning(
+            notices.unlimited(
                 "nothing is limited: setup() was given no budget and there is no ./%s; give it a RunBudget or the path"
                 " of a budgets.yaml",
                 DEFAULT_FILE,

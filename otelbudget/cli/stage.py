@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -25,6 +26,11 @@ __all__ = ["Stage"]
 _FRAMES_PER_S: Final = 8
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether the table does not show it already, as it does refusals and ends of runs."""
+    return not str(record.msg).startswith(("refused (", "ended ("))
+
+
 class Stage:
     """All of it, told on *display*; whatever it switches on, *undo* switches off.
 
@@ -37,6 +43,9 @@ class Stage:
         openai_module()  # said now if it is missing; and its import takes a second, which is no agent's time
         self._options = options
         self._display = display
+        budgets = logging.getLogger("otelbudget")
+        budgets.addFilter(_is_news)
+        undo.callback(budgets.removeFilter, _is_news)
         config = otelbudget.load_budget_config(options.config or BUDGETS)
         work = jobs(options.tenants, config)
         port: Any = "auto" if options.metrics_port is None else options.metrics_port

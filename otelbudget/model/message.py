@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from otelbudget.model.decision import Denial
 
-__all__ = ["message"]
+__all__ = ["amount", "message", "whose"]
 
 _AMBIENT: Final = (
     " Calls outside otelbudget.run() share one process-wide run: open one per request or job with"
@@ -17,19 +17,20 @@ _AMBIENT: Final = (
 )
 
 
-def message(denial: Denial) -> str:
-    """The sentence or two that explain *denial*."""
-    return f"{_where(denial)}: {_WHAT[denial.reason](denial)}{_AMBIENT if denial.ambient else ''}"
+def message(denial: Denial, run: str | None = None) -> str:
+    """The sentence or two that explain *denial*; with an id of the *run* whose budget it was, that as well."""
+    return f"{_where(denial, run)}: {_WHAT[denial.reason](denial)}{_AMBIENT if denial.ambient else ''}"
 
 
-def _where(d: Denial) -> str:
+def _where(d: Denial, run: str | None) -> str:
     if d.where is not None:
-        return f"quota {d.budget!r} of {_whose(d.where)}"
-    named = f"budget {d.budget!r}" if d.budget else "budget"
-    return f"{named} of {d.scope or 'run'}" + (f" (tenant {d.tenant!r})" if d.tenant else "")
+        return f"quota {d.budget!r} of {whose(d.where)}"
+    of = [f"budget {d.budget!r}" if d.budget else "budget", "of", d.scope or "run", run or ""]
+    return " ".join(filter(None, of)) + (f" (tenant {d.tenant!r})" if d.tenant else "")
 
 
-def _whose(where: Any) -> str:
+def whose(where: Any) -> str:
+    """Whose a quota is."""
     org, tenant = where.get("org"), where.get("tenant")
     if where.scope == "org":
         return f"org {org!r}"
@@ -84,9 +85,8 @@ def _unpriced(d: Denial) -> str:
 
 
 def _overage(d: Denial) -> str:
-    return (
-        f"over its limit, though no call was refused: {d.resource} used {_amount(d, d.used)} of {_amount(d, d.limit)}."
-    )
+    used, limit = _amount(d, d.used), _amount(d, d.limit)
+    return f"over its limit, though no call was refused: {d.resource} used {used} of {limit}."
 
 
 _CLOSED: Final = (
@@ -157,8 +157,13 @@ def _duration(seconds: float) -> str:
 
 
 def _amount(d: Denial, value: Any) -> str:
-    if d.resource == "cost_usd":
+    return amount(d.resource, value)
+
+
+def amount(resource: str | None, value: Any) -> str:
+    """So much of *resource*, as people write it."""
+    if resource == "cost_usd":
         return f"${value:f}"
-    if d.resource == "seconds":
+    if resource == "seconds":
         return f"{value:.2f}".rstrip("0").rstrip(".") + " s"
     return str(value)

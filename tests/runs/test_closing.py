@@ -189,11 +189,19 @@ def test_a_denial_that_passed_by_itself_does_not_hide_an_overage(world: World) -
 
 
 def test_a_run_that_fails_over_its_limit_is_exhausted_as_one_with_a_denial_is(world: World) -> None:
-    with pytest.raises(KeyError), world.run(RunBudget(max_tokens=10)) as run:
-        run.record_call(2_000)
+    @world.run(RunBudget(max_tokens=10))
+    def agent() -> None:
+        world.manager.record_call(2_000)
         raise KeyError("the application's")
-    assert (run.receipt().outcome, run.receipt().reason) == ("exhausted", "overage")
-    assert totals(world)["error.type"] == "KeyError"
+
+    with pytest.raises(KeyError):
+        agent()
+    said = totals(world)
+    assert (said["otelbudget.outcome"], said["otelbudget.reason"], said["error.type"]) == (
+        "exhausted",
+        "overage",
+        "KeyError",
+    )
 
 
 def test_a_limit_that_was_raised_in_time_is_not_run_over(world: World) -> None:

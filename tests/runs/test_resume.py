@@ -425,7 +425,8 @@ except otelbudget.BudgetExceeded as error:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], input=json.dumps(state), capture_output=True, text=True
     )
-    assert done.stderr == ""
+    assert done.stderr.startswith("refused (limit): budget 'research' of run ")
+    assert done.stderr.count("\n") == 1
     assert json.loads(done.stdout) == [
         state["run_id"], "acme", 600, "0.05", "active", 300, ["limit", "tool_calls"],
     ]  # fmt: skip
