@@ -92,7 +92,6 @@ class Engine:
         self.ambient: Any = None
         self.ambient_user: object = None
         self.warned: set[str] = set()  # keys of `warn_once`
-        self.refusals: set[Any] = set()  # what quota services were refused, each told once
         forking.tell(self)
 
     def reload(self, config: Config) -> None:
