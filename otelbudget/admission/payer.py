@@ -227,7 +227,7 @@ class Payer:
         who = {semconv.TENANT: self.tenant, semconv.USER: self.owner.user, semconv.RUN_ID: run_id}
         events.writing.now = True
         try:
-            events.log(site, name, attributes | {key: name for key, name in who.items() if name is not None})
+            events.log(site, name, attributes | {key: value for key, value in who.items() if value is not None})
         finally:
             events.writing.now = False
 
