@@ -790,8 +790,11 @@ def test_visitors_fill_no_memory_beyond_their_windows(clock: Clock) -> None:
         (lambda: QuotaService(reserve_for={"vip": 0.1}), "unknown priority 'vip'"),
         (lambda: QuotaService(reserve_for={"high": 2}), "share from 0 to 1"),
         (lambda: QuotaService(reserve_for={"high": 0.8, "normal": 0.8}), "more than the whole"),
-        (lambda: QuotaService(store="redis://x"), r"store\.url must be memory or sqlite:///path\.db"),
-        (lambda: QuotaService(store=5), "store must be a BudgetManager, 'memory', 'sqlite:///path.db'"),
+        (lambda: QuotaService(store="mysql://x"), r"store\.url must be memory, sqlite:///path\.db or redis://"),
+        (
+            lambda: QuotaService(store=5),
+            "store must be a BudgetManager, 'memory', 'sqlite:///path.db', 'redis://host:port/db'",
+        ),
     ],
 )
 def test_bad_arguments_say_what_is_wrong(make, message) -> None:

@@ -30,7 +30,7 @@ def test_package_data_is_in_the_wheel_and_tests_are_not(wheel: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert in_tree <= names
-    assert {"otelbudget/py.typed", "otelbudget/config/budgets.schema.json"} <= names
+    assert {"otelbudget/py.typed", "otelbudget/config/budgets.schema.json", "otelbudget/stores/redis.lua"} <= names
     assert sum(name.startswith("otelbudget/demo/documents/") for name in names) > 20
     assert not [name for name in names if name.startswith(("tests", "examples", "grafana"))]
 

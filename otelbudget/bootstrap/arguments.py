@@ -132,7 +132,7 @@ _EXPECTED: Final[tuple[tuple[str, Callable[[Any], bool], str], ...]] = (
     (
         "store",
         lambda it: it is None or isinstance(it, str | StoreConfig) or hasattr(it, "reserve"),
-        "'memory', 'sqlite:///path.db', a Store or None",
+        "'memory', 'sqlite:///path.db', 'redis://host:port/db', a Store or None",
     ),
     *((name, _is_words, "a non-empty string or None") for name in ("metrics_host", "tenant", "service_name")),
     *((name, lambda it: isinstance(it, bool), "True or False") for name in ("enforce", "strict")),

@@ -65,8 +65,9 @@ def setup(
         config: Path of a budgets.yaml, a `Config`, or one `RunBudget` for everything; None takes ``./budgets.yaml`` if
             there is one, else limits nothing and warns.
         store: Where quotas are counted: ``memory`` of this process, ``sqlite:///path.db`` (three slashes from here,
-            four from the root) for all processes of this machine that name the same file, or a store of yours; None
-            takes what the configuration says, else memory. Runs stay in this process.
+            four from the root) for all processes of this machine that name the same file, ``redis://host:port/db`` for
+            those of all machines, or a store of yours; None takes what the configuration says, else memory. Runs stay
+            in this process.
         metrics_port: Where ``/metrics`` is; 0 for any free port, None for no page. "auto" is 9464, or
             ``OTEL_EXPORTER_PROMETHEUS_PORT``; where metrics are pushed or the application serves *registry*, no page.
         metrics_host: Address that the page listens on; ``OTEL_EXPORTER_PROMETHEUS_HOST`` or 127.0.0.1 if None.

@@ -191,8 +191,13 @@ def _store(url: str = "memory", **times_s: Any) -> StoreConfig:
 
 _STORE = Section(
     {
-        "url": Field(forms.ADDRESS, "memory (default), or a file: sqlite:///path.db beside this one, sqlite:////path."),
-        "timeout": Field(forms.TIMEOUT, "How long one call of the store may take. Default 5s."),
+        "url": Field(
+            forms.ADDRESS,
+            "memory (default), a file (sqlite:///path.db beside this one), or a server (redis://host:port/db).",
+        ),
+        "timeout": Field(
+            forms.TIMEOUT, "How long one call of the store may take. Default 250ms for a server, 5s for a file."
+        ),
         "ttl": Field(forms.TTL, "How long a hold lives that nobody renews. Default 60s."),
     },
     _store,

@@ -123,7 +123,7 @@ WINDOW: Final = _form("window", f"run, {_WINDOWS}", scalars.parse_window, scalar
 LASTING_WINDOW: Final = _form("lasting_window", _WINDOWS, scalars.parse_lasting_window, scalars.LASTING)
 TIME_OF_DAY: Final = _form("time_of_day", "a time of day such as 06:00", scalars.parse_time_of_day, scalars.TIME_OF_DAY)
 ZONE: Final = _form("zone", _A_ZONE, scalars.parse_zone, scalars.ZONE)
-ADDRESS: Final = _form("address", "memory or sqlite:///path.db", _address, store.ADDRESS)
+ADDRESS: Final = _form("address", store.ADDRESSES, _address, store.ADDRESS)
 NAME: Final = _form("name", _A_NAME, scalars.parse_name, scalars.NAME, _ANY_NAME)
 #: The name of a budget.
 BUDGET: Final = Form("a budget or the name of one", scalars.parse_name, {"type": _TEXTS}, fits=_named)

@@ -6,22 +6,28 @@ import os
 import re
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 from otelbudget.config.problems import shown
 from otelbudget.errors import ConfigError
 from otelbudget.model.amounts import NANOS, nanoseconds
 
-__all__ = ["ADDRESS", "BOUNDS_S", "StoreConfig", "address_hint"]
+__all__ = ["ADDRESS", "ADDRESSES", "BOUNDS_S", "StoreConfig", "address_hint", "concealed"]
 
 _FILE: Final = "sqlite:///"
-#: What an address is, as Python and JSON Schema read it. A path is taken as it stands: no %20, no ?options=.
-ADDRESS: Final = rf"memory|{_FILE}(?!:memory:$|.*\?[a-z_]*=)[^\x00-\x1f\x7f]*[^/\x00-\x1f\x7f]"
+_SERVER: Final = r"rediss?://[^\x00-\x20\x7f]+|unix://[^\x00-\x20\x7f]*/[^\x00-\x20\x7f]+"
+#: What an address is, as Python and JSON Schema read it. A path of a file is taken as it stands: no %20, no ?options=.
+ADDRESS: Final = rf"memory|{_FILE}(?!:memory:$|.*\?[a-z_]*=)[^\x00-\x1f\x7f]*[^/\x00-\x1f\x7f]|{_SERVER}"
+#: The same for messages.
+ADDRESSES: Final = "memory, sqlite:///path.db or redis://host:port/db"
+#: How long one call may take where nothing is said: of a server, and of a file, that may just be busy.
+_SERVER_S, _FILE_S = 0.25, 5.0
+_UNSAID: Final[Any] = None
 #: The least and the most, in seconds.
 BOUNDS_S: Final = {"timeout": (Decimal("0.01"), Decimal(60)), "ttl": (Decimal(1), Decimal(3_600))}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class StoreConfig:
     """Where accounts are kept, and within which bounds that place answers.
 
@@ -32,8 +38,10 @@ class StoreConfig:
     Args:
         url: ``memory``, of this process alone; or ``sqlite:///path.db``, a file that processes of one machine share:
             four slashes begin an absolute path, three one from the folder of the ``budgets.yaml`` that says so, or
-            from the working directory where it is said in code.
-        timeout_s: How long one call of the store may take, 0.01 to 60 seconds.
+            from the working directory where it is said in code; or ``redis://host:port/db``, ``rediss://`` (TLS) or
+            ``unix:///path?db=0``, a Redis or Valkey server that machines share.
+        timeout_s: How long one call of the store may take, 0.01 to 60 seconds; 0.25 for a server and 5 for a file if
+            it is not said.
         ttl_s: How long a hold lives that nobody renews, 1 to 3,600 seconds.
 
     Raises:
@@ -41,20 +49,28 @@ class StoreConfig:
     """
 
     url: str = "memory"
-    timeout_s: float = 5.0
+    timeout_s: float = _UNSAID
     ttl_s: float = 60.0
 
     def __post_init__(self) -> None:
         url = self.url if isinstance(self.url, str) else repr(self.url)
         if not re.fullmatch(ADDRESS, url):
-            raise ConfigError(
-                f"store.url must be memory or sqlite:///path.db, got {shown(url)}{address_hint(url, '; ')}"
-            )
+            raise ConfigError(f"store.url must be {ADDRESSES}, got {shown(url)}{address_hint(url, '; ')}")
+        if self.timeout_s is _UNSAID:
+            object.__setattr__(self, "timeout_s", _SERVER_S if self.is_server else _FILE_S)
         for name, (least, most) in BOUNDS_S.items():
             value = getattr(self, f"{name}_s")
             if not least * NANOS <= nanoseconds(f"store.{name}_s", value, ConfigError) <= most * NANOS:
                 raise ConfigError(f"store.{name}_s must be from {least} to {most} seconds, got {value}")
             object.__setattr__(self, f"{name}_s", float(value))
+
+    def __repr__(self) -> str:
+        return f"StoreConfig({concealed(self.url)!r}, timeout_s={self.timeout_s:g}, ttl_s={self.ttl_s:g})"
+
+    @property
+    def is_server(self) -> bool:
+        """Whether it is a Redis or Valkey server."""
+        return re.match(_SERVER, self.url) is not None
 
     @property
     def path(self) -> str | None:
@@ -70,4 +86,11 @@ def address_hint(url: str, before: str = "") -> str:
     """What is wrong with an address, after *before*; empty if only its form is."""
     if url.startswith("sqlite:"):
         return f"{before}three slashes begin a path from here, four an absolute one, and nothing follows it"
-    return f"{before}the schemes supported now are memory and sqlite" if ":" in url else ""
+    return f"{before}the schemes supported now are memory, sqlite, redis, rediss and unix" if ":" in url else ""
+
+
+def concealed(url: str) -> str:
+    """An address without the user, the password and the options that one of a server may have."""
+    if url.startswith(_FILE):
+        return url
+    return re.sub(r"^([a-z+]+://)?.*@", r"\1***@", url, flags=re.DOTALL).partition("?")[0]

@@ -22,7 +22,8 @@ from otelbudget.estimate.learned import Learned
 from otelbudget.ledger.ledger import Ledger
 from otelbudget.model.budget import RunBudget
 from otelbudget.stores.base import Store
-from otelbudget.stores.shared import Shared, open_store
+from otelbudget.stores.opening import open_store
+from otelbudget.stores.shared import Shared
 from otelbudget.telemetry.cells import Meters
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Engine:
         self.config, self.prices = config, config.prices
         self.ledger = Ledger() if ledger is None else ledger
         opened = _opened(config.store if store is None else store, self.ledger)
+        self.ledger.clock_s = getattr(opened, "server_clock", self.ledger.clock_s)  # windows are the store's
         # None if quotas are counted in the ledger.
         self.store: Any = None if opened is None else Shared(opened, self.ledger.open.trips)
         self.enforce = enforce
@@ -147,7 +149,7 @@ def _opened(store: Store | StoreConfig | str, ledger: Ledger) -> Store | None:
     said = StoreConfig(store) if isinstance(store, str) else store
     if not isinstance(said, StoreConfig):
         return said
-    return open_store(said.path, timeout_s=said.timeout_s, ttl_s=said.ttl_s, clock_s=ledger.clock_s)
+    return open_store(said, ledger.clock_s)
 
 
 def _restarts(before: Quotas, now: Quotas) -> Iterator[str]:

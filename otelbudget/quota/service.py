@@ -66,8 +66,9 @@ class QuotaService:
         default_daily_quota: What a tenant without quotas of its own may use: tokens per day, a `Quota`, or several;
             None is unlimited. Like *quotas* and all from *timezone* on, only for a service that stands alone.
         quotas: The same for tenants, by name or pattern (``acme-*``).
-        store: A manager; or where a service that stands alone counts: ``memory``, ``sqlite:///path.db``, a
-            `StoreConfig` or a store. None is the manager of `setup()`, and ``memory`` where there is none.
+        store: A manager; or where a service that stands alone counts: ``memory``, ``sqlite:///path.db``,
+            ``redis://host:port/db``, a `StoreConfig` or a store. None is the manager of `setup()`, and ``memory`` where
+            there is none.
         timezone: IANA name of the zone whose midnight begins a day, where a quota is given as a number.
         reserve_for: ``{"high": 0.2, "normal": 0.2}`` keeps a fifth of each quota for high and a fifth for normal
             priority: normal then stops at 80 %, low at 60 %; for quotas that don't say so themselves.
@@ -282,8 +283,8 @@ def _engine_at(store: Any, config: Config, clock_s: Callable[[], float]) -> Engi
     """The engine of a service that stands alone."""
     if not (store is None or isinstance(store, str | StoreConfig) or hasattr(store, "areserve")):
         raise ConfigError(
-            "store must be a BudgetManager, 'memory', 'sqlite:///path.db', a StoreConfig, a store or None,"
-            f" got {store!r} ({type(store).__name__})"
+            "store must be a BudgetManager, 'memory', 'sqlite:///path.db', 'redis://host:port/db', a StoreConfig, a"
+            f" store or None, got {store!r} ({type(store).__name__})"
         )
     engine = Engine(config, ledger=Ledger(clock_s=clock_s), store=store)
     if engine.store is not None:

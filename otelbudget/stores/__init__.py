@@ -1,1 +1,1 @@
-"""Where accounts live. One store now: `memory`, exact for all threads and tasks of one process."""
+"""Where accounts live: in the memory of this process, in a SQLite file, or in a Redis or Valkey server."""

@@ -19,7 +19,7 @@ from otelbudget import forking
 from otelbudget.errors import StoreError
 from otelbudget.stores.base import Answer, Line, Reserve, Settle, Settled, Store, WrongWindow
 
-__all__ = ["Owed", "Shared", "Unsent", "open_store"]
+__all__ = ["Owed", "Shared", "Unsent"]
 
 _log = logging.getLogger("otelbudget")
 #: How many settles wait for the store at most, and how long the end waits for them, seconds.
@@ -56,15 +56,6 @@ class Owed:
 
 class _ById:
     """What is owed, as attributes: so it is put there in the one step in which the ledger changes."""
-
-
-def open_store(path: str | None, *, timeout_s: float, ttl_s: float, clock_s: Callable[[], float]) -> Store | None:
-    """The store in the file at *path*; None if quotas are counted in the memory of this process."""
-    if path is None:
-        return None
-    from otelbudget.stores.sqlite import SqliteStore
-
-    return SqliteStore(path, timeout_s=timeout_s, ttl_s=ttl_s, clock_s=clock_s)
 
 
 class Unsent(StoreError):

@@ -1,21 +1,24 @@
 """What five levels cost in a shared store against one, and a settle against a reserve. Run by hand:
 
-    python tests/benchmarks/stores.py
+    python tests/benchmarks/stores.py [redis://localhost:6379/9]
 
-Every ratio is the median over rounds of one process, in which both sides alternate; trips per second are only to know
-the order of size, since they depend on the disk.
+That measures SQLite, or the server at the address, beside the barest script there: a counter with a limit. Every ratio
+is the median over rounds of one process, in which both sides alternate; trips per second are only to know the order of
+size, since they depend on the disk and the way.
 """
 
 from __future__ import annotations
 
 import gc
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from otelbudget.stores.base import FOREVER_S, Line, Reserve, Settle, Store
+from otelbudget.stores.redis import RedisStore
 from otelbudget.stores.sqlite import SqliteStore
 
 ROUNDS = 31
@@ -49,22 +52,40 @@ def measure(store: Store, accounts: tuple[Line, ...], round: int) -> tuple[float
     return reserves_s, settles_s, timed(lambda _: store.read("org", accounts), ids)
 
 
+BARE = """local used = tonumber(redis.call('GET', KEYS[1]) or 0)
+if used + ARGV[1] > tonumber(ARGV[2]) then return 0 end
+redis.call('INCRBY', KEYS[1], ARGV[1])
+return 1"""
+
+
+def bare(store: RedisStore) -> Callable[[str], object]:
+    """A trip with the barest script, over the same connections."""
+    sha = store._wire.send(("SCRIPT", "LOAD", BARE))
+    return lambda _: store._wire.send(("EVALSHA", sha, 1, b"ob:bare", 1, 10**12))
+
+
 def main() -> None:
-    """Print the ratios of SQLite."""
+    """Print the ratios of SQLite, or of a server."""
     sides = {"1": lines(1), "5": lines(5), "rolling": lines(5, 3_600)}
     seen: dict[str, list[tuple[float, float, float]]] = {name: [] for name in sides}
+    counter: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        store = SqliteStore(Path(folder) / "bench.db")
+        store = RedisStore(sys.argv[1], timeout_s=5) if sys.argv[1:] else SqliteStore(Path(folder) / "bench.db")
         for round in range(ROUNDS):
             for name, accounts in sides.items():
                 gc.collect()
                 seen[name].append(measure(store, accounts, round))
+            if isinstance(store, RedisStore):
+                counter.append(timed(bare(store), [""] * TRIPS))
         store.close()
 
     def ratio(side: str, way: int, other: str, other_way: int) -> float:
         return statistics.median(a[way] / b[other_way] for a, b in zip(seen[side], seen[other], strict=True))
 
-    print(f"reserve, 5 levels : 1 (goal <= 3)    {ratio('5', 0, '1', 0):.2f}")
+    print(f"reserve, 5 levels : 1 (goal <= {'1.5' if counter else '3'})    {ratio('5', 0, '1', 0):.2f}")
+    for way, (trip, goal) in enumerate((("reserve", 2.5), ("settle", 2.0))) if counter else ():
+        beside = statistics.median(row[way] / bare_s for row, bare_s in zip(seen["5"], counter, strict=True))
+        print(f"{trip}, 5 levels : bare counter (goal <= {goal})    {beside:.2f}")
     print(f"settle, 5 levels : 1                 {ratio('5', 1, '1', 1):.2f}")
     print(f"settle : reserve, 1 level            {ratio('1', 1, '1', 0):.2f}")
     print(f"settle : reserve, 5 levels           {ratio('5', 1, '5', 0):.2f}")

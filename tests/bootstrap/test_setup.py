@@ -285,7 +285,7 @@ class Wrong(Iterable[int]):
         ({"config": 5}, r"setup\(config=...\): expected the path of a budgets.yaml, .*, got 5 \(int\)"),
         ({"config": {"quick": BUDGET}}, r"setup\(config=...\): .*otelbudget\.Config\(budgets=...\), got "),
         ({"config": "missing.yaml"}, r"missing\.yaml"),
-        ({"store": "redis://localhost"}, r"store.url must be memory or sqlite:///path.db, got 'redis:...'"),
+        ({"store": "mysql://localhost"}, r"store.url must be memory, sqlite:///path.db or .*, got 'mysql:...'"),
         ({"logger_provider": object()}, r"logger_provider=.*: expected an OpenTelemetry LoggerProvider or None"),
         ({"metrics_port": 65536}, r"setup\(metrics_port=...\): expected a port from 0 .*, got 65536"),
         ({"metrics_port": True}, r"setup\(metrics_port=...\): expected a port"),

@@ -28,6 +28,22 @@ def test_every_setting_of_a_store_is_read(read: Read) -> None:
     assert read("store: {ttl: 90}").store == StoreConfig(ttl_s=90)
 
 
+def test_a_server_has_a_shorter_timeout_and_no_path(read: Read) -> None:
+    for url in ("redis://h:6379/0", "rediss://u:p@h", "unix:///run/redis.sock?db=2"):
+        store = read(f"store: '{url}'").store
+        assert store == StoreConfig(url) == StoreConfig(url, timeout_s=0.25, ttl_s=60)
+        assert (store.is_server, store.path) == (True, None)
+    assert StoreConfig("redis://h", timeout_s=5).timeout_s == 5
+
+
+@pytest.mark.parametrize("secret", ["pw", "p@w", "p/w", "p?w", "p#w"])
+def test_a_store_shows_no_password_of_its_address(secret: str) -> None:
+    config = Config(store=f"redis://user:s3cr{secret}et@host:6379/0")
+    assert repr(config.store) == "StoreConfig('redis://***@host:6379/0', timeout_s=0.25, ttl_s=60)"
+    assert "et@" not in f"{config!r} {config.store}"
+    assert "s3cret" not in repr(StoreConfig("unix:///run/redis.sock?password=s3cret"))
+
+
 def test_an_address_alone_is_enough(read: Read) -> None:
     assert read("store: sqlite:////var/a.db").store == StoreConfig("sqlite:////var/a.db")
     assert read("store: ${STORE:-memory}").store == StoreConfig()
@@ -59,15 +75,15 @@ def test_it_pickles_with_the_configuration() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("store: redis://h", "1:8: store: must be memory or sqlite:///path.db, got 'redis:...'; the schemes"),
-        ("store: {url: postgres://h/db}", "1:14: store.url: must be memory or sqlite:///path.db, got 'postgres:...'"),
-        ("store: {url: redis+cluster://h}", "the schemes supported now are memory and sqlite"),
+        ("store: redis:/h", "or redis://host:port/db, got 'redis:/h'; the schemes"),
+        ("store: {url: postgres://h/db}", "1:14: store.url: must be memory, sqlite:///path.db or redis://"),
+        ("store: {url: redis+cluster://h}", "the schemes supported now are memory, sqlite, redis, rediss and unix"),
         ("store: sqlite://b.db", "got 'sqlite:...'; three slashes begin a path from here, four an absolute one"),
         ("store: sqlite:///", "three slashes begin a path"),
         ("store: sqlite:///b.db?mode=ro", "and nothing follows it"),
         ("store: sqlite:////var/", "three slashes begin a path"),
         ("store: 'sqlite:///:memory:'", "three slashes begin a path"),
-        ("store: file", "1:8: store: must be memory or sqlite:///path.db, got 'file'"),
+        ("store: file", "1:8: store: must be memory, sqlite:///path.db or redis://host:port/db, got 'file'"),
         ("store: [memory]", "1:8: store: must be a mapping, got a list"),
         ("store: {timeout: 0}", "1:18: store.timeout: must be a time from 10ms to 60s, got '0'"),
         ("store: {timeout: 2m}", "1:18: store.timeout: must be a time from 10ms to 60s, got '2m'"),
@@ -107,7 +123,7 @@ def test_a_path_is_taken_as_it_stands(path: str) -> None:
 )
 def test_a_password_in_an_address_is_never_shown(refuse: Refuse, text: str, secret: str) -> None:
     secret = f"s3cr{secret}et"
-    message = "\n".join(refuse(text.format(address=f"redis://user:{secret}@host:6379/0", secret=secret)))
+    message = "\n".join(refuse(text.format(address=f"redis+x://user:{secret}@host:6379/0", secret=secret)))
     assert "s3cr" not in message
     assert "et@" not in message
 
@@ -115,9 +131,9 @@ def test_a_password_in_an_address_is_never_shown(refuse: Refuse, text: str, secr
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"url": "redis://:s3cret@h"}, r"store\.url must be memory or sqlite:///path\.db, got 'redis:\.\.\.'; the"),
-        ({"url": None}, "store.url must be memory or"),
-        ({"url": ""}, "store.url must be memory or"),
+        ({"url": "redis+x://:s3cret@h"}, r"store\.url must be memory, .*, got 'redis\+x:\.\.\.'; the"),
+        ({"url": None}, "store.url must be memory, sqlite"),
+        ({"url": ""}, "store.url must be memory, sqlite"),
         ({"timeout_s": 0}, r"store\.timeout_s must be from 0\.01 to 60 seconds, got 0"),
         ({"timeout_s": 61}, r"store\.timeout_s must be from 0\.01 to 60 seconds, got 61"),
         ({"timeout_s": float("nan")}, r"store\.timeout_s must be a finite number of seconds"),

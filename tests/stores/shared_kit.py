@@ -10,6 +10,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from redis_server import empty_server
+from store_kit import ClockedRedis
 
 import otelbudget
 from otelbudget import BudgetManager, Config, Quota, Quotas, QuotaService
@@ -37,6 +39,7 @@ class Place:
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind = kind
         self.path = folder / "quotas.db"
+        self.url = empty_server().url if kind == "redis" else f"sqlite:///{self.path}"
         self.clock = Later()
         self.registry = CollectorRegistry()
         self.exporter = InMemorySpanExporter()
@@ -44,6 +47,8 @@ class Place:
     def store(self) -> Any:
         if self.kind == "memory":
             return MemoryStore(clock_s=self.clock)
+        if self.kind == "redis":
+            return ClockedRedis(self.url, self.clock)
         return SqliteStore(self.path, clock_s=self.clock) if self.kind == "sqlite" else None
 
     def setup(self, config: Any = None, **options: Any) -> BudgetManager:

@@ -8,10 +8,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from redis_server import empty_server
 from store_model import ModelStore
 
 from otelbudget.stores.base import FOREVER_S, Answer, Line, Reserve, Settle, Settled, Store
 from otelbudget.stores.memory import MemoryStore
+from otelbudget.stores.redis import RedisStore
 from otelbudget.stores.sqlite import SqliteStore
 
 NOTHING = (0,) * 7
@@ -20,11 +22,25 @@ DAY_S = 86_400
 #: Noon of a day.
 NOON_S = 20_000 * DAY_S + DAY_S // 2
 
+
+class ClockedRedis(RedisStore):
+    """A server that takes the clock of the tests for its own."""
+
+    def __init__(self, url: str, clock_s: Callable[[], float]) -> None:
+        super().__init__(url, timeout_s=5)
+        self._clock_s = clock_s
+
+    def _now(self) -> str | int:
+        return round(self._clock_s() * 1000)
+
+
 #: Every store that the suite is run for: made from a clock and an empty directory.
 STORES: dict[str, Callable[[Callable[[], float], Path], Store]] = {
     "model": lambda clock_s, _: ModelStore(clock_s),
     "memory": lambda clock_s, _: MemoryStore(clock_s=clock_s),
     "sqlite": lambda clock_s, folder: SqliteStore(folder / "store.db", clock_s=clock_s),
+    "redis": lambda clock_s, _: ClockedRedis(empty_server().url, clock_s),
+    "valkey": lambda clock_s, _: ClockedRedis(empty_server("valkey-server").url, clock_s),
 }
 
 

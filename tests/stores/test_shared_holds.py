@@ -22,7 +22,7 @@ from otelbudget.calls.model_call import ModelRequest, begin
 from otelbudget.stores import shared
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     yield Place(request.param, tmp_path)
     otelbudget.shutdown()

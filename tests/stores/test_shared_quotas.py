@@ -39,13 +39,13 @@ def _off() -> Iterator[None]:
     gc.collect()  # what was left open would be a ResourceWarning, and so a failure
 
 
-@pytest.fixture(params=["none", "memory", "sqlite"])
+@pytest.fixture(params=["none", "memory", "sqlite", "redis"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """Every place."""
     return Place(request.param, tmp_path)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """Every store."""
     return Place(request.param, tmp_path)

@@ -1,0 +1,233 @@
+"""Accounts in a Redis or Valkey server, for all processes of all machines that name the same one.
+
+Each trip is one call of a script (`redis.lua`), whatever the number of accounts, and the clock is the server's. What
+the server loses is gone: give it a disk (``appendonly yes``) and ``maxmemory-policy noeviction``. Windows that have
+ended go by the server's own expiry, so its clock alone says when.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from operator import add
+from struct import Struct
+from typing import Any, Final
+from urllib.parse import quote
+
+from otelbudget.errors import IdempotencyError
+from otelbudget.stores.base import (
+    PAGE,
+    Answer,
+    Line,
+    Override,
+    Reserve,
+    Reset,
+    Settle,
+    Settled,
+    State,
+    Stored,
+    WrongWindow,
+)
+from otelbudget.stores.redis_wire import Wire
+
+__all__ = ["RedisStore"]
+
+_log = logging.getLogger("otelbudget")
+_RESERVE: Final = Struct("<22q")
+_SETTLE: Final = Struct("<14q")
+_LIMITS: Final = Struct("<7q")
+_STATE: Final = Struct("<14q")
+#: How many keys of the server one step of a listing looks at.
+_STEP: Final = 1_000
+#: How far off what the server says may be when it is read: less than that is no other clock.
+_TRIP_S: Final = 1.0
+_ACCOUNT: Final = re.compile(rb"a:(-?\d+)_(-?\d+)(r?):(.*)", re.DOTALL)
+
+
+class ServerClock:
+    """The clock of a server, as it is known here: that of this machine, put right by what the server says."""
+
+    def __init__(self, local_s: Callable[[], float]) -> None:
+        self._local_s = local_s
+        self._ahead_s = 0.0
+
+    def __call__(self) -> float:
+        return self._local_s() + self._ahead_s
+
+    def learn(self, now_s: float, within_s: float) -> None:
+        """The server has said *now_s*, which is right within *within_s*."""
+        off_s = now_s - self()
+        if abs(off_s) > within_s:
+            self._ahead_s += off_s
+
+
+class RedisStore:
+    """A store in the server at *url*, to which it connects when it is first needed.
+
+    Threads, tasks, processes and machines share it safely; a child connects by itself. A trip that fails because the
+    connection broke is sent a second time.
+
+    Args:
+        url: ``redis://host:port/db``, ``rediss://`` for TLS, ``unix:///path?db=0``; as redis-py reads it.
+        timeout_s: How long connecting, sending and each reply may take; then StoreError.
+        ttl_s: How long holds shall live that are not renewed; whoever reserves puts it into the request.
+        clock_s: What the clock of this machine says, Unix seconds; it counts until the server has said something.
+
+    Attributes:
+        server_clock: The server's clock, as it is known here.
+
+    Raises:
+        ConfigError: *url* is no address.
+        ImportError: The extra ``redis`` is not installed.
+    """
+
+    name = "redis"
+
+    def __init__(
+        self, url: str, *, timeout_s: float = 0.25, ttl_s: float = 60.0, clock_s: Callable[[], float] = time.time
+    ) -> None:
+        self.ttl_s = ttl_s
+        self.server_clock = ServerClock(clock_s)
+        self._wire = Wire(url, timeout_s)
+
+    def reserve(self, asked: Reserve) -> Answer:
+        """See `Store.reserve`."""
+        return self._answered(asked, self._wire.trip(*self._reserve(asked)))
+
+    async def areserve(self, asked: Reserve) -> Answer:
+        """See `Store.areserve`."""
+        return self._answered(asked, await self._wire.atrip(*self._reserve(asked)))
+
+    def settle(self, ended: Settle) -> Settled:
+        """See `Store.settle`."""
+        return self._settled(ended, self._wire.trip(*self._settle(ended)))
+
+    async def asettle(self, ended: Settle) -> Settled:
+        """See `Store.asettle`."""
+        return self._settled(ended, await self._wire.atrip(*self._settle(ended)))
+
+    def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
+        """See `Store.read`."""
+        return self._answer(self._wire.trip(_keys(shard, lines), "read", self._now()))
+
+    async def aread(self, shard: str, lines: tuple[Line, ...]) -> Answer:
+        """See `Store.aread`."""
+        return self._answer(await self._wire.atrip(_keys(shard, lines), "read", self._now()))
+
+    def renew(self, shard: str, ids: Sequence[str], ttl_s: float) -> None:
+        """See `Store.renew`."""
+        self._wire.trip(_keys(shard), "renew", self._now(), round(ttl_s * 1000), *map(_bytes, ids))
+
+    async def arenew(self, shard: str, ids: Sequence[str], ttl_s: float) -> None:
+        """See `Store.arenew`."""
+        await self._wire.atrip(_keys(shard), "renew", self._now(), round(ttl_s * 1000), *map(_bytes, ids))
+
+    def configure(self, shard: str, key: str, change: Override | Reset | None) -> None:
+        """See `Store.configure`; a reset looks through the keys of the server."""
+        if isinstance(change, Reset):
+            lines = [line for line in self._find(shard) if line.key == key]
+            self._wire.trip(_keys(shard, lines), "reset", self._now())
+        else:
+            rules = () if change is None else (_bytes(change.rules),)
+            self._wire.trip(_keys(shard), "configure", self._now(), _bytes(key), *rules)
+
+    def overrides(self, shard: str) -> Mapping[str, Override]:
+        """See `Store.overrides`."""
+        found = iter(self._wire.send(("HGETALL", _prefix(shard) + b"rules")))
+        return {_text(key): Override(_text(rules)) for key, rules in zip(found, found, strict=True)}
+
+    def accounts(self, shard: str, after: str = "") -> Sequence[Stored]:
+        """See `Store.accounts`; each page looks through the keys of the server."""
+        now_s = self._answer(self._wire.trip(_keys(shard), "look", self._now())).now_s
+        found = [line for line in self._find(shard) if line.key > after]
+        page = sorted(line for line in found if line.rolling or line.start_s <= now_s < line.end_s)[:PAGE]
+        seen = self._answer(self._wire.trip(_keys(shard, page), "look", self._now()))
+        return [Stored(*line[:4], *state) for line, state in zip(page, seen.states, strict=True)]
+
+    def close(self) -> None:
+        """Close all connections; a trip under way fails."""
+        self._wire.close()
+
+    # --- what is asked, and what the answer means
+
+    def _now(self) -> str | int:
+        """What the script takes for now, ms; empty for the server's own clock. Tests say something else."""
+        return ""
+
+    def _reserve(self, asked: Reserve) -> tuple[Any, ...]:
+        keys = _keys(asked.shard, asked.lines, asked.id)
+        numbers = _RESERVE.pack(round(asked.ttl_s * 1000), *asked.amounts, *asked.held, *asked.on_expiry)
+        limits = b"".join([_LIMITS.pack(*line.limits) for line in asked.lines])
+        return keys, "reserve", self._now(), _bytes(asked.digest), numbers, limits
+
+    def _answered(self, asked: Reserve, reply: list[Any]) -> Answer:
+        if reply[0] == b"lines":
+            raise ValueError(f"hold {asked.id!r} was made on other lines")
+        self._check(reply[0], reply[1], asked.id)
+        return self._answer(reply)
+
+    def _settle(self, ended: Settle) -> tuple[Any, ...]:
+        keys = _keys(ended.shard, ended.lines, ended.id)
+        return keys, "settle", self._now(), _bytes(ended.digest), _SETTLE.pack(*ended.held, *ended.actual)
+
+    def _settled(self, ended: Settle, reply: list[Any]) -> Settled:
+        self._check(reply[0], reply[1], ended.id)
+        seen = self._answer(reply)
+        return Settled(reply[0].decode(), tuple(used for used, _ in seen.states), seen.now_s)
+
+    def _answer(self, reply: list[Any]) -> Answer:
+        code, now_ms, saturated, rows, line, resource, revision = reply
+        if saturated:
+            _log.warning("store %s: an account has reached 2^53 - 1 and counts no further", self._wire.where)
+        self.server_clock.learn(now_ms / 1000, _TRIP_S)
+        refused = None if line < 0 else line
+        return Answer(refused, resource, code == b"busy", code == b"gone", _states(rows), revision, now_ms / 1000)
+
+    def _check(self, code: bytes, now_ms: int, id: str) -> None:
+        if code == b"window":
+            self.server_clock.learn(now_ms / 1000, 0)
+            raise WrongWindow(now_ms / 1000)
+        if code == b"payload":
+            raise IdempotencyError(f"{id!r} was used before with another payload")
+
+    def _find(self, shard: str) -> list[Line]:
+        """The accounts of *shard* that the server has."""
+        prefix, found, cursor = _prefix(shard), set[bytes](), b"0"
+        pattern = re.sub(rb"([][*?\\^-])", rb"\\\1", prefix) + b"a:*"
+        while True:
+            cursor, names = self._wire.send(("SCAN", cursor, "MATCH", pattern, "COUNT", _STEP))
+            found.update(names)
+            if cursor == b"0":
+                break
+        places = [_ACCOUNT.fullmatch(name, len(prefix)) for name in found]
+        return [Line(_text(one[4]), int(one[1]), int(one[2]), bool(one[3]), ()) for one in places if one is not None]
+
+
+def _keys(shard: str, lines: Sequence[Line] = (), id: str = "") -> list[bytes]:
+    prefix = _prefix(shard)
+    return [prefix + b"holds", prefix + b"h:" + _bytes(id), *[prefix + _name(line) for line in lines]]
+
+
+def _prefix(shard: str) -> bytes:
+    """What all keys of a shard begin with: a hash tag, so that a cluster keeps them together."""
+    return b"ob:{%s}:" % quote(shard or " ", safe="", errors="surrogatepass").encode()
+
+
+def _name(line: Line) -> bytes:
+    key, start_s, end_s, rolling, _ = line
+    place = f"a:0_{end_s - start_s}r:" if rolling else f"a:{start_s}_{end_s}:"
+    return _bytes(place + key)
+
+
+def _states(rows: bytes) -> tuple[State, ...]:
+    return tuple([(row[:7], tuple(map(add, row[:7], row[7:]))) for row in _STATE.iter_unpack(rows)])
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _text(read: bytes) -> str:
+    return read.decode("utf-8", "surrogatepass")
