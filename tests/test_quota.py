@@ -563,7 +563,7 @@ def test_after_setup_a_service_is_about_the_quotas_of_that_manager_and_its_metri
         {"reserve_for": {"high": 0.5}},
         {"clock_s": Clock()},
     ],
-    ids=str,
+    ids=lambda said: next(iter(said)),
 )
 def test_where_a_manager_decides_nothing_else_can_be_said(world: World, stores: Any, said: dict[str, Any]) -> None:
     world.activate()
