@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import SpanExporter
 
 from otelbudget.bootstrap.instrumentors import CANDIDATES
 from otelbudget.config import Config, StoreConfig, load_budget_config
-from otelbudget.config.settings import did_you_mean
+from otelbudget.config.problems import did_you_mean
 from otelbudget.errors import ConfigError
 from otelbudget.model.budget import RunBudget
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
     from prometheus_client import CollectorRegistry
-
-__all__ = ["Arguments", "configuration", "refuse_unknown"]
 
 DEFAULT_FILE: Final = "budgets.yaml"
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from otelbudget.bootstrap.delivery import Delivery
 
-__all__ = ["Facts", "SetUp"]
-
 #: The logger that users switch on, rather than that of this module.
 _log = logging.getLogger("otelbudget")
 #: How long closing waits for exporters, in seconds; `shutdown()` as a whole promises 2.

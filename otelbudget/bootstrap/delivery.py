@@ -14,8 +14,6 @@ from typing import Any, NamedTuple, cast
 
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter
 
-__all__ = ["BatchOutlet", "Carrier", "Delivery", "SimpleOutlet", "Worker", "joined", "of_application"]
-
 _log = logging.getLogger(__name__)
 #: How long an exporter that was told to stop may take to return, in seconds.
 _STOP_S = 0.25

@@ -14,8 +14,6 @@ from opentelemetry.trace import Status, StatusCode
 from otelbudget.bootstrap.forwarder import Forwarder
 from otelbudget.errors import BudgetExceeded
 
-__all__ = ["Dispatcher"]
-
 _log = logging.getLogger(__name__)
 
 

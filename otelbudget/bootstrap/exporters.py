@@ -13,8 +13,6 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from otelbudget.bootstrap.delivery import BatchOutlet, SimpleOutlet
 from otelbudget.errors import ConfigError
 
-__all__ = ["Outlet", "make_outlets", "named_exporters", "otlp_endpoint", "otlp_protocol", "variable"]
-
 Outlet = SimpleOutlet | BatchOutlet
 Signal = Literal["TRACES", "LOGS"]
 

@@ -8,8 +8,6 @@ from collections.abc import Callable
 
 from otelbudget.guards.boundary import contained
 
-__all__ = ["Follower"]
-
 
 class Follower:
     """Calls *look* every *every_s* seconds. An error of it is logged, and it is called again."""

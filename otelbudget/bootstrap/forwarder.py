@@ -10,8 +10,6 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from otelbudget.guards.boundary import contained
 
-__all__ = ["Forwarder"]
-
 
 class Forwarder(SpanProcessor):
     """Delegates to a manager and to span processors that export, while there are any.

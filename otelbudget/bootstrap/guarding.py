@@ -20,8 +20,6 @@ from otelbudget.guards.watch import settle_dropped
 if TYPE_CHECKING:
     from otelbudget.engine.engine import Engine
 
-__all__ = ["Guarding"]
-
 _log = logging.getLogger("otelbudget")
 
 

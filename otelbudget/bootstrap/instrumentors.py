@@ -13,8 +13,6 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final, NamedTuple
 
-__all__ = ["CANDIDATES", "installed", "instrument", "instrumented"]
-
 _log = logging.getLogger(__name__)
 
 

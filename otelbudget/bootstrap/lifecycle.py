@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from otelbudget.model.budget import RunBudget
     from otelbudget.stores.base import Store
 
-__all__ = ["facts", "setup", "shutdown"]
-
 _lock = forking.fresh(threading.RLock())
 _current: SetUp | None = None
 _at_exit = False

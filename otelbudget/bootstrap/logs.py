@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from opentelemetry._logs import LoggerProvider
     from opentelemetry.sdk.resources import Resource
 
-__all__ = ["open_logs"]
-
 
 def open_logs(wanted: str, given: LoggerProvider | None, resource: Resource | None) -> Carrier | None:
     """What carries events out as log records from now on, *given* or ours; None if *wanted* is ``span``."""

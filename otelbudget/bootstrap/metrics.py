@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from otelbudget.bootstrap.arguments import Arguments
     from otelbudget.telemetry.cells import Meters
 
-__all__ = ["MetricsRoute", "Page", "page_wanted", "push_wanted", "unserved"]
-
 
 class Page(NamedTuple):
     """Where the page is to be: *explicit* means that somebody named the port."""

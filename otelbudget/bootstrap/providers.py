@@ -21,8 +21,6 @@ from otelbudget.bootstrap.forwarder import Forwarder
 from otelbudget.bootstrap.sampler import BudgetSampler, can_drop, sampler_of_environment
 from otelbudget.errors import ConfigError
 
-__all__ = ["Equipped", "equip"]
-
 _SERVICE_NAME = "service.name"
 _lock = forking.fresh(threading.Lock())
 

@@ -22,8 +22,6 @@ from opentelemetry.util.types import Attributes
 
 from otelbudget.guards.boundary import contained
 
-__all__ = ["BudgetSampler", "Listener", "can_drop", "sampler_of_environment"]
-
 
 class Listener(Protocol):
     """The manager, as it is asked here."""

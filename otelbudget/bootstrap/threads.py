@@ -16,8 +16,6 @@ from opentelemetry.context import Context
 from otelbudget import forking
 from otelbudget.guards.patching import Takeover, take_over
 
-__all__ = ["carry_context", "stop_carrying"]
-
 #: Executors that send the function to another interpreter (from Python 3.14), where a context can't follow.
 _ISOLATED: Final[Any] = getattr(concurrent.futures, "InterpreterPoolExecutor", ())
 

@@ -12,8 +12,6 @@ from typing import Final
 from otelbudget.cli import INTERRUPTED
 from otelbudget.cli.screen import WIDTH, RichScreen, rich_console, screen
 
-__all__ = ["arguments", "run"]
-
 _MORE: Final = """No key, no network, no server to install: the model is a small server on loopback, asked over HTTP
 with the openai client. OTEL_* variables keep their meaning: OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317 sends
 traces to a collector. Exit code 1: the server received another number of requests than were admitted."""

@@ -16,8 +16,6 @@ from otelbudget.cli.screen import Cell, Screen, screen
 if TYPE_CHECKING:
     from otelbudget.cli.explaining import Amount, Call, Explanation, Limit
 
-__all__ = ["arguments", "run"]
-
 _WIDTH: Final = 28
 #: The options that name something of a call, and what they are for.
 _NAMES: Final = {

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from otelbudget.config import Config
     from otelbudget.model.budget import RunBudget
 
-__all__ = ["Amount", "Call", "Explanation", "Limit", "Price", "Unpriced", "explain"]
-
 Amount = int | Decimal
 
 

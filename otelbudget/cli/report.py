@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from otelbudget.demo.load import Row
     from otelbudget.runs.receipt import Receipt
 
-__all__ = ["HEAD", "Result", "cells", "ending", "report"]
-
 #: A title that ends in a space has its column aligned right.
 HEAD: Final = ("Tenant", "Budget", "Steps ", "Tokens ", "Cost ", "Seconds ", "Refused ", "")
 

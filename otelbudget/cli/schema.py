@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import Final
 
-__all__ = ["arguments", "run"]
-
 _MORE: Final = """Editors with a YAML language server use it where a file begins with
 "# yaml-language-server: $schema=budgets.schema.json"."""
 

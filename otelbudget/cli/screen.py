@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.padding import Padding
 
-__all__ = ["WIDTH", "Cell", "Mark", "PlainScreen", "RichScreen", "Screen", "rich_console", "screen"]
-
 WIDTH: Final = 100
 
 #: What a text is about: how it is coloured where there are colours.

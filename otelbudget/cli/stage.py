@@ -21,8 +21,6 @@ from otelbudget.demo.service import openai_module
 if TYPE_CHECKING:
     from otelbudget.bootstrap import Facts
 
-__all__ = ["Stage"]
-
 _FRAMES_PER_S: Final = 8
 
 

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from otelbudget.errors import Problem
 
-__all__ = ["arguments", "run"]
-
 _MORE: Final = """Variables are taken from the environment, as they are when a file is used. Exit code 0: all files
 are fine, 1: something is wrong."""
 

@@ -21,9 +21,6 @@ from otelbudget.model.levels import NAMED, Level
 from otelbudget.model.quota import PRIORITIES, Quota, Quotas
 from otelbudget.pricing import Price
 
-__all__ = ["FILE"]
-
-
 _RESOURCES: dict[str, tuple[Form, str]] = {
     "steps": (forms.COUNT, "Model calls."),
     "tokens": (forms.COUNT, "Input plus output tokens."),

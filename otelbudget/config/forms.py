@@ -12,8 +12,6 @@ from otelbudget.config.kinds import Fits, Form, Known, Schema, fits_any
 from otelbudget.config.scalars import VARIABLE, Unreadable, none_of, parse_count, parse_ratio, parse_seconds
 from otelbudget.model.amounts import CEILING
 
-__all__ = ["words"]
-
 
 def _form(name: str, wanted: str, parse: Callable[[str], Any], pattern: str, more: Schema | None = None) -> Form:
     """A form whose texts match *pattern*; *more* is said of values that YAML takes for something else than a text."""

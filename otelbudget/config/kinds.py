@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from otelbudget.config.reader import Entries, Path, Reader
 
-__all__ = ["INVALID", "Field", "Form", "Kind", "ListOf", "Named", "Section", "TextOr"]
-
 #: A JSON Schema, or a part of one.
 Schema = dict[str, Any]
 

@@ -15,8 +15,6 @@ from otelbudget.config.settings import Config
 from otelbudget.config.store import StoreConfig
 from otelbudget.errors import ConfigError, Problem
 
-__all__ = ["contents", "load", "named", "parse"]
-
 _LARGEST: Final = 1 << 20
 
 

@@ -12,8 +12,6 @@ from yaml.reader import ReaderError
 from otelbudget.config.problems import refused
 from otelbudget.errors import Problem
 
-__all__ = ["compose"]
-
 _DEEPEST: Final = 40
 #: PyYAML repeats names of any length.
 _LONGEST_SAID: Final = 200

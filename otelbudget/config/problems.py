@@ -9,8 +9,6 @@ from typing import Final
 
 from otelbudget.errors import ConfigError, Problem
 
-__all__ = ["MOST_COMPARED", "MOST_FOUND", "close_to", "did_you_mean", "dotted", "listed", "refused", "shown"]
-
 #: After this many, a file is not read any further.
 MOST_FOUND: Final = 1_000
 #: How many names a wrong one is compared with, and how much of it: it takes time with both.

@@ -17,8 +17,6 @@ from otelbudget.config.problems import MOST_COMPARED, MOST_FOUND, close_to, dott
 from otelbudget.config.scalars import NAME, Unreadable
 from otelbudget.errors import Problem
 
-__all__ = ["Entries", "Path", "Reader"]
-
 #: How many values are looked at before the file is called too large; aliases can make a small file a huge one.
 _MOST_VALUES: Final = 100_000
 _LONGEST_TEXT: Final = 4_096

@@ -18,8 +18,6 @@ from otelbudget.model.amounts import CEILING
 from otelbudget.model.quota import PER_RUN
 from otelbudget.model.windows import CALENDAR, zone_advice
 
-__all__ = ["Unreadable", "none_of", "parse_count", "parse_flag", "parse_ratio", "parse_seconds", "parse_usd"]
-
 #: What times and money stay below: whole days and whole dollars under 2^53 nanoseconds and nano-USD.
 LARGEST_SECONDS: Final = 104 * 86_400
 LARGEST_USD: Final = CEILING // 1_000_000_000

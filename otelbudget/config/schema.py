@@ -11,8 +11,6 @@ from typing import Any, Final
 
 from otelbudget.config.fields import FILE
 
-__all__ = ["BEYOND", "schema", "schema_text"]
-
 #: All that the loader refuses and a schema can't, in documents that YAML and JSON have both.
 BEYOND: Final = (
     "two quotas of one list with one name",

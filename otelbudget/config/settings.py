@@ -16,8 +16,6 @@ from otelbudget.model.names import is_pattern
 from otelbudget.model.quota import Quotas
 from otelbudget.pricing import Price, Prices
 
-__all__ = ["Config", "Estimates", "TelemetryConfig", "TenantFrom", "did_you_mean"]
-
 #: Name of a default budget that was given as a value, in denials and metrics.
 DEFAULT_NAME: Final = "default"
 

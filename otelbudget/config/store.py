@@ -12,8 +12,6 @@ from otelbudget.config.problems import shown
 from otelbudget.errors import ConfigError
 from otelbudget.model.amounts import NANOS, nanoseconds
 
-__all__ = ["ADDRESS", "ADDRESSES", "BOUNDS_S", "StoreConfig", "address_hint", "concealed"]
-
 _FILE: Final = "sqlite:///"
 _SERVER: Final = r"rediss?://[^\x00-\x20\x7f]+|unix://[^\x00-\x20\x7f]*/[^\x00-\x20\x7f]+"
 #: What an address is, as Python and JSON Schema read it. A path of a file is taken as it stands: no %20, no ?options=.

@@ -11,8 +11,6 @@ from otelbudget.config.loader import contents, named, parse
 from otelbudget.config.settings import Config
 from otelbudget.errors import ConfigError
 
-__all__ = ["Look", "WatchedFile"]
-
 #: What looking at the file came to.
 Look = Literal["same", "loaded", "refused"]
 

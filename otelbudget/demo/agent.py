@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from otelbudget.model.budget import RunBudget
     from otelbudget.runs.run import BudgetRun
 
-__all__ = ["ResearchAgent"]
-
 _MAX_OUTPUT_TOKENS = 400
 #: Under an unlimited budget nothing else would end a model that never stops to call tools.
 _MOST_STEPS = 40

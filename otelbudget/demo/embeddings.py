@@ -12,8 +12,6 @@ from otelbudget.demo.library import terms
 from otelbudget.demo.script import Reply, Request
 from otelbudget.demo.tokens import count_tokens
 
-__all__ = ["embeddings"]
-
 
 def embeddings(request: Request, reply: Reply) -> dict[str, Any]:
     """The body that answers ``POST /v1/embeddings``; texts only, not token ids."""

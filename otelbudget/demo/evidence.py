@@ -14,8 +14,6 @@ from otelbudget import semconv
 if TYPE_CHECKING:
     from otelbudget.telemetry.cells import Meters
 
-__all__ = ["DeniedSpans", "Samples", "admitted", "changed", "refused", "scrape"]
-
 #: Series as the text format writes them (``name{label="value"}``) and their values.
 Samples = Mapping[str, float]
 

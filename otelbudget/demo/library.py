@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-__all__ = ["Document", "Library", "terms"]
-
 # Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009): usual values.
 _K1, _B = 1.2, 0.75
 _WORD = re.compile(r"[a-z0-9]+")

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from otelbudget.runs.receipt import Receipt
     from otelbudget.runs.run import BudgetRun
 
-__all__ = ["Load", "Row", "stopped_by"]
-
 _log = logging.getLogger(__name__)
 _PAUSE_S = 1.0
 _LIMITS = ("limit", "deadline", "busy")

@@ -18,8 +18,6 @@ from otelbudget.model.budget import Usage
 if TYPE_CHECKING:
     from otelbudget.runs.run import BudgetRun
 
-__all__ = ["DEMO_PRICES", "paid_call"]
-
 #: USD per million input and output tokens of the models that the demo server plays.
 DEMO_PRICES: Final = {"demo-small": (Decimal("0.15"), Decimal("0.60")), "demo-large": (Decimal("2.50"), Decimal("10"))}
 

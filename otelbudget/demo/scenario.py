@@ -8,8 +8,6 @@ from pathlib import Path
 
 from otelbudget.demo.script import Request
 
-__all__ = ["BUDGETS", "JOBS", "QUESTIONS", "Job", "jobs", "latency"]
-
 #: The budgets file that ships with the demo.
 BUDGETS = Path(__file__).with_name("budgets.yaml")
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Reply", "Request", "Script"]
-
 
 @dataclass(frozen=True, slots=True)
 class Request:

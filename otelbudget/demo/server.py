@@ -21,8 +21,6 @@ from typing import Any
 from otelbudget.demo.script import Reply, Request, Script
 from otelbudget.demo.wire import PATHS, Event, Json, answer, error, wrong
 
-__all__ = ["DemoServer"]
-
 _log = logging.getLogger(__name__)
 _MODELS = ("demo-small", "demo-large", "demo-embed")
 _ORDINARY = Reply()

@@ -12,8 +12,6 @@ from otelbudget.demo.server import DemoServer
 if TYPE_CHECKING:
     import openai
 
-__all__ = ["Service", "connect", "find_service", "openai_module"]
-
 
 class Service(NamedTuple):
     """A place that speaks OpenAI's protocol; of URL and key, None leaves it to the client."""

@@ -7,8 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["count_tokens", "cut", "prompt_tokens"]
-
 # Short words are one token, long ones several; digits go in threes; every other sign is one.
 _TOKEN = re.compile(r"[^\W\d_]{1,7}|\d{1,3}|[^\s\w]|_")
 _PER_MESSAGE = 4

@@ -13,8 +13,6 @@ from otelbudget.demo.writer import SEE_ALSO
 if TYPE_CHECKING:
     from otelbudget.runs.run import BudgetRun
 
-__all__ = ["TOOLS", "Tools"]
-
 _HITS = 3
 _RELATED = 2
 

@@ -15,8 +15,6 @@ from otelbudget.demo.script import Reply, Request
 from otelbudget.demo.tokens import count_tokens, cut, prompt_tokens
 from otelbudget.demo.writer import write
 
-__all__ = ["PATHS", "Event", "Json", "answer", "error", "wrong"]
-
 Json = dict[str, Any]
 Event = Json | str
 _PIECE = re.compile(r"\s*\S+|\s+$")

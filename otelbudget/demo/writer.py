@@ -14,8 +14,6 @@ from typing import Any
 
 from otelbudget.demo.library import Library, terms
 
-__all__ = ["NOTES", "SEE_ALSO", "Answer", "synthesis", "write"]
-
 #: What begins the line of a document that names related ones, and a user's message that holds notes.
 SEE_ALSO = "See also: "
 NOTES = "Notes: "

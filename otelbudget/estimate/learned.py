@@ -17,8 +17,6 @@ from otelbudget.model.names import undated
 if TYPE_CHECKING:
     from otelbudget.model.budget import Usage
 
-__all__ = ["AFTER", "HIGHEST", "LOWEST", "MODELS", "WEIGHT", "WINDOW", "Learned"]
-
 #: How many answers of a model must have been seen before they say how long the next one is, and how many count.
 AFTER: Final = 5
 WINDOW: Final = 100

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any, Final
 
-__all__ = ["count_input", "estimate_tokens"]
-
 #: Tokens around each message, and around the whole prompt (OpenAI's counting recipe says 3 and 3, names one more).
 PER_MESSAGE: Final = 4
 PER_REQUEST: Final = 3

@@ -8,8 +8,6 @@ from types import TracebackType
 
 from otelbudget.errors import BudgetExceeded
 
-__all__ = ["contained"]
-
 _log = logging.getLogger(__name__)
 
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from otelbudget.calls.model_call import ModelCall, ModelRequest
     from otelbudget.guards.exchange import Exchange
 
-__all__ = ["Charge"]
-
 
 class Charge:
     """One admitted call and its settlement. Attempts without an answer may have been worked on: each adds the input."""

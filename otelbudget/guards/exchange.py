@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
-__all__ = ["Exchange", "asend", "never_sent", "send"]
-
 #: Errors of httpx and httpx2 that come before the first byte of a request has left.
 _BEFORE_SENDING: Final = frozenset(
     {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError"}

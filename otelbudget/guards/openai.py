@@ -27,8 +27,6 @@ from otelbudget.guards import exchange, patching, watch
 from otelbudget.guards.openai_call import Way, plan
 from otelbudget.guards.patching import Takeover
 
-__all__ = ["install", "uninstall", "unreached"]
-
 _lock = forking.fresh(threading.Lock())
 _requests: list[Takeover] = []
 _sends: list[Takeover] = []

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from otelbudget.calls.model_call import ModelCall
     from otelbudget.model.budget import Usage
 
-__all__ = ["Plan", "Way", "plan"]
-
 #: Where a proxy says what an answer cost.
 _COST_HEADER: Final = "x-litellm-response-cost"
 #: Base URLs whose server refused a stream because it was asked for its usage.

@@ -16,8 +16,6 @@ from otelbudget.model.budget import Usage
 if TYPE_CHECKING:
     from otelbudget.guards.charge import Charge
 
-__all__ = ["BodyWatch", "StreamWatch"]
-
 _END_OF_EVENT: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 #: The events of the Responses API that carry the whole response, with its usage.

@@ -13,18 +13,6 @@ from typing import Any, Final, NamedTuple
 from otelbudget.model.amounts import nanousd, usd
 from otelbudget.model.budget import Usage
 
-__all__ = [
-    "Endpoint",
-    "answer_usage",
-    "answers_of",
-    "body_of",
-    "cost_of",
-    "endpoint_of",
-    "max_output_tokens",
-    "maximum_keys",
-    "provider_of",
-]
-
 
 class Endpoint(NamedTuple):
     """One kind of request."""

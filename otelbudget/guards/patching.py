@@ -16,8 +16,6 @@ from typing import Any, cast
 
 from opentelemetry import context as otel_context
 
-__all__ = ["Takeover", "innermost", "reaches", "subclasses", "take_over"]
-
 _STUB_NAME = "_otelbudget_guard"
 _probing: ContextVar[bool] = ContextVar("otelbudget_probing", default=False)
 

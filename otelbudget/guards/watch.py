@@ -16,8 +16,6 @@ from typing import Any
 from otelbudget.errors import BudgetExceeded
 from otelbudget.guards.boundary import contained
 
-__all__ = ["Watch", "attach", "forget_collections", "notice_collections", "settle_dropped"]
-
 
 class Watch(ABC):
     """Follows the body of one answer and settles once: at its end or an error, or when it is closed or dropped."""

@@ -12,8 +12,6 @@ from typing import Any, Final
 from otelbudget.model.amounts import NANOS
 from otelbudget.pricing.rates import Known, rates
 
-__all__ = ["listed_price"]
-
 _log = logging.getLogger(__name__)
 
 _PER_MILLION: Final = {

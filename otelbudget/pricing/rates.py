@@ -11,8 +11,6 @@ from typing import Final, NamedTuple
 from otelbudget.model.amounts import CEILING
 from otelbudget.model.budget import Usage
 
-__all__ = ["PARTS", "Known", "Rates", "rates"]
-
 #: What has a price of its own, in the order of `Rates`.
 PARTS: Final = ("input", "cache_read", "cache_write", "output", "reasoning")
 #: What a part without a price is charged as, in the order in which that is decided.

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Final, Self
 if TYPE_CHECKING:
     from otelbudget.telemetry.histogram import Histogram
 
-__all__ = ["ALLOW_SLOTS", "BudgetCell", "SpendCell", "Tally", "TenantCell"]
-
 #: The allow counters that have a slot of their own in `BudgetCell`, by operation.
 ALLOW_SLOTS: Final = ("call", "check", "reserve", "tool", "probe")
 

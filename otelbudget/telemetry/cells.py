@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from otelbudget.ledger.account import QuotaAccount
     from otelbudget.ledger.ledger import Ledger
 
-__all__ = ["MAX_CELL_SERIES", "Meters", "Observation"]
-
 MAX_TENANTS: Final = 500
 MAX_MODELS: Final = 50
 MAX_BUDGETS: Final = 200

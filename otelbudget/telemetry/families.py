@@ -23,8 +23,6 @@ from otelbudget.telemetry.histogram import (
 )
 from otelbudget.telemetry.snapshot import Snapshot
 
-__all__ = ["FAMILIES", "HISTOGRAMS", "Family", "HistogramFamily"]
-
 #: Label values in the order of the family's labels, and the value.
 Sample = tuple[tuple[str, ...], float]
 

@@ -6,8 +6,6 @@ from bisect import bisect_left
 from time import time
 from typing import Final, NamedTuple
 
-__all__ = ["Exemplar", "Histogram", "Trace"]
-
 COST_BUCKETS: Final = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 50.0)
 TOKEN_BUCKETS: Final = (100.0, 1e3, 5e3, 1e4, 5e4, 1e5, 5e5, 1e6)
 SECONDS_BUCKETS: Final = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)

@@ -8,8 +8,6 @@ from typing import Final
 
 from otelbudget.telemetry.cell_types import Tally
 
-__all__ = ["OTHER", "UNNAMED", "Names"]
-
 #: Stands for every name beyond the bound, so that sums stay right.
 OTHER: Final = "other"
 #: Label of a budget that has no name.

@@ -25,8 +25,6 @@ from otelbudget.telemetry.histogram import Trace
 from otelbudget.telemetry.labels import OTHER
 from otelbudget.telemetry.snapshot import ActiveRun, Snapshot
 
-__all__ = ["OtelInstruments", "cardinality_views"]
-
 #: An SDK never forgets an attribute set of an observable, so only so many runs are shown under their own id.
 _MAX_RUN_IDS: Final = 1_000
 

@@ -19,8 +19,6 @@ from otelbudget.telemetry.cells import Meters
 from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS, Family, HistogramFamily
 from otelbudget.telemetry.histogram import Histogram
 
-__all__ = ["PrometheusCollector"]
-
 
 class PrometheusCollector(Collector):
     """Every metric of one manager; register it with the registry whose page should show them."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from otelbudget.ledger.account import QuotaAccount, Rule
     from otelbudget.model.windows import WindowSpec
 
-__all__ = ["QuotaGauges", "QuotaLabels", "QuotaReadings"]
-
 MAX_ORGS: Final = 100
 MAX_QUOTA_MODELS: Final = 100
 MAX_QUOTAS: Final = 200

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from prometheus_client.registry import Collector
 
-__all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "MetricsServer"]
-
 #: Host and port that OpenTelemetry gives its own Prometheus page (OTEL_EXPORTER_PROMETHEUS_HOST, _PORT) by default.
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 9464

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from otelbudget.telemetry.histogram import Histogram
     from otelbudget.telemetry.quota_gauges import QuotaReadings
 
-__all__ = ["ActiveRun", "Snapshot", "top_runs"]
-
 
 class ActiveRun(NamedTuple):
     """One of the runs that are closest to a limit right now; the ratio is None where nothing is limited."""
