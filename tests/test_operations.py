@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 
 import pytest
 from openai import InternalServerError, OpenAI
+from provider import Provider, Reply
 from world import PRICES, World, said
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
 from otelbudget.calls.model_call import ModelCall, ModelRequest, begin
-from otelbudget.demo.script import Reply
-from otelbudget.demo.server import DemoServer
 from otelbudget.estimate.tokens import count_input
 from otelbudget.guards import openai as guard
 from otelbudget.model.amounts import RESOURCES
@@ -140,13 +139,13 @@ def bench(make_bench: Callable[..., Bench]) -> Bench:
 
 
 @pytest.fixture
-def server() -> Iterator[DemoServer]:
-    with DemoServer() as server:
+def server() -> Iterator[Provider]:
+    with Provider() as server:
         yield server
 
 
 @pytest.fixture
-def client(server: DemoServer) -> Iterator[OpenAI]:
+def client(server: Provider) -> Iterator[OpenAI]:
     assert guard.install()
     with OpenAI(base_url=server.base_url, api_key="none", max_retries=0) as client:
         yield client
@@ -407,7 +406,7 @@ def test_a_refused_operation_is_pending_on_its_run_and_on_the_one_that_refused(
 
 
 def test_a_guards_refused_request_does_not_leave(
-    make_bench: Callable[..., Bench], server: DemoServer, client: OpenAI
+    make_bench: Callable[..., Bench], server: Provider, client: OpenAI
 ) -> None:
     bench = make_bench("root", "steps", 1)
     client.chat.completions.create(**CHAT)
@@ -427,7 +426,7 @@ def test_a_refused_stream_extension_charges_the_input_and_the_output_seen(make_b
 
 
 def test_sdk_internal_retries_are_one_step_and_the_input_of_each_attempt_that_nobody_answered(
-    bench: Bench, server: DemoServer, client: OpenAI
+    bench: Bench, server: Provider, client: OpenAI
 ) -> None:
     soon = {"retry-after-ms": "1"}
     answer = Reply(text="it", input_tokens=80, output_tokens=20)

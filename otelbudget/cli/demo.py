@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import signal
-from pathlib import Path
 from typing import Final
 
 from otelbudget.cli import INTERRUPTED
-from otelbudget.cli.screen import WIDTH, RichScreen, rich_console, screen
+from otelbudget.cli.screen import Screen
 
 _MORE: Final = """No key, no network, no server to install: the model is a small server on loopback, asked over HTTP
 with the openai client. OTEL_* variables keep their meaning: OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317 sends
@@ -26,7 +24,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--for", dest="for_s", type=_seconds, metavar="5m", help="--serve, and end after this time")
     parser.add_argument("--metrics-port", type=int, metavar="PORT", help="port of /metrics (default 9464; 0: any)")
     parser.add_argument("--metrics-host", metavar="HOST", help="where /metrics listens (default 127.0.0.1)")
-    parser.add_argument("--svg", metavar="FILE", help="also write what is shown at the end as a picture")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -35,22 +32,14 @@ def run(options: argparse.Namespace) -> int:
     from otelbudget.cli.stage import Stage
 
     options.serve = options.serve or options.for_s is not None
-    display = screen()
-    drawing = rich_console(record=True, file=io.StringIO(), width=WIDTH, force_terminal=True) if options.svg else None
-    if options.svg and drawing is None:
-        raise ImportError("--svg needs rich: pip install 'otelbudget[demo]'")
+    screen = Screen()
     with contextlib.ExitStack() as undo:
-        stage = Stage(options, display, undo)
+        stage = Stage(options, screen, undo)
         # A termination, as `timeout` and containers send it, ends the demo as Ctrl-C does: with its report.
         undo.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
         finished = stage.play()
         result = stage.result()
-    report(display, result, with_table=not isinstance(display, RichScreen))
-    if drawing is not None:
-        picture = RichScreen(drawing)
-        # The counters would double its height.
-        report(picture, result, with_table=True, with_metrics=False)
-        Path(options.svg).write_text(picture.svg("otelbudget demo"), "utf-8")
+    report(screen, result)
     if not result.holds:
         return 1
     return 0 if finished or options.serve else INTERRUPTED

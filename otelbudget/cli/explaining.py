@@ -3,132 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from math import isfinite
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otelbudget.config.problems import dotted
 from otelbudget.model.amounts import NANOS, RESOURCES, UNLIMITED, shown, usd
 from otelbudget.model.budget import Usage
 from otelbudget.model.levels import NAMED, Level
 from otelbudget.model.names import undated
-from otelbudget.model.quota import Quota
 from otelbudget.model.windows import window_at
 
 if TYPE_CHECKING:
     from otelbudget.config import Config
     from otelbudget.model.budget import RunBudget
+    from otelbudget.model.quota import Quota
 
-Amount = int | Decimal
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """Who calls what; None is not said."""
-
-    org: str | None = None
-    tenant: str | None = None
-    user: str | None = None
-    model: str | None = None
-    agent: str | None = None
-    conversation: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    budget: str | None = None
-    priority: str = "normal"
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """What one quota or budget allows; amounts by resource."""
-
-    #: ``org``, ``tenant``, ``user``, ``model``, ``agent``, ``conversation``, ``tag`` or ``run``.
-    scope: str
-    #: Whose it is; of a model, the name or pattern that is counted under; of a run, the budget's name.
-    of: str
-    #: What denials call it.
-    name: str
-    limits: Mapping[str, Amount]
-    #: The same less what is kept for higher priorities.
-    usable: Mapping[str, Amount]
-    #: How much is for one last call.
-    set_aside: Mapping[str, Amount]
-    window: str
-    resets_at: datetime | None
-    #: What does not fit is refused, not only flagged.
-    refuses: bool
-    #: The path of the setting that makes it apply, and where it was written, ``file:line``.
-    setting: str
-    origin: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """What a model costs, in USD per million tokens."""
-
-    input: Decimal
-    output: Decimal
-    #: The name or pattern in ``prices`` and its ``file:line``, or None where the genai-prices package lists it.
-    entry: str | None
-    origin: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Unpriced:
-    """What becomes of a call of a model without a price, and what says so."""
-
-    policy: str
-    because: str
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """What binds a call."""
-
-    org: str
-    tenant: str
-    #: Why it is refused in any case; None if it is not.
-    refused: str | None
-    #: From the widest scope to the run.
-    limits: Sequence[Limit]
-    #: None without a price, or without a model.
-    price: Price | None
-    unpriced: Unpriced
-    #: What does not limit it, and why.
-    notes: Sequence[str]
-    #: The resources that nothing refuses.
-    unlimited: Sequence[str]
-
-
-def explain(config: Config, call: Call, now_s: float) -> Explanation:
-    """Everything that *call*, made at *now_s* (Unix seconds), has to fit.
-
-    Raises:
-        ConfigError: No budget has the name that it asks for.
-    """
-    tenant = call.tenant or "default"
-    org = call.org or config.tenants.get(tenant, "default")
-    places = list(_places(config, call, org, tenant))
-    notes = list(_silent(config, call, tenant, places))
-    limits = [_quota_limit(place, quota, call.priority, now_s) for place in places for quota in place.quotas]
-    budget, setting = _budget(config, call, notes)
-    if budget is not None:
-        limits.append(_budget_limit(budget, setting))
-    refused = None
-    if call.tenant is None and config.require_tenant:
-        refused = f"it names no tenant, and require_tenant is set{_in(config.origin('require_tenant'))}"
-    limited = {resource for limit in limits if limit.refuses for resource in limit.usable}
-    return Explanation(
-        org,
-        tenant,
-        refused,
-        limits,
-        _price(config, call.model),
-        _unpriced(config, budget, limited),
-        notes,
-        [resource for resource in (*RESOURCES, "seconds", "depth") if resource not in limited],
-    )
+#: Who calls what: the options of the command by name, `tags` as a mapping; None or absent is not said.
+Call = Mapping[str, Any]
+#: What is said of it, ready for JSON but for times and amounts.
+Facts = dict[str, Any]
 
 
 class _Place(NamedTuple):
@@ -138,6 +33,39 @@ class _Place(NamedTuple):
     of: str
     path: tuple[str, ...]
     quotas: tuple[Quota, ...]
+
+
+def explain(config: Config, call: Call, now_s: float) -> Facts:
+    """Everything that *call*, made at *now_s* (Unix seconds), has to fit, and what does not limit it.
+
+    Raises:
+        ConfigError: No budget has the name that it asks for.
+    """
+    tenant = call.get("tenant") or "default"
+    org = call.get("org") or config.tenants.get(tenant, "default")
+    places = list(_places(config, call, org, tenant))
+    priority = call.get("priority", "normal")
+    limits = [_of_quota(place, quota, priority, now_s) for place in places for quota in place.quotas]
+    notes = list(_silent(config, call, tenant, places))
+    budget, setting = _budget(config, call)
+    if budget is not None:
+        limits.append(_of_budget(budget, setting))
+    else:
+        notes.append("there is no default_budget, so a run on its own is not limited")
+    refused = None
+    if call.get("tenant") is None and config.require_tenant:
+        refused = f"it names no tenant, and require_tenant is set{_in(config.origin('require_tenant'))}"
+    limited = {resource for limit in limits if limit["refuses"] for resource in limit["usable"]}
+    return {
+        "org": org,
+        "tenant": tenant,
+        "refused": refused,
+        "limits": limits,
+        "price": _price(config, call.get("model")),
+        "unpriced": _unpriced(config, budget, limited),
+        "notes": notes,
+        "unlimited": [resource for resource in (*RESOURCES, "seconds", "depth") if resource not in limited],
+    }
 
 
 def _places(config: Config, call: Call, org: str, tenant: str) -> Iterator[_Place]:
@@ -155,8 +83,8 @@ def _places(config: Config, call: Call, org: str, tenant: str) -> Iterator[_Plac
 def _names(call: Call, level: Level, tenant: str) -> list[tuple[str, ...]]:
     """All that the call names at a level, with what else each is called."""
     if level.nested:
-        return list(call.tags.items())
-    name = tenant if level.scope == "tenant" else getattr(call, level.scope)
+        return list(call.get("tags", {}).items())
+    name = tenant if level.scope == "tenant" else call.get(level.scope)
     if name is None:
         return []
     return [(name, undated(name)) if level.scope == "model" else (name,)]
@@ -176,58 +104,69 @@ def _silent(config: Config, call: Call, tenant: str, places: Sequence[_Place]) -
     own = places[1].path
     if config.quotas.default and own != ("quotas", "default"):
         yield f"quotas.default is not for tenant {tenant}, which {dotted(own)} means"
+    agent = call.get("agent")
+    if agent is not None and agent not in config.agents and call.get("budget") is None:
+        yield f"agents says nothing of {agent}"
 
 
-def _budget(config: Config, call: Call, notes: list[str]) -> tuple[RunBudget | None, str]:
-    if call.budget is not None:
-        return config.budget(call.budget), dotted(("budgets", call.budget))
-    if call.agent is not None and call.agent in config.agents:
-        return config.agents[call.agent], dotted(("agents", call.agent))
-    if call.agent is not None:
-        notes.append(f"agents says nothing of {call.agent}")
-    if config.default_budget is None:
-        notes.append("there is no default_budget, so a run on its own is not limited")
+def _budget(config: Config, call: Call) -> tuple[RunBudget | None, str]:
+    """The budget of its run, and the setting that says so."""
+    asked, agent = call.get("budget"), call.get("agent")
+    if asked is not None:
+        return config.budget(asked), dotted(("budgets", asked))
+    if agent is not None and agent in config.agents:
+        return config.agents[agent], dotted(("agents", agent))
     return config.default_budget, "default_budget"
 
 
-def _quota_limit(place: _Place, quota: Quota, priority: str, now_s: float) -> Limit:
+def _of_quota(place: _Place, quota: Quota, priority: str, now_s: float) -> Facts:
     ends_s = window_at(quota.window, now_s).end_s
     window = f"per {quota.per}" if quota.per != "lifetime" else "for ever"
     if quota.at is not None or quota.timezone != "UTC":
         window += f" from {quota.at or '00:00'} {quota.timezone}"
-    return Limit(
-        place.scope,
-        place.of,
-        quota.name or "",
-        _amounts(quota.limits),
-        _amounts(quota.limits_of.get(priority, quota.limits)),
-        {},
-        window,
-        datetime.fromtimestamp(ends_s, quota.window.tz) if isfinite(ends_s) else None,
-        quota.on_exhausted == "raise",
-        dotted(place.path),
-        quota.origin,
-    )
+    return {
+        "scope": place.scope,
+        "of": place.of,
+        "name": quota.name,
+        "limits": _amounts(quota.limits),
+        "usable": _amounts(quota.limits_of.get(priority, quota.limits)),
+        "set_aside": {},
+        "window": window,
+        "resets_at": datetime.fromtimestamp(ends_s, quota.window.tz) if isfinite(ends_s) else None,
+        "refuses": quota.on_exhausted == "raise",
+        "setting": dotted(place.path),
+        "origin": quota.origin,
+    }
 
 
-def _budget_limit(budget: RunBudget, setting: str) -> Limit:
+def _of_budget(budget: RunBudget, setting: str) -> Facts:
     limits = _amounts(budget.limits)
     if budget.max_ns is not None:
         limits["seconds"] = Decimal(budget.max_ns) / NANOS
     if budget.max_depth is not None:
         limits["depth"] = budget.max_depth
     aside = [limit - ordinary for limit, ordinary in zip(budget.limits, budget.ordinary_limits, strict=True)]
-    set_aside = {resource: amount for resource, amount in _amounts(aside).items() if amount}
-    name = budget.name or ""
-    refuses = budget.on_exhausted != "warn"
-    return Limit("run", name, name, limits, limits, set_aside, "per run", None, refuses, setting, budget.origin)
+    return {
+        "scope": "run",
+        "of": budget.name,
+        "name": budget.name,
+        "limits": limits,
+        "usable": limits,
+        "set_aside": {resource: amount for resource, amount in _amounts(aside).items() if amount},
+        "window": "per run",
+        "resets_at": None,
+        "refuses": budget.on_exhausted != "warn",
+        "setting": setting,
+        "origin": budget.origin,
+    }
 
 
-def _amounts(limits: Sequence[int]) -> dict[str, Amount]:
+def _amounts(limits: Sequence[int]) -> Facts:
     return {RESOURCES[i]: shown(i, limit) for i, limit in enumerate(limits) if limit < UNLIMITED}
 
 
-def _price(config: Config, model: str | None) -> Price | None:
+def _price(config: Config, model: str | None) -> Facts | None:
+    """What it costs per million tokens, and the entry of ``prices`` that says so, None where genai-prices lists it."""
     if model is None:
         return None
     # A thousand, since listed prices rise with the size of a request.
@@ -236,15 +175,21 @@ def _price(config: Config, model: str | None) -> Price | None:
     if given is None or made is None:
         return None
     entry = config.prices.entry(model)
-    return Price(usd(given * 1_000), usd(made * 1_000), entry, entry and config.origin("prices", entry))
+    origin = entry and config.origin("prices", entry)
+    return {"input": usd(given * 1_000), "output": usd(made * 1_000), "entry": entry, "origin": origin}
 
 
-def _unpriced(config: Config, budget: RunBudget | None, limited: set[str]) -> Unpriced:
+def _unpriced(config: Config, budget: RunBudget | None, limited: set[str]) -> Facts:
+    """What becomes of a call of a model without a price, and why."""
     if budget is not None and budget.on_unpriced is not None:
-        return Unpriced(budget.on_unpriced, f"budget {budget.name} says so")
-    if config.on_unpriced is not None:
-        return Unpriced(config.on_unpriced, f"on_unpriced says so{_in(config.origin('on_unpriced'))}")
-    return Unpriced("deny", "money is limited") if "cost_usd" in limited else Unpriced("allow", "no money is limited")
+        policy, because = budget.on_unpriced, f"budget {budget.name} says so"
+    elif config.on_unpriced is not None:
+        policy, because = config.on_unpriced, f"on_unpriced says so{_in(config.origin('on_unpriced'))}"
+    elif "cost_usd" in limited:
+        policy, because = "deny", "money is limited"
+    else:
+        policy, because = "allow", "no money is limited"
+    return {"policy": policy, "because": because}
 
 
 def _in(origin: str | None) -> str:

@@ -66,9 +66,9 @@ class Result:
         return not self.leaked and not any(row.error for row in self.rows)
 
 
-def report(screen: Screen, result: Result, *, with_table: bool, with_metrics: bool = True) -> None:
-    """Write all of it to *screen*, the runs as a table first if *with_table*."""
-    if with_table:
+def report(screen: Screen, result: Result) -> None:
+    """Write all of it to *screen*; where the runs are shown live, their table is there already."""
+    if not screen.live:
         screen.heading("Runs and their limits (used/limit)")
         screen.table(HEAD, [cells(row) for row in result.rows])
     screen.heading("Receipts")
@@ -78,8 +78,7 @@ def report(screen: Screen, result: Result, *, with_table: bool, with_metrics: bo
         screen.line((f"and {len(result.rows) - _RECEIPTS} more", "dim"))
     if result.span is not None:
         _span(screen, result.span)
-    if with_metrics:
-        _metrics(screen, result)
+    _metrics(screen, result)
     _verdict(screen, result)
 
 

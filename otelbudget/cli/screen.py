@@ -1,17 +1,13 @@
-"""Where a command writes: colours and a live table with rich on a terminal, plain lines everywhere else."""
+"""Where a command writes: with colours and a table that is drawn anew on a terminal, plain lines everywhere else."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.padding import Padding
+from typing import Final, Literal
 
 WIDTH: Final = 100
 
@@ -19,31 +15,64 @@ WIDTH: Final = 100
 Mark = Literal["good", "bad", "warn", "dim", "plain"]
 Cell = tuple[str, Mark]
 
-_STYLES: Final = {"good": "green", "bad": "bold red", "warn": "yellow", "dim": "bright_black", "plain": ""}
+_COLOURS: Final = {"good": "32", "bad": "1;31", "warn": "33", "dim": "90", "plain": ""}
 
 
-class PlainScreen:
-    """Plain text on standard output."""
+class Screen:
+    """Standard output."""
+
+    def __init__(self) -> None:
+        on_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        #: Whether what was written can be drawn over.
+        self.live = on_terminal
+        self._coloured = (on_terminal and "NO_COLOR" not in os.environ) or "FORCE_COLOR" in os.environ
+        self._size = shutil.get_terminal_size((WIDTH, 40))
+        self._width = min(WIDTH, self._size.columns) if on_terminal else WIDTH
+        self._drawn = 0
 
     def heading(self, text: str) -> None:
         """Begin a section."""
-        self._write(f"\n{text}")
+        self._write(f"\n{self._painted(text, '1')}")
 
     def line(self, *cells: Cell, indent: int = 2, hang: int = 2) -> None:
         """A line of text, wrapped at the width; what does not fit goes on *hang* further to the right."""
-        text = "".join(text for text, _ in cells)
-        self._write(textwrap.fill(text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * (indent + hang)))
+        line, length = " " * indent, indent
+        for text, mark in cells:
+            for piece in re.findall(r"\s*\S+|\s+$", text):
+                word = piece
+                if length + len(word) > self._width and length > indent + hang:
+                    self._write(line)
+                    word, length = word.lstrip(), indent + hang
+                    line = " " * length
+                line += self._painted(word, _COLOURS[mark])
+                length += len(word)
+        self._write(line)
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         """A table; numbers are right-aligned where the head ends in a space."""
-        texts = [[title.strip() for title in head], *([text for text, _ in row] for row in rows)]
-        widths = [max(len(row[i]) for row in texts) for i in range(len(head))]
-        for row in texts:
-            cells = [
-                text.rjust(width) if title.endswith(" ") else text.ljust(width)
-                for text, width, title in zip(row, widths, head, strict=True)
-            ]
-            self._write(("  " + "  ".join(cells)).rstrip())
+        self._write("\n".join(self._lines(head, rows)))
+
+    def draw(self, head: Sequence[str], rows: Sequence[Sequence[Cell]], *, last: bool = False) -> None:
+        """Draw a table over the one drawn before; as much of it as fits, unless it is the *last*."""
+        lines = self._lines(head, rows)[: None if last else self._size.lines - 1]
+        up = f"\x1b[{self._drawn}A" if self._drawn else ""
+        # Without wrapping: a line that the terminal breaks in two would be one more to go up.
+        self._write(f"\x1b[?7l{up}" + "\n".join(f"\x1b[2K{line}" for line in lines) + "\x1b[?7h")
+        self._drawn = len(lines)
+
+    def _lines(self, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:
+        # Better without the time than with every column cut.
+        shown = [i for i, title in enumerate(head) if self._width >= WIDTH or title != "Seconds "]
+        table = [[(title.strip(), "dim") for title in head], *rows]
+        widths = {i: max(len(row[i][0]) for row in table) for i in shown}
+        lines = []
+        for row in table:
+            cells = [self._painted(_aligned(row[i][0], widths[i], head[i]), _COLOURS[row[i][1]]) for i in shown]
+            lines.append(("  " + "  ".join(cells)).rstrip())
+        return lines
+
+    def _painted(self, text: str, colour: str) -> str:
+        return f"\x1b[{colour}m{text}\x1b[0m" if self._coloured and colour else text
 
     def _write(self, text: str) -> None:
         try:
@@ -53,66 +82,5 @@ class PlainScreen:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class RichScreen:
-    """Colours through a rich console."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-
-    def heading(self, text: str) -> None:
-        """Begin a section."""
-        self.console.print(f"\n[bold]{text}[/]", highlight=False)
-
-    def line(self, *cells: Cell, indent: int = 2, hang: int = 2) -> None:
-        """A line, wrapped."""
-        from rich.text import Text
-
-        text = Text.assemble(*((text, _STYLES[mark]) for text, mark in cells))
-        width = self.console.width - indent
-        lines = [text] if text.cell_len <= width else text.wrap(self.console, width - hang)
-        for number, line in enumerate(lines):
-            line.rstrip()
-            self.console.print(Text(" " * (indent + (hang if number else 0))) + line, soft_wrap=True)
-
-    def table(self, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-        """A table."""
-        self.console.print(self.grid(head, rows))
-
-    def svg(self, title: str) -> str:
-        """All that was written so far, as a picture that refers to nothing outside itself; the console must record."""
-        text = self.console.export_svg(title=title, unique_id="otelbudget")
-        return re.sub(r"\n\s*@font-face \{.*?\}", "", text, flags=re.DOTALL)
-
-    def grid(self, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Padding:
-        """The table as something that rich can show live."""
-        from rich.padding import Padding
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
-        for title in head:
-            table.add_column(title.strip(), justify="right" if title.endswith(" ") else "left", no_wrap=True)
-        for row in rows:
-            table.add_row(*(Text(text, _STYLES[mark]) for text, mark in row))
-        if self.console.width < WIDTH:  # better without the time than with every column cut
-            table.columns = [column for column in table.columns if column.header != "Seconds"]
-        return Padding(table, (0, 0, 0, 2))
-
-
-Screen = PlainScreen | RichScreen
-
-
-def screen() -> Screen:
-    """Rich on a terminal that has it, else plain."""
-    console = rich_console() if sys.stdout.isatty() else None
-    return PlainScreen() if console is None or console.is_dumb_terminal else RichScreen(console)
-
-
-def rich_console(**options: Any) -> Console | None:
-    """A console at most `WIDTH` wide, or None without rich (``pip install 'otelbudget[demo]'``)."""
-    try:
-        from rich.console import Console
-    except ImportError:
-        return None
-    console = Console(**options)
-    return console if console.width <= WIDTH else Console(**{**options, "width": WIDTH})
+def _aligned(text: str, width: int, title: str) -> str:
+    return text.rjust(width) if title.endswith(" ") else text.ljust(width)

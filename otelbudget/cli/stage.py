@@ -6,13 +6,12 @@ import argparse
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import otelbudget
 from otelbudget import bootstrap
 from otelbudget.cli.report import HEAD, Result, cells, ending
-from otelbudget.cli.screen import PlainScreen, RichScreen, Screen
+from otelbudget.cli.screen import Screen
 from otelbudget.demo import DemoServer, evidence
 from otelbudget.demo.load import Load, Row
 from otelbudget.demo.scenario import BUDGETS, jobs, latency
@@ -63,17 +62,17 @@ class Stage:
         """Let the agents work until they are done, time is up or somebody interrupts; False if that came first."""
         self._introduce()
         limit_s = self._options.for_s
-        with self._shown() as show:
-            try:
-                self._load.start()
-                while self._load.working and (limit_s is None or time.monotonic() - self._began_s < limit_s):
-                    show()
-                    time.sleep(1 / _FRAMES_PER_S)
-                return True
-            except KeyboardInterrupt:
-                return False
-            finally:
-                self._load.stop()
+        try:
+            self._load.start()
+            while self._load.working and (limit_s is None or time.monotonic() - self._began_s < limit_s):
+                self._draw()
+                time.sleep(1 / _FRAMES_PER_S)
+            return True
+        except KeyboardInterrupt:
+            return False
+        finally:
+            self._load.stop()
+            self._draw(last=True)
 
     def result(self) -> Result:
         """What came of it."""
@@ -98,25 +97,14 @@ class Stage:
         for name, what in told.items():
             self._display.line((f"{name:<9}", "dim"), (what, "plain"))
 
-    @contextlib.contextmanager
-    def _shown(self) -> Iterator[Callable[[], None]]:
-        """The live table, where there can be one; what it gives draws a frame."""
-        display = self._display
-        if not isinstance(display, RichScreen):
-            yield lambda: None
-            return
-        from rich.live import Live
-
-        def frame() -> None:
-            live.update(display.grid(HEAD, [cells(row) for row in self._load.rows]), refresh=True)
-
-        with Live(console=display.console, auto_refresh=False) as live:
-            yield frame
-            frame()
+    def _draw(self, *, last: bool = False) -> None:
+        """The live table, where there can be one."""
+        if self._display.live:
+            self._display.draw(HEAD, [cells(row) for row in self._load.rows], last=last)
 
     def _changed(self, row: Row) -> None:
         """A line for screens without a live table."""
-        if not isinstance(self._display, PlainScreen) or (row.working and self._options.serve):
+        if self._display.live or (row.working and self._options.serve):
             return
         elapsed_s = time.monotonic() - self._began_s
         what = "begins" if row.working else ending(row)

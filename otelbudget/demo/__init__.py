@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from otelbudget.demo.agent import ResearchAgent
 from otelbudget.demo.library import Library
-from otelbudget.demo.script import Reply, Request
 from otelbudget.demo.server import DemoServer
 
-__all__ = ["DemoServer", "Library", "Reply", "Request", "ResearchAgent"]
+__all__ = ["DemoServer", "Library", "ResearchAgent"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from otelbudget.demo.script import Request
+from otelbudget.demo.server import Request
 
 #: The budgets file that ships with the demo.
 BUDGETS = Path(__file__).with_name("budgets.yaml")

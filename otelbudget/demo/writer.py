@@ -35,16 +35,15 @@ class Answer:
     tool_calls: Sequence[Call] = ()
 
 
-def write(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), tool_choice: object = None) -> Answer:
+def write(messages: Sequence[Message], *, research: bool = False) -> Answer:
     """The answer to a chat.
 
     Args:
         messages: ``{"role", "content" (text), "tool_calls"?: [{"name", "arguments"}]}``, oldest first.
-        tools: Functions offered: ``{"name", "parameters"?}``.
-        tool_choice: ``none``, ``auto``, ``required`` or the name of one of *tools*.
+        research: Whether it may ask for ``search`` and ``read_document`` first.
     """
     question = next((m["content"] for m in messages if m["role"] == "user"), "")
-    if tools and tool_choice != "none" and (calls := _tool_calls(messages, tools, tool_choice, question)):
+    if research and (calls := _research(messages, question)):
         return Answer(tool_calls=calls)
     sources = [m["content"] for m in messages if m["role"] == "tool"]
     sources += [m["content"].removeprefix(NOTES) for m in messages if m["content"].startswith(NOTES)]
@@ -52,21 +51,6 @@ def write(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), 
     if not texts:
         texts = [document.text for document in Library.packaged().search(question, limit=2)]
     return Answer(text=synthesis(question, texts) or "I have no source that speaks to this.")
-
-
-def _tool_calls(
-    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], choice: object, question: str
-) -> Sequence[Call]:
-    offered = {tool["name"]: tool for tool in tools}
-    name = choice if isinstance(choice, str) and choice in offered else None
-    if name is None:
-        researching = offered.keys() >= {"search", "read_document"}
-        if researching and (calls := _research(messages, question)):
-            return calls
-        if choice != "required" and (researching or any(m["role"] == "tool" for m in messages)):
-            return ()
-        name = next(iter(offered))
-    return [(name, _arguments(offered[name], question))]
 
 
 def _research(messages: Sequence[Message], question: str) -> Sequence[Call]:
@@ -113,15 +97,6 @@ def _wider(messages: Sequence[Message], question: str, round_number: int) -> str
     last = next((m["content"] for m in reversed(messages) if m["role"] == "tool"), "")
     new = [term for term in dict.fromkeys(terms(last)) if term not in terms(question)]
     return " ".join(new[round_number : round_number + 4])
-
-
-def _arguments(tool: Mapping[str, Any], question: str) -> dict[str, Any]:
-    properties = (tool.get("parameters") or {}).get("properties") or {}
-    stand_in = {"integer": 1, "number": 1.0, "boolean": True, "array": [], "object": {}}
-    return {
-        name: schema.get("enum", [None])[0] or stand_in.get(schema.get("type"), " ".join(terms(question)[:4]))
-        for name, schema in properties.items()
-    }
 
 
 def synthesis(question: str, texts: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ Each case is a process of its own, since instrumentors and providers are process
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ def run(program: str, *arguments: str) -> dict[str, Any]:
         capture_output=True,
         text=True,
         timeout=90,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(HERE.parent), os.environ.get("PYTHONPATH", "")))},
     )
     assert done.returncode == 0, done.stderr
     outcome: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

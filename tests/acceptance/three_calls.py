@@ -22,10 +22,10 @@ else:
 import openai  # noqa: E402 - after the environment
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter  # noqa: E402
 from prometheus_client import CollectorRegistry  # noqa: E402
+from provider import Provider, Reply  # noqa: E402
 
 import otelbudget  # noqa: E402
 from otelbudget import BudgetExceeded, RunBudget  # noqa: E402
-from otelbudget.demo import DemoServer, Reply  # noqa: E402
 
 
 def instrument() -> None:
@@ -74,7 +74,7 @@ def counters(registry: CollectorRegistry) -> dict[str, float]:
 def main() -> None:
     """Make the calls and print the outcome as JSON."""
     exporter, registry = InMemorySpanExporter(), CollectorRegistry()
-    server = DemoServer()
+    server = Provider()
     for _ in range(3):
         server.enqueue(Reply(text="Yes.", input_tokens=100, output_tokens=50))
     if order == "before":

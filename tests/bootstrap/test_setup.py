@@ -17,11 +17,11 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NoOpTracerProvider
+from provider import Provider
 
 import otelbudget
 from otelbudget import BudgetExceeded, Config, ConfigError, RunBudget, semconv
 from otelbudget.bootstrap import Facts, facts
-from otelbudget.demo import DemoServer
 from otelbudget.engine import context as contexts
 
 BUDGET = RunBudget(max_steps=5)
@@ -257,7 +257,7 @@ def test_a_provider_without_span_processors_leaves_enforcement_to_the_guards(
     setup(RunBudget(max_steps=1), tracer_provider=NoOpTracerProvider(), strict=True)
     assert "NoOpTracerProvider takes no span processors, so only guards" in caplog.text
     assert now().enforces == "the guard of openai"
-    with DemoServer() as server, openai.OpenAI(base_url=server.base_url, api_key="none") as client:
+    with Provider() as server, openai.OpenAI(base_url=server.base_url, api_key="none") as client:
         client.embeddings.create(model="demo-embed", input="one")
         with pytest.raises(BudgetExceeded):
             client.embeddings.create(model="demo-embed", input="two")

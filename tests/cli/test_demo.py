@@ -187,16 +187,6 @@ def test_on_a_terminal_a_live_table_fills_up(tmp_path: Path) -> None:
     assert "begins" not in text
 
 
-def test_without_rich_it_is_plain_and_a_picture_says_what_is_missing(tmp_path: Path) -> None:
-    program = "import sys; sys.modules['rich'] = None\nfrom otelbudget.cli import main\nsys.exit(main(sys.argv[1:]))"
-    start = [sys.executable, "-c", program, "demo", "--metrics-port", "0", "--tenants", "1"]
-    run = lambda *more: subprocess.run([*start, *more], env=environment(), capture_output=True, text=True, timeout=60)  # noqa: E731
-    assert received(run().stdout) == 5
-    refused = run("--svg", str(tmp_path / "demo.svg"))
-    assert refused.returncode == 2
-    assert refused.stderr == "otelbudget demo: --svg needs rich: pip install 'otelbudget[demo]'\n"
-
-
 def test_a_request_that_nobody_admitted_is_found_out() -> None:
     program = """
         import sys, urllib.request
@@ -225,15 +215,6 @@ def test_without_the_client_it_says_what_to_install() -> None:
     assert done.returncode == 2
     assert "pip install 'otelbudget[openai]'" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_the_picture_is_whole_and_refers_to_nothing_outside(demo, tmp_path: Path) -> None:
-    assert demo("--tenants", "1", "--svg", "demo.svg").returncode == 0
-    text = (tmp_path / "demo.svg").read_text("utf-8")
-    assert "url(http" not in text
-    words = " ".join("".join(ElementTree.fromstring(text).itertext()).replace("\xa0", " ").split())
-    assert "stopped: steps" in words
-    assert "nothing leaked" in words
 
 
 def test_the_picture_in_the_repository_shows_what_the_demo_shows_today() -> None:

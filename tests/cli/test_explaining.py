@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from otelbudget.cli.explaining import Call, Explanation, Price, Unpriced, explain
+from otelbudget.cli.explaining import Facts, explain
 from otelbudget.config import Config, load_budget_config
 from otelbudget.errors import ConfigError
 
@@ -34,7 +34,7 @@ prices: {demo-small: {input: $0.15, output: $0.60}, "in-*": {input: $2, per: 1k}
 """
 #: 2026-11-24 12:00 UTC, a Tuesday.
 NOW_S = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
-Ask = Callable[..., Explanation]
+Ask = Callable[..., Facts]
 
 
 @pytest.fixture
@@ -46,27 +46,27 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 
 @pytest.fixture
 def ask(config: Config) -> Ask:
-    return lambda **call: explain(config, Call(**call), NOW_S)
+    return lambda **call: explain(config, call, NOW_S)
 
 
 def test_all_limits_of_a_call_are_found_widest_scope_first(ask: Ask) -> None:
     found = ask(tenant="acme", user="u1", agent="researcher", model="demo-small")
-    assert (found.org, found.tenant, found.refused) == ("globex", "acme", None)
-    assert [(one.scope, one.of, one.setting, one.origin) for one in found.limits] == [
+    assert (found["org"], found["tenant"], found["refused"]) == ("globex", "acme", None)
+    assert [(one["scope"], one["of"], one["setting"], one["origin"]) for one in found["limits"]] == [
         ("org", "globex", "quotas.org", "b.yaml:10"),
         ("tenant", "acme", "quotas.tenants.'acme*'", "b.yaml:14"),
         ("user", "u1 of acme", "quotas.users.'*'", "b.yaml:15"),
         ("model", "demo-* in globex", "quotas.models.'demo-*'", "b.yaml:16"),
         ("run", "deep", "agents.researcher", "b.yaml:4"),
     ]
-    assert [dict(one.limits) for one in found.limits] == [
+    assert [dict(one["limits"]) for one in found["limits"]] == [
         {"cost_usd": 500},
         {"tokens": 50},
         {"tool_calls": 3},
         {"output_tokens": 8},
         {"tokens": 9_000, "cost_usd": 1},
     ]
-    assert found.limits[-1].set_aside == {"tokens": 1_000}
+    assert found["limits"][-1]["set_aside"] == {"tokens": 1_000}
 
 
 def test_agents_conversations_and_tags_have_limits_of_their_own(tmp_path: Path, monkeypatch) -> None:
@@ -77,46 +77,53 @@ def test_agents_conversations_and_tags_have_limits_of_their_own(tmp_path: Path, 
     )
     config = load_budget_config("b.yaml")
     tags = {"team": "x-ray", "stage": "prod", "other": "1"}
-    found = explain(config, Call(tenant="acme", org="o", agent="reader", conversation="c1", tags=tags), NOW_S)
-    assert [(one.scope, one.of, one.setting, one.origin, one.limits["steps"]) for one in found.limits] == [
+    found = explain(
+        config, {"tenant": "acme", "org": "o", "agent": "reader", "conversation": "c1", "tags": tags}, NOW_S
+    )
+    assert [
+        (one["scope"], one["of"], one["setting"], one["origin"], one["limits"]["steps"]) for one in found["limits"]
+    ] == [
         ("agent", "reader of acme", "quotas.agents.'re*'", "b.yaml:2", 1),
         ("conversation", "c1 of acme", "quotas.conversations.'*'", "b.yaml:3", 2),
         ("tag", "team=x-ray in o", "quotas.tags.team.'x-*'", "b.yaml:7", 4),
         ("tag", "stage=prod in o", "quotas.tags.stage.prod", "b.yaml:8", 5),
     ]
-    assert "quotas.tags says nothing of this tag" in found.notes
-    notes = explain(config, Call(agent="quiet"), NOW_S).notes
+    assert "quotas.tags says nothing of this tag" in found["notes"]
+    notes = explain(config, {"agent": "quiet"}, NOW_S)["notes"]
     assert "quotas.agents.quiet allows everything (b.yaml:2)" in notes
     assert "no conversation is named, so quotas.conversations is not looked at" in notes
     assert "no tag is named, so quotas.tags is not looked at" in notes
 
 
 def test_windows_and_their_next_ends_are_told(ask: Ask) -> None:
-    windows = {one.scope: (one.window, one.resets_at) for one in ask(tenant="acme", user="u", model="demo-x").limits}
+    windows = {
+        one["scope"]: (one["window"], one["resets_at"])
+        for one in ask(tenant="acme", user="u", model="demo-x")["limits"]
+    }
     month_ends = datetime(2026, 12, 1, 5, tzinfo=UTC)
     assert windows["org"] == ("per month from 06:00 Europe/Berlin", month_ends)
     assert windows["org"][1].utcoffset().total_seconds() == 3_600
     assert windows["tenant"] == ("for ever", None)
     assert windows["user"] == ("per run", None)
     assert windows["model"] == ("per week", datetime(2026, 11, 30, tzinfo=UTC))
-    assert ask().limits[2].window == "per rolling 1h"
+    assert ask()["limits"][2]["window"] == "per rolling 1h"
 
 
 @pytest.mark.parametrize(("priority", "usable"), [("low", 700), ("normal", 800), ("high", 1_000)])
 def test_what_is_kept_for_others_is_not_usable(ask: Ask, priority: str, usable: int) -> None:
-    quota = ask(tenant="foo", priority=priority).limits[1]
-    assert (quota.limits, quota.usable) == ({"tokens": 1_000}, {"tokens": usable})
+    quota = ask(tenant="foo", priority=priority)["limits"][1]
+    assert (quota["limits"], quota["usable"]) == ({"tokens": 1_000}, {"tokens": usable})
 
 
 def test_what_only_warns_refuses_nothing(ask: Ask) -> None:
     found = ask(tenant="foo", agent="watcher")
-    assert {one.name: one.refuses for one in found.limits if one.scope != "org"} == {
+    assert {one["name"]: one["refuses"] for one in found["limits"] if one["scope"] != "org"} == {
         "tokens per day": True,
         "bursts": False,
         "watched": False,
     }
-    assert "steps" in found.unlimited
-    assert "tokens" not in found.unlimited
+    assert "steps" in found["unlimited"]
+    assert "tokens" not in found["unlimited"]
 
 
 @pytest.mark.parametrize(
@@ -131,8 +138,8 @@ def test_what_only_warns_refuses_nothing(ask: Ask) -> None:
 def test_the_budget_is_the_one_asked_for_else_the_agents_else_the_default(
     ask: Ask, call: dict[str, str], of: str, setting: str
 ) -> None:
-    run = ask(**call).limits[-1]
-    assert (run.scope, run.of, run.setting) == ("run", of, setting)
+    run = ask(**call)["limits"][-1]
+    assert (run["scope"], run["of"], run["setting"]) == ("run", of, setting)
 
 
 def test_an_unknown_budget_is_an_error(ask: Ask) -> None:
@@ -141,7 +148,7 @@ def test_an_unknown_budget_is_an_error(ask: Ask) -> None:
 
 
 def test_what_does_not_limit_says_why(ask: Ask) -> None:
-    assert ask(tenant="internal", agent="unheard").notes == [
+    assert ask(tenant="internal", agent="unheard")["notes"] == [
         "quotas.tenants.internal allows everything (b.yaml:14)",
         "quotas.agents says nothing of this agent",
         "no user is named, so quotas.users is not looked at",
@@ -149,47 +156,53 @@ def test_what_does_not_limit_says_why(ask: Ask) -> None:
         "quotas.default is not for tenant internal, which quotas.tenants.internal means",
         "agents says nothing of unheard",
     ]
-    assert "quotas.models says nothing of this model" in ask(model="other").notes
-    assert ask().unlimited == ["input_tokens", "output_tokens", "tool_calls", "nested_tool_calls"]
+    assert "quotas.models says nothing of this model" in ask(model="other")["notes"]
+    assert ask()["unlimited"] == ["input_tokens", "output_tokens", "tool_calls", "nested_tool_calls"]
 
 
 def test_a_configuration_without_limits_limits_nothing() -> None:
-    found = explain(Config(), Call(user="u", model="m"), NOW_S)
-    assert found.limits == []
-    assert {"steps", "tokens", "cost_usd", "seconds", "depth"} <= set(found.unlimited)
-    assert found.unpriced == Unpriced("allow", "no money is limited")
-    assert "there is no default_budget, so a run on its own is not limited" in found.notes
+    found = explain(Config(), {"user": "u", "model": "m"}, NOW_S)
+    assert found["limits"] == []
+    assert {"steps", "tokens", "cost_usd", "seconds", "depth"} <= set(found["unlimited"])
+    assert found["unpriced"] == {"policy": "allow", "because": "no money is limited"}
+    assert "there is no default_budget, so a run on its own is not limited" in found["notes"]
 
 
 def test_the_organisation_given_wins_over_the_tenants(ask: Ask) -> None:
-    assert ask(tenant="acme", org="other").org == "other"
-    assert ask(tenant="foo").org == "default"
+    assert ask(tenant="acme", org="other")["org"] == "other"
+    assert ask(tenant="foo")["org"] == "default"
 
 
 def test_a_call_without_a_tenant_may_be_refused(tmp_path: Path) -> None:
     path = tmp_path / "b.yaml"
     path.write_text("require_tenant: true\n")
     config = load_budget_config(path)
-    refused = explain(config, Call(), NOW_S).refused
+    refused = explain(config, {}, NOW_S)["refused"]
     assert refused == f"it names no tenant, and require_tenant is set ({path}:1)"
-    assert explain(config, Call(tenant="a"), NOW_S).refused is None
+    assert explain(config, {"tenant": "a"}, NOW_S)["refused"] is None
 
 
 def test_the_price_is_per_million_tokens_and_says_its_entry(ask: Ask) -> None:
-    small = Price(Decimal("0.15"), Decimal("0.60"), "demo-small", "b.yaml:17")
-    assert ask(model="demo-small").price == small
-    assert ask(model="demo-small-2024-08-06").price == small
-    assert ask(model="in-house").price == Price(Decimal(2_000), Decimal(2_000), "in-*", "b.yaml:17")
-    assert ask(model="nobody-knows-it").price is None
-    assert ask().price is None
+    small = {"input": Decimal("0.15"), "output": Decimal("0.60"), "entry": "demo-small", "origin": "b.yaml:17"}
+    assert ask(model="demo-small")["price"] == small
+    assert ask(model="demo-small-2024-08-06")["price"] == small
+    assert ask(model="in-house")["price"] == {
+        "input": Decimal(2_000),
+        "output": Decimal(2_000),
+        "entry": "in-*",
+        "origin": "b.yaml:17",
+    }
+    assert ask(model="nobody-knows-it")["price"] is None
+    assert ask()["price"] is None
 
 
 def test_what_becomes_of_a_model_without_a_price(config: Config) -> None:
-    def policy(config: Config, **call: str) -> Unpriced:
-        return explain(config, Call(**call), NOW_S).unpriced
+    def policy(config: Config, **call: str) -> Facts:
+        return explain(config, call, NOW_S)["unpriced"]
 
-    assert policy(config) == Unpriced("deny", "money is limited")
-    assert policy(config, agent="researcher") == Unpriced("estimate", "budget deep says so")
-    assert policy(Config(on_unpriced="allow", default_budget=replace(config["quick"], max_cost_usd=1))) == Unpriced(
-        "allow", "on_unpriced says so"
-    )
+    assert policy(config) == {"policy": "deny", "because": "money is limited"}
+    assert policy(config, agent="researcher") == {"policy": "estimate", "because": "budget deep says so"}
+    assert policy(Config(on_unpriced="allow", default_budget=replace(config["quick"], max_cost_usd=1))) == {
+        "policy": "allow",
+        "because": "on_unpriced says so",
+    }

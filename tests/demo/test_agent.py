@@ -10,10 +10,11 @@ import openai
 import pytest
 from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
+from provider import Provider, Reply
 
 import otelbudget
 from otelbudget import BudgetManager, Config, RunBudget
-from otelbudget.demo import DemoServer, Reply, ResearchAgent
+from otelbudget.demo import ResearchAgent
 from otelbudget.demo.paying import DEMO_PRICES
 from otelbudget.engine import context
 from otelbudget.pricing import Price
@@ -33,13 +34,13 @@ def _nothing_set_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def server() -> Iterator[DemoServer]:
-    with DemoServer() as server:
+def server() -> Iterator[Provider]:
+    with Provider() as server:
         yield server
 
 
 @pytest.fixture
-def client(server: DemoServer) -> Iterator[openai.OpenAI]:
+def client(server: Provider) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=server.base_url, api_key="none", max_retries=0) as client:
         yield client
 

@@ -8,7 +8,6 @@ from otelbudget.demo import Library
 from otelbudget.demo.writer import NOTES, SEE_ALSO, synthesis, write
 
 DOCUMENTS = sorted(Library.packaged().documents.values(), key=lambda document: document.id)
-TOOLS = [{"name": "search"}, {"name": "read_document"}]
 
 
 def test_there_are_about_thirty_documents() -> None:
@@ -38,7 +37,7 @@ def test_the_model_follows_references_and_reads_notes() -> None:
     asked = {"role": "assistant", "content": "", "tool_calls": [{"name": "read_document", "arguments": '{"id": "a"}'}]}
     read = {"role": "tool", "content": f"A text.\n{SEE_ALSO}b, c"}
     question = {"role": "user", "content": "What is a bucket?"}
-    assert [call[1] for call in write([question, asked, read], TOOLS).tool_calls] == [{"id": "b"}, {"id": "c"}]
+    assert [call[1] for call in write([question, asked, read], research=True).tool_calls] == [{"id": "b"}, {"id": "c"}]
     notes = {"role": "user", "content": f"{NOTES}A bucket is round."}
     assert write([question, notes]).text == "A bucket is round."
     assert write([question, asked, read]).text == "A text."

@@ -6,10 +6,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from provider import Provider, Reply
 
 import otelbudget
 from otelbudget import load_budget_config
-from otelbudget.demo import DemoServer, Reply, evidence
+from otelbudget.demo import evidence
 from otelbudget.demo.load import Load, Row, stopped_by
 from otelbudget.demo.scenario import BUDGETS, JOBS, Job, jobs, latency
 
@@ -46,7 +47,7 @@ def test_other_budgets_are_shared_out() -> None:
 def test_all_that_is_sent_was_admitted_and_told(manager) -> None:
     changes: list[tuple[str, bool]] = []
     work = jobs(8, load_budget_config(BUDGETS))
-    with DemoServer() as server:
+    with Provider() as server:
         load = Load(work, server.base_url, changed=lambda row: changes.append((row.job.tenant, row.working)))
         before = evidence.scrape(None, manager.engine.meters)
         load.start()
@@ -66,7 +67,7 @@ def test_all_that_is_sent_was_admitted_and_told(manager) -> None:
 
 def test_the_server_is_as_slow_as_a_job_says(manager) -> None:
     work = [Job("slow", "live_chat", latency_s=0.4), Job("fast", "quick_answer", latency_s=0.0)]
-    with DemoServer(latency_s=latency(work)) as server:
+    with Provider(latency_s=latency(work)) as server:
         load = Load(work, server.base_url)
         load.start()
         done(load)
@@ -77,7 +78,7 @@ def test_the_server_is_as_slow_as_a_job_says(manager) -> None:
 
 
 def test_a_broken_agent_is_told_and_others_go_on(manager, caplog) -> None:
-    with DemoServer(script=lambda request: Reply(status=500) if request.user == "a" else None) as server:
+    with Provider(script=lambda request: Reply(status=500) if request.user == "a" else None) as server:
         load = Load([Job("a", "quick_answer"), Job("b", "quick_answer")], server.base_url)
         load.start()
         done(load)
@@ -89,7 +90,7 @@ def test_a_broken_agent_is_told_and_others_go_on(manager, caplog) -> None:
 
 
 def test_stopping_ends_runs_in_their_middle_and_starts_no_more(manager) -> None:
-    with DemoServer(latency_s=0.2) as server:
+    with Provider(latency_s=0.2) as server:
         load = Load([Job("a", "deep_research", documents=24)], server.base_url, forever=True)
         load.start()
         while server.requests < 2:
@@ -104,7 +105,7 @@ def test_stopping_ends_runs_in_their_middle_and_starts_no_more(manager) -> None:
 
 
 def test_a_loop_that_is_stopped_has_not_answered(manager) -> None:
-    with DemoServer(latency_s=0.1) as server:
+    with Provider(latency_s=0.1) as server:
         load = Load([Job("a", None, stubborn=25)], server.base_url)
         load.start()
         while server.requests < 2:
@@ -115,7 +116,7 @@ def test_a_loop_that_is_stopped_has_not_answered(manager) -> None:
 
 
 def test_a_run_that_begins_while_all_are_stopped_is_stopped_too(manager) -> None:
-    with DemoServer() as server:
+    with Provider() as server:
         load = Load([Job("a", "quick_answer")], server.base_url, changed=lambda _: load._stopping.set())
         load.start()
         done(load)
@@ -124,7 +125,7 @@ def test_a_run_that_begins_while_all_are_stopped_is_stopped_too(manager) -> None
 
 
 def test_forever_means_one_run_after_another(manager) -> None:
-    with DemoServer() as server:
+    with Provider() as server:
         load = Load([Job("a", "quick_answer")], server.base_url, forever=True)
         load.start()
         while sum(load.rows[0].outcomes.values()) < 2:

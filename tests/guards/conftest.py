@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 from openai import AsyncOpenAI, OpenAI
+from provider import Provider
 
-from otelbudget.demo.server import DemoServer
 from otelbudget.engine import context as contexts
 from otelbudget.guards import openai as guard
 from otelbudget.manager import BudgetManager
 
 
 @pytest.fixture
-def server() -> Iterator[DemoServer]:
-    with DemoServer() as server:
+def server() -> Iterator[Provider]:
+    with Provider() as server:
         yield server
 
 
@@ -34,13 +34,13 @@ def manager() -> Iterator[BudgetManager]:
 
 
 @pytest.fixture
-def client(server: DemoServer, manager: BudgetManager) -> Iterator[OpenAI]:
+def client(server: Provider, manager: BudgetManager) -> Iterator[OpenAI]:
     with OpenAI(base_url=server.base_url, api_key="none", max_retries=0) as client:
         yield client
 
 
 @pytest.fixture
-async def aclient(server: DemoServer, manager: BudgetManager) -> AsyncIterator[AsyncOpenAI]:
+async def aclient(server: Provider, manager: BudgetManager) -> AsyncIterator[AsyncOpenAI]:
     async with AsyncOpenAI(base_url=server.base_url, api_key="none", max_retries=0) as client:
         yield client
 

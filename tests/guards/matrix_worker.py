@@ -17,10 +17,9 @@ import openai
 from openai import AsyncOpenAI, OpenAI
 from openai_ways import ANSWER, ASYNC_WAYS, STOPS, WAYS
 from opentelemetry.sdk.trace import TracerProvider
+from provider import Provider, Reply
 
 from otelbudget import BudgetExceeded, RunBudget
-from otelbudget.demo.script import Reply
-from otelbudget.demo.server import DemoServer
 from otelbudget.engine import context as contexts
 from otelbudget.estimate.learned import Learned
 from otelbudget.guards import openai as guard
@@ -71,7 +70,7 @@ def all_three(provider: TracerProvider) -> Out:
 class Worker:
     """The server, the clients and the instrumentor; clients are as old as the process."""
 
-    def __init__(self, server: DemoServer, instrumentor: str) -> None:
+    def __init__(self, server: Provider, instrumentor: str) -> None:
         self.server = server
         self.manager = BudgetManager()
         self.manager.engine.guarded.add("openai")
@@ -161,7 +160,7 @@ def main(instrumentor: str) -> None:
     gc.disable()
     functions = [openai._base_client.SyncAPIClient.request, openai._base_client.AsyncAPIClient.request]
     code = [function.__code__ for function in functions]
-    with DemoServer() as server:
+    with Provider() as server:
         worker = Worker(server, instrumentor)
         contexts.activate(worker.manager.engine)
         asyncio.run(worker.situations())

@@ -13,10 +13,9 @@ import pytest
 from openai import AsyncOpenAI, AzureOpenAI, OpenAI
 from openai._base_client import AsyncAPIClient, SyncAPIClient
 from openai_ways import ANSWER, ASYNC_WAYS, CHAT, WAYS
+from provider import Provider, Reply
 
 from otelbudget import BudgetExceeded, RunBudget
-from otelbudget.demo.script import Reply
-from otelbudget.demo.server import DemoServer
 from otelbudget.engine import context as contexts
 from otelbudget.guards import GUARDS, guard
 from otelbudget.guards import openai as openai_guard
@@ -35,7 +34,7 @@ def _expected(way: str) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_each_way_is_charged_once_with_its_usage(
-    way: str, server: DemoServer, manager: BudgetManager, client: OpenAI
+    way: str, server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     server.enqueue(USED)
     with manager.run() as run:
@@ -47,7 +46,7 @@ def test_each_way_is_charged_once_with_its_usage(
 
 @pytest.mark.parametrize("way", WAYS)
 def test_each_way_is_stopped_before_it_is_sent(
-    way: str, server: DemoServer, manager: BudgetManager, client: OpenAI
+    way: str, server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     with manager.run(RunBudget(max_steps=0), reraise=False) as run, pytest.raises(BudgetExceeded) as caught:
         WAYS[way](client)
@@ -59,7 +58,7 @@ def test_each_way_is_stopped_before_it_is_sent(
 
 @pytest.mark.parametrize("way", ASYNC_WAYS)
 async def test_each_async_way_is_charged_once_with_its_usage(
-    way: str, server: DemoServer, manager: BudgetManager, aclient: AsyncOpenAI
+    way: str, server: Provider, manager: BudgetManager, aclient: AsyncOpenAI
 ) -> None:
     server.enqueue(USED)
     async with manager.run() as run:
@@ -71,7 +70,7 @@ async def test_each_async_way_is_charged_once_with_its_usage(
 
 @pytest.mark.parametrize("way", ASYNC_WAYS)
 async def test_each_async_way_is_stopped_before_it_is_sent(
-    way: str, server: DemoServer, manager: BudgetManager, aclient: AsyncOpenAI
+    way: str, server: Provider, manager: BudgetManager, aclient: AsyncOpenAI
 ) -> None:
     async with manager.run(RunBudget(max_steps=0), reraise=False):
         with pytest.raises(BudgetExceeded) as caught:
@@ -80,7 +79,7 @@ async def test_each_async_way_is_stopped_before_it_is_sent(
     assert server.requests == 0
 
 
-def test_the_request_s_own_maximum_is_held(server: DemoServer, manager: BudgetManager, client: OpenAI) -> None:
+def test_the_request_s_own_maximum_is_held(server: Provider, manager: BudgetManager, client: OpenAI) -> None:
     with manager.run(RunBudget(max_output_tokens=100), reraise=False):
         with pytest.raises(BudgetExceeded) as caught:
             client.chat.completions.create(**CHAT, max_completion_tokens=51, n=2)
@@ -88,14 +87,14 @@ def test_the_request_s_own_maximum_is_held(server: DemoServer, manager: BudgetMa
         assert server.requests == 0
 
 
-def test_embeddings_hold_no_output(server: DemoServer, manager: BudgetManager, client: OpenAI) -> None:
+def test_embeddings_hold_no_output(server: Provider, manager: BudgetManager, client: OpenAI) -> None:
     with manager.run(RunBudget(max_output_tokens=0)) as run:
         WAYS["embeddings"](client)
     assert run.usage.steps == 1
 
 
 def test_an_answer_without_usage_is_charged_at_its_estimate(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     server.enqueue(Reply(text=ANSWER, send_usage=False))
     with manager.run() as run:
@@ -105,7 +104,7 @@ def test_an_answer_without_usage_is_charged_at_its_estimate(
     assert given
 
 
-def test_other_endpoints_pass_untouched(server: DemoServer, manager: BudgetManager, client: OpenAI) -> None:
+def test_other_endpoints_pass_untouched(server: Provider, manager: BudgetManager, client: OpenAI) -> None:
     with manager.run(RunBudget(max_steps=0, max_tokens=0)) as run:
         assert [model.id for model in client.models.list()]
         with pytest.raises(openai.NotFoundError):
@@ -115,19 +114,19 @@ def test_other_endpoints_pass_untouched(server: DemoServer, manager: BudgetManag
     assert _charged(run) == (0, 0, 0)
 
 
-def test_nothing_happens_while_nothing_is_set_up(server: DemoServer, manager: BudgetManager, client: OpenAI) -> None:
+def test_nothing_happens_while_nothing_is_set_up(server: Provider, manager: BudgetManager, client: OpenAI) -> None:
     contexts.deactivate(manager.engine)
     WAYS["chat"](client)
     assert "stream_options" not in _streamed_body(server, client)
     assert server.requests == 2
 
 
-def _streamed_body(server: DemoServer, client: OpenAI, **more: Any) -> Any:
+def _streamed_body(server: Provider, client: OpenAI, **more: Any) -> Any:
     list(client.chat.completions.create(**CHAT, stream=True, **more))
     return server.recent[-1].body
 
 
-def test_twenty_threads_never_pass_the_limit(server: DemoServer, manager: BudgetManager, client: OpenAI) -> None:
+def test_twenty_threads_never_pass_the_limit(server: Provider, manager: BudgetManager, client: OpenAI) -> None:
     with manager.run(RunBudget(max_steps=25), reraise=False) as run, ThreadPoolExecutor(20) as pool:
         from opentelemetry.context import attach, detach, get_current
 
@@ -147,14 +146,14 @@ def test_twenty_threads_never_pass_the_limit(server: DemoServer, manager: Budget
     assert admitted == server.requests == run.usage.steps == 25
 
 
-async def test_tasks_never_pass_the_limit(server: DemoServer, manager: BudgetManager, aclient: AsyncOpenAI) -> None:
+async def test_tasks_never_pass_the_limit(server: Provider, manager: BudgetManager, aclient: AsyncOpenAI) -> None:
     async with manager.run(RunBudget(max_steps=7), reraise=False) as run:
         answers = await asyncio.gather(*(ASYNC_WAYS["chat"](aclient) for _ in range(20)), return_exceptions=True)
     assert sum(isinstance(answer, BudgetExceeded) for answer in answers) == 13
     assert server.requests == run.usage.steps == 7
 
 
-def test_subclasses_and_module_clients_are_guarded(server: DemoServer, manager: BudgetManager) -> None:
+def test_subclasses_and_module_clients_are_guarded(server: Provider, manager: BudgetManager) -> None:
     class Fallback(OpenAI):
         """Asks twice, as clients that fall back to another model do."""
 
@@ -180,7 +179,7 @@ def test_a_client_class_that_goes_its_own_way_is_named(manager: BudgetManager) -
     assert openai_guard.install()
 
 
-def test_clients_made_before_the_guard_are_guarded(server: DemoServer, manager: BudgetManager) -> None:
+def test_clients_made_before_the_guard_are_guarded(server: Provider, manager: BudgetManager) -> None:
     openai_guard.uninstall()
     with OpenAI(base_url=server.base_url, api_key="none") as client:
         raw = client.chat.completions.with_raw_response  # the SDK caches what it wraps here

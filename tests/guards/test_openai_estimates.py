@@ -12,11 +12,10 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletion
 from openai_ways import CHAT, RESPONSE
+from provider import Provider, Reply
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
 from otelbudget.config import Estimates
-from otelbudget.demo.script import Reply
-from otelbudget.demo.server import DemoServer
 from otelbudget.engine import context as contexts
 from otelbudget.estimate.tokens import count_input
 from otelbudget.guards import openai as openai_guard
@@ -61,7 +60,7 @@ def _asking(input_tokens: int) -> dict[str, Any]:
 TURNS = ((60, 25), (120, 30), (160, 25), (190, 30), (220, 30))
 
 
-def _converse(server: DemoServer, client: OpenAI) -> None:
+def _converse(server: Provider, client: OpenAI) -> None:
     for input_tokens, output_tokens in TURNS:
         server.enqueue(Reply(text="word " * 50, input_tokens=input_tokens, output_tokens=output_tokens))
         client.chat.completions.create(**_asking(input_tokens), max_completion_tokens=output_tokens)
@@ -73,7 +72,7 @@ def _converse(server: DemoServer, client: OpenAI) -> None:
     [({"max_tokens": 600}, 3, 420), ({"max_output_tokens": 600}, 5, 890), ({"max_input_tokens": 600}, 4, 640)],
 )
 def test_a_call_that_does_not_fit_is_denied_before_it_is_sent(
-    server: DemoServer, manager: BudgetManager, client: OpenAI, limits: dict[str, int], served: int, used: int
+    server: Provider, manager: BudgetManager, client: OpenAI, limits: dict[str, int], served: int, used: int
 ) -> None:
     with manager.run(RunBudget(**limits), reraise=False) as run:
         if served < len(TURNS):
@@ -85,7 +84,7 @@ def test_a_call_that_does_not_fit_is_denied_before_it_is_sent(
 
 
 def test_with_clamp_the_fourth_goes_out_with_what_is_left(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     with manager.run(RunBudget(max_tokens=620), reraise=False) as run, pytest.raises(BudgetExceeded) as denied:
         _converse(server, client)
@@ -96,7 +95,7 @@ def test_with_clamp_the_fourth_goes_out_with_what_is_left(
 # --- the maximum that is sent
 
 
-def _sent(server: DemoServer) -> dict[str, Any]:
+def _sent(server: Provider) -> dict[str, Any]:
     return {name: value for name, value in server.recent[-1].body.items() if name.startswith("max_") or name == "n"}
 
 
@@ -117,7 +116,7 @@ def _sent(server: DemoServer) -> dict[str, Any]:
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_chat_is_sent_with_the_lowered_maximum_under_its_own_name(
-    server: DemoServer,
+    server: Provider,
     manager: BudgetManager,
     client: OpenAI,
     given: dict[str, Any],
@@ -134,7 +133,7 @@ def test_a_chat_is_sent_with_the_lowered_maximum_under_its_own_name(
     assert run._state.account.holds == 0
 
 
-async def test_async_clients_too(server: DemoServer, manager: BudgetManager, aclient: AsyncOpenAI) -> None:
+async def test_async_clients_too(server: Provider, manager: BudgetManager, aclient: AsyncOpenAI) -> None:
     async with manager.run(ROOM):
         await aclient.chat.completions.create(**CHAT, max_tokens=100)
     assert _sent(server) == {"max_tokens": 40}
@@ -142,7 +141,7 @@ async def test_async_clients_too(server: DemoServer, manager: BudgetManager, acl
 
 @pytest.mark.parametrize("given", [{}, {"max_output_tokens": 100}])
 def test_responses_have_a_name_of_their_own_for_it(
-    server: DemoServer, manager: BudgetManager, client: OpenAI, given: dict[str, Any]
+    server: Provider, manager: BudgetManager, client: OpenAI, given: dict[str, Any]
 ) -> None:
     with manager.run(RunBudget(max_tokens=count_input(RESPONSE) + 40)):
         client.responses.create(**RESPONSE, **given)
@@ -160,7 +159,7 @@ def test_completions_of_several_prompts_share_what_is_left(
 
 
 def test_the_options_of_the_application_stay_as_they_are(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     body = {**CHAT, "max_completion_tokens": 100}
     extra = {"top_k": 3}
@@ -182,7 +181,7 @@ def test_a_server_that_refuses_to_tell_the_usage_is_asked_again_with_the_lowered
 
 
 def test_a_body_made_of_bytes_is_refused_since_nothing_can_be_put_into_it(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     body = json.dumps(CHAT | {"max_tokens": 100}).encode()
     with manager.run(ROOM, reraise=False), pytest.raises(BudgetExceeded):
@@ -191,7 +190,7 @@ def test_a_body_made_of_bytes_is_refused_since_nothing_can_be_put_into_it(
 
 
 def test_embeddings_and_calls_that_fit_are_sent_as_they_are(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     with manager.run(ROOM):
         client.embeddings.create(model="m", input="Say it.")
@@ -202,7 +201,7 @@ def test_embeddings_and_calls_that_fit_are_sent_as_they_are(
 
 
 def test_a_stream_is_taken_to_have_made_no_more_than_the_lowered_maximum(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     server.enqueue(Reply(text="wörd " * 100, send_usage=False))
     with manager.run(ROOM) as run:
@@ -233,9 +232,7 @@ def test_the_names_that_a_maximum_goes_under(url: str, body: Any, provider: str,
 
 
 @pytest.mark.parametrize("config", [Config()])
-def test_answers_teach_how_much_is_held_for_the_next(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
-) -> None:
+def test_answers_teach_how_much_is_held_for_the_next(server: Provider, manager: BudgetManager, client: OpenAI) -> None:
     with manager.run():
         for stream in (False, True, False, True, False):
             server.enqueue(Reply(text="word " * 20, input_tokens=2 * INPUT, output_tokens=20))
@@ -249,7 +246,7 @@ def test_answers_teach_how_much_is_held_for_the_next(
 
 @pytest.mark.parametrize("config", [Config()])
 def test_a_lost_attempt_is_charged_at_the_corrected_estimate_and_teaches_nothing(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     again = client.with_options(max_retries=1)
     with manager.run() as run:
@@ -291,7 +288,7 @@ def test_the_cost_of_a_usage_is_charged_where_no_price_is_configured(
 @pytest.mark.parametrize("config", [TRUST])
 @pytest.mark.parametrize("way", ["plain", "raw", "streaming_response"])
 def test_the_cost_in_a_proxys_header_is_charged_where_the_usage_has_none(
-    server: DemoServer, manager: BudgetManager, client: OpenAI, way: str
+    server: Provider, manager: BudgetManager, client: OpenAI, way: str
 ) -> None:
     header = {"x-litellm-response-cost": "0.0005"}
     server.enqueue(Reply(input_tokens=10, output_tokens=5, headers=header))
@@ -309,7 +306,7 @@ def test_the_cost_in_a_proxys_header_is_charged_where_the_usage_has_none(
 
 @pytest.mark.parametrize("config", [TRUST])
 def test_a_lost_attempt_is_as_dear_for_each_token_as_the_answer(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     header = {"x-litellm-response-cost": "0.03"}
     server.enqueue(Reply(fault="reset"), Reply(input_tokens=20, output_tokens=10, headers=header))
@@ -320,7 +317,7 @@ def test_a_lost_attempt_is_as_dear_for_each_token_as_the_answer(
 
 @pytest.mark.parametrize("config", [TRUST])
 def test_an_answer_that_should_have_said_its_cost_and_did_not_is_the_last(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     with manager.run(RunBudget(max_cost_usd=1), reraise=False):
         client.chat.completions.create(**CHAT)

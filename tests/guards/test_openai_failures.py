@@ -12,10 +12,9 @@ import pydantic
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai_ways import ANSWER, CHAT, RESPONSE, Said
+from provider import Provider, Reply
 
 from otelbudget import RunBudget
-from otelbudget.demo.script import Reply
-from otelbudget.demo.server import DemoServer
 from otelbudget.estimate.tokens import count_input
 from otelbudget.guards import openai_call
 from otelbudget.manager import BudgetManager
@@ -58,7 +57,7 @@ async def test_a_refused_async_connection_gives_everything_back(nobody: str, man
         assert _charged(run) == (0, 0, 0)
 
 
-def test_a_full_pool_gives_everything_back(server: DemoServer, manager: BudgetManager) -> None:
+def test_a_full_pool_gives_everything_back(server: Provider, manager: BudgetManager) -> None:
     http = httpx2.Client(limits=httpx2.Limits(max_connections=1))
     client = OpenAI(base_url=server.base_url, api_key="none", max_retries=0, http_client=http)
     with client, client.chat.completions.create(**CHAT, stream=True):
@@ -69,7 +68,7 @@ def test_a_full_pool_gives_everything_back(server: DemoServer, manager: BudgetMa
 
 
 def test_a_body_that_can_t_be_written_gives_everything_back(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     with manager.run(RunBudget(max_steps=1)) as run:
         with pytest.raises(TypeError):
@@ -80,7 +79,7 @@ def test_a_body_that_can_t_be_written_gives_everything_back(
 
 
 def test_a_client_that_sends_in_its_own_way_is_settled_by_what_it_shows(
-    server: DemoServer, manager: BudgetManager, nobody: str
+    server: Provider, manager: BudgetManager, nobody: str
 ) -> None:
     class Own(OpenAI):
         def _send_request(self, request: Any, *, stream: bool, **how: Any) -> Any:
@@ -108,7 +107,7 @@ def test_a_client_that_sends_in_its_own_way_is_settled_by_what_it_shows(
 
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 503])
 def test_an_error_answer_is_one_step_without_tokens(
-    status: int, server: DemoServer, manager: BudgetManager, client: OpenAI
+    status: int, server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     server.enqueue(Reply(status=status), Reply(status=status))
     with manager.run() as run:
@@ -130,7 +129,7 @@ def test_usage_in_an_error_answer_is_charged(manager: BudgetManager, gateway: st
         assert _charged(run) == (1, 9, 4)
 
 
-def test_retries_of_the_sdk_are_one_call(server: DemoServer, manager: BudgetManager, client: OpenAI) -> None:
+def test_retries_of_the_sdk_are_one_call(server: Provider, manager: BudgetManager, client: OpenAI) -> None:
     failing = client.with_options(max_retries=2)
     server.enqueue(Reply(status=429, headers=SOON), Reply(status=500, headers=SOON), USED)
     with manager.run(RunBudget(max_steps=1)) as run:
@@ -148,7 +147,7 @@ def test_retries_of_the_sdk_are_one_call(server: DemoServer, manager: BudgetMana
 
 @pytest.mark.parametrize("fault", ["reset", "reset_after_headers", "drop"])
 def test_a_broken_connection_is_charged_its_input(
-    fault: Any, server: DemoServer, manager: BudgetManager, client: OpenAI
+    fault: Any, server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     server.enqueue(Reply(text=ANSWER, fault=fault))
     with manager.run() as run:
@@ -158,7 +157,7 @@ def test_a_broken_connection_is_charged_its_input(
 
 
 def test_a_read_timeout_is_charged_its_input_for_each_attempt(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     server.enqueue(Reply(fault="hang"), Reply(fault="hang"), Reply(fault="hang"))
     with manager.run() as run:
@@ -172,7 +171,7 @@ def test_a_read_timeout_is_charged_its_input_for_each_attempt(
 
 
 def test_an_answer_after_a_timeout_pays_for_both_attempts(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     retrying = client.with_options(max_retries=1)
     server.enqueue(Reply(fault="reset"), USED, Reply(fault="reset"), USED, Reply(fault="reset"), Reply(status=400))
@@ -188,7 +187,7 @@ def test_an_answer_after_a_timeout_pays_for_both_attempts(
 
 
 def test_a_stream_left_after_a_reset_pays_for_both_attempts(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     server.enqueue(Reply(fault="reset"), USED)
     with manager.run() as run:
@@ -197,7 +196,7 @@ def test_a_stream_left_after_a_reset_pays_for_both_attempts(
 
 
 async def test_a_cancelled_call_is_charged_its_input(
-    server: DemoServer, manager: BudgetManager, aclient: AsyncOpenAI
+    server: Provider, manager: BudgetManager, aclient: AsyncOpenAI
 ) -> None:
     server.enqueue(Reply(fault="hang"), Reply(fault="hang"))
     async with manager.run() as run:
@@ -218,7 +217,7 @@ async def test_a_cancelled_call_is_charged_its_input(
 
 
 def test_an_answer_cut_at_its_maximum_is_charged_though_parse_refuses_it(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     server.enqueue(USED)
     with manager.run() as run:
@@ -228,7 +227,7 @@ def test_an_answer_cut_at_its_maximum_is_charged_though_parse_refuses_it(
 
 
 async def test_an_answer_that_does_not_fit_the_format_is_charged(
-    server: DemoServer, manager: BudgetManager, client: OpenAI, aclient: AsyncOpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI, aclient: AsyncOpenAI
 ) -> None:
     server.enqueue(*[Reply(text="not json", input_tokens=80, output_tokens=20)] * 2)
     with manager.run() as run:
@@ -265,7 +264,7 @@ def test_a_background_response_is_charged_its_hold(
 
 
 def test_an_error_of_our_own_is_logged_and_the_call_goes_on(
-    server: DemoServer,
+    server: Provider,
     manager: BudgetManager,
     client: OpenAI,
     monkeypatch: pytest.MonkeyPatch,

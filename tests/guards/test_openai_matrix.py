@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,7 @@ def test_two_of_three_calls_are_sent_and_charged_and_the_caller_sees_the_denial(
         capture_output=True,
         text=True,
         timeout=150,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(HERE.parent), os.environ.get("PYTHONPATH", "")))},
     )
     assert worker.returncode == 0, worker.stderr[-4000:]
     rows = [json.loads(line) for line in worker.stdout.splitlines()]

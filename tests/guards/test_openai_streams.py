@@ -11,10 +11,9 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI, Stream
 from openai_ways import ANSWER, CHAT, RESPONSE
+from provider import Provider, Reply
 
 from otelbudget import BudgetExceeded, RunBudget
-from otelbudget.demo.script import Reply
-from otelbudget.demo.server import DemoServer
 from otelbudget.estimate.tokens import count_input, estimate_tokens
 from otelbudget.guards import openai as openai_guard
 from otelbudget.guards.watch import settle_dropped
@@ -41,7 +40,7 @@ def _read_until(chunks: Any, word: str) -> None:
 # --- what the application sees
 
 
-def test_the_usage_chunk_is_asked_for_and_hidden(server: DemoServer, manager: BudgetManager, client: OpenAI) -> None:
+def test_the_usage_chunk_is_asked_for_and_hidden(server: Provider, manager: BudgetManager, client: OpenAI) -> None:
     server.enqueue(THREE)
     with manager.run():
         stream = client.chat.completions.create(**CHAT, stream=True)
@@ -52,7 +51,7 @@ def test_the_usage_chunk_is_asked_for_and_hidden(server: DemoServer, manager: Bu
     assert "".join(map(_words, chunks)) == "one two three"
 
 
-def test_a_caller_who_asks_for_the_usage_gets_it(server: DemoServer, manager: BudgetManager, client: OpenAI) -> None:
+def test_a_caller_who_asks_for_the_usage_gets_it(server: Provider, manager: BudgetManager, client: OpenAI) -> None:
     server.enqueue(THREE)
     with manager.run() as run:
         chunks = list(client.chat.completions.create(**CHAT, stream=True, stream_options={"include_usage": True}))
@@ -62,9 +61,7 @@ def test_a_caller_who_asks_for_the_usage_gets_it(server: DemoServer, manager: Bu
 
 
 @pytest.mark.parametrize("options", [{"include_obfuscation": False}, None])
-def test_other_stream_options_are_kept(
-    options: Any, server: DemoServer, manager: BudgetManager, client: OpenAI
-) -> None:
+def test_other_stream_options_are_kept(options: Any, server: Provider, manager: BudgetManager, client: OpenAI) -> None:
     given = dict(options or {})
     with manager.run():
         list(client.chat.completions.create(**CHAT, stream=True, stream_options=options))
@@ -76,7 +73,7 @@ def test_other_stream_options_are_kept(
 
 
 def test_a_caller_who_wants_no_usage_is_charged_an_estimate(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     server.enqueue(THREE)
     with manager.run() as run:
@@ -125,7 +122,7 @@ def test_events_split_anywhere_and_with_any_line_end_are_read(
 # --- the ways to stop reading
 
 
-def test_break_and_close_charges_what_was_read(server: DemoServer, manager: BudgetManager, client: OpenAI) -> None:
+def test_break_and_close_charges_what_was_read(server: Provider, manager: BudgetManager, client: OpenAI) -> None:
     server.enqueue(THREE)
     with manager.run() as run:
         stream = client.chat.completions.create(**CHAT, stream=True)
@@ -138,9 +135,7 @@ def test_break_and_close_charges_what_was_read(server: DemoServer, manager: Budg
     assert server.requests == 1
 
 
-def test_leaving_the_with_block_charges_what_was_read(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
-) -> None:
+def test_leaving_the_with_block_charges_what_was_read(server: Provider, manager: BudgetManager, client: OpenAI) -> None:
     server.enqueue(THREE)
     with manager.run() as run, client.chat.completions.create(**CHAT, stream=True) as stream:
         _read_until(stream, "one")
@@ -148,7 +143,7 @@ def test_leaving_the_with_block_charges_what_was_read(
 
 
 def test_leaving_a_helper_s_block_charges_what_was_read(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     server.enqueue(THREE)
     with manager.run() as run:
@@ -158,7 +153,7 @@ def test_leaving_a_helper_s_block_charges_what_was_read(
 
 
 def test_an_abandoned_stream_is_charged_at_the_next_call(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     server.enqueue(THREE)
     with manager.run() as run:
@@ -174,7 +169,7 @@ def test_an_abandoned_stream_is_charged_at_the_next_call(
 
 
 def test_a_stream_that_was_never_read_is_charged_its_input(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     with manager.run() as run:
         client.chat.completions.create(**CHAT, stream=True)
@@ -184,7 +179,7 @@ def test_a_stream_that_was_never_read_is_charged_its_input(
 
 
 def test_an_unparsed_raw_stream_is_charged_when_it_is_closed(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     with manager.run() as run:
         raw = client.chat.completions.with_raw_response.create(**CHAT, stream=True)
@@ -193,7 +188,7 @@ def test_an_unparsed_raw_stream_is_charged_when_it_is_closed(
     assert _charged(run) == (1, INPUT, 0)
 
 
-def test_a_stream_can_be_read_after_its_run(server: DemoServer, manager: BudgetManager, client: OpenAI) -> None:
+def test_a_stream_can_be_read_after_its_run(server: Provider, manager: BudgetManager, client: OpenAI) -> None:
     server.enqueue(THREE)
     with manager.run(RunBudget(max_steps=1)) as run:
         stream = client.chat.completions.create(**CHAT, stream=True)
@@ -203,7 +198,7 @@ def test_a_stream_can_be_read_after_its_run(server: DemoServer, manager: BudgetM
 
 
 def test_reading_on_after_the_guard_is_out_still_charges(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     server.enqueue(THREE)
     with manager.run() as run:
@@ -213,7 +208,7 @@ def test_reading_on_after_the_guard_is_out_still_charges(
     assert _charged(run) == (1, 80, 35)
 
 
-async def test_async_break_close_and_full(server: DemoServer, manager: BudgetManager, aclient: AsyncOpenAI) -> None:
+async def test_async_break_close_and_full(server: Provider, manager: BudgetManager, aclient: AsyncOpenAI) -> None:
     server.enqueue(THREE, THREE)
     async with manager.run() as run:
         stream = await aclient.chat.completions.create(**CHAT, stream=True)
@@ -228,7 +223,7 @@ async def test_async_break_close_and_full(server: DemoServer, manager: BudgetMan
 
 
 async def test_an_async_stream_cancelled_while_it_waits(manager: BudgetManager) -> None:
-    with DemoServer(chunk_s=5, script=lambda _: THREE) as server:
+    with Provider(chunk_s=5, script=lambda _: THREE) as server:
         async with AsyncOpenAI(base_url=server.base_url, api_key="none") as client, manager.run() as run:
             first = asyncio.Event()
 
@@ -247,7 +242,7 @@ async def test_an_async_stream_cancelled_while_it_waits(manager: BudgetManager) 
 # --- errors and growth
 
 
-def test_a_dropped_stream_is_charged_what_was_read(server: DemoServer, manager: BudgetManager, client: OpenAI) -> None:
+def test_a_dropped_stream_is_charged_what_was_read(server: Provider, manager: BudgetManager, client: OpenAI) -> None:
     server.enqueue(Reply(chunks=("one ", "two ", "three ", "four "), fault="drop"))
     read: list[str] = []
     with manager.run() as run:
@@ -260,7 +255,7 @@ def test_a_dropped_stream_is_charged_what_was_read(server: DemoServer, manager: 
 
 
 def test_a_stream_that_ends_without_usage_is_estimated(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     server.enqueue(Reply(chunks=("one ", "two "), send_usage=False))
     with manager.run() as run:
@@ -282,7 +277,7 @@ def test_an_error_event_in_a_stream_is_charged_what_was_read(
 LONG = Reply(chunks=tuple(f"word{i} " for i in range(900)), input_tokens=10, output_tokens=900)
 
 
-def test_a_stream_that_outgrows_the_budget_is_cut(server: DemoServer, manager: BudgetManager, client: OpenAI) -> None:
+def test_a_stream_that_outgrows_the_budget_is_cut(server: Provider, manager: BudgetManager, client: OpenAI) -> None:
     server.enqueue(LONG)
     read: list[str] = []
     with manager.run(RunBudget(max_output_tokens=600), reraise=False) as run:
@@ -299,7 +294,7 @@ def test_a_stream_that_outgrows_the_budget_is_cut(server: DemoServer, manager: B
 
 
 async def test_an_async_stream_that_outgrows_the_budget_is_cut(
-    server: DemoServer, manager: BudgetManager, aclient: AsyncOpenAI
+    server: Provider, manager: BudgetManager, aclient: AsyncOpenAI
 ) -> None:
     server.enqueue(LONG, LONG)
     async with manager.run(RunBudget(max_output_tokens=600), reraise=False) as run:
@@ -316,7 +311,7 @@ async def test_an_async_stream_that_outgrows_the_budget_is_cut(
         assert run._state.account.holds == 0
 
 
-def test_a_responses_stream_grows_too(server: DemoServer, manager: BudgetManager, client: OpenAI) -> None:
+def test_a_responses_stream_grows_too(server: Provider, manager: BudgetManager, client: OpenAI) -> None:
     server.enqueue(LONG, LONG)
     with manager.run(RunBudget(max_output_tokens=600), reraise=False), pytest.raises(BudgetExceeded):
         list(client.responses.create(**RESPONSE, stream=True))
@@ -325,9 +320,7 @@ def test_a_responses_stream_grows_too(server: DemoServer, manager: BudgetManager
     assert _charged(run) == (1, 10, 900)
 
 
-def test_a_stream_within_its_own_maximum_is_never_cut(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
-) -> None:
+def test_a_stream_within_its_own_maximum_is_never_cut(server: Provider, manager: BudgetManager, client: OpenAI) -> None:
     """The estimate of what was seen may be too high; the maximum that is held bounds it."""
     server.enqueue(Reply(chunks=("x y z " * 50, "x y z " * 50), input_tokens=10, output_tokens=20))
     with manager.run(RunBudget(max_output_tokens=20)) as run:
@@ -335,7 +328,7 @@ def test_a_stream_within_its_own_maximum_is_never_cut(
     assert _charged(run) == (1, 10, 20)
 
 
-def test_tool_calls_in_a_stream_are_output(server: DemoServer, manager: BudgetManager, client: OpenAI) -> None:
+def test_tool_calls_in_a_stream_are_output(server: Provider, manager: BudgetManager, client: OpenAI) -> None:
     server.enqueue(Reply(tool_calls=[("search", {"query": "a long query about budgets"})], send_usage=False))
     with manager.run() as run:
         list(client.chat.completions.create(**CHAT, stream=True))
@@ -343,7 +336,7 @@ def test_tool_calls_in_a_stream_are_output(server: DemoServer, manager: BudgetMa
 
 
 def test_a_streaming_response_left_unread_is_charged_its_input(
-    server: DemoServer, manager: BudgetManager, client: OpenAI
+    server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
     server.enqueue(Reply(text=ANSWER))
     with manager.run() as run:

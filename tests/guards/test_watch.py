@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from openai import OpenAI
 from openai_ways import CHAT
+from provider import Provider, Reply
 from world import used
 
 from otelbudget import BudgetExceeded, RunBudget
-from otelbudget.demo.script import Reply
-from otelbudget.demo.server import DemoServer
 from otelbudget.estimate.tokens import count_input, estimate_tokens
 from otelbudget.guards import watch
 from otelbudget.manager import BudgetManager
@@ -27,7 +26,7 @@ MUCH = 300
 
 
 @pytest.fixture
-def run(server: DemoServer, manager: BudgetManager, client: OpenAI) -> Iterator[BudgetRun]:
+def run(server: Provider, manager: BudgetManager, client: OpenAI) -> Iterator[BudgetRun]:
     """A run whose stream was dropped after its first chunk, and is still held."""
     manager.engine.overdue.append(watch.settle_dropped)
     server.enqueue(Reply(chunks=("one ", "two ", "three")))

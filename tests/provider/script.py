@@ -1,4 +1,4 @@
-"""What a test may prescribe to the demo server: `Reply`, given one by one or chosen by a callable from a `Request`."""
+"""What a test may prescribe to the server: `Reply`, given one by one or chosen by a callable from a `Request`."""
 
 from __future__ import annotations
 
@@ -6,30 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One POST to a model endpoint, as the server received it."""
-
-    number: int
-    path: str
-    body: Mapping[str, Any]
-    headers: Mapping[str, str]
-
-    @property
-    def user(self) -> str | None:
-        """The body's ``user``, else the header ``x-demo-user``."""
-        user = self.body.get("user") or self.headers.get("x-demo-user")
-        return str(user) if user else None
+from otelbudget.demo.server import Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """One prescribed answer. What is not prescribed is as the server would have it: text, tool calls, usage.
-
-    Example:
-        >>> Reply(text="Done.", input_tokens=80, output_tokens=20).status
-        200
 
     Args:
         text: The answer.

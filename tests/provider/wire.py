@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from otelbudget.demo.embeddings import embeddings
-from otelbudget.demo.script import Reply, Request
+from otelbudget.demo.server import Request
 from otelbudget.demo.tokens import count_tokens, cut, prompt_tokens
-from otelbudget.demo.writer import write
+from otelbudget.demo.writer import Answer, write
+from provider.embeddings import embeddings
+from provider.script import Reply
 
 Json = dict[str, Any]
 Event = Json | str
@@ -53,7 +54,7 @@ def answer(request: Request, reply: Reply) -> Json | list[Event]:
 
 def _outcome(request: Request, reply: Reply) -> _Outcome:
     body, messages, tools = request.body, _messages(request.body), _tools(request.body)
-    said = write(messages, tools, _choice(body))
+    said = _said(messages, [tool["name"] for tool in tools], _choice(body))
     calls = reply.tool_calls
     if calls is None:
         calls = said.tool_calls if reply.text is None and reply.chunks is None else ()
@@ -75,6 +76,18 @@ def _outcome(request: Request, reply: Reply) -> _Outcome:
     asked = prompt_tokens(messages, tools) if reply.input_tokens is None else reply.input_tokens
     choices = int(body.get("n") or 1)
     return _Outcome(request, reply, pieces, tool_calls, finish, asked, tokens * choices, choices)
+
+
+def _said(messages: list[Json], offered: list[str], choice: object) -> Answer:
+    """What the demo's model says; it plays research only, and a call of another tool is made up here."""
+    if not offered or choice == "none":
+        return write(messages)
+    researching = {"search", "read_document"} <= set(offered)
+    if choice in offered or not researching:
+        again = any(message["role"] == "tool" for message in messages)
+        if choice in offered or choice == "required" or not again:
+            return Answer(tool_calls=[(str(choice) if choice in offered else offered[0], {})])
+    return write(messages, research=researching)
 
 
 # --- reading requests

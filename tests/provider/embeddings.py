@@ -1,4 +1,4 @@
-"""Embeddings of the demo server: words hashed into a unit vector, so texts that share words are near each other."""
+"""Embeddings of the scripted server: words hashed into a unit vector, so texts that share words are near each other."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import zlib
 from typing import Any
 
 from otelbudget.demo.library import terms
-from otelbudget.demo.script import Reply, Request
+from otelbudget.demo.server import Request
 from otelbudget.demo.tokens import count_tokens
+from provider.script import Reply
 
 
 def embeddings(request: Request, reply: Reply) -> dict[str, Any]:
