@@ -11,8 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from otelbudget.config import forms
-from otelbudget.config.kinds import Field, Form, ListOf, Named, Schema, Section, TextOr
-from otelbudget.config.scalars import VARIABLE
+from otelbudget.config.kinds import Field, Form, ListOf, Named, Section, TextOr
 from otelbudget.config.settings import Estimates, TelemetryConfig, TenantFrom
 from otelbudget.config.store import StoreConfig
 from otelbudget.model.amounts import RESOURCES
@@ -32,32 +31,25 @@ _RESOURCES: dict[str, tuple[Form, str]] = {
     "nested_tool_calls": (forms.COUNT, "Tool calls made inside a tool call."),
 }
 
-_THRESHOLDS: Final = ListOf(forms.THRESHOLD, "ratios", "[80%, 100%]")
+_THRESHOLDS: Final = ListOf(forms.RATIO, "ratios", "[80%, 100%]")
+_ON_EXHAUSTED: Final = forms.words("raise", "warn")
+_ON_UNPRICED: Final = forms.words("deny", "estimate", "allow")
 
-
-def _set_aside_of(resource: str) -> Schema:
-    """What is set aside of a resource has to be limited."""
-    given = {"required": ["wrap_up"], "properties": {"wrap_up": {"required": [resource]}}}
-    limit = f"max_{resource}"
-    return {"if": given, "then": {"required": [limit], "properties": {limit: {"not": {"type": "null"}}}}}
-
-
-_BUDGET = Section(
+BUDGET: Final = Section(
     {
         **{f"max_{name}": Field(replace(form, nullable=True), about) for name, (form, about) in _RESOURCES.items()},
         "max_depth": Field(replace(forms.COUNT, nullable=True), "How deep runs may nest; the first has depth 0."),
-        "on_exhausted": Field(forms.ON_EXHAUSTED, "raise refuses what does not fit; warn counts and flags it."),
+        "on_exhausted": Field(_ON_EXHAUSTED, "raise refuses what does not fit; warn counts and flags it."),
         "wrap_up": Field(
             Section({name: Field(*said) for name, said in _RESOURCES.items()}, dict),
             "Set aside inside the limits for one last call, see run.wrap_up(); one step is implied.",
         ),
         "thresholds": Field(_THRESHOLDS, "Shares of every limit whose crossing is reported. Default 80%, 95%, 100%."),
-        "on_unpriced": Field(forms.ON_UNPRICED, "What a call of a model without a price does."),
+        "on_unpriced": Field(_ON_UNPRICED, "What a call of a model without a price does."),
     },
     RunBudget,
     called="budget",
     located=True,
-    rules=tuple(_set_aside_of(resource) for resource in RESOURCES),
 )
 
 _PRICE = Section(
@@ -67,7 +59,7 @@ _PRICE = Section(
         "cache_read": Field(forms.MONEY, "Of input read from the provider's cache. Default: that of input."),
         "cache_write": Field(forms.MONEY, "Of input written to the provider's cache. Default: that of input."),
         "reasoning": Field(forms.MONEY, "Of output that is reasoning. Default: that of output."),
-        "per": Field(forms.POSITIVE_COUNT, "How many tokens the prices are for. Default 1M."),
+        "per": Field(forms.COUNT, "How many tokens the prices are for. Default 1M."),
         "discount": Field(forms.RATIO, "Taken off every price. Default 0."),
     },
     Price,
@@ -75,19 +67,7 @@ _PRICE = Section(
 )
 
 
-def _floats(**numbers: Any) -> dict[str, float]:
-    return {name: float(number) for name, number in numbers.items()}
-
-
-def _only_with(windows: str, setting: str, otherwise: Schema) -> Schema:
-    """A setting that means something only with some windows, or is *otherwise*."""
-    return {
-        "if": {"required": [setting], "properties": {setting: {"not": otherwise}}},
-        "then": {"properties": {"per": {"pattern": f"^[ \\t\\r\\n]*(?:{windows})[ \\t\\r\\n]*$|{VARIABLE}"}}},
-    }
-
-
-_QUOTA = Section(
+QUOTA: Final = Section(
     {
         **{name: Field(*_RESOURCES[name]) for name in RESOURCES},
         "per": Field(forms.WINDOW, "The window it is counted in. Default day."),
@@ -95,36 +75,22 @@ _QUOTA = Section(
         "at": Field(forms.TIME_OF_DAY, "When a day, week (Monday) or month (1st) begins. Default midnight."),
         "thresholds": Field(_THRESHOLDS, "Shares whose crossing is reported. Default 80%, 95%, 100%."),
         "reserve_for": Field(
-            Section({name: Field(forms.RATIO, f"Kept for runs of priority {name}.") for name in PRIORITIES}, _floats),
+            Section({name: Field(forms.RATIO, f"Kept for runs of priority {name}.") for name in PRIORITIES}, dict),
             "Shares kept for important runs: {high: 20%, normal: 20%} stops normal ones at 80 % and low ones at 60 %.",
         ),
-        "on_exhausted": Field(forms.ON_EXHAUSTED, "raise refuses what does not fit; warn counts and flags it."),
+        "on_exhausted": Field(_ON_EXHAUSTED, "raise refuses what does not fit; warn counts and flags it."),
         "name": Field(forms.NAME, "What denials and metrics call it. Default: made of resources and window."),
     },
     Quota,
     called="quota",
     located=True,
-    rules=(
-        {"anyOf": [{"required": [resource]} for resource in RESOURCES]},
-        _only_with("day|week|month", "at", {"pattern": VARIABLE}),
-        _only_with(
-            "minute|hour|day|week|month", "timezone", {"pattern": f"^[ \\t\\r\\n]*UTC[ \\t\\r\\n]*$|{VARIABLE}"}
-        ),
-    ),
 )
 
-_CALLS_QUOTA = replace(
-    _QUOTA,
-    fields={**_QUOTA.fields, "per": Field(forms.LASTING_WINDOW, "The window it is counted in. Default day.")},
-    called="calls_quota",
-)
-
-_QUOTA_LIST = ListOf(_QUOTA, "quotas", "[{tokens: 1M, per: day}]", named=True)
-_CALLS_QUOTA_LIST = replace(_QUOTA_LIST, item=_CALLS_QUOTA)
+_QUOTA_LIST = ListOf(QUOTA, "quotas", "[{tokens: 1M, per: day}]")
 
 
 def _level(level: Level) -> Named:
-    of_names = Named(_QUOTA_LIST if level.per_run else _CALLS_QUOTA_LIST)
+    of_names = Named(_QUOTA_LIST)
     return Named(of_names, exact=True) if level.nested else of_names
 
 
@@ -147,13 +113,12 @@ _TENANT_FROM = Section(
         "baggage": Field(forms.NAME, "Entry of the OpenTelemetry baggage, where no span has it."),
     },
     TenantFrom,
-    rules=({"anyOf": [{"required": ["span_attribute"]}, {"required": ["baggage"]}]},),
 )
 
 _ESTIMATES = Section(
     {
         "output_tokens": Field(
-            forms.POSITIVE_COUNT,
+            forms.COUNT,
             "Held for an answer whose request sets no maximum, and nothing is known. Default 256.",
         ),
         "hold": Field(
@@ -161,7 +126,7 @@ _ESTIMATES = Section(
             "max (default) holds the request's own maximum; expected what answers of the model usually take.",
         ),
         "clamp": Field(forms.FLAG, "Lower a request's maximum to what is left, instead of refusing. Default false."),
-        "min_output_tokens": Field(forms.POSITIVE_COUNT, "What clamp never goes below. Default 16."),
+        "min_output_tokens": Field(forms.COUNT, "What clamp never goes below. Default 16."),
     },
     Estimates,
     may_be_empty=True,
@@ -172,18 +137,18 @@ _TELEMETRY = Section(
         "events": Field(
             forms.words("span", "log", "both"), "Checks and records as span events (default) or log records."
         ),
-        "max_tenants": Field(forms.POSITIVE_COUNT, "Tenants with metrics of their own. Default 500."),
-        "max_models": Field(forms.POSITIVE_COUNT, "Models with metrics of their own. Default 50."),
+        "max_tenants": Field(forms.COUNT, "Tenants with metrics of their own. Default 500."),
+        "max_models": Field(forms.COUNT, "Models with metrics of their own. Default 50."),
         "top_runs": Field(forms.COUNT, "Runs with gauges of their own while they are active. Default 20."),
-        "metrics_port": Field(forms.PORT, "TCP port of /metrics; 0 takes any free one."),
+        "metrics_port": Field(forms.COUNT, "TCP port of /metrics; 0 takes any free one."),
     },
     TelemetryConfig,
     may_be_empty=True,
 )
 
 
-def _store(url: str = "memory", **times_s: Any) -> StoreConfig:
-    return StoreConfig(url, **{f"{name}_s": float(value) for name, value in times_s.items()})
+def _store(url: str = "memory", **times: Any) -> StoreConfig:
+    return StoreConfig(url, **{f"{name}_s": float(time) for name, time in times.items()})
 
 
 _STORE = Section(
@@ -193,27 +158,24 @@ _STORE = Section(
             "memory (default), a file (sqlite:///path.db beside this one), or a server (redis://host:port/db).",
         ),
         "timeout": Field(
-            forms.TIMEOUT, "How long one call of the store may take. Default 250ms for a server, 5s for a file."
+            forms.SECONDS, "How long one call of the store may take. Default 250ms for a server, 5s for a file."
         ),
-        "ttl": Field(forms.TTL, "How long a hold lives that nobody renews. Default 60s."),
+        "ttl": Field(forms.SECONDS, "How long a hold lives that nobody renews. Default 60s."),
     },
     _store,
-    later=("on_error", "shard_by", "fallback_share", "lease"),
 )
 
 #: The whole file. It is read in this order: first what the rest refers to.
 FILE: Final = Section(
     {
-        "prices": Field(
-            Named(_PRICE, known="prices"), "Model or pattern -> what it costs, in US dollars per million tokens."
-        ),
-        "budgets": Field(Named(_BUDGET, known="budgets"), "What one run may spend at most, by name."),
+        "prices": Field(Named(_PRICE), "Model or pattern -> what it costs, in US dollars per million tokens."),
+        "budgets": Field(Named(BUDGET, referred=True), "What one run may spend at most, by name."),
         "default_budget": Field(
-            TextOr(forms.BUDGET, _BUDGET, may_be_empty=True),
+            TextOr(forms.BUDGET, BUDGET, refers=True, may_be_empty=True),
             "What a run is held to that asks for no budget: one, or its name.",
         ),
         "agents": Field(
-            Named(TextOr(forms.BUDGET, _BUDGET)), "Agent's name (gen_ai.agent.name) -> budget of its runs."
+            Named(TextOr(forms.BUDGET, BUDGET, refers=True)), "Agent's name (gen_ai.agent.name) -> budget of its runs."
         ),
         "tenants": Field(Named(_TENANT, exact=True), "Tenant -> the organisation it belongs to."),
         "require_tenant": Field(forms.FLAG, "Refuse runs that name no tenant. Default false: they are `default`'s."),
@@ -223,7 +185,7 @@ FILE: Final = Section(
             forms.FLAG, "Believe the cost that a response reports, for models not in `prices`. Default false."
         ),
         "on_unpriced": Field(
-            forms.ON_UNPRICED,
+            _ON_UNPRICED,
             "What a call of a model without a price does. Default: deny under a cost limit, else allow.",
         ),
         "estimates": Field(_ESTIMATES, "What a call is taken to use before it has said so."),
@@ -233,5 +195,4 @@ FILE: Final = Section(
         ),
     },
     dict,
-    later=("on_store_error",),
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Final
 
 from otelbudget.config.fields import FILE
 from otelbudget.config.nodes import compose
@@ -14,8 +13,6 @@ from otelbudget.config.reader import Reader
 from otelbudget.config.settings import Config
 from otelbudget.config.store import StoreConfig
 from otelbudget.errors import ConfigError, Problem
-
-_LARGEST: Final = 1 << 20
 
 
 def load(path: str | os.PathLike[str], variables: Mapping[str, str] | None = None) -> Config:
@@ -34,12 +31,17 @@ def named(path: object) -> str:
 
 def parse(data: bytes, source: str, variables: Mapping[str, str] | None = None) -> Config:
     """The configuration that *data* says, the contents of the file *source*."""
-    reader = Reader(source, variables)
-    values = FILE.read(reader, compose(_text(data, source), source), ())
+    reader, root = Reader(source, variables), compose(_text(data, source), source)
+    values = FILE.read(reader, root, ())
     reader.check()
     store = values.pop("store", None) or StoreConfig()
     store = (StoreConfig(store) if isinstance(store, str) else store).beside(os.path.dirname(os.path.abspath(source)))
-    return Config(**values, store=store, source=source, lines=reader.lines)
+    try:
+        return Config(**values, store=store, source=source, lines=reader.lines)
+    except ConfigError as error:
+        reader.refused(root, (), str(error))
+        reader.check()
+        raise
 
 
 def _unreadable(source: str, message: str) -> ConfigError:
@@ -47,10 +49,10 @@ def _unreadable(source: str, message: str) -> ConfigError:
 
 
 def contents(source: str) -> bytes:
-    """What is in the file *source*; ConfigError if it can't be read or is too large to be a configuration."""
+    """What is in the file *source*; ConfigError if it can't be read."""
     try:
         with open(source, "rb") as file:
-            data = file.read(_LARGEST + 1)
+            return file.read()
     except FileNotFoundError as error:
         where = ""
         with suppress(OSError):
@@ -58,9 +60,6 @@ def contents(source: str) -> bytes:
         raise _unreadable(source, f"there is no such file{where}") from error
     except (OSError, ValueError) as error:
         raise _unreadable(source, f"can't be read: {getattr(error, 'strerror', None) or error}") from error
-    if len(data) > _LARGEST:
-        raise _unreadable(source, f"the file is larger than {_LARGEST // 1024} KiB, which no configuration needs")
-    return data
 
 
 def _text(data: bytes, source: str) -> str:

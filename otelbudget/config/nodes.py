@@ -1,41 +1,19 @@
-"""YAML text to a graph of nodes with positions, within bounds. The one place that needs PyYAML."""
+"""YAML text to a graph of nodes with positions. The one place that needs PyYAML."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 import yaml
-from yaml.error import Mark, MarkedYAMLError
+from yaml.error import MarkedYAMLError
 from yaml.nodes import Node
 from yaml.reader import ReaderError
 
 from otelbudget.config.problems import refused
 from otelbudget.errors import Problem
 
-_DEEPEST: Final = 40
-#: PyYAML repeats names of any length.
-_LONGEST_SAID: Final = 200
 #: What a plain YAML value can't begin with, though names and amounts do.
 _INDICATORS: Final = frozenset("*&!%@`")
-
-
-class _Loader(yaml.BaseLoader):
-    """Composes nodes and resolves no plain scalar: ``no``, ``5:00`` and ``1e3`` stay the texts that they are."""
-
-    depth = 0
-
-    def compose_node(self, parent: Node | None, index: int) -> Node | None:
-        self.depth += 1
-        if self.depth > _DEEPEST:
-            raise MarkedYAMLError(problem="nested too deeply", problem_mark=self.here())
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-    def here(self) -> Mark:
-        """Where the next event begins."""
-        mark: Mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # types-PyYAML 6.0.12
-        return mark
 
 
 def compose(text: str, source: str) -> Node:
@@ -45,7 +23,7 @@ def compose(text: str, source: str) -> Node:
     except MarkedYAMLError as error:
         mark: Any = error.problem_mark or error.context_mark
         line, column = (mark.line, mark.column) if mark else (0, 0)
-        said = " ".join(part[:_LONGEST_SAID] for part in (error.problem, error.context) if part)
+        said = " ".join(filter(None, (error.problem, error.context)))
         hint = "" if type(error) is MarkedYAMLError else _hint(text, line, column)
         raise refused([Problem(source, line + 1, column + 1, "", f"{said}{hint}")]) from error
     except ReaderError as error:
@@ -62,12 +40,15 @@ def compose(text: str, source: str) -> Node:
 
 
 def _composed(text: str) -> Node | None:
-    loader = _Loader(text)
+    # It resolves no plain scalar: ``no``, ``5:00`` and ``1e3`` stay the texts that they are.
+    loader = yaml.BaseLoader(text)
     try:
         root = loader.compose_document() if loader.check_node() else None
         if loader.check_node():
-            message = "a second document begins here; only one is read"
-            raise MarkedYAMLError(problem=message, problem_mark=loader.here())
+            mark = loader.peek_event().start_mark  # type: ignore[no-untyped-call]  # types-PyYAML 6.0.12
+            raise MarkedYAMLError(problem="a second document begins here; only one is read", problem_mark=mark)
+    except RecursionError as error:
+        raise MarkedYAMLError(problem="nested too deeply", problem_mark=loader.get_mark()) from error
     except (ValueError, OverflowError) as error:  # an escape beyond Unicode, a number of too many digits
         raise MarkedYAMLError(problem=f"not understood: {error}", problem_mark=loader.get_mark()) from error
     finally:

@@ -9,12 +9,9 @@ from typing import Final
 
 from otelbudget.errors import ConfigError, Problem
 
-#: After this many, a file is not read any further.
-MOST_FOUND: Final = 1_000
-#: How many names a wrong one is compared with, and how much of it: it takes time with both.
-MOST_COMPARED: Final = 10_000
-_LONGEST_COMPARED: Final = 40
-_MOST_SAID: Final = 50
+#: How many problems are said, and how many names a wrong one is compared with: it takes time with both.
+MOST_SAID: Final = 50
+_MOST_COMPARED: Final = 500
 _LONGEST_SHOWN: Final = 60
 _SIMPLE_NAME: Final = re.compile(r"[\w-]+")
 #: What an address with a password may be: all after its first colon is kept to ourselves.
@@ -28,7 +25,7 @@ def shown(text: str) -> str:
 
 
 def _concealed(text: str) -> str:
-    return f"{text.partition(':')[0]}:..." if _ADDRESS.match(text[:4_096]) else text
+    return f"{text.partition(':')[0]}:..." if _ADDRESS.match(text) else text
 
 
 def dotted(path: tuple[str, ...]) -> str:
@@ -39,11 +36,10 @@ def dotted(path: tuple[str, ...]) -> str:
 def refused(problems: Iterable[Problem]) -> ConfigError:
     """The error that says all of *problems*, those beyond the first 50 by their number only."""
     found = tuple(problems)
-    lines = [str(problem) for problem in found[:_MOST_SAID]]
-    if len(found) > _MOST_SAID:
-        least = "at least " if len(found) >= MOST_FOUND else ""
-        more = f"and {least}{len(found) - _MOST_SAID} more from here on"
-        lines.append(str(found[_MOST_SAID]._replace(path="", message=more)))
+    lines = [str(problem) for problem in found[:MOST_SAID]]
+    if len(found) > MOST_SAID:
+        more = f"and {len(found) - MOST_SAID} more from here on"
+        lines.append(str(found[MOST_SAID]._replace(path="", message=more)))
     return ConfigError("\n".join(lines), problems=found)
 
 
@@ -51,17 +47,13 @@ def close_to(wrong: str, known: Iterable[str]) -> str:
     """A question whether one of *known* was meant, if one is close to what is wrong; else empty."""
     from difflib import get_close_matches
 
-    names, wrong = list(known), wrong[:_LONGEST_COMPARED]
+    names, wrong = list(islice(known, _MOST_COMPARED)), wrong[:_LONGEST_SHOWN]
     close = get_close_matches(wrong, names, n=1) or get_close_matches(wrong.lower(), names, n=1)
     return f"did you mean {close[0]!r}?" if close else ""
 
 
-def listed(known: Collection[str]) -> str:
-    """What there is, or its beginning."""
-    names = ", ".join(islice(known, 20)) + (", ..." if len(known) > 20 else "")
-    return f"known are {names}" if known else "there are none"
-
-
 def did_you_mean(wrong: object, known: Collection[str]) -> str:
     """The end of a message about an unknown name: what it is close to, or what there is."""
-    return f"; {close_to(str(wrong), islice(known, MOST_COMPARED)) or listed(known)}"
+    names = ", ".join(islice(known, 20)) + (", ..." if len(known) > 20 else "")
+    listed = f"known are {names}" if known else "there are none"
+    return f"; {close_to(str(wrong), known) or listed}"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import pytest
 
@@ -13,12 +12,11 @@ from otelbudget.errors import ConfigError, Problem
 
 #: Linear is 4, quadratic 16.
 MOST_TIMES = 9
-VARIABLES = {"LONG": "v" * 60_000}
 
 
 def refusal(text: str) -> tuple[Problem, ...]:
     try:
-        parse(text.encode(), "b.yaml", VARIABLES)
+        parse(text.encode(), "b.yaml")
     except ConfigError as error:
         return error.problems
     return ()
@@ -34,10 +32,6 @@ def repeated(before: str, what: str, after: str = "") -> Callable[[int], str]:
 
 def listed(before: str, line: str, after: str = "") -> Callable[[int], str]:
     return lambda n: before + numbered(line, n) + after
-
-
-def merged(n: int) -> str:
-    return "".join(f"- &m{i} {{<<: *m{i - 1}}}\n" for i in range(1, n + 1))
 
 
 #: What a file is full of, and how much of it makes some milliseconds.
@@ -66,7 +60,6 @@ FILES: dict[str, tuple[Callable[[int], str], int]] = {
     "a ratio of many digits": (repeated("prices: {a: {input: 1, discount: ", "9", "%}}"), 40_000),
     "a time of many colons": (repeated("quotas: {org: [{steps: 1, at: ", "06:", "00}]}"), 10_000),
     "a window of many digits": (repeated("quotas: {org: [{steps: 1, per: rolling ", "1", "s}]}"), 40_000),
-    "a long zone": (repeated("quotas: {org: [{steps: 1, timezone: ", "a/", "b}]}"), 20_000),
     "a long path of a store": (repeated("store: sqlite:///", "a/", "b"), 20_000),
     "a long name": (repeated("budgets: {? ", "k", " : {}}"), 40_000),
     "a long tag": (repeated("budgets: !", "x", " {}"), 40_000),
@@ -76,16 +69,6 @@ FILES: dict[str, tuple[Callable[[int], str], int]] = {
     # variables
     "many dollars": (repeated("budgets: {a: {max_steps: '", "$$", "'}}"), 20_000),
     "many beginnings of variables": (repeated("budgets: {a: {max_steps: '", "${", "'}}"), 20_000),
-    "a long variable many times": (repeated("budgets: {a: {max_steps: '", "${LONG}", "'}}"), 10_000),
-    "many texts with a long variable": (listed("budgets:\n", "  b#: {max_steps: '${LONG}'}\n"), 1_200),
-    "a text of dollars by many aliases": (
-        lambda n: f"budgets:\n  a: {{max_steps: &x '{'$$' * n}'}}\n  b: {{thresholds: [{'*x,' * n}]}}\n",
-        500,
-    ),
-    "a long text by many aliases": (
-        lambda n: f"budgets:\n  a: {{max_steps: &x {'y' * n}}}\n  b: {{thresholds: [{'*x,' * n}]}}\n",
-        1_000,
-    ),
     # structure
     "one name many times": (repeated("budgets:\n", "  a: {max_steps: 1}\n"), 1_200),
     "a long list": (repeated("budgets: {a: {thresholds: [", "50%,", "1]}}"), 1_000),
@@ -96,11 +79,6 @@ FILES: dict[str, tuple[Callable[[int], str], int]] = {
     "prices of patterns": (listed("prices: {", "'u#*': {input: 1},", "}"), 200),
     "values of a tag": (listed("quotas: {tags: {team: {", "v#: [],", "}}}"), 500),
     "anchors": (listed("tenants:\n", "  t#: &t# {org: a}\n"), 300),
-    "one mapping merged many times": (repeated("budgets:\n  a: &a {max_steps: 1}\n  b: {<<: [", "*a,", "]}"), 1_000),
-    "mappings merged one into the other": (
-        lambda n: f"x:\n- &m0 {{}}\n{merged(n)}budgets: *m{n}\n",
-        400,
-    ),
     "an opened list": (repeated("budgets: ", "[\n"), 40_000),
     "an opened mapping": (repeated("budgets: ", "{a: \n"), 40_000),
     "names without an end": (repeated("{", "a "), 12_000),
@@ -126,23 +104,11 @@ def test_four_times_the_file_takes_about_four_times_as_long(full_of: str) -> Non
     pytest.fail(f"took {times} times as long")
 
 
-@pytest.mark.parametrize("known", [1_000, 30_000])
-def test_only_so_many_names_are_compared_with_wrong_ones(known: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    compared = 0
-    real = difflib.get_close_matches
-
-    def counting(word: str, possibilities: Iterable[str], **options: int) -> list[str]:
-        nonlocal compared
-        names = list(possibilities)
-        compared += len(names)
-        return real(word, names, **options)
-
-    monkeypatch.setattr(difflib, "get_close_matches", counting)
-    names = numbered("  budget#: {}\n", known)
+def test_what_was_meant_is_looked_for_as_long_as_anybody_reads_it() -> None:
+    names = numbered("  budget#: {}\n", 30_000)
     first, *others = refusal(f"budgets:\n{names}agents:\n{numbered('  a#: budgett#' + chr(10), 900)}")
     assert first.message == "'budgett0' is not the name of a budget; did you mean 'budget0'?"
     assert others[-1].message == "'budgett899' is not the name of a budget"
-    assert compared <= 2 * 10_000
 
 
 def test_what_there_is_is_not_listed_again_and_again() -> None:
@@ -150,36 +116,6 @@ def test_what_there_is_is_not_listed_again_and_again() -> None:
     problems = refusal(f"budgets:\n{names}agents:\n{numbered('  a#: y#' + chr(10), 900)}")
     assert len(problems) == 900
     assert sum(len(problem.message) for problem in problems) < 400_000
-
-
-def test_reading_ends_after_a_thousand_mistakes() -> None:
-    with pytest.raises(ConfigError) as refused:
-        parse(numbered("x#: 1\n", 5_000).encode(), "b.yaml")
-    assert len(refused.value.problems) == 1_000
-    assert str(refused.value).splitlines()[-1] == "b.yaml:51:1: and at least 950 more from here on"
-
-
-@pytest.mark.parametrize("mappings", [41, 42, 5_000])
-def test_mappings_are_merged_one_into_the_other_up_to_a_depth(mappings: int) -> None:
-    chain = "".join(f"  m{i}: &m{i} {{<<: *m{i - 1}}}\n" for i in range(1, mappings))
-    problems = refusal(f"budgets:\n  m0: &m0 {{max_steps: 1}}\n{chain}")
-    assert bool(problems) == (mappings > 41)
-    assert all("more than 40 mappings are merged" in problem.message for problem in problems)
-
-
-@pytest.mark.parametrize(
-    "text", ["x" * 4_097, "$$" * 4_096, "${LONG}", "x" * 4_000 + "${LONG}", "${A:-" + "x" * 4_096 + "}"]
-)
-def test_a_value_is_not_longer_than_anybody_needs(text: str) -> None:
-    (problem,) = refusal(f"default_budget: '{text}'")
-    assert problem.message == "no value has more than 4,096 characters, variables replaced"
-
-
-@pytest.mark.parametrize(
-    "text", ["budgets: *" + "x" * 9_000, "budgets: !a" + "x" * 9_000 + "!b {}", "a: &" + "x" * 9_000]
-)
-def test_what_is_no_yaml_has_a_short_message_too(text: str) -> None:
-    assert all(len(problem.message) < 500 for problem in refusal(text))
 
 
 def test_a_message_shows_no_more_of_a_long_text_than_its_beginning() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from otelbudget.config.scalars import parse_count, parse_flag, parse_ratio, parse_seconds, parse_usd
+from otelbudget.config.forms import parse_count, parse_flag, parse_ratio, parse_seconds, parse_usd
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ from otelbudget.config.scalars import parse_count, parse_flag, parse_ratio, pars
         (parse_seconds, "1.5h", 5_400),
         (parse_seconds, "500ms", Decimal("0.5")),
         (parse_seconds, "2d", 172_800),
-        (parse_ratio, "80%", Decimal("0.8")),
-        (parse_ratio, "80 %", Decimal("0.8")),
-        (parse_ratio, "0.8", Decimal("0.8")),
-        (parse_ratio, "1", Decimal(1)),
-        (parse_ratio, "100%", Decimal(1)),
-        (parse_ratio, "0", Decimal(0)),
+        (parse_ratio, "80%", 0.8),
+        (parse_ratio, "80 %", 0.8),
+        (parse_ratio, "0.8", 0.8),
+        (parse_ratio, "1", 1.0),
+        (parse_ratio, "100%", 1.0),
+        (parse_ratio, "0", 0.0),
         (parse_flag, "true", True),
         (parse_flag, "True", True),
         (parse_flag, "FALSE", False),
@@ -80,20 +80,16 @@ def test_amounts_mean_what_people_write(parse: Callable[[str], Any], text: str, 
         (parse_count, "1,000", "without commas"),
         (parse_count, ".inf", "not a finite number"),
         (parse_count, "NaN", "not a finite number"),
-        (parse_count, "9007199254740992", "must be below 9,007,199,254,740,992"),
-        (parse_count, "9e99", "must be below"),
         (parse_count, "1" * 31, "longer than 30 characters"),
         (parse_usd, "€2", "US dollars"),
         (parse_usd, "2 EUR", ""),
         (parse_usd, "$-2", "can't be negative"),
-        (parse_usd, "$10M", "must be below 9,007,199"),
         (parse_seconds, "5:00", "with units: 5m"),
         (parse_seconds, "5min", "units are ms, s, m, h and d"),
         (parse_seconds, "h", "units are ms, s, m, h and d"),
         (parse_seconds, "-5s", "can't be negative"),
         (parse_seconds, "5s 5", ""),
         (parse_seconds, "1.2.3s", "units are ms, s, m, h and d"),
-        (parse_seconds, "200d", "must be below 104 days"),
         (parse_ratio, "80", "with a %"),
         (parse_ratio, "120%", "more than all"),
         (parse_ratio, "-5%", "can't be negative"),
@@ -128,4 +124,4 @@ def test_amounts_are_exact_whatever_the_decimal_context_of_the_application() -> 
         assert parse_count("12345.678k") == 12_345_678
         assert parse_usd("$1234.56789k") == Decimal("1234567.89")
         assert parse_seconds("100h59m59.25s") == Decimal("363599.25")
-        assert parse_ratio("12.345%") == Decimal("0.12345")
+        assert parse_ratio("12.345%") == 0.12345
