@@ -17,7 +17,7 @@ from otelbudget.bootstrap.exporters import Outlet, make_outlets
 from otelbudget.bootstrap.follower import Follower
 from otelbudget.bootstrap.guarding import Guarding
 from otelbudget.bootstrap.logs import open_logs
-from otelbudget.bootstrap.metrics import MetricsRoute, unserved
+from otelbudget.bootstrap.metrics import MetricsRoute
 from otelbudget.bootstrap.providers import equip
 from otelbudget.engine import context as contexts
 from otelbudget.engine.engine import Engine
@@ -227,12 +227,6 @@ class SetUp:
             _log.warning(
                 "the sampler of the tracer provider joined can drop spans, so calls of SDKs without a guard may pass"
                 " unseen; let setup() make the provider, or sample in the collector"
-            )
-        if others := unserved(self._arguments.meter_provider):
-            _log.warning(
-                "OTEL_METRICS_EXPORTER names %s, which setup() does not serve: it knows otlp, prometheus and none;"
-                " pass a meter_provider that has such an exporter",
-                _and(others),
             )
         if named is not None and equipped.service_name not in (None, named):
             _log.warning("service_name is ignored: the tracer provider is there already, as %s", equipped.service_name)

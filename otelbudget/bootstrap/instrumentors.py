@@ -36,20 +36,9 @@ CANDIDATES: Final[dict[str, tuple[Candidate, ...]]] = {
         Candidate("opentelemetry.instrumentation.openai", "OpenAIInstrumentor", "opentelemetry-instrumentation-openai"),
     )
 }
-#: Others that may be active already; we never switch these on.
-_OTHERS: Final = {
-    "openai": (
-        Candidate("opentelemetry.instrumentation.openai_v2", "OpenAIInstrumentor", ""),
-        Candidate("opentelemetry.instrumentation.openai.v1", "OpenAIV1Instrumentor", ""),
-    )
-}
-
-#: SDK -> its client classes, the package of its other classes, and the method that most instrumentations wrap.
+#: SDK -> its client classes, and the package of its other classes.
 _CLIENTS: Final[dict[str, tuple[str, ...]]] = {"openai": ("OpenAI", "AsyncOpenAI")}
 _RESOURCES: Final[dict[str, str]] = {"openai": "openai.resources"}
-_CREATE: Final[dict[str, tuple[str, str, str]]] = {
-    "openai": ("openai.resources.chat.completions", "Completions", "create")
-}
 
 
 def instrument(sdk: str, providers: dict[str, Any]) -> Callable[[], None]:
@@ -74,7 +63,7 @@ def _remove(instrumentor: Any, wrappers: list[tuple[type, str, Any]]) -> None:
     if instrumentor.is_instrumented_by_opentelemetry:
         instrumentor.uninstrument()
     for cls, name, wrapper in wrappers:
-        # OpenLLMetry 0.62 leaves all its wrappers; OpenInference 0.1 leaves what was inherited as the class's own.
+        # OpenLLMetry 0.62 leaves its wrappers, which go on; OpenInference 0.1 what was inherited as the class's own.
         left: Any = vars(cls).get(name)
         if left is wrapper:
             left = left.__wrapped__
@@ -85,15 +74,8 @@ def _remove(instrumentor: Any, wrappers: list[tuple[type, str, Any]]) -> None:
 
 def instrumented(sdk: str) -> bool:
     """Whether something instruments *sdk* already. The SDK has been imported."""
-    for candidate in (*CANDIDATES[sdk], *_OTHERS[sdk]):
-        module = sys.modules.get(candidate.module)
-        # Not by calling the class: that would run its constructor, which changes settings of a live one.
-        instance = getattr(getattr(module, candidate.attribute, None), "_instance", None)
-        if instance is not None and instance.is_instrumented_by_opentelemetry:
-            return True
-    place, cls, method = _CREATE[sdk]
-    by_logfire = any(vars(cls).get("_is_instrumented_by_logfire") for cls in _clients(sdk))
-    return by_logfire or _is_wrapper(vars(getattr(import_module(place), cls))[method])
+    by_logfire = any(vars(client).get("_is_instrumented_by_logfire") for client in _clients(sdk))
+    return by_logfire or bool(_wrappers(sdk))
 
 
 def _clients(sdk: str) -> list[type]:

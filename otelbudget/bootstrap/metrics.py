@@ -5,7 +5,7 @@ Two routes to one Prometheus would double every sum.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -64,8 +64,7 @@ class MetricsRoute:
 
     def begin_closing(self) -> list[Delivery]:
         """Stop serving and begin the last push; what has to be waited for."""
-        with suppress(RuntimeError):  # no thread can be started at interpreter exit; the page ends with it
-            self._undo.close()
+        self._undo.close()
         return [] if self._carrier is None else self._carrier.close()
 
     def close(self) -> None:
@@ -110,20 +109,9 @@ def _own(resource: Resource | None) -> Carrier:
     return Carrier(provider, where, [(delivery, provider.shutdown)])
 
 
-def unserved(given: MeterProvider | None) -> list[str]:
-    """What ``OTEL_METRICS_EXPORTER`` names that nobody does: not `setup()`, nor a provider of the application's."""
-    if given is not None or of_application(metrics_api.get_meter_provider()) is not None:
-        return []
-    return [name for name in _named() if name not in ("otlp", "prometheus", "none", "")]
-
-
-def _named() -> list[str]:
-    return [name.strip().lower() for name in variable("OTEL_METRICS_EXPORTER").split(",")]
-
-
 def push_wanted(given: MeterProvider | None) -> bool:
     """Whether metrics are to be pushed."""
-    named = _named()
+    named = [name.strip().lower() for name in variable("OTEL_METRICS_EXPORTER").split(",")]
     endpoint = variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
     return given is not None or "otlp" in named or (bool(endpoint) and "none" not in named)
 

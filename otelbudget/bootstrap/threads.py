@@ -41,27 +41,9 @@ def stop_carrying() -> None:
 
 def _start(original: Callable[..., Any], thread: threading.Thread) -> None:
     context = otel_context.get_current()
-    if not context or _serves_many(thread):
-        original(thread)
-        return
-    own = vars(thread).get("run")
-    run = _within(context, thread.run)
-
-    def restore() -> None:
-        vars(thread).pop("run", None)
-        if own is not None:
-            vars(thread)["run"] = own
-
-    def run_within() -> None:
-        restore()
-        run()
-
-    vars(thread)["run"] = run_within
-    try:
-        original(thread)
-    except BaseException:
-        restore()
-        raise
+    if context and not _serves_many(thread):
+        vars(thread)["run"] = _within(context, thread.run)
+    original(thread)
 
 
 def _serves_many(thread: threading.Thread) -> bool:

@@ -6,7 +6,6 @@ tokens.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from otelbudget.errors import ConfigError
 from otelbudget.model.amounts import NANOS, Money, count, nanousd
 from otelbudget.model.budget import Usage
 from otelbudget.model.names import is_pattern, matching, undated
+from otelbudget.pricing.listed import listed_price
 from otelbudget.pricing.rates import PARTS, Known, Rates, rates
 
 __all__ = ["Price", "Prices"]
@@ -27,8 +27,6 @@ _FINEST: Final = 30
 #: Answers kept; names come from callers, so their number has no other bound.
 _MOST_KNOWN: Final = 4_096
 _LONGEST_NAME: Final = 512
-#: Whether this thread is asking the list of prices.
-_here = threading.local()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +131,7 @@ class Prices:
     def load(self) -> bool:
         """Load the genai-prices package now (0.4 s), not at the first model; whether it is there to be asked."""
         try:
-            return self._listed and self._ask_list("gpt-4o", "openai") is not None
+            return self._listed and listed_price("gpt-4o", "openai", self._clock_s()) is not None
         except ImportError:
             return False
 
@@ -167,25 +165,13 @@ class Prices:
         known = None if entry is None else self._given[entry]
         if known is None and self._listed and 0 < len(name) <= _LONGEST_NAME:
             try:
-                known = self._ask_list(name, provider)
+                known = listed_price(name, provider, self._clock_s())
             except ImportError:
                 return None  # not known this time; the next call asks again
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()
         self._known[model, provider] = known
         return known
-
-    def _ask_list(self, name: str, provider: str | None) -> Known | None:
-        """What is listed; ImportError if this very thread, which a signal handler has interrupted, is loading it."""
-        if getattr(_here, "asks", False):
-            raise ImportError("the list of prices is being loaded")
-        _here.asks = True
-        try:
-            from otelbudget.pricing.listed import listed_price
-
-            return listed_price(name, provider, self._clock_s())
-        finally:
-            _here.asks = False
 
     @property
     def given(self) -> bool:

@@ -37,15 +37,14 @@ MAX_TENANTS: Final = 500
 MAX_MODELS: Final = 50
 MAX_BUDGETS: Final = 200
 TOP_RUNS: Final = 20
-#: Series that cells and run histograms may have before new label sets are counted under the tenant ``other``. A page
-#: has 20,000 in all: these, 6,500 of quotas (`quota_gauges`), and 1,000 for everything else: checks timed by operation
-#: (110), estimates by model (700), runs one by one (40), models without a price (50).
+#: Tenants whose finished runs have histograms of their own, 36 series for each outcome.
+MAX_RUN_TENANTS: Final = 100
+#: Series that cells may have before new label sets are counted under the tenant ``other``. A page has 40,000 in all:
+#: these, 11,000 of finished runs, 6,500 of quotas (`quota_gauges`), and 1,000 of everything else.
 MAX_CELL_SERIES: Final = 8_300
-MAX_HISTOGRAM_SERIES: Final = 4_200
 _BUDGET_SERIES: Final = 8
 _SPEND_SERIES: Final = 6
 _TENANT_SERIES: Final = 2
-_OUTCOME_SERIES: Final = len(COST_BUCKETS) + len(TOKEN_BUCKETS) + len(SECONDS_BUCKETS) + 9
 #: A tenant's spend on every priced model is born at zero while the tenant and the models are few.
 _BORN_SPENDS: Final = 1_000
 #: Observations kept for a reader that collects; the oldest go first if none does.
@@ -103,7 +102,8 @@ class Meters:
         self._budgets: dict[tuple[str, str], BudgetCell] = {}
         self._spends: dict[tuple[str, str], SpendCell] = {}
         self._tenants: dict[str, TenantCell] = {}
-        self._cell_series = self._histogram_series = 0
+        self._run_tenants = Names(MAX_RUN_TENANTS, self._overflow)
+        self._cell_series = 0
         #: The runs in progress (`RunState`, which is above this row).
         self.live: set[Any] = set()
         self.store = store
@@ -198,12 +198,7 @@ class Meters:
 
     def observe_run(self, tenant: str, outcome: str, used: Sequence[int], seconds: float, trace: Trace) -> None:
         """Observe a finished run; *used* is in `RESOURCES` order. Called with the lock held."""
-        cell, first = self.tenant(tenant), (semconv.M_RUN_COST, outcome)
-        if first not in cell.runs and self._histogram_series + _OUTCOME_SERIES > MAX_HISTOGRAM_SERIES:
-            self._overflow.n += 1
-            cell = self.tenant(OTHER)
-        if first not in cell.runs:
-            self._histogram_series += _OUTCOME_SERIES
+        cell = self.tenant(self._run_tenants.label(self.tenant(tenant).tenant))
         for metric, bounds, value in (
             (semconv.M_RUN_COST, COST_BUCKETS, used[COST] / NANOS),
             (semconv.M_RUN_TOKENS, TOKEN_BUCKETS, float(used[TOKENS])),
@@ -238,7 +233,7 @@ class Meters:
         for counted in counts:
             if counted is not None:
                 counted.clear()
-        self._histogram_series = self._overflow.n = self.events_suppressed = 0
+        self._overflow.n = self.events_suppressed = 0
 
     def snapshot(self) -> Snapshot:
         """A copy of everything, taken under the lock; quotas a moment before the rest."""

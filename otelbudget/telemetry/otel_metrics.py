@@ -35,8 +35,7 @@ _making = forking.fresh(Lock())
 class OtelInstruments:
     """Report *meters* through *meter_provider* until `close`.
 
-    A later one on the same provider takes over from an earlier one; its counters begin where those of the earlier one
-    ended, since a sum that an SDK has seen must not fall.
+    A later one on the same provider takes over from an earlier one; its counters begin at 0, as after a restart.
     """
 
     def __init__(self, meters: Meters, meter_provider: MeterProvider) -> None:
@@ -70,8 +69,6 @@ class _Instruments:
         self._now: Snapshot | None = None
         self._served: set[str] = set()
         self._run_ids: set[str] = set()
-        #: What counters had come to when their meters were closed, by (name, label values).
-        self._carried: dict[tuple[str, tuple[str, ...]], float] = {}
         forking.tell(self)
         meter = provider.get_meter("otelbudget", __version__)
         for family in FAMILIES:
@@ -86,7 +83,6 @@ class _Instruments:
     def forked(self) -> None:
         """In a forked process everything counts from 0."""
         self._now = None
-        self._carried.clear()
 
     def switch(self, meters: Meters | None, only_if: Meters | None = None) -> None:
         """Read *meters* from now on; None reports nothing. With *only_if*, only if those are read now."""
@@ -97,17 +93,10 @@ class _Instruments:
             if before is not None:
                 self._record(before)
                 before.tell_observations(False)
-                self._carry(before.snapshot())
             self._meters = meters
             self._now = None
             if meters is not None:
                 meters.tell_observations(True)
-
-    def _carry(self, last: Snapshot) -> None:
-        for family in FAMILIES:
-            for labels, value in family.read(last) if family.counts else ():
-                key = (family.name, labels)
-                self._carried[key] = self._carried.get(key, 0) + value
 
     def _read(self, family: Family, _: CallbackOptions) -> list[Observation]:
         with self._lock:
@@ -116,9 +105,7 @@ class _Instruments:
     def _observations(self, family: Family) -> list[Observation]:
         now = self._snapshot(family.name)
         return [
-            Observation(
-                value + self._carried.get((family.name, labels), 0), dict(zip(family.labels, labels, strict=True))
-            )
+            Observation(value, dict(zip(family.labels, labels, strict=True)))
             for labels, value in (family.read(now) if now is not None else ())
         ]
 

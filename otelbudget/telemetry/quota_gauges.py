@@ -24,9 +24,8 @@ MAX_QUOTA_MODELS: Final = 100
 MAX_QUOTAS: Final = 200
 #: Labels that are remembered.
 _MOST_LABELS: Final = 20_000
-#: Series that quotas may have before new ones are summed up, and how many of them are kept for those sums.
-MAX_QUOTA_SERIES: Final = 6_500
-_FOR_SUMS: Final = 500
+#: Series that quotas may have before new ones are summed up, by scope.
+MAX_QUOTA_SERIES: Final = 6_000
 _PPM: Final = 1_000_000
 
 #: Index of a limited resource -> what is used and reserved of it, and its limit.
@@ -120,12 +119,10 @@ class QuotaGauges:
 
     def _admit(self, wanted: QuotaLabels, series: int) -> QuotaLabels:
         """*wanted* if so many more series may be shown, else labels that stand for more than this quota."""
-        others = {name: OTHER for name in ("org", "tenant", "model", "agent", "tag") if getattr(wanted, name)}
-        whoever = wanted._replace(**others)
-        labels = whoever._replace(budget=OTHER, window=wanted.window and OTHER)
-        for finer, bound in ((whoever, MAX_QUOTA_SERIES), (wanted, MAX_QUOTA_SERIES - _FOR_SUMS)):
-            if finer in self._shown or self._series + series <= bound:
-                labels = finer
+        labels = wanted
+        if wanted not in self._shown and self._series + series > MAX_QUOTA_SERIES:
+            others = {name: OTHER for name, value in wanted._asdict().items() if value and name != "scope"}
+            labels = wanted._replace(**others)
         self._overflow.n += labels != wanted
         if labels not in self._shown:
             self._shown.add(labels)

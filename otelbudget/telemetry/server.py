@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import socket
-from contextlib import suppress
 from threading import Thread
 from typing import TYPE_CHECKING, Final
 
@@ -34,7 +32,6 @@ class MetricsServer:
         self.host = host
         self.port: int = server.server_port
         shown = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
-        self._door = (shown, self.port)
         self.url = f"http://{f'[{shown}]' if ':' in shown else shown}:{self.port}/metrics"
 
     @classmethod
@@ -68,13 +65,7 @@ class MetricsServer:
 
     def close(self) -> None:
         """Stop serving; the port is free and the thread gone when this returns. Closing twice does nothing."""
-        if self._thread.is_alive():
-            stopping = Thread(target=self._server.shutdown, name="otelbudget-metrics-stop", daemon=True)
-            stopping.start()
-            # The server looks for the stop sign every half second, or as soon as somebody knocks.
-            while stopping.is_alive():
-                with suppress(OSError):
-                    socket.create_connection(self._door, timeout=0.1).close()
-                stopping.join(0.02)
+        if self._thread.is_alive():  # it is not in a fork
+            self._server.shutdown()
             self._thread.join()
         self._server.server_close()

@@ -67,6 +67,8 @@ def _restored() -> Iterator[None]:
             delattr(cls, name)
         elif before[cls, name] is not value:
             setattr(cls, name, before[cls, name])
+    for cls, name, wrapper in instrumentors._wrappers("openai"):
+        setattr(cls, name, wrapper.__wrapped__)
 
 
 def setup(**options: object) -> InMemorySpanExporter:

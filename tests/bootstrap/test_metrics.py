@@ -231,30 +231,3 @@ def test_an_otlp_protocol_that_does_not_exist_leaves_no_page_behind(
     monkeypatch.delenv("OTEL_METRICS_EXPORTER")
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_PROTOCOL")
     setup(metrics_port=closed_port)
-
-
-@pytest.mark.parametrize(
-    ("named", "warned"),
-    [("console", "names console,"), ("otlp,Console,fancy", "names console and fancy,"), ("prometheus, none", None)],
-)
-def test_an_exporter_that_nobody_serves_is_warned_of(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, named: str, warned: str | None
-) -> None:
-    monkeypatch.setenv("OTEL_METRICS_EXPORTER", named)
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.1")
-    setup(metrics_port=None)
-    if warned is None:
-        assert "OTEL_METRICS_EXPORTER" not in caplog.text
-    else:
-        assert f"OTEL_METRICS_EXPORTER {warned}" in caplog.text
-
-
-def test_who_brings_a_meter_provider_is_trusted_to_export(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "console")
-    provider = MeterProvider([InMemoryMetricReader()])
-    setup(meter_provider=provider)
-    assert "OTEL_METRICS_EXPORTER" not in caplog.text
-    otelbudget.shutdown()
-    provider.shutdown()

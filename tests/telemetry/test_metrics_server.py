@@ -103,7 +103,7 @@ def test_an_address_that_is_not_ours_is_an_error(registry: CollectorRegistry, ho
         MetricsServer.start(registry, host, port, explicit=True)
 
 
-def test_closing_frees_the_port_at_once_as_often_as_you_like(registry: CollectorRegistry) -> None:
+def test_closing_frees_the_port_as_often_as_you_like(registry: CollectorRegistry) -> None:
     first = MetricsServer.start(registry, "127.0.0.1", 0, explicit=True)
     port = first.port
     first.close()

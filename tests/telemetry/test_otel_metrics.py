@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry.metrics import NoOpMeterProvider
-from opentelemetry.sdk.metrics import MeterProvider, ObservableCounter
-from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import View
 
 from otelbudget.telemetry import otel_metrics
@@ -167,11 +167,8 @@ def test_a_histogram_value_seen_just_before_closing_is_not_lost(
     assert point.sum == 0.8
 
 
-@pytest.mark.parametrize("temporality", [AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA])
-def test_the_next_manager_on_one_provider_goes_on_where_the_last_one_ended(
-    busy: Traffic, temporality: AggregationTemporality
-) -> None:
-    reader = InMemoryMetricReader(preferred_temporality={ObservableCounter: temporality})
+def test_the_next_manager_on_one_provider_takes_over_and_begins_at_zero(busy: Traffic) -> None:
+    reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
     labels = _labels(tenant="acme", model="small-1")
     first = OtelInstruments(busy.meters, provider)
@@ -180,8 +177,7 @@ def test_the_next_manager_on_one_provider_goes_on_where_the_last_one_ended(
     fresh = type(busy)()
     second = OtelInstruments(fresh.meters, provider)
     fresh.spend("acme", "small-1", (1, 1), 10_000_000)
-    expected = 0.06 if temporality is AggregationTemporality.CUMULATIVE else 0.01
-    assert _values(reader, "otelbudget_cost_usd")[labels] == pytest.approx(expected)
+    assert _values(reader, "otelbudget_cost_usd")[labels] == pytest.approx(0.01)
     first.close()
     assert _values(reader, "otelbudget_cost_usd")
     second.close()
