@@ -14,7 +14,7 @@ from otelbudget.bootstrap.delivery import BatchOutlet, SimpleOutlet
 from otelbudget.errors import ConfigError
 
 Outlet = SimpleOutlet | BatchOutlet
-Signal = Literal["TRACES", "LOGS"]
+Signal = Literal["TRACES", "METRICS", "LOGS"]
 
 _PROTOCOLS: Final = {"grpc": "grpc", "http/protobuf": "http"}
 _PORTS: Final = {"grpc": 4317, "http": 4318}
@@ -37,7 +37,8 @@ def named_exporters(signal: Signal) -> list[tuple[Any, str]]:
         asked = variable(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or variable("OTEL_EXPORTER_OTLP_ENDPOINT")
         listed = "otlp" if asked else "none"
     names = dict.fromkeys(name.strip() for name in listed.split(","))
-    return [_named(signal, name) for name in names if name and name.lower() != "none"]
+    # Prometheus has a page, which is no exporter here.
+    return [_named(signal, name) for name in names if name and name.lower() not in ("none", "prometheus")]
 
 
 def _named(signal: Signal, name: str) -> tuple[Any, str]:
@@ -47,7 +48,7 @@ def _named(signal: Signal, name: str) -> tuple[Any, str]:
     try:
         exporter = exporter_class()
     except Exception as error:
-        what = {"TRACES": "span", "LOGS": "log"}[signal]
+        what = {"TRACES": "span", "METRICS": "metric", "LOGS": "log"}[signal]
         raise ConfigError(f"the {what} exporter {name!r} (OTEL_{signal}_EXPORTER) can't be made: {error}") from error
     protocol = full.removeprefix("otlp_proto_")
     return exporter, name if protocol == full else f"OTLP at {otlp_endpoint(signal, protocol)}"
@@ -61,7 +62,7 @@ def _load(signal: Signal, name: str) -> Any:
     return found[name].load()
 
 
-def otlp_protocol(signal: str) -> str:
+def otlp_protocol(signal: Signal) -> str:
     """``"grpc"`` or ``"http"``: as the variables for *signal* say, else by the port, else gRPC as in the SDK."""
     named = variable(f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL") or variable("OTEL_EXPORTER_OTLP_PROTOCOL")
     if named:
@@ -75,7 +76,7 @@ def otlp_protocol(signal: str) -> str:
     return "http" if url.netloc.endswith(f":{_PORTS['http']}") or (own and url.path.strip("/")) else "grpc"
 
 
-def otlp_endpoint(signal: str, protocol: str) -> str:
+def otlp_endpoint(signal: Signal, protocol: str) -> str:
     """Where OTLP goes for *signal* over *protocol*, without user and password."""
     url = variable(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or variable("OTEL_EXPORTER_OTLP_ENDPOINT")
     if not url:

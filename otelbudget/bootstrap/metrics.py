@@ -6,13 +6,12 @@ Two routes to one Prometheus would double every sum.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import metrics as metrics_api
 
 from otelbudget.bootstrap.delivery import Carrier, Delivery, joined, of_application
-from otelbudget.bootstrap.exporters import otlp_endpoint, otlp_protocol, variable
+from otelbudget.bootstrap.exporters import named_exporters, variable
 from otelbudget.errors import ConfigError
 from otelbudget.telemetry.server import DEFAULT_HOST, DEFAULT_PORT, MetricsServer
 
@@ -90,23 +89,21 @@ def _showing(meters: Meters, given: CollectorRegistry | None, undo: ExitStack) -
 
 
 def _own(resource: Resource | None) -> Carrier:
-    """A meter provider of our own that pushes over OTLP; the metrics SDK is imported only here."""
+    """A meter provider of our own that pushes; the metrics SDK is imported only here."""
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
     from otelbudget.telemetry.otel_metrics import cardinality_views
 
-    protocol = otlp_protocol("METRICS")
-    try:
-        exporter = import_module(f"opentelemetry.exporter.otlp.proto.{protocol}.metric_exporter").OTLPMetricExporter()
-    except Exception as error:
-        raise ConfigError(f"the OTLP metric exporter can't be made: {error}") from error
-    where = f"OTLP at {otlp_endpoint('METRICS', protocol)}"
-    delivery: Any = Delivery(exporter, where)
-    provider = MeterProvider(
-        [PeriodicExportingMetricReader(delivery)], resource=resource, views=cardinality_views(), shutdown_on_exit=False
-    )
-    return Carrier(provider, where, [(delivery, provider.shutdown)])
+    readers, deliveries, places = [], [], []
+    for exporter, where in named_exporters("METRICS"):
+        delivery: Any = Delivery(exporter, where)
+        reader = PeriodicExportingMetricReader(delivery)
+        readers.append(reader)
+        deliveries.append((delivery, reader.shutdown))
+        places.append(where)
+    provider = MeterProvider(readers, resource=resource, views=cardinality_views(), shutdown_on_exit=False)
+    return Carrier(provider, " and ".join(places), deliveries)
 
 
 def push_wanted(given: MeterProvider | None) -> bool:

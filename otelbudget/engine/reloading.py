@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from typing import TYPE_CHECKING
 
 from otelbudget import forking
@@ -54,7 +53,7 @@ class Reloading:
             self._apply(config, "another configuration")
 
     def _read(self, file: WatchedFile, *, force: bool = False) -> bool:
-        look = file.look(time.time(), force=force)
+        look = file.look(force=force)
         if look == "refused":
             self._engine.meters.reload_ok = False
             _log.error("the configuration was not reloaded, and the last good one stays in force:\n%s", file.error)
