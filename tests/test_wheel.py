@@ -47,7 +47,5 @@ def test_the_wheel_works_in_an_environment_with_nothing_else(wheel: Path, tmp_pa
     )
     done = subprocess.run([str(python), "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.split() == ["False", "0"]
-    shown = subprocess.run(
-        [str(python), "-m", "otelbudget.cli", "--version"], capture_output=True, text=True, cwd=tmp_path
-    )
+    shown = subprocess.run([str(python), "-m", "otelbudget", "--version"], capture_output=True, text=True, cwd=tmp_path)
     assert (shown.returncode, "0.1.0" in shown.stdout) == (0, True), shown.stderr

@@ -82,13 +82,6 @@ class Arguments:
 _DEFAULTS: Final = Arguments()
 
 
-def refuse_unknown(names: Iterable[str]) -> None:
-    """Raise a ConfigError for the first of *names*, which `setup()` does not have."""
-    for name in names:
-        known = [one.name for one in fields(Arguments)]
-        raise ConfigError(f"setup() has no argument {name!r}{did_you_mean(name, known)}")
-
-
 def configuration(config: str | os.PathLike[str] | Config | RunBudget | None) -> tuple[Config, bool]:
     """The configuration that *config* stands for, and whether there is any; a ConfigError if the file is wrong."""
     if isinstance(config, Config):

@@ -33,24 +33,37 @@ class Forwarder(SpanProcessor):
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Let the manager decide; a span that is denied is left as it is, not ended."""
-        self._tell(self.manager, "on_start", "a span starts", span, parent_context)
+        manager = self.manager
+        if manager is not None:
+            try:
+                manager.on_start(span, parent_context)
+            except Exception:
+                with contained("a span starts"):
+                    raise
 
     def _on_ending(self, span: Span) -> None:
-        self._tell(self.manager, "_on_ending", "a span is ending", span)
+        manager = self.manager
+        if manager is not None:
+            try:
+                manager._on_ending(span)
+            except Exception:
+                with contained("a span is ending"):
+                    raise
 
     def on_end(self, span: ReadableSpan) -> None:
         """Let the manager account for the span, then export it. Nothing is raised into the application."""
-        self._tell(self.manager, "on_end", "a span has ended", span)
-        for exporter in self.exporters:
-            self._tell(exporter, "on_end", "exporting a span", span)
-
-    @staticmethod
-    def _tell(processor: SpanProcessor | None, method: str, doing: str, *args: object) -> None:
-        if processor is not None:
+        manager = self.manager
+        if manager is not None:
             try:
-                getattr(processor, method)(*args)
+                manager.on_end(span)
             except Exception:
-                with contained(doing):
+                with contained("a span has ended"):
+                    raise
+        for exporter in self.exporters:
+            try:
+                exporter.on_end(span)
+            except Exception:
+                with contained("exporting a span"):
                     raise
 
     def shutdown(self) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import atexit
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal, Never
+from typing import TYPE_CHECKING, Literal
 
 from otelbudget import forking
-from otelbudget.bootstrap.arguments import Arguments, refuse_unknown
+from otelbudget.bootstrap.arguments import Arguments
 from otelbudget.bootstrap.assembly import Facts, SetUp
 from otelbudget.guards.boundary import contained
 
@@ -49,7 +49,6 @@ def setup(
     instrument: Literal["auto", False] | Iterable[str] = "auto",
     strict: bool = False,
     reload_s: float | None = None,
-    **unknown: Never,
 ) -> BudgetManager:
     """Switch budgets on for this process: guards, spans, metrics and the context in threads.
 
@@ -66,7 +65,7 @@ def setup(
             four from the root) for all processes of this machine that name the same file, ``redis://host:port/db`` for
             those of all machines, or a store of yours; None takes what the configuration says, else memory. Runs stay
             in this process.
-        metrics_port: Where ``/metrics`` is; 0 for any free port, None for no page. "auto" is 9464, or
+        metrics_port: Where ``/metrics`` is, or the next free port; 0 for any, None for no page. "auto" is 9464, or
             ``OTEL_EXPORTER_PROMETHEUS_PORT``; where metrics are pushed or the application serves *registry*, no page.
         metrics_host: Address that the page listens on; ``OTEL_EXPORTER_PROMETHEUS_HOST`` or 127.0.0.1 if None.
         tenant: Whose runs these are where a run does not say.
@@ -80,7 +79,7 @@ def setup(
             or the provider joined has exporters of its own; "none"; or an exporter of yours, shut down with us.
         enforce: False counts and reports everything and refuses nothing.
         instrument: "auto" switches at most one GenAI instrumentor per SDK on; or the SDKs to instrument; or False.
-        strict: Raise if a guard can't be reached or nothing enforces.
+        strict: Raise if a guard can't be reached, nothing enforces or the port of ``/metrics`` is in use.
         reload_s: Look every so many seconds whether the file of the configuration has changed, and apply it as
             `BudgetManager.reload` does; None does not.
 
@@ -88,10 +87,9 @@ def setup(
         The manager of this process.
 
     Raises:
-        ConfigError: An argument, a variable or the file is wrong, a port is in use, or it is set up otherwise already.
+        ConfigError: An argument, a variable or the file is wrong, no port is free, or it is set up otherwise already.
     """
     given = dict(locals())  # the arguments, and nothing else yet
-    refuse_unknown(given.pop("unknown"))
     if not isinstance(instrument, str | bool):
         with suppress(TypeError):  # no list: for the check to refuse
             given["instrument"] = tuple(instrument)  # can be compared, and read twice

@@ -6,7 +6,7 @@ Two routes to one Prometheus would double every sum.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics as metrics_api
 
@@ -24,14 +24,6 @@ if TYPE_CHECKING:
     from otelbudget.telemetry.cells import Meters
 
 
-class Page(NamedTuple):
-    """Where the page is to be: *explicit* means that somebody named the port."""
-
-    host: str
-    port: int
-    explicit: bool
-
-
 class MetricsRoute:
     """Carries *meters* out, until `begin_closing` and `close`; a page may be on the *configured* port."""
 
@@ -47,7 +39,7 @@ class MetricsRoute:
             if registry is not None or page is not None:
                 registry = _showing(meters, registry, undo)
                 if page is not None:
-                    server = MetricsServer.start(registry, page.host, page.port, explicit=page.explicit)
+                    server = MetricsServer.start(registry, *page, strict=asked.strict)
                     undo.callback(server.close)
                     self.url = server.url
                 places.append(self.url or "the registry given")
@@ -115,8 +107,8 @@ def push_wanted(given: MeterProvider | None) -> bool:
 
 def page_wanted(
     port: int | str | None, host: str | None, configured: int | None, *, pushed: bool, own_registry: bool
-) -> Page | None:
-    """Where a page is to be served; unasked none where metrics are *pushed* or the application has a registry."""
+) -> tuple[str, int] | None:
+    """Host and port of the page; unasked none where metrics are *pushed* or the application has a registry."""
     if port is None:
         return None
     chosen = configured if port == "auto" else int(port)
@@ -126,11 +118,11 @@ def page_wanted(
             return None
         chosen = _named_port()
     host = host or variable("OTEL_EXPORTER_PROMETHEUS_HOST") or DEFAULT_HOST
-    return Page(host, DEFAULT_PORT if chosen is None else chosen, chosen is not None)
+    return host, chosen
 
 
-def _named_port() -> int | None:
+def _named_port() -> int:
     text = variable("OTEL_EXPORTER_PROMETHEUS_PORT")
     if text and (not text.isdecimal() or int(text) > 65535):
         raise ConfigError(f"OTEL_EXPORTER_PROMETHEUS_PORT is {text!r}; it must be a port from 0 to 65535")
-    return int(text) if text else None
+    return int(text) if text else DEFAULT_PORT

@@ -80,8 +80,6 @@ def _write(out: Screen, call: Call, found: Facts) -> None:
         out.line(("refused: ", "bad"), (found["refused"], "plain"))
     for limit in found["limits"]:
         _write_limit(out, limit)
-    out.heading("Price")
-    _write_price(out, call["model"], found)
     out.heading("What does not limit it")
     for note in found["notes"]:
         out.line((note, "plain"))
@@ -104,19 +102,6 @@ def _write_limit(out: Screen, limit: Facts) -> None:
         (f" ({', '.join(filter(None, (limit['setting'], limit['origin'])))})", "dim"),
         hang=_WIDTH + 1,
     )
-
-
-def _write_price(out: Screen, model: str | None, found: Facts) -> None:
-    from otelbudget.config.problems import dotted
-
-    price, unpriced = found["price"], found["unpriced"]
-    if price is not None:
-        by = f"{dotted(('prices', price['entry']))}, {price['origin']}" if price["entry"] else "listed by genai-prices"
-        cost = f" ${price['input']:f} input, ${price['output']:f} output per million tokens"
-        out.line((f"model {model}".ljust(_WIDTH), "good"), (cost, "plain"), (f" ({by})", "dim"), hang=_WIDTH + 1)
-        return
-    whose = "a model without a price" if model is None else f"model {model} has no price"
-    out.line((f"{whose}: {unpriced['policy']}, since {unpriced['because']}", "plain"))
 
 
 def _shown(amounts: Facts) -> str:

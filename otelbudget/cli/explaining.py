@@ -9,8 +9,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otelbudget.config.problems import dotted
-from otelbudget.model.amounts import NANOS, RESOURCES, UNLIMITED, shown, usd
-from otelbudget.model.budget import Usage
+from otelbudget.model.amounts import NANOS, RESOURCES, UNLIMITED, shown
 from otelbudget.model.levels import NAMED, Level
 from otelbudget.model.names import undated
 from otelbudget.model.windows import window_at
@@ -61,8 +60,6 @@ def explain(config: Config, call: Call, now_s: float) -> Facts:
         "tenant": tenant,
         "refused": refused,
         "limits": limits,
-        "price": _price(config, call.get("model")),
-        "unpriced": _unpriced(config, budget, limited),
         "notes": notes,
         "unlimited": [resource for resource in (*RESOURCES, "seconds", "depth") if resource not in limited],
     }
@@ -163,33 +160,6 @@ def _of_budget(budget: RunBudget, setting: str) -> Facts:
 
 def _amounts(limits: Sequence[int]) -> Facts:
     return {RESOURCES[i]: shown(i, limit) for i, limit in enumerate(limits) if limit < UNLIMITED}
-
-
-def _price(config: Config, model: str | None) -> Facts | None:
-    """What it costs per million tokens, and the entry of ``prices`` that says so, None where genai-prices lists it."""
-    if model is None:
-        return None
-    # A thousand, since listed prices rise with the size of a request.
-    given = config.prices.cost_nanousd(model, None, Usage(input_tokens=1_000, output_tokens=0))
-    made = config.prices.cost_nanousd(model, None, Usage(input_tokens=0, output_tokens=1_000))
-    if given is None or made is None:
-        return None
-    entry = config.prices.entry(model)
-    origin = entry and config.origin("prices", entry)
-    return {"input": usd(given * 1_000), "output": usd(made * 1_000), "entry": entry, "origin": origin}
-
-
-def _unpriced(config: Config, budget: RunBudget | None, limited: set[str]) -> Facts:
-    """What becomes of a call of a model without a price, and why."""
-    if budget is not None and budget.on_unpriced is not None:
-        policy, because = budget.on_unpriced, f"budget {budget.name} says so"
-    elif config.on_unpriced is not None:
-        policy, because = config.on_unpriced, f"on_unpriced says so{_in(config.origin('on_unpriced'))}"
-    elif "cost_usd" in limited:
-        policy, because = "deny", "money is limited"
-    else:
-        policy, because = "allow", "no money is limited"
-    return {"policy": policy, "because": because}
 
 
 def _in(origin: str | None) -> str:

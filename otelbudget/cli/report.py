@@ -166,16 +166,6 @@ def cells(row: Row) -> list[Cell]:
     return [(row.job.tenant, "plain"), (receipt.budget or "default", "dim"), *amounts, refused, _state(row, receipt)]
 
 
-def ending(row: Row) -> str:
-    """How a run ended, in a line for screens without a live table."""
-    receipt = row.receipt()
-    if row.error is not None or receipt is None:
-        return f"failed: {row.error}"
-    used = ", ".join(f"{_text(r, receipt.used[r])} {r}" for r in ("steps", "tokens"))
-    spent = f"{used}, {_text('cost_usd', receipt.used['cost_usd'])}, {receipt.used['seconds']:.1f} s"
-    return f"{_outcome(receipt)} ({spent})"
-
-
 def _amount(receipt: Receipt, resource: str) -> Cell:
     used, limit = receipt.used[resource], receipt.limits[resource]
     text = _text(resource, used) + ("" if limit is None else f"/{_limit(resource, limit)}")

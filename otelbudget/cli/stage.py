@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import otelbudget
 from otelbudget import bootstrap
-from otelbudget.cli.report import HEAD, Result, cells, ending
+from otelbudget.cli.report import HEAD, Result, cells
 from otelbudget.cli.screen import Screen
 from otelbudget.demo import DemoServer, evidence
 from otelbudget.demo.load import Load, Row
@@ -81,7 +81,7 @@ class Stage:
         return Result(rows, self._server.requests, self._before, self._scrape(), span)
 
     def _scrape(self) -> evidence.Samples:
-        return evidence.scrape(self._facts.metrics_url, self._meters)
+        return evidence.scrape(self._meters)
 
     def _introduce(self) -> None:
         facts, options = self._facts, self._options
@@ -107,7 +107,7 @@ class Stage:
         if self._display.live or (row.working and self._options.serve):
             return
         elapsed_s = time.monotonic() - self._began_s
-        what = "begins" if row.working else ending(row)
+        what = "begins" if row.working else cells(row)[-1][0]
         self._display.line(
             (f"{elapsed_s:5.1f} s  {row.job.tenant:<10} {row.job.budget or 'default':<14} {what}", "plain")
         )

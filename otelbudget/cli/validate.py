@@ -1,4 +1,4 @@
-"""``otelbudget validate``: everything that is wrong with budgets.yaml files, for people, programs and GitHub."""
+"""``otelbudget validate``: everything that is wrong with budgets.yaml files, for people and programs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = _MORE
     parser.add_argument("files", nargs="+", metavar="FILE", help="a budgets.yaml")
-    parser.add_argument(
-        "--format",
-        choices=("text", "json", "github"),
-        default="text",
-        help="text (default); json, a list of objects; github, annotations of a workflow's run",
-    )
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="json gives a list of objects")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -32,9 +27,6 @@ def run(options: argparse.Namespace) -> int:
     found = [problem for of_file in problems.values() for problem in of_file]
     if options.format == "json":
         print(json.dumps([problem._asdict() for problem in found], indent=2))
-    elif options.format == "github":
-        for problem in found:
-            print(_annotation(problem))
     else:
         for file, of_file in problems.items():
             print("\n".join(map(str, of_file)) or f"{file}: fine")
@@ -50,16 +42,3 @@ def _problems(file: str) -> Sequence[Problem]:
     except ConfigError as error:
         return error.problems or (Problem(file, None, None, "", str(error)),)
     return ()
-
-
-def _annotation(problem: Problem) -> str:
-    place = "" if problem.line is None else f",line={problem.line},col={problem.column}"
-    message = f"{problem.path}: {problem.message}" if problem.path else problem.message
-    return f"::error file={_escaped(problem.file, ':,')}{place}::{_escaped(message)}"
-
-
-def _escaped(text: str, more: str = "") -> str:
-    """*text* in a workflow command, in which some characters mean something (GitHub's toolkit, ``command.ts``)."""
-    for sign in f"%\r\n{more}":
-        text = text.replace(sign, f"%{ord(sign):02X}")
-    return text

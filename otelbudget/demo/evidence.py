@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import urllib.request
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from prometheus_client import CollectorRegistry, generate_latest
 
 from otelbudget import semconv
+from otelbudget.telemetry.prometheus import PrometheusCollector
 
 if TYPE_CHECKING:
     from otelbudget.telemetry.cells import Meters
@@ -38,20 +39,12 @@ class DeniedSpans(SpanProcessor):
         return self._first.get(tenant) or next(iter(self._first.values()), None)
 
 
-def scrape(url: str | None, meters: Meters) -> Samples:
-    """What ``/metrics`` at *url* says now; where metrics are pushed and there is no page (None), what one would say."""
-    if url is None:
-        from prometheus_client import CollectorRegistry, generate_latest
-
-        from otelbudget.telemetry.prometheus import PrometheusCollector
-
-        registry = CollectorRegistry()
-        registry.register(PrometheusCollector(meters))
-        page = generate_latest(registry)
-    else:
-        with urllib.request.urlopen(url, timeout=5) as response:
-            page = response.read()
-    lines = [line.rpartition(" ") for line in page.decode().splitlines() if line and not line.startswith("#")]
+def scrape(meters: Meters) -> Samples:
+    """What ``/metrics`` says of *meters* now, whether or not there is such a page."""
+    registry = CollectorRegistry()
+    registry.register(PrometheusCollector(meters))
+    page = generate_latest(registry).decode()
+    lines = [line.rpartition(" ") for line in page.splitlines() if line and not line.startswith("#")]
     return {series: float(value) for series, _, value in lines}
 
 

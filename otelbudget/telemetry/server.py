@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: Host and port that OpenTelemetry gives its own Prometheus page (OTEL_EXPORTER_PROMETHEUS_HOST, _PORT) by default.
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 9464
-#: How many ports after the default one are tried.
+#: How many ports after the one asked for are tried.
 _MORE_PORTS: Final = 15
 
 _log = logging.getLogger(__name__)
@@ -36,16 +36,17 @@ class MetricsServer:
 
     @classmethod
     def start(
-        cls, registry: Collector, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, *, explicit: bool = False
+        cls, registry: Collector, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, *, strict: bool = False
     ) -> MetricsServer:
-        """Serve *registry* on *host* and *port* (0: any free one), or one of the 15 after it unless it is *explicit*.
+        """Serve *registry* on *host* and *port* (0: any free one), or on one of the 15 after it unless it is *strict*.
 
         Raises:
-            ConfigError: The port is in use, or the address can't be listened on.
+            ConfigError: The ports are in use, or the address can't be listened on.
         """
         from prometheus_client import start_http_server  # late: an application without a page never pays for it
 
-        for candidate in range(port, port + (1 if explicit or port == 0 else _MORE_PORTS + 1)):
+        last = port if strict or port == 0 else port + _MORE_PORTS
+        for candidate in range(port, last + 1):
             try:
                 server, thread = start_http_server(candidate, addr=host, registry=registry)
             except (OSError, OverflowError) as error:
@@ -57,7 +58,7 @@ class MetricsServer:
             if candidate != port:
                 _log.warning("port %d is in use, metrics are on %s instead", port, page.url)
             return page
-        ports = f"port {port}" if explicit else f"every port from {port} to {port + _MORE_PORTS}"
+        ports = f"port {port}" if last == port else f"every port from {port} to {last}"
         raise ConfigError(
             f"can't serve metrics: {ports} on {host} is in use. Stop what listens there, or choose another port "
             "(metrics_port=..., OTEL_EXPORTER_PROMETHEUS_PORT, 0 for any free one), or none (metrics_port=None)"

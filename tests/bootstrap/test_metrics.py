@@ -16,7 +16,7 @@ import otelbudget
 from otelbudget import BudgetManager, ConfigError, RunBudget
 from otelbudget.bootstrap import facts
 from otelbudget.bootstrap.arguments import Arguments
-from otelbudget.bootstrap.metrics import MetricsRoute, Page, page_wanted, push_wanted
+from otelbudget.bootstrap.metrics import MetricsRoute, page_wanted, push_wanted
 
 
 def setup(**options: object) -> BudgetManager:
@@ -58,23 +58,26 @@ def closed_port() -> int:
 @pytest.mark.parametrize(
     ("variables", "arguments", "page"),
     [
-        ({}, {}, Page("127.0.0.1", 9464, explicit=False)),
-        ({}, {"port": 9464}, Page("127.0.0.1", 9464, explicit=True)),
-        ({}, {"port": 0, "host": "0.0.0.0"}, Page("0.0.0.0", 0, explicit=True)),
-        ({}, {"configured": 9000}, Page("127.0.0.1", 9000, explicit=True)),
-        ({}, {"configured": 9000, "port": 9001}, Page("127.0.0.1", 9001, explicit=True)),
+        ({}, {}, ("127.0.0.1", 9464)),
+        ({}, {"port": 9464}, ("127.0.0.1", 9464)),
+        ({}, {"port": 0, "host": "0.0.0.0"}, ("0.0.0.0", 0)),
+        ({}, {"configured": 9000}, ("127.0.0.1", 9000)),
+        ({}, {"configured": 9000, "port": 9001}, ("127.0.0.1", 9001)),
         ({}, {"port": None, "configured": 9000}, None),
-        ({"PORT": "9100"}, {}, Page("127.0.0.1", 9100, explicit=True)),
-        ({"PORT": "9100", "HOST": "::1"}, {"port": 9200}, Page("::1", 9200, explicit=True)),
-        ({"HOST": "::1"}, {"host": "127.0.0.2"}, Page("127.0.0.2", 9464, explicit=False)),
+        ({"PORT": "9100"}, {}, ("127.0.0.1", 9100)),
+        ({"PORT": "9100", "HOST": "::1"}, {"port": 9200}, ("::1", 9200)),
+        ({"HOST": "::1"}, {"host": "127.0.0.2"}, ("127.0.0.2", 9464)),
         ({"PORT": "9100"}, {"pushed": True}, None),
         ({"PORT": "9100"}, {"own_registry": False}, None),
-        ({}, {"pushed": True, "port": 9300}, Page("127.0.0.1", 9300, explicit=True)),
-        ({}, {"own_registry": False, "port": 9300}, Page("127.0.0.1", 9300, explicit=True)),
+        ({}, {"pushed": True, "port": 9300}, ("127.0.0.1", 9300)),
+        ({}, {"own_registry": False, "port": 9300}, ("127.0.0.1", 9300)),
     ],
 )
 def test_argument_then_configuration_then_variable_then_default(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], arguments: dict[str, object], page: Page | None
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    arguments: dict[str, object],
+    page: tuple[str, int] | None,
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(f"OTEL_EXPORTER_PROMETHEUS_{name}", value)
@@ -128,12 +131,14 @@ def test_the_page_shows_this_managers_metrics_until_shutdown() -> None:
         scrape(page)
 
 
-def test_an_explicit_port_in_use_is_an_error_and_nothing_stays_switched_on(taken_port: int) -> None:
+def test_a_port_in_use_moves_on_and_is_an_error_only_where_all_is_strict(taken_port: int) -> None:
+    setup(metrics_port=taken_port)
+    assert url() not in (None, f"http://127.0.0.1:{taken_port}/metrics")
+    otelbudget.shutdown()
     with pytest.raises(ConfigError, match=rf"port {taken_port} on 127\.0\.0\.1 is in use.*metrics_port=") as error:
-        setup(metrics_port=taken_port)
+        setup(metrics_port=taken_port, strict=True)
     assert facts() is None
     assert "\n" not in str(error.value)
-    setup(metrics_port=0)
 
 
 def test_a_registry_given_shows_the_metrics_on_the_applications_own_page_only() -> None:

@@ -308,7 +308,6 @@ class Wrong(Iterable[int]):
         ({"instrument": ["opnai"]}, r"instrument: 'opnai' can't be instrumented; did you mean 'openai'\?"),
         ({"instrument": 3}, r"setup\(instrument=...\): expected .*, got 3 \(int\)"),
         ({"instrument": Wrong()}, r"instrument: 1 can't be instrumented"),
-        ({"metric_port": 1}, r"setup\(\) has no argument 'metric_port'; did you mean 'metrics_port'\?"),
     ],
 )
 def test_what_is_wrong_is_one_message_that_says_where_and_what_to_do(options: dict[str, Any], message: str) -> None:

@@ -13,4 +13,4 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-W", "error", "-m", "otelbudget.cli", "demo", "--metrics-port", "0", *arguments]
+    return [sys.executable, "-W", "error", "-m", "otelbudget", "demo", "--metrics-port", "0", *arguments]

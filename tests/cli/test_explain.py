@@ -26,7 +26,6 @@ def test_people_get_a_line_per_limit(capsys) -> None:
         "tenant acme $200 per day, resets 20",
         "run deep_research 40 steps, 200,000 tokens, $0.5, 60 tool_calls, 20 nested_tool_calls, 300 s, depth 2 "
         "per run, of which 1 steps, 4,000 tokens for one last call; refuses (agents.researcher, ",
-        "model demo-small $0.15 input, $0.6 output per million tokens (prices.demo-small, ",
         "What does not limit it quotas.models says nothing of this model",
         "budgets.yaml:",
     ):
@@ -46,10 +45,7 @@ def test_people_see_what_is_kept_what_only_warns_and_what_is_not_limited(
     assert "refused: it names no tenant, and require_tenant is set (b.yaml:1)" in shown
     assert "10 tokens per day, of which 5 tokens at this priority, resets" in shown
     assert "5 steps per rolling 1h; only warns" in shown
-    assert "model nobody-knows-it has no price: allow, since no money is limited" in shown
     assert "nothing refuses steps, input_tokens" in shown
-    assert main(["explain", "b.yaml", "--tenant", "a"]) == 0
-    assert "a model without a price: allow" in capsys.readouterr().out
 
 
 def test_programs_get_the_same_as_json(capsys) -> None:
@@ -60,8 +56,6 @@ def test_programs_get_the_same_as_json(capsys) -> None:
     assert [limit["scope"] for limit in told["limits"]] == ["org", "tenant", "tenant", "user", "agent", "run"]
     assert told["limits"][0]["limits"] == {"cost_usd": 5000.0}
     assert told["limits"][0]["resets_at"].endswith(":00")
-    assert told["price"]["entry"] == "demo-small"
-    assert told["unpriced"] == {"policy": "deny", "because": "money is limited"}
 
 
 def test_conversations_and_any_number_of_tags_can_be_named(capsys) -> None:
@@ -104,7 +98,6 @@ def test_an_unknown_budget_is_one_message(capsys) -> None:
     assert "no budget is named 'quick'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", ["otelbudget", "otelbudget.cli"])
-def test_the_package_runs_as_a_module(module: str) -> None:
-    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "otelbudget", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("otelbudget ")

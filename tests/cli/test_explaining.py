@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -164,7 +162,6 @@ def test_a_configuration_without_limits_limits_nothing() -> None:
     found = explain(Config(), {"user": "u", "model": "m"}, NOW_S)
     assert found["limits"] == []
     assert {"steps", "tokens", "cost_usd", "seconds", "depth"} <= set(found["unlimited"])
-    assert found["unpriced"] == {"policy": "allow", "because": "no money is limited"}
     assert "there is no default_budget, so a run on its own is not limited" in found["notes"]
 
 
@@ -180,29 +177,3 @@ def test_a_call_without_a_tenant_may_be_refused(tmp_path: Path) -> None:
     refused = explain(config, {}, NOW_S)["refused"]
     assert refused == f"it names no tenant, and require_tenant is set ({path}:1)"
     assert explain(config, {"tenant": "a"}, NOW_S)["refused"] is None
-
-
-def test_the_price_is_per_million_tokens_and_says_its_entry(ask: Ask) -> None:
-    small = {"input": Decimal("0.15"), "output": Decimal("0.60"), "entry": "demo-small", "origin": "b.yaml:17"}
-    assert ask(model="demo-small")["price"] == small
-    assert ask(model="demo-small-2024-08-06")["price"] == small
-    assert ask(model="in-house")["price"] == {
-        "input": Decimal(2_000),
-        "output": Decimal(2_000),
-        "entry": "in-*",
-        "origin": "b.yaml:17",
-    }
-    assert ask(model="nobody-knows-it")["price"] is None
-    assert ask()["price"] is None
-
-
-def test_what_becomes_of_a_model_without_a_price(config: Config) -> None:
-    def policy(config: Config, **call: str) -> Facts:
-        return explain(config, call, NOW_S)["unpriced"]
-
-    assert policy(config) == {"policy": "deny", "because": "money is limited"}
-    assert policy(config, agent="researcher") == {"policy": "estimate", "because": "budget deep says so"}
-    assert policy(Config(on_unpriced="allow", default_budget=replace(config["quick"], max_cost_usd=1))) == {
-        "policy": "allow",
-        "because": "on_unpriced says so",
-    }

@@ -30,8 +30,6 @@ def test_files_without_mistakes_are_fine(files: Path, capsys) -> None:
     Path("other.yaml").write_text("default_budget: {max_steps: 5}\n")
     assert main(["validate", "good.yaml", "other.yaml"]) == 0
     assert said(capsys) == "good.yaml: fine\nother.yaml: fine\n"
-    assert main(["validate", "--format", "github", "good.yaml"]) == 0
-    assert said(capsys) == ""
     assert main(["validate", "--format", "json", "good.yaml"]) == 0
     assert json.loads(said(capsys)) == []
 
@@ -56,18 +54,6 @@ def test_programs_get_a_list_of_objects(files: Path, capsys) -> None:
         "message": "unknown setting; did you mean 'max_steps'?",
     }
     assert (missing["file"], missing["line"], missing["column"]) == ("missing.yaml", None, None)
-
-
-def test_github_gets_annotations_that_nothing_can_break_out_of(files: Path, capsys) -> None:
-    odd = "a,b:c%.yaml"
-    Path(odd).write_text('budgets: {"100%": {max_step: 1}}\n')
-    assert main(["validate", "--format", "github", "wrong.yaml", odd, "missing.yaml"]) == 1
-    first, _, second, missing = said(capsys).splitlines()
-    assert first == (
-        "::error file=wrong.yaml,line=2,col=11::budgets.quick.max_step: unknown setting; did you mean 'max_steps'?"
-    )
-    assert second.startswith("::error file=a%2Cb%3Ac%25.yaml,line=1,col=20::budgets.'100%25'.max_step: unknown")
-    assert missing == f"::error file=missing.yaml::there is no such file in {files}"
 
 
 def test_variables_are_those_of_the_environment(files: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:

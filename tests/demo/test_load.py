@@ -49,10 +49,10 @@ def test_all_that_is_sent_was_admitted_and_told(manager) -> None:
     work = jobs(8, load_budget_config(BUDGETS))
     with Provider() as server:
         load = Load(work, server.base_url, changed=lambda row: changes.append((row.job.tenant, row.working)))
-        before = evidence.scrape(None, manager.engine.meters)
+        before = evidence.scrape(manager.engine.meters)
         load.start()
         done(load)
-        after = evidence.scrape(None, manager.engine.meters)
+        after = evidence.scrape(manager.engine.meters)
         assert server.requests == evidence.admitted(after) > 30
         for row in load.rows:
             receipt = row.receipt()
@@ -101,7 +101,7 @@ def test_stopping_ends_runs_in_their_middle_and_starts_no_more(manager) -> None:
         receipt = load.rows[0].receipt()
         assert receipt is not None
         assert (receipt.reason, stopped_by(receipt)) == ("frozen", "frozen")
-        assert receipt.used["steps"] == sent == evidence.admitted(evidence.scrape(None, manager.engine.meters))
+        assert receipt.used["steps"] == sent == evidence.admitted(evidence.scrape(manager.engine.meters))
 
 
 def test_a_loop_that_is_stopped_has_not_answered(manager) -> None:

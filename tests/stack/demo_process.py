@@ -23,7 +23,7 @@ def serving(directory: Path) -> Iterator[int]:
     """The port of the page of a demo that goes on until the block ends, and for five minutes at most."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
-    command = [sys.executable, "-m", "otelbudget.cli", "demo", "--serve", "--for", "5m", "--metrics-port", str(port)]
+    command = [sys.executable, "-m", "otelbudget", "demo", "--serve", "--for", "5m", "--metrics-port", str(port)]
     theirs = ("OTEL_", "OPENAI_")  # a developer's own settings must not send the demo elsewhere
     environment = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
     log = directory / "demo.log"

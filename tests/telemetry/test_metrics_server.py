@@ -60,7 +60,7 @@ def registry(busy: Traffic) -> CollectorRegistry:
 
 
 def test_the_page_is_served_in_both_formats(registry: CollectorRegistry) -> None:
-    with closing(MetricsServer.start(registry, "127.0.0.1", 0, explicit=True)) as server:
+    with closing(MetricsServer.start(registry, "127.0.0.1", 0)) as server:
         assert server.host == "127.0.0.1"
         assert server.url == f"http://127.0.0.1:{server.port}/metrics"
         kind, classic = _read(server)
@@ -73,14 +73,14 @@ def test_the_page_is_served_in_both_formats(registry: CollectorRegistry) -> None
         assert openmetrics.endswith("# EOF\n")
 
 
-def test_a_port_asked_for_in_use_is_an_error_that_says_what_to_do(registry: CollectorRegistry) -> None:
+def test_a_port_in_use_is_an_error_that_says_what_to_do_where_all_is_strict(registry: CollectorRegistry) -> None:
     with _listening() as port, pytest.raises(ConfigError) as refused:
-        MetricsServer.start(registry, "127.0.0.1", port, explicit=True)
+        MetricsServer.start(registry, "127.0.0.1", port, strict=True)
     assert f"port {port} on 127.0.0.1 is in use" in str(refused.value)
     assert "metrics_port=None" in str(refused.value)
 
 
-def test_the_default_port_in_use_takes_the_next_free_one_and_warns_once(
+def test_a_port_in_use_takes_the_next_free_one_and_warns_once(
     registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     with _occupied(range(DEFAULT_PORT, DEFAULT_PORT + 3)), caplog.at_level(logging.WARNING):
@@ -100,15 +100,15 @@ def test_sixteen_busy_ports_are_an_error(registry: CollectorRegistry) -> None:
 @pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 9464), ("127.0.0.1", 99_999)])
 def test_an_address_that_is_not_ours_is_an_error(registry: CollectorRegistry, host: str, port: int) -> None:
     with pytest.raises(ConfigError, match=f"can't serve metrics on {host}:{port}"):
-        MetricsServer.start(registry, host, port, explicit=True)
+        MetricsServer.start(registry, host, port)
 
 
 def test_closing_frees_the_port_as_often_as_you_like(registry: CollectorRegistry) -> None:
-    first = MetricsServer.start(registry, "127.0.0.1", 0, explicit=True)
+    first = MetricsServer.start(registry, "127.0.0.1", 0)
     port = first.port
     first.close()
     for _ in range(3):
-        with closing(MetricsServer.start(registry, "127.0.0.1", port, explicit=True)) as server:
+        with closing(MetricsServer.start(registry, "127.0.0.1", port)) as server:
             assert "otelbudget_build_info" in _read(server)[1]
         with _listening(port):
             pass
@@ -116,7 +116,7 @@ def test_closing_frees_the_port_as_often_as_you_like(registry: CollectorRegistry
 
 def test_closing_leaves_no_thread_and_may_be_repeated(registry: CollectorRegistry) -> None:
     before = set(threading.enumerate())
-    server = MetricsServer.start(registry, "127.0.0.1", 0, explicit=True)
+    server = MetricsServer.start(registry, "127.0.0.1", 0)
     [thread] = set(threading.enumerate()) - before
     assert (thread.name, thread.daemon) == ("otelbudget-metrics", True)
     server.close()
@@ -125,7 +125,7 @@ def test_closing_leaves_no_thread_and_may_be_repeated(registry: CollectorRegistr
 
 
 def test_a_page_for_all_addresses_says_where_to_look_on_this_machine(registry: CollectorRegistry) -> None:
-    with closing(MetricsServer.start(registry, "0.0.0.0", 0, explicit=True)) as server:
+    with closing(MetricsServer.start(registry, "0.0.0.0", 0)) as server:
         assert server.host == "0.0.0.0"
         assert server.url.startswith("http://127.0.0.1:")
         assert "otelbudget_build_info" in _read(server)[1]
