@@ -64,9 +64,6 @@ class Delivery:
         self._lost = False
         self._trouble = threading.Event()
         self._threads: set[int] = set()
-        # What a metric reader asks of its exporter.
-        self._preferred_temporality = getattr(exporter, "_preferred_temporality", None)
-        self._preferred_aggregation = getattr(exporter, "_preferred_aggregation", None)
         modules = {cls.__module__ for cls in type(exporter).__mro__} - {"builtins", "abc", "typing"}
         self._loggers = [logging.getLogger(module) for module in sorted(modules)]
         for logger in self._loggers:
@@ -99,10 +96,8 @@ class Delivery:
             self._lost = self._lost or (self._closing and getattr(result, "name", None) != "SUCCESS")
         return result
 
-    def force_flush(self, timeout_millis: float = 10_000) -> bool:
-        """Have the exporter flush, where it can."""
-        flush: Callable[[float], bool] = getattr(self._exporter, "force_flush", lambda _: True)
-        return flush(timeout_millis)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._exporter, name)  # whatever else a processor or a reader asks of its exporter
 
     def shutdown(self, **kwargs: Any) -> None:
         """Shut the exporter down, unless that has been done."""

@@ -44,11 +44,11 @@ class MetricsRoute:
                     self.url = server.url
                 places.append(self.url or "the registry given")
             if pushed:
-                from otelbudget.telemetry.otel_metrics import OtelInstruments
+                from otelbudget.telemetry.otel_metrics import report
 
                 given = asked.meter_provider or of_application(metrics_api.get_meter_provider())
                 carrier = joined(given, "the application's meter provider") if given else _own(resource)
-                self._carrier, self._instruments = carrier, OtelInstruments(meters, carrier.provider)
+                self._carrier, self._end_report = carrier, report(meters, carrier.provider)
                 places.append(carrier.where)
             self._undo = undo.pop_all()
         self.where = " and ".join(places) or "nowhere"
@@ -61,7 +61,7 @@ class MetricsRoute:
     def close(self) -> None:
         """Let go of what the last push still needed."""
         if self._carrier is not None:
-            self._instruments.close()
+            self._end_report()
 
 
 def _showing(meters: Meters, given: CollectorRegistry | None, undo: ExitStack) -> CollectorRegistry:

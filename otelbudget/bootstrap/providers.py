@@ -18,7 +18,7 @@ from opentelemetry.trace import ProxyTracerProvider
 from otelbudget import forking
 from otelbudget.bootstrap.dispatcher import Dispatcher
 from otelbudget.bootstrap.forwarder import Forwarder
-from otelbudget.bootstrap.sampler import BudgetSampler, can_drop, sampler_of_environment
+from otelbudget.bootstrap.sampler import BudgetSampler, can_drop
 from otelbudget.errors import ConfigError
 
 _SERVICE_NAME = "service.name"
@@ -97,8 +97,6 @@ def _known(provider: Any) -> Equipped | None:
     _equipment[:] = [known for known in _equipment if known[0]() is not None]
     for known, forwarder, sampler in _equipment:
         if known() is inner:
-            if sampler is not None:
-                sampler.root = sampler_of_environment()
             return Equipped(provider, forwarder, sampler)
     return None
 

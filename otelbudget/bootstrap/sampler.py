@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from opentelemetry.context import Context
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_ON,
     Decision,
@@ -64,12 +62,6 @@ class BudgetSampler(Sampler):
     def get_description(self) -> str:
         """Its own name and that of *root*, for the logs of the SDK."""
         return f"BudgetSampler{{{self.root.get_description()}}}"
-
-
-def sampler_of_environment() -> Sampler:
-    """The sampler that ``OTEL_TRACES_SAMPLER`` and ``OTEL_TRACES_SAMPLER_ARG`` name now."""
-    # The SDK reads them in one public place only, the provider's constructor.
-    return TracerProvider(resource=Resource.get_empty(), shutdown_on_exit=False).sampler
 
 
 def can_drop(sampler: object) -> bool:

@@ -24,8 +24,8 @@ __all__ = ["GUARDS", "Guard", "guard"]
 class Guard(Protocol):
     """What the module of a guard offers."""
 
-    def install(self) -> bool:
-        """Put the guard in, unless it is; False if its SDK is not installed or a client class goes round the guard."""
+    def install(self) -> None:
+        """Put the guard in, unless it is; an ImportError if its SDK is not installed."""
 
     def unreached(self) -> list[str]:
         """Names of client classes whose calls do not pass the guard; empty if all do. Sends nothing."""

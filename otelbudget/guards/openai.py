@@ -16,7 +16,6 @@ response is free. Assistants, agent sessions, realtime and websockets are not se
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -32,14 +31,11 @@ _requests: list[Takeover] = []
 _sends: list[Takeover] = []
 
 
-def install() -> bool:
-    """Put the guard in; False if openai is not installed or a client class goes round the guard."""
-    if importlib.util.find_spec("openai") is None:
-        return False
+def install() -> None:
+    """Put the guard in, unless it is; an ImportError if openai is not installed."""
     with _lock:
         if not _requests:
             _take_over()
-    return not unreached()
 
 
 def _take_over() -> None:

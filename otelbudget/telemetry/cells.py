@@ -39,12 +39,9 @@ MAX_BUDGETS: Final = 200
 TOP_RUNS: Final = 20
 #: Tenants whose finished runs have histograms of their own, 36 series for each outcome.
 MAX_RUN_TENANTS: Final = 100
-#: Series that cells may have before new label sets are counted under the tenant ``other``. A page has 40,000 in all:
-#: these, 11,000 of finished runs, 6,500 of quotas (`quota_gauges`), and 1,000 of everything else.
-MAX_CELL_SERIES: Final = 8_300
-_BUDGET_SERIES: Final = 8
-_SPEND_SERIES: Final = 6
-_TENANT_SERIES: Final = 2
+#: Cells of budgets and of models that there may be before new ones are counted under the tenant ``other``. A page has
+#: 40,000 series in all: 8 of each cell, 11,000 of finished runs, 6,000 of quotas, and 1,000 of everything else.
+MAX_CELLS: Final = 2_500
 #: A tenant's spend on every priced model is born at zero while the tenant and the models are few.
 _BORN_SPENDS: Final = 1_000
 #: Observations kept for a reader that collects; the oldest go first if none does.
@@ -103,7 +100,6 @@ class Meters:
         self._spends: dict[tuple[str, str], SpendCell] = {}
         self._tenants: dict[str, TenantCell] = {}
         self._run_tenants = Names(MAX_RUN_TENANTS, self._overflow)
-        self._cell_series = 0
         #: The runs in progress (`RunState`, which is above this row).
         self.live: set[Any] = set()
         self.store = store
@@ -125,7 +121,6 @@ class Meters:
         label = self._tenant_names.label(tenant)
         if label not in self._tenants:
             self._tenants.setdefault(label, TenantCell(label))  # a signal handler may just have done so
-            self._cell_series += _TENANT_SERIES
             for model in self._priced if len(self._priced) * len(self._tenants) <= _BORN_SPENDS else ():
                 self.spend(label, model)
         return self._tenants[label]
@@ -137,7 +132,7 @@ class Meters:
 
     def _budget(self, tenant: str, budget: str | None) -> BudgetCell:
         key = self.tenant(tenant).tenant, self._budget_names.label(budget or UNNAMED)
-        return self._cell(self._budgets, key, BudgetCell, _BUDGET_SERIES)
+        return self._cell(self._budgets, key, BudgetCell)
 
     def spend(self, tenant: str, model: str | None) -> SpendCell:
         """The cell of what a tenant spends on a model, born at zero; the label of an unknown model is empty."""
@@ -146,17 +141,13 @@ class Meters:
 
     def _spend(self, tenant: str, model: str | None) -> SpendCell:
         key = self.tenant(tenant).tenant, self._model(model)
-        return self._cell(self._spends, key, SpendCell, _SPEND_SERIES)
+        return self._cell(self._spends, key, SpendCell)
 
-    def _cell(
-        self, cells: dict[tuple[str, str], Cell], key: tuple[str, str], make: Callable[[str, str], Cell], series: int
-    ) -> Cell:
+    def _cell(self, cells: dict[tuple[str, str], Cell], key: tuple[str, str], make: Callable[[str, str], Cell]) -> Cell:
         """The cell of *key*, or, where no more may be made, that of the tenant ``other``."""
-        if key not in cells and self._cell_series + series > MAX_CELL_SERIES and key[0] != OTHER:
+        if key not in cells and len(self._budgets) + len(self._spends) >= MAX_CELLS and key[0] != OTHER:
             self._overflow.n += 1
             key = self.tenant(OTHER).tenant, key[1]
-        if key not in cells:
-            self._cell_series += series
         return cells.get(key) or cells.setdefault(key, make(*key))  # a signal handler may just have done so
 
     def rare(self, cell: BudgetCell, operation: str, decision: str, reason: str) -> Tally:

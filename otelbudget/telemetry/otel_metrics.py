@@ -2,12 +2,13 @@
 
 Counters and gauges are observable; there is no observable histogram, so values are kept and recorded when a reader
 collects. An SDK keeps an instrument for as long as its meter provider lives and ignores the callbacks of a second one,
-so they are made once per provider, and read whichever `OtelInstruments` was made last.
+so they are made once per provider, and read what was reported last.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import partial
 from threading import Lock
 from typing import Any, Final
@@ -19,7 +20,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_s
 
 from otelbudget import forking
 from otelbudget._version import __version__
-from otelbudget.telemetry.cells import MAX_CELL_SERIES, Meters
+from otelbudget.telemetry.cells import MAX_CELLS, Meters
 from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS, Family
 from otelbudget.telemetry.histogram import Trace
 from otelbudget.telemetry.labels import OTHER
@@ -32,23 +33,17 @@ _made: WeakKeyDictionary[MeterProvider, _Instruments] = WeakKeyDictionary()
 _making = forking.fresh(Lock())
 
 
-class OtelInstruments:
-    """Report *meters* through *meter_provider* until `close`.
+def report(meters: Meters, meter_provider: MeterProvider) -> Callable[[], None]:
+    """Report *meters* through *meter_provider* until the function given back is called; call that after the last flush.
 
     A later one on the same provider takes over from an earlier one; its counters begin at 0, as after a restart.
     """
-
-    def __init__(self, meters: Meters, meter_provider: MeterProvider) -> None:
-        self.meters = meters
-        with _making:
-            if meter_provider not in _made:
-                _made[meter_provider] = _Instruments(meter_provider)
-            self._instruments = _made[meter_provider]
-        self._instruments.switch(meters)
-
-    def close(self) -> None:
-        """Stop reporting; call it after the last flush. Closing twice, or after another took over, does nothing."""
-        self._instruments.switch(None, only_if=self.meters)
+    with _making:
+        if meter_provider not in _made:
+            _made[meter_provider] = _Instruments(meter_provider)
+        instruments = _made[meter_provider]
+    instruments.switch(meters)
+    return partial(instruments.switch, None, only_if=meters)
 
 
 def cardinality_views() -> list[Any]:
@@ -57,7 +52,7 @@ def cardinality_views() -> list[Any]:
 
     if "aggregation_cardinality_limit" not in inspect.signature(View).parameters:
         return []
-    return [View(instrument_name="otelbudget_*", aggregation_cardinality_limit=MAX_CELL_SERIES)]
+    return [View(instrument_name="otelbudget_*", aggregation_cardinality_limit=8 * MAX_CELLS)]
 
 
 class _Instruments:

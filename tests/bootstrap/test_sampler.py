@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace.sampling import (
 from otelbudget import BudgetExceeded, BudgetManager, RunBudget, semconv
 from otelbudget.bootstrap.delivery import SimpleOutlet
 from otelbudget.bootstrap.dispatcher import Dispatcher
-from otelbudget.bootstrap.sampler import BudgetSampler, can_drop, sampler_of_environment
+from otelbudget.bootstrap.sampler import BudgetSampler, can_drop
 
 CALL = {semconv.GEN_AI_OPERATION: "chat"}
 
@@ -87,23 +87,6 @@ def test_a_listener_that_fails_is_taken_to_need_the_span(
         outside_pytest.delenv("PYTEST_CURRENT_TEST")
         assert sampler.should_sample(None, 1, "chat").decision is Decision.RECORD_ONLY
     assert "the call goes on" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("name", "argument", "description"),
-    [
-        ("always_off", "", "AlwaysOffSampler"),
-        ("traceidratio", "0.25", "TraceIdRatioBased{0.25}"),
-        ("", "", BudgetSampler(DEFAULT_ON).root.get_description()),
-    ],
-)
-def test_the_sampler_below_is_the_one_that_the_environment_names(
-    monkeypatch: pytest.MonkeyPatch, name: str, argument: str, description: str
-) -> None:
-    if name:
-        monkeypatch.setenv("OTEL_TRACES_SAMPLER", name)
-        monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", argument)
-    assert sampler_of_environment().get_description() == description
 
 
 @pytest.mark.parametrize(

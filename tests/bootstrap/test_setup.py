@@ -119,16 +119,6 @@ def test_an_exporter_in_memory_can_be_used_for_the_next_round() -> None:
     assert names(exporter) == ["work", "work"]
 
 
-def test_the_sampler_of_the_environment_is_read_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    for sampler, count in (("always_off", 0), ("always_on", 1)):
-        monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
-        exporter = InMemorySpanExporter()
-        setup(exporter=exporter)
-        trace.get_tracer("app").start_span("work").end()
-        assert len(exporter.get_finished_spans()) == count
-        otelbudget.shutdown()
-
-
 # --- off
 
 

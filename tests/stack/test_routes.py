@@ -21,7 +21,7 @@ from otelbudget.manager import BudgetManager
 from otelbudget.model.amounts import TOKENS
 from otelbudget.model.quota import Quota, Quotas
 from otelbudget.model.vector import lane
-from otelbudget.telemetry.otel_metrics import OtelInstruments
+from otelbudget.telemetry.otel_metrics import report
 from otelbudget.telemetry.prometheus import PrometheusCollector
 from otelbudget.telemetry.server import MetricsServer
 
@@ -145,12 +145,12 @@ def test_names_labels_and_values_over_otlp_are_those_of_the_page(scraped: Scrape
     pushed = Traffic()
     exporter = OTLPMetricExporter(endpoint=f"{prometheus.url}/api/v1/otlp/v1/metrics")
     provider = MeterProvider([PeriodicExportingMetricReader(exporter)], shutdown_on_exit=False)
-    instruments = OtelInstruments(pushed.meters, provider)
+    instruments = report(pushed.meters, provider)
     pushed.begin()
     pushed.go_on()
     pushed.go_on()
     provider.force_flush()
-    instruments.close()
+    instruments()
     provider.shutdown()
     ours = '{__name__=~"otelbudget_.*", job%s"otelbudget"}'
     over_otlp = _by_identity(prometheus.wait_for(ours % "!="))

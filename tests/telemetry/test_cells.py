@@ -39,7 +39,7 @@ def test_ten_thousand_runs_of_seven_hundred_tenants_stay_bounded_and_add_up() ->
         spend.cost_nanousd += 7
         meters.observe_run(tenant, ("completed", "exhausted", "error")[i % 3], [1, 100, 100, 0, 7, 0, 0], 1.0, None)
     now = meters.snapshot()
-    assert _series(now) <= 20_000
+    assert _series(now) <= 40_000
     assert len(now.tenants) == cells.MAX_TENANTS + 1
     assert {cell.model for cell in now.spends} == {f"model-{i}" for i in range(50)} | {"other"}
     assert sum(cell.call for cell in now.budgets) == 20_000

@@ -13,7 +13,7 @@ from opentelemetry.sdk.metrics.view import View
 from otelbudget.telemetry import otel_metrics
 from otelbudget.telemetry.cells import Meters
 from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS
-from otelbudget.telemetry.otel_metrics import OtelInstruments, cardinality_views
+from otelbudget.telemetry.otel_metrics import cardinality_views, report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ def provider(reader: InMemoryMetricReader) -> Iterator[MeterProvider]:
 def test_every_plain_sample_of_the_page_is_a_point(
     busy: Traffic, reader: InMemoryMetricReader, provider: MeterProvider
 ) -> None:
-    OtelInstruments(busy.meters, provider)
+    report(busy.meters, provider)
     now = busy.meters.snapshot()
     found = _collect(reader)
     for family in FAMILIES:
@@ -73,7 +73,7 @@ def test_histograms_hold_what_was_observed_while_active(
 ) -> None:
     before = quiet.live("run-1", "acme", "research", steps=1, cost_nanousd=0)
     quiet.end(before, "completed", [1, 100, 100, 0, 10_000_000, 0, 0], 1.0)
-    OtelInstruments(quiet.meters, provider)
+    report(quiet.meters, provider)
     run = quiet.live("run-2", "acme", "research", steps=1, cost_nanousd=0)
     quiet.end(run, "completed", [1, 645, 560, 85, 50_000_000, 0, 0], 4.0)
     quiet.meters.observe_check("call", 0.3, None)
@@ -91,7 +91,7 @@ def test_histograms_hold_what_was_observed_while_active(
 
 
 def test_buckets_equal_those_of_the_page(quiet: Traffic, reader: InMemoryMetricReader, provider: MeterProvider) -> None:
-    OtelInstruments(quiet.meters, provider)
+    report(quiet.meters, provider)
     run = quiet.live("run-1", "acme", None, steps=1, cost_nanousd=0)
     quiet.end(run, "error", [1, 100, 100, 0, 0, 0, 0], 1.0)
     quiet.meters.observe_check("call", 0.3, None)
@@ -108,7 +108,7 @@ def test_buckets_equal_those_of_the_page(quiet: Traffic, reader: InMemoryMetricR
 def test_exemplars_name_the_sampled_trace_only(
     quiet: Traffic, reader: InMemoryMetricReader, provider: MeterProvider
 ) -> None:
-    OtelInstruments(quiet.meters, provider)
+    report(quiet.meters, provider)
     quiet.meters.observe_check("call", 0.3, None)
     quiet.meters.observe_check("call", 0.0000042, ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"))
     [point] = _collect(reader)["otelbudget_check_duration_seconds"].values()
@@ -132,7 +132,7 @@ def test_one_collection_takes_one_snapshot(
     monkeypatch.setattr(Meters, "snapshot", counting)
     second = InMemoryMetricReader()
     provider = MeterProvider([reader, second], shutdown_on_exit=False)
-    OtelInstruments(busy.meters, provider)
+    report(busy.meters, provider)
     for i, collecting in enumerate((reader, second, reader), start=1):
         assert len(_collect(collecting)) >= len(FAMILIES)
         assert taken == i
@@ -140,7 +140,7 @@ def test_one_collection_takes_one_snapshot(
 
 
 def test_counters_follow_the_cells(busy: Traffic, reader: InMemoryMetricReader, provider: MeterProvider) -> None:
-    OtelInstruments(busy.meters, provider)
+    report(busy.meters, provider)
     labels = _labels(tenant="acme", model="small-1")
     assert _values(reader, "otelbudget_cost_usd")[labels] == 0.05
     busy.spend("acme", "small-1", (10, 10), 20_000_000)
@@ -148,10 +148,10 @@ def test_counters_follow_the_cells(busy: Traffic, reader: InMemoryMetricReader, 
 
 
 def test_closing_stops_reporting(busy: Traffic, reader: InMemoryMetricReader, provider: MeterProvider) -> None:
-    instruments = OtelInstruments(busy.meters, provider)
+    instruments = report(busy.meters, provider)
     assert _collect(reader)
-    instruments.close()
-    instruments.close()
+    instruments()
+    instruments()
     assert _collect(reader) == {}
     busy.meters.observe_estimate("small-1", 0.8)
     assert busy.meters.take_observations() == []
@@ -160,9 +160,9 @@ def test_closing_stops_reporting(busy: Traffic, reader: InMemoryMetricReader, pr
 def test_a_histogram_value_seen_just_before_closing_is_not_lost(
     quiet: Traffic, reader: InMemoryMetricReader, provider: MeterProvider
 ) -> None:
-    instruments = OtelInstruments(quiet.meters, provider)
+    instruments = report(quiet.meters, provider)
     quiet.meters.observe_estimate("small-1", 0.8)
-    instruments.close()
+    instruments()
     [point] = _collect(reader)["otelbudget_estimate_ratio"].values()
     assert point.sum == 0.8
 
@@ -171,16 +171,16 @@ def test_the_next_manager_on_one_provider_takes_over_and_begins_at_zero(busy: Tr
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
     labels = _labels(tenant="acme", model="small-1")
-    first = OtelInstruments(busy.meters, provider)
+    first = report(busy.meters, provider)
     assert _values(reader, "otelbudget_cost_usd")[labels] == 0.05
-    first.close()
+    first()
     fresh = type(busy)()
-    second = OtelInstruments(fresh.meters, provider)
+    second = report(fresh.meters, provider)
     fresh.spend("acme", "small-1", (1, 1), 10_000_000)
     assert _values(reader, "otelbudget_cost_usd")[labels] == pytest.approx(0.01)
-    first.close()
+    first()
     assert _values(reader, "otelbudget_cost_usd")
-    second.close()
+    second()
     provider.shutdown()
 
 
@@ -188,7 +188,7 @@ def test_runs_beyond_what_an_sdk_can_forget_are_shown_as_other(
     quiet: Traffic, reader: InMemoryMetricReader, provider: MeterProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(otel_metrics, "_MAX_RUN_IDS", 3)
-    OtelInstruments(quiet.meters, provider)
+    report(quiet.meters, provider)
     for i in range(5):
         quiet.live(f"run-{i}", "acme", "research", steps=9 - i, cost_nanousd=1_000_000_000)
     shown = _values(reader, "otelbudget_active_run_cost_usd")
@@ -210,7 +210,7 @@ def test_a_provider_of_our_own_holds_more_label_sets_than_an_sdk_would(reader: I
         for j in range(5):
             meters.spend(f"tenant-{i}", f"model-{j}").cost_nanousd += 1_000_000_000
     provider = MeterProvider([reader], shutdown_on_exit=False, views=cardinality_views())
-    OtelInstruments(meters, provider)
+    report(meters, provider)
     run = _values(reader, "otelbudget_cost_usd")
     assert sum(run.values()) == 2_500
     assert not any("otel.metric.overflow" in dict(labels) for labels in run)
@@ -220,7 +220,7 @@ def test_a_provider_of_our_own_holds_more_label_sets_than_an_sdk_would(reader: I
 def test_our_views_leave_the_buckets_alone(quiet: Traffic, reader: InMemoryMetricReader) -> None:
     views = cardinality_views() or [View(instrument_name="otelbudget_*")]
     provider = MeterProvider([reader], shutdown_on_exit=False, views=views)
-    OtelInstruments(quiet.meters, provider)
+    report(quiet.meters, provider)
     quiet.meters.observe_estimate("small-1", 0.8)
     [point] = _collect(reader)["otelbudget_estimate_ratio"].values()
     assert tuple(point.explicit_bounds) == next(f.bounds for f in HISTOGRAMS if f.name == "otelbudget_estimate_ratio")
@@ -234,4 +234,4 @@ def test_units_leave_the_names_alone_on_the_way_to_prometheus() -> None:
 
 
 def test_a_provider_that_does_nothing_is_fine(busy: Traffic) -> None:
-    OtelInstruments(busy.meters, NoOpMeterProvider()).close()
+    report(busy.meters, NoOpMeterProvider())()
