@@ -110,7 +110,6 @@ def test_costs_are_exact(
         ({"input": 1, "per": 0}, "per must be at least 1"),
         ({"input": 1, "per": 1.5}, "per must be a whole number"),
         ({"input": 1, "discount": 20}, "discount must be a ratio from 0 to 1"),
-        ({"input": Decimal("1e-40")}, "at most 30 digits"),
     ],
 )
 def test_prices_that_can_not_be_meant_are_refused(wrong: dict[str, Any], says: str) -> None:

@@ -49,8 +49,7 @@ class Result:
     rows: Sequence[Row]
     #: Requests that the server counted.
     received: int
-    #: What ``/metrics`` said before the runs and after them.
-    before: evidence.Samples
+    #: What ``/metrics`` says after the runs.
     after: evidence.Samples
     #: Of one refused call, if spans are recorded.
     span: ReadableSpan | None
@@ -126,7 +125,7 @@ def _attributes(screen: Screen, attributes: Mapping[str, Any], indent: int) -> N
 def _metrics(screen: Screen, result: Result) -> None:
     """The counters of one tenant, and all refusals, with the name of each metric said once."""
     example = result.rows[0].job.tenant
-    changed = sorted(evidence.changed(result.before, result.after))
+    changed = sorted(evidence.counted(result.after))
     told = [one for one in changed if 'operation="probe"' not in one[0]]
     shown = [one for one in told if _DENIED in one[0] or f'tenant="{example}"' in one[0]]
     screen.heading(f"Counters of /metrics that changed: all of {example}, and every refusal")

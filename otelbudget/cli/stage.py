@@ -55,7 +55,6 @@ class Stage:
         self._server = undo.enter_context(DemoServer(latency_s=latency(work)))
         self._load = Load(work, self._server.base_url, forever=options.serve, changed=self._changed)
         undo.callback(self._load.stop)
-        self._before = evidence.scrape(self._meters)
         self._began_s = time.monotonic()
 
     def play(self) -> bool:
@@ -78,7 +77,7 @@ class Stage:
         """What came of it."""
         rows = self._load.rows
         span = self._spans.of(rows[0].job.tenant)
-        return Result(rows, self._server.requests, self._before, evidence.scrape(self._meters), span)
+        return Result(rows, self._server.requests, evidence.scrape(self._meters), span)
 
     def _introduce(self) -> None:
         facts, options = self._facts, self._options

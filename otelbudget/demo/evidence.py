@@ -48,12 +48,12 @@ def scrape(meters: Meters) -> Samples:
     return {series: float(value) for series, _, value in lines}
 
 
-def changed(before: Samples, after: Samples) -> list[tuple[str, float]]:
-    """The counters of budgets that are not what they were: (series, value now), in the page's order."""
+def counted(samples: Samples) -> list[tuple[str, float]]:
+    """The counters of budgets that are not 0: (series, value), in the page's order."""
     return [
         (series, value)
-        for series, value in after.items()
-        if series.startswith("otelbudget_") and "_total{" in series and value != before.get(series, 0.0)
+        for series, value in samples.items()
+        if series.startswith("otelbudget_") and "_total{" in series and value
     ]
 
 

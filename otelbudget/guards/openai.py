@@ -56,13 +56,11 @@ def _take_over() -> None:
 def unreached() -> list[str]:
     """Names of client classes whose calls do not pass the guard; empty if all do. Sends nothing."""
     from openai import AsyncOpenAI, OpenAI
-    from openai._models import FinalRequestOptions
 
-    probe = FinalRequestOptions.construct(method="post", url="/otelbudget/probe")
     return [
         f"{cls.__module__}.{cls.__qualname__}"
         for cls in patching.subclasses(OpenAI, AsyncOpenAI)
-        if not patching.reaches(cls, "request", _requests, object, probe)
+        if not patching.reaches(cls, "request", _requests)
     ]
 
 

@@ -22,8 +22,6 @@ from otelbudget.pricing.rates import PARTS, Known, Rates, rates
 
 __all__ = ["Price", "Prices"]
 
-#: Digits after the point of a price; more are a mistake, and exact arithmetic on them would take for ever.
-_FINEST: Final = 30
 #: Answers kept; names come from callers, so their number has no other bound.
 _MOST_KNOWN: Final = 4_096
 _LONGEST_NAME: Final = 512
@@ -189,7 +187,4 @@ class Prices:
 
 def _exact(name: str, value: object) -> Decimal:
     nanousd(name, value, ConfigError)
-    exact = value if isinstance(value, Decimal) else Decimal(repr(value))
-    if -int(exact.as_tuple().exponent) > _FINEST:
-        raise ConfigError(f"{name} must have at most {_FINEST} digits after the point, got {value!r}")
-    return exact
+    return value if isinstance(value, Decimal) else Decimal(repr(value))
