@@ -50,7 +50,7 @@ def scraped(has_prometheus: None, scrape_config: str, tmp_path_factory: pytest.T
     registry.register(PrometheusCollector(traffic.meters))
     directory = tmp_path_factory.mktemp("prometheus")
     with (
-        closing(MetricsServer.start(registry, "127.0.0.1", 0, explicit=True)) as page,
+        closing(MetricsServer.start(registry, "127.0.0.1", 0)) as page,
         running(scrape_config.format(port=page.port), directory, _otlp_option()) as prometheus,
     ):
         prometheus.wait_for("up == 1")
@@ -117,7 +117,7 @@ def test_quotas_of_more_tenants_than_have_a_label_add_up_to_the_ledger(
     registry = CollectorRegistry()
     registry.register(PrometheusCollector(engine.meters))
     with (
-        closing(MetricsServer.start(registry, "127.0.0.1", 0, explicit=True)) as page,
+        closing(MetricsServer.start(registry, "127.0.0.1", 0)) as page,
         running(scrape_config.format(port=page.port), tmp_path_factory.mktemp("many")) as prometheus,
     ):
         of_tenants = 'sum(otelbudget_budget_used{scope="tenant", resource="%s"})'
