@@ -15,7 +15,7 @@ from otelbudget.model.amounts import COST
 @pytest.mark.parametrize(
     "name", [f.name for f in dataclasses.fields(RunBudget) if f.name.startswith("max_") and f.init]
 )
-@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), True, "5", 2**53])
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), True, "five", 2**53])
 def test_every_limit_refuses_what_is_no_amount_and_names_itself(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"^{name} must be"):
         RunBudget(**{name: value})

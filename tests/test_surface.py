@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 from world import World
 
 import otelbudget
-from otelbudget import BudgetManager, BudgetRun, Quota, QuotaService, RunBudget, Usage
+from otelbudget import BudgetManager, BudgetRun, ConfigError, Quota, QuotaService, RunBudget, Usage
 
 NO_LIMIT = "run() has no 'max_steps', a budget has: run(RunBudget(max_steps=...))"
 THREE = RunBudget(max_steps=3, max_tokens=2000, name="three")
@@ -138,6 +141,52 @@ def test_reprs_show_numbers_and_no_addresses(world: World) -> None:
     assert repr(Quota(tokens=10)) == "Quota(tokens=10, name='tokens per day')"
     for value in (BudgetManager(THREE), QuotaService(50), held):
         assert " at 0x" not in repr(value)
+
+
+def test_amounts_are_read_as_people_write_them() -> None:
+    written = RunBudget(
+        max_steps="5",
+        max_tokens="2k",
+        max_cost_usd="$0.05",
+        max_seconds="1h30m",
+        wrap_up={"tokens": "0.5k"},
+        thresholds=["80%"],
+    )
+    numbers = RunBudget(
+        max_steps=5, max_tokens=2000, max_cost_usd=0.05, max_seconds=5400, wrap_up={"tokens": 500}, thresholds=(0.8,)
+    )
+    assert (written, written.limits, written.max_tokens) == (numbers, numbers.limits, 2000)
+    assert RunBudget(max_seconds=timedelta(minutes=1, milliseconds=500)).max_seconds == 60.5
+    assert Quota(cost_usd="$2.50", reserve_for={"high": "20%"}) == Quota(cost_usd=2.5, reserve_for={"high": 0.2})
+    assert repr(written) == repr(copy.deepcopy(written)) == repr(pickle.loads(pickle.dumps(written)))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: RunBudget(max_tokens="2x"), "max_tokens must be a whole number such as 5, 50k or 1.5M, got '2x'"),
+        (lambda: RunBudget(max_tokens="2m"), "a million is written with a capital M: 2M"),
+        (lambda: RunBudget(max_seconds="5:00"), "5m is five minutes"),
+        (lambda: RunBudget(max_seconds=timedelta(-1)), "max_seconds must be a finite number of seconds of at least 0"),
+        (lambda: RunBudget(max_steps=timedelta(1)), "max_steps must be a whole number of at least 0"),
+        (lambda: RunBudget(max_cost_usd="5 EUR"), "max_cost_usd must be an amount of money such as $2.50"),
+        (lambda: RunBudget(max_tokens=5, wrap_up={"tokens": "a few"}), "wrap_up.tokens must be a whole number"),
+        (lambda: RunBudget(thresholds=["80"]), "write a share of a hundred with a %"),
+        (lambda: Quota(tokens=5, reserve_for={"high": "lots"}), "reserve_for['high'] must be a ratio from 0 to 1"),
+    ],
+)
+def test_a_text_that_is_no_amount_says_how_to_write_one(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        make()
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("keyword", ["tokens", "steps"])
+def test_amounts_of_a_call_are_numbers_and_never_text(world: World, keyword: str) -> None:
+    with world.run(THREE) as run:
+        for ask in (run.check, run.reserve, run.can_proceed):
+            with pytest.raises(ValueError, match=f"{keyword} must be a whole number"):
+                ask(**{keyword: "2k"})
 
 
 MISSPELT = """

@@ -53,7 +53,7 @@ def _tenants(text: str) -> int:
 
 
 def _seconds(text: str) -> float:
-    from otelbudget.config.forms import parse_seconds
+    from otelbudget.model.text import parse_seconds
 
     try:
         return float(parse_seconds(text))

@@ -28,9 +28,13 @@ from otelbudget.model.amounts import (
     usd,
 )
 from otelbudget.model.keywords import spelled
+from otelbudget.model.text import read
 
 if TYPE_CHECKING:
+    from datetime import timedelta
     from decimal import Decimal
+
+    Count = int | str
 
 __all__ = ["OnExhausted", "RunBudget", "Unsaid", "Usage", "limits_in", "ratios", "remade", "said", "sum_of"]
 
@@ -43,6 +47,8 @@ OnUnpriced = Literal["deny", "estimate", "allow"]
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class RunBudget:
     """What one run may spend at most. A limit of None means unlimited; spending exactly the limit is allowed.
+
+    Amounts may be texts as in a budgets.yaml (``"2k"``, ``"$0.05"``, ``"10s"``, ``"80%"``), times a timedelta.
 
     Example:
         >>> RunBudget(max_steps=5, max_tokens=2000, max_seconds=10, max_cost_usd=0.05).max_steps
@@ -97,8 +103,33 @@ class RunBudget:
     #: By how many nanoseconds a wrap-up call may pass the deadline.
     wrap_up_ns: int = field(init=False, repr=False)
 
+    if TYPE_CHECKING:  # what it takes, and gives as the numbers above
+
+        def __init__(
+            self,
+            *,
+            max_steps: Count | None = None,
+            max_tokens: Count | None = None,
+            max_input_tokens: Count | None = None,
+            max_output_tokens: Count | None = None,
+            max_cost_usd: Money | str | None = None,
+            max_seconds: Money | str | timedelta | None = None,
+            max_tool_calls: Count | None = None,
+            max_nested_tool_calls: Count | None = None,
+            max_depth: Count | None = None,
+            name: str | None = None,
+            on_exhausted: OnExhausted = "raise",
+            wrap_up: Mapping[str, Money | str | timedelta] | None = None,
+            thresholds: Iterable[float | str] = (0.8, 0.95, 1.0),
+            on_unpriced: OnUnpriced | None = None,
+            origin: str | None = None,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         put = partial(object.__setattr__, self)
+        for resource in (*RESOURCES, "seconds", "depth"):
+            name = f"max_{resource}"
+            put(name, read(name, resource, getattr(self, name)))
         limits = limits_in(self, "max_", "max_")
         if self.max_depth is not None:
             put("max_depth", count("max_depth", self.max_depth, ConfigError))
@@ -107,10 +138,11 @@ class RunBudget:
         put("wrap_up_ns", 0)
         put("ordinary_limits", limits)
         if self.wrap_up is not None:
-            set_aside, wrap_up_ns = _set_aside(self.wrap_up, limits)
-            put("wrap_up", MappingProxyType(dict(self.wrap_up)))
+            aside = {name: read(f"wrap_up.{name}", name, value) for name, value in self.wrap_up.items()}
+            set_aside, wrap_up_ns = _set_aside(aside, limits)
+            put("wrap_up", MappingProxyType(aside))
             put("wrap_up_ns", wrap_up_ns)
-            put("ordinary_limits", tuple(most - aside for most, aside in zip(limits, set_aside, strict=True)))
+            put("ordinary_limits", tuple(most - kept for most, kept in zip(limits, set_aside, strict=True)))
         spends = (i in (TOKENS, INPUT, OUTPUT, COST) and most < UNLIMITED for i, most in enumerate(limits))
         put("one_call", Amounts(*map(int, spends))._replace(steps=1))
         put("thresholds", ratios(self.thresholds))
@@ -149,12 +181,12 @@ def limits_in(given: object, prefix: str, called: str) -> tuple[int, ...]:
     return tuple(UNLIMITED if value is None else limit(called + name, name, value) for name, value in values)
 
 
-def ratios(thresholds: Iterable[float]) -> tuple[float, ...]:
+def ratios(thresholds: Iterable[float | str]) -> tuple[float, ...]:
     """*thresholds* in ascending order, each once; ConfigError if one is no ratio above 0 and at most 1."""
     if not isinstance(thresholds, Iterable):
         raise ConfigError(f"thresholds must be a list of ratios, got {thresholds!r}")
     found = set()
-    for value in thresholds:
+    for value in (read("a threshold", "ratio", one) for one in thresholds):
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
             raise ConfigError(f"a threshold must be a ratio above 0 and at most 1, got {value!r}")
         found.add(float(value))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from otelbudget.errors import ConfigError
 from otelbudget.model.amounts import RESOURCES, UNLIMITED, Money
@@ -17,6 +17,7 @@ from otelbudget.model.budget import limits_in, ratios, remade, said
 from otelbudget.model.keywords import spelled
 from otelbudget.model.levels import NAMED, Level
 from otelbudget.model.names import is_pattern, matching, undated
+from otelbudget.model.text import read
 from otelbudget.model.windows import WindowSpec
 
 __all__ = ["PER_RUN", "PRIORITIES", "Quota", "Quotas", "check_priority"]
@@ -74,8 +75,32 @@ class Quota:
     #: What each priority may use: limits less what is kept for those above it; empty if nothing is kept.
     limits_of: Mapping[str, tuple[int, ...]] = field(init=False, repr=False, compare=False)
 
+    if TYPE_CHECKING:  # what it takes, and gives as the numbers above
+
+        def __init__(
+            self,
+            *,
+            steps: int | str | None = None,
+            tokens: int | str | None = None,
+            input_tokens: int | str | None = None,
+            output_tokens: int | str | None = None,
+            cost_usd: Money | str | None = None,
+            tool_calls: int | str | None = None,
+            nested_tool_calls: int | str | None = None,
+            per: str = "day",
+            timezone: str = "UTC",
+            at: str | None = None,
+            thresholds: Iterable[float | str] = (0.8, 0.95, 1.0),
+            reserve_for: Mapping[str, float | str] | None = None,
+            on_exhausted: Literal["raise", "warn"] = "raise",
+            name: str | None = None,
+            origin: str | None = None,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         put = partial(object.__setattr__, self)
+        for resource in RESOURCES:
+            put(resource, read(f"quota: {resource}", resource, getattr(self, resource)))
         limits = limits_in(self, "", "quota: ")
         if min(limits) == UNLIMITED:
             raise ConfigError(f"a quota limits something: give one of {', '.join(RESOURCES)}")
@@ -103,14 +128,15 @@ class Quota:
 def _shares(reserve_for: object) -> dict[str, float]:
     if not isinstance(reserve_for, Mapping):
         raise ConfigError(f"reserve_for must map priorities to shares, {{'high': 0.2}}, got {reserve_for!r}")
-    for name, share in reserve_for.items():
+    shares = {name: read(f"reserve_for[{name!r}]", "ratio", share) for name, share in reserve_for.items()}
+    for name, share in shares.items():
         if name not in PRIORITIES:
             raise ConfigError(f"reserve_for: unknown priority {name!r}: known are {', '.join(PRIORITIES)}")
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
             raise ConfigError(f"reserve_for[{name!r}] must be a share from 0 to 1, got {share!r}")
-    if sum(map(_ppm, reserve_for.values())) > 1_000_000:
+    if sum(map(_ppm, shares.values())) > 1_000_000:
         raise ConfigError("reserve_for keeps more than the whole quota")
-    return {name: float(share) for name, share in reserve_for.items()}
+    return {name: float(share) for name, share in shares.items()}
 
 
 def _ppm(share: float) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from otelbudget.config.forms import parse_count, parse_flag, parse_ratio, parse_seconds, parse_usd
+from otelbudget.config.forms import parse_flag
+from otelbudget.model.text import parse_count, parse_ratio, parse_seconds, parse_usd
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, assert_type
 
@@ -25,6 +25,10 @@ from otelbudget.runs.reservation import Reservation
 
 budget = RunBudget(max_steps=5, max_tokens=2000, max_seconds=10, max_cost_usd=Decimal("0.05"), wrap_up={"tokens": 500})
 usage = Usage(input_tokens=80, output_tokens=20, model="gpt-4o-mini")
+
+
+written = RunBudget(max_tokens="2k", max_cost_usd="$0.05", max_seconds=timedelta(minutes=2), thresholds=["80%"])
+assert_type(written.max_tokens, int | None)
 
 
 def setting_up() -> None:
