@@ -15,8 +15,6 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 from weakref import ref
 
-__all__ = ["before", "fresh", "hold", "tell", "warn_once"]
-
 _log = logging.getLogger("otelbudget")
 L = TypeVar("L")
 Refs = set[Callable[[], Any]]

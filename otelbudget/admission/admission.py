@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
     from otelbudget.ledger.account import Account, Crossing, Hold, Refusal
 
-__all__ = ["count_of", "judge_here", "judge_state"]
-
 #: Resources that less output leaves more of.
 _OUTPUT_COUNTS: Final = (TOKENS, OUTPUT, COST)
 

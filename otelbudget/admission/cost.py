@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
     from otelbudget.engine.owner import Owner
 
-__all__ = ["Price", "price", "wanted"]
-
 
 class Price(NamedTuple):
     """What a usage costs.

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from otelbudget.admission.request import Request
     from otelbudget.admission.state import RunState
 
-__all__ = ["deadline", "of_account", "of_state", "overage", "spent_wrap_up", "too_deep", "unpriced"]
-
 #: After how many seconds a request that only open holds refuse is worth trying again.
 BUSY_RETRY_S: Final = 1.0
 

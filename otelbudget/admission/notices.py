@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from otelbudget.ledger.account import Account
     from otelbudget.model.decision import Denial
 
-__all__ = ["RECORDS", "overage", "refused", "step", "unlimited", "unlimited_run"]
-
 _log = logging.getLogger("otelbudget")
 #: Who wants a line per record switches this one on.
 RECORDS: Final = logging.getLogger("otelbudget.steps")

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from otelbudget.engine.engine import Engine
     from otelbudget.engine.owner import Owner, Payers
 
-__all__ = ["Around", "Binding", "Kind", "Payer"]
-
 #: How it came to be: opened by hand, by a span, by a call outside every run; ``quota`` is no run.
 Kind = Literal["explicit", "implicit", "ambient", "quota"]
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from otelbudget.ledger.account import Crossing, Hold
     from otelbudget.model.budget import Usage
 
-__all__ = ["GONE", "REPLAYED", "Judgement", "Once", "Request", "Smaller"]
-
 #: Given what tells whether amounts would be admitted, the most that is, or None.
 Smaller = Callable[[Callable[[Sequence[int]], bool]], Amounts | None]
 #: What a change of a hold comes to that has been settled meanwhile.

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
     from otelbudget.ledger.account import Account, Crossing, Hold
 
-__all__ = ["announce", "expiry_counts", "give_back", "late_known", "record", "say_crossed", "settle", "tell_expired"]
-
 Count = tuple[Any, str, int]
 _NOTHING_TOLD: Final = Usage(estimated=True)
 

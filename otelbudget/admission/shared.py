@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
     from otelbudget.stores.shared import Shared
 
-__all__ = ["ajudge_shared", "judge_shared"]
-
 
 def judge_shared(payer: Payer, request: Request) -> Judgement:
     """Judge *request*, and hold or charge it if it is admitted. Only that is counted: a denial may not stand."""

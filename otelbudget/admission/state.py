@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from otelbudget.model.budget import RunBudget
     from otelbudget.model.decision import Denial
 
-__all__ = ["RunState"]
-
 Pending = dict["tuple[str | None, str]", "tuple[BudgetExceeded | None, RunState]"]
 
 _NOT_LOOKED: Final = Around()

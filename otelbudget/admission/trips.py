@@ -24,22 +24,6 @@ if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
     from otelbudget.admission.request import Request
 
-__all__ = [
-    "Trip",
-    "anew",
-    "answered",
-    "arefresh",
-    "ask",
-    "forget",
-    "look",
-    "owe",
-    "owe_record",
-    "owing",
-    "refresh",
-    "send",
-    "warning",
-]
-
 Told = Callable[[list[Crossing]], object]
 Accounts = tuple[QuotaAccount, ...]
 

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
     from otelbudget.engine.owner import Owner
 
-__all__ = ["ModelCall", "ModelRequest", "abegin", "begin"]
-
 #: By how many output tokens a stream's hold grows when it has used it up.
 BLOCK: Final = 256
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
     from otelbudget.engine.engine import Engine
 
-__all__ = ["ModelRequest", "Needs", "Smaller", "needs", "teach"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRequest:

@@ -15,10 +15,8 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer
 
-    from otelbudget.calls.model_call import ModelRequest
+    from otelbudget.calls.sizing import ModelRequest
     from otelbudget.model.budget import Usage
-
-__all__ = ["describe", "end", "start"]
 
 
 def start(tracer: Tracer, request: ModelRequest, context: Context) -> Span:

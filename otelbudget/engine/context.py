@@ -20,8 +20,6 @@ from otelbudget import forking
 if TYPE_CHECKING:
     from otelbudget.engine.engine import Engine
 
-__all__ = ["activate", "activate_default", "active_engine", "attached", "deactivate", "run_here", "set_up_engine"]
-
 _active: Engine | None = None
 #: The last one that was made for runs before `setup()`.
 _default: Engine | None = None

@@ -22,8 +22,6 @@ from otelbudget.model.windows import WindowSpec
 if TYPE_CHECKING:
     from otelbudget.ledger.ledger import Ledger
 
-__all__ = ["Directory", "counted"]
-
 #: How many models an owner's accounts are remembered for.
 _MODELS: Final = 64
 

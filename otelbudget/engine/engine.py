@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from otelbudget.model.quota import Quotas
     from otelbudget.model.windows import WindowSpec
 
-__all__ = ["UNLIMITED_BUDGET", "Engine"]
-
 _log = logging.getLogger("otelbudget")
 #: Of a run that has no limits of its own.
 UNLIMITED_BUDGET: Final = RunBudget()

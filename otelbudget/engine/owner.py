@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from otelbudget.model.levels import Where
     from otelbudget.model.quota import Quota
 
-__all__ = ["DEFAULT", "NOBODY", "Names", "Owner", "Payers", "Tags", "tags_of", "tenant_said"]
-
 #: The organisation and the tenant of a run that names none.
 DEFAULT: Final = "default"
 #: Characters of a tenant's name that is not said in code, at most: it becomes a label, and baggage may be anybody's.

@@ -7,8 +7,6 @@ from typing import Any, Final, NamedTuple
 
 from otelbudget.model.budget import Usage
 
-__all__ = ["Recent"]
-
 #: How many are remembered.
 _KEPT: Final = 256
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from otelbudget.config import Config
     from otelbudget.engine.engine import Engine
 
-__all__ = ["Reloading"]
-
 #: The logger that users switch on, rather than that of this module.
 _log = logging.getLogger("otelbudget")
 

@@ -11,7 +11,8 @@ from otelbudget.model.budget import Usage
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from otelbudget.calls.model_call import ModelCall, ModelRequest
+    from otelbudget.calls.model_call import ModelCall
+    from otelbudget.calls.sizing import ModelRequest
     from otelbudget.guards.exchange import Exchange
 
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from otelbudget.calls.model_call import ModelRequest
+from otelbudget.calls.sizing import ModelRequest
 from otelbudget.engine.context import active_engine
 from otelbudget.estimate.tokens import count_input
 from otelbudget.guards import watch

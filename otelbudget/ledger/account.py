@@ -18,19 +18,6 @@ from otelbudget.model.vector import GUARDS, NO_LIMIT, SHIFTS, cap, lane, unpack
 if TYPE_CHECKING:
     from otelbudget.model.windows import Window, WindowSpec
 
-__all__ = [
-    "Account",
-    "Crossing",
-    "Hold",
-    "Limits",
-    "QuotaAccount",
-    "Refusal",
-    "Rule",
-    "limits_of",
-    "rule_of",
-    "rule_of_budget",
-]
-
 Key = tuple[Where, "WindowSpec", float]
 HoldState = Literal["new", "open", "committed", "released", "expired"]
 

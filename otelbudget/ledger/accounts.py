@@ -18,8 +18,6 @@ from otelbudget.model.windows import Window, WindowSpec, window_at
 if TYPE_CHECKING:
     from otelbudget.model.levels import Where
 
-__all__ = ["Accounts"]
-
 #: How long an ended window is kept, in seconds, and how many windows at most: for clocks that are set back.
 KEPT_S: Final = 86_400
 _KEPT_WINDOWS: Final = 128

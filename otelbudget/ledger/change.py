@@ -14,8 +14,6 @@ from otelbudget.ledger.judging import rises
 from otelbudget.ledger.rolling import charged
 from otelbudget.model.vector import GUARDS
 
-__all__ = ["Changes", "Counts", "plan", "raises", "write"]
-
 #: (object, attribute, value).
 Changes = list[tuple[Any, str, Any]]
 #: Counters: (object, attribute, by how much).

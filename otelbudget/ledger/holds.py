@@ -10,8 +10,6 @@ from weakref import ref
 from otelbudget.ledger.account import Hold
 from otelbudget.model.amounts import NANOS, UNLIMITED
 
-__all__ = ["GRACE_S", "TTL_S", "OpenHolds"]
-
 TTL_S: Final = 60
 GRACE_S: Final = 5
 

@@ -12,8 +12,6 @@ from otelbudget.ledger.account import Account, Refusal
 from otelbudget.model.amounts import UNLIMITED
 from otelbudget.model.vector import GUARDS, LOW, SHIFTS, asked, greater, lane, step, unpack
 
-__all__ = ["left", "refusal", "refusals", "rises", "tightest", "warning"]
-
 
 def rises(accounts: Sequence[Account], more: int) -> list[int]:
     """What *more* on the last account comes to on each."""

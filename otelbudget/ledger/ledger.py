@@ -27,8 +27,6 @@ from otelbudget.ledger.judging import refusal
 from otelbudget.model.amounts import Amounts
 from otelbudget.model.vector import greater, pack
 
-__all__ = ["INSIDE", "Ledger"]
-
 T = TypeVar("T")
 #: What refuses a request that comes inside another operation of its own thread: it is worth trying again at once.
 INSIDE: Final = Refusal(Account(()), Rule(None, ((), (), ()), ()), 0, 0, 0, 0, 0, busy=True)

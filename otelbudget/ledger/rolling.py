@@ -16,8 +16,6 @@ from otelbudget.model.windows import BUCKETS, bucket
 if TYPE_CHECKING:
     from otelbudget.ledger.account import Account, QuotaAccount
 
-__all__ = ["charged", "fits_at_s", "gone_s", "next_s", "number", "total", "turns_at_s"]
-
 #: Buckets that are kept, fallen out or not: those of two windows more than the one that counts.
 _KEPT: Final = 3 * BUCKETS
 

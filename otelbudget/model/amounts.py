@@ -15,29 +15,6 @@ from typing import Final, NamedTuple, NoReturn
 from otelbudget.errors import ConfigError
 from otelbudget.model.keywords import unknown
 
-__all__ = [
-    "CEILING",
-    "COST",
-    "INPUT",
-    "NESTED",
-    "NOTHING",
-    "OUTPUT",
-    "RESOURCES",
-    "STEPS",
-    "TOKENS",
-    "TOOLS",
-    "UNLIMITED",
-    "Amounts",
-    "amounts_from",
-    "count",
-    "limit",
-    "nanos_of",
-    "nanoseconds",
-    "nanousd",
-    "shown",
-    "usd",
-]
-
 NANOS: Final = 1_000_000_000
 CEILING: Final = 2**53
 _NANO: Final = Decimal("1E-9")

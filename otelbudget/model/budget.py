@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     Count = int | str
 
-__all__ = ["OnExhausted", "RunBudget", "Unsaid", "Usage", "limits_in", "ratios", "remade", "said", "sum_of"]
-
 #: ``"raise"``, ``"warn"`` (charge, flag, never block) or ``(denial, run) -> bool``; True evaluates once more.
 OnExhausted = Literal["raise", "warn"] | Callable[[Any, Any], "bool | Awaitable[bool]"]
 OnUnpriced = Literal["deny", "estimate", "allow"]

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from datetime import datetime
     from decimal import Decimal
 
-__all__ = ["ALLOWED", "Decision", "Denial"]
-
 #: What an exception has of a denial.
 _TOLD: Final = (
     *("reason", "resource", "budget", "scope", "used", "reserved", "limit", "requested"),

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 if TYPE_CHECKING:
     from otelbudget.model.amounts import Money
 
-__all__ = ["AmountKeywords", "LimitKeywords", "OnUnknown", "OtherKeywords", "ReserveKeywords", "spelled", "unknown"]
-
 T = TypeVar("T")
 #: What becomes of a hold whose call has an unknown end: charged in ``full``, its ``input`` part, or left ``open``.
 OnUnknown = Literal["input", "full", "open"]

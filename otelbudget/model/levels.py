@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 if TYPE_CHECKING:
     from otelbudget.model.quota import Quota, Quotas
 
-__all__ = ["LEVELS", "NAMED", "Level", "Where", "Who"]
-
 Found = Iterator[tuple[tuple[str, ...], tuple["Quota", ...]]]
 Of = Callable[["Quotas", "Who", "str | None"], Found]
 

@@ -9,8 +9,6 @@ if TYPE_CHECKING:
 
     from otelbudget.model.decision import Denial
 
-__all__ = ["amount", "message", "whose"]
-
 _AMBIENT: Final = (
     " Calls outside otelbudget.run() share one process-wide run: open one per request or job with"
     " `with otelbudget.run(...):`, or start it anew with manager.reset()."

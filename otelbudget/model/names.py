@@ -8,8 +8,6 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["is_pattern", "matching", "undated"]
-
 _DATE_SUFFIX: Final = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8})\Z")
 
 

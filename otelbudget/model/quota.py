@@ -20,8 +20,6 @@ from otelbudget.model.names import is_pattern, matching, undated
 from otelbudget.model.text import read
 from otelbudget.model.windows import WindowSpec
 
-__all__ = ["PER_RUN", "PRIORITIES", "Quota", "Quotas", "check_priority"]
-
 #: From the least to the most important.
 PRIORITIES: Final = ("low", "normal", "high")
 #: Why some levels have no quota per run.

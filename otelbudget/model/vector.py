@@ -13,8 +13,6 @@ from typing import Final
 
 from otelbudget.model.amounts import RESOURCES, UNLIMITED
 
-__all__ = ["GUARDS", "LOW", "asked", "cap", "greater", "lane", "pack", "step", "unpack"]
-
 _BITS: Final = 96
 SHIFTS: Final = tuple(_BITS * i for i in range(len(RESOURCES)))
 _MASK: Final = (1 << _BITS) - 1

@@ -17,8 +17,6 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from otelbudget.errors import ConfigError
 
-__all__ = ["BUCKETS", "Window", "WindowSpec", "bucket", "window_at", "zone", "zone_advice"]
-
 CALENDAR: Final = ("minute", "hour", "day", "week", "month")
 _TIMED: Final = ("day", "week", "month")
 _FIXED: Final = {"minute": 60, "hour": 3600}

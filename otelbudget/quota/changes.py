@@ -15,8 +15,6 @@ from otelbudget.model.amounts import COST, NANOS, RESOURCES, TOKENS, UNLIMITED
 from otelbudget.model.quota import Quota
 from otelbudget.telemetry import events
 
-__all__ = ["Change", "QuotaLike", "daily_of", "listed"]
-
 QuotaLike = int | Quota | Iterable[Quota]
 #: The logger that users switch on, rather than that of this module.
 _log = logging.getLogger("otelbudget")

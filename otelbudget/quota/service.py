@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from otelbudget.manager import BudgetManager
     from otelbudget.stores.base import Store
 
-__all__ = ["QuotaService"]
-
 _DAILY_TOKENS: Final = Unsaid(10_000)
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from otelbudget.ledger.account import Rule
     from otelbudget.model.quota import Quota
 
-__all__ = ["QuotaLine", "QuotaUsage", "usage_of"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaLine:

@@ -17,22 +17,6 @@ from typing import Any, Final
 from otelbudget import semconv as sc
 from otelbudget.model.budget import Usage
 
-__all__ = [
-    "Kind",
-    "agent_name",
-    "classify",
-    "conversation",
-    "covered_sdk",
-    "max_output_tokens",
-    "model_name",
-    "operation",
-    "provider_name",
-    "response_id",
-    "tool_call_id",
-    "tool_name",
-    "usage_from",
-]
-
 Attributes = Mapping[str, Any]
 
 

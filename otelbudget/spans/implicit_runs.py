@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from otelbudget.engine.owner import Owner
     from otelbudget.model.budget import RunBudget
 
-__all__ = ["ImplicitRuns"]
-
 #: How many ended spans that carried a run are remembered, for tasks that outlive them.
 _ENDED: Final = 1024
 

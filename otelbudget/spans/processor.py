@@ -16,7 +16,8 @@ from opentelemetry.context import Context, get_current
 
 from otelbudget.admission import settlement
 from otelbudget.admission.state import RunState
-from otelbudget.calls.model_call import ModelCall, ModelRequest
+from otelbudget.calls.model_call import ModelCall
+from otelbudget.calls.sizing import ModelRequest
 from otelbudget.engine import context as contexts
 from otelbudget.runs import ambient, asking
 from otelbudget.runs import tool_call as tools
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from otelbudget.engine.engine import Engine
     from otelbudget.engine.owner import Owner
     from otelbudget.model.budget import Usage
-
-__all__ = ["LiveSpans"]
 
 
 class LiveSpans:

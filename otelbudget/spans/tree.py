@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
     from otelbudget.runs.tool_call import ToolCall
 
-__all__ = ["OURS", "LooseSpan", "Node", "SpanTree", "names_of"]
-
 #: Instrumentation scope of the spans that otelbudget opens itself.
 OURS: Final = "otelbudget"
 
