@@ -10,8 +10,9 @@ import pytest
 from otelbudget import Quota
 from otelbudget.engine.directory import Directory
 from otelbudget.engine.owner import Names, Owner
-from otelbudget.ledger.account import QuotaAccount, Rule
+from otelbudget.ledger.account import QuotaAccount
 from otelbudget.ledger.ledger import Ledger
+from otelbudget.ledger.rules import Rule
 from otelbudget.model.amounts import TOKENS, Amounts
 from otelbudget.model.quota import Quotas
 from otelbudget.model.vector import lane, pack

@@ -14,9 +14,10 @@ from world import reserved_of, used_of
 
 from otelbudget import Config
 from otelbudget.engine.engine import Engine
-from otelbudget.ledger.account import NORMAL, Account, Crossing, Hold, QuotaAccount, Refusal, Rule
+from otelbudget.ledger.account import NORMAL, Account, Crossing, Hold, QuotaAccount, Refusal
 from otelbudget.ledger.judging import left, refusal, tightest, warning
 from otelbudget.ledger.ledger import INSIDE, Ledger
+from otelbudget.ledger.rules import Rule
 from otelbudget.model.amounts import NANOS, NOTHING, RESOURCES, UNLIMITED, Amounts
 from otelbudget.model.levels import Where
 from otelbudget.model.vector import lane, pack
@@ -73,9 +74,7 @@ def charge(ledger: Ledger, accounts: tuple[Account, ...], amounts: Amounts) -> l
 
 
 def new_hold(accounts: tuple[Account, ...], amounts: Amounts, on_expiry: Amounts = NOTHING) -> Hold:
-    hold = Hold(on_expiry=on_expiry)
-    hold.accounts, hold.amounts, hold.vector = accounts, amounts, pack(amounts)
-    return hold
+    return Hold(None, accounts, amounts, pack(amounts), on_expiry)
 
 
 def held(
@@ -183,7 +182,7 @@ def test_a_hold_that_has_ended_is_not_settled_again(ledger: Ledger) -> None:
     hold = held(ledger, (run,), tokens(6))
     assert ledger.settle(hold, pack(tokens(2)), "committed") == []
     assert ledger.settle(hold, pack(tokens(2)), "committed") is None
-    assert ledger.settle_late(hold, pack(tokens(2)), ()) is None
+    assert ledger.settle(hold, pack(tokens(2)), "committed", was="released") is None
     assert state(run) == (2, 0, 8)
 
 
@@ -191,8 +190,8 @@ def test_what_is_used_after_a_release_is_charged_once(ledger: Ledger) -> None:
     run = account(tokens=10)
     hold = held(ledger, (run,), tokens(6))
     ledger.settle(hold, 0, "released")
-    assert ledger.settle_late(hold, pack(tokens(2)), ()) == []
-    assert ledger.settle_late(hold, pack(tokens(2)), ()) is None
+    assert ledger.settle(hold, pack(tokens(2)), "committed", was="released") == []
+    assert ledger.settle(hold, pack(tokens(2)), "committed", was="released") is None
     assert state(run) == (2, 0, 8)
 
 
@@ -462,7 +461,6 @@ def test_what_asks_inside_another_operation_of_its_thread_is_refused_and_changes
         another = new_hold((run,), tokens(1))
         assert ledger.hold(another, another, (), 0, []) is INSIDE
         assert ledger.resize(hold, tokens(11)) is INSIDE
-        assert ledger.charge((run,), pack(tokens(1)), (), [], judged=NORMAL) is INSIDE
     assert (another.state, state(run)) == ("new", (0, 10, 90))
 
 

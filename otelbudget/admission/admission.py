@@ -1,16 +1,18 @@
 """Whether a request may go on: one order of evaluation and one critical section, for every kind of request.
 
 Order: closed, no_tenant, unpriced, frozen, deadline, depth, then the accounts from the widest to the leaf. What is
-admitted is held or charged in the same critical section in which it fits.
+admitted is held in the same critical section in which it fits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from otelbudget.admission import denial as denials
-from otelbudget.admission import notices
-from otelbudget.admission.request import GONE, REPLAYED, Judgement, Request
+from otelbudget.admission import notices, settlement
+from otelbudget.admission.request import GONE, REPLAYED, Judgement, Request, refused
+from otelbudget.ledger.account import Hold, Refusal
 from otelbudget.ledger.change import Changes
 from otelbudget.ledger.judging import refusal, tightest, warning
 from otelbudget.model.amounts import COST, OUTPUT, STEPS, TOKENS, UNLIMITED, Amounts
@@ -20,12 +22,13 @@ from otelbudget.model.vector import pack
 if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
     from otelbudget.admission.state import RunState
-    from otelbudget.ledger.account import Account, Crossing, Hold, Refusal
+    from otelbudget.ledger.account import Account
 
 #: Resources that less output leaves more of.
 _OUTPUT_COUNTS: Final = (TOKENS, OUTPUT, COST)
 
-Blocked = tuple[Denial, "RunState | None"]
+#: What is in the way, the run it belongs to, and whether that only warns.
+Blocked = tuple[Denial, "RunState | None", bool]
 
 
 def judge_here(payer: Payer, request: Request, *, counted: bool = True) -> Judgement:
@@ -33,9 +36,10 @@ def judge_here(payer: Payer, request: Request, *, counted: bool = True) -> Judge
 
     Only that is counted, if *counted*: a denial may not stand, nor does an admission before a shared store has its say.
     """
-    engine = payer.engine
+    engine, hold = payer.engine, request.hold
+    if hold is None and request.operation == "tool":
+        return _charged(payer, request)
     now_ns = engine.clock_ns()
-    hold = request.hold
     if hold is not None and request.change:
         accounts = hold.accounts
     else:
@@ -50,30 +54,37 @@ def judge_here(payer: Payer, request: Request, *, counted: bool = True) -> Judge
         or request.unpriced is not None
         or request.permit is not None
     ):
-        blocked = _by_state(payer, request, now_ns)
-        if blocked is not None and engine.enforce:
-            return Judgement(Decision(False, denial=blocked[0]), blocked[1])
-        warned = _warned_by_state(payer, request, now_ns) if blocked is None else blocked[0]
-    if not engine.enforce:
-        return _observed(payer, request, accounts, now_ns, warned, counted=counted)
+        blocked, warned = _by_state(payer, request, now_ns)
+        if blocked is not None:
+            return blocked
+    unusual, by_state = payer.unusual, warned
     for account in accounts:
         if account.limits.warns is not None and warned is None:
-            warned = _warned(payer, request, accounts)
-    unusual = payer.unusual
+            over = warning(accounts, request.beyond, payer.owner.level)
+            warned = None if over is None else denials.of_account(payer, request, over, accounts)
     done = _taken(payer, request, accounts, now_ns, warned, counted=counted)
+    if not isinstance(done, Judgement):
+        if engine.enforce:
+            return _refused(payer, request, accounts, done, counted=counted)
+        warned = by_state or denials.of_account(payer, request, done._replace(busy=False), accounts)
+        done = _taken(payer, request, accounts, now_ns, warned, counted=counted, force=True)
     if payer.unusual and not unusual and hold is not None and request.change is None:
-        blocked = _by_state(payer, request, now_ns)  # frozen or closed in the meantime
+        blocked, _ = _by_state(payer, request, now_ns)  # frozen or closed in the meantime
         if blocked is not None and engine.ledger.settle(hold, 0, "released") is not None:
-            return Judgement(Decision(False, denial=blocked[0]), blocked[1])
-    return done if isinstance(done, Judgement) else _refused(payer, request, accounts, done, counted=counted)
+            return blocked
+    return done if isinstance(done, Judgement) else Judgement()
 
 
 def judge_state(payer: Payer, request: Request) -> Judgement:
     """Judge *request* by the state of the lineage alone; nothing is counted."""
-    if not payer.engine.enforce:
-        return Judgement()
-    blocked = _by_state(payer, request, payer.engine.clock_ns())
-    return Judgement() if blocked is None else Judgement(Decision(False, denial=blocked[0]), blocked[1])
+    return _by_state(payer, request, payer.engine.clock_ns())[0] or Judgement()
+
+
+def _charged(payer: Payer, request: Request) -> Judgement:
+    """Judge a tool call, which is charged as it starts."""
+    hold = Hold(payer)
+    judged = judge_here(payer, request._replace(hold=hold, keeper=hold))
+    return judged._replace(crossed=settlement.charge_hold(payer, hold)) if hold.state == "open" else judged
 
 
 def _taken(
@@ -86,53 +97,42 @@ def _taken(
     counted: bool,
     force: bool = False,
 ) -> Judgement | Refusal:
-    """Hold, charge or only look, in one step with the counter of the decision."""
-    ledger, level, hold = payer.engine.ledger, payer.owner.level, request.hold
-    operation = request.operation
-    n = 1 if counted else 0
-    counts: list[tuple[object, str, int]] = [
-        (payer.cell, operation, n) if warned is None else count_of(payer, operation, warned, n)
-    ]
-    crossed: list[Crossing] = []
-    refused: Refusal | None
-    if hold is not None and request.change is not None:
-        joining, grow = _joining(payer, request, hold), request.change == "grow"
-        # Not counted: it belongs to the request that made the hold.
-        refused = ledger.resize(hold, request.amounts, joining=joining, grow=grow, force=force)
-        if hold.state != "open":
-            return Judgement(GONE)
-    elif hold is not None:
-        hold.accounts = accounts
-        writes = _prepared(payer, hold, request)
-        refused = ledger.hold(hold, request.keeper, counts, now_ns, writes, force=force, once=request.once)
-        if request.once is not None and request.once.hold is not hold and refused is None:
-            return Judgement(REPLAYED)
-    elif operation == "tool":
-        counts.append((payer.tenant_cell, "tool_calls", request.amounts.tool_calls))
-        charged = ledger.charge(
-            accounts, pack(request.amounts), counts, [], judged=None if force else level, now_ns=now_ns
-        )
-        crossed, refused = (charged, None) if isinstance(charged, list) else ([], charged)
-    else:
+    """Hold it, or only look, in one step with the counter of the decision."""
+    ledger, hold = payer.engine.ledger, request.hold
+    count = count_of(payer, request.operation, warned, int(counted))
+    over: Refusal | None
+    if hold is None:
         permit = request.permit
         wrapping = permit.account if permit is not None and permit.holds(payer) and not permit.used else None
         more = 0 if force else pack(request.amounts)
-        refused = ledger.check(accounts, more, level, counts[0], now_ns, wrapping)
-    if refused is not None:
-        return refused
-    if operation != "probe":
+        over = ledger.check(accounts, more, payer.owner.level, count, now_ns, wrapping)
+    elif request.change is not None:
+        joining, grow = _joining(payer, request, hold), request.change == "grow"
+        # Not counted: it belongs to the request that made the hold.
+        over = ledger.resize(hold, request.amounts, joining=joining, grow=grow, force=force)
+        if hold.state != "open":
+            return Judgement(GONE)
+    else:
+        hold.accounts, hold.priority = accounts, payer.owner.level
+        hold.amounts, hold.vector = request.amounts, pack(request.amounts)
+        writes: Changes = [] if request.permit is None else _permitted(payer, hold, request)
+        over = ledger.hold(hold, request.keeper, [count], now_ns, writes, force=force, once=request.once)
+        if request.once is not None and request.once.hold is not hold and over is None:
+            return Judgement(REPLAYED)
+    if over is not None:
+        return over
+    if request.operation != "probe":
         for one in payer.lineage if payer.pending or payer.above else ():
             if one.pending:
                 ledger.locked(lambda one=one: one.forget(reasons=("busy", "store_unavailable")))  # type: ignore[misc]
     decision = ALLOWED if warned is None else Decision(True, warned=True, denial=warned)
-    return Judgement(decision, None, None if request.site.span is None else tightest(accounts), crossed)
+    return Judgement(decision, None, None if request.site.span is None else tightest(accounts))
 
 
-def _prepared(payer: Payer, hold: Hold, request: Request) -> Changes:
-    """Make *hold* what *request* asks for; gives what its admission changes beside accounts."""
-    hold.amounts, hold.vector, hold.priority = request.amounts, pack(request.amounts), payer.owner.level
+def _permitted(payer: Payer, hold: Hold, request: Request) -> Changes:
+    """Let *hold* use its permit to wrap up; gives what its admission changes beside accounts."""
     permit = request.permit
-    if permit is None or not permit.holds(payer):
+    if not permit.holds(payer):
         return []
     hold.wrapping, hold.permit = permit.account, permit
     return [(permit, "used", True)]
@@ -146,50 +146,19 @@ def _joining(payer: Payer, request: Request, hold: Hold) -> tuple[Account, ...]:
 
 
 def _refused(
-    payer: Payer, request: Request, accounts: tuple[Account, ...], refused: Refusal, *, counted: bool
+    payer: Payer, request: Request, accounts: tuple[Account, ...], over: Refusal, *, counted: bool
 ) -> Judgement:
-    """Ask for less output if that is what *refused* lacks and less fits; else the denial."""
-    if request.smaller is not None and refused.resource in _OUTPUT_COUNTS:
-        hold, level = request.hold, payer.owner.level
-        held = hold.vector if hold is not None and request.change == "resize" else 0
+    """Ask for less output if that is what *over* lacks and less fits; else the denial."""
+    if request.smaller is not None and over.resource in _OUTPUT_COUNTS:
         wrapping = None if request.permit is None else request.permit.account
 
         def fits(less: Amounts) -> bool:
-            return refusal(accounts, pack(less) - held, level, wrapping) is None
+            return refusal(accounts, request._replace(amounts=less).beyond, payer.owner.level, wrapping) is None
 
         less = request.smaller(fits)  # type: ignore[arg-type]
         if less is not None:
             return judge_here(payer, request._replace(amounts=less), counted=counted)
-    denial = denials.of_account(payer, request, refused, accounts)
-    return Judgement(Decision(False, denial=denial), payer.ancestor_of(refused.account))
-
-
-def _observed(
-    payer: Payer,
-    request: Request,
-    accounts: tuple[Account, ...],
-    now_ns: int,
-    warned: Denial | None,
-    *,
-    counted: bool,
-) -> Judgement:
-    """Admit it whatever refuses, and flag that, for a manager that enforces nothing."""
-    level, hold = payer.owner.level, request.hold
-    more = pack(request.amounts) - (hold.vector if hold is not None and request.change == "resize" else 0)
-    over = refusal(accounts, more, level) or warning(accounts, more, level)
-    if over is not None and warned is None:
-        warned = denials.of_account(payer, request, over._replace(busy=False), accounts)
-    done = _taken(payer, request, accounts, now_ns, warned, counted=counted, force=True)
-    assert isinstance(done, Judgement) or done.busy
-    return done if isinstance(done, Judgement) else Judgement()
-
-
-def _warned(payer: Payer, request: Request, accounts: tuple[Account, ...]) -> Denial | None:
-    """What the request exceeds of rules that only warn, or None."""
-    hold = request.hold
-    more = pack(request.amounts) - (hold.vector if hold is not None and request.change == "resize" else 0)
-    over = warning(accounts, more, payer.owner.level)
-    return None if over is None else denials.of_account(payer, request, over, accounts)
+    return refused(denials.of_account(payer, request, over, accounts), payer.ancestor_of(over.account))
 
 
 def count_of(payer: Payer, operation: str, warned: Denial | None, n: int = 1) -> tuple[object, str, int]:
@@ -202,65 +171,64 @@ def count_of(payer: Payer, operation: str, warned: Denial | None, n: int = 1) ->
 # --- by state
 
 
-def _by_state(payer: Payer, request: Request, now_ns: int) -> Blocked | None:
-    """The first thing about the state of the lineage that is in the way, and the run it belongs to."""
+def _by_state(payer: Payer, request: Request, now_ns: int) -> tuple[Judgement | None, Denial | None]:
+    """What the state of the lineage refuses, and what it only warns of."""
+    warned: Denial | None = None
+    for denial, blocker, warns in _blocked(payer, request, now_ns):
+        if payer.engine.enforce and not warns:
+            return refused(denial, blocker), None
+        warned = warned or denial
+    return None, warned
+
+
+def _blocked(payer: Payer, request: Request, now_ns: int) -> Iterator[Blocked]:
+    """All that is in the way about the state of the lineage, in the order of evaluation."""
     lineage, permit = payer.lineage, request.permit
     # What was admitted may go on in a run that has ended.
     running = request.change is not None and request.operation == "call"
     for one in () if running else lineage:
         if one.closed:
-            return denials.of_state(one, payer, "closed"), one
+            yield denials.of_run(one, payer, "closed"), one, False
     if request.once is not None and request.once.hold is not None:
-        return None  # it was admitted before, whatever is in the way by now
+        return  # it was admitted before, whatever is in the way by now
     if not (payer.owner.known and all(one.owner.known for one in lineage)):
-        return denials.no_tenant(payer), None
+        yield denials.of_run(payer.run, payer, "no_tenant", tenant=None), None, False
     if request.amounts[STEPS] or any(request.amounts[1 : COST + 1]):
-        model = request.unpriced
-        for one in () if running else lineage:
-            model = one.unpriced if model is None else model
+        models = [request.unpriced, *(one.unpriced for one in lineage if not running)]
+        model = next((one for one in models if one is not None), None)
         if model is not None:
-            return denials.unpriced(payer, model, payer.binding(request.model, request.owner).accounts)
+            accounts = payer.binding(request.model, request.owner).accounts
+            yield *denials.unpriced(payer, model, accounts), False
     for one in lineage:
         if one.frozen is not None and not one.closed:
-            return denials.of_state(one, payer, "frozen", one.frozen or None), one
+            yield denials.of_run(one, payer, "frozen", detail=one.frozen or None), one, False
     if running:
-        return None
+        return
     if permit is not None and permit.holds(payer) and (spent := permit.refuses(request.amounts)) is not None:
-        return denials.spent_wrap_up(permit.run, payer, spent), permit.run
-    return _late(payer, request, now_ns) or _too_deep(payer)
+        yield denials.of_run(permit.run, payer, "limit", resource=spent, detail="wrap_up"), permit.run, False
+    yield from _late(payer, request, now_ns)
+    if payer.run is not None and payer.run.kind == "implicit":
+        yield from _too_deep(payer, payer.run)
 
 
-def _warned_by_state(payer: Payer, request: Request, now_ns: int) -> Denial | None:
-    late = _late(payer, request, now_ns, warn=True) or _too_deep(payer, warn=True)
-    return None if late is None else late[0]
-
-
-def _late(payer: Payer, request: Request, now_ns: int, *, warn: bool = False) -> Blocked | None:
-    """The deadline that has passed, of a run that refuses or, with *warn*, of one that only warns."""
-    if payer.until_ns == UNLIMITED:
-        return None
+def _late(payer: Payer, request: Request, now_ns: int) -> Iterator[Blocked]:
+    """The deadlines that have passed."""
     permit = request.permit
-    for one in payer.lineage:
-        if one.max_ns is None or one.account.rule.warn is not warn:
+    for one in payer.lineage if payer.until_ns != UNLIMITED else ():
+        if one.max_ns is None:
             continue
-        elapsed = one.elapsed_ns(now_ns)
+        elapsed, asked = one.elapsed_ns(now_ns), request.seconds_ns
         grace = permit.grace_ns if permit is not None and one is permit.run and not permit.used else 0
-        asked = request.seconds_ns
         if elapsed >= one.max_ns + grace if not asked else elapsed + asked > one.max_ns + grace:
-            return denials.deadline(one, payer, request, elapsed), one
-    return None
+            yield denials.deadline(one, payer, request, elapsed), one, one.account.rule.warn
 
 
-def _too_deep(payer: Payer, *, warn: bool = False) -> Blocked | None:
-    """The run above, one that refuses or, with *warn*, one that only warns, inside of which an agent's run is too deep.
+def _too_deep(payer: Payer, run: RunState) -> Iterator[Blocked]:
+    """The runs above inside of which an agent's *run* is too deep.
 
     Its span could not be refused, so its calls are; a run that somebody opens is refused when it is opened.
     """
-    run = payer.run
-    if run is None or run.kind != "implicit":
-        return None
     for one in run.above:
         allowed = one.budget.max_depth
-        if allowed is not None and run.depth > allowed and one.account.rule.warn is warn:
-            return denials.too_deep(one, payer, run.depth), one
-    return None
+        if allowed is not None and run.depth > allowed:
+            yield denials.too_deep(one, payer, run.depth), one, one.account.rule.warn

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from otelbudget.model.amounts import NOTHING, Amounts
-from otelbudget.model.decision import ALLOWED, Decision
+from otelbudget.model.decision import ALLOWED, Decision, Denial
+from otelbudget.model.vector import pack
 from otelbudget.telemetry.events import NOWHERE, Site
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ class Request(NamedTuple):
     smaller: Smaller | None = None
     once: Once | None = None
 
+    @property
+    def beyond(self) -> int:
+        """A vector of what it asks for on top of what its hold has."""
+        return pack(self.amounts) - (self.hold.vector if self.hold is not None and self.change == "resize" else 0)
+
 
 class Judgement(NamedTuple):
     """What came of a request.
@@ -95,3 +101,8 @@ class Judgement(NamedTuple):
     blocker: RunState | None = None
     tightest: tuple[int, int] | None = None
     crossed: Sequence[Crossing] = ()
+
+
+def refused(denial: Denial, blocker: RunState | None = None) -> Judgement:
+    """The judgement that is a refusal."""
+    return Judgement(Decision(False, denial=denial), blocker)

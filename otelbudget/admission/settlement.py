@@ -7,6 +7,7 @@ another operation of its own thread (out of a finalizer or a signal handler) is 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from otelbudget.admission.payer import Payer
     from otelbudget.admission.state import RunState
-    from otelbudget.ledger.account import Account, Crossing, Hold
+    from otelbudget.ledger.account import Account, Crossing, Hold, HoldState
 
 Count = tuple[Any, str, int]
 _NOTHING_TOLD: Final = Usage(estimated=True)
@@ -57,7 +58,6 @@ def record(
     crossed = ledger.charge(bound.here, pack(amounts), _counts(payer, usage, amounts, cost), writes, once=once)
     if crossed is None:
         return False
-    assert isinstance(crossed, list)
     if owed:
         trips.send(payer, owed)
     if cost.denies:
@@ -97,50 +97,47 @@ def settle(
     if ledger.lock._is_owned():  # type: ignore[attr-defined]
         again = partial(settle, payer, held, usage, site, asked_model=asked_model, by_price=by_price, owner=owner)
         return held.state != "committed" and ledger.later(again)
-    charge = _charge_of(payer, held.amounts, usage, asked_model, owner, by_price=by_price)
-    model, whole = charge.usage.model, charge.amounts
-    joining = () if model is None else late_known(payer, held, model, owner)
-    late = held.state == "released" or payer.closed
+    whole = _charge_of(payer, held.amounts, usage, asked_model, owner, by_price=by_price)
+    joining = late_known(payer, held, whole.usage.model, owner) if payer.engine.directory.by_model else ()
     here = () if payer.engine.store is not None else joining
-    owed = _owed(payer, held, whole, joining, site)
-    writes = trips.owing(payer, owed) if owed else ()
-    counts = _counts(payer, charge.usage, whole, charge.cost)
-    crossed = ledger.settle(held, pack(whole), "committed", counts, writes, joining=here, paid=usage)
-    if crossed is None:  # it had ended before, or has in the meantime
-        charge = _beyond(charge, held)
-        owed = _owed(payer, held, whole, joining, site)
-        writes = trips.owing(payer, owed) if owed else ()
-        counts = _counts(payer, charge.usage, charge.amounts, charge.cost)
-        beyond, full = pack(charge.amounts), pack(whole)
-        crossed = ledger.settle_late(held, beyond, counts, writes, joining=here, whole=full, paid=usage)
-        if crossed is None:
+    crossed: list[Crossing] | None = None
+    while crossed is None:  # again if it has expired meanwhile
+        was = held.state
+        if was in ("new", "committed"):
             return False
+        charge = _beyond(whole, held) if was == "expired" else whole
+        owed = () if payer.engine.store is None else _owed(payer, held, whole.amounts, joining, site, was)
+        writes: Changes = [(held, "paid", usage), *(trips.owing(payer, owed) if owed else ())]
+        counts = _counts(payer, charge.usage, charge.amounts, charge.cost)
+        due, full = pack(charge.amounts), pack(whole.amounts) if here else 0
+        crossed = ledger.settle(held, due, "committed", counts, writes, was=was, joining=here, whole=full)
     if owed:
         trips.send(payer, owed)
     if charge.cost.denies:
         _refuse_unpriced(payer, charge.usage.model)
+    late = was == "released" or payer.closed
     flags = _flags(charge.usage, late=late, wrap_up=held.permit is not None)
     if notices.RECORDS.isEnabledFor(logging.INFO):
-        notices.step(payer, charge.amounts, model or asked_model, owner, charge.cost, flags)
+        notices.step(payer, charge.amounts, charge.usage.model or asked_model, owner, charge.cost, flags)
     announce(payer, charge.amounts, site, crossed, flags)
     if payer.unusual:
         closing.finish_if_idle(payer)
     return True
 
 
-def _owed(payer: Payer, held: Hold, whole: Amounts, joining: Sequence[Account], site: Site) -> tuple[Any, ...]:
-    """What a shared store has to be told if there is one."""
-    if payer.engine.store is None:
-        return ()
+def _owed(
+    payer: Payer, held: Hold, whole: Amounts, joining: Sequence[Account], site: Site, was: HoldState
+) -> tuple[Any, ...]:
+    """What a shared store has to be told."""
     told = partial(say_crossed, payer, site)
-    ended = trips.owe(payer, held, whole, told, late=held.state == "released")
+    ended = trips.owe(payer, held, whole, told, late=was == "released")
     return ended + trips.owe_record(payer, joining, whole, told)
 
 
-def late_known(payer: Payer, held: Hold, model: str, owner: Any) -> tuple[Account, ...]:
+def late_known(payer: Payer, held: Hold, model: str | None, owner: Any) -> tuple[Account, ...]:
     """The quotas of *model* that *held* is not held on, since which one it was is known only now."""
     on = held.accounts if held.trip is None else held.trip.accounts
-    if any(account.scope == "model" for account in on):
+    if model is None or any(account.scope == "model" for account in on):
         return ()
     return tuple(one for one in payer.binding(model, owner).accounts if one.scope == "model")
 
@@ -161,10 +158,18 @@ def _charge_of(
 
 def _beyond(charge: _Charge, held: Hold) -> _Charge:
     """What exceeds what an expiry has charged; tokens stay the sum of their parts, as the counters have them."""
-    if held.state != "expired":
-        return charge
     rest = Amounts(*(max(0, a - b) for a, b in zip(charge.amounts, held.on_expiry, strict=True)))
     return charge._replace(amounts=rest._replace(tokens=rest.input_tokens + rest.output_tokens))
+
+
+def charge_hold(payer: Payer, held: Hold) -> list[Crossing]:
+    """Charge a tool call that was just admitted what it holds; gives the thresholds crossed."""
+    crossed: list[Crossing] = []
+    owed = trips.owe(payer, held, held.amounts, crossed.extend)
+    counts = [(payer.tenant_cell, "tool_calls", held.amounts.tool_calls)]
+    crossed += payer.engine.ledger.settle(held, held.vector, "committed", counts, trips.owing(payer, owed)) or []
+    trips.send(payer, owed)
+    return crossed
 
 
 def give_back(payer: Payer, held: Hold) -> bool:
@@ -186,27 +191,18 @@ def _complete(usage: Usage | None, held: Amounts) -> Usage:
         return sum_of(held)
     steps = held[STEPS] if isinstance(usage.steps, Unsaid) else usage.steps
     tool_calls = held[TOOLS] if isinstance(usage.tool_calls, Unsaid) else usage.tool_calls
-    split = usage.input_tokens is not None and usage.output_tokens is not None
-    if split and (steps, tool_calls) == (usage.steps, usage.tool_calls):
+    given, made = usage.input_tokens, usage.output_tokens
+    if given is not None and made is not None and (steps, tool_calls) == (usage.steps, usage.tool_calls):
         return usage
-    known_input = held[INPUT] if usage.input_tokens is None else usage.input_tokens
-    known_output = held[OUTPUT] if usage.output_tokens is None else usage.output_tokens
-    return Usage(
-        known_input,
-        known_output,
-        cost_usd=usage.cost_usd,
+    guessed = (given is None and held[INPUT] > 0) or (made is None and held[OUTPUT] > 0)
+    return replace(
+        usage,
+        input_tokens=held[INPUT] if given is None else given,
+        output_tokens=held[OUTPUT] if made is None else made,
+        tokens=None,
         steps=steps,
         tool_calls=tool_calls,
-        cache_read_tokens=usage.cache_read_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        model=usage.model,
-        provider=usage.provider,
-        response_id=usage.response_id,
-        estimated=usage.estimated
-        or bool(usage.input_tokens is None and held[INPUT])
-        or bool(usage.output_tokens is None and held[OUTPUT]),
-        reported_cost_usd=usage.reported_cost_usd,
+        estimated=usage.estimated or guessed,
     )
 
 
@@ -216,7 +212,7 @@ def _complete(usage: Usage | None, held: Amounts) -> Usage:
 def _counts(payer: Payer, usage: Usage, amounts: Amounts, cost: Price) -> list[Count]:
     """The counters that charging *amounts* raises."""
     model = usage.model
-    spend = payer.spend_cell if model is None else payer.engine.meters.spend(payer.tenant, model)
+    spend = payer.spend_cell if model is None else payer.engine.meters.spend(payer.owner.tenant, model)
     counts = [(payer.cell, "records", 1), (spend, "input", amounts[INPUT]), (spend, "output", amounts[OUTPUT])]
     if amounts[COST]:
         counts.append((spend, "cost_nanousd", amounts[COST]))

@@ -7,14 +7,14 @@ here is given back. Sync and async differ in the awaited line.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from otelbudget.admission import denial as denials
 from otelbudget.admission import settlement, trips
 from otelbudget.admission.admission import count_of, judge_here
-from otelbudget.admission.request import GONE, REPLAYED, Judgement, Once, Request
+from otelbudget.admission.request import GONE, REPLAYED, Judgement, Once, Request, refused
 from otelbudget.errors import StoreError
-from otelbudget.ledger.account import Crossing, Hold
+from otelbudget.ledger.account import Hold
 from otelbudget.ledger.change import write
 from otelbudget.ledger.judging import tightest
 from otelbudget.model.amounts import NOTHING, Amounts
@@ -24,7 +24,6 @@ from otelbudget.stores.shared import Unsent
 
 if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
-    from otelbudget.stores.shared import Shared
 
 
 def judge_shared(payer: Payer, request: Request) -> Judgement:
@@ -32,7 +31,8 @@ def judge_shared(payer: Payer, request: Request) -> Judgement:
     errand = _Errand(payer, request)
     while (judged := errand.begin()) is None:
         try:
-            answer = errand.go()
+            method, asked = errand.asks()
+            answer = getattr(payer.engine.store, method)(*asked)
         except BaseException as error:  # noqa: BLE001 - only one of the store's stays
             judged = errand.failed(error)
         else:
@@ -47,7 +47,8 @@ async def ajudge_shared(payer: Payer, request: Request) -> Judgement:
     errand = _Errand(payer, request)
     while (judged := errand.begin()) is None:
         try:
-            answer = await errand.ago()
+            method, asked = errand.asks()
+            answer = await getattr(payer.engine.store, f"a{method}")(*asked)
         except BaseException as error:  # noqa: BLE001 - only one of the store's stays
             judged = errand.failed(error)
         else:
@@ -94,21 +95,12 @@ class _Errand:
             self._accounts = () if hold.trip is None else hold.trip.accounts
         return None if self._accounts else self._admitted()
 
-    def go(self) -> Answer:
-        """Make the trip."""
+    def asks(self) -> tuple[str, tuple[Any, ...]]:
+        """What is asked of the store: the method, and what with."""
         payer, hold = self._payer, self._asked.hold
-        store: Shared = payer.engine.store
         if hold is None:
-            return store.read(*trips.look(payer, self._accounts))
-        return store.reserve(trips.ask(payer, hold, self._there))
-
-    async def ago(self) -> Answer:
-        """Make the trip, awaited."""
-        payer, hold = self._payer, self._asked.hold
-        store: Shared = payer.engine.store
-        if hold is None:
-            return await store.aread(*trips.look(payer, self._accounts))
-        return await store.areserve(trips.ask(payer, hold, self._there))
+            return "read", trips.look(payer, self._accounts)
+        return "reserve", (trips.ask(payer, hold, self._there),)
 
     def end(self, answer: Answer) -> Judgement | None:
         """What comes of it by the answer of the store; None to try again."""
@@ -117,14 +109,13 @@ class _Errand:
             return self.failed(WrongWindow(answer.now_s))
         if answer.gone and request.hold is not None:
             return self._begin_anew(request.hold)
-        refused = trips.answered(payer, request, accounts, answer, self._there)
-        if refused is not None and payer.engine.enforce:
+        over = trips.answered(payer, request, accounts, answer, self._there)
+        if over is not None and payer.engine.enforce:
             self._give_back()
             if request.once is not None and request.once.hold is not None:  # by what was admitted under its key
                 return Judgement(REPLAYED)
-            denial = denials.of_account(payer, request, refused, accounts)
-            return Judgement(Decision(False, denial=denial))
-        over = refused or trips.warning(payer, request, accounts, answer, self._there)
+            return refused(denials.of_account(payer, request, over, accounts))
+        over = over or trips.exceeds(payer, request, accounts, self._there)
         if over is not None:
             self._warned = denials.of_account(payer, request, over._replace(busy=False), accounts)
         return self._admitted()
@@ -145,7 +136,7 @@ class _Errand:
         self._give_back(error)
         if not isinstance(error, StoreError | WrongWindow):
             raise error
-        return Judgement(Decision(False, denial=denial))
+        return refused(denial)
 
     def _admitted(self) -> Judgement:
         payer, request, here = self._payer, self._asked, self._here
@@ -159,21 +150,11 @@ class _Errand:
         if request.change is None:
             payer.engine.ledger.add([count_of(payer, request.operation, warned)])
         if request.operation == "tool" and request.hold is not None:
-            here = here._replace(crossed=self._charge_tool(request.hold))
+            here = here._replace(crossed=settlement.charge_hold(payer, request.hold))
         if request.site.span is None:
             return here
         accounts = payer.binding(request.model, request.owner).accounts
         return here._replace(tightest=tightest(accounts))
-
-    def _charge_tool(self, hold: Hold) -> list[Crossing]:
-        payer, amounts = self._payer, hold.amounts
-        crossed: list[Crossing] = []
-        owed = trips.owe(payer, hold, amounts, crossed.extend)
-        counts = [(payer.tenant_cell, "tool_calls", amounts.tool_calls)]
-        writes = trips.owing(payer, owed)
-        crossed += payer.engine.ledger.settle(hold, hold.vector, "committed", counts, writes) or []
-        trips.send(payer, owed)
-        return crossed
 
     def _move(self, hold: Hold, charged: Amounts) -> None:
         """End what the store holds for *hold* by charging *charged*; the rest is to be held anew, as another one."""

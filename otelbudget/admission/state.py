@@ -12,7 +12,8 @@ from opentelemetry.context import Context, get_current
 from otelbudget import semconv
 from otelbudget.admission.payer import Around, Kind, Payer
 from otelbudget.engine.context import PERMIT
-from otelbudget.ledger.account import Account, QuotaAccount, rule_of, rule_of_budget
+from otelbudget.ledger.account import Account, QuotaAccount
+from otelbudget.ledger.rules import rule_of, rule_of_budget
 from otelbudget.model.amounts import NANOS, UNLIMITED
 from otelbudget.model.windows import Window
 from otelbudget.telemetry import our_spans

@@ -9,14 +9,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from operator import sub
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from otelbudget.ledger.account import Crossing, Hold, QuotaAccount, Refusal, Rule, crossings
+from otelbudget.ledger.account import Crossing, Hold, QuotaAccount, Refusal, crossings
 from otelbudget.ledger.change import Changes
-from otelbudget.ledger.judging import refusal
+from otelbudget.ledger.judging import exceeded, refusal, warning
+from otelbudget.ledger.rules import Rule
 from otelbudget.model.amounts import NOTHING, UNLIMITED, Amounts
-from otelbudget.model.vector import pack
+from otelbudget.model.vector import pack, step
 from otelbudget.stores.base import FOREVER_S, Answer, Line, Reserve, Reset, Settle, Settled
 from otelbudget.stores.shared import Owed
 
@@ -107,23 +107,18 @@ def answered(payer: Payer, request: Request, accounts: Accounts, answer: Answer,
         return None
     account, i = accounts[answer.refused], answer.resource
     used, taken = (amounts[i] for amounts in answer.states[answer.refused])
-    more = request.hold.amounts[i] - before[i]
-    strict = [rule for rule in account.rules if not rule.warn]
-    rule = next((one for one in strict if taken + more > one.limits[level][i]), strict[0])
-    return Refusal(account, rule, i, used, taken - used, rule.limits[level][i], more, busy=answer.busy)
+    more = pack(request.hold.amounts) - pack(before)
+    found = exceeded(account, i, used, taken, more, level)
+    if found is None:  # other rules have come meanwhile
+        return Refusal(account, account.rules[0], i, used, taken - used, 0, step(more, i), busy=answer.busy)
+    return found._replace(busy=answer.busy)
 
 
-def warning(payer: Payer, request: Request, accounts: Accounts, answer: Answer, before: Amounts) -> Refusal | None:
-    """The first rule that only warns and that is exceeded, by the *answer* of the store that admitted it."""
-    level, held = payer.owner.level, request.hold is not None
-    amounts = request.amounts if request.hold is None else request.hold.amounts
-    for account, (used, taken) in zip(accounts, answer.states, strict=True):
-        for i, more in enumerate(map(sub, amounts, before)) if account.limits.warns is not None else ():
-            others = taken[i] - more if held else taken[i]
-            for rule in account.rules if more > 0 else ():
-                if rule.warn and others + more > rule.limits[level][i]:
-                    return Refusal(account, rule, i, used[i], others - used[i], rule.limits[level][i], more, busy=False)
-    return None
+def exceeds(payer: Payer, request: Request, accounts: Accounts, before: Amounts) -> Refusal | None:
+    """The first rule that only warns and that is exceeded by what the store has admitted."""
+    held = request.hold is not None
+    more = pack(request.amounts if request.hold is None else request.hold.amounts) - pack(before)
+    return warning(accounts, more, payer.owner.level, own=more if held else 0)
 
 
 # --- afterwards: what is owed to the store before the ledger changes, and sent once it has

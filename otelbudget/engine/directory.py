@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 from otelbudget.engine.owner import DEFAULT, Names, Owner, Payers
-from otelbudget.ledger.account import QuotaAccount, Rule, rule_of
+from otelbudget.ledger.account import QuotaAccount
 from otelbudget.ledger.accounts import Accounts
+from otelbudget.ledger.rules import Rule, rule_of
 from otelbudget.model.amounts import UNLIMITED
 from otelbudget.model.levels import LEVELS, Where
 from otelbudget.model.names import is_pattern

@@ -7,124 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from otelbudget.model.amounts import NOTHING, UNLIMITED, Amounts
+from otelbudget.ledger.rules import Rule, limits_of
+from otelbudget.model.amounts import NOTHING, Amounts
 from otelbudget.model.levels import Where
-from otelbudget.model.quota import PRIORITIES, Quota
-from otelbudget.model.vector import GUARDS, NO_LIMIT, SHIFTS, cap, lane, unpack
+from otelbudget.model.quota import PRIORITIES
+from otelbudget.model.vector import SHIFTS, lane, unpack
 
 if TYPE_CHECKING:
     from otelbudget.model.windows import Window, WindowSpec
 
 Key = tuple[Where, "WindowSpec", float]
 HoldState = Literal["new", "open", "committed", "released", "expired"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rule:
-    """What limits an account: a run's budget, or one quota.
-
-    Args:
-        name: What denials and metrics call it.
-        limits: What each priority may reach, as `PRIORITIES`; UNLIMITED where there is no limit.
-        full: The same including what is set aside for wrapping up.
-        thresholds: Ratios of the full limits whose crossing is reported.
-        warn: It flags what exceeds it and refuses nothing.
-        origin: Where it was written, ``file:line``.
-        quota: The quota that it stands for; None for a run's budget.
-    """
-
-    name: str | None
-    limits: tuple[tuple[int, ...], ...]
-    full: tuple[int, ...]
-    thresholds: tuple[float, ...] = ()
-    warn: bool = False
-    origin: str | None = None
-    quota: Quota | None = None
-
-    def marks(self, resource: int) -> list[tuple[float, int]]:
-        """(ratio, the amount that reaches it, rounded up); none where nothing, or nothing but 0, is allowed."""
-        limit = self.full[resource]
-        if not 0 < limit < UNLIMITED:
-            return []
-        return [(ratio, -(-limit * round(ratio * 1_000_000) // 1_000_000)) for ratio in self.thresholds]
-
-
-@lru_cache(maxsize=4096)
-def _rule_of(quota: Quota, origin: str | None) -> Rule:
-    limits = tuple(quota.limits_of.get(priority, quota.limits) for priority in PRIORITIES)
-    return Rule(quota.name, limits, quota.limits, quota.thresholds, quota.on_exhausted == "warn", origin, quota)
-
-
-def rule_of(quota: Quota) -> Rule:
-    """The rule that *quota* is."""
-    return _rule_of(quota, quota.origin)
-
-
-@lru_cache(maxsize=1024)
-def rule_of_budget(
-    limits: tuple[int, ...],
-    full: tuple[int, ...],
-    name: str | None,
-    thresholds: tuple[float, ...],
-    warn: bool,
-    origin: str | None,
-) -> Rule:
-    """The rule that a run's budget is; one for all runs of a budget."""
-    return Rule(name, (limits,) * len(PRIORITIES), full, thresholds, warn, origin)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Limits:
-    """What the rules of an account come to.
-
-    Attributes:
-        caps: What each priority may reach under all rules that refuse, ready to be compared.
-        full: The same including what is set aside for wrapping up.
-        warns: What each priority may reach without a warning; None where no rule warns.
-        limited: The resources that a rule limits, ascending.
-        refusing: Those that a rule refuses, ascending.
-    """
-
-    caps: tuple[int, ...]
-    full: int
-    warns: tuple[int, ...] | None
-    limited: tuple[int, ...]
-    refusing: tuple[int, ...]
-    mark: int
-
-
-@lru_cache(maxsize=4096)
-def limits_of(rules: tuple[Rule, ...]) -> Limits:
-    """What *rules* come to together: the least of each resource."""
-    strict, lenient = [r for r in rules if not r.warn], [r for r in rules if r.warn]
-    priorities = range(len(PRIORITIES))
-    return Limits(
-        tuple(cap(_least([rule.limits[p] for rule in strict])) for p in priorities),
-        cap(_least([rule.full for rule in strict])),
-        tuple(cap(_least([rule.limits[p] for rule in lenient])) for p in priorities) if lenient else None,
-        _limited(rules),
-        _limited(strict),
-        marked(rules, 0),
-    )
-
-
-def _least(limits: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    return tuple(map(min, zip(*limits, strict=True))) if limits else (UNLIMITED,) * len(SHIFTS)
-
-
-def _limited(rules: Sequence[Rule]) -> tuple[int, ...]:
-    return tuple(i for i in range(len(SHIFTS)) if any(rule.full[i] < UNLIMITED for rule in rules))
-
-
-def marked(rules: Sequence[Rule], used: int) -> int:
-    """What, added to a used amount, sets the guard of each lane that reaches a threshold above *used*."""
-    found = GUARDS
-    for i, amount in enumerate(unpack(used)):
-        found -= min((m for rule in rules for _, m in rule.marks(i) if m > amount), default=NO_LIMIT) << SHIFTS[i]
-    return found
+#: The index of normal priority.
+NORMAL: Final = PRIORITIES.index("normal")
 
 
 class Crossing(NamedTuple):
@@ -246,18 +143,20 @@ class Refusal(NamedTuple):
     busy: bool
 
 
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Hold:
     """Amounts held on several accounts until they are settled.
 
     Attributes:
+        payer: Who asked for it.
         accounts: From the widest scope to the leaf.
         amounts, vector: What is held on each.
         on_expiry: What an expiry charges.
         counts: The counters of that: (cell, slot, by how much).
+        opened_ns: When it was admitted.
         expires_ns: When it may be reclaimed if nobody holds on to it.
         state: ``new`` until it is admitted, ``open`` until it is settled, once.
         owner: A weak reference to what keeps it alive.
-        payer: Who asked for it.
         priority: An index into `PRIORITIES`.
         wrapping: The account that judges its growth by full limits, or None.
         permit: The permit to wrap up that its call has used, or None.
@@ -265,30 +164,18 @@ class Hold:
         trip: What a shared store holds for it, or None.
     """
 
-    # fmt: off
-    __slots__ = (
-        "__weakref__", "accounts", "amounts", "counts", "expires_ns", "on_expiry", "opened_ns", "owner", "paid",
-        "payer", "permit", "priority", "state", "trip", "vector", "wrapping",
-    )
-    # fmt: on
-
-    def __init__(self, payer: Any = None, *, on_expiry: Amounts = NOTHING, priority: int = 1) -> None:
-        self.accounts: tuple[Account, ...] = ()
-        self.amounts: Amounts = NOTHING
-        self.vector = 0
-        self.on_expiry = on_expiry
-        self.counts: Sequence[tuple[Any, str, int]] = ()
-        self.opened_ns = 0
-        self.expires_ns = 0
-        self.state: HoldState = "new"
-        self.owner: Any = None
-        self.payer = payer
-        self.priority = priority
-        self.wrapping: Account | None = None
-        self.permit: Any = None
-        self.paid: Any = None
-        self.trip: Any = None
-
-
-#: The index of normal priority.
-NORMAL: Final = PRIORITIES.index("normal")
+    payer: Any = None
+    accounts: tuple[Account, ...] = ()
+    amounts: Amounts = NOTHING
+    vector: int = 0
+    on_expiry: Amounts = NOTHING
+    counts: Sequence[tuple[Any, str, int]] = ()
+    opened_ns: int = 0
+    expires_ns: int = 0
+    state: HoldState = "new"
+    owner: Any = None
+    priority: int = NORMAL
+    wrapping: Account | None = None
+    permit: Any = None
+    paid: Any = None
+    trip: Any = None

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
-from otelbudget.ledger.account import Key, QuotaAccount, marked
+from otelbudget.ledger.account import Key, QuotaAccount
 from otelbudget.ledger.change import write
 from otelbudget.ledger.ledger import Ledger
 from otelbudget.ledger.rolling import gone_s, total, turns_at_s
+from otelbudget.ledger.rules import marked
 from otelbudget.model.windows import Window, WindowSpec, window_at
 
 if TYPE_CHECKING:

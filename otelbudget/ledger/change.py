@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import starmap
 from typing import Any
 
-from otelbudget.ledger.account import Account, Crossing, crossings, marked
+from otelbudget.ledger.account import Account, Crossing, crossings
 from otelbudget.ledger.judging import rises
 from otelbudget.ledger.rolling import charged
+from otelbudget.ledger.rules import marked
 from otelbudget.model.vector import GUARDS
 
 #: (object, attribute, value).
@@ -23,12 +24,6 @@ Counts = Iterable[tuple[Any, str, int]]
 def write(changes: Changes) -> None:
     """Make all changes, in one call into C."""
     any(starmap(setattr, changes))
-
-
-def raises(changes: Changes, counts: Counts) -> None:
-    """Put into *changes* that counters are raised."""
-    for cell, slot, n in counts:
-        changes.append((cell, slot, getattr(cell, slot) + n))
 
 
 def plan(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from otelbudget.ledger.account import Account, Refusal
 from otelbudget.model.amounts import UNLIMITED
-from otelbudget.model.vector import GUARDS, LOW, SHIFTS, asked, greater, lane, step, unpack
+from otelbudget.model.vector import GUARDS, LOW, SHIFTS, asked, greater, lane, step
 
 
 def rises(accounts: Sequence[Account], more: int) -> list[int]:
@@ -54,27 +54,34 @@ def refusals(
     """
     busy = []
     for n, (account, here) in enumerate(zip(accounts, rises(accounts, more), strict=True)):
-        limits = account.limits
-        guards = asked(here)
-        cap = limits.full if account is wrapping else limits.caps[priority]
-        short = ((cap - account.taken - here) & guards) ^ guards
-        for i in range(len(SHIFTS)) if short else ():
-            if lane(short, i):
-                found = _blame(account, i, here, priority, full=account is wrapping)
-                if lane(account.used + _alone(accounts, n, own + more), i) > found.limit:
-                    yield found
-                else:
-                    busy.append(found._replace(busy=True))
+        wraps = account is wrapping
+        for i in _short(account, account.limits.full if wraps else account.limits.caps[priority], here):
+            found = exceeded(account, i, lane(account.used, i), lane(account.taken, i), here, priority, full=wraps)
+            assert found is not None
+            if lane(account.used + _alone(accounts, n, own + more), i) > found.limit:
+                yield found
+            else:
+                busy.append(found._replace(busy=True))
     yield from busy
 
 
-def _blame(account: Account, i: int, here: int, priority: int, *, full: bool) -> Refusal:
-    """The first rule of *account* that refuses so much of a resource."""
-    used, taken, more = lane(account.used, i), lane(account.taken, i), step(here, i)
-    strict = [rule for rule in account.rules if not rule.warn]
-    rows = [(rule, (rule.full if full else rule.limits[priority])[i]) for rule in strict]
-    rule, limit = next(row for row in rows if taken + more > row[1])
-    return Refusal(account, rule, i, used, taken - used, limit, more, busy=False)
+def _short(account: Account, cap: int, more: int) -> list[int]:
+    """The resources of which *account* has not so much left under *cap*."""
+    guards = asked(more)
+    short = ((cap - account.taken - more) & guards) ^ guards
+    return [i for i in range(len(SHIFTS)) if lane(short, i)] if short else []
+
+
+def exceeded(
+    account: Account, i: int, used: int, taken: int, more: int, priority: int, *, full: bool = False, warn: bool = False
+) -> Refusal | None:
+    """The first rule that refuses so much more of a resource or, with *warn*, only warns, where *taken* is held."""
+    asks = step(more, i)
+    for rule in account.rules:
+        limit = (rule.full if full else rule.limits[priority])[i]
+        if rule.warn is warn and taken + asks > limit:
+            return Refusal(account, rule, i, used, taken - used, limit, asks, busy=False)
+    return None
 
 
 def _alone(accounts: Sequence[Account], n: int, whole: int) -> int:
@@ -86,18 +93,15 @@ def _alone(accounts: Sequence[Account], n: int, whole: int) -> int:
     return whole
 
 
-def warning(accounts: Sequence[Account], more: int, priority: int) -> Refusal | None:
-    """The first rule that only warns and that *more* exceeds."""
+def warning(accounts: Sequence[Account], more: int, priority: int, own: int = 0) -> Refusal | None:
+    """The first rule that only warns and that *more* exceeds; *own* of it the accounts have taken already."""
     for account, here in zip(accounts, rises(accounts, more), strict=True):
-        if account.limits.warns is None:
-            continue
-        guards = asked(here)
-        short = ((account.limits.warns[priority] - account.taken - here) & guards) ^ guards
-        for i in range(len(SHIFTS)) if short else ():
-            for rule in account.rules if lane(short, i) else ():
-                used, taken, limit = lane(account.used, i), lane(account.taken, i), rule.limits[priority][i]
-                if rule.warn and taken + step(here, i) > limit:
-                    return Refusal(account, rule, i, used, taken - used, limit, step(here, i), busy=False)
+        warns = account.limits.warns
+        for i in () if warns is None else _short(account, warns[priority] + own, here):
+            used, taken = lane(account.used, i), lane(account.taken - own, i)
+            found = exceeded(account, i, used, taken, here, priority, warn=True)
+            if found is not None:
+                return found
     return None
 
 
@@ -146,8 +150,3 @@ def tightest(accounts: Sequence[Account]) -> tuple[int, int] | None:
 
 
 _LANE = (1 << 96) - 1
-
-
-def used_of(account: Account) -> list[int]:
-    """What an account has used, in `RESOURCES` order."""
-    return unpack(account.used)

@@ -1,42 +1,31 @@
 """The ledger: every account of a manager, the holds that are open on them, and the one lock that guards both.
 
-A change is worked out and then written in one step, see `change`. Nothing inside the lock does I/O, logs, writes a span
-or calls back; and no loop stands directly inside of ``with self.lock``, since CPython 3.13 does not release a lock if a
-signal handler raises where such a loop goes back.
-
-An operation that comes inside another one of its own thread (out of a finalizer or a signal handler) would see what is
-about to change. So who charges or settles comes `later`, once the lock is free; who asks is refused as busy.
+A change is worked out and then written in one step, see `change`; `lock` says what may happen inside the lock.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from operator import add
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from otelbudget import forking
-from otelbudget.ledger.account import Account, Crossing, Hold, HoldState, Refusal, Rule, limits_of, marked
-from otelbudget.ledger.change import Changes, Counts, plan, raises, write
+from otelbudget.ledger.account import Account, Crossing, Hold, HoldState, Refusal
+from otelbudget.ledger.change import Changes, Counts, plan, write
 from otelbudget.ledger.holds import TTL_S, OpenHolds
 from otelbudget.ledger.judging import refusal
+from otelbudget.ledger.lock import Locked
+from otelbudget.ledger.rules import Rule, limits_of, marked
 from otelbudget.model.amounts import Amounts
 from otelbudget.model.vector import greater, pack
 
-T = TypeVar("T")
 #: What refuses a request that comes inside another operation of its own thread: it is worth trying again at once.
 INSIDE: Final = Refusal(Account(()), Rule(None, ((), (), ()), ()), 0, 0, 0, 0, 0, busy=True)
 
 
-def _nothing() -> None:
-    return None
-
-
-class Ledger:
+class Ledger(Locked):
     """Accounts and open holds.
 
     Args:
@@ -45,37 +34,14 @@ class Ledger:
 
     Attributes:
         open: The holds that are open.
-        bells: Rung after every change that may let a refused request pass.
         expired: (hold, thresholds crossed) of what has been reclaimed, for whoever tells of it.
     """
 
     def __init__(self, *, ttl_s: float = TTL_S, clock_s: Callable[[], float] = time.time) -> None:
-        self.lock = forking.hold(threading.RLock())  # re-entrant only because it knows its owner
+        super().__init__()
         self.clock_s = clock_s
-        self.bells: set[Callable[[], None]] = set()
         self.expired: deque[tuple[Hold, list[Crossing]]] = deque()
         self.open = OpenHolds(ttl_s)
-        self._later: deque[Callable[[], object]] = deque()
-
-    @property
-    def inside(self) -> bool:
-        """Whether this thread is in the middle of an operation."""
-        return bool(self.lock._is_owned())  # type: ignore[attr-defined]  # what threading.Condition asks of a lock
-
-    def later(self, operation: Callable[[], object]) -> bool:
-        """Put off *operation* until the one that this thread is in the middle of is done; False if there is none."""
-        if not self.inside:
-            return False
-        self._later.append(operation)
-        return True
-
-    def locked(self, operation: Callable[[], T]) -> T:
-        """What *operation*, which reads or changes state that is no amount, gives with the lock held."""
-        with self.lock:
-            found = operation()
-        if self._later:
-            self.after()
-        return found
 
     def add(self, counts: Counts) -> None:
         """Raise counters that go with no change of accounts."""
@@ -83,22 +49,8 @@ class Ledger:
             return
         changes: Changes = []
         with self.lock:
-            raises(changes, counts)
+            plan(changes, (), 0, 0, 0, counts, self.clock_s)
             write(changes)
-
-    def after(self, *, room: bool = False) -> None:
-        """What follows an operation, once the lock is free: ring if there is *room*, do what was put off."""
-        if room:
-            self._ring()
-        while self._later and not self.inside:
-            operation = next(iter(tuple(self._later)), _nothing)  # another thread may have been faster
-            operation()  # twice if that is interrupted in between, but what it does is done once
-            with suppress(ValueError):
-                self._later.remove(operation)
-
-    def _ring(self) -> None:
-        for ring in tuple(self.bells):
-            ring()
 
     # --- asking
 
@@ -173,7 +125,6 @@ class Ledger:
         self,
         held: Hold,
         amounts: Amounts,
-        counts: Counts = (),
         *,
         joining: tuple[Account, ...] = (),
         grow: bool = False,
@@ -198,7 +149,7 @@ class Ledger:
             refused = None if force else self._misfit(held, vector, joining)
             if refused is None:
                 changes: Changes = [(held, "amounts", amounts), (held, "vector", vector)]
-                plan(changes, held.accounts, more, 0, 0, counts, self.clock_s)
+                plan(changes, held.accounts, more, 0, 0, (), self.clock_s)
                 if joining:
                     plan(changes, joining, vector, 0, 1, (), self.clock_s)
                     quotas = tuple(one for one in held.accounts if one.where is not None)
@@ -217,30 +168,13 @@ class Ledger:
         return min(refused, key=lambda one: (one.busy, one.account.where is None), default=None)
 
     def charge(
-        self,
-        accounts: Sequence[Account],
-        actual: int,
-        counts: Counts,
-        writes: Changes,
-        *,
-        judged: int | None = None,
-        now_ns: int = 0,
-        once: Any = None,
-    ) -> Refusal | list[Crossing] | None:
+        self, accounts: Sequence[Account], actual: int, counts: Counts, writes: Changes, once: Any = None
+    ) -> list[Crossing] | None:
         """Add *actual* to every account, limits or not; gives the thresholds that it has crossed.
 
-        With *judged*, a priority, only if it fits; else it gives what refuses it. With *once*, what its key stands for,
-        only if that is not ``done``; else None.
+        With *once*, what its key stands for, only if that is not ``done``; else None.
         """
-        if judged is not None and self.lock._is_owned():  # type: ignore[attr-defined]
-            return INSIDE
         with self.lock:
-            if judged is not None:
-                if now_ns >= self.open.due_ns:
-                    self.open.sweep(now_ns, self._reclaim)
-                refused = refusal(accounts, actual, judged)
-                if refused is not None:
-                    return refused
             if once is not None:
                 if once.done:
                     return None
@@ -259,12 +193,13 @@ class Ledger:
         counts: Counts = (),
         writes: Changes | tuple[()] = (),
         *,
+        was: HoldState = "open",
         joining: tuple[Account, ...] = (),
-        paid: Any = None,
+        whole: int = 0,
     ) -> list[Crossing] | None:
-        """End an open hold: give back what it holds, charge *actual*, on the quotas *joining* too.
+        """End a hold: give back what it holds, charge *actual*. One that expired or was released is charged late.
 
-        Gives the thresholds crossed; None if it has ended before, and nothing has changed then.
+        Gives the thresholds crossed; None if it is not as it *was* thought to be, and nothing has changed then.
 
         Args:
             held: The hold.
@@ -272,47 +207,24 @@ class Ledger:
             state: What it ends as.
             counts: Raised with it.
             writes: Made with it.
-            joining: Quotas that it is not held on, but charged to.
-            paid: Kept in the hold.
+            was: The state that it is in; ``open`` but for what is charged late.
+            joining: Quotas that it is not held on, and that are charged the *whole*.
+            whole: A vector.
         """
+        held_yet, holds = (held.vector, -1) if was == "open" else (0, 0)
         with self.lock:
-            if held.state != "open":
+            if held.state != was:
                 return None
-            changes: Changes = [(held, "state", state), (held, "paid", paid), *writes]
-            crossed = plan(changes, held.accounts, actual - held.vector, actual, -1, counts, self.clock_s)
+            changes: Changes = [(held, "state", state), *writes]
+            crossed = plan(changes, held.accounts, actual - held_yet, actual, holds, counts, self.clock_s)
             if joining:
-                crossed += plan(changes, joining, actual, actual, 0, (), self.clock_s)
+                crossed += plan(changes, joining, whole, whole, 0, (), self.clock_s)
             if held.permit is not None and state != "committed":
                 changes.append((held.permit, "used", False))  # nothing was sent: the last call has not been made
             write(changes)
             self.open.drop(held)
         if self.bells or self._later:
             self.after(room=True)
-        return crossed
-
-    def settle_late(
-        self,
-        held: Hold,
-        actual: int,
-        counts: Counts,
-        writes: Changes | tuple[()] = (),
-        *,
-        joining: tuple[Account, ...] = (),
-        whole: int = 0,
-        paid: Any = None,
-    ) -> list[Crossing] | None:
-        """Charge *actual* for a hold that has expired or was released, once; None if it was charged before.
-
-        *joining*, quotas that it was not held on, are charged the *whole*: what an expiry charged is not on them.
-        """
-        with self.lock:
-            if held.state not in ("expired", "released"):
-                return None
-            changes: Changes = [(held, "state", "committed"), (held, "paid", paid), *writes]
-            crossed = plan(changes, held.accounts, actual, actual, 0, counts, self.clock_s)
-            crossed += plan(changes, joining, whole, whole, 0, (), self.clock_s)
-            write(changes)
-        self.after()
         return crossed
 
     # --- rules, floors, resets
@@ -364,25 +276,17 @@ class Ledger:
         """Note (used, taken) of accounts that are kept elsewhere."""
         if self.later(partial(self.mirror, accounts, states)):
             return
-        used = [(account, "used", state[0]) for account, state in zip(accounts, states, strict=True)]
-        taken = [(account, "taken", state[1]) for account, state in zip(accounts, states, strict=True)]
+        noted = [(one, "used", used) for one, (used, _) in zip(accounts, states, strict=True)]
+        noted += [(one, "taken", taken) for one, (_, taken) in zip(accounts, states, strict=True)]
         with self.lock:
-            write([*used, *taken])
+            write(noted)
         self._ring()  # not what was put off as well: this may be part of that
 
     # --- inside
 
     def _reclaim(self, held: Hold) -> None:
-        actual = pack(held.on_expiry)
-        changes: Changes = [(held, "state", "expired")]
-        counts = held.counts if actual else ()
-        crossed = plan(changes, held.accounts, actual - held.vector, actual, -1, counts, self.clock_s)
-        if held.permit is not None:
-            changes.append((held.permit, "used", False))
-        write(changes)
-        self.expired.append((held, crossed))
-        if self.bells:
-            self._later.append(self._ring)
+        crossed = self.settle(held, pack(held.on_expiry), "expired", held.counts if any(held.on_expiry) else ())
+        self.expired.append((held, crossed or []))
 
     def sweep(self, now_ns: int) -> None:
         """Reclaim what is due."""

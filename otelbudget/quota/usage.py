@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from otelbudget.admission.payer import Payer
-    from otelbudget.ledger.account import Rule
+    from otelbudget.ledger.rules import Rule
     from otelbudget.model.quota import Quota
 
 

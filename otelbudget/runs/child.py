@@ -26,8 +26,9 @@ from otelbudget.telemetry import events
 if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
     from otelbudget.admission.state import RunState
-    from otelbudget.ledger.account import Account, Rule
+    from otelbudget.ledger.account import Account
     from otelbudget.ledger.ledger import Ledger
+    from otelbudget.ledger.rules import Rule
     from otelbudget.model.budget import RunBudget
 
 __all__ = ["Carve", "Wants", "check", "hold", "wanted"]

@@ -15,9 +15,10 @@ from typing import Any, Final
 
 from otelbudget import forking
 from otelbudget.errors import IdempotencyError, StoreError
-from otelbudget.ledger.account import Hold, QuotaAccount, Refusal, rule_of_budget
+from otelbudget.ledger.account import Hold, QuotaAccount, Refusal
 from otelbudget.ledger.accounts import Accounts
 from otelbudget.ledger.ledger import Ledger
+from otelbudget.ledger.rules import rule_of_budget
 from otelbudget.model.amounts import UNLIMITED, Amounts
 from otelbudget.model.levels import Where
 from otelbudget.model.vector import pack, unpack
@@ -147,7 +148,7 @@ class MemoryStore:
                 self._ledger.settle(hold, actual, "committed")
             elif was == "expired":
                 more = [max(0, a - b) for a, b in zip(ended.actual, hold.on_expiry, strict=True)]
-                self._ledger.settle_late(hold, pack(more), ())
+                self._ledger.settle(hold, pack(more), "committed", was="expired")
             if was != "settled":
                 shard.keep(ended.id, kept, self._mark_until_s(kept))
             states = self._seen(ended.shard, ended.lines).states

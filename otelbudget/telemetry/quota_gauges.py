@@ -16,7 +16,8 @@ from otelbudget.telemetry.cell_types import Tally
 from otelbudget.telemetry.labels import OTHER, UNNAMED, Names
 
 if TYPE_CHECKING:
-    from otelbudget.ledger.account import QuotaAccount, Rule
+    from otelbudget.ledger.account import QuotaAccount
+    from otelbudget.ledger.rules import Rule
     from otelbudget.model.windows import WindowSpec
 
 MAX_ORGS: Final = 100

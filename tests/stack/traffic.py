@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from otelbudget import RunBudget
-from otelbudget.ledger.account import Account, rule_of, rule_of_budget
+from otelbudget.ledger.account import Account
 from otelbudget.ledger.accounts import Accounts
 from otelbudget.ledger.ledger import Ledger
+from otelbudget.ledger.rules import rule_of, rule_of_budget
 from otelbudget.model.amounts import COST, INPUT, NANOS, OUTPUT, RESOURCES, TOKENS, Amounts
 from otelbudget.model.levels import Where
 from otelbudget.model.quota import Quota

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from otelbudget import RunBudget
-from otelbudget.ledger.account import Account, Hold, QuotaAccount, rule_of, rule_of_budget
+from otelbudget.ledger.account import Account, Hold, QuotaAccount
 from otelbudget.ledger.accounts import Accounts
 from otelbudget.ledger.ledger import Ledger
+from otelbudget.ledger.rules import rule_of, rule_of_budget
 from otelbudget.model.amounts import NANOS, RESOURCES, Amounts
 from otelbudget.model.levels import Where
 from otelbudget.model.quota import Quota
