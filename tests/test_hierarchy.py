@@ -598,7 +598,7 @@ def span_call(run: BudgetRun, **known: Any) -> ModelCall:
 
 
 def adopted(call: ModelCall, **known: Any) -> None:
-    ask = call.take_over(ModelRequest(provider="p", operation="chat", **known))
+    ask = call.take_over(ModelRequest(provider="p", operation="chat", **known), call.site)
     assert ask is not None
     try:
         asking.decide(call.run, ask)

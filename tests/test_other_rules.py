@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -175,41 +174,3 @@ def test_a_quota_that_is_set_on_top_knows_what_was_used(make_world: MakeWorld) -
     use(world, 90)
     world.engine.directory.override("a", Quota(steps=3))
     assert left(world) == (10, 2)
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "words"),
-    [
-        (TOKENS, Quota(tokens=100, timezone="Europe/Berlin"), "per day from 00:00 Europe/Berlin now and was per day:"),
-        (TOKENS, Quota(tokens=100, at="06:00"), "per day from 06:00 UTC now and was per day:"),
-        (TOKENS, Quota(tokens=90, per="week"), "per week now and was per day:"),
-        (TOKENS, Quota(tokens=90, steps=5, per="month", name="x"), "per month now and was per day:"),
-    ],
-    ids=["timezone", "at", "per", "renamed"],
-)
-def test_a_quota_of_other_windows_starts_anew_and_one_line_says_so(
-    make_world: MakeWorld, caplog: pytest.LogCaptureFixture, before: Quota, after: Quota, words: str
-) -> None:
-    world = make_world(config=rules(before, tenants={"b": (before,)}))
-    use(world, 60)
-    world.engine.reload(rules(after))
-    assert left(world)[0] == after.tokens
-    (line,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert line.getMessage().startswith(f"quotas.default: quota {after.name!r} is counted {words} it starts anew")
-
-
-@pytest.mark.parametrize(
-    "after",
-    [
-        [TOKENS, Quota(tokens=500, per="week")],
-        [Quota(tokens=100, steps=5)],
-        [Quota(tokens=100, per="run")],
-        [Quota(steps=5, per="week")],
-        [],
-    ],
-)
-def test_nothing_is_said_where_nothing_starts_anew(
-    make_world: MakeWorld, caplog: pytest.LogCaptureFixture, after: list[Quota]
-) -> None:
-    make_world(config=rules(TOKENS)).engine.reload(rules(*after))
-    assert not caplog.records

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from otelbudget import ConfigError
 from otelbudget.model.amounts import COST, RESOURCES, STEPS, TOKENS, UNLIMITED
+from otelbudget.model.names import undated
 from otelbudget.model.quota import PRIORITIES, Quota, Quotas, check_priority
 from otelbudget.model.windows import WindowSpec
 
@@ -269,16 +270,16 @@ def test_a_tenant_has_its_own_quotas_then_those_of_a_pattern_then_the_default(
     tenant: str, found: tuple[Quota, ...]
 ) -> None:
     quotas = Quotas(default=(C, D), tenants={"acme-*": [B], "acme-eu": A, "exempt": []})
-    assert quotas.of_tenant(tenant) == found
+    assert quotas.found("tenants", tenant)[1] == found
 
 
 @pytest.mark.parametrize(("user", "found"), [("ann", (A,)), ("bot-7", (B,)), ("bob", ())])
 def test_a_user_has_its_own_quotas_then_those_of_a_pattern_then_none(user: str, found: tuple[Quota, ...]) -> None:
-    assert Quotas(default=(D,), users={"bot-*": [B], "ann": [A]}).of_user(user) == found
+    assert Quotas(default=(D,), users={"bot-*": [B], "ann": [A]}).found("users", user)[1] == found
 
 
 def test_a_star_gives_every_user_quotas() -> None:
-    assert Quotas(users={"*": [A]}).of_user("anybody") == (A,)
+    assert Quotas(users={"*": [A]}).found("users", "anybody")[1] == (A,)
 
 
 @pytest.mark.parametrize(
@@ -288,27 +289,28 @@ def test_a_star_gives_every_user_quotas() -> None:
         ("gpt-4o-2024-08-06", "gpt-4o", (A,)),  # closer than the pattern, though its date is not named
         ("gpt-4o-2024-05-13", "gpt-4o-2024-05-13", (C,)),
         ("gpt-4o-mini", "gpt-*", (B,)),
-        ("claude", "", ()),
+        ("claude", None, ()),
     ],
 )
 def test_a_model_is_counted_under_its_name_then_without_its_date_then_under_a_pattern(
-    model: str, name: str, found: tuple[Quota, ...]
+    model: str, name: str | None, found: tuple[Quota, ...]
 ) -> None:
     quotas = Quotas(default=(D,), models={"gpt-*": [B], "gpt-4o": [A], "gpt-4o-2024-05-13": [C]})
-    assert quotas.of_model(model) == (name, found)
+    path, listed = quotas.found("models", model, undated(model))
+    assert (path and path[-1], listed) == (name, found)
 
 
 def test_agents_and_conversations_are_matched_as_users_are() -> None:
     quotas = Quotas(agents={"search-*": [B], "search-docs": A}, conversations={"*": [C], "vip": [D]})
-    assert [quotas.of_agent(name) for name in ("search-docs", "search-web", "writer")] == [(A,), (B,), ()]
-    assert [quotas.of_conversation(one) for one in ("vip", "c1")] == [(D,), (C,)]
+    assert [quotas.found("agents", name)[1] for name in ("search-docs", "search-web", "writer")] == [(A,), (B,), ()]
+    assert [quotas.found("conversations", one)[1] for one in ("vip", "c1")] == [(D,), (C,)]
 
 
 def test_a_tag_is_named_exactly_and_its_values_are_matched() -> None:
     quotas = Quotas(tags={"team": {"search": [A], "s*": [B]}, "stage": {"prod": [C]}})
-    assert [quotas.of_tag("team", value) for value in ("search", "sales", "hr")] == [(A,), (B,), ()]
-    assert (quotas.of_tag("stage", "prod"), quotas.of_tag("stage", "search")) == ((C,), ())
-    assert quotas.of_tag("other", "search") == ()
+    assert [quotas.found("tags", "team", value)[1] for value in ("search", "sales", "hr")] == [(A,), (B,), ()]
+    assert (quotas.found("tags", "stage", "prod")[1], quotas.found("tags", "stage", "search")[1]) == ((C,), ())
+    assert quotas.found("tags", "other", "search")[1] == ()
 
 
 @pytest.mark.parametrize("level", ["models", "agents", "conversations", "tags"])
@@ -355,7 +357,7 @@ def test_no_quotas_are_false_and_any_are_true() -> None:
 
 def test_lists_may_be_any_iterable_or_a_single_quota() -> None:
     quotas = Quotas(org=A, default=iter([A, B]), tenants={"x": (q for q in (C, D))})  # type: ignore[arg-type]
-    assert (quotas.org, quotas.default, quotas.of_tenant("x")) == ((A,), (A, B), (C, D))
+    assert (quotas.org, quotas.default, quotas.found("tenants", "x")[1]) == ((A,), (A, B), (C, D))
 
 
 @pytest.mark.parametrize(
@@ -388,7 +390,7 @@ def test_a_bad_argument_of_quotas_is_named(options: dict[str, object], message: 
 
 def test_one_name_may_be_used_in_different_lists() -> None:
     quotas = Quotas(org=[A], default=[A], tenants={"x": [A], "y": [A]}, users={"*": [A]}, models={"m": [A]})
-    assert quotas.of_tenant("x") == quotas.of_tenant("y") == (A,)
+    assert quotas.found("tenants", "x")[1] == quotas.found("tenants", "y")[1] == (A,)
 
 
 def test_quotas_copy_and_pickle_and_cant_be_changed() -> None:
@@ -402,7 +404,7 @@ def test_quotas_copy_and_pickle_and_cant_be_changed() -> None:
     )
     for twin in (copy.copy(quotas), copy.deepcopy(quotas), pickle.loads(pickle.dumps(quotas)), replace(quotas)):
         assert twin == quotas
-        assert twin.of_tenant("x") == (C,)
+        assert twin.found("tenants", "x")[1] == (C,)
     assert quotas != replace(quotas, tenants={})
     with pytest.raises(TypeError):
         quotas.tenants["y"] = (A,)  # type: ignore[index]

@@ -53,8 +53,8 @@ def test_the_yaml_blocks_load(tmp_path: Path) -> None:
     assert config["quick_answer"].max_tokens == 2000
     path.write_text(blocks("yaml")[1], "utf-8")
     quotas = load_budget_config(path).quotas
-    assert [quota.name for quota in quotas.of_tenant("acme")] == ["tokens per day", "cost_usd per month"]
-    assert quotas.of_tenant("acme")[0].limits_of["low"][1] == 1_200_000
+    assert [quota.name for quota in quotas.found("tenants", "acme")[1]] == ["tokens per day", "cost_usd per month"]
+    assert quotas.found("tenants", "acme")[1][0].limits_of["low"][1] == 1_200_000
 
 
 def test_there_are_two_commands_and_ci_runs_the_second() -> None:

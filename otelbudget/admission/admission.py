@@ -99,7 +99,8 @@ def _taken(
 ) -> Judgement | Refusal:
     """Hold it, or only look, in one step with the counter of the decision."""
     ledger, hold = payer.engine.ledger, request.hold
-    count = count_of(payer, request.operation, warned, int(counted))
+    n = int(counted)
+    count = (payer.cell, request.operation, n) if warned is None else count_of(payer, request.operation, warned, n)
     over: Refusal | None
     if hold is None:
         permit = request.permit

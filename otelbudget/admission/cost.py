@@ -31,21 +31,16 @@ def price(payer: Payer, usage: Usage, asked_model: str | None = None, owner: Own
     or was asked, else as reported where that is trusted, else by its listed price, else by policy."""
     if usage.cost_usd is not None:
         return Price(usage.cost_nanousd or 0)
-    if usage.model is None and asked_model is None and not usage.reported_cost_usd:
-        if not (usage.input_tokens or usage.output_tokens):
-            return Price(0)
-        known = payer.engine.prices.cost_nanousd(None, usage.provider, usage)
-        return _by_policy(payer, usage, None, owner) if known is None else Price(known)
-    if (reported := _reported(payer, usage, asked_model)) is not None:
+    if usage.reported_cost_usd and (reported := _reported(payer, usage, asked_model)) is not None:
         return Price(reported)
     if not (usage.input_tokens or usage.output_tokens):
         return Price(0)
-    prices = payer.engine.prices
-    for model in (usage.model, asked_model):
-        known = prices.cost_nanousd(model, usage.provider, usage)
+    models = dict.fromkeys((usage.model or asked_model, asked_model or usage.model))
+    for model in models:
+        known = payer.engine.prices.known(model, usage.provider)
         if known is not None:
-            return Price(known)
-    for model in (usage.model, asked_model) if usage.estimated else ():
+            return Price(known.cost(usage))
+    for model in models if usage.estimated else ():
         told = payer.engine.learned.cost_nanousd(usage.provider, model, usage.tokens or 0)
         if told is not None:  # as dear as its responses said before
             return Price(told)
@@ -70,7 +65,7 @@ def _by_policy(payer: Payer, usage: Usage, asked_model: str | None, owner: Owner
 def _reported(payer: Payer, usage: Usage, asked_model: str | None) -> int | None:
     """The cost that the response reports, in nano-USD, if it is to be believed and no price is configured."""
     engine = payer.engine
-    if not (usage.reported_cost_usd and engine.config.trust_reported_cost):
+    if not engine.config.trust_reported_cost:
         return None
     if engine.prices.gives(usage.model) or engine.prices.gives(asked_model):
         return None

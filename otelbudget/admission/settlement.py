@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otelbudget import semconv
 from otelbudget.admission import closing, notices, trips
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from otelbudget.ledger.account import Account, Crossing, Hold, HoldState
 
 Count = tuple[Any, str, int]
-_NOTHING_TOLD: Final = Usage(estimated=True)
 
 
 def record(
@@ -227,9 +226,11 @@ def _counts(payer: Payer, usage: Usage, amounts: Amounts, cost: Price) -> list[C
     return counts
 
 
-def expiry_counts(payer: Payer, charged: Amounts) -> list[Count]:
-    """The counters that an expiry raises that charges *charged*."""
-    return _counts(payer, _NOTHING_TOLD, charged, Price(charged[COST]))
+def expiry_counts(payer: Payer, model: str | None, charged: Amounts) -> list[Count]:
+    """The counters that an expiry raises which charges *charged* for *model*; they are born at zero by that."""
+    spend = payer.engine.meters.spend(payer.owner.tenant, model)
+    counts = [(payer.cell, "records", 1), (spend, "input", charged[INPUT]), (spend, "output", charged[OUTPUT])]
+    return [*counts, (spend, "cost_nanousd", charged[COST])]
 
 
 def _refuse_unpriced(payer: Payer, model: str | None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, Span, SynchronousMultiSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, SynchronousMultiSpanProcessor
 from opentelemetry.trace import Status, StatusCode
 
 from otelbudget.bootstrap.forwarder import Forwarder
@@ -26,7 +26,8 @@ class Dispatcher(SynchronousMultiSpanProcessor):
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Show the span to the other processors, then let the manager decide; a denied one has ended in ERROR."""
-        self._show("on_start", "started", BudgetExceeded, span, parent_context)
+        for processor in self._span_processors:
+            self._show(processor, "on_start", "started", BudgetExceeded, span, parent_context)
         try:
             self.forwarder.on_start(span, parent_context)
         except BudgetExceeded as denied:
@@ -35,23 +36,25 @@ class Dispatcher(SynchronousMultiSpanProcessor):
             raise
 
     def _on_ending(self, span: Span) -> None:
-        self._show("_on_ending", "was ending", (), span)
-        self.forwarder._on_ending(span)
+        for processor in self._span_processors:
+            self._show(processor, "_on_ending", "was ending", (), span)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Show the ended span to every processor; an error of one is logged and stops no other."""
-        self._show("on_end", "ended", (), span)
+        for processor in self._span_processors:
+            self._show(processor, "on_end", "ended", (), span)
         self.forwarder.on_end(span)
 
-    def _show(self, method: str, moment: str, passing: type[Exception] | tuple[()], *args: object) -> None:
-        """Call every processor of the application; only errors *passing* reach it."""
-        for processor in self._span_processors:
-            try:
-                getattr(processor, method)(*args)
-            except passing:
-                raise
-            except Exception:  # noqa: BLE001 - telemetry changes no decision and replaces no exception of others
-                _log.exception("span processor %s failed while a span %s", type(processor).__name__, moment)
+    def _show(
+        self, one: SpanProcessor, method: str, moment: str, passing: type[Exception] | tuple[()], *args: object
+    ) -> None:
+        """Call *one* of the application's processors; only errors *passing* reach it."""
+        try:
+            getattr(one, method)(*args)
+        except passing:
+            raise
+        except Exception:  # noqa: BLE001 - telemetry changes no decision and replaces no exception of others
+            _log.exception("span processor %s failed while a span %s", type(one).__name__, moment)
 
     def shutdown(self) -> None:
         """Shut the application's processors down, and flush ours."""

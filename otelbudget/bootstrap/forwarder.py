@@ -41,15 +41,6 @@ class Forwarder(SpanProcessor):
                 with contained("a span starts"):
                     raise
 
-    def _on_ending(self, span: Span) -> None:
-        manager = self.manager
-        if manager is not None:
-            try:
-                manager._on_ending(span)
-            except Exception:
-                with contained("a span is ending"):
-                    raise
-
     def on_end(self, span: ReadableSpan) -> None:
         """Let the manager account for the span, then export it. Nothing is raised into the application."""
         manager = self.manager

@@ -18,7 +18,7 @@ from otelbudget import semconv
 from otelbudget.admission import cost, settlement
 from otelbudget.admission.request import GONE, Request
 from otelbudget.calls import span as call_span
-from otelbudget.calls.sizing import ModelRequest, needs, teach
+from otelbudget.calls.sizing import ModelRequest, Sizing, teach
 from otelbudget.engine import context as contexts
 from otelbudget.errors import BudgetExceeded
 from otelbudget.ledger.account import Hold
@@ -77,17 +77,18 @@ def _prepared(request: ModelRequest) -> tuple[ModelCall, Request] | None:
     if engine is None:
         return None
     context = get_current()
-    run = ambient.run_here(engine)
-    nodes = tools.spans_around(context, engine)
+    run: RunState = contexts.run_here() or ambient.outside(engine)
+    spans = engine.spans
+    nodes = [] if spans is None else spans.tree.around(context, exact=True)
     tools.note_model_call(context, nodes)
-    around: ModelCall | None = engine.spans.reserved(nodes, run) if nodes else None
-    if around is not None and (change := around.take_over(request)) is not None:
-        return around, change
-    call = ModelCall(run, request)
-    span = engine.spans.claim(nodes[0]) if nodes else None
+    lender = spans.lender(nodes, run) if nodes else None
+    if lender is not None and (change := lender.call.take_over(request, site_of(lender.span))) is not None:
+        return lender.call, change
+    own = None
+    span = spans.claim(nodes[0]) if nodes and nodes[0].kind is not None else None
     if span is None:
-        span = call.own_span = call_span.start(engine.tracer, request, context)
-    call.site = site_of(span)
+        span = own = call_span.start(engine.tracer, request, context)
+    call = ModelCall(run, request, site_of(span), own_span=own)
     return call, call.ask()
 
 
@@ -100,35 +101,30 @@ class ModelCall:
     #: The span that hears of it: the instrumentor's, else our own.
     site: Site = events.NOWHERE
     _owner: Owner | None = None
+    own_span: Span | None = None
+    #: The instrumentation that told of it; None for a guard.
+    reporter: str | None = None
+    #: A guard has taken over what a span around it reserved.
+    adopted: bool = False
     #: The request's own maximum as it was admitted, for all answers: below that of *request*, or where that has none,
     #: whoever sends it must lower it to this. None if there is none.
     max_output_tokens: int | None = field(init=False)
-    #: A guard has taken over what a span around it reserved.
-    adopted: bool = False
-    #: The instrumentation that told of it; None for a guard.
-    reporter: str | None = None
-    own_span: Span | None = None
     _began_ns: int = field(default_factory=time.time_ns)
     _hold: Hold = field(init=False)
     _wanted_output: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.max_output_tokens = self.request.max_output_tokens
-        self._hold = Hold(self.run)
-        self._owner = self._owner or self.run.around().owner
-
     # --- admission
 
-    def ask(self) -> Request:
-        """What admitting this call means, its hold included."""
-        self.run.engine.meters.spend(self.run.tenant, self.request.model)  # born at zero: rate() sees the first spend
-        return self._request()
-
-    def _request(self, change: Literal["resize"] | None = None) -> Request:
-        wanted = needs(self.run, self.request, seen_whole=self.reporter is None)
-        self._wanted_output = wanted.amounts[OUTPUT]
+    def ask(self, change: Literal["resize"] | None = None) -> Request:
+        """What admitting this call means, its hold included; or that its hold becomes what it needs by now."""
+        around = self.run.around()
+        if change is None:
+            self._hold = Hold(self.run)
+            self._owner = self._owner or around.owner
+        wanted = Sizing(self.run, self.request, self._owner, seen_whole=self.reporter is None)
+        self._wanted_output, self.max_output_tokens = wanted.amounts[OUTPUT], self.request.max_output_tokens
         self._hold.on_expiry = wanted.on_expiry
-        self._hold.counts = settlement.expiry_counts(self.run, wanted.on_expiry)
+        self._hold.counts = settlement.expiry_counts(self.run, self.request.model, wanted.on_expiry)
         return Request(
             "call",
             wanted.amounts,
@@ -138,20 +134,20 @@ class ModelCall:
             self._hold,
             self,
             change,
-            permit=self.run.around().permit,
+            permit=around.permit,
             unpriced=wanted.unpriced,
             own_maximum=wanted.own_maximum,
-            smaller=wanted.smaller,
+            smaller=wanted.smaller(),
         )
 
-    def take_over(self, request: ModelRequest) -> Request | None:
+    def take_over(self, request: ModelRequest, site: Site) -> Request | None:
         """Take over, for a guard inside, what a span reserved for this call: what is to be asked, that the hold becomes
         what *request* needs. None if another guard was faster."""
         if not self.run.engine.ledger.locked(self._adopted):
             return None
         self.reporter = None
-        self.request = request
-        return self._request("resize")
+        self.request, self.site = request, site
+        return self.ask("resize")
 
     def _adopted(self) -> bool:
         """Whether a guard may take it over, which is then done."""
@@ -164,7 +160,8 @@ class ModelCall:
         """Take note of what was admitted, which may be less output than the request allows itself; gives the call."""
         output = self._hold.amounts[OUTPUT]
         lowered = output < self._wanted_output
-        self.max_output_tokens = output if lowered else self.request.max_output_tokens
+        if lowered:
+            self.max_output_tokens = output
         span = self.site.span
         if lowered and span is not None and span.is_recording():
             span.set_attribute(semconv.CLAMPED_TO, output // self.request.answers)
@@ -174,7 +171,7 @@ class ModelCall:
         """Return what a call holds that is not sent after all, and end our own span of it."""
         if self.adopted:
             settlement.give_back(self.run, self._hold)
-        self._end_span(error)
+        call_span.end(self.own_span, error)
 
     def active(self) -> AbstractContextManager[Any]:
         """Make our own span the current one around the request; nothing if the instrumentor's is."""
@@ -226,7 +223,7 @@ class ModelCall:
         if settlement.give_back(self.run, self._hold):
             if self.site.span is not None and self.site.span.is_recording():
                 self.run.say(self.site, events.release_event, {semconv.REASON: "not_sent"})
-            self._end_span(error)
+            call_span.end(self.own_span, error)
 
     def failed(self, usage: Usage | None = None, error: BaseException | None = None) -> None:
         """The provider answered with an error: one step, and the usage it reports, else no tokens."""
@@ -255,10 +252,5 @@ class ModelCall:
         run.engine.recent.settled(run.accounts, usage, self._began_ns, self.reporter)
         if not usage.estimated and usage.tokens and (estimate := held[INPUT] + held[OUTPUT]):
             run.engine.meters.observe_estimate(usage.model, usage.tokens / estimate)
-        self._end_span(error)
+        call_span.end(self.own_span, error)
         return True
-
-    def _end_span(self, error: BaseException | None = None) -> None:
-        span, self.own_span = self.own_span, None
-        if span is not None:
-            call_span.end(span, error)

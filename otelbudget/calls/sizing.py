@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from otelbudget.admission import cost as costs
+from otelbudget.admission.cost import Price
 from otelbudget.admission.request import Smaller
-from otelbudget.model.amounts import CEILING, Amounts, nanousd
+from otelbudget.model.amounts import CEILING, INPUT, OUTPUT, Amounts, nanousd
 from otelbudget.model.budget import Usage
+from otelbudget.pricing.rates import Parts
 
 if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
     from otelbudget.engine.engine import Engine
+    from otelbudget.engine.owner import Owner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,32 +48,6 @@ class ModelRequest:
     lowerable: bool = False
 
 
-class Needs(NamedTuple):
-    """What a call asks of its budgets: *on_expiry* is charged if nothing is ever heard of it, *unpriced* is the model
-    that it is to be refused for, *own_maximum* that of the request if it is what is held."""
-
-    amounts: Amounts
-    on_expiry: Amounts
-    unpriced: str | None
-    own_maximum: int | None
-    smaller: Smaller | None
-
-
-def needs(run: RunState, request: ModelRequest, *, seen_whole: bool) -> Needs:
-    """What *request* needs of *run*. A guard has seen it whole: its input was counted, and it names its model; a span
-    that tells of it may learn both later."""
-    asked = _Asked(run, request, seen_whole=seen_whole)
-    output = asked.output()
-    amounts, unpriced = asked.held(output)
-    return Needs(
-        amounts,
-        asked.priced(0)[0],
-        (request.model or "") if unpriced and asked.needs_a_price() else None,
-        output if request.max_output_tokens and output == request.max_output_tokens else None,
-        asked.smaller(output),
-    )
-
-
 def teach(engine: Engine, request: ModelRequest, usage: Usage, *, seen_whole: bool, lowered: bool) -> None:
     """Let the next call of the model profit from what an answered one used. Where its maximum was *lowered*, its length
     says nothing."""
@@ -87,72 +64,88 @@ def teach(engine: Engine, request: ModelRequest, usage: Usage, *, seen_whole: bo
     )
 
 
-class _Asked:
-    """One request in the eyes of one run."""
+class Sizing:
+    """What *request* needs of *run* and of the quotas of *owner*.
 
-    def __init__(self, run: RunState, request: ModelRequest, *, seen_whole: bool) -> None:
+    A guard has *seen_whole*: its input was counted, and it names its model; a span that tells of it may learn both
+    later.
+
+    Attributes:
+        amounts: What it asks of its budgets; its output is never 0 where there is one.
+        on_expiry: What is charged if nothing is ever heard of it.
+        unpriced: The model that it is to be refused for, since nobody can price it; empty if unknown, None for none.
+        own_maximum: That of the request, if it is what is held.
+    """
+
+    def __init__(self, run: RunState, request: ModelRequest, owner: Owner | None, *, seen_whole: bool) -> None:
         engine = run.engine
-        self._run, self._request, self._seen_whole = run, request, seen_whole
-        self._estimates = engine.config.estimates
-        self._input = request.input_tokens
+        expects = engine.config.estimates.hold == "expected"
+        self._run, self._request, self._owner, self._seen_whole = run, request, owner, seen_whole
+        given, output = request.input_tokens, request.max_output_tokens
         if seen_whole:
-            corrected = engine.learned.input_tokens(request.provider, request.model, self._input)
+            corrected = engine.learned.input_tokens(request.provider, request.model, given)
             # An average of other texts may only add to what a hold has to cover, where it is to be an upper bound.
-            self._input = corrected if self._estimates.hold == "expected" else max(self._input, corrected)
+            given = corrected if expects else max(given, corrected)
+        if output is None or (output and expects):
+            usual = engine.learned.output_tokens(request.provider, request.model)
+            expected = (usual or engine.config.estimates.output_tokens) * request.answers
+            output = expected if output is None else min(output, expected)
+        output = min(output, CEILING - 1 - given)
+        self._input, self._known = given, engine.prices.known(request.model, request.provider)
+        self.unpriced: str | None = None
+        self.amounts = self.held(output)
+        self.on_expiry, _ = self.priced(0)
+        self.own_maximum = output if output and output == request.max_output_tokens else None
+
+    def held(self, output: int) -> Amounts:
+        """What it holds with so much output."""
+        amounts, price = self.priced(output)
+        return self._without_price(amounts, price) if self._known is None else amounts
+
+    def priced(self, output: int) -> tuple[Amounts, Price]:
+        """The same at its price, or what the policy makes of it."""
+        given = self._input
+        if self._known is not None:
+            price = Price(self._known.cost(Parts(given, output)))
+        else:
+            model, provider = self._request.model, self._request.provider
+            usage = Usage(given, output, model=model, provider=provider, estimated=True)
+            price = costs.price(self._run, usage, owner=self._owner)
+        return Amounts(1, given + output, given, output, price.nanousd), price
+
+    def _without_price(self, amounts: Amounts, price: Price) -> Amounts:
+        """What it holds where no price is known, and whether it is refused for that."""
+        engine, request = self._run.engine, self._request
         # Nobody can know before the answer whether it will say its cost. It is let go until one has not said it.
-        self._may_report = (
+        may_report = (
             engine.config.trust_reported_cost
-            and seen_whole
+            and self._seen_whole
             and request.model is not None
             and engine.learned.reports_cost(request.provider, request.model) is not False
         )
+        # A span may learn its model later, and then asks again.
+        if price.denies and not may_report and (self._seen_whole or request.model is not None):
+            self.unpriced = request.model or ""
+        if not (price.unpriced and self._run.binding(request.model, self._owner).money):
+            return amounts
+        # What nobody can price still needs money that is left, so that a spent budget stops it; and what will say its
+        # price is taken for dear until it has, since many such calls may be in flight.
+        dearest = engine.prices.dearest_nanousd(Parts(amounts[INPUT], amounts[OUTPUT])) if may_report else None
+        return amounts._replace(cost_nanousd=max(price.nanousd, dearest or 0, 1))
 
-    def output(self) -> int:
-        """Output tokens to hold; never 0 where there is an output."""
-        request, own = self._request, self._request.max_output_tokens
-        if own is None or (own and self._estimates.hold == "expected"):
-            usual = self._run.engine.learned.output_tokens(request.provider, request.model)
-            expected = (usual or self._estimates.output_tokens) * request.answers
-            own = expected if own is None else min(own, expected)
-        return min(own, CEILING - 1 - self._input)
-
-    def held(self, output: int) -> tuple[Amounts, bool]:
-        """What it holds with so much output, and whether nobody can price that."""
-        amounts, usage, unpriced = self.priced(output)
-        if unpriced and self._run.binding_here().money:
-            # What nobody can price still needs money that is left, so that a spent budget stops it; and what will
-            # say its price is taken for dear until it has, since many such calls may be in flight.
-            dearest = self._run.engine.prices.dearest_nanousd(usage) if self._may_report else None
-            amounts = amounts._replace(cost_nanousd=max(amounts.cost_nanousd, dearest or 0, 1))
-        return amounts, unpriced
-
-    def priced(self, output: int) -> tuple[Amounts, Usage, bool]:
-        """The same at its price, 0 if there is none."""
-        request = self._request
-        usage = Usage(self._input, output, model=request.model, provider=request.provider, estimated=True)
-        cost = costs.price(self._run, usage, owner=self._run.around().owner)
-        return usage.amounts(cost.nanousd), usage, cost.unpriced
-
-    def needs_a_price(self) -> bool:
-        """Whether it is refused if nobody can price it. A span may learn its model later, and then asks again."""
-        known = self._seen_whole or self._request.model is not None
-        return known and not self._may_report and self._run.unpriced_policy(self._run.binding_here().money) == "deny"
-
-    def smaller(self, output: int) -> Smaller | None:
-        """How it could do with less than *output*, in steps of one token for each answer."""
-        answers, least = self._request.answers, self._estimates.min_output_tokens
-        if not (self._estimates.clamp and self._request.lowerable):
-            return None
+    def smaller(self) -> Smaller | None:
+        """How it could do with less output, in steps of one token for each answer; None if nobody can lower it."""
+        estimates, answers = self._run.engine.config.estimates, self._request.answers
 
         def most(fits: Callable[[Sequence[int]], bool]) -> Amounts | None:
-            found, low, high = None, least, -(-output // answers) - 1
+            found, low, high = None, estimates.min_output_tokens, -(-self.amounts[OUTPUT] // answers) - 1
             while low <= high:
                 middle = (low + high) // 2
-                amounts, _ = self.held(middle * answers)
+                amounts = self.held(middle * answers)
                 if fits(amounts):
                     found, low = amounts, middle + 1
                 else:
                     high = middle - 1
             return found
 
-        return most
+        return most if estimates.clamp and self._request.lowerable else None

@@ -31,8 +31,10 @@ def start(tracer: Tracer, request: ModelRequest, context: Context) -> Span:
     )
 
 
-def end(span: Span, error: BaseException | None) -> None:
-    """End it, with status ERROR if *error* says why."""
+def end(span: Span | None, error: BaseException | None) -> None:
+    """End it, if there is one, with status ERROR if *error* says why."""
+    if span is None:
+        return
     if error is not None and span.is_recording():
         name = type_name(error)
         span.set_attribute(semconv.ERROR_TYPE, name)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Token
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import context as otel_context
@@ -31,10 +32,8 @@ class Slot:
 
     def __init__(self, name: str) -> None:
         self._key = otel_context.create_key(name)
-
-    def of(self, context: Context) -> Any:
-        """What *context* carries, or None."""
-        return context.get(self._key)
+        #: What a context carries, or None.
+        self.of: Callable[[Context], Any] = methodcaller("get", self._key)
 
     def put(self, context: Context, value: object) -> Context:
         """*context* with *value*."""

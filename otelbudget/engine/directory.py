@@ -97,9 +97,9 @@ class Directory:
         per_run: list[tuple[Where, Quota]] = []
         start_s, end_s = float("-inf"), float("inf")
         for scope, level in LEVELS.items():
-            for names, given in level.of(self.quotas, owner, model):
+            for names in level.of(self.quotas, owner, model):
                 where = Where(scope, names)
-                listed = self._in_force(where, given)
+                listed = self._in_force(where)
                 per_run += [(where, quota) for quota in listed if quota.per == "run"]
                 for account in self._bound(where, listed, now_s):
                     since_s, until_s = self.accounts.good_until(account, now_s)
@@ -125,14 +125,6 @@ class Directory:
 
     def _rules_of(self, account: QuotaAccount) -> tuple[Rule, ...]:
         return _by_window(self._in_force(account.where)).get(account.spec, ())
-
-    def _configured(self, where: Where) -> tuple[Quota, ...]:
-        names = dict(zip(LEVELS[where.scope].fields, where.names, strict=True))
-        if "model" in names:  # a pot may be a pattern
-            return self.quotas.models.get(names["model"], ())
-        tags = ((names.pop("tag"), names.pop("value")),) if where.scope == "tag" else ()
-        who = Owner(self, Names(**{"tenant": DEFAULT, **names}, tags=tags), known=True)
-        return next((found for _, found in LEVELS[where.scope].of(self.quotas, who, None)), ())
 
     def standing(self) -> tuple[QuotaAccount, ...]:
         """The accounts of now of everybody who is named, and of all who used something, now or in a window before."""
@@ -161,9 +153,9 @@ class Directory:
 
     # --- what is set while running
 
-    def _in_force(self, where: Where, configured: tuple[Quota, ...] | None = None) -> tuple[Quota, ...]:
+    def _in_force(self, where: Where) -> tuple[Quota, ...]:
         """What is configured for *where*, with what was set in the place of one of them, or on top."""
-        listed = self._configured(where) if configured is None else configured
+        listed = self.quotas.of(where)
         tenant = where.get("tenant")
         for quota in self.overrides.get(tenant, ()) if where == self._home(tenant) else ():
             place = _place(quota, listed)
@@ -204,11 +196,6 @@ class Directory:
                 self._bind(account, self._rules_of(account))
 
 
-def counted(quota: Quota) -> tuple[int, ...]:
-    """The resources that *quota* limits over several runs."""
-    return tuple(i for i, limit in enumerate(quota.limits) if limit < UNLIMITED and quota.per != "run")
-
-
 def _by_window(listed: tuple[Quota, ...]) -> dict[WindowSpec, tuple[Rule, ...]]:
     """The rules of each window."""
     found: dict[WindowSpec, tuple[Rule, ...]] = {}
@@ -222,7 +209,12 @@ def _place(quota: Quota, listed: tuple[Quota, ...]) -> int:
     """Which of *listed* has the window of *quota*, and its name or else its resources; their number if none has."""
     same = [i for i, one in enumerate(listed) if one.window == quota.window]
     named = [i for i in same if listed[i].name == quota.name]
-    return next(iter(named or (i for i in same if counted(listed[i]) == counted(quota))), len(listed))
+    alike = [i for i in same if _limited(listed[i]) == _limited(quota)]
+    return next(iter(named or alike), len(listed))
+
+
+def _limited(quota: Quota) -> list[bool]:
+    return [limit < UNLIMITED for limit in quota.limits]
 
 
 def _replaced(quota: Quota, listed: tuple[Quota, ...]) -> Quota | None:

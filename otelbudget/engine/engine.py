@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -14,7 +14,7 @@ from opentelemetry.context import Context
 from otelbudget import forking
 from otelbudget._version import __version__
 from otelbudget.config import Config, StoreConfig
-from otelbudget.engine.directory import Directory, counted
+from otelbudget.engine.directory import Directory
 from otelbudget.engine.owner import tenant_said
 from otelbudget.engine.recent import Recent
 from otelbudget.errors import ConfigError
@@ -25,10 +25,6 @@ from otelbudget.stores.base import Store
 from otelbudget.stores.opening import open_store
 from otelbudget.stores.shared import Shared
 from otelbudget.telemetry.cells import Meters
-
-if TYPE_CHECKING:
-    from otelbudget.model.quota import Quotas
-    from otelbudget.model.windows import WindowSpec
 
 _log = logging.getLogger("otelbudget")
 #: Of a run that has no limits of its own.
@@ -98,8 +94,6 @@ class Engine:
         """Go on with other quotas (what was used stays used), prices, and budgets for runs that begin."""
         if self.guarded:
             config.prices.load()  # takes 0.4 s where it is installed, now rather than inside the next call
-        for restart in _restarts(self.config.quotas, config.quotas):
-            _log.warning(restart)
         self.config, self.prices = config, config.prices
         self.directory.configure(config.quotas, config.tenants, require_tenant=config.require_tenant)
 
@@ -148,27 +142,3 @@ def _opened(store: Store | StoreConfig | str, ledger: Ledger) -> Store | None:
     if not isinstance(said, StoreConfig):
         return said
     return open_store(said, ledger.clock_s)
-
-
-def _restarts(before: Quotas, now: Quotas) -> Iterator[str]:
-    """A sentence for each quota of what was counted in windows that are gone, and so starts anew."""
-    was, kept = _windows(before), _windows(now)
-    for where, quota in now.listed():
-        for i in counted(quota):
-            old = was.get((where, i), [])
-            gone = [window for window in old if window not in kept[where, i]]
-            if gone and quota.window not in old:
-                yield (
-                    f"{where}: quota {quota.name!r} is counted {quota.window} now and was {gone[0]}: it starts anew,"
-                    " and what was used before does not count"
-                )
-                break
-
-
-def _windows(quotas: Quotas) -> dict[tuple[str, int], list[WindowSpec]]:
-    """(the setting, a resource) -> the windows that it is counted in."""
-    found: dict[tuple[str, int], list[WindowSpec]] = {}
-    for where, quota in quotas.listed():
-        for i in counted(quota):
-            found.setdefault((where, i), []).append(quota.window)
-    return found

@@ -135,6 +135,8 @@ def answer_usage(answer: object, provider: str) -> Usage | None:
 
 def cost_of(value: object) -> Decimal | None:
     """The amount of USD that a response reports, as a number or in a header; None if it is no amount."""
+    if value is None:
+        return None
     try:
         return usd(nanousd("cost", Decimal(value) if isinstance(value, str) else value))
     except (ValueError, ArithmeticError):

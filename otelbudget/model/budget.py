@@ -32,7 +32,6 @@ from otelbudget.model.text import read
 
 if TYPE_CHECKING:
     from datetime import timedelta
-    from decimal import Decimal
 
     Count = int | str
 
@@ -299,11 +298,6 @@ class Usage:
         """As internal amounts, unknown token counts as 0, at the given cost."""
         given, made = self.input_tokens or 0, self.output_tokens or 0
         return Amounts(self.steps, given + made, given, made, cost_nanousd, self.tool_calls)
-
-    @property
-    def cost(self) -> Decimal | None:
-        """The cost as Decimal USD, or None if unknown."""
-        return None if self.cost_usd is None else usd(nanos_of(self.cost_usd))
 
 
 def sum_of(amounts: Sequence[int], *, estimated: bool = False) -> Usage:

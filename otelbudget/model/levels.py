@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from otelbudget.model.quota import Quota, Quotas
+from otelbudget.model.names import undated
 
-Found = Iterator[tuple[tuple[str, ...], tuple["Quota", ...]]]
+if TYPE_CHECKING:
+    from otelbudget.model.quota import Quotas
+
+Found = Iterator[tuple[str, ...]]
 Of = Callable[["Quotas", "Who", "str | None"], Found]
 
 
@@ -32,7 +34,7 @@ class Level(NamedTuple):
     Attributes:
         scope: What denials call it.
         fields: What names one of them, the widest first.
-        of: The names of those that a call is counted on, and the quotas of each.
+        of: The names of those that a call is counted on.
         about: What stands in the field of `Quotas`, in words for editors; empty where there are no names.
         shown: Its quotas are gauges; else they are only counted over a ratio.
         per_run: Whether a quota may be per run.
@@ -60,18 +62,18 @@ class Where(NamedTuple):
         return self.names[fields.index(field)] if field in fields else ""
 
 
-def _org(quotas: Quotas, who: Who, _: str | None) -> Found:
-    yield (who.org,), quotas.org
+def _org(_: Quotas, who: Who, __: str | None) -> Found:
+    yield (who.org,)
 
 
-def _tenant(quotas: Quotas, who: Who, _: str | None) -> Found:
-    yield (who.org, who.tenant), quotas.of_tenant(who.tenant)
+def _tenant(_: Quotas, who: Who, __: str | None) -> Found:
+    yield who.org, who.tenant
 
 
 def _model(quotas: Quotas, who: Who, model: str | None) -> Found:
-    if model is not None and quotas.models:
-        name, listed = quotas.of_model(model)
-        yield (who.org, name), listed
+    path = quotas.found("models", model, undated(model))[0] if model is not None and quotas.models else None
+    if path is not None:
+        yield who.org, path[-1]
 
 
 def _of_tenant(scope: str) -> Of:
@@ -80,14 +82,14 @@ def _of_tenant(scope: str) -> Of:
     def of(quotas: Quotas, who: Who, _: str | None) -> Found:
         name = getattr(who, scope)
         if name is not None and getattr(quotas, f"{scope}s"):
-            yield (who.org, who.tenant, name), quotas.found(f"{scope}s", name)[1]
+            yield who.org, who.tenant, name
 
     return of
 
 
 def _tags(quotas: Quotas, who: Who, _: str | None) -> Found:
     for name, value in who.tags if quotas.tags else ():
-        yield (who.org, name, value), quotas.of_tag(name, value)
+        yield who.org, name, value
 
 
 _LEVELS: Final = (

@@ -5,7 +5,7 @@ To add a level, see `levels`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from types import MappingProxyType
@@ -15,8 +15,8 @@ from otelbudget.errors import ConfigError
 from otelbudget.model.amounts import RESOURCES, UNLIMITED, Money
 from otelbudget.model.budget import limits_in, ratios, remade, said
 from otelbudget.model.keywords import spelled
-from otelbudget.model.levels import NAMED, Level
-from otelbudget.model.names import is_pattern, matching, undated
+from otelbudget.model.levels import LEVELS, NAMED, Level, Where
+from otelbudget.model.names import is_pattern, matching
 from otelbudget.model.text import read
 from otelbudget.model.windows import WindowSpec
 
@@ -166,7 +166,7 @@ class Quotas:
 
     Example:
         >>> quotas = Quotas(agents={"search-*": [Quota(tokens=50_000)]}, tags={"team": {"search": [Quota(cost_usd=5)]}})
-        >>> quotas.of_agent("search-docs")[0].tokens, quotas.of_tag("team", "search")[0].cost_usd
+        >>> quotas.found("agents", "search-docs")[1][0].tokens, quotas.found("tags", "team", "search")[1][0].cost_usd
         (50000, 5)
 
     Args:
@@ -220,43 +220,14 @@ class Quotas:
             return (*path, entry), known[entry]
         return (("quotas", "default"), self.default) if level == "tenants" else (None, ())
 
-    def listed(self) -> Iterator[tuple[str, Quota]]:
-        """(the setting, a quota) of all."""
-        for one in fields(self):
-            yield from _leaves(f"quotas.{one.name}", getattr(self, one.name))
-
-    def of_tenant(self, tenant: str) -> Listed:
-        """What *tenant* may use: its own, else the default."""
-        return self.found("tenants", tenant)[1]
-
-    def of_user(self, user: str) -> Listed:
-        """What *user* may use; empty without an entry, as for all that follow."""
-        return self.found("users", user)[1]
-
-    def of_model(self, model: str) -> tuple[str, Listed]:
-        """(the name or pattern that is counted under, its quotas)."""
-        path, quotas = self.found("models", model, undated(model))
-        return path[-1] if path else "", quotas
-
-    def of_agent(self, agent: str) -> Listed:
-        """What *agent* may use."""
-        return self.found("agents", agent)[1]
-
-    def of_conversation(self, conversation: str) -> Listed:
-        """What *conversation* may use."""
-        return self.found("conversations", conversation)[1]
-
-    def of_tag(self, name: str, value: str) -> Listed:
-        """What may be used under the tag *name* of this *value*."""
-        return self.found("tags", name, value)[1]
-
-
-def _leaves(where: str, given: Any) -> Iterator[tuple[str, Quota]]:
-    if isinstance(given, Mapping):
-        for name, inner in given.items():
-            yield from _leaves(f"{where}.{name}", inner)
-    else:
-        yield from ((where, quota) for quota in given)
+    def of(self, where: Where) -> Listed:
+        """What the account of *where* is held to."""
+        if where.scope == "org":
+            return self.org
+        if where.scope == "model":
+            return self.models.get(where.names[-1], ())  # counted by its entry, which may be a pattern
+        own = 2 if LEVELS[where.scope].nested else 1  # the names before those say whose it is
+        return self.found(f"{where.scope}s", *where.names[-own:])[1]
 
 
 def _named(where: str, given: object, level: Level) -> Mapping[str, Any]:

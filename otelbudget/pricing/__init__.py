@@ -18,7 +18,7 @@ from otelbudget.model.amounts import NANOS, Money, count, nanousd
 from otelbudget.model.budget import Usage
 from otelbudget.model.names import is_pattern, matching, undated
 from otelbudget.pricing.listed import listed_price
-from otelbudget.pricing.rates import PARTS, Known, Rates, rates
+from otelbudget.pricing.rates import PARTS, Known, Parts, Rates, rates
 
 __all__ = ["Price", "Prices"]
 
@@ -143,6 +143,11 @@ class Prices:
             provider: Name after the OpenTelemetry conventions (``openai``, ``gcp.vertex_ai``); only listed prices
                 depend on it.
         """
+        known = self.known(model, provider)
+        return None if known is None else known.cost(usage)
+
+    def known(self, model: str | None, provider: str | None) -> Known | None:
+        """What the tokens of *model* cost, as `cost_nanousd` finds it; None if no price is known."""
         try:
             known = self._known[model, provider]
             if known is not None and known.changes and known.until_s <= self._clock_s():
@@ -151,9 +156,9 @@ class Prices:
             known = self._find(model, provider)
         except TypeError:  # a span attribute may be anything
             return None
-        return None if known is None else known.cost(usage)
+        return known
 
-    def dearest_nanousd(self, usage: Usage) -> int | None:
+    def dearest_nanousd(self, usage: Usage | Parts) -> int | None:
         """What *usage* would cost at the dearest of the given prices, patterns included; None if none was given."""
         return max((known.cost(usage) for known in self._given.values()), default=None)
 

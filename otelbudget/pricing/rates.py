@@ -29,6 +29,17 @@ class Rates(NamedTuple):
     scale: int
 
 
+class Parts(NamedTuple):
+    """What of a `Usage` has a price; of one call that is yet to be made."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    steps: int = 1
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """What a model costs: its rates, other ones above so many input tokens, and until when (wall clock) that holds."""
@@ -38,7 +49,7 @@ class Known:
     changes: bool = False
     until_s: float = math.inf
 
-    def cost(self, usage: Usage) -> int:
+    def cost(self, usage: Usage | Parts) -> int:
         """Nano-USD, rounded up once, at most the greatest amount.
 
         Parts that exceed what they are parts of are charged, never subtracted.

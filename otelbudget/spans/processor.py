@@ -56,33 +56,31 @@ class LiveSpans:
             BudgetExceeded: It is a model or tool call that can't be paid for; the span has its check event.
         """
         self.listens = True
-        known = self.tree.node(span)
-        if known is not None and known.span is span:
-            return  # two managers, or one twice, on a provider: it has been admitted
         context = get_current() if parent_context is None else parent_context
         scope_name = None if span.instrumentation_scope is None else span.instrumentation_scope.name
         kind = spans.classify(span.name, span.attributes, scope_name)
         node = self.tree.add(span, kind, scope_name, context)
-        if node.ours or kind is None:
-            return
+        if node is None or node.ours or kind is None:
+            return  # None: two managers, or one twice, are on a provider, and it has been admitted
         try:
             self._admit(node, context)
         except BaseException:
-            self.tree.forget(node)
+            self.tree.forget(span)
             raise
 
     def ended(self, span: Any) -> None:
         """Charge what an unguarded model span used; end the implicit run of its span."""
-        node = self.tree.node(span)
+        node = self.tree.forget(span)
         if node is None:
             return
         node.ended = True
-        self.tree.forget(node)
-        if node.reserves:
+        if node.call is None:
+            if not node.ours and not node.inner:
+                self._charge_report(node, span)
+        elif node.reserves:
             self._settle(node, node.call, span)
-        elif node.call is None and not node.ours and not node.inner:
-            self._charge_report(node, span)
-        self.runs.ended(node, span)
+        if node.run is not None:
+            self.runs.ended(node, span)
 
     def _charge_report(self, node: Node, span: Any) -> None:
         """Charge a call not admitted here: its span said only later what it is, or reports one that is over."""
@@ -130,7 +128,7 @@ class LiveSpans:
             return  # a report after the fact: there is nothing left to refuse, its end charges it
         nodes = self.tree.around(context, exact=True)
         tools.note_model_call(context, nodes)
-        lender = _lender(nodes, run)
+        lender = self.lender(nodes, run)
         if lender is not None and self._engine.ledger.locked(partial(lender.take, "lent")):
             node.call, node.outer = lender.call, lender
             return
@@ -142,8 +140,7 @@ class LiveSpans:
             input_tokens=1,
             max_output_tokens=0 if operation == "embeddings" else spans.max_output_tokens(attributes),
         )
-        call = ModelCall(run, request, site_of(node.span), self._owner(run, node))
-        call.reporter = node.scope
+        call = ModelCall(run, request, site_of(node.span), self._owner(run, node), reporter=node.scope)
         asking.decide(run, call.ask())
         call.site = NOWHERE  # or it would keep the span alive that is to keep it alive
         node.call = call
@@ -180,19 +177,21 @@ class LiveSpans:
         """The open spans around *context*, innermost first."""
         return [one.span for one in self.tree.around(context)]
 
-    def reserved(self, nodes: Sequence[Node], run: RunState) -> ModelCall | None:
-        """What one of *nodes* has reserved for a call made inside them, if nobody has taken it over yet."""
-        lender = _lender(nodes, run)
-        if lender is None:
-            return None
-        call: ModelCall = lender.call
-        call.site = site_of(lender.span)
-        return call
+    def lender(self, nodes: Sequence[Node], run: RunState) -> Node | None:
+        """Whichever of *nodes* has reserved what a call of *run* made inside them needs, not for another one."""
+        for one in nodes:
+            if one.call is not None and one.reserves and one.call.run is run:
+                return one
+            if one.kind in (Kind.AGENT, Kind.TOOL):
+                return None
+        return None
 
     def claim(self, node: Node) -> Span | None:
         """The span of *node* for one guarded call made in it; None if it is no model's or a call has it already."""
+        if node.kind is not Kind.MODEL or node.ours:
+            return None
         span = node.span
-        if node.kind is not Kind.MODEL or node.ours or span is None or not span.is_recording():
+        if span is None or not span.is_recording():
             return None
         return span if self._engine.ledger.locked(partial(node.take, "claimed")) else None
 
@@ -221,13 +220,3 @@ class LiveSpans:
         # Two requests of one distributed trace can only be told apart by spans that are recorded.
         node, several = self.tree.node(parent), self.tree.roots(own.trace_id) > 1
         return several or (node is not None and any(one.kind is not None for one in node.upwards()))
-
-
-def _lender(nodes: Sequence[Node], run: RunState) -> Node | None:
-    """Whichever of *nodes* has reserved what a call of *run* made inside them needs, not for another one."""
-    for one in nodes:
-        if one.reserves and one.call.run is run:
-            return one
-        if one.kind in (Kind.AGENT, Kind.TOOL):
-            return None
-    return None

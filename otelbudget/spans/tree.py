@@ -39,8 +39,9 @@ class Node:
     parent: Node | None
     context: Context
     kind: Kind | None
-    #: Name of its instrumentation scope.
+    #: Name of its instrumentation scope, and whether that is otelbudget's own.
     scope: str | None
+    ours: bool
     #: Of an agent, and as the span says it belongs to.
     name: str | None = None
     conversation: str | None = None
@@ -62,11 +63,6 @@ class Node:
     def span(self) -> Any:
         """The span; None if it was dropped without being ended."""
         return self.weak()
-
-    @property
-    def ours(self) -> bool:
-        """otelbudget opened it."""
-        return self.scope == OURS
 
     @property
     def reserves(self) -> bool:
@@ -158,11 +154,14 @@ class SpanTree:
         """How many local roots of a trace are open."""
         return len(self._roots.get(trace_id, ()))
 
-    def add(self, span: Any, kind: Kind | None, scope: str | None, context: Context) -> Node:
-        """Note a span that has started in *context*."""
+    def add(self, span: Any, kind: Kind | None, scope: str | None, context: Context) -> Node | None:
+        """Note a span that has started in *context*; None if it was noted before."""
         own = span.get_span_context()
+        known = self._nodes.get(own.span_id)
+        if known is not None and known.span is span:
+            return None
         weak = ref(span, partial(self._lost, own.span_id, own.trace_id))
-        node = Node(own.span_id, own.trace_id, weak, self.at(context), context, kind, scope)
+        node = Node(own.span_id, own.trace_id, weak, self.at(context), context, kind, scope, scope == OURS)
         self._nodes[own.span_id] = node
         if self._dropped:
             dropped, self._dropped = self._dropped, []
@@ -173,11 +172,12 @@ class SpanTree:
                 self._roots.setdefault(own.trace_id, []).append(node)
         return node
 
-    def forget(self, node: Node) -> None:
-        """Let go of a span that has ended."""
-        self._nodes.pop(node.span_id, None)
-        if node.parent is None:
+    def forget(self, span: Any) -> Node | None:
+        """Let go of a span that has ended; gives its node, None if it was not noted."""
+        node = self._nodes.pop(span.get_span_context().span_id, None)
+        if node is not None and node.parent is None:
             self._prune(node.trace_id, node)
+        return node
 
     def _prune(self, trace_id: int, gone: Node | None = None) -> None:
         """Forget the roots of a trace that are *gone*, or whose span was dropped without being ended."""

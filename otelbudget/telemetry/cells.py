@@ -184,8 +184,11 @@ class Meters:
         """Observe actual / estimated tokens of a call."""
         with self._lock:
             label = self._model(model)
-            self.estimate_ratio.setdefault(label, Histogram(RATIO_BUCKETS)).observe(ratio)
-            self._tell(semconv.M_ESTIMATE_RATIO, (label,), ratio, None)
+            if label not in self.estimate_ratio:
+                self.estimate_ratio[label] = Histogram(RATIO_BUCKETS)
+            self.estimate_ratio[label].observe(ratio)
+            if self._observed is not None:
+                self._tell(semconv.M_ESTIMATE_RATIO, (label,), ratio, None)
 
     def observe_run(self, tenant: str, outcome: str, used: Sequence[int], seconds: float, trace: Trace) -> None:
         """Observe a finished run; *used* is in `RESOURCES` order. Called with the lock held."""

@@ -119,7 +119,7 @@ def test_everything_knows_the_line_that_it_was_written_in(whole: Config) -> None
     assert whole.quotas.org[0].origin == "b.yaml:10"
     assert [quota.origin for quota in whole.quotas.default] == ["b.yaml:12", "b.yaml:19"]
     assert whole.quotas.tenants["globex-*"][0].origin == "b.yaml:22", "where the alias leads"
-    assert whole.quotas.of_tag("team", "search")[0].origin == "b.yaml:30"
+    assert whole.quotas.found("tags", "team", "search")[1][0].origin == "b.yaml:30"
     assert whole.origin("quotas", "tags", "team", "x-*") == "b.yaml:30"
     assert whole.origin("quotas", "default", "0", "per") == "b.yaml:14"
     assert whole.origin("quotas", "tenants", "globex-*") == "b.yaml:23"

@@ -179,7 +179,7 @@ def test_sums_of_any_size_go_along(world: World, there: World) -> None:
 
     with there.manager.resume(paused(world, RunBudget(), work)) as run:
         usage = run.usage
-        assert (usage.tokens, usage.cost_usd, usage.cost) == (3 * 2**53, 2**24, 2**24)
+        assert (usage.tokens, usage.cost_usd) == (3 * 2**53, 2**24)
         assert run.receipt().used["tokens"] == 3 * 2**53
         assert run.export_state()["used"]["tokens"] == 3 * 2**53
 
