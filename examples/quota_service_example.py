@@ -32,7 +32,7 @@ def main() -> None:
             what = "refused "
         print(f"{now:%H:%M}  {tenant:<6} {tokens:>5} {priority:<6} {what}  {quotas.remaining(tenant):>6} left today")
 
-    print(f"\nacme's quota resets by itself at {quotas.resets_at('acme'):%Y-%m-%d %H:%M %Z}")
+    print(f"\nacme's quota resets by itself at {quotas.usage('acme').resets_at:%Y-%m-%d %H:%M %Z}")
     now += timedelta(minutes=15)
     print(f"{now:%H:%M}  acme   {quotas.remaining('acme'):>31} left today")
 

@@ -58,34 +58,23 @@ class BudgetExceeded(BudgetError, RuntimeError):
         receipt: What the run had spent when it was refused, as ``BudgetRun.receipt()`` gives it.
     """
 
-    def __init__(
-        self,
-        message: str = "budget exceeded",
-        *,
-        reason: str = "limit",
-        resource: str | None = None,
-        budget: str | None = None,
-        scope: str | None = None,
-        used: int | float | Decimal | None = None,
-        reserved: int | float | Decimal | None = None,
-        limit: int | float | Decimal | None = None,
-        requested: int | float | Decimal | None = None,
-        retry_after_s: float | None = None,
-        resets_at: datetime | None = None,
-        receipt: Any = None,
-    ) -> None:
+    reason: str = "limit"
+    resource: str | None = None
+    budget: str | None = None
+    scope: str | None = None
+    used: int | float | Decimal | None = None
+    reserved: int | float | Decimal | None = None
+    limit: int | float | Decimal | None = None
+    requested: int | float | Decimal | None = None
+    retry_after_s: float | None = None
+    resets_at: datetime | None = None
+    receipt: Any = None
+
+    def __init__(self, message: str = "budget exceeded", **said: Any) -> None:
         super().__init__(message)
-        self.reason = reason
-        self.resource = resource
-        self.budget = budget
-        self.scope = scope
-        self.used = used
-        self.reserved = reserved
-        self.limit = limit
-        self.requested = requested
-        self.retry_after_s = retry_after_s
-        self.resets_at = resets_at
-        self.receipt = receipt
+        if unknown := said.keys() - BudgetExceeded.__annotations__.keys():
+            raise TypeError(f"a BudgetExceeded has no {', '.join(sorted(unknown))}")
+        vars(self).update(said)
 
 
 # Users import it from `otelbudget`; span attributes (`error.type`) and tracebacks should say so.

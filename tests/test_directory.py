@@ -135,14 +135,13 @@ def test_whoever_is_named_has_accounts_before_anybody_spends() -> None:
         tags={"team": {"search": (TOKEN_QUOTA,), "x-*": (TOKEN_QUOTA,)}},
     )
     rules = directory(quotas, orgs={"labs": "big"})
-    assert {tuple(account.where) for account in rules.accounts} == {
+    assert {tuple(account.where) for account in rules.standing()} == {
         ("org", ("big",)),
         ("tenant", ("default", "acme")),
         ("tenant", ("big", "labs")),
         ("model", ("big", "demo")),
         ("tag", ("big", "team", "search")),
     }
-    assert all(account.pinned for account in rules.accounts)
 
 
 def test_accounts_of_windows_that_are_over_are_forgotten_also_of_tenants_that_are_named() -> None:

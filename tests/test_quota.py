@@ -134,7 +134,7 @@ def test_where_nothing_limits_tokens_as_many_remain_as_can_be_asked_for() -> Non
     for tenant in ("acme", "visitor"):
         assert service.remaining(tenant) == 2**53 - 1
         assert service.check_quota(tenant, service.remaining(tenant))
-    assert service.resets_at("visitor") is None
+    assert service.usage("visitor").resets_at is None
     service.consume_quota("visitor", 5)
     assert service.usage("visitor").lines == ()
 
@@ -144,7 +144,7 @@ def test_the_next_day_begins_at_zero_without_anybody_resetting(clock: Clock) -> 
     service.consume_quota("acme", 100)
     clock.at(2026, 11, 24, 23, 59, 59)
     assert not service.check_quota("acme", 1)
-    assert service.resets_at("acme") == datetime(2026, 11, 25, tzinfo=UTC)
+    assert service.usage("acme").resets_at == datetime(2026, 11, 25, tzinfo=UTC)
     clock.now_s += 1
     assert service.check_quota("acme", 100)
     assert service.remaining("acme") == 100

@@ -128,7 +128,7 @@ class RunState(Payer):
         """The accounts of a root run's own quotas."""
         found = []
         for where, quota in self.owner.payers().per_run:
-            account = QuotaAccount(where, quota.window, _WHOLE_RUN, {})
+            account = QuotaAccount(where, quota.window, _WHOLE_RUN)
             self.engine.ledger.limit(account, (rule_of(quota),))
             found.append(account)
         return tuple(found)

@@ -62,10 +62,7 @@ class Directory:
         self.by_span = bool(quotas.agents or quotas.conversations)
         self.generation += 1
         for account in self.accounts:  # one at a time, so that nobody waits long
-            account.pinned = False
             self._bind(account, self._rules_of(account))
-        for where in self._named():
-            self._pin(where)
 
     # --- who
 
@@ -128,7 +125,9 @@ class Directory:
 
     def standing(self) -> tuple[QuotaAccount, ...]:
         """The accounts of now of everybody who is named, and of all who used something, now or in a window before."""
-        found, now_s = {}, self.clock_s()
+        now_s = self.clock_s()
+        named = [account for where in self._named() for account in self._bound(where, self._in_force(where), now_s)]
+        found = {account.key: account for account in named}
         for account in self.accounts:
             goes_on = account.start_s <= now_s < account.end_s
             if account.rules and (goes_on or LEVELS[account.scope].shown):
@@ -136,11 +135,6 @@ class Directory:
                 self._bind(current, account.rules)
                 found[current.key] = current
         return tuple(found.values())
-
-    def _pin(self, where: Where) -> None:
-        """Have accounts of *where*, in some window, so that its limits are seen before anybody spends."""
-        for account in self._bound(where, self._in_force(where), self.clock_s()):
-            account.pinned = True
 
     def _named(self) -> Iterator[Where]:
         for org in dict.fromkeys(self._orgs.values()) or (DEFAULT,):
@@ -189,10 +183,8 @@ class Directory:
     def _review(self, tenant: str) -> None:
         """Put the rules of now on the accounts that *tenant* has."""
         self.generation += 1
-        where = self._home(tenant)
-        self._pin(where)
         for account in self.accounts:
-            if account.where == where:
+            if account.where == self._home(tenant):
                 self._bind(account, self._rules_of(account))
 
 

@@ -99,17 +99,18 @@ class QuotaAccount(Account):
         spec: Which kind of window.
         window: That window's name.
         start_s, end_s: Its Unix seconds.
-        dropped: It is kept only by those who refer to it, since nothing was used of it; until it is charged.
-        pinned: It is shown and kept also while nobody uses it.
+        dropped: Only those who refer to it keep it, until it is charged: nothing was used of it, or nothing counts yet.
     """
 
     # fmt: off
     __slots__ = (
-        "__weakref__", "buckets", "dropped", "end_s", "pinned", "scope", "shelf", "spec", "start_s", "where", "window",
+        "__weakref__", "buckets", "dropped", "end_s", "scope", "shelf", "spec", "start_s", "where", "window",
     )
     # fmt: on
 
-    def __init__(self, where: Where, spec: WindowSpec, window: Window, shelf: dict[Key, QuotaAccount]) -> None:
+    def __init__(
+        self, where: Where, spec: WindowSpec, window: Window, shelf: dict[Key, QuotaAccount] | None = None
+    ) -> None:
         super().__init__(())
         self.where: Where = where
         self.scope = where.scope
@@ -117,7 +118,7 @@ class QuotaAccount(Account):
         self.window, self.start_s, self.end_s = window
         self.shelf = shelf
         self.buckets: dict[int, int] | None = None if spec.rolling_s is None else {}
-        self.dropped = self.pinned = False
+        self.dropped = shelf is not None
 
     @property
     def key(self) -> Key:
@@ -125,8 +126,9 @@ class QuotaAccount(Account):
         return self.where, self.spec, self.start_s
 
     def keep(self) -> None:
-        """Put it back where others find it, since it is charged after all."""
-        self.shelf[self.key] = self
+        """Put it where it is kept, since it is charged."""
+        if self.shelf is not None:
+            self.shelf[self.key] = self
         self.dropped = False
 
 

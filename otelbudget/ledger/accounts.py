@@ -1,6 +1,6 @@
 """The accounts of quotas, one per owner and window. Which window is that of now follows from the clock, at every look.
 
-Accounts of visitors who used nothing are forgotten, and those of windows that ended a day ago.
+Those of visitors who used nothing go with whoever refers to them, and those of windows that ended a day ago.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: How long an ended window is kept, in seconds, and how many windows at most: for clocks that are set back.
 KEPT_S: Final = 86_400
 _KEPT_WINDOWS: Final = 128
-#: How many accounts there are when those that nobody needs are looked for first.
+#: How many accounts there are when those of the past are looked for first.
 _MANY: Final = 1024
 
 
@@ -35,15 +35,14 @@ class Accounts:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._kept: dict[Key, QuotaAccount] = {}
-        # Whoever still refers to a forgotten account keeps it alive, and finds it here: two accounts of one owner and
-        # window would be twice the money.
+        self._kept: dict[Key, QuotaAccount] = {}  # those that were charged
+        # All that somebody refers to: two accounts of one owner and window would be twice the money.
         self._known: WeakValueDictionary[Key, QuotaAccount] = WeakValueDictionary()
         self._windows: dict[WindowSpec, Window] = {}
         self._look_at = _MANY
 
     def __iter__(self) -> Iterator[QuotaAccount]:
-        return iter(tuple(self._kept.values()))
+        return iter([found for one in self._known.valuerefs() if (found := one()) is not None])
 
     def window(self, spec: WindowSpec, now_s: float) -> Window:
         """The window of *spec* that *now_s* lies in."""
@@ -68,11 +67,10 @@ class Accounts:
 
     def _made(self, key: Key, window: Window, now_s: float) -> QuotaAccount:
         if len(self._kept) >= self._look_at:
-            self._forget_idle(now_s)
+            self._forget_past(now_s)
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = QuotaAccount(key[0], key[1], window, self._kept)
-        found.keep()
         return found
 
     def _turn(self, account: QuotaAccount, now_s: float) -> None:
@@ -91,16 +89,12 @@ class Accounts:
             return turns_at_s(account, now_s)
         return account.start_s, account.end_s
 
-    def _forget_idle(self, now_s: float) -> None:
+    def _forget_past(self, now_s: float) -> None:
         for key, account in tuple(self._kept.items()):
-            if not (account.pinned or account.holds) and (_unused(account) or _past(account, now_s)):
+            if not account.holds and _past(account, now_s):
                 account.dropped = True
                 del self._kept[key]
         self._look_at = max(_MANY, 2 * len(self._kept))
-
-
-def _unused(account: QuotaAccount) -> bool:
-    return not (account.used or account.buckets)
 
 
 def _past(account: QuotaAccount, now_s: float) -> bool:

@@ -16,7 +16,6 @@ from otelbudget.model.amounts import (
     OUTPUT,
     RESOURCES,
     STEPS,
-    TOKENS,
     TOOLS,
     UNLIMITED,
     Amounts,
@@ -93,8 +92,6 @@ class RunBudget:
     limits: tuple[int, ...] = field(init=False, repr=False)
     #: The same less what `wrap_up` sets aside: what ordinary calls see.
     ordinary_limits: tuple[int, ...] = field(init=False, repr=False)
-    #: What a check without amounts asks for under these limits.
-    one_call: Amounts = field(init=False, repr=False, compare=False)
     #: Wall time in nanoseconds, or None.
     max_ns: int | None = field(init=False, repr=False)
     #: By how many nanoseconds a wrap-up call may pass the deadline.
@@ -140,8 +137,6 @@ class RunBudget:
             put("wrap_up", MappingProxyType(aside))
             put("wrap_up_ns", wrap_up_ns)
             put("ordinary_limits", tuple(most - kept for most, kept in zip(limits, set_aside, strict=True)))
-        spends = (i in (TOKENS, INPUT, OUTPUT, COST) and most < UNLIMITED for i, most in enumerate(limits))
-        put("one_call", Amounts(*map(int, spends))._replace(steps=1))
         put("thresholds", ratios(self.thresholds))
         if not (self.on_exhausted in ("raise", "warn") or callable(self.on_exhausted)):
             raise ConfigError(f"on_exhausted must be 'raise', 'warn' or a callable, got {self.on_exhausted!r}")

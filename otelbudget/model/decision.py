@@ -13,10 +13,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
 #: What an exception has of a denial.
-_TOLD: Final = (
-    *("reason", "resource", "budget", "scope", "used", "reserved", "limit", "requested"),
-    *("retry_after_s", "resets_at"),
-)
+_TOLD: Final = [name for name in BudgetExceeded.__annotations__ if name != "receipt"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

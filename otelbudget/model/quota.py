@@ -5,7 +5,7 @@ To add a level, see `levels`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from types import MappingProxyType
@@ -220,6 +220,11 @@ class Quotas:
             return (*path, entry), known[entry]
         return (("quotas", "default"), self.default) if level == "tenants" else (None, ())
 
+    def listed(self) -> Iterator[Quota]:
+        """All quotas."""
+        for one in fields(self):
+            yield from _leaves(getattr(self, one.name))
+
     def of(self, where: Where) -> Listed:
         """What the account of *where* is held to."""
         if where.scope == "org":
@@ -228,6 +233,14 @@ class Quotas:
             return self.models.get(where.names[-1], ())  # counted by its entry, which may be a pattern
         own = 2 if LEVELS[where.scope].nested else 1  # the names before those say whose it is
         return self.found(f"{where.scope}s", *where.names[-own:])[1]
+
+
+def _leaves(given: Any) -> Iterator[Quota]:
+    if isinstance(given, Mapping):
+        for inner in given.values():
+            yield from _leaves(inner)
+    else:
+        yield from given
 
 
 def _named(where: str, given: object, level: Level) -> Mapping[str, Any]:

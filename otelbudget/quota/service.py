@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, Unpack
 
 from otelbudget.admission import settlement, trips
@@ -109,7 +108,7 @@ class QuotaService:
         self._keys = Keys(self._engine, "a quota service", self._engine.quota_keys)
 
     def __repr__(self) -> str:
-        quotas = ", ".join(repr(quota) for _, quota in self._engine.config.quotas.listed())
+        quotas = ", ".join(repr(quota) for quota in self._engine.config.quotas.listed())
         return f"<QuotaService: {quotas or 'no quotas'}>"
 
     # --- asking
@@ -212,13 +211,6 @@ class QuotaService:
         """What *tenant* has used: ``.tokens`` in short, ``.lines`` for every resource of every quota."""
         payer = self._payer(tenant, user=user, fresh=True)
         return usage_of(payer, self._engine.directory.overrides.get(tenant, ()))
-
-    def resets_at(self, tenant: str) -> datetime | None:
-        """When the window of the tenant's token quota ends, of the one with least left if it has several.
-
-        Of a rolling window, when its oldest charges fall out. None: it has no quota, or one that never resets.
-        """
-        return self.usage(tenant).resets_at
 
     # --- changing
 

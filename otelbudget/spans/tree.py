@@ -126,7 +126,6 @@ class SpanTree:
         self.lost: deque[RunState] = deque()  # whose span was dropped without being ended
         self._nodes: dict[int, Node] = {}
         self._roots: dict[int, list[Node]] = {}  # a distributed trace may have several in one process
-        self._dropped: list[int] = []  # traces whose roots may have gone
         self._lock = forking.fresh(threading.RLock())
 
     def __len__(self) -> int:
@@ -163,10 +162,6 @@ class SpanTree:
         weak = ref(span, partial(self._lost, own.span_id, own.trace_id))
         node = Node(own.span_id, own.trace_id, weak, self.at(context), context, kind, scope, scope == OURS)
         self._nodes[own.span_id] = node
-        if self._dropped:
-            dropped, self._dropped = self._dropped, []
-            for trace_id in dropped:
-                self._prune(trace_id)
         if node.parent is None:
             with self._lock:
                 self._roots.setdefault(own.trace_id, []).append(node)
@@ -176,27 +171,22 @@ class SpanTree:
         """Let go of a span that has ended; gives its node, None if it was not noted."""
         node = self._nodes.pop(span.get_span_context().span_id, None)
         if node is not None and node.parent is None:
-            self._prune(node.trace_id, node)
+            with self._lock:  # no loop stands directly in here, see `ledger.lock`
+                self._prune(node)
         return node
 
-    def _prune(self, trace_id: int, gone: Node | None = None) -> None:
-        """Forget the roots of a trace that are *gone*, or whose span was dropped without being ended."""
-        with self._lock:
-            self._prune_locked(trace_id, gone)
-
-    def _prune_locked(self, trace_id: int, gone: Node | None) -> None:
-        # A function of its own, since CPython 3.13 may not release a lock if a handler raises in a loop inside `with`.
-        roots = self._roots.pop(trace_id, ())
-        if others := [root for root in roots if root is not gone and root.span is not None]:
-            self._roots[trace_id] = others
+    def _prune(self, root: Node) -> None:
+        roots = self._roots.pop(root.trace_id, ())
+        if others := [one for one in roots if one is not root and one.span is not None]:
+            self._roots[root.trace_id] = others
 
     def _lost(self, span_id: int, trace_id: int, _: object) -> None:
         """A span was dropped without being ended; called by the garbage collector, so it takes no lock."""
         node = self._nodes.pop(span_id, None)
         if node is not None and node.run is not None:
             self.lost.append(node.run)
-        if trace_id in self._roots:
-            self._dropped.append(trace_id)
+        if node is not None and node.parent is None:
+            self._roots.pop(trace_id, None)  # others of this trace, which are rarer still, are found by their spans
 
 
 def names_of(nodes: Sequence[Node]) -> tuple[str | None, str | None]:

@@ -130,7 +130,7 @@ def test_an_error_of_another_processor_at_the_end_stops_nobody(
     assert "Broken failed" in caplog.text
 
 
-@pytest.mark.parametrize("moment", ["on_start", "_on_ending", "on_end"])
+@pytest.mark.parametrize("moment", ["on_start", "on_end"])
 def test_an_error_of_the_manager_is_logged_and_the_application_goes_on(
     exported: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, moment: str
 ) -> None:
@@ -145,7 +145,7 @@ def test_an_error_of_the_manager_is_logged_and_the_application_goes_on(
     assert "the call goes on" in caplog.text
 
 
-@pytest.mark.parametrize("moment", ["on_start", "_on_ending", "on_end"])
+@pytest.mark.parametrize("moment", ["on_start", "on_end"])
 def test_an_error_of_the_manager_fails_a_test(moment: str) -> None:
     dispatcher = Dispatcher()
     dispatcher.forwarder.connect(Broken(moment), ())
