@@ -1,8 +1,8 @@
-"""Every telemetry name that otelbudget writes or reads, once.
+"""Every telemetry name that otelbudget writes, once.
 
 The GenAI names follow the OpenTelemetry semantic conventions for generative AI (registry ``gen_ai``, status
-development); other dialects seen in the wild (older semconv, OpenLLMetry, OpenInference) are only read. No standard
-names exist for budgets, so ours start with ``otelbudget.``.
+development); those of other dialects are only read, and stand in `spans.conventions`. No standard names exist for
+budgets, so ours start with ``otelbudget.``.
 """
 
 from __future__ import annotations
@@ -98,40 +98,3 @@ M_EVENTS_SUPPRESSED: Final = "otelbudget_span_events_suppressed_total"
 M_UNPRICED: Final = "otelbudget_unpriced_total"
 M_RELOAD_OK: Final = "otelbudget_config_last_reload_successful"
 M_BUILD_INFO: Final = "otelbudget_build_info"
-
-# --- other dialects, only read (semconv as it was, OpenLLMetry, OpenInference, pydantic-ai)
-GEN_AI_SYSTEM: Final = "gen_ai.system"
-GEN_AI_REQUEST_MAX_TOKENS: Final = "gen_ai.request.max_tokens"
-GEN_AI_WORKFLOW_NAME: Final = "gen_ai.workflow.name"
-GEN_AI_PROMPT_TOKENS: Final = "gen_ai.usage.prompt_tokens"
-GEN_AI_COMPLETION_TOKENS: Final = "gen_ai.usage.completion_tokens"
-GEN_AI_TOTAL_TOKENS: Final = "gen_ai.usage.total_tokens"
-GEN_AI_CACHE_CREATION: Final = "gen_ai.usage.cache_creation.input_tokens"
-GEN_AI_CACHE_READ_FLAT: Final = "gen_ai.usage.cache_read_input_tokens"
-GEN_AI_CACHE_CREATION_FLAT: Final = "gen_ai.usage.cache_creation_input_tokens"
-GEN_AI_REASONING_FLAT: Final = "gen_ai.usage.reasoning_tokens"
-GEN_AI_DETAILS_CACHE_READ: Final = "gen_ai.usage.details.cache_read_tokens"
-GEN_AI_DETAILS_CACHE_WRITE: Final = "gen_ai.usage.details.cache_write_tokens"
-GEN_AI_DETAILS_REASONING: Final = "gen_ai.usage.details.reasoning_tokens"
-TRACELOOP_KIND: Final = "traceloop.span.kind"
-TRACELOOP_ENTITY: Final = "traceloop.entity.name"
-LLM_REQUEST_TYPE: Final = "llm.request.type"
-LLM_TOTAL_TOKENS: Final = "llm.usage.total_tokens"
-LLM_REASONING_TOKENS: Final = "llm.usage.reasoning_tokens"
-OPENINFERENCE_KIND: Final = "openinference.span.kind"
-OPENINFERENCE_PROMPT: Final = "llm.token_count.prompt"
-OPENINFERENCE_COMPLETION: Final = "llm.token_count.completion"
-OPENINFERENCE_TOTAL: Final = "llm.token_count.total"
-OPENINFERENCE_CACHE_READ: Final = "llm.token_count.prompt_details.cache_read"
-OPENINFERENCE_CACHE_WRITE: Final = "llm.token_count.prompt_details.cache_write"
-OPENINFERENCE_REASONING: Final = "llm.token_count.completion_details.reasoning"
-OPENINFERENCE_MODEL: Final = "llm.model_name"
-OPENINFERENCE_RESPONSE_MODEL: Final = "llm.response.model_name"
-OPENINFERENCE_REQUEST_MODEL: Final = "llm.request.model_name"
-OPENINFERENCE_EMBEDDING_MODEL: Final = "embedding.model_name"
-OPENINFERENCE_PROVIDER: Final = "llm.provider"
-OPENINFERENCE_SYSTEM: Final = "llm.system"
-OPENINFERENCE_AGENT_NAME: Final = "agent.name"
-OPENINFERENCE_TOOL_NAME: Final = "tool.name"
-OPENINFERENCE_TOOL_ID: Final = "tool.id"
-OPENINFERENCE_TOOL_CALL_ID: Final = "tool_call.id"

@@ -119,6 +119,6 @@ def test_ended_windows_are_kept_a_day_and_those_of_a_minute_two_hours() -> None:
         for now_s, there in ((ends_s + kept_s - 1, True), (ends_s + kept_s, False)):
             kept.now_s = now_s
             for i in range(3000):
-                kept.charge(kept.of(Where("user", ("default", "acme", f"user-{i}"))))
+                kept.charge(kept.of(Where("user", ("default", "acme", f"{now_s} {i}"))))
             kept.now_s = NOW_S
             assert tokens(kept.of(MINE, spec)) == there

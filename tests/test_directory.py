@@ -205,9 +205,10 @@ def test_an_override_of_another_window_comes_on_top_and_goes_without_a_trace() -
     for window in ({"per": "week"}, {"timezone": "Asia/Tokyo"}):
         assert rules.override("acme", Quota(tokens=50, **window)) is None
     assert [quota and quota.per for quota in quotas_in_force(owner)] == ["day", "week", "day"]
+    there = list(rules.accounts)
     assert [now for _, now in rules.restore("acme")] == [None, None]
     assert quotas_in_force(owner) == [TOKEN_QUOTA]
-    assert [account.rules for account in rules.accounts if account.spec != TOKEN_QUOTA.window] == [(), ()]
+    assert [account.rules for account in there if account.spec != TOKEN_QUOTA.window] == [(), ()]
 
 
 def test_an_override_outlives_rules_that_do_not_know_its_quota() -> None:

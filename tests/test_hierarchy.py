@@ -49,7 +49,7 @@ def everybody(make_world: MakeWorld, **per_scope: int) -> World:
 
 
 def quotas_of(run: BudgetRun, model: str | None = None) -> dict[str, QuotaAccount]:
-    return {one.scope: one for one in run._state.payers(model) if isinstance(one, QuotaAccount)}
+    return {one.scope: one for one in run._state.binding(model).accounts if isinstance(one, QuotaAccount)}
 
 
 def tokens_in(account: Account) -> tuple[int, int]:
@@ -59,7 +59,7 @@ def tokens_in(account: Account) -> tuple[int, int]:
 
 def tokens_of(run: BudgetRun, model: str | None = "demo") -> dict[str, tuple[int, int]]:
     """(used, held) tokens of every quota and every run that a request of *run* counts on, by scope or depth."""
-    accounts = run._state.payers(model)
+    accounts = run._state.binding(model).accounts
     names = [f"run{i}" for i in range(len(run._state.lineage))]
     names = [one.scope for one in accounts if one.scope != "run"] + names
     return {name: tokens_in(one) for name, one in zip(names, accounts, strict=True)}

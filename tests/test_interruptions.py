@@ -68,7 +68,7 @@ class Scene:
 
     def accounts(self) -> tuple[Account, ...]:
         """The tenant's two, and those of the runs."""
-        return self.run._state.payers()
+        return self.run._state.binding().accounts
 
     def rolling(self) -> QuotaAccount:
         [found] = [one for one in self.accounts() if isinstance(one, QuotaAccount) and one.buckets is not None]

@@ -14,9 +14,9 @@ from world import reserved_of, used_of
 
 from otelbudget import Config
 from otelbudget.engine.engine import Engine
-from otelbudget.ledger.account import NORMAL, Account, Crossing, Hold, QuotaAccount, Refusal
+from otelbudget.ledger.account import INSIDE, NORMAL, Account, Crossing, Hold, QuotaAccount, Refusal
 from otelbudget.ledger.judging import left, refusal, tightest, warning
-from otelbudget.ledger.ledger import INSIDE, Ledger
+from otelbudget.ledger.ledger import Ledger
 from otelbudget.ledger.rules import Rule
 from otelbudget.model.amounts import NANOS, NOTHING, RESOURCES, UNLIMITED, Amounts
 from otelbudget.model.levels import Where

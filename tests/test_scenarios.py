@@ -366,7 +366,7 @@ def test_ten_are_held_on_organisation_tenant_user_and_run_or_on_none(
         except BudgetExceeded as error:
             denied = error.scope
         assert denied == tight
-        accounts = run._state.payers()
+        accounts = run._state.binding().accounts
         held = {account.scope: reserved_of(account)[1] for account in accounts}
         assert held == dict.fromkeys(scopes, 10 if tight is None else 0)
         if tight is None:

@@ -48,9 +48,12 @@ def price(payer: Payer, usage: Usage, asked_model: str | None = None, owner: Own
 
 
 def _by_policy(payer: Payer, usage: Usage, asked_model: str | None, owner: Owner | None) -> Price:
-    """What tokens cost that no price is known for."""
+    """What tokens cost that no price is known for: as the budget says, else the configuration, else it is refused where
+    money is limited."""
     money = payer.binding(usage.model or asked_model, owner).money
-    policy = payer.unpriced_policy(money)
+    policy = payer.on_unpriced or payer.engine.config.on_unpriced or ("deny" if money else "allow")
+    if policy == "estimate" and not payer.engine.prices.given:  # there is none to be the dearest
+        policy = "deny"
     if policy == "allow" and money:
         payer.engine.warn_once(
             f"unpriced {usage.model}",

@@ -7,9 +7,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget.ledger import rolling
-from otelbudget.ledger.account import Account, QuotaAccount, Refusal
+from otelbudget.ledger.account import INSIDE, Account, QuotaAccount, Refusal
 from otelbudget.ledger.judging import refusals, rises
-from otelbudget.ledger.ledger import INSIDE
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, UNLIMITED, shown
 from otelbudget.model.decision import Denial
 from otelbudget.model.vector import LOW, lane, unpack

@@ -6,7 +6,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from opentelemetry import trace
-from opentelemetry.context import get_current
 
 from otelbudget import semconv
 from otelbudget.engine.engine import UNLIMITED_BUDGET
@@ -18,8 +17,6 @@ from otelbudget.telemetry.events import NOWHERE, Site, site_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from opentelemetry.trace import Span
 
     from otelbudget.admission.state import RunState
     from otelbudget.engine.engine import Engine
@@ -41,6 +38,7 @@ class Binding(NamedTuple):
         money: One of them refuses for want of money.
         one_call: What a request without amounts asks for: one call, under all limits in scope.
         free: Nothing limits it, and nobody has said that this is meant, as ``run(RunBudget())`` does.
+        payers: Those of its owner that this follows from.
     """
 
     accounts: tuple[Account, ...] = ()
@@ -49,6 +47,10 @@ class Binding(NamedTuple):
     money: bool = False
     one_call: Amounts = Amounts(steps=1)
     free: bool = False
+    payers: Payers | None = None
+
+
+_NOT_BOUND: Final = Binding()
 
 
 class Around(NamedTuple):
@@ -104,7 +106,7 @@ class Payer:
         self.owner = owner
         self.unusual = not owner.known  # nobody knows whose it is
         self.accounts: tuple[Account, ...] = ()
-        self._bound: tuple[Payers | None, Binding] = (None, Binding())
+        self._bound = _NOT_BOUND
         meters = engine.meters
         self.cell = meters.budget(owner.tenant, budget)
         self.tenant_cell = meters.tenant(owner.tenant)
@@ -133,10 +135,9 @@ class Payer:
     def binding(self, model: str | None = None, owner: Owner | None = None) -> Binding:
         """What binds a request of now, for *model*, in the span of an agent perhaps as another *owner*."""
         payers = (owner or self.owner).payers(model)
-        seen, found = self._bound
-        if payers is not seen:
-            found = self._binding(payers)
-            self._bound = (payers, found)
+        found = self._bound
+        if found.payers is not payers:
+            found = self._bound = self._binding(payers)
         return found
 
     def _binding(self, payers: Payers) -> Binding:
@@ -147,41 +148,21 @@ class Payer:
         money = any(COST in account.limits.refusing for account in accounts)
         elsewhere = self.engine.store is not None
         here, shared = (self.accounts, payers.accounts) if elsewhere else (accounts, ())
-        return Binding(accounts, here, shared, money, _one_call(limited), not limited and self._without_budget())
+        free = not limited and self._without_budget()
+        return Binding(accounts, here, shared, money, _one_call(limited), free, payers)
 
     def _without_budget(self) -> bool:
         """Whether it is a run that should have limits, and none was given to it or a run above."""
         own = [one.budget is UNLIMITED_BUDGET for one in self.lineage]
         return self.engine.enforce and bool(own) and all(own)
 
-    def payers(self, model: str | None = None) -> tuple[Account, ...]:
-        """The accounts that a request of now counts on."""
-        return self.binding(model).accounts
-
-    def binding_here(self, model: str | None = None) -> Binding:
+    def binding_here(self) -> Binding:
         """What binds a request made in this context."""
-        return self.binding(model, self.around().owner)
+        return self.binding(None, self.around().owner)
 
     def rebind(self) -> None:
         """Look anew what binds, since an account of its own has other limits."""
-        self._bound = (None, Binding())
-
-    def unpriced_policy(self, money: bool) -> str:
-        """What happens to a model without a price: by the budget, the configuration, else `deny` where *money* binds.
-
-        An estimate takes the dearest given price; where none is given there is none, and that is `deny`.
-        """
-        said = self.on_unpriced or self.engine.config.on_unpriced
-        if said == "estimate" and not self.engine.prices.given:
-            return "deny"
-        return said or ("deny" if money else "allow")
-
-    def _owner_here(self) -> Owner | None:
-        """Whose quotas bind a request made here, if a span around it says more than is known of the owner."""
-        engine = self.engine
-        if engine.spans is None or not engine.directory.by_span:
-            return None
-        return self.owner.inside(*engine.spans.agent_here(get_current()))
+        self._bound = _NOT_BOUND
 
     def ancestor_of(self, account: Account) -> RunState | None:
         """The run of the lineage that *account* belongs to, or None."""
@@ -228,9 +209,6 @@ class Payer:
             events.log(site, name, attributes | {key: value for key, value in who.items() if value is not None})
         finally:
             events.writing.now = False
-
-    def mark(self, span: Span) -> None:
-        """Say on the span of a call whose it is."""
 
     def suppress(self, site: Site) -> None:
         """Count an event that is not written, on the span and in the metrics."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from otelbudget.admission.payer import Payer
     from otelbudget.admission.state import RunState
-    from otelbudget.ledger.account import Account, Crossing, Hold, HoldState
+    from otelbudget.ledger.account import Account, Crossing, Hold
 
 Count = tuple[Any, str, int]
 
@@ -57,14 +57,8 @@ def record(
     crossed = ledger.charge(bound.here, pack(amounts), _counts(payer, usage, amounts, cost), writes, once=once)
     if crossed is None:
         return False
-    if owed:
-        trips.send(payer, owed)
-    if cost.denies:
-        _refuse_unpriced(payer, usage.model)
-    flags = _flags(usage, late=payer.closed, wrap_up=wraps_up)
-    if notices.RECORDS.isEnabledFor(logging.INFO):
-        notices.step(payer, amounts, usage.model, owner, cost, flags)
-    announce(payer, amounts, site, crossed, flags)
+    charge = _Charge(cost, usage, amounts)
+    _announce(payer, charge, site, crossed, owed, owner=owner, late=payer.closed, wrap_up=wraps_up)
     return True
 
 
@@ -105,32 +99,21 @@ def settle(
         if was in ("new", "committed"):
             return False
         charge = _beyond(whole, held) if was == "expired" else whole
-        owed = () if payer.engine.store is None else _owed(payer, held, whole.amounts, joining, site, was)
+        owed: tuple[Any, ...] = ()
+        if payer.engine.store is not None:
+            told = partial(say_crossed, payer, site)
+            owed = trips.owe(payer, held, whole.amounts, told, late=was == "released")
+            owed += trips.owe_record(payer, joining, whole.amounts, told)
         writes: Changes = [(held, "paid", usage), *(trips.owing(payer, owed) if owed else ())]
         counts = _counts(payer, charge.usage, charge.amounts, charge.cost)
         due, full = pack(charge.amounts), pack(whole.amounts) if here else 0
         crossed = ledger.settle(held, due, "committed", counts, writes, was=was, joining=here, whole=full)
-    if owed:
-        trips.send(payer, owed)
-    if charge.cost.denies:
-        _refuse_unpriced(payer, charge.usage.model)
     late = was == "released" or payer.closed
-    flags = _flags(charge.usage, late=late, wrap_up=held.permit is not None)
-    if notices.RECORDS.isEnabledFor(logging.INFO):
-        notices.step(payer, charge.amounts, charge.usage.model or asked_model, owner, charge.cost, flags)
-    announce(payer, charge.amounts, site, crossed, flags)
+    wraps_up = held.permit is not None
+    _announce(payer, charge, site, crossed, owed, asked_model, owner=owner, late=late, wrap_up=wraps_up)
     if payer.unusual:
         closing.finish_if_idle(payer)
     return True
-
-
-def _owed(
-    payer: Payer, held: Hold, whole: Amounts, joining: Sequence[Account], site: Site, was: HoldState
-) -> tuple[Any, ...]:
-    """What a shared store has to be told."""
-    told = partial(say_crossed, payer, site)
-    ended = trips.owe(payer, held, whole, told, late=was == "released")
-    return ended + trips.owe_record(payer, joining, whole, told)
 
 
 def late_known(payer: Payer, held: Hold, model: str | None, owner: Any) -> tuple[Account, ...]:
@@ -241,17 +224,31 @@ def _refuse_unpriced(payer: Payer, model: str | None) -> None:
             one.refresh()
 
 
-def _flags(usage: Usage, *, late: bool, wrap_up: bool) -> Sequence[str]:
-    if not (usage.estimated or late or wrap_up):
-        return ()
-    said = ((usage.estimated, semconv.ESTIMATED), (late, semconv.LATE), (wrap_up, semconv.WRAP_UP))
-    return [name for holds, name in said if holds]
-
-
-def announce(
-    payer: Payer, amounts: Sequence[int], site: Site, crossed: Sequence[Crossing], flags: Sequence[str] = ()
+def _announce(
+    payer: Payer,
+    charge: _Charge,
+    site: Site,
+    crossed: Sequence[Crossing],
+    owed: tuple[Any, ...],
+    asked_model: str | None = None,
+    *,
+    owner: Any,
+    late: bool,
+    wrap_up: bool,
 ) -> None:
-    """Say what was charged: the record event where the call lives, thresholds on the run's span."""
+    """Tell a shared store what was charged, and say it: the record event where the call lives, thresholds on the run's
+    span."""
+    usage, amounts = charge.usage, charge.amounts
+    if owed:
+        trips.send(payer, owed)
+    if charge.cost.denies:
+        _refuse_unpriced(payer, usage.model)
+    flags: Sequence[str] = ()
+    if usage.estimated or late or wrap_up:
+        said = ((usage.estimated, semconv.ESTIMATED), (late, semconv.LATE), (wrap_up, semconv.WRAP_UP))
+        flags = [name for holds, name in said if holds]
+    if notices.RECORDS.isEnabledFor(logging.INFO):
+        notices.step(payer, amounts, usage.model or asked_model, owner, charge.cost, flags)
     span = site.span
     if span is not None:
         charged = (amounts[INPUT], amounts[OUTPUT], amounts[COST])

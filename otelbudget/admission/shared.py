@@ -16,9 +16,10 @@ from otelbudget.admission.request import GONE, REPLAYED, Judgement, Once, Reques
 from otelbudget.errors import StoreError
 from otelbudget.ledger.account import Hold
 from otelbudget.ledger.change import write
-from otelbudget.ledger.judging import tightest
+from otelbudget.ledger.judging import tightest, warning
 from otelbudget.model.amounts import NOTHING, Amounts
 from otelbudget.model.decision import Decision, Denial
+from otelbudget.model.vector import pack
 from otelbudget.stores.base import Answer, WrongWindow
 from otelbudget.stores.shared import Unsent
 
@@ -109,13 +110,15 @@ class _Errand:
             return self.failed(WrongWindow(answer.now_s))
         if answer.gone and request.hold is not None:
             return self._begin_anew(request.hold)
-        over = trips.answered(payer, request, accounts, answer, self._there)
+        held = request.hold is not None
+        more = pack(request.amounts if request.hold is None else request.hold.amounts) - pack(self._there)
+        over = trips.answered(payer, accounts, answer, more, held=held)
         if over is not None and payer.engine.enforce:
             self._give_back()
             if request.once is not None and request.once.hold is not None:  # by what was admitted under its key
                 return Judgement(REPLAYED)
             return refused(denials.of_account(payer, request, over, accounts))
-        over = over or trips.exceeds(payer, request, accounts, self._there)
+        over = over or warning(accounts, more, payer.owner.level, own=more if held else 0)
         if over is not None:
             self._warned = denials.of_account(payer, request, over._replace(busy=False), accounts)
         return self._admitted()

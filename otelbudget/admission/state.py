@@ -232,21 +232,17 @@ class RunState(Payer):
 
     def _look(self, context: Context) -> Around:
         span = trace.get_current_span(context)
-        spans = self.engine.spans
+        spans, by_span = self.engine.spans, self.engine.directory.by_span
         if self.span is not None and (span is self.span or spans is None or not spans.is_call(span)):
             site = self.site
         else:
             site = site_of(span)
-        found = Around(context, site, self._owner_here(), PERMIT.of(context))
+        owner = self.owner.inside(*spans.agent_here(context)) if by_span and spans is not None else None
+        found = Around(context, site, owner, PERMIT.of(context))
         # An implicit run must not keep the context's spans alive; and spans may say more later.
-        if self.kind != "implicit" and not self.engine.directory.by_span:
+        if self.kind != "implicit" and not by_span:
             self.here = found
         return found
-
-    def mark(self, span: Span) -> None:
-        """Say on the span of a call whose it is."""
-        span.set_attribute(semconv.RUN_ID, self.run_id)
-        span.set_attribute(semconv.TENANT, self.tenant)
 
     def say_late(self, event: Callable[..., bool], details: Sequence[Any], more: dict[str, Any]) -> None:
         """Write an event on the run's span, or on one of its own if that has ended too."""
@@ -257,6 +253,6 @@ class RunState(Payer):
         span = our_spans.start(self.engine.tracer, semconv.RECORD_SPAN, parent)
         site = site_of(span)
         if site.span is not None:
-            self.mark(span)
+            span.set_attributes({semconv.RUN_ID: self.run_id, semconv.TENANT: self.tenant})
             event(site, *details, **more)
         our_spans.end(span)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otelbudget.ledger.account import Crossing, Hold, QuotaAccount, Refusal, crossings
 from otelbudget.ledger.change import Changes
-from otelbudget.ledger.judging import exceeded, refusal, warning
+from otelbudget.ledger.judging import exceeded, refusal
 from otelbudget.ledger.rules import Rule
 from otelbudget.model.amounts import NOTHING, UNLIMITED, Amounts
 from otelbudget.model.vector import pack, step
@@ -22,7 +22,6 @@ from otelbudget.stores.shared import Owed
 
 if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
-    from otelbudget.admission.request import Request
 
 Told = Callable[[list[Crossing]], object]
 Accounts = tuple[QuotaAccount, ...]
@@ -97,28 +96,20 @@ def look(payer: Payer, accounts: Accounts) -> tuple[str, tuple[Line, ...]]:
     return payer.owner.org, _lines(payer, accounts)
 
 
-def answered(payer: Payer, request: Request, accounts: Accounts, answer: Answer, before: Amounts) -> Refusal | None:
-    """What refuses by the *answer* of the store, which is noted for all who look at *accounts* here."""
+def answered(payer: Payer, accounts: Accounts, answer: Answer, more: int, *, held: bool) -> Refusal | None:
+    """What refuses *more* by the *answer* of the store, which is noted for all who look at *accounts* here."""
     _note(payer, accounts, answer)
     level = payer.owner.level
-    if request.hold is None:
-        return refusal(accounts, pack(request.amounts), level)
+    if not held:
+        return refusal(accounts, more, level)
     if answer.refused is None:
         return None
     account, i = accounts[answer.refused], answer.resource
     used, taken = (amounts[i] for amounts in answer.states[answer.refused])
-    more = pack(request.hold.amounts) - pack(before)
     found = exceeded(account, i, used, taken, more, level)
     if found is None:  # other rules have come meanwhile
-        return Refusal(account, account.rules[0], i, used, taken - used, 0, step(more, i), busy=answer.busy)
+        found = Refusal(account, account.rules[0], i, used, taken - used, 0, step(more, i), busy=False)
     return found._replace(busy=answer.busy)
-
-
-def exceeds(payer: Payer, request: Request, accounts: Accounts, before: Amounts) -> Refusal | None:
-    """The first rule that only warns and that is exceeded by what the store has admitted."""
-    held = request.hold is not None
-    more = pack(request.amounts if request.hold is None else request.hold.amounts) - pack(before)
-    return warning(accounts, more, payer.owner.level, own=more if held else 0)
 
 
 # --- afterwards: what is owed to the store before the ledger changes, and sent once it has
@@ -131,16 +122,19 @@ def owe(payer: Payer, hold: Hold, actual: Amounts, told: Told, *, late: bool = F
         return ()
     hold_id = f"{trip.id}:late" if late else trip.id
     held, charged, on_expiry = (_beyond(one, trip.paid) for one in (hold.amounts, actual, hold.on_expiry))
-    ended = Settle(hold_id, trip.shard, trip.lines, held, charged, on_expiry)
-    return (Owed(ended, partial(_settled, payer, trip.accounts, ended, told)),)
+    return _owed(payer, trip.accounts, Settle(hold_id, trip.shard, trip.lines, held, charged, on_expiry), told)
 
 
 def owe_record(payer: Payer, accounts: Sequence[Any], actual: Amounts, told: Told) -> tuple[Owed, ...]:
     """What charges the store for what was held nowhere; *told* which thresholds that crossed."""
     if not accounts:
         return ()
-    accounts = tuple(accounts)
-    ended = Settle(_new_id(), payer.owner.org, _lines(payer, accounts), tuple(NOTHING), tuple(actual), tuple(NOTHING))
+    there, nothing = tuple(accounts), tuple(NOTHING)
+    ended = Settle(_new_id(), payer.owner.org, _lines(payer, there), nothing, tuple(actual), nothing)
+    return _owed(payer, there, ended, told)
+
+
+def _owed(payer: Payer, accounts: Accounts, ended: Settle, told: Told) -> tuple[Owed, ...]:
     return (Owed(ended, partial(_settled, payer, accounts, ended, told)),)
 
 

@@ -145,6 +145,10 @@ class Refusal(NamedTuple):
     busy: bool
 
 
+#: What refuses a request that comes inside another operation of its own thread: it is worth trying again at once.
+INSIDE: Final = Refusal(Account(()), Rule(None, ((), (), ()), ()), 0, 0, 0, 0, 0, busy=True)
+
+
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Hold:
     """Amounts held on several accounts until they are settled.

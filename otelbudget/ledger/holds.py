@@ -46,10 +46,6 @@ class OpenHolds:
         """Forget one that has ended; if that is interrupted, `sweep` does it."""
         self._kept.pop(held, None)
 
-    def clear(self) -> None:
-        """Forget all."""
-        self._kept.clear()
-
     def sweep(self, now_ns: int, reclaim: Callable[[Hold], None]) -> None:
         """Let *reclaim* end the holds that nobody holds on to any more; renew the others."""
         while self._kept:

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import add
-from typing import Any, Final
+from typing import Any
 
-from otelbudget.ledger.account import Account, Crossing, Hold, HoldState, Refusal
+from otelbudget.ledger.account import INSIDE, Account, Crossing, Hold, HoldState, Refusal
 from otelbudget.ledger.change import Changes, Counts, plan, write
 from otelbudget.ledger.holds import TTL_S, OpenHolds
 from otelbudget.ledger.judging import refusal
@@ -20,9 +20,6 @@ from otelbudget.ledger.lock import Locked
 from otelbudget.ledger.rules import Rule, limits_of, marked
 from otelbudget.model.amounts import Amounts
 from otelbudget.model.vector import greater, pack
-
-#: What refuses a request that comes inside another operation of its own thread: it is worth trying again at once.
-INSIDE: Final = Refusal(Account(()), Rule(None, ((), (), ()), ()), 0, 0, 0, 0, 0, busy=True)
 
 
 class Ledger(Locked):
@@ -302,5 +299,4 @@ class Ledger(Locked):
         abandoned = list(self.open)
         for one in abandoned:
             self.settle(one, 0, "released")
-        self.open.clear()
         return abandoned

@@ -204,7 +204,7 @@ class QuotaService:
     def remaining_of(self, tenant: str, *, priority: str = "high", user: str | None = None) -> dict[str, Any]:
         """What is left to *tenant* of each resource: ``{resource: amount}``, money as Decimal, None is unlimited."""
         payer = self._payer(tenant, priority, user, fresh=True)
-        found = {name: (i, left(payer.payers(), i, payer.owner.level)) for i, name in enumerate(RESOURCES)}
+        found = {name: (i, left(payer.binding().accounts, i, payer.owner.level)) for i, name in enumerate(RESOURCES)}
         return {name: None if amount is None else shown(i, amount) for name, (i, amount) in found.items()}
 
     def usage(self, tenant: str, *, user: str | None = None) -> QuotaUsage:
@@ -240,7 +240,7 @@ class QuotaService:
         Thresholds are armed anew. It is an event on the current span, with *actor* and *reason*.
         """
         payer = self._payer(tenant, fresh=True)
-        for account in payer.payers():
+        for account in payer.binding().accounts:
             if isinstance(account, QuotaAccount) and account.scope == "tenant":
                 used = unpack(self._engine.ledger.forget(account))
                 if self._engine.store is not None:

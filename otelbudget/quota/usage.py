@@ -68,7 +68,7 @@ class QuotaUsage:
 def usage_of(payer: Payer, overridden: Sequence[Quota]) -> QuotaUsage:
     """The report about the owner of *payer*; *overridden* was set while running."""
     now_s = payer.engine.ledger.clock_s()
-    accounts = [account for account in payer.payers() if isinstance(account, QuotaAccount)]
+    accounts = [account for account in payer.binding().accounts if isinstance(account, QuotaAccount)]
     main = min((one for one in accounts if one.scope == "tenant"), key=_tokens_left, default=None)
     return QuotaUsage(
         tenant=payer.tenant,

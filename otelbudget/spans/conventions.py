@@ -1,7 +1,7 @@
 """What a span says: a model call, a tool call or an agent, and what it used. Pure: plain mappings in, values out.
 
-Every instrumentation has its own dialect; all that were seen are read here and nowhere else. To add one: put its
-names into the last section of `semconv` and a row into a table below.
+Every instrumentation has its own dialect; all that were seen (semconv as it is and was, OpenLLMetry, OpenInference,
+pydantic-ai) are read here and nowhere else. To add one: put its names into the tables below.
 
 Scope names and attributes were read off live spans of opentelemetry-instrumentation-genai-{openai,anthropic} 1.3b0,
 -openai-v2 2.4b0, -google-genai 1.3b0, OpenLLMetry 0.62.4, OpenInference openai 0.1.66 / anthropic 3.1.0 /
@@ -18,6 +18,9 @@ from otelbudget import semconv as sc
 from otelbudget.model.budget import Usage
 
 Attributes = Mapping[str, Any]
+_SPAN_KIND: Final = "openinference.span.kind"
+_REQUEST_TYPE: Final = "llm.request.type"
+_ENTITY: Final = "traceloop.entity.name"
 
 
 class Kind(Enum):
@@ -30,26 +33,20 @@ class Kind(Enum):
 
 #: Attribute -> its values that mean something to a budget, asked in this order. An agent is also a workflow: both are
 #: units of work. ``create_agent``, tasks, chains, retrieval and reranking are none of the three.
-_KINDS: Final[tuple[tuple[str, dict[str, Kind]], ...]] = (
-    (
-        sc.GEN_AI_OPERATION,
-        {
-            "chat": Kind.MODEL,
-            "text_completion": Kind.MODEL,
-            "generate_content": Kind.MODEL,
-            "embeddings": Kind.MODEL,
-            "execute_tool": Kind.TOOL,
-            "invoke_agent": Kind.AGENT,
-            "invoke_workflow": Kind.AGENT,
-        },
-    ),
-    (
-        sc.OPENINFERENCE_KIND,
-        {"LLM": Kind.MODEL, "EMBEDDING": Kind.MODEL, "TOOL": Kind.TOOL, "AGENT": Kind.AGENT},
-    ),
-    (sc.TRACELOOP_KIND, {"tool": Kind.TOOL, "agent": Kind.AGENT, "workflow": Kind.AGENT}),
-    (sc.LLM_REQUEST_TYPE, {"chat": Kind.MODEL, "completion": Kind.MODEL, "embedding": Kind.MODEL}),
-)
+_KINDS: Final[dict[str, dict[str, Kind]]] = {
+    sc.GEN_AI_OPERATION: {
+        "chat": Kind.MODEL,
+        "text_completion": Kind.MODEL,
+        "generate_content": Kind.MODEL,
+        "embeddings": Kind.MODEL,
+        "execute_tool": Kind.TOOL,
+        "invoke_agent": Kind.AGENT,
+        "invoke_workflow": Kind.AGENT,
+    },
+    _SPAN_KIND: {"LLM": Kind.MODEL, "EMBEDDING": Kind.MODEL, "TOOL": Kind.TOOL, "AGENT": Kind.AGENT},
+    "traceloop.span.kind": {"tool": Kind.TOOL, "agent": Kind.AGENT, "workflow": Kind.AGENT},
+    _REQUEST_TYPE: {"chat": Kind.MODEL, "completion": Kind.MODEL, "embedding": Kind.MODEL},
+}
 
 #: Model spans that start without a single attribute: (instrumentation scope, span name).
 _BARE_MODEL_SPANS: Final = frozenset({("opentelemetry.instrumentation.openai.v1", "openai.response")})
@@ -77,28 +74,28 @@ _CLIENT_SCOPES: Final[dict[str, str]] = {
     "openinference.instrumentation.litellm": "litellm",
 }
 
-_INPUT: Final = (sc.GEN_AI_INPUT_TOKENS, sc.GEN_AI_PROMPT_TOKENS, sc.OPENINFERENCE_PROMPT)
-_OUTPUT: Final = (sc.GEN_AI_OUTPUT_TOKENS, sc.GEN_AI_COMPLETION_TOKENS, sc.OPENINFERENCE_COMPLETION)
-_TOTAL: Final = (sc.GEN_AI_TOTAL_TOKENS, sc.LLM_TOTAL_TOKENS, sc.OPENINFERENCE_TOTAL)
+_INPUT: Final = (sc.GEN_AI_INPUT_TOKENS, "gen_ai.usage.prompt_tokens", "llm.token_count.prompt")
+_OUTPUT: Final = (sc.GEN_AI_OUTPUT_TOKENS, "gen_ai.usage.completion_tokens", "llm.token_count.completion")
+_TOTAL: Final = ("gen_ai.usage.total_tokens", "llm.usage.total_tokens", "llm.token_count.total")
 _CACHE_READ: Final = (
     sc.GEN_AI_CACHE_READ,
-    sc.GEN_AI_CACHE_READ_FLAT,
-    sc.GEN_AI_DETAILS_CACHE_READ,
-    sc.OPENINFERENCE_CACHE_READ,
+    "gen_ai.usage.cache_read_input_tokens",
+    "gen_ai.usage.details.cache_read_tokens",
+    "llm.token_count.prompt_details.cache_read",
 )
 _CACHE_WRITE: Final = (
     sc.GEN_AI_CACHE_WRITE,
-    sc.GEN_AI_CACHE_CREATION,
-    sc.GEN_AI_CACHE_CREATION_FLAT,
-    sc.GEN_AI_DETAILS_CACHE_WRITE,
-    sc.OPENINFERENCE_CACHE_WRITE,
+    "gen_ai.usage.cache_creation.input_tokens",
+    "gen_ai.usage.cache_creation_input_tokens",
+    "gen_ai.usage.details.cache_write_tokens",
+    "llm.token_count.prompt_details.cache_write",
 )
 _REASONING: Final = (
     sc.GEN_AI_REASONING,
-    sc.GEN_AI_REASONING_FLAT,
-    sc.LLM_REASONING_TOKENS,
-    sc.GEN_AI_DETAILS_REASONING,
-    sc.OPENINFERENCE_REASONING,
+    "gen_ai.usage.reasoning_tokens",
+    "llm.usage.reasoning_tokens",
+    "gen_ai.usage.details.reasoning_tokens",
+    "llm.token_count.completion_details.reasoning",
 )
 
 _TOO_MANY: Final = 2**53
@@ -121,23 +118,21 @@ def _text(*keys: str) -> Callable[[Attributes | None], str | None]:
 model_name: Final = _text(
     sc.GEN_AI_RESPONSE_MODEL,
     sc.GEN_AI_REQUEST_MODEL,
-    sc.OPENINFERENCE_RESPONSE_MODEL,
-    sc.OPENINFERENCE_MODEL,
-    sc.OPENINFERENCE_REQUEST_MODEL,
-    sc.OPENINFERENCE_EMBEDDING_MODEL,
+    "llm.response.model_name",
+    "llm.model_name",
+    "llm.request.model_name",
+    "embedding.model_name",
 )
 #: The GenAI provider, and its id of the response.
-provider_name: Final = _text(sc.GEN_AI_PROVIDER, sc.GEN_AI_SYSTEM, sc.OPENINFERENCE_PROVIDER, sc.OPENINFERENCE_SYSTEM)
+provider_name: Final = _text(sc.GEN_AI_PROVIDER, "gen_ai.system", "llm.provider", "llm.system")
 response_id: Final = _text(sc.GEN_AI_RESPONSE_ID)
 #: The conversation that a span says it belongs to.
 conversation: Final = _text("gen_ai.conversation.id")
 #: The agent or workflow whose span this is.
-agent_name: Final = _text(
-    sc.GEN_AI_AGENT_NAME, sc.GEN_AI_WORKFLOW_NAME, sc.OPENINFERENCE_AGENT_NAME, sc.TRACELOOP_ENTITY
-)
+agent_name: Final = _text(sc.GEN_AI_AGENT_NAME, "gen_ai.workflow.name", "agent.name", _ENTITY)
 #: The tool whose call this is, and the id that the model gave to the call.
-tool_name: Final = _text(sc.GEN_AI_TOOL_NAME, sc.OPENINFERENCE_TOOL_NAME, sc.TRACELOOP_ENTITY)
-tool_call_id: Final = _text(sc.GEN_AI_TOOL_CALL_ID, sc.OPENINFERENCE_TOOL_CALL_ID, sc.OPENINFERENCE_TOOL_ID)
+tool_name: Final = _text(sc.GEN_AI_TOOL_NAME, "tool.name", _ENTITY)
+tool_call_id: Final = _text(sc.GEN_AI_TOOL_CALL_ID, "tool_call.id", "tool.id")
 
 
 def classify(name: str, attributes: Attributes | None, scope_name: str | None = None) -> Kind | None:
@@ -149,7 +144,7 @@ def classify(name: str, attributes: Attributes | None, scope_name: str | None = 
         scope_name: Name of its instrumentation scope, or None if unknown.
     """
     if attributes:
-        for key, kinds in _KINDS:
+        for key, kinds in _KINDS.items():
             value = attributes.get(key)
             if isinstance(value, str) and value in kinds:
                 return kinds[value]
@@ -167,9 +162,9 @@ def operation(attributes: Attributes | None) -> str:
     named = attributes.get(sc.GEN_AI_OPERATION)
     if isinstance(named, str) and named:
         return named
-    if attributes.get(sc.OPENINFERENCE_KIND) == "EMBEDDING" or attributes.get(sc.LLM_REQUEST_TYPE) == "embedding":
+    if attributes.get(_SPAN_KIND) == "EMBEDDING" or attributes.get(_REQUEST_TYPE) == "embedding":
         return "embeddings"
-    return "text_completion" if attributes.get(sc.LLM_REQUEST_TYPE) == "completion" else "chat"
+    return "text_completion" if attributes.get(_REQUEST_TYPE) == "completion" else "chat"
 
 
 def usage_from(attributes: Attributes | None) -> Usage | None:
@@ -215,7 +210,7 @@ def _split(attributes: Attributes, *, cached: int, reasoning: int) -> dict[str, 
 
 def max_output_tokens(attributes: Attributes | None) -> int | None:
     """How many output tokens the request allows itself, if the span says."""
-    return _count(attributes or {}, (sc.GEN_AI_REQUEST_MAX_TOKENS,)) or None  # 0 is none that a provider takes
+    return _count(attributes or {}, ("gen_ai.request.max_tokens",)) or None  # 0 is none that a provider takes
 
 
 def _count(attributes: Attributes, keys: tuple[str, ...]) -> int | None:

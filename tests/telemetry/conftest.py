@@ -48,6 +48,7 @@ class Traffic:
 
     def __post_init__(self) -> None:
         self.accounts = Accounts(self.ledger)
+        self.owned: list[QuotaAccount] = []  # as those who pay have theirs in hand
         self.meters = Meters(self.ledger, lambda: self.accounts, models=["small-1", "large-1"], clock_ns=self.clock)
 
     def live(self, run_id: str, tenant: str, budget: str | None, *, steps: int, cost_nanousd: int) -> Run:
@@ -81,6 +82,7 @@ class Traffic:
     def quota(self, where: Where, quota: Quota, **used: int) -> QuotaAccount:
         """The account of a quota in its present window, of which *used* is used."""
         account = self.accounts.current(where, quota.window, NOW_S)
+        self.owned.append(account)
         self.ledger.limit(account, (*account.rules, rule_of(quota)))
         self.ledger.charge([account], pack([used.get(resource, 0) for resource in RESOURCES]), [], [])
         return account
