@@ -1,18 +1,18 @@
 """Whether a request may go on: one order of evaluation and one critical section, for every kind of request.
 
 Order: closed, no_tenant, unpriced, frozen, deadline, depth, then the accounts from the widest to the leaf. What is
-admitted is held in the same critical section in which it fits.
+admitted is held or charged in the same critical section in which it fits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from otelbudget.admission import denial as denials
-from otelbudget.admission import notices, settlement
+from otelbudget.admission import notices
 from otelbudget.admission.request import GONE, REPLAYED, Judgement, Request, refused
-from otelbudget.ledger.account import Hold, Refusal
+from otelbudget.ledger.account import Refusal
 from otelbudget.ledger.change import Changes
 from otelbudget.ledger.judging import refusal, tightest, warning
 from otelbudget.model.amounts import COST, OUTPUT, STEPS, TOKENS, UNLIMITED, Amounts
@@ -22,7 +22,7 @@ from otelbudget.model.vector import pack
 if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
     from otelbudget.admission.state import RunState
-    from otelbudget.ledger.account import Account
+    from otelbudget.ledger.account import Account, Crossing, Hold
 
 #: Resources that less output leaves more of.
 _OUTPUT_COUNTS: Final = (TOKENS, OUTPUT, COST)
@@ -37,8 +37,6 @@ def judge_here(payer: Payer, request: Request, *, counted: bool = True) -> Judge
     Only that is counted, if *counted*: a denial may not stand, nor does an admission before a shared store has its say.
     """
     engine, hold = payer.engine, request.hold
-    if hold is None and request.operation == "tool":
-        return _charged(payer, request)
     now_ns = engine.clock_ns()
     if hold is not None and request.change:
         accounts = hold.accounts
@@ -80,13 +78,6 @@ def judge_state(payer: Payer, request: Request) -> Judgement:
     return _by_state(payer, request, payer.engine.clock_ns())[0] or Judgement()
 
 
-def _charged(payer: Payer, request: Request) -> Judgement:
-    """Judge a tool call, which is charged as it starts."""
-    hold = Hold(payer)
-    judged = judge_here(payer, request._replace(hold=hold, keeper=hold))
-    return judged._replace(crossed=settlement.charge_hold(payer, hold)) if hold.state == "open" else judged
-
-
 def _taken(
     payer: Payer,
     request: Request,
@@ -97,12 +88,17 @@ def _taken(
     counted: bool,
     force: bool = False,
 ) -> Judgement | Refusal:
-    """Hold it, or only look, in one step with the counter of the decision."""
+    """Hold, charge or only look, in one step with the counter of the decision."""
     ledger, hold = payer.engine.ledger, request.hold
     n = int(counted)
     count = (payer.cell, request.operation, n) if warned is None else count_of(payer, request.operation, warned, n)
     over: Refusal | None
-    if hold is None:
+    crossed: Sequence[Crossing] = ()
+    if hold is None and request.operation == "tool":  # charged as it starts
+        counts = [count, (payer.tenant_cell, "tool_calls", request.amounts.tool_calls)]
+        done = ledger.take(accounts, pack(request.amounts), counts, payer.owner.level, now_ns, force=force)
+        crossed, over = (done, None) if isinstance(done, list) else ((), done)
+    elif hold is None:
         permit = request.permit
         wrapping = permit.account if permit is not None and permit.holds(payer) and not permit.used else None
         more = 0 if force else pack(request.amounts)
@@ -127,7 +123,7 @@ def _taken(
             if one.pending:
                 ledger.locked(lambda one=one: one.forget(reasons=("busy", "store_unavailable")))  # type: ignore[misc]
     decision = ALLOWED if warned is None else Decision(True, warned=True, denial=warned)
-    return Judgement(decision, None, None if request.site.span is None else tightest(accounts))
+    return Judgement(decision, None, None if request.site.span is None else tightest(accounts), crossed)
 
 
 def _permitted(payer: Payer, hold: Hold, request: Request) -> Changes:

@@ -65,8 +65,7 @@ class _Errand:
     def __init__(self, payer: Payer, request: Request) -> None:
         self._payer = payer
         if request.operation == "tool":  # charged at once, so nobody else keeps it alive
-            hold = Hold(payer)
-            request = request._replace(hold=hold, keeper=hold)
+            request = request._replace(hold=Hold(payer), keeper=self)
         if request.change is None and request.hold is not None:
             request.hold.trip = None  # it was refused before and is asked for once more: the old id has ended
         self._asked = request

@@ -14,15 +14,14 @@ from typing import Any
 
 from otelbudget.ledger.account import INSIDE, Account, Crossing, Hold, HoldState, Refusal
 from otelbudget.ledger.change import Changes, Counts, plan, write
+from otelbudget.ledger.control import Controlled
 from otelbudget.ledger.holds import TTL_S, OpenHolds
 from otelbudget.ledger.judging import refusal
-from otelbudget.ledger.lock import Locked
-from otelbudget.ledger.rules import Rule, limits_of, marked
 from otelbudget.model.amounts import Amounts
-from otelbudget.model.vector import greater, pack
+from otelbudget.model.vector import pack
 
 
-class Ledger(Locked):
+class Ledger(Controlled):
     """Accounts and open holds.
 
     Args:
@@ -35,8 +34,7 @@ class Ledger(Locked):
     """
 
     def __init__(self, *, ttl_s: float = TTL_S, clock_s: Callable[[], float] = time.time) -> None:
-        super().__init__()
-        self.clock_s = clock_s
+        super().__init__(clock_s)
         self.expired: deque[tuple[Hold, list[Crossing]]] = deque()
         self.open = OpenHolds(ttl_s)
 
@@ -182,6 +180,21 @@ class Ledger(Locked):
             self.after()
         return crossed
 
+    def take(
+        self, accounts: Sequence[Account], actual: int, counts: Counts, priority: int, now_ns: int, *, force: bool
+    ) -> Refusal | list[Crossing]:
+        """`charge`, if it fits or with *force*; else what refuses it."""
+        if self.lock._is_owned():  # type: ignore[attr-defined]
+            return INSIDE
+        with self.lock:
+            if now_ns >= self.open.due_ns:
+                self.open.sweep(now_ns, self._reclaim)
+            refused = None if force else refusal(accounts, actual, priority)
+            taken = refused or self.charge(accounts, actual, counts, [])
+        if self._later:
+            self.after()
+        return taken or []
+
     def settle(
         self,
         held: Hold,
@@ -223,61 +236,6 @@ class Ledger(Locked):
         if self.bells or self._later:
             self.after(room=True)
         return crossed
-
-    # --- rules, floors, resets
-
-    def limit(self, account: Account, rules: tuple[Rule, ...]) -> None:
-        """Hold *account* to other *rules*; what is used stays used."""
-        with self.lock:
-            limits, mark = limits_of(rules), marked(rules, account.used)
-            write([(account, "rules", rules), (account, "limits", limits), (account, "mark", mark)])
-        self.after(room=True)
-
-    def forget(self, account: Account) -> int:
-        """Nothing used any more; what is held stays held, thresholds are armed anew. Gives what was used."""
-        with self.lock:
-            used = account.used
-            changes: Changes = [
-                (account, "used", 0),
-                (account, "taken", account.taken - used),
-                (account, "below", 0),
-                # What a carved child has spent of its floor stays spent for the runs above.
-                (account, "floor", greater(account.floor, used) - used),
-                (account, "mark", account.limits.mark),
-            ]
-            if account.buckets is not None:
-                changes.append((account, "buckets", {}))
-            write(changes)
-        self.after(room=True)
-        return used
-
-    def set_floor(
-        self, accounts: Sequence[Account], wanted: Callable[[], int], priority: int, *, force: bool = False
-    ) -> Refusal | None:
-        """Let the runs above the last account count it as what *wanted* then gives at least, or refuse that."""
-        if self.inside and not force:
-            return INSIDE
-        *above, child = accounts
-        with self.lock:
-            floor = wanted()
-            more = greater(child.taken, floor) - greater(child.taken, child.floor)
-            refused = None if force else refusal(above, more, priority)
-            if refused is None:
-                changes: Changes = [(child, "floor", floor)]
-                plan(changes, above, more, 0, 0, (), self.clock_s)
-                write(changes)
-        self.after(room=True)
-        return refused
-
-    def mirror(self, accounts: Sequence[Account], states: Sequence[tuple[int, int]]) -> None:
-        """Note (used, taken) of accounts that are kept elsewhere."""
-        if self.later(partial(self.mirror, accounts, states)):
-            return
-        noted = [(one, "used", used) for one, (used, _) in zip(accounts, states, strict=True)]
-        noted += [(one, "taken", taken) for one, (_, taken) in zip(accounts, states, strict=True)]
-        with self.lock:
-            write(noted)
-        self._ring()  # not what was put off as well: this may be part of that
 
     # --- inside
 
