@@ -94,7 +94,7 @@ class Directory:
         per_run: list[tuple[Where, Quota]] = []
         start_s, end_s = float("-inf"), float("inf")
         for scope, level in LEVELS.items():
-            for names in level.of(self.quotas, owner, model):
+            for names in level.named(self.quotas, owner, model):
                 where = Where(scope, names)
                 listed = self._in_force(where)
                 per_run += [(where, quota) for quota in listed if quota.per == "run"]

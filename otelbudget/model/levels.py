@@ -5,7 +5,7 @@ To add a level: a row here and a field in `Quotas`; the YAML, its schema and ``o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from otelbudget.model.names import undated
@@ -13,8 +13,7 @@ from otelbudget.model.names import undated
 if TYPE_CHECKING:
     from otelbudget.model.quota import Quotas
 
-Found = Iterator[tuple[str, ...]]
-Of = Callable[["Quotas", "Who", "str | None"], Found]
+Found = Iterable[tuple[str, ...]]
 
 
 class Who(Protocol):
@@ -34,20 +33,27 @@ class Level(NamedTuple):
     Attributes:
         scope: What denials call it.
         fields: What names one of them, the widest first.
-        of: The names of those that a call is counted on.
         about: What stands in the field of `Quotas`, in words for editors; empty where there are no names.
         shown: Its quotas are gauges; else they are only counted over a ratio.
         per_run: Whether a quota may be per run.
         nested: Names have values, and those have the quotas.
+        found: Gives the names of those that a call is counted on, where they are not just who calls.
     """
 
     scope: str
     fields: tuple[str, ...]
-    of: Of
     about: str = ""
     shown: bool = True
     per_run: bool = False
     nested: bool = False
+    found: Callable[[Quotas, Who, str | None], Found] | None = None
+
+    def named(self, quotas: Quotas, who: Who, model: str | None) -> Found:
+        """The names of those that a call of *who* for *model* is counted on."""
+        if self.found is not None:
+            return self.found(quotas, who, model)
+        names = tuple(getattr(who, field) for field in self.fields)
+        return () if None in names else (names,)
 
 
 class Where(NamedTuple):
@@ -62,64 +68,40 @@ class Where(NamedTuple):
         return self.names[fields.index(field)] if field in fields else ""
 
 
-def _org(_: Quotas, who: Who, __: str | None) -> Found:
-    yield (who.org,)
-
-
-def _tenant(_: Quotas, who: Who, __: str | None) -> Found:
-    yield who.org, who.tenant
-
-
 def _model(quotas: Quotas, who: Who, model: str | None) -> Found:
     path = quotas.found("models", model, undated(model))[0] if model is not None and quotas.models else None
-    if path is not None:
-        yield who.org, path[-1]
+    return () if path is None else ((who.org, path[-1]),)
 
 
-def _of_tenant(scope: str) -> Of:
-    """Of what each tenant has several of."""
-
-    def of(quotas: Quotas, who: Who, _: str | None) -> Found:
-        name = getattr(who, scope)
-        if name is not None and getattr(quotas, f"{scope}s"):
-            yield who.org, who.tenant, name
-
-    return of
-
-
-def _tags(quotas: Quotas, who: Who, _: str | None) -> Found:
-    for name, value in who.tags if quotas.tags else ():
-        yield who.org, name, value
+def _tags(_: Quotas, who: Who, __: str | None) -> Found:
+    return ((who.org, *tag) for tag in who.tags)
 
 
 _LEVELS: Final = (
-    Level("org", ("org",), _org),
-    Level(
-        "tenant", ("org", "tenant"), _tenant, "Tenant or pattern -> its quotas, in place of `default`.", per_run=True
-    ),
+    Level("org", ("org",)),
+    Level("tenant", ("org", "tenant"), "Tenant or pattern -> its quotas, in place of `default`.", per_run=True),
     Level(
         "user",
         ("org", "tenant", "user"),
-        _of_tenant("user"),
         'User or pattern -> quotas of each such user; "*" is every user.',
         per_run=True,
         shown=False,
     ),
-    Level("model", ("org", "model"), _model, "Model or pattern -> quotas of each organisation."),
-    Level(
-        "agent",
-        ("org", "tenant", "agent"),
-        _of_tenant("agent"),
-        "Agent or pattern -> quotas of each such agent of each tenant.",
-    ),
+    Level("model", ("org", "model"), "Model or pattern -> quotas of each organisation.", found=_model),
+    Level("agent", ("org", "tenant", "agent"), "Agent or pattern -> quotas of each such agent of each tenant."),
     Level(
         "conversation",
         ("org", "tenant", "conversation"),
-        _of_tenant("conversation"),
         'Conversation or pattern -> quotas of each; "*" is every one.',
         shown=False,
     ),
-    Level("tag", ("org", "tag", "value"), _tags, "Tag -> value or pattern -> quotas of each such value.", nested=True),
+    Level(
+        "tag",
+        ("org", "tag", "value"),
+        "Tag -> value or pattern -> quotas of each such value.",
+        nested=True,
+        found=_tags,
+    ),
 )
 #: By scope, in the order in which they are asked.
 LEVELS: Final = {level.scope: level for level in _LEVELS}
