@@ -60,9 +60,7 @@ class Directory:
         self.by_model = bool(quotas.models)
         #: Quotas are given to what only spans name.
         self.by_span = bool(quotas.agents or quotas.conversations)
-        self.generation += 1
-        for account in self.accounts:  # one at a time, so that nobody waits long
-            self._bind(account, self._rules_of(account))
+        self._review()
 
     # --- who
 
@@ -120,9 +118,6 @@ class Directory:
         if account.rules != rules:
             self.ledger.limit(account, rules)
 
-    def _rules_of(self, account: QuotaAccount) -> tuple[Rule, ...]:
-        return _by_window(self._in_force(account.where)).get(account.spec, ())
-
     def standing(self) -> tuple[QuotaAccount, ...]:
         """The accounts of now of everybody who is named, and of all who used something, now or in a window before."""
         now_s = self.clock_s()
@@ -171,21 +166,21 @@ class Directory:
             quota = replace(quota, name=before.name)
         others = (one for one in self.overrides.get(tenant, ()) if (one.name, one.window) != (quota.name, quota.window))
         self.overrides[tenant] = (*others, quota)
-        self._review(tenant)
+        self._review(self._home(tenant))
         return before
 
     def restore(self, tenant: str) -> list[tuple[Quota, Quota | None]]:
         """Hold *tenant* to what is configured again: (what was in force, what is now) of each quota that was not."""
         was = self.overrides.pop(tenant, ())
-        self._review(tenant)
+        self._review(self._home(tenant))
         return [(quota, _replaced(quota, self.quotas_of(tenant))) for quota in was]
 
-    def _review(self, tenant: str) -> None:
-        """Put the rules of now on the accounts that *tenant* has."""
+    def _review(self, where: Where | None = None) -> None:
+        """Put the rules of now on the accounts that there are, of *where* or of all."""
         self.generation += 1
-        for account in self.accounts:
-            if account.where == self._home(tenant):
-                self._bind(account, self._rules_of(account))
+        for account in self.accounts:  # one at a time, so that nobody waits long
+            if where is None or account.where == where:
+                self._bind(account, _by_window(self._in_force(account.where)).get(account.spec, ()))
 
 
 def _by_window(listed: tuple[Quota, ...]) -> dict[WindowSpec, tuple[Rule, ...]]:
