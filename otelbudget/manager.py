@@ -157,9 +157,6 @@ class BudgetManager(SpanProcessor):
         """
         self.live_spans.started(span, parent_context)
 
-    def _on_ending(self, span: Span) -> None:
-        """Nothing: the span is frozen by now."""
-
     def on_end(self, span: ReadableSpan) -> None:
         """Charge what an unguarded span used."""
         self.live_spans.ended(span)

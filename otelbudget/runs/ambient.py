@@ -10,21 +10,14 @@ from weakref import ref
 from otelbudget import forking
 from otelbudget.admission import closing
 from otelbudget.admission.state import RunState
-from otelbudget.engine import context
 from otelbudget.engine.owner import NOBODY
 
 if TYPE_CHECKING:
     from otelbudget.engine.engine import Engine
 
-__all__ = ["ambient_run", "outside", "reset_ambient", "run_here"]
+__all__ = ["ambient_run", "outside", "reset_ambient"]
 
 _opening = forking.fresh(threading.RLock())
-
-
-def run_here(engine: Engine) -> RunState:
-    """The run that a call made here is charged to; the process-wide one outside every run."""
-    run: RunState | None = context.run_here()
-    return outside(engine) if run is None else run
 
 
 def outside(engine: Engine) -> RunState:

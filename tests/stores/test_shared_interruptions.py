@@ -125,6 +125,19 @@ def test_what_was_charged_here_is_charged_in_the_store(prepare: Callable[..., An
     }.get(prepare.__name__, {(30, 0)})
 
 
+def test_an_interrupted_tool_call_holds_nothing_once_its_time_is_up(service: QuotaService) -> None:
+    manager = otelbudget.setup()
+    ledger, line, more = manager.engine.ledger, 0, True
+    while more:
+        line += 1
+        with otelbudget.run(RunBudget(max_tool_calls=5), tenant=f"tool-{line}", reraise=False) as run:
+            more = interrupted_at(manager, line, tool(run)[0])
+            gc.collect()
+            ledger.sweep(manager.engine.clock_ns() + 2 * ledger.open.ttl_ns)
+            assert not list(ledger.open), line
+    assert line > 30
+
+
 def test_what_was_interrupted_is_sent_by_itself(service: QuotaService, monkeypatch: pytest.MonkeyPatch) -> None:
     store = otelbudget.setup().engine.store
     settle, sent = store.store.settle, []
