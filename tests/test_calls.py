@@ -99,6 +99,16 @@ def test_each_end_charges_what_it_should_and_whatever_comes_after_changes_nothin
     assert world.spent()[:3] == (charged[2], charged[3], charged[4])
 
 
+def test_a_call_that_is_never_heard_of_again_is_counted_under_its_model(world: World) -> None:
+    with world.run() as run:
+        begun()
+        gc.collect()
+        world.advance(66)
+        assert run.can_proceed()
+        assert used(run) == [1, 40, 40, 0, 40_000, 0, 0]
+    assert {cell.model: cell.input for cell in world.engine.meters.snapshot().spends if cell.input} == {"demo": 40}
+
+
 # --- its span
 
 
