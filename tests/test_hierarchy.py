@@ -460,7 +460,7 @@ def test_quotas_per_run_are_asked_in_their_scopes_turn_and_keep_nothing_alive(ma
         models={"demo": (Quota(tokens=9),)},
     )
     with world.run(reraise=False) as run:
-        assert [one.scope for one in run._state.payers("demo")] == ["org", "tenant", "model", "run"]
+        assert [one.scope for one in run._state.binding("demo").accounts] == ["org", "tenant", "model", "run"]
         assert refused(run, tokens=10, model="demo").budget == "tokens per run"
 
 
