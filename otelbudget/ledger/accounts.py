@@ -58,7 +58,7 @@ class Accounts:
     def at(self, where: Where, spec: WindowSpec, window: Window, now_s: float) -> QuotaAccount:
         """The account of *where* in *window*, as it is now."""
         key = (where, spec, window.start_s)
-        found = self._kept.get(key)
+        found = self._kept.get(key) or self._known.get(key)
         if found is None:
             found = self._ledger.locked(lambda: self._made(key, window, now_s))
         if found.buckets:
