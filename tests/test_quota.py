@@ -493,7 +493,7 @@ def test_a_change_is_logged_where_there_is_no_span(caplog: pytest.LogCaptureFixt
 
 def test_a_bad_quota_changes_nothing(world: World) -> None:
     service = QuotaService(store=world.manager)
-    bad: list[Any] = [-1, 1.5, "5", {"acme": 5}, [Quota(tokens=5), 7], Quota(tokens=5, per="run"), True]
+    bad: list[Any] = [-1, 1.5, "five", {"acme": 5}, [Quota(tokens=5), 7], Quota(tokens=5, per="run"), True]
     for quota in bad:
         with pytest.raises(ConfigError):
             service.set_quota("acme", quota)
@@ -778,7 +778,7 @@ def test_visitors_fill_no_memory_beyond_their_windows(clock: Clock) -> None:
     [
         (lambda: QuotaService(-1), "tokens must be"),
         (lambda: QuotaService(1.5), "tokens must be a whole number"),
-        (lambda: QuotaService("50k"), "tokens must be a whole number"),
+        (lambda: QuotaService("50 thousand"), "tokens must be a whole number"),
         (lambda: QuotaService([5]), r"a list of quotas holds Quota\(...\) only, got 5"),
         (lambda: QuotaService(Quota(tokens=5, per="run")), "a quota per run binds runs"),
         (lambda: QuotaService([Quota(tokens=5), Quota(tokens=6)]), "is called 'tokens per day' too"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from otelbudget import load_budget_config
+from otelbudget import BudgetRun, load_budget_config, semconv
 from otelbudget.demo import DemoServer
 
 ROOT = Path(__file__).parents[1]
@@ -38,9 +38,9 @@ def test_a_python_block_runs_by_itself(number: int, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     if number == 0:
         assert received == 5
-        said, logged = (block.strip() for block in blocks("text"))
+        said = blocks("text")[0].strip()
         assert said in done.stdout
-        assert logged in re.sub("run [0-9a-f]{8}", "run 1a2b3c4d", done.stderr)
+        assert f"refused (limit): {said}" in re.sub("run [0-9a-f]{8} ", "run ", done.stderr)
     if "exporter" in blocks("python")[number]:
         assert "['otelbudget.check', 'otelbudget.record']" in done.stdout
 
@@ -62,6 +62,29 @@ def test_there_are_two_commands_and_ci_runs_the_second() -> None:
     assert demo.endswith("otelbudget demo")
     assert test.endswith("pytest -q")
     assert "README.md" in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def test_it_is_read_in_one_go() -> None:
+    assert len(README.splitlines()) <= 200
+
+
+def test_the_metrics_that_it_names_are_ours() -> None:
+    ours = [name for constant, name in vars(semconv).items() if constant.startswith("M_")]
+    named = [
+        name for row in re.findall(r"^\| (`otelbudget_[^|]*) \|", README, re.MULTILINE) for name in row.split(", ")
+    ]
+    assert len(named) > 10
+    for name in named:
+        assert any(one.endswith(name.strip("`")) for one in ours), name
+
+
+def test_what_it_names_is_there() -> None:
+    for place in re.findall(r"`(?:python )?(examples/[a-z_]+\.py)", README):
+        assert (ROOT / place).is_file(), place
+    for line in re.findall(r"`(from otelbudget[a-z.]* import [A-Za-z, ]+)`", README):
+        exec(line, {})
+    for method in re.findall(r"`run\.([a-z_]+)", README):
+        assert hasattr(BudgetRun, method), method
 
 
 def test_links_lead_somewhere() -> None:
