@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     )
     from otelbudget.estimate.tokens import estimate_tokens
     from otelbudget.manager import BudgetManager
-    from otelbudget.model.budget import RunBudget, Usage
+    from otelbudget.model.budget import RunBudget
     from otelbudget.model.decision import Decision, Denial
     from otelbudget.model.quota import Quota, Quotas
+    from otelbudget.model.usage import Usage
     from otelbudget.quota import QuotaService
     from otelbudget.runs.api import current_run, resume, run, wrap
     from otelbudget.runs.receipt import Receipt
@@ -88,7 +89,8 @@ _HOME = {
     ),
     "estimate_tokens": "estimate.tokens",
     "BudgetManager": "manager",
-    **dict.fromkeys(("RunBudget", "Usage"), "model.budget"),
+    "RunBudget": "model.budget",
+    "Usage": "model.usage",
     "QuotaService": "quota",
     **dict.fromkeys(("Quota", "Quotas"), "model.quota"),
     **dict.fromkeys(("current_run", "resume", "run", "wrap"), "runs.api"),

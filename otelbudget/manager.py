@@ -14,8 +14,9 @@ from otelbudget.engine import context as contexts
 from otelbudget.engine.engine import Engine
 from otelbudget.engine.reloading import Reloading
 from otelbudget.errors import ConfigError
-from otelbudget.model.budget import RunBudget, Usage
+from otelbudget.model.budget import RunBudget
 from otelbudget.model.keywords import AmountKeywords
+from otelbudget.model.usage import Usage
 from otelbudget.runs.ambient import ambient_run, reset_ambient
 from otelbudget.runs.api import paused_scope
 from otelbudget.runs.run import BudgetRun

@@ -23,7 +23,7 @@ from world import World
 
 from otelbudget import BudgetExceeded, BudgetRun, RunBudget, forking
 from otelbudget.calls.model_call import ModelRequest, begin
-from otelbudget.model.budget import Usage
+from otelbudget.model.usage import Usage
 from otelbudget.runs.ambient import ambient_run
 
 pytestmark = [

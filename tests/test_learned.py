@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otelbudget.estimate.learned import AFTER, HIGHEST, LOWEST, MODELS, WEIGHT, WINDOW, Learned
-from otelbudget.model.budget import Usage
+from otelbudget.model.usage import Usage
 
 P, M = "openai", "gpt-4o"
 

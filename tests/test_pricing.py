@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from otelbudget.errors import ConfigError
 from otelbudget.model.amounts import CEILING
-from otelbudget.model.budget import Usage
+from otelbudget.model.usage import Usage
 from otelbudget.pricing import Price, Prices
 
 SMALL = Price(input=0.15, output=0.60)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from otelbudget.model.budget import Usage
+from otelbudget.model.usage import Usage
 from otelbudget.spans import conventions as spans
 from otelbudget.spans.conventions import Kind
 

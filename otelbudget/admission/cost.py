@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otelbudget.model.amounts import COST, NOTHING, Amounts, amounts_from, nanousd
-from otelbudget.model.budget import Usage
+from otelbudget.model.usage import Usage
 
 if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
     from otelbudget.engine.owner import Owner
     from otelbudget.ledger.account import Crossing, Hold
-    from otelbudget.model.budget import Usage
+    from otelbudget.model.usage import Usage
 
 #: Given what tells whether amounts would be admitted, the most that is, or None.
 Smaller = Callable[[Callable[[Sequence[int]], bool]], Amounts | None]

@@ -23,7 +23,7 @@ from otelbudget.engine import context as contexts
 from otelbudget.errors import BudgetExceeded
 from otelbudget.ledger.account import Hold
 from otelbudget.model.amounts import COST, INPUT, OUTPUT, Amounts, usd
-from otelbudget.model.budget import Usage
+from otelbudget.model.usage import Usage
 from otelbudget.runs import ambient, asking
 from otelbudget.runs import tool_call as tools
 from otelbudget.telemetry import events

@@ -15,7 +15,7 @@ from otelbudget.admission import cost as costs
 from otelbudget.admission.cost import Price
 from otelbudget.admission.request import Smaller
 from otelbudget.model.amounts import CEILING, INPUT, OUTPUT, Amounts, nanousd
-from otelbudget.model.budget import Usage
+from otelbudget.model.usage import Usage
 from otelbudget.pricing.rates import Parts
 
 if TYPE_CHECKING:

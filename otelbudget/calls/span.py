@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
     from otelbudget.calls.sizing import ModelRequest
-    from otelbudget.model.budget import Usage
+    from otelbudget.model.usage import Usage
 
 
 def start(tracer: Tracer, request: ModelRequest, context: Context) -> Span:

@@ -11,9 +11,10 @@ from otelbudget.config.problems import did_you_mean
 from otelbudget.config.store import StoreConfig
 from otelbudget.errors import ConfigError
 from otelbudget.model.amounts import count
-from otelbudget.model.budget import OnUnpriced, RunBudget, remade
+from otelbudget.model.budget import OnUnpriced, RunBudget
 from otelbudget.model.names import is_pattern
 from otelbudget.model.quota import Quotas
+from otelbudget.model.values import remade
 from otelbudget.pricing import Price, Prices
 
 #: Name of a default budget that was given as a value, in denials and metrics.

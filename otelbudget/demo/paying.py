@@ -13,7 +13,7 @@ from opentelemetry.context import Context
 
 from otelbudget.engine.context import active_engine, attached
 from otelbudget.estimate.tokens import count_input
-from otelbudget.model.budget import Usage
+from otelbudget.model.usage import Usage
 
 if TYPE_CHECKING:
     from otelbudget.runs.run import BudgetRun

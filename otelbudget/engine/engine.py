@@ -59,19 +59,7 @@ class Engine:
         self.directory = Directory(
             self.ledger, config.quotas, config.tenants, tenant=tenant, require_tenant=config.require_tenant
         )
-        bounds = config.telemetry
-        self.meters = Meters(
-            self.ledger,
-            self.directory.standing,
-            models=self.prices.models,
-            tenants=config.named_tenants,
-            orgs=config.tenants.values(),
-            max_tenants=bounds.max_tenants,
-            max_models=bounds.max_models,
-            top_runs=bounds.top_runs,
-            store="memory" if self.store is None else self.store.name,
-            clock_ns=clock_ns,
-        )
+        self.meters = self._meters(config)
         self.tracer: trace.Tracer = trace.get_tracer("otelbudget", __version__)
         self.learned = Learned()
         self.recent = Recent()
@@ -89,6 +77,21 @@ class Engine:
         self.ambient_user: object = None
         self.warned: set[str] = set()  # keys of `warn_once`
         forking.tell(self)
+
+    def _meters(self, config: Config) -> Meters:
+        bounds = config.telemetry
+        return Meters(
+            self.ledger,
+            self.directory.standing,
+            models=self.prices.models,
+            tenants=config.named_tenants,
+            orgs=config.tenants.values(),
+            max_tenants=bounds.max_tenants,
+            max_models=bounds.max_models,
+            top_runs=bounds.top_runs,
+            store="memory" if self.store is None else self.store.name,
+            clock_ns=self.clock_ns,
+        )
 
     def reload(self, config: Config) -> None:
         """Go on with other quotas (what was used stays used), prices, and budgets for runs that begin."""

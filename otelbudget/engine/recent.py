@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final, NamedTuple
 
-from otelbudget.model.budget import Usage
+from otelbudget.model.usage import Usage
 
 #: How many are remembered.
 _KEPT: Final = 256

@@ -15,7 +15,7 @@ from otelbudget.model.amounts import CEILING
 from otelbudget.model.names import undated
 
 if TYPE_CHECKING:
-    from otelbudget.model.budget import Usage
+    from otelbudget.model.usage import Usage
 
 #: How many answers of a model must have been seen before they say how long the next one is, and how many count.
 AFTER: Final = 5

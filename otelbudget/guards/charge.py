@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from otelbudget.model.amounts import nanousd, usd
-from otelbudget.model.budget import Usage
+from otelbudget.model.usage import Usage
 
 if TYPE_CHECKING:
     from decimal import Decimal

@@ -28,7 +28,7 @@ from otelbudget.guards.openai_usage import (
 
 if TYPE_CHECKING:
     from otelbudget.calls.model_call import ModelCall
-    from otelbudget.model.budget import Usage
+    from otelbudget.model.usage import Usage
 
 #: Where a proxy says what an answer cost.
 _COST_HEADER: Final = "x-litellm-response-cost"

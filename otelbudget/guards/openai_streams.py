@@ -11,7 +11,7 @@ from otelbudget.errors import BudgetExceeded
 from otelbudget.estimate.tokens import estimate_tokens
 from otelbudget.guards.openai_usage import answer_usage, spoken, text_of
 from otelbudget.guards.watch import Watch
-from otelbudget.model.budget import Usage
+from otelbudget.model.usage import Usage
 
 if TYPE_CHECKING:
     from otelbudget.guards.charge import Charge

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 from otelbudget.model.amounts import nanousd, usd
-from otelbudget.model.budget import Usage
+from otelbudget.model.usage import Usage
 
 
 class Endpoint(NamedTuple):

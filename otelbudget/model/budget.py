@@ -1,33 +1,24 @@
-"""What users hand in: `RunBudget` (what a run may spend) and `Usage` (what a call did spend)."""
+"""`RunBudget`: what one run may spend."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from otelbudget.errors import ConfigError
 from otelbudget.model.amounts import (
-    CEILING,
-    COST,
-    INPUT,
-    OUTPUT,
     RESOURCES,
     STEPS,
-    TOOLS,
     UNLIMITED,
-    Amounts,
     Money,
     count,
     limit,
-    nanos_of,
-    nanousd,
-    usd,
 )
-from otelbudget.model.keywords import spelled
 from otelbudget.model.text import read
+from otelbudget.model.values import remade, said, spelled
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -150,23 +141,6 @@ class RunBudget:
         return remade(self)
 
 
-def said(value: Any) -> str:
-    """For ``__repr__`` of a dataclass: what of it is not as by default."""
-    given = ((one.name, getattr(value, one.name)) for one in fields(value) if one.init and one.repr)
-    plain = {one.name: one.default for one in fields(value)}
-    return f"{type(value).__name__}({', '.join(f'{name}={_plain(it)!r}' for name, it in given if it != plain[name])})"
-
-
-def remade(value: Any) -> tuple[Any, ...]:
-    """For ``__reduce__`` of a dataclass that holds read-only mappings, which do not pickle: how to make it anew."""
-    given = {one.name: _plain(getattr(value, one.name)) for one in fields(value) if one.init}
-    return partial(value.__class__, **given), ()
-
-
-def _plain(value: Any) -> Any:
-    return {name: _plain(inner) for name, inner in value.items()} if isinstance(value, MappingProxyType) else value
-
-
 def limits_in(given: object, prefix: str, called: str) -> tuple[int, ...]:
     """The attributes of *given* that are limits, in internal units and `RESOURCES` order; UNLIMITED where None."""
     values = ((resource, getattr(given, prefix + resource)) for resource in RESOURCES)
@@ -200,113 +174,3 @@ def _set_aside(wrap_up: Mapping[str, Money], limits: tuple[int, ...]) -> tuple[l
         if amounts[i] > limits[i]:
             raise ConfigError(f"wrap_up sets {value} {resource} aside, more than max_{resource} allows in all")
     return amounts, wrap_up_ns
-
-
-class Unsaid(int):
-    """A number that nobody gave: it reads as what it is, but a commit charges what is held instead."""
-
-
-_ONE_STEP = Unsaid(1)
-_NO_TOOL_CALLS = Unsaid(0)
-_MAY_BE_UNKNOWN = ("input_tokens", "output_tokens", "tokens")
-_COUNTS = ("steps", "tool_calls", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens", *_MAY_BE_UNKNOWN)
-
-
-@spelled
-@dataclass(frozen=True, slots=True, repr=False)
-class Usage:
-    """What a model call, or several, used.
-
-    Input includes cached tokens and output includes reasoning tokens. None means unknown, which is never taken for
-    zero: a reservation charges its hold instead. Only ``tokens`` given: counted and priced as input.
-
-    Example:
-        >>> Usage(input_tokens=80, output_tokens=20, model="gpt-4o-mini").tokens
-        100
-
-    Args:
-        input_tokens, output_tokens: As the provider counted them.
-        tokens: Their sum, if the split is not known; set by itself where both are.
-        cost_usd: What it cost; None takes the price of *model*.
-        steps, tool_calls: How many model and tool calls this was; a commit that does not say it charges those that are
-            held.
-        cache_read_tokens, cache_write_tokens, reasoning_tokens: Parts of the above.
-        model, provider, response_id: As the response says.
-        estimated: The numbers are an estimate.
-        reported_cost_usd: What the response says it cost: taken where ``trust_reported_cost`` is set, the configuration
-            has no price for the model, and it is not zero.
-
-    Raises:
-        ValueError: A number is negative, not finite, not whole, or the sum does not fit its parts.
-    """
-
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    tokens: int | None = None
-    cost_usd: Money | None = None
-    steps: int = _ONE_STEP
-    tool_calls: int = _NO_TOOL_CALLS
-    cache_read_tokens: int = 0
-    cache_write_tokens: int = 0
-    reasoning_tokens: int = 0
-    model: str | None = None
-    provider: str | None = None
-    response_id: str | None = None
-    estimated: bool = False
-    reported_cost_usd: Money | None = None
-
-    def __post_init__(self) -> None:
-        put = partial(object.__setattr__, self)
-        for name in _COUNTS:
-            value = getattr(self, name)
-            if type(value) is not int or not 0 <= value < CEILING:
-                known = isinstance(value, Unsaid) or (value is None and name in _MAY_BE_UNKNOWN)
-                put(name, value if known else count(name, value))
-        for name in ("cost_usd", "reported_cost_usd"):
-            if getattr(self, name) is not None:
-                put(name, usd(nanousd(name, getattr(self, name))))
-        given, made, tokens = self.input_tokens, self.output_tokens, self.tokens
-        whole, known = (given or 0) + (made or 0), given is not None and made is not None
-        if tokens is None:
-            if whole >= CEILING:
-                count("tokens", whole)
-            if known:
-                put("tokens", whole)
-        elif known and tokens != whole:
-            raise ValueError(f"tokens ({tokens}) is not input_tokens ({given}) + output_tokens ({made})")
-        elif tokens < whole:
-            raise ValueError(f"tokens ({tokens}) is less than the input or output tokens given")
-        elif not known:
-            given = tokens - (made or 0) if given is None else given
-            put("input_tokens", given)
-            put("output_tokens", tokens - given)
-
-    def __repr__(self) -> str:
-        return said(self)
-
-    @property
-    def cost_nanousd(self) -> int | None:
-        """The cost in nano-USD, or None if unknown."""
-        return None if self.cost_usd is None else nanos_of(self.cost_usd)
-
-    def amounts(self, cost_nanousd: int = 0) -> Amounts:
-        """As internal amounts, unknown token counts as 0, at the given cost."""
-        given, made = self.input_tokens or 0, self.output_tokens or 0
-        return Amounts(self.steps, given + made, given, made, cost_nanousd, self.tool_calls)
-
-
-def sum_of(amounts: Sequence[int], *, estimated: bool = False) -> Usage:
-    """What *amounts*, in `RESOURCES` order, come to. Unlike what one call used, a sum may be of any size."""
-    known = {
-        "input_tokens": amounts[INPUT],
-        "output_tokens": amounts[OUTPUT],
-        "tokens": amounts[INPUT] + amounts[OUTPUT],
-        "cost_usd": usd(amounts[COST]),
-        "steps": amounts[STEPS],
-        "tool_calls": amounts[TOOLS],
-        "estimated": estimated,
-    }
-    made = object.__new__(Usage)
-    for one in fields(Usage):
-        object.__setattr__(made, one.name, known.get(one.name, one.default))
-    return made

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import fields
-from functools import wraps
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 if TYPE_CHECKING:
     from otelbudget.model.amounts import Money
 
-T = TypeVar("T")
 #: What becomes of a hold whose call has an unknown end: charged in ``full``, its ``input`` part, or left ``open``.
 OnUnknown = Literal["input", "full", "open"]
 
@@ -61,19 +58,3 @@ def unknown(what: str, name: str, known: Collection[str]) -> TypeError:
     return TypeError(
         f"{what} {name!r}: " + (f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}")
     )
-
-
-def spelled(cls: type[T]) -> type[T]:
-    """Let the constructor of the dataclass *cls* say which keyword a misspelt one was meant to be."""
-    made: Any = cls.__init__
-    known = [one.name for one in fields(cls) if one.init]  # type: ignore[arg-type]  # it is a dataclass
-
-    @wraps(made)
-    def init(self: T, *args: Any, **given: Any) -> None:
-        for name in given:
-            if name not in known:
-                raise unknown(f"{cls.__name__}() has no", name, known)
-        made(self, *args, **given)
-
-    type.__setattr__(cls, "__init__", init)
-    return cls

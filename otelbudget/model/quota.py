@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from otelbudget.errors import ConfigError
 from otelbudget.model.amounts import RESOURCES, UNLIMITED, Money
-from otelbudget.model.budget import limits_in, ratios, remade, said
-from otelbudget.model.keywords import spelled
+from otelbudget.model.budget import limits_in, ratios
 from otelbudget.model.levels import LEVELS, NAMED, Level, Where
 from otelbudget.model.names import is_pattern, matching
 from otelbudget.model.text import read
+from otelbudget.model.values import remade, said, spelled
 from otelbudget.model.windows import WindowSpec
 
 #: From the least to the most important.

@@ -15,8 +15,8 @@ from typing import Final
 
 from otelbudget.errors import ConfigError
 from otelbudget.model.amounts import NANOS, Money, count, nanousd
-from otelbudget.model.budget import Usage
 from otelbudget.model.names import is_pattern, matching, undated
+from otelbudget.model.usage import Usage
 from otelbudget.pricing.listed import listed_price
 from otelbudget.pricing.rates import PARTS, Known, Parts, Rates, rates
 

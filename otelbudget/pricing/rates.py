@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Final, NamedTuple
 
 from otelbudget.model.amounts import CEILING
-from otelbudget.model.budget import Usage
+from otelbudget.model.usage import Usage
 
 #: What has a price of its own, in the order of `Rates`.
 PARTS: Final = ("input", "cache_read", "cache_write", "output", "reasoning")

@@ -23,9 +23,9 @@ from otelbudget.ledger.account import QuotaAccount
 from otelbudget.ledger.judging import left
 from otelbudget.ledger.ledger import Ledger
 from otelbudget.model.amounts import CEILING, NOTHING, RESOURCES, amounts_from, shown
-from otelbudget.model.budget import Unsaid, Usage
 from otelbudget.model.keywords import OtherKeywords
 from otelbudget.model.quota import Quota, Quotas, check_priority
+from otelbudget.model.usage import Unsaid, Usage
 from otelbudget.model.vector import unpack
 from otelbudget.quota.changes import Change, QuotaLike, daily_of, listed
 from otelbudget.quota.usage import QuotaUsage, usage_of

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from otelbudget.admission.request import Once
 from otelbudget.errors import IdempotencyError
 from otelbudget.model.amounts import RESOURCES, Amounts, shown
-from otelbudget.model.budget import Usage
+from otelbudget.model.usage import Usage
 
 if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer

@@ -23,8 +23,8 @@ from otelbudget.model.amounts import (
     nanoseconds,
     shown,
 )
-from otelbudget.model.budget import Usage, sum_of
 from otelbudget.model.keywords import OnUnknown, ReserveKeywords, ResourceKeywords, unknown
+from otelbudget.model.usage import Usage, sum_of
 from otelbudget.runs import asking
 from otelbudget.runs.blocks import Block
 from otelbudget.runs.idempotency import CHARGED, REPLAYED, Keys, Recorded, as_key, keys_of

@@ -8,8 +8,9 @@ from otelbudget.admission import booking, closing, settlement, trips
 from otelbudget.admission.request import Once
 from otelbudget.admission.state import RunState
 from otelbudget.model.amounts import Money, count
-from otelbudget.model.budget import RunBudget, Usage
+from otelbudget.model.budget import RunBudget
 from otelbudget.model.keywords import AmountKeywords, LimitKeywords, ReserveKeywords
+from otelbudget.model.usage import Usage
 from otelbudget.runs import asking, controls, reservation, resume, tool_call
 from otelbudget.runs.idempotency import CHARGED, REPLAYED, Recorded, as_key, keys_of
 from otelbudget.runs.reservation import AsyncReserve

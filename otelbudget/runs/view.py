@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from otelbudget.admission import closing, trips
 from otelbudget.ledger.judging import left
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, STEPS, UNLIMITED, shown
-from otelbudget.model.budget import RunBudget, Usage, sum_of
+from otelbudget.model.budget import RunBudget
+from otelbudget.model.usage import Usage, sum_of
 from otelbudget.model.vector import lane, unpack
 from otelbudget.runs.receipt import Receipt, receipt_of
 

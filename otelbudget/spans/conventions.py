@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any, Final
 
 from otelbudget import semconv as sc
-from otelbudget.model.budget import Usage
+from otelbudget.model.usage import Usage
 
 Attributes = Mapping[str, Any]
 _SPAN_KIND: Final = "openinference.span.kind"

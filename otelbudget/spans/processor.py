@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
     from otelbudget.engine.engine import Engine
     from otelbudget.engine.owner import Owner
-    from otelbudget.model.budget import Usage
+    from otelbudget.model.usage import Usage
 
 
 class LiveSpans:

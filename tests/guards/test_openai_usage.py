@@ -9,7 +9,7 @@ import pytest
 from openai import AsyncAzureOpenAI, OpenAI
 
 from otelbudget.guards.openai_usage import answer_usage, body_of, endpoint_of, max_output_tokens, provider_of, spoken
-from otelbudget.model.budget import Usage
+from otelbudget.model.usage import Usage
 
 
 @pytest.mark.parametrize(
