@@ -36,6 +36,7 @@ SHOWS = {
         "steps: 5",
     ],
     "config_example.py": ["quick_answer: steps 5", "used 3 steps", "wrong.yaml:2:", "max_steps", "5:00"],
+    "distributed_quota_example.py": ["process 1:", "process 4:", "together:", "of 10000"],
     "platform_quotas_example.py": [
         "tokens used 1620 of 2000, requested 600",
         "'tokens per rolling 24h' of user 'ann' of tenant 'acme' (org 'enterprise')",

@@ -61,6 +61,8 @@ def _mark(payer: Payer, site: Site, decision: str, denial: Denial | None) -> Non
     attributes[semconv.DECISION] = decision
     if denial is not None:
         attributes[semconv.REASON] = denial.reason
+    if denial is not None and denial.store_mode is not None:
+        attributes[semconv.STORE_MODE] = denial.store_mode
     if denial is not None and decision == "deny":
         said = {semconv.BUDGET: denial.budget, semconv.RESOURCE: denial.resource, semconv.SCOPE: denial.scope}
         attributes.update({name: value for name, value in said.items() if value is not None})

@@ -6,6 +6,7 @@ here is given back. Sync and async differ in the awaited line.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from otelbudget.model.amounts import NOTHING, Amounts
 from otelbudget.model.decision import Decision, Denial
 from otelbudget.model.vector import pack
 from otelbudget.stores.base import Answer, WrongWindow
-from otelbudget.stores.shared import Unsent
+from otelbudget.stores.owed import Unsent
 
 if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
@@ -132,13 +133,22 @@ class _Errand:
             return None
         detail = "the window of what was held there has ended" if isinstance(error, WrongWindow) else str(error)
         denial = Denial(reason="store_unavailable", detail=detail, tenant=self._payer.tenant)
-        if isinstance(error, StoreError | WrongWindow) and not self._payer.engine.enforce:
-            self._warned = denial
+        if isinstance(error, StoreError | WrongWindow) and self._goes_on(error):
+            mode = self._payer.engine.store.failure.name
+            self._warned = replace(denial, store_mode=mode if self._payer.engine.enforce else None)
             return self._admitted()
         self._give_back(error)
         if not isinstance(error, StoreError | WrongWindow):
             raise error
         return refused(denial)
+
+    def _goes_on(self, error: StoreError | WrongWindow) -> bool:
+        """Whether the request is admitted although the store did not answer."""
+        engine = self._payer.engine
+        if not engine.enforce or isinstance(error, WrongWindow):
+            return not engine.enforce
+        asked = trips.instead(self._payer, self._asked, self._accounts)
+        return bool(engine.store.admits(asked, held=self._asked.hold is not None))
 
     def _admitted(self) -> Judgement:
         payer, request, here = self._payer, self._asked, self._here
@@ -188,7 +198,7 @@ class _Errand:
         owed = trips.owe(payer, hold, NOTHING, lambda _: None) if known else ()
         payer.engine.ledger.settle(hold, 0, "released", writes=trips.owing(payer, owed))
         if owed and isinstance(error, StoreError):
-            payer.engine.store.put_off(error)
+            payer.engine.store.put_off()
         else:
             trips.send(payer, owed)
 

@@ -18,10 +18,12 @@ from otelbudget.ledger.rules import Rule
 from otelbudget.model.amounts import NOTHING, UNLIMITED, Amounts
 from otelbudget.model.vector import pack, step
 from otelbudget.stores.base import FOREVER_S, Answer, Line, Reserve, Reset, Settle, Settled
-from otelbudget.stores.shared import Owed
+from otelbudget.stores.owed import Owed
 
 if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
+    from otelbudget.admission.request import Request
+    from otelbudget.stores.shared import Shared
 
 Told = Callable[[list[Crossing]], object]
 Accounts = tuple[QuotaAccount, ...]
@@ -72,6 +74,11 @@ def _key(account: QuotaAccount) -> str:
     return "/".join((account.scope, *names, f"{spec.per} {spec.timezone} {spec.at or ''}".rstrip()))
 
 
+def _shard(payer: Payer) -> str:
+    shared: Shared = payer.engine.store
+    return shared.shard(payer.owner)
+
+
 def _new_id() -> str:
     return f"{secrets.randbits(128):032x}"
 
@@ -81,7 +88,7 @@ def _new_id() -> str:
 
 def anew(payer: Payer, accounts: Accounts, paid: Sequence[int] = NOTHING) -> Trip:
     """What is to hold on *accounts* from now on."""
-    return Trip(_new_id(), payer.owner.org, _lines(payer, accounts), accounts, paid)
+    return Trip(_new_id(), _shard(payer), _lines(payer, accounts), accounts, paid)
 
 
 def ask(payer: Payer, hold: Hold, before: Sequence[int]) -> Reserve:
@@ -91,9 +98,17 @@ def ask(payer: Payer, hold: Hold, before: Sequence[int]) -> Reserve:
     return Reserve(trip.id, trip.shard, trip.lines, amounts, held, on_expiry, payer.engine.store.ttl_s)
 
 
+def instead(payer: Payer, request: Request, accounts: Accounts) -> Reserve:
+    """What is asked of whoever stands in for the store, which also a request that holds nothing has to fit."""
+    if request.hold is not None:
+        return ask(payer, request.hold, NOTHING)
+    shard, lines = look(payer, accounts)
+    return Reserve(_new_id(), shard, lines, tuple(request.amounts), tuple(NOTHING), tuple(NOTHING), 0.0)
+
+
 def look(payer: Payer, accounts: Accounts) -> tuple[str, tuple[Line, ...]]:
     """What is asked of the store for a request that holds nothing."""
-    return payer.owner.org, _lines(payer, accounts)
+    return _shard(payer), _lines(payer, accounts)
 
 
 def answered(payer: Payer, accounts: Accounts, answer: Answer, more: int, *, held: bool) -> Refusal | None:
@@ -130,7 +145,7 @@ def owe_record(payer: Payer, accounts: Sequence[Any], actual: Amounts, told: Tol
     if not accounts:
         return ()
     there, nothing = tuple(accounts), tuple(NOTHING)
-    ended = Settle(_new_id(), payer.owner.org, _lines(payer, there), nothing, tuple(actual), nothing)
+    ended = Settle(_new_id(), _shard(payer), _lines(payer, there), nothing, tuple(actual), nothing)
     return _owed(payer, there, ended, told)
 
 
@@ -194,4 +209,4 @@ def _note(payer: Payer, accounts: Accounts, answer: Answer) -> None:
 
 def forget(payer: Payer, account: QuotaAccount) -> None:
     """Forget in the store what *account* has used."""
-    payer.engine.store.store.configure(payer.owner.org, _key(account), Reset())
+    payer.engine.store.store.configure(_shard(payer), _key(account), Reset())

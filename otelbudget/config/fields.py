@@ -13,7 +13,7 @@ from typing import Any, Final
 from otelbudget.config import forms
 from otelbudget.config.kinds import Field, Form, ListOf, Named, Section, TextOr
 from otelbudget.config.settings import Estimates, TelemetryConfig, TenantFrom
-from otelbudget.config.store import StoreConfig
+from otelbudget.config.store import ON_ERROR, SHARD_BY, StoreConfig
 from otelbudget.model.amounts import RESOURCES
 from otelbudget.model.budget import RunBudget
 from otelbudget.model.levels import NAMED, Level
@@ -147,8 +147,12 @@ _TELEMETRY = Section(
 )
 
 
-def _store(url: str = "memory", **times: Any) -> StoreConfig:
-    return StoreConfig(url, **{f"{name}_s": float(time) for name, time in times.items()})
+def _store(url: str = "memory", **said: Any) -> StoreConfig:
+    units = {"timeout": "timeout_s", "ttl": "ttl_s"}
+    numbers: dict[str, Any] = {
+        units.get(name, name): value if isinstance(value, str) else float(value) for name, value in said.items()
+    }
+    return StoreConfig(url, **numbers)
 
 
 _STORE = Section(
@@ -161,6 +165,16 @@ _STORE = Section(
             forms.SECONDS, "How long one call of the store may take. Default 250ms for a server, 5s for a file."
         ),
         "ttl": Field(forms.SECONDS, "How long a hold lives that nobody renews. Default 60s."),
+        "on_error": Field(
+            forms.words(*ON_ERROR),
+            "What becomes of requests while it can't be reached: refused (default), admitted, or held to a share.",
+        ),
+        "fallback_share": Field(
+            forms.RATIO, "What part of each limit one process may use then, under local_fallback. Default 10%."
+        ),
+        "shard_by": Field(
+            forms.words(*SHARD_BY), "What lies together on a node of a cluster: each org (default), or each tenant."
+        ),
     },
     _store,
 )

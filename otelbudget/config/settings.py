@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from otelbudget.config.problems import did_you_mean
-from otelbudget.config.store import StoreConfig
+from otelbudget.config.store import StoreConfig, check_shards
 from otelbudget.errors import ConfigError
 from otelbudget.model.amounts import count
 from otelbudget.model.budget import OnUnpriced, RunBudget
@@ -183,6 +183,7 @@ class Config(Mapping[str, RunBudget]):
             lines=MappingProxyType(dict(lines or {})),
         )
         self._check_estimates()
+        check_shards(store, self.quotas)
 
     def _check_estimates(self) -> None:
         """ConfigError where an unknown price is to be estimated by the dearest given, and none is given."""

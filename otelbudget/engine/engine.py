@@ -14,6 +14,7 @@ from opentelemetry.context import Context
 from otelbudget import forking
 from otelbudget._version import __version__
 from otelbudget.config import Config, StoreConfig
+from otelbudget.config.store import check_shards
 from otelbudget.engine.directory import Directory
 from otelbudget.engine.owner import tenant_said
 from otelbudget.engine.recent import Recent
@@ -22,6 +23,7 @@ from otelbudget.estimate.learned import Learned
 from otelbudget.ledger.ledger import Ledger
 from otelbudget.model.budget import RunBudget
 from otelbudget.stores.base import Store
+from otelbudget.stores.failure import POLICIES
 from otelbudget.stores.opening import open_store
 from otelbudget.stores.shared import Shared
 from otelbudget.telemetry.cells import Meters
@@ -50,10 +52,8 @@ class Engine:
     ) -> None:
         self.config, self.prices = config, config.prices
         self.ledger = Ledger() if ledger is None else ledger
-        opened = _opened(config.store if store is None else store, self.ledger)
-        self.ledger.clock_s = getattr(opened, "server_clock", self.ledger.clock_s)  # windows are the store's
         # None if quotas are counted in the ledger.
-        self.store: Any = None if opened is None else Shared(opened, self.ledger.open.trips)
+        self.store: Any = self._shared(config.store if store is None else store)
         self.enforce = enforce
         self.clock_ns = clock_ns
         self.directory = Directory(
@@ -89,12 +89,25 @@ class Engine:
             max_tenants=bounds.max_tenants,
             max_models=bounds.max_models,
             top_runs=bounds.top_runs,
-            store="memory" if self.store is None else self.store.name,
+            shared=self.store,
             clock_ns=self.clock_ns,
         )
 
+    def _shared(self, store: Store | StoreConfig | str) -> Shared | None:
+        named = StoreConfig(store) if isinstance(store, str) else store
+        said = named if isinstance(named, StoreConfig) else self.config.store
+        check_shards(said, self.config.quotas)
+        opened = open_store(named, self.ledger.clock_s) if isinstance(named, StoreConfig) else named
+        if opened is None:
+            return None
+        self.ledger.clock_s = getattr(opened, "server_clock", self.ledger.clock_s)  # windows are the store's
+        failure = POLICIES[said.on_error](said.fallback_share, self.ledger.clock_s)
+        return Shared(opened, self.ledger.open.trips, failure, self.ledger.add, said)
+
     def reload(self, config: Config) -> None:
         """Go on with other quotas (what was used stays used), prices, and budgets for runs that begin."""
+        if self.store is not None:
+            check_shards(self.store.said, config.quotas)
         if self.guarded:
             config.prices.load()  # takes 0.4 s where it is installed, now rather than inside the next call
         self.config, self.prices = config, config.prices
@@ -138,10 +151,3 @@ class Engine:
             run.forked()
         self.lingering.clear()
         self.meters.forked()
-
-
-def _opened(store: Store | StoreConfig | str, ledger: Ledger) -> Store | None:
-    said = StoreConfig(store) if isinstance(store, str) else store
-    if not isinstance(said, StoreConfig):
-        return said
-    return open_store(said, ledger.clock_s)

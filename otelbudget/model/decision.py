@@ -34,6 +34,7 @@ class Denial:
         carved: The limit is what was carved out of the runs above.
         set_aside: What the limit leaves for `wrap_up()`, which the budget allows on top.
         detail: What `reason` alone does not say (a model's name).
+        store_mode: The policy by which it was admitted while the store of its quotas could not be reached.
     """
 
     reason: str
@@ -59,6 +60,7 @@ class Denial:
     set_aside: int | Decimal | None = None
     carved: bool = False
     detail: str | None = None
+    store_mode: str | None = None
 
     @property
     def message(self) -> str:

@@ -10,7 +10,7 @@
 --
 -- Numbers are doubles, exact up to 2^53: no sum goes beyond TOP, which is above every limit.
 local TOP = 9007199254740991
-local HIGHEST_HELD = 4611686018427387904
+local HIGHEST_HELD = 4611686018427387904 -- 2^62, which still fits when it is packed
 local GRACE, MARK, KEYED_MARK, KEPT = 5000, 3600000, 86400000, 86400000
 local RECLAIMED, BUCKETS, KEPT_BUCKETS = 20, 60, 128
 local SEVEN = '<i8i8i8i8i8i8i8'

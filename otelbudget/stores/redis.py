@@ -2,7 +2,8 @@
 
 Each trip is one call of a script (`redis.lua`), whatever the number of accounts, and the clock is the server's. What
 the server loses is gone: give it a disk (``appendonly yes``) and ``maxmemory-policy noeviction``. Windows that have
-ended go by the server's own expiry, so its clock alone says when.
+ended go by the server's own expiry, so its clock alone says when. An open hold on five accounts takes about 700 bytes,
+and its mark 200 for an hour: a thousand calls per second come to 700 MB.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class RedisStore:
     connection broke is sent a second time.
 
     Args:
-        url: ``redis://host:port/db``, ``rediss://`` for TLS, ``unix:///path?db=0``; as redis-py reads it.
+        url: ``redis://host:port/db``, ``rediss://`` for TLS, ``unix:///path?db=0``, as redis-py reads them; or
+            ``redis+sentinel://host:port,host:port/SERVICE/db``, ``redis+cluster://host:port,host:port``.
         timeout_s: How long connecting, sending and each reply may take; then StoreError.
         ttl_s: How long holds shall live that are not renewed; whoever reserves puts it into the request.
         clock_s: What the clock of this machine says, Unix seconds; it counts until the server has said something.
@@ -135,7 +137,8 @@ class RedisStore:
 
     def overrides(self, shard: str) -> Mapping[str, Override]:
         """See `Store.overrides`."""
-        found = iter(self._wire.send(("HGETALL", _prefix(shard) + b"rules")))
+        rules = _prefix(shard) + b"rules"
+        found = iter(self._wire.send(("HGETALL", rules), rules))
         return {_text(key): Override(_text(rules)) for key, rules in zip(found, found, strict=True)}
 
     def accounts(self, shard: str, after: str = "") -> Sequence[Stored]:
@@ -194,10 +197,11 @@ class RedisStore:
 
     def _find(self, shard: str) -> list[Line]:
         """The accounts of *shard* that the server has."""
+        self._wire.trip(_keys(shard), "look", self._now())  # which tells where on a cluster they are
         prefix, found, cursor = _prefix(shard), set[bytes](), b"0"
         pattern = re.sub(rb"([][*?\\^-])", rb"\\\1", prefix) + b"a:*"
         while True:
-            cursor, names = self._wire.send(("SCAN", cursor, "MATCH", pattern, "COUNT", _STEP))
+            cursor, names = self._wire.send(("SCAN", cursor, "MATCH", pattern, "COUNT", _STEP), prefix)
             found.update(names)
             if cursor == b"0":
                 break

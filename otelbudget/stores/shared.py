@@ -16,10 +16,13 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from otelbudget import forking
+from otelbudget.config.store import StoreConfig
 from otelbudget.errors import StoreError
-from otelbudget.stores.base import Answer, Line, Reserve, Settle, Settled, Store, WrongWindow
+from otelbudget.stores.base import Answer, Line, Reserve, Settled, Store, WrongWindow
+from otelbudget.stores.failure import Failure, Health
+from otelbudget.stores.owed import ById, Owed, Unsent, sending
 
-__all__ = ["Owed", "Shared", "Unsent"]
+__all__ = ["Shared"]
 
 _log = logging.getLogger("otelbudget")
 #: How many settles wait for the store at most, and how long the end waits for them, seconds.
@@ -27,39 +30,8 @@ KEPT: Final = 10_000
 FLUSH_S: Final = 2.0
 #: How often what waits is sent again.
 RETRY_S: Final = 1.0
-#: How long others leave alone what somebody is sending.
-SENDING_S: Final = 10.0
 #: How long holds live in a store that does not say.
 TTL_S: Final = 60.0
-
-Told = Callable[[Settled], object]
-
-
-class Owed:
-    """A settle that the store has not answered, and who is told what became of it.
-
-    Attributes:
-        due_s: From when on anybody sends it, monotonic seconds.
-    """
-
-    __slots__ = ("due_s", "ended", "told")
-
-    def __init__(self, ended: Settle, told: Told) -> None:
-        self.ended = ended
-        self.told = told
-        self.due_s = 0.0
-
-    def in_its_window(self) -> Settle:
-        """A record whose window has just ended, as the end of a hold: it is charged where it was spent."""
-        return self.ended._replace(held=self.ended.actual)
-
-
-class _ById:
-    """What is owed, as attributes: so it is put there in the one step in which the ledger changes."""
-
-
-class Unsent(StoreError):
-    """What waits could not be sent, so neither was the request after it: the store knows nothing of that."""
 
 
 class Shared:
@@ -68,47 +40,92 @@ class Shared:
     Args:
         store: Where quotas are counted.
         open_holds: Gives (shard, id) of the holds whose calls are alive.
+        failure: What becomes of requests that the store does not answer.
+        count: Raises counters: (object, attribute, by how much).
+        said: How it is configured.
 
     Attributes:
         ttl_s: How long holds live there that nobody renews.
-        lost: Settles that were given up.
+        health: What became of the trips.
         owed: Where the ledger puts what it charges, by its id.
     """
 
-    def __init__(self, store: Store, open_holds: Callable[[], list[tuple[str, str]]]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        open_holds: Callable[[], list[tuple[str, str]]],
+        failure: Failure,
+        count: Callable[[list[tuple[object, str, int]]], None],
+        said: StoreConfig,
+    ) -> None:
         self.store = store
+        self.failure = failure
+        self.health = Health()
+        self.said = said
+        self._count = count
         self.name = store.name
         self.ttl_s: float = getattr(store, "ttl_s", TTL_S)
-        self.lost = 0
         self._open_holds = open_holds
-        self.owed = _ById()
+        self.owed = ById()
         self._owed: dict[str, Owed] = vars(self.owed)  # in the order in which they are sent
-        self._away = False
         self._ended = threading.Event()
         self._tending: threading.Thread | None = None
         forking.tell(self)
+
+    def shard(self, owner: Any) -> str:
+        """Where the accounts of *owner* lie."""
+        org: str = owner.org
+        return f"{org}/{owner.tenant}" if self.said.shard_by == "tenant" else org
 
     def reserve(self, asked: Reserve) -> Answer:
         """`Store.reserve`, after what waits."""
         self._keep_alive()
         self._catch_up_first()
-        return self.store.reserve(asked)
+        with self._asking():
+            return self.store.reserve(asked)
 
     async def areserve(self, asked: Reserve) -> Answer:
         """The same for coroutines."""
         self._keep_alive()
         await self._acatch_up_first()
-        return await self.store.areserve(asked)
+        with self._asking():
+            return await self.store.areserve(asked)
 
     def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         """`Store.read`, after what waits."""
         self._catch_up_first()
-        return self.store.read(shard, lines)
+        with self._asking():
+            return self.store.read(shard, lines)
 
     async def aread(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         """The same for coroutines."""
         await self._acatch_up_first()
-        return await self.store.aread(shard, lines)
+        with self._asking():
+            return await self.store.aread(shard, lines)
+
+    def admits(self, asked: Reserve, *, held: bool) -> bool:
+        """Whether a request that the store did not answer goes on all the same."""
+        admitted = self.failure.admits(asked, held=held)
+        self._count([(self.health, "unguarded", int(admitted))])
+        return admitted
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """A trip; whether it was answered is told, where that has changed."""
+        try:
+            yield
+        except StoreError as error:
+            self._count([(self.health, "errors", 1)])
+            if self.health.up is not False and not self._ended.is_set():
+                _log.warning(
+                    "the %s store can't be reached: %s; until it can, %s, and what is spent waits",
+                    *(self.name, error, self.failure.means),
+                )
+            self.health.up = False
+            raise
+        if self.health.up is False:
+            _log.info("the %s store is reached again", self.name)
+        self.health.up = True
 
     def settle(self, owed: Owed) -> None:
         """Send what the ledger has put into `owed`. Raises only what interrupts it, and then it is sent later.
@@ -123,34 +140,33 @@ class Shared:
         _tasks.add(task)
         task.add_done_callback(_tasks.discard)
 
-    def put_off(self, error: BaseException) -> None:
+    def put_off(self) -> None:
         """What is owed waits, since the store has just not answered."""
         if len(self._owed) > KEPT:
-            self.lost += self._drop(next(iter(tuple(self._owed.values()))))
-        if not self._away:
-            _log.warning("the %s store can't be reached, what was spent waits until it can: %s", self.name, error)
-        self._away = True
+            self._lose(next(iter(tuple(self._owed.values()))))
         self._keep_alive()
 
     def _settle(self, owed: Owed) -> None:
         try:
             self._catch_up()
             self._send(owed)
-        except StoreError as error:
-            self.put_off(error)
+        except StoreError:
+            self.failure.settled(owed.ended, reached=False)
+            self.put_off()
 
     async def _asettle(self, owed: Owed) -> None:
         try:
             await self._asend(owed)
-        except StoreError as error:
-            self.put_off(error)
+        except StoreError:
+            self.failure.settled(owed.ended, reached=False)
+            self.put_off()
         except asyncio.CancelledError:
             self._keep_alive()
             raise
 
     def _send(self, owed: Owed) -> None:
         if owed.ended.id in self._owed:
-            with _sending(owed):
+            with sending(owed), self._asking():
                 try:
                     settled = self.store.settle(owed.ended)
                 except WrongWindow:
@@ -159,7 +175,7 @@ class Shared:
 
     async def _asend(self, owed: Owed) -> None:
         if owed.ended.id in self._owed:
-            with _sending(owed):
+            with sending(owed), self._asking():
                 try:
                     settled = await self.store.asettle(owed.ended)
                 except WrongWindow:
@@ -167,7 +183,7 @@ class Shared:
             self._answered(owed, settled)
 
     def _answered(self, owed: Owed, settled: Settled) -> None:
-        self._away = False
+        self.failure.settled(owed.ended, reached=True)
         if self._drop(owed):  # sent twice, it was charged once and is told once
             owed.told(settled)
 
@@ -180,6 +196,9 @@ class Shared:
     def _drop(self, owed: Owed) -> bool:
         """Forget it; False if that was done before."""
         return self._owed.pop(owed.ended.id, None) is not None
+
+    def _lose(self, owed: Owed) -> None:
+        self._count([(self.health, "lost", int(self._drop(owed)))])
 
     def _catch_up(self, *, flying: bool = False) -> None:
         """Send what waits, in order; StoreError if the store still doesn't take it."""
@@ -213,7 +232,7 @@ class Shared:
         if self._tending is not None:
             self._tending.join(0.1)  # now it gets no answer any more
         if spent := self._spent():
-            self.lost += spent
+            self._count([(self.health, "lost", spent)])
             _log.error("%d settlements never reached the %s store", spent, self.name)
         self._owed.clear()
 
@@ -248,7 +267,7 @@ class Shared:
                 return
             except Exception:  # noqa: BLE001 - whatever it is, the thread goes on
                 _log.exception("a settlement for the %s store was given up: %r", self.name, owed.ended)
-                self.lost += self._drop(owed)
+                self._lose(owed)
 
     def _spent(self) -> int:
         """How much of what waits charges something; what only gives back comes back by itself."""
@@ -268,19 +287,9 @@ class Shared:
     def forked(self) -> None:
         """In a forked process holds and settles are the parent's, and so is the thread."""
         self._owed.clear()
+        self.health = Health()
         self._tending = None
         self._ended = threading.Event()
-
-
-@contextmanager
-def _sending(owed: Owed) -> Iterator[None]:
-    """Others leave *owed* alone, until it fails."""
-    owed.due_s = time.monotonic() + SENDING_S
-    try:
-        yield
-    except BaseException:
-        owed.due_s = 0.0
-        raise
 
 
 _tasks: set[Any] = set()  # what a loop runs must be kept alive

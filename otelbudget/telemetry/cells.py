@@ -32,6 +32,7 @@ from otelbudget.telemetry.snapshot import Snapshot, top_runs
 if TYPE_CHECKING:
     from otelbudget.ledger.account import QuotaAccount
     from otelbudget.ledger.ledger import Ledger
+    from otelbudget.stores.shared import Shared
 
 MAX_TENANTS: Final = 500
 MAX_MODELS: Final = 50
@@ -68,7 +69,7 @@ class Meters:
         models, tenants, orgs: Those with a price or in the configuration have the first claim on a label of their own.
         max_tenants, max_models: How many have a label of their own, the others are counted as ``other``.
         top_runs: How many runs in progress are shown one by one.
-        store: The name of where quotas are counted.
+        shared: The store where quotas are counted that others share; None is the memory of this process.
         clock_ns: Monotonic nanoseconds.
     """
 
@@ -83,7 +84,7 @@ class Meters:
         max_tenants: int = MAX_TENANTS,
         max_models: int = MAX_MODELS,
         top_runs: int = TOP_RUNS,
-        store: str = "memory",
+        shared: Shared | None = None,
         clock_ns: Callable[[], int],
     ) -> None:
         self._ledger = ledger
@@ -102,7 +103,8 @@ class Meters:
         self._run_tenants = Names(MAX_RUN_TENANTS, self._overflow)
         #: The runs in progress (`RunState`, which is above this row).
         self.live: set[Any] = set()
-        self.store = store
+        self.store = "memory" if shared is None else shared.name
+        self._shared = shared
         #: Whether the last reload of the configuration was applied; None before the first.
         self.reload_ok: bool | None = None
         self.check_seconds: dict[str, Histogram] = {}
@@ -250,6 +252,8 @@ class Meters:
             reservation_oldest_s=oldest_s,
             active_runs=[],
             store=self.store,
+            policy="" if self._shared is None else self._shared.failure.name,
+            health=None if self._shared is None else copy(self._shared.health),
             quotas=quotas,
             reload_ok=self.reload_ok,
         )

@@ -140,6 +140,7 @@ def check_warned(site: Site, denial: Denial) -> bool:
     attributes = {
         semconv.DECISION: "warn",
         semconv.REASON: denial.reason,
+        semconv.STORE_MODE: denial.store_mode,
         semconv.RESOURCE: denial.resource,
         semconv.REMAINING: _amounts(denial).get(semconv.REMAINING),
     }

@@ -11,6 +11,7 @@ from otelbudget.model.vector import unpack
 from otelbudget.telemetry.labels import UNNAMED
 
 if TYPE_CHECKING:
+    from otelbudget.stores.failure import Health
     from otelbudget.telemetry.cell_types import BudgetCell, SpendCell, TenantCell
     from otelbudget.telemetry.histogram import Histogram
     from otelbudget.telemetry.quota_gauges import QuotaReadings
@@ -41,6 +42,8 @@ class Snapshot(NamedTuple):
     reservation_oldest_s: float
     active_runs: list[ActiveRun]
     store: str
+    policy: str
+    health: Health | None
     quotas: QuotaReadings
     reload_ok: bool | None
 

@@ -60,8 +60,8 @@ return 1"""
 
 def bare(store: RedisStore) -> Callable[[str], object]:
     """A trip with the barest script, over the same connections."""
-    sha = store._wire.send(("SCRIPT", "LOAD", BARE))
-    return lambda _: store._wire.send(("EVALSHA", sha, 1, b"ob:bare", 1, 10**12))
+    sha = store._wire.send(("SCRIPT", "LOAD", BARE), b"{}")
+    return lambda _: store._wire.send(("EVALSHA", sha, 1, b"ob:bare", 1, 10**12), b"{}")
 
 
 def main() -> None:

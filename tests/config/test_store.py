@@ -5,9 +5,12 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import otelbudget
+from otelbudget import Quota, Quotas
 from otelbudget.config import Config, StoreConfig, load_budget_config
 from otelbudget.errors import ConfigError
 
@@ -26,10 +29,12 @@ def test_every_setting_of_a_store_is_read(read: Read) -> None:
     assert store == StoreConfig("sqlite:////var/lib/a b.db", timeout_s=0.25, ttl_s=120.0)
     assert (store.path, type(store.timeout_s)) == ("/var/lib/a b.db", float)
     assert read("store: {ttl: 90}").store == StoreConfig(ttl_s=90)
+    policy = read("store: {url: redis://h, on_error: local_fallback, fallback_share: 25%}").store
+    assert policy == StoreConfig("redis://h", on_error="local_fallback", fallback_share=0.25)
 
 
 def test_a_server_has_a_shorter_timeout_and_no_path(read: Read) -> None:
-    for url in ("redis://h:6379/0", "rediss://u:p@h", "unix:///run/redis.sock?db=2"):
+    for url in ("redis://h:6379/0", "rediss://u:p@h", "unix:///run/redis.sock?db=2", "redis+cluster://a:1,b:2"):
         store = read(f"store: '{url}'").store
         assert store == StoreConfig(url) == StoreConfig(url, timeout_s=0.25, ttl_s=60)
         assert (store.is_server, store.path) == (True, None)
@@ -42,6 +47,19 @@ def test_a_store_shows_no_password_of_its_address(secret: str) -> None:
     assert repr(config.store) == "StoreConfig('redis://***@host:6379/0', timeout_s=0.25, ttl_s=60)"
     assert "et@" not in f"{config!r} {config.store}"
     assert "s3cret" not in repr(StoreConfig("unix:///run/redis.sock?password=s3cret"))
+
+
+@pytest.mark.parametrize("field", ["org", "models", "tags"])
+def test_what_counts_tenants_together_has_no_quota_where_they_are_kept_apart(field: str) -> None:
+    listed: Any = [Quota(tokens=5)]
+    found = {"org": listed, "models": {"m": listed}, "tags": {"team": {"a": listed}}}[field]
+    quotas = Quotas(**{field: found})
+    apart = StoreConfig("redis://h", shard_by="tenant")
+    Config(quotas=Quotas(default=listed, users={"*": listed}), store=apart)
+    with pytest.raises(ConfigError, match=rf"quotas\.{field} counts several tenants together"):
+        Config(quotas=quotas, store=apart)
+    with pytest.raises(ConfigError, match=rf"quotas\.{field} counts several tenants together"):
+        otelbudget.setup(Config(quotas=quotas), store=apart, instrument=False, exporter="none", metrics_port=None)
 
 
 def test_an_address_alone_is_enough(read: Read) -> None:
@@ -77,7 +95,7 @@ def test_it_pickles_with_the_configuration() -> None:
     [
         ("store: redis:/h", "or redis://host:port/db, got 'redis:/h'; the schemes"),
         ("store: {url: postgres://h/db}", "1:14: store.url: must be memory, sqlite:///path.db or redis://"),
-        ("store: {url: redis+cluster://h}", "the schemes supported now are memory, sqlite, redis, rediss and unix"),
+        ("store: {url: redis+x://h}", "the schemes are memory, sqlite, redis, rediss, unix, redis+cluster and redis+s"),
         ("store: sqlite://b.db", "got 'sqlite:...'; three slashes begin a path from here, four an absolute one"),
         ("store: sqlite:///", "three slashes begin a path"),
         ("store: sqlite:///b.db?mode=ro", "and nothing follows it"),
@@ -90,6 +108,9 @@ def test_it_pickles_with_the_configuration() -> None:
         ("store: {ttl: 5:00}", "1:14: store.ttl: must be a time such as 30s, 5m or 1h30m, got '5:00'; write it with"),
         ("store: {ttl: 500ms}", "1:14: store.ttl: store.ttl_s must be from 1 to 3600 seconds, got 0.5"),
         ("store: {tll: 5s}", "1:9: store.tll: unknown setting; did you mean 'ttl'?"),
+        ("store: {on_error: open}", "1:19: store.on_error: must be fail_closed or fail_open or"),
+        ("store: {fallback_share: 0}", "1:25: store.fallback_share: store.fallback_share must be above 0 and"),
+        ("store: {shard_by: user}", "1:19: store.shard_by: must be org or tenant, got 'user'"),
     ],
 )  # fmt: skip
 def test_each_mistake_has_a_message_with_its_place(refuse: Refuse, text: str, says: str) -> None:
@@ -136,6 +157,8 @@ def test_a_password_in_an_address_is_never_shown(refuse: Refuse, text: str, secr
         ({"timeout_s": float("nan")}, r"store\.timeout_s must be a finite number of seconds"),
         ({"ttl_s": True}, r"store\.ttl_s must be a number of seconds"),
         ({"ttl_s": 0.5}, r"store\.ttl_s must be from 1 to 3600 seconds, got 0\.5"),
+        ({"on_error": "open"}, r"store\.on_error must be fail_closed or fail_open or local_fallback, got 'open'"),
+        ({"fallback_share": 0}, r"store\.fallback_share must be above 0 and at most 1, got 0"),
         ({"ttl_s": "60"}, r"store\.ttl_s must be a number of seconds"),
     ],
 )  # fmt: skip

@@ -23,8 +23,7 @@ class RedisServer:
 
     def __init__(self, folder: Path, *options: str, password: str | None = None, program: str = "redis-server") -> None:
         found = find(program)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.folder = folder
         self._password = password
         self.socket = folder / "redis.sock"
@@ -34,6 +33,16 @@ class RedisServer:
         self._command += ["--enable-debug-command", "local", *options]
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
+
+    @classmethod
+    def sentinel(cls, folder: Path, config: str) -> RedisServer:
+        """A Sentinel with this configuration, of which the first lines are written here."""
+        one = cls.__new__(cls)
+        one.port, one.folder, one._password = free_port(), folder, None
+        (folder / "sentinel.conf").write_text(f"port {one.port}\nbind 127.0.0.1\ndir {folder}\n{config}")
+        one._command = [find("redis-server"), str(folder / "sentinel.conf"), "--sentinel"]
+        one.start()
+        return one
 
     def start(self) -> None:
         with (self.folder / "redis.log").open("ab") as log:
@@ -78,6 +87,11 @@ class RedisServer:
         """How often which command was called since the last ``CONFIG RESETSTAT``, of those that clients sent."""
         stats = self.ask("INFO", "commandstats")
         return {name.removeprefix("cmdstat_"): numbers["calls"] for name, numbers in stats.items()}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 def find(program: str) -> str:

@@ -256,6 +256,17 @@ def test_quotas_of_a_yaml_and_of_a_service_are_the_same_ones(server: RedisServer
     otelbudget.shutdown()
 
 
+@pytest.mark.slow
+def test_the_example_spends_one_quota_in_four_processes(server: RedisServer) -> None:
+    example = Path(__file__).parents[2] / "examples" / "distributed_quota_example.py"
+    done = subprocess.run([sys.executable, str(example), server.url], capture_output=True, text=True, check=True)
+    spent = [int(line.split()[2]) for line in done.stdout.splitlines() if line.startswith("process")]
+    (together,) = [line for line in done.stdout.splitlines() if line.startswith("together:")]
+    assert len(spent) == 4
+    assert 9_900 < sum(spent) <= 10_000
+    assert together == f"together:  {sum(spent):>6} of 10000, {10_000 - sum(spent)} left"
+
+
 @pytest.mark.parametrize("url", ["redis://:{}@127.0.0.1:{}", "redis://default:{}@127.0.0.1:{}/0"])
 def test_a_password_opens_the_server_and_is_told_nobody(tmp_path: Path, url: str) -> None:
     guarded = RedisServer(tmp_path, "--requirepass", PASSWORD, password=PASSWORD)

@@ -248,7 +248,7 @@ def test_a_settlement_that_fails_otherwise_keeps_no_other_waiting(
             with caplog.at_level(logging.ERROR), contextlib.suppress(ValueError):
                 run.record(Usage(tokens=tokens))
         until_s = time.monotonic() + 5
-        while otelbudget.setup().engine.store.lost == 0 and time.monotonic() < until_s:
+        while otelbudget.setup().engine.store.health.lost == 0 and time.monotonic() < until_s:
             time.sleep(0.01)
         broken.clear()
         assert state(service) == (8, 0, 992)

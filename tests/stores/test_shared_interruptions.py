@@ -13,7 +13,7 @@ from shared_kit import Place, state
 
 import otelbudget
 from otelbudget import BudgetManager, Quota, Quotas, QuotaService, RunBudget, Usage
-from otelbudget.stores import shared
+from otelbudget.stores import owed
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ CRITICAL = frozenset(
     for path in (
         *(_PACKAGE / "ledger").glob("*.py"),
         *(_PACKAGE / "admission" / f"{name}.py" for name in ("admission", "settlement", "shared", "trips")),
-        _PACKAGE / "stores" / "shared.py",
+        *(_PACKAGE / "stores" / f"{name}.py" for name in ("shared", "owed")),
     )
 )
 USAGE = Usage(input_tokens=20, output_tokens=10)
@@ -37,7 +37,7 @@ class Interrupted(Exception):
 @pytest.fixture
 def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[QuotaService]:
     """A quota in a store, to which anybody sends at once what somebody was interrupted in sending."""
-    monkeypatch.setattr(shared, "SENDING_S", 0.0)
+    monkeypatch.setattr(owed, "SENDING_S", 0.0)
     quotas = Quotas(default=[Quota(tokens=10**6, tool_calls=10**6, per="lifetime", name="q")])
     yield QuotaService(store=Place("memory", tmp_path).setup(quotas))
     otelbudget.shutdown()
@@ -157,4 +157,4 @@ def test_what_was_interrupted_is_sent_by_itself(service: QuotaService, monkeypat
     otelbudget.shutdown()
     assert len(sent) == 2
     assert len(set(sent)) == 1
-    assert store.lost == 0
+    assert store.health.lost == 0

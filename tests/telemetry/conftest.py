@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from otelbudget import RunBudget
+from otelbudget.config import StoreConfig
 from otelbudget.ledger.account import Account, Hold, QuotaAccount
 from otelbudget.ledger.accounts import Accounts
 from otelbudget.ledger.ledger import Ledger
@@ -15,6 +16,9 @@ from otelbudget.model.amounts import NANOS, RESOURCES, Amounts
 from otelbudget.model.levels import Where
 from otelbudget.model.quota import Quota
 from otelbudget.model.vector import pack
+from otelbudget.stores.failure import FailClosed
+from otelbudget.stores.memory import MemoryStore
+from otelbudget.stores.shared import Shared
 from otelbudget.telemetry.cells import Meters
 
 #: 2023-11-14 22:13:20 UTC; the day ends at 1,700,006,400.
@@ -49,7 +53,11 @@ class Traffic:
     def __post_init__(self) -> None:
         self.accounts = Accounts(self.ledger)
         self.owned: list[QuotaAccount] = []  # as those who pay have theirs in hand
-        self.meters = Meters(self.ledger, lambda: self.accounts, models=["small-1", "large-1"], clock_ns=self.clock)
+        shared = Shared(MemoryStore(), list, FailClosed(), self.ledger.add, StoreConfig())
+        shared.health.up = True
+        self.meters = Meters(
+            self.ledger, lambda: self.accounts, models=["small-1", "large-1"], shared=shared, clock_ns=self.clock
+        )
 
     def live(self, run_id: str, tenant: str, budget: str | None, *, steps: int, cost_nanousd: int) -> Run:
         """Begin a run with a limit of ten steps."""

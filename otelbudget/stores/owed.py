@@ -1,0 +1,56 @@
+"""What a store is still owed: settles that it has not answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from otelbudget.errors import StoreError
+from otelbudget.stores.base import Settle, Settled
+
+__all__ = ["ById", "Owed", "Unsent", "sending"]
+
+#: How long others leave alone what somebody is sending.
+SENDING_S: Final = 10.0
+
+Told = Callable[[Settled], object]
+
+
+class Owed:
+    """A settle that the store has not answered, and who is told what became of it.
+
+    Attributes:
+        due_s: From when on anybody sends it, monotonic seconds.
+    """
+
+    __slots__ = ("due_s", "ended", "told")
+
+    def __init__(self, ended: Settle, told: Told) -> None:
+        self.ended = ended
+        self.told = told
+        self.due_s = 0.0
+
+    def in_its_window(self) -> Settle:
+        """A record whose window has just ended, as the end of a hold: it is charged where it was spent."""
+        return self.ended._replace(held=self.ended.actual)
+
+
+class ById:
+    """What is owed, as attributes: so it is put there in the one step in which the ledger changes."""
+
+
+class Unsent(StoreError):
+    """What waits could not be sent, so neither was the request after it: the store knows nothing of that."""
+
+
+@contextmanager
+def sending(owed: Owed) -> Iterator[None]:
+    """Others leave *owed* alone, until it fails."""
+    owed.due_s = time.monotonic() + SENDING_S
+    try:
+        yield
+    except BaseException:
+        owed.due_s = 0.0
+        raise

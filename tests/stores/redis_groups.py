@@ -1,0 +1,87 @@
+"""Several servers that belong together: a master with a replica and Sentinels, and a cluster of three nodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from redis_server import RedisServer, free_port
+
+SENTINEL = """sentinel monitor quotas 127.0.0.1 {master} 2
+sentinel down-after-milliseconds quotas 500
+sentinel failover-timeout quotas 3000
+"""
+SLOTS = ((0, 5460), (5461, 10_922), (10_923, 16_383))
+
+
+class Watched(NamedTuple):
+    """A master, its replica, and the address that leads to the one that is master."""
+
+    master: RedisServer
+    replica: RedisServer
+    url: str
+
+
+@contextmanager
+def watched(folder: Path) -> Iterator[Watched]:
+    """A master and a replica that three Sentinels watch."""
+    with ExitStack() as ending:
+        master, replica = (_begun(ending, RedisServer(_new(folder, name))) for name in ("master", "replica"))
+        replica.ask("REPLICAOF", "127.0.0.1", str(master.port))
+        until(lambda: replica.ask("INFO", "replication")["master_link_status"] == "up")
+        config = SENTINEL.format(master=master.port)
+        sentinels = [_begun(ending, RedisServer.sentinel(_new(folder, f"sentinel-{i}"), config)) for i in range(3)]
+        for sentinel in sentinels:
+            until(partial(_knows_all, sentinel))
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
+        yield Watched(master, replica, f"redis+sentinel://{hosts}/quotas/0")
+
+
+def _knows_all(sentinel: RedisServer) -> bool:
+    known = sentinel.ask("INFO", "sentinel")["master0"]
+    return bool((known["slaves"], known["sentinels"], known["status"]) == (1, 3, "ok"))
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[list[RedisServer]]:
+    """Three nodes that share the slots."""
+    with ExitStack() as ending:
+        nodes: list[RedisServer] = []
+        for i, (first, last) in enumerate(SLOTS):
+            bus = str(free_port())
+            options = ("--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-require-full-coverage", "no")
+            nodes.append(_begun(ending, RedisServer(_new(folder, f"node-{i}"), *options)))
+            nodes[i].ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
+            nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", str(nodes[i].port), bus)
+        for node in nodes:
+            until(partial(is_whole, node))
+        yield nodes
+
+
+def is_whole(node: RedisServer) -> bool:
+    """Whether a node knows of all slots of its cluster."""
+    known = node.ask("CLUSTER INFO")
+    return bool((known["cluster_state"], known["cluster_slots_ok"]) == ("ok", "16384"))
+
+
+def _new(folder: Path, name: str) -> Path:
+    made = folder / name
+    made.mkdir()
+    return made
+
+
+def _begun(ending: ExitStack, server: RedisServer) -> RedisServer:
+    ending.callback(server.kill)
+    return server
+
+
+def until(done: Callable[[], bool], within_s: float = 30) -> None:
+    """Wait until *done*."""
+    ends_s = time.monotonic() + within_s
+    while not done():
+        assert time.monotonic() < ends_s
+        time.sleep(0.05)

@@ -1,0 +1,205 @@
+"""Servers that stand for each other (Sentinel) or share the keys (cluster): the same store behind one address."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis_groups import Watched, cluster, is_whole, until, watched
+from redis_server import RedisServer
+from shared_kit import Place, state
+from store_kit import NOTHING, Caller, lifetime, limit, tokens
+
+import otelbudget
+from otelbudget import BudgetExceeded, Config, ConfigError, Quota, Quotas, QuotaService, Usage
+from otelbudget.config import StoreConfig
+from otelbudget.stores.base import Override, Reserve, Reset
+from otelbudget.stores.redis import RedisStore
+
+pytestmark = pytest.mark.slow
+SHARDS = [f"org {i}" for i in range(40)]
+
+
+@pytest.fixture(autouse=True)
+def _off() -> Iterator[None]:
+    yield
+    otelbudget.shutdown()
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer]]:
+    with cluster(tmp_path_factory.mktemp("cluster")) as made:
+        yield made
+
+
+@pytest.fixture
+def spread(nodes: list[RedisServer]) -> Iterator[RedisStore]:
+    """A store on all nodes."""
+    for node in nodes:
+        node.ask("FLUSHALL")
+    hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+    store = RedisStore(f"redis+cluster://{hosts}", timeout_s=5)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[Watched]:
+    with watched(tmp_path) as made:
+        yield made
+
+
+def keys(node: RedisServer) -> int:
+    return int(node.ask("DBSIZE"))
+
+
+# --- a cluster
+
+
+def test_shards_lie_on_all_nodes_and_each_on_one(nodes: list[RedisServer], spread: RedisStore) -> None:
+    caller, line = Caller(spread), lifetime(limits=limit(10))
+    for shard in SHARDS:
+        assert caller.reserve("a", 6, line, lifetime("other"), shard=shard).refused is None
+        assert caller.reserve("b", 6, line, lifetime("other"), shard=shard).refused == 0
+        assert caller.settle("a", 5, line, lifetime("other"), shard=shard).was == "open"
+        spread.configure(shard, "k", Override(shard))
+    assert all(keys(node) > 5 for node in nodes)
+    for shard in SHARDS:
+        assert caller.state(line, shard=shard) == (5, 5)
+        assert spread.overrides(shard) == {"k": Override(shard)}
+
+
+def test_a_new_client_finds_accounts_wherever_they_are(nodes: list[RedisServer], spread: RedisStore) -> None:
+    for shard in SHARDS[:12]:
+        Caller(spread).record("r", 5, shard=shard)
+    for shard in SHARDS[:12]:
+        fresh = RedisStore(f"redis+cluster://127.0.0.1:{nodes[0].port}", timeout_s=5)
+        assert [one.used[1] for one in fresh.accounts(shard)] == [5]
+        fresh.configure(shard, "life", Reset())
+        fresh.close()
+        assert Caller(spread).state(shard=shard) == (0, 0)
+
+
+async def test_coroutines_find_all_nodes_in_the_order_of_their_calls(spread: RedisStore) -> None:
+    line = (lifetime(limits=limit(25)),)
+
+    def ask(shard: str, i: int) -> Any:
+        return spread.areserve(Reserve(f"{i}", shard, line, tokens(1), NOTHING, NOTHING, 60.0))
+
+    answers = await asyncio.gather(*(ask(shard, i) for i in range(30) for shard in SHARDS[:8]))
+    assert [answer.refused for answer in answers] == [None] * 200 + [0] * 40
+
+
+def test_a_slot_that_moves_takes_its_accounts_along(nodes: list[RedisServer], spread: RedisStore) -> None:
+    caller = Caller(spread)
+    caller.record("r", 5)
+    slot = str(nodes[0].ask("CLUSTER", "KEYSLOT", "{acme}"))
+    names = [node.ask("CLUSTER", "MYID").decode() for node in nodes]
+    source = next(i for i, node in enumerate(nodes) if int(node.ask("CLUSTER", "COUNTKEYSINSLOT", slot)))
+    target = (source + 1) % 3
+    nodes[target].ask("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
+    nodes[source].ask("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
+    moving = [key.decode() for key in nodes[source].ask("CLUSTER", "GETKEYSINSLOT", slot, "100")]
+    nodes[source].ask("MIGRATE", "127.0.0.1", str(nodes[target].port), "", "0", "5000", "KEYS", *moving)
+    for node in (nodes[target], nodes[source]):
+        node.ask("CLUSTER", "SETSLOT", slot, "NODE", names[target])
+    assert caller.record("s", 7).used[0][1] == 12
+    assert caller.state() == (12, 12)
+
+
+def test_a_node_that_was_started_anew_is_found_again(nodes: list[RedisServer], spread: RedisStore) -> None:
+    caller = Caller(spread)
+    for shard in SHARDS[:9]:
+        caller.record("r", 5, shard=shard)
+    nodes[0].kill()
+    nodes[0].start()
+    until(lambda: is_whole(nodes[0]))
+    for shard in SHARDS[:9]:
+        assert caller.state(shard=shard) == (5, 5)
+
+
+def test_quotas_of_several_organisations_on_a_cluster(nodes: list[RedisServer], tmp_path: Path) -> None:
+    url = f"redis+cluster://127.0.0.1:{nodes[2].port}"
+    quotas = Quotas(org=[Quota(tokens=100, per="lifetime", name="o")], default=[Quota(tokens=80, per="lifetime")])
+    place = Place("none", tmp_path)
+    orgs = {"a": "one", "b": "two", "c": "three"}
+    manager = place.setup(Config(quotas=quotas, tenants=orgs), store=StoreConfig(url, timeout_s=5))
+    for tenant in orgs:
+        with otelbudget.run(tenant=tenant, reraise=False) as run:
+            run.reserve(tokens=60).commit(Usage(tokens=50))
+            with pytest.raises(BudgetExceeded):
+                run.reserve(tokens=31)
+    service = QuotaService(store=manager)
+    assert [service.remaining(tenant) for tenant in ("a", "b", "c", "default")] == [30, 30, 30, 80]
+
+
+def test_tenants_of_one_organisation_may_lie_on_all_nodes(nodes: list[RedisServer], tmp_path: Path) -> None:
+    for node in nodes:
+        node.ask("FLUSHALL")
+    store = StoreConfig(f"redis+cluster://127.0.0.1:{nodes[0].port}", timeout_s=5, shard_by="tenant")
+    quotas = Quotas(default=[Quota(tokens=80, per="lifetime")], users={"*": [Quota(tokens=70, per="day")]})
+    service = QuotaService(store=Place("none", tmp_path).setup(quotas, store=store))
+    tenants = [f"tenant {i}" for i in range(20)]
+    for tenant in tenants:
+        with otelbudget.run(tenant=tenant, user="u", reraise=False) as run:
+            run.reserve(tokens=60).commit(Usage(tokens=50))
+            with pytest.raises(BudgetExceeded):
+                run.reserve(tokens=31)
+    assert all(keys(node) > 4 for node in nodes)
+    assert [service.remaining(tenant) for tenant in tenants] == [30] * 20
+    service.reset(tenants[0])
+    assert [service.remaining(tenant) for tenant in tenants[:2]] == [80, 30]
+
+
+# --- Sentinel
+
+
+@pytest.mark.parametrize("way", ["threads", "tasks"])
+def test_after_the_masters_death_its_replica_goes_on(group: Watched, tmp_path: Path, way: str) -> None:
+    quotas = Quotas(default=[Quota(tokens=1000, per="lifetime", name="q")])
+    store = StoreConfig(group.url, timeout_s=0.3)
+    service = QuotaService(store=Place("none", tmp_path).setup(quotas, store=store))
+
+    reasons: set[str] = set()
+
+    def spend(run: Any) -> None:
+        run.reserve(tokens=10).commit(Usage(tokens=7))
+
+    async def aspend(run: Any) -> None:
+        await (await run.areserve(tokens=10)).acommit(Usage(tokens=7))
+
+    def once(run: Any) -> bool:
+        try:
+            spend(run) if way == "threads" else asyncio.run(aspend(run))
+        except BudgetExceeded as stopped:
+            reasons.add(stopped.reason)
+            return False
+        return True
+
+    with otelbudget.run(reraise=False) as run:
+        assert once(run)
+        held = run.reserve(tokens=100)
+        until(lambda: group.replica.ask("INFO", "replication")["master_repl_offset"] > 0)
+        group.master.ask("WAIT", "1", "5000")
+        group.master.kill()
+        held.commit(Usage(tokens=50))  # waits for the new master
+        until(lambda: once(run))
+        assert group.replica.ask("ROLE")[0] == b"master"
+    ends_s = time.monotonic() + 10
+    while state(service) != (64, 0, 936):
+        assert time.monotonic() < ends_s, state(service)
+        time.sleep(0.05)
+    assert reasons <= {"store_unavailable"}
+    group.master.start()  # its end kills it
+
+
+@pytest.mark.parametrize("url", ["redis+sentinel://h:26379", "redis+sentinel://h:s3cr3t/quotas", "redis+cluster://"])
+def test_an_address_of_several_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError):
+        RedisStore(url)
