@@ -55,7 +55,6 @@ def test_each_example_has_its_test() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(SHOWS)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SHOWS)
 def test_an_example_runs_and_shows_its_point(name: str, tmp_path: Path) -> None:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL", "OPENAI_"))}

@@ -40,7 +40,6 @@ def test_an_unknown_name_is_an_ordinary_attribute_error() -> None:
         _ = otelbudget.nonsense
 
 
-@pytest.mark.slow
 def test_the_type_checker_agrees_with_every_public_call() -> None:
     folder = Path(__file__).parent / "typing"
     done = subprocess.run([sys.executable, "-m", "mypy", "--strict", str(folder)], capture_output=True, text=True)

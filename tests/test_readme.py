@@ -21,7 +21,6 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
 def test_a_python_block_runs_by_itself(number: int, tmp_path: Path) -> None:
     with DemoServer() as server:

@@ -197,7 +197,6 @@ with otelbudget.run() as run:
 """
 
 
-@pytest.mark.slow
 def test_a_type_checker_sees_each_misspelt_keyword(tmp_path: Path) -> None:
     wrong = [
         "run.check(tokns=5)", "run.can_proceed(tokns=5)", "run.reserve(tokns=5)", "run.areserve(tokns=5)",

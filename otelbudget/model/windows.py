@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from math import floor
 from typing import Final, NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from otelbudget.errors import ConfigError
 
@@ -100,16 +100,9 @@ def zone(name: str) -> tzinfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError, TypeError) as error:
         wrong = f"timezone must be an IANA name such as 'Europe/Berlin' or 'UTC', got {name!r}"
-        raise ConfigError(wrong + zone_advice(error)) from error
-
-
-def zone_advice(error: BaseException | None) -> str:
-    """The end of a message that a zone is not known: what to install, if that may help."""
-    if not available_timezones():  # Windows, and images without the system's own package
-        return ": this machine has no time zone files, install them with `pip install tzdata`"
-    if isinstance(error, ZoneInfoNotFoundError):  # some systems ship only part of the names
-        return "; if that name is right, `pip install tzdata` brings all of them"
-    return ""
+        if isinstance(error, ZoneInfoNotFoundError):  # some systems ship only part of the names, or none
+            wrong += "; if that name is right, `pip install tzdata` brings all of them"
+        raise ConfigError(wrong) from error
 
 
 def window_at(spec: WindowSpec, now_s: float) -> Window:

@@ -360,6 +360,7 @@ def interrupted_at(line: int, trip: Callable[[], object]) -> bool:
         return trace
 
     before = sys.gettrace()
+    gc.disable()  # whose finalizers swallow what is raised in them
     sys.settrace(trace)
     try:
         trip()
@@ -367,6 +368,7 @@ def interrupted_at(line: int, trip: Callable[[], object]) -> bool:
         return True
     finally:
         sys.settrace(before)
+        gc.enable()
     return False
 
 
