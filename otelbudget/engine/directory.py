@@ -169,6 +169,14 @@ class Directory:
         self._review(self._home(tenant))
         return before
 
+    def adopt(self, tenant: str, quotas: tuple[Quota, ...]) -> None:
+        """Have *quotas*, which were set elsewhere, in force for *tenant*, and nothing else that was set."""
+        if self.overrides.get(tenant, ()) != quotas:
+            self.overrides[tenant] = quotas
+            if not quotas:
+                del self.overrides[tenant]
+            self._review(self._home(tenant))
+
     def restore(self, tenant: str) -> list[tuple[Quota, Quota | None]]:
         """Hold *tenant* to what is configured again: (what was in force, what is now) of each quota that was not."""
         was = self.overrides.pop(tenant, ())

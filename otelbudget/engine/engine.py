@@ -6,6 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -16,6 +17,7 @@ from otelbudget._version import __version__
 from otelbudget.config import Config, StoreConfig
 from otelbudget.config.store import check_shards
 from otelbudget.engine.directory import Directory
+from otelbudget.engine.overrides import SharedOverrides
 from otelbudget.engine.owner import tenant_said
 from otelbudget.engine.recent import Recent
 from otelbudget.errors import ConfigError
@@ -59,6 +61,7 @@ class Engine:
         self.directory = Directory(
             self.ledger, config.quotas, config.tenants, tenant=tenant, require_tenant=config.require_tenant
         )
+        self._overrides = None if self.store is None else SharedOverrides(self.directory, self.store)
         self.meters = self._meters(config)
         self.tracer: trace.Tracer = trace.get_tracer("otelbudget", __version__)
         self.learned = Learned()
@@ -138,6 +141,14 @@ class Engine:
         if key not in self.warned:
             self.warned.add(key)
             _log.warning(message, *args)
+
+    def overriding(self, tenant: str) -> AbstractContextManager[None]:
+        """A block that changes what is set for *tenant* while running, for all who share the store, or not at all."""
+        return nullcontext() if self._overrides is None else self._overrides.changing(tenant)
+
+    def caught_up(self) -> bool:
+        """Whether other processes had set something that is in force here from now on."""
+        return self._overrides is not None and self._overrides.catch_up()
 
     def close(self) -> None:
         """Let go of the store, once what waits for it has been sent."""

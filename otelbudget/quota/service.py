@@ -54,10 +54,8 @@ class QuotaService:
         >>> service.remaining("acme")
         600
 
-    Amount keywords are those of `BudgetRun`: ``steps``, ``input_tokens``, ``output_tokens``, ``cost_usd``,
-    ``tool_calls``, ``nested_tool_calls``; *model* and *user* ask and charge their quotas as well. Every check is an
-    event on the current span and counted. An idempotency key is the tenant's, whichever user, priority or model it
-    comes with; 100,000 are remembered.
+    Amount keywords are those of `BudgetRun`; *model* and *user* ask and charge their quotas as well. Every check is an
+    event on the current span and counted. An idempotency key is the tenant's; 100,000 are remembered.
 
     Args:
         default_daily_quota: What a tenant without quotas of its own may use: tokens per day, a `Quota`, or several;
@@ -219,20 +217,25 @@ class QuotaService:
     ) -> None:
         """Put *quota* in force for *tenant* from now on, for the present window too; what is used stays used.
 
-        It wins over what is configured until ``set_quota(tenant, None)`` takes it back. A number changes the tokens of
-        the daily quota. A `Quota` takes the place of the one with its name, or its resources, in the same window; any
-        other comes on top. The change is an event on the current span, with *actor* and *reason*.
+        It wins over what is configured until ``set_quota(tenant, None)``; where processes share a store, in all of
+        them, about a second after their next request. A number changes the tokens of the daily quota. A `Quota` takes
+        the place of the one with its name, or its resources, in the same window; any other comes on top. The change is
+        an event on the current span, with *actor* and *reason*.
 
         Raises:
             ConfigError: It is no quota, or one per run; nothing has changed then.
+            StoreError: The store can't be reached; nothing has changed then.
         """
         directory, change = self._engine.directory, Change(self._payer(tenant).tenant, actor, reason)
-        if quota is None:
-            for was, now in directory.restore(tenant):
-                change.limits(was, now)
-        else:
-            for one in listed(quota, daily_of(directory.quotas_of(tenant), self._daily)):
-                change.limits(directory.override(tenant, one), one)
+        changes: list[tuple[Quota | None, Quota | None]] = []
+        with self._engine.overriding(tenant):
+            if quota is None:
+                changes += directory.restore(tenant)
+            else:
+                given = listed(quota, daily_of(directory.quotas_of(tenant), self._daily))
+                changes += [(directory.override(tenant, one), one) for one in given]
+        for was, now in changes:
+            change.limits(was, now)
 
     def reset(self, tenant: str, *, actor: str | None = None, reason: str | None = None) -> None:
         """Forget what *tenant* has used in the present windows of its quotas; what is held stays held.
@@ -257,6 +260,8 @@ class QuotaService:
         payer = Payer(self._engine, self._engine.directory.owner(names), "quota")
         if fresh:
             trips.refresh(payer)
+            if self._engine.caught_up():
+                trips.refresh(payer)
         return payer
 
 

@@ -30,8 +30,6 @@ KEPT: Final = 10_000
 FLUSH_S: Final = 2.0
 #: How often what waits is sent again.
 RETRY_S: Final = 1.0
-#: How long holds live in a store that does not say.
-TTL_S: Final = 60.0
 
 
 class Shared:
@@ -61,13 +59,13 @@ class Shared:
         self.store = store
         self.failure = failure
         self.health = Health()
-        self.said = said
-        self._count = count
+        self.said, self._count = said, count
         self.name = store.name
-        self.ttl_s: float = getattr(store, "ttl_s", TTL_S)
+        self.ttl_s: float = getattr(store, "ttl_s", 60.0)
         self._open_holds = open_holds
         self.owed = ById()
         self._owed: dict[str, Owed] = vars(self.owed)  # in the order in which they are sent
+        self.overrides: Any = None  # what is set in the store, where somebody obeys it
         self._ended = threading.Event()
         self._tending: threading.Thread | None = None
         forking.tell(self)
@@ -82,26 +80,31 @@ class Shared:
         self._keep_alive()
         self._catch_up_first()
         with self._asking():
-            return self.store.reserve(asked)
+            return self._heard(asked.shard, self.store.reserve(asked))
 
     async def areserve(self, asked: Reserve) -> Answer:
         """The same for coroutines."""
         self._keep_alive()
         await self._acatch_up_first()
         with self._asking():
-            return await self.store.areserve(asked)
+            return self._heard(asked.shard, await self.store.areserve(asked))
 
     def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         """`Store.read`, after what waits."""
         self._catch_up_first()
         with self._asking():
-            return self.store.read(shard, lines)
+            return self._heard(shard, self.store.read(shard, lines))
 
     async def aread(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         """The same for coroutines."""
         await self._acatch_up_first()
         with self._asking():
-            return await self.store.aread(shard, lines)
+            return self._heard(shard, await self.store.aread(shard, lines))
+
+    def _heard(self, shard: str, answer: Answer) -> Answer:
+        if self.overrides is not None and self.overrides.heard(shard, answer.revision):
+            self._keep_alive()
+        return answer
 
     def admits(self, asked: Reserve, *, held: bool) -> bool:
         """Whether a request that the store did not answer goes on all the same."""
@@ -248,6 +251,8 @@ class Shared:
         ended, renew_s = self._ended, time.monotonic() + self.ttl_s / 3
         while not ended.wait(min(RETRY_S, self.ttl_s / 3)):
             self._retry()
+            if self.overrides is not None:
+                self.overrides.catch_up()
             if time.monotonic() >= renew_s:
                 self._renew()
                 renew_s = time.monotonic() + self.ttl_s / 3

@@ -1,0 +1,138 @@
+"""``otelbudget quota``: what tenants have used of a shared store; their quotas shown, and changed for everybody."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from otelbudget.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from otelbudget.config import Config
+    from otelbudget.quota import QuotaService
+
+_LIMITS: Final = ("steps", "tokens", "input_tokens", "output_tokens", "cost_usd", "tool_calls")
+_MORE: Final = """The store and the configured quotas are those of ./budgets.yaml, or of --config. What is set holds for
+all processes that use the store, within about a second of their next request, until `set TENANT --configured`."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = _MORE
+    actions = parser.add_subparsers(dest="action", metavar="action", required=True)
+    summaries = {
+        "list": "what the store has counted, account by account",
+        "show": "what a tenant has used and has left",
+        "set": "give a tenant another quota",
+        "reset": "forget what a tenant has used in the present windows",
+    }
+    made = {name: actions.add_parser(name, help=summary, epilog=_MORE) for name, summary in summaries.items()}
+    for name, action in made.items():
+        if name != "list":
+            action.add_argument("tenant", metavar="TENANT")
+        action.add_argument("--config", metavar="FILE", help="a budgets.yaml (default ./budgets.yaml, if it is there)")
+        action.add_argument("--store", metavar="URL", help="sqlite:///path.db, redis://...: in place of the file's")
+        action.add_argument("--json", action="store_true", help="for programs")
+        if name in ("set", "reset"):
+            action.add_argument("--reason", metavar="TEXT", help="why; it is logged")
+    made["list"].add_argument("--org", default="default", metavar="NAME", help="of which organisation")
+    for name in _LIMITS:
+        made["set"].add_argument(f"--{name.replace('_', '-')}", metavar="AMOUNT", help="as in a budgets.yaml: 2M, $5")
+    made["set"].add_argument("--per", default="day", help="day (default), month, 'rolling 24h', ...")
+    made["set"].add_argument("--configured", action="store_true", help="take back what was set")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it, and write what the tenant has now, or what there is; gives 0."""
+    from otelbudget.manager import BudgetManager
+    from otelbudget.quota import QuotaService
+
+    manager = BudgetManager(_config(options))
+    try:
+        if options.action == "list":
+            rows = _accounts(manager.engine.store.store, options.org)
+        else:
+            service = QuotaService(store=manager)
+            _change(service, options)
+            rows = [asdict(line) for line in service.usage(options.tenant).lines]
+    finally:
+        manager.shutdown()
+    if options.json:
+        print(json.dumps(rows, default=_plain, indent=2))
+    else:
+        _write(rows)
+    return 0
+
+
+def _config(options: argparse.Namespace) -> Config:
+    from otelbudget.config import Config, StoreConfig, load_budget_config
+    from otelbudget.errors import ConfigError
+
+    here = Path("budgets.yaml")
+    path = options.config or (here if here.is_file() else None)
+    config = Config() if path is None else load_budget_config(path)
+    if options.store is not None:
+        config = replace(config, store=StoreConfig(options.store))
+    if config.store.url == "memory":
+        raise ConfigError("quotas in the memory of a process can't be seen from here: name a --store that they share")
+    return config
+
+
+def _change(service: QuotaService, options: argparse.Namespace) -> None:
+    from otelbudget.errors import ConfigError
+    from otelbudget.model.quota import Quota
+
+    actor = f"{os.environ.get('USER', 'somebody')} at the command line"
+    if options.action == "reset":
+        service.reset(options.tenant, actor=actor, reason=options.reason)
+    if options.action != "set":
+        return
+    limits: dict[str, Any] = {name: value for name in _LIMITS if (value := getattr(options, name)) is not None}
+    if bool(limits) is options.configured:
+        raise ConfigError("say what to set, --tokens 2M, or --configured to take back what was set; one of them")
+    quota = None if options.configured else Quota(**limits, per=options.per)
+    service.set_quota(options.tenant, quota, actor=actor, reason=options.reason)
+
+
+def _accounts(store: Any, org: str) -> list[dict[str, Any]]:
+    from otelbudget.model.amounts import RESOURCES, shown
+
+    rows, after = [], ""
+    while page := store.accounts(org, after):
+        for one in page:
+            for i, resource in enumerate(RESOURCES):
+                used, taken = (amounts[i] for amounts in (one.used, one.taken))
+                if taken:
+                    amounts = {"used": shown(i, used), "reserved": shown(i, taken - used)}
+                    rows.append({"account": one.key, "resource": resource, **amounts})
+        after = page[-1].key
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _write(rows: list[dict[str, Any]]) -> None:
+    hidden = ("per", "window")
+    titles = [name for name in rows[0] if name not in hidden] if rows else []
+    numbers = ("used", "reserved", "limit", "remaining")
+    head = [f"{title} " if title in numbers else title for title in titles]
+    screen = Screen()
+    if rows:
+        screen.table(head, [[(_text(title, row[title]), "plain") for title in titles] for row in rows])
+    else:
+        screen.line(("nothing", "dim"))
+
+
+def _text(title: str, value: Any) -> str:
+    if title == "overridden":
+        return "set" if value else "configured"
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="minutes")
+    return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
