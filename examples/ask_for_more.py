@@ -15,7 +15,7 @@ def ask(denial: Denial, run: BudgetRun) -> bool:
     print(f"\n{textwrap.fill(denial.message, 98)}\n{run.receipt()}")
     try:
         wanted = input("How many more steps may it make? [0] ")
-    except EOFError:  # nobody is there
+    except (EOFError, OSError, RuntimeError):  # nobody is there
         wanted = ""
     if not wanted.strip().isdigit() or int(wanted) == 0:
         return False

@@ -409,3 +409,46 @@ def test_a_handler_that_fails_is_no_matter_of_the_call(world: World) -> None:
     finally:
         logging.getLogger("otelbudget").removeHandler(broken)
     assert run.usage.tokens == 5
+
+
+# --- money that no limit sees, and holds that nobody settles
+
+
+@pytest.mark.parametrize(
+    ("usage", "what"),
+    [
+        (Usage(500_000, 5, model="nobody"), "model 'nobody'"),
+        (Usage(tokens=9), "what was recorded without a cost or a model"),
+    ],
+)
+def test_spend_without_a_price_under_a_cost_limit_is_warned_of_once(
+    world: World, caplog: pytest.LogCaptureFixture, usage: Usage, what: str
+) -> None:
+    for _ in range(2):
+        with world.run(RunBudget(max_cost_usd=5), tenant="acme", reraise=False) as run:
+            run.record(usage)
+    [line] = lines(caplog)
+    assert line.startswith(f"no price is known for {what}, so no cost limit counts what run ")
+    assert "(tenant 'acme') has spent; pass cost_usd, or a model with a price" in line
+
+
+def test_a_quota_of_money_that_tokens_alone_do_not_touch_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    service = QuotaService(None, quotas={"acme": [Quota(cost_usd="$5", per="month")]})
+    for _ in range(3):
+        service.consume_quota("acme", 10_000_000)
+    [line] = lines(caplog)
+    assert "no cost limit counts what tenant 'acme' has spent" in line
+
+
+def test_a_reservation_that_is_dropped_is_warned_of_once_it_expires(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    with world.run(RunBudget(max_tokens=100)) as run:
+        for _ in range(2):
+            run.reserve(tokens=10)
+        world.advance(70)
+        assert run.can_proceed(tokens=100)
+        run.record_call(1)
+    [line] = lines(caplog)
+    assert f"a reservation of run {run.run_id[:8]}" in line
+    assert "was dropped without commit() or release()" in line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import pickle
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from world import World
 
 import otelbudget
-from otelbudget import BudgetManager, BudgetRun, ConfigError, Quota, QuotaService, RunBudget, Usage
+from otelbudget import BudgetManager, BudgetRun, ConfigError, Quota, Quotas, QuotaService, RunBudget, Usage
 
 NO_LIMIT = "run() has no 'max_steps', a budget has: run(RunBudget(max_steps=...))"
 THREE = RunBudget(max_steps=3, max_tokens=2000, name="three")
@@ -46,6 +47,7 @@ def test_handles_of_one_run_are_equal_and_of_two_are_not(world: World) -> None:
     [
         (lambda _: RunBudget(max_stesp=3), "RunBudget() has no 'max_stesp': did you mean 'max_steps'?"),
         (lambda _: Usage(input_token=3), "Usage() has no 'input_token': did you mean 'input_tokens'?"),
+        (lambda _: Quotas(tenant={}), "Quotas() has no 'tenant': did you mean 'tenants'?"),
         (lambda _: Quota(token=3), "Quota() has no 'token': did you mean 'tokens'?"),
         (lambda run: run.check(tokns=5), "unknown resource 'tokns': did you mean 'tokens'?"),
         (lambda run: run.can_proceed(tokns=5), "unknown resource 'tokns': did you mean 'tokens'?"),
@@ -117,6 +119,19 @@ async def test_blocks_that_are_entered_awaited_or_wrap_a_function_warn_of_nothin
             held.release()
 
 
+async def test_areserve_is_a_coroutine_that_tasks_take(world: World) -> None:
+    with world.run(THREE) as run:
+        asked = run.areserve(tokens=1)
+        held = await asyncio.create_task(asked)
+        held.release()
+        with pytest.raises(RuntimeError, match="already awaited"):
+            await asked
+        late = asyncio.ensure_future(run.areserve(tokens=1))
+        late.cancel()
+        await asyncio.gather(late, return_exceptions=True)
+        assert run.remaining()["tokens"] == 2000
+
+
 def test_a_timeout_in_a_plain_with_says_that_it_is_async(world: World) -> None:
     with (
         world.run(THREE) as run,
@@ -138,6 +153,7 @@ def test_reprs_show_numbers_and_no_addresses(world: World) -> None:
     assert repr(THREE) == "RunBudget(max_steps=3, max_tokens=2000, name='three')"
     assert repr(RunBudget(max_steps=2, wrap_up={"steps": 1})) == "RunBudget(max_steps=2, wrap_up={'steps': 1})"
     assert repr(Usage(80, 20)) == "Usage(input_tokens=80, output_tokens=20, tokens=100)"
+    assert repr(Quotas(default=[Quota(tokens=10)])) == "Quotas(default=(Quota(tokens=10, name='tokens per day'),))"
     assert repr(Quota(tokens=10)) == "Quota(tokens=10, name='tokens per day')"
     for value in (BudgetManager(THREE), QuotaService(50), held):
         assert " at 0x" not in repr(value)
@@ -171,6 +187,9 @@ def test_amounts_are_read_as_people_write_them() -> None:
         (lambda: RunBudget(max_steps=timedelta(1)), "max_steps must be a whole number of at least 0"),
         (lambda: RunBudget(max_cost_usd="5 EUR"), "max_cost_usd must be an amount of money such as $2.50"),
         (lambda: RunBudget(max_tokens=5, wrap_up={"tokens": "a few"}), "wrap_up.tokens must be a whole number"),
+        (lambda: RunBudget(wrap_up=5), "wrap_up must map resources to amounts"),
+        (lambda: RunBudget(name=5), "name must be text, got 5"),
+        (lambda: RunBudget(thresholds="80%"), "thresholds must be a list of ratios"),
         (lambda: RunBudget(thresholds=["80"]), "write a share of a hundred with a %"),
         (lambda: Quota(tokens=5, reserve_for={"high": "lots"}), "reserve_for['high'] must be a ratio from 0 to 1"),
     ],
@@ -202,7 +221,7 @@ def test_a_type_checker_sees_each_misspelt_keyword(tmp_path: Path) -> None:
         "run.check(tokns=5)", "run.can_proceed(tokns=5)", "run.reserve(tokns=5)", "run.areserve(tokns=5)",
         "run.extend(tokns=5)", "run.child(tenat='x')", "otelbudget.run(tenat='x')", "RunBudget(max_stesp=3)",
         "Usage(input_token=3)", "Quota(token=3)", "QuotaService().reserve('a', 3, stesp=4)",
-        "run.reserve().extend(tokns=5)",
+        "run.reserve().extend(tokns=5)", "otelbudget.rum()",
     ]  # fmt: skip
     file = tmp_path / "program.py"
     file.write_text(MISSPELT.format("\n    ".join(wrong)))

@@ -86,6 +86,28 @@ def _told_before(payer: Payer, denial: Denial) -> bool:
     return False
 
 
+def unpriced(payer: Payer, model: str | None) -> None:
+    """Warn, once per model, that a cost limit does not see what was charged."""
+    what = "what was recorded without a cost or a model" if model is None else f"model {model!r}"
+    payer.engine.warn_once(
+        f"unpriced {model}",
+        "no price is known for %s, so no cost limit counts what %s has spent; pass cost_usd, or a model with a price"
+        " (`prices:` in budgets.yaml)",
+        what,
+        _who(payer),
+    )
+
+
+def dropped(payer: Payer) -> None:
+    """Warn, once, of a reservation that nobody has settled."""
+    payer.engine.warn_once(
+        "dropped",
+        "a reservation of %s was dropped without commit() or release(): it held its amounts until it expired, and"
+        " nothing is charged; use it as a block, `with run.reserve(...) as held:`",
+        _who(payer),
+    )
+
+
 def overage(denial: Denial) -> None:
     """Tell of a run that ended over a limit of its own, although nothing was refused."""
     _tell(_log, logging.WARNING, "ended (overage): %s", message(denial, (denial.run_id or "")[:8]))

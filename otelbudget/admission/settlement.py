@@ -243,6 +243,7 @@ def _announce(
         trips.send(payer, owed)
     if charge.cost.denies:
         _refuse_unpriced(payer, usage.model)
+        notices.unpriced(payer, usage.model)
     flags: Sequence[str] = ()
     if usage.estimated or late or wrap_up:
         said = ((usage.estimated, semconv.ESTIMATED), (late, semconv.LATE), (wrap_up, semconv.WRAP_UP))
@@ -283,7 +284,9 @@ def tell_expired(engine: Any) -> None:
         except IndexError:  # another thread tells of it
             return
         if held.payer is not None:
-            if any(held.on_expiry) and notices.RECORDS.isEnabledFor(logging.INFO):
+            if not any(held.on_expiry):
+                notices.dropped(held.payer)
+            elif notices.RECORDS.isEnabledFor(logging.INFO):
                 notices.step(held.payer, held.on_expiry, None, None, Price(held.on_expiry[COST]), ["expired"])
             say_crossed(held.payer, held.payer.site, crossed)
             closing.finish_if_idle(held.payer)

@@ -61,8 +61,8 @@ class Screen:
         self._drawn = len(lines)
 
     def _lines(self, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:
-        # Better without the time than with every column cut.
-        shown = [i for i, title in enumerate(head) if self._width >= WIDTH or title != "Seconds "]
+        # Better without these than with every column cut.
+        shown = [i for i, title in enumerate(head) if self._width >= WIDTH or title not in ("Budget", "Seconds ")]
         table = [[(title.strip(), "dim") for title in head], *rows]
         widths = {i: max(len(row[i][0]) for row in table) for i in shown}
         lines = []

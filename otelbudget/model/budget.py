@@ -112,6 +112,10 @@ class RunBudget:
 
     def __post_init__(self) -> None:
         put = partial(object.__setattr__, self)
+        if not (self.name is None or isinstance(self.name, str)):
+            raise ConfigError(f"name must be text, got {self.name!r}")
+        if not (self.wrap_up is None or isinstance(self.wrap_up, Mapping)):
+            raise ConfigError(f"wrap_up must map resources to amounts, {{'tokens': 500}}, got {self.wrap_up!r}")
         for resource in (*RESOURCES, "seconds", "depth"):
             name = f"max_{resource}"
             put(name, read(name, resource, getattr(self, name)))
@@ -149,7 +153,7 @@ def limits_in(given: object, prefix: str, called: str) -> tuple[int, ...]:
 
 def ratios(thresholds: Iterable[float | str]) -> tuple[float, ...]:
     """*thresholds* in ascending order, each once; ConfigError if one is no ratio above 0 and at most 1."""
-    if not isinstance(thresholds, Iterable):
+    if isinstance(thresholds, str) or not isinstance(thresholds, Iterable):
         raise ConfigError(f"thresholds must be a list of ratios, got {thresholds!r}")
     found = set()
     for value in (read("a threshold", "ratio", one) for one in thresholds):

@@ -160,7 +160,8 @@ Listed = tuple[Quota, ...]
 Named = Mapping[str, Listed]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@spelled
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Quotas:
     """Whose quota is whose. A name is matched exactly, then by patterns (``acme-*``) in their order.
 
@@ -193,6 +194,21 @@ class Quotas:
     conversations: Named = field(default_factory=dict)
     tags: Mapping[str, Named] = field(default_factory=dict)
 
+    if TYPE_CHECKING:  # what it takes, and gives as the tuples above
+
+        def __init__(
+            self,
+            *,
+            org: Iterable[Quota] = (),
+            default: Iterable[Quota] = (),
+            tenants: Mapping[str, Iterable[Quota]] = ...,
+            users: Mapping[str, Iterable[Quota]] = ...,
+            models: Mapping[str, Iterable[Quota]] = ...,
+            agents: Mapping[str, Iterable[Quota]] = ...,
+            conversations: Mapping[str, Iterable[Quota]] = ...,
+            tags: Mapping[str, Mapping[str, Iterable[Quota]]] = ...,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         put = partial(object.__setattr__, self)
         for name in ("org", "default"):
@@ -202,6 +218,9 @@ class Quotas:
 
     def __bool__(self) -> bool:
         return any(getattr(self, f.name) for f in fields(self))
+
+    def __repr__(self) -> str:
+        return said(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return remade(self)

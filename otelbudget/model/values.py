@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from functools import partial, wraps
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -31,7 +31,7 @@ def spelled(cls: type[T]) -> type[T]:
 def said(value: Any) -> str:
     """For ``__repr__`` of a dataclass: what of it is not as by default."""
     given = ((one.name, getattr(value, one.name)) for one in fields(value) if one.init and one.repr)
-    plain = {one.name: one.default for one in fields(value)}
+    plain = {one.name: {} if one.default is MISSING else one.default for one in fields(value)}
     return f"{type(value).__name__}({', '.join(f'{name}={_plain(it)!r}' for name, it in given if it != plain[name])})"
 
 

@@ -133,7 +133,7 @@ def reset(run: RunState, actor: str | None, reason: str | None) -> None:
 
 def _forgotten(run: RunState) -> object:
     """What it held on to, which is let go of after the lock."""
-    run.started_ns = run.engine.clock_ns()
+    run.started_ns = min(run.engine.clock_ns(), run.ended_ns)
     run.denials = 0
     run.unpriced = run.first_denial = run.ran_out = run.seen = None
     if not run.closed:

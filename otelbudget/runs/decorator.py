@@ -27,20 +27,26 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 
 def decorate(scope: RunScope, function: F) -> F:
-    """*function* with a run of its own around each call."""
-    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-        drive = _driven if inspect.isgeneratorfunction(function) else _driven_async
+    """*function* with a run of its own around each call.
+
+    What other decorators have made of a coroutine or generator function is taken for one, too.
+    """
+    called: Any = function if inspect.isroutine(function) else type(function).__call__
+    inner = inspect.unwrap(called)
+    if inspect.isasyncgenfunction(inner) or inspect.isgeneratorfunction(inner):
+        drive = _driven if inspect.isgeneratorfunction(inner) else _driven_async
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             return drive(scope.copy(), function(*args, **kwargs))
 
-    elif inspect.iscoroutinefunction(function):
+    elif inspect.iscoroutinefunction(inner):
 
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
             async with scope.copy():
-                return await function(*args, **kwargs)
+                found = function(*args, **kwargs)
+                return await found if inspect.isawaitable(found) else found
 
     else:
 

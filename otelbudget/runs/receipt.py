@@ -68,7 +68,7 @@ class Receipt:
 
     def __repr__(self) -> str:
         said = ", ".join(f"{resource} {amounts}" for resource, amounts in self.rows())
-        return f"<Receipt of {self.budget or 'run'} {self.run_id[:8]} [{self.tenant}] {self.outcome}: {said}>"
+        return f"<Receipt of {self.budget or 'run'!r} {self.run_id[:8]} of {self.tenant!r}: {self.outcome}, {said}>"
 
 
 def text(resource: str, value: Any) -> str:

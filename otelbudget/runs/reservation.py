@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final, Unpack
 from weakref import ref
 
@@ -226,27 +227,47 @@ def _replayed(once: Once, made: Reservation) -> Reservation:
     return earlier
 
 
-class AsyncReserve(Block):
-    """What `areserve` gives: awaitable, and an async block."""
+class AsyncReserve(Block, Coroutine[Any, Any, Reservation]):
+    """What `areserve` gives: a coroutine, and an async block."""
 
     advice = "write `await run.areserve(...)`, or `async with run.areserve(...) as held:`"
 
     def __init__(self, payer: Payer, given: dict[str, Any], keys: Keys | None = None) -> None:
         self._asked = (payer, given, keys)
+        self._begun: Coroutine[Any, Any, Reservation] | None = None
         super().__init__()
 
-    def __await__(self) -> Generator[Any, None, Reservation]:
-        return self._reserve().__await__()
-
-    async def _reserve(self) -> Reservation:
+    @property
+    def _coroutine(self) -> Coroutine[Any, Any, Reservation]:
         self.used = True
-        payer, given, keys = self._asked
+        self._begun = self._begun or self._reserve(*self._asked)
+        return self._begun
+
+    def __await__(self) -> Generator[Any, None, Reservation]:
+        return self._coroutine.__await__()
+
+    def send(self, value: Any) -> Any:
+        """As a coroutine has it."""
+        return self._coroutine.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """As a coroutine has it."""
+        return self._coroutine.throw(*error)
+
+    def close(self) -> None:
+        """As a coroutine has it."""
+        self.used = True
+        if self._begun is not None:
+            self._begun.close()
+
+    @staticmethod
+    async def _reserve(payer: Payer, given: dict[str, Any], keys: Keys | None) -> Reservation:
         request, made, wait_ns = _request(payer, dict(given), keys)
         await asking.adecide(payer, request, wait_ns)
         return made if request.once is None else _replayed(request.once, made)
 
     async def __aenter__(self) -> Reservation:
-        self._made = await self._reserve()
+        self._made = await self
         return self._made
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: Any) -> None:

@@ -233,7 +233,7 @@ async def test_cancelling_the_question_holds_nothing_and_refuses_nothing(world: 
 
     async with world.run(budget(slow, max_steps=1)) as run:
         run.record_call()
-        task = asyncio.ensure_future(run.areserve(tokens=5)._reserve())
+        task = asyncio.ensure_future(run.areserve(tokens=5))
         await asking.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -342,7 +342,7 @@ async def test_what_a_callback_raises_while_its_caller_waits_is_a_denial_too(wor
 
     async with world.run(budget(broken), reraise=False) as run:
         hold = run.reserve()
-        call = run.areserve(wait_s=10)._reserve() if how == "areserve" else asyncio.to_thread(run.reserve, wait_s=10)
+        call = run.areserve(wait_s=10) if how == "areserve" else asyncio.to_thread(run.reserve, wait_s=10)
         task = asyncio.create_task(call)
         while not world.engine.ledger.bells:
             await asyncio.sleep(0.001)

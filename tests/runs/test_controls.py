@@ -300,3 +300,11 @@ def test_a_reset_of_a_carved_child_gives_it_nothing_more_of_its_parent(world: Wo
             child.record(Usage(steps=2))
             assert (used(run)[0], held(run)[0], child.usage.steps) == (5, 0, 2)
         assert (used(run)[0], held(run)[0]) == (5, 0)
+
+
+def test_a_reset_of_an_ended_run_takes_no_time_back(world: World) -> None:
+    with world.run(RunBudget(max_steps=1)) as run:
+        world.advance(5)
+    world.advance(5)
+    run.reset()
+    assert run.receipt().used["seconds"] == 0

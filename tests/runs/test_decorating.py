@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
 
@@ -246,3 +247,52 @@ def test_a_generator_inside_a_run_is_part_of_it(world: World) -> None:
         assert list(work()) == [1]
         assert run.usage.tokens == 5
         assert current_run() == run
+
+
+def plain_wrapper(function: Any) -> Any:
+    """As retry decorators are: no coroutine and no generator function itself."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+async def test_what_another_decorator_has_wrapped_runs_inside_the_run_too(world: World) -> None:
+    @world.run(THREE)
+    @plain_wrapper
+    async def coroutine() -> BudgetRun:
+        await asyncio.sleep(0)
+        return here()
+
+    @world.run(THREE)
+    @plain_wrapper
+    def generator() -> Iterator[BudgetRun]:
+        yield here()
+
+    @world.run(THREE)
+    @plain_wrapper
+    async def async_generator() -> AsyncIterator[BudgetRun]:
+        yield here()
+
+    class Agent:
+        async def __call__(self) -> BudgetRun:
+            return here()
+
+    runs = [await coroutine(), next(generator()), await anext(async_generator()), await world.run(THREE)(Agent())()]
+    assert [run.budget for run in runs] == [THREE] * 4
+    assert len(set(runs)) == 4
+
+
+def test_a_generator_in_two_runs_is_bound_by_both(world: World) -> None:
+    @world.run(RunBudget(max_steps=2), reraise=False)
+    @world.run(RunBudget(max_steps=100), reraise=False)
+    def work() -> Iterator[int]:
+        for i in range(5):
+            here().check()
+            here().record_call(1)
+            yield i
+
+    with pytest.raises(BudgetExceeded):
+        list(work())

@@ -59,7 +59,7 @@ def waiter(world: World, reserve: Callable[[], Any]) -> Iterator[list[Any]]:
 
 async def waiting_task(world: World, run: BudgetRun, **asked: Any) -> asyncio.Task[Reservation]:
     """A task that waits for its reservation."""
-    task = asyncio.create_task(run.areserve(**asked)._reserve())
+    task = asyncio.create_task(run.areserve(**asked))
     while not world.engine.ledger.bells:
         await asyncio.sleep(0)
     return task
@@ -260,9 +260,7 @@ async def test_what_another_caller_is_refused_changes_nothing_for_who_waits(worl
         if when == "before":
             refuse(run)
         task = asyncio.create_task(
-            run.areserve(wait_s=LONG_S)._reserve()
-            if how == "areserve"
-            else asyncio.to_thread(run.reserve, wait_s=LONG_S)
+            run.areserve(wait_s=LONG_S) if how == "areserve" else asyncio.to_thread(run.reserve, wait_s=LONG_S)
         )
         while not world.engine.ledger.bells and not task.done():
             await asyncio.sleep(0.001)
@@ -393,7 +391,7 @@ def test_a_waiter_whose_loop_was_closed_is_forgotten_and_harms_nobody(world: Wor
     run = opened(world.run(ONE))
     hold = run.reserve()
     loop = asyncio.new_event_loop()
-    task = loop.create_task(run.areserve(wait_s=LONG_S)._reserve())
+    task = loop.create_task(run.areserve(wait_s=LONG_S))
     loop.call_later(0.01, loop.stop)
     loop.run_forever()
     loop.close()

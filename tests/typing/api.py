@@ -15,6 +15,7 @@ from otelbudget import (
     Config,
     Decision,
     Quota,
+    Quotas,
     QuotaService,
     Receipt,
     RunBudget,
@@ -29,6 +30,9 @@ usage = Usage(input_tokens=80, output_tokens=20, model="gpt-4o-mini")
 
 written = RunBudget(max_tokens="2k", max_cost_usd="$0.05", max_seconds=timedelta(minutes=2), thresholds=["80%"])
 assert_type(written.max_tokens, int | None)
+
+
+quotas = Quotas(default=[Quota(tokens="1M")], tags={"team": {"search": [Quota(cost_usd=5)]}})
 
 
 def setting_up() -> None:
