@@ -110,7 +110,8 @@ def test_a_denial_says_what_ran_out_where_and_how_to_raise_it(denial: Denial, sa
     "reason", ["limit", "busy", "deadline", "closed", "unpriced", "no_tenant", "store_unavailable", "frozen"]
 )
 def test_every_reason_has_a_message_without_numbers_too(reason: str) -> None:
-    assert Denial(reason=reason, resource="steps").message.startswith("budget of run: ")
+    whose = "quotas: " if reason == "store_unavailable" else "budget of run: "
+    assert Denial(reason=reason, resource="steps").message.startswith(whose)
 
 
 def test_a_denial_outside_every_run_explains_the_process_wide_one() -> None:

@@ -24,7 +24,7 @@ def _where(d: Denial, run: str | None) -> str:
     if d.where is not None:
         return f"quota {d.budget!r} of {whose(d.where)}"
     if d.reason == "store_unavailable":
-        return f"quotas of tenant {d.tenant!r}"
+        return "quotas" + (f" of tenant {d.tenant!r}" if d.tenant else "")
     of = [f"budget {d.budget!r}" if d.budget else "budget", "of", d.scope or "run", run or ""]
     return " ".join(filter(None, of)) + (f" (tenant {d.tenant!r})" if d.tenant else "")
 
