@@ -21,7 +21,7 @@ from world import PRICES, World, said
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
 from otelbudget.calls.model_call import ModelCall, ModelRequest, begin
 from otelbudget.estimate.tokens import count_input
-from otelbudget.guards import openai as guard
+from otelbudget.guards import GUARDS
 from otelbudget.model.amounts import RESOURCES
 from otelbudget.model.quota import Quota, Quotas
 from otelbudget.runs.run import BudgetRun
@@ -146,10 +146,10 @@ def server() -> Iterator[Provider]:
 
 @pytest.fixture
 def client(server: Provider) -> Iterator[OpenAI]:
-    guard.install()
+    GUARDS["openai"].install()
     with OpenAI(base_url=server.base_url, api_key="none", max_retries=0) as client:
         yield client
-    guard.uninstall()
+    GUARDS["openai"].uninstall()
 
 
 CHAT: dict[str, Any] = {"model": "demo", "messages": [{"role": "user", "content": "Say it."}]}

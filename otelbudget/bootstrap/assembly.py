@@ -187,10 +187,11 @@ class SetUp:
     def _enforces(self) -> str:
         if not self._arguments.enforce:
             return "nothing (enforce=False)"
-        guards = [f"the guard of {sdk}" for sdk in sorted(self.manager.engine.guarded)]
-        guards += [f"the guard of {sdk} once it is imported" for sdk in self._guarding.pending()]
-        spans = [] if self._equipped.deaf else ["spans of what has no guard"]
-        return _and(guards + spans) or "nothing but explicit checks"
+        now, later = sorted(self.manager.engine.guarded), self._guarding.pending()
+        spans = "" if self._equipped.deaf else "spans of what has no guard"
+        once = " once it is imported" if len(later) == 1 else " once they are imported"
+        parts = (_guards(now), _guards(later) + once if later else "", spans)
+        return _and([part for part in parts if part]) or "nothing but explicit checks"
 
     def _observes(self) -> str:
         if not self._arguments.enforce:
@@ -230,6 +231,10 @@ class SetUp:
             )
         if named is not None and equipped.service_name not in (None, named):
             _log.warning("service_name is ignored: the tracer provider is there already, as %s", equipped.service_name)
+
+
+def _guards(sdks: list[str]) -> str:
+    return f"the guard{'s' if len(sdks) > 1 else ''} of {_and(sdks)}" if sdks else ""
 
 
 def _and(parts: list[str]) -> str:

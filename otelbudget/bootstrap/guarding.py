@@ -13,7 +13,7 @@ from otelbudget import forking
 from otelbudget.bootstrap.imports import ImportHook
 from otelbudget.bootstrap.instrumentors import CANDIDATES, installed, instrument, instrumented
 from otelbudget.errors import ConfigError
-from otelbudget.guards import GUARDS, guard
+from otelbudget.guards import GUARDS
 from otelbudget.guards.boundary import contained
 from otelbudget.guards.watch import settle_dropped
 
@@ -46,14 +46,14 @@ class Guarding:
                     f"instrument: no instrumentor for {sdk} is installed; pip install 'otelbudget[instrument-{sdk}]',"
                     f" or one of: {', '.join(one.package for one in CANDIDATES[sdk])}"
                 )
-            self._hooks.append(ImportHook(sdk, partial(self._imported, sdk)))
+            self._hooks.append(ImportHook(GUARDS[sdk].module, partial(self._imported, sdk)))
 
     def prove(self, deaf: str) -> None:
         """Raise unless there is a guard, and that of every SDK installed is reached; *deaf*: spans don't help."""
         for sdk in GUARDS:
-            if not installed(sdk):
+            if not installed(GUARDS[sdk].module):
                 continue
-            importlib.import_module(sdk)
+            importlib.import_module(GUARDS[sdk].module)
             if sdk not in self._engine.guarded:
                 classes = ", ".join(self.unreached.get(sdk, ())) or "no client class could be asked"
                 raise ConfigError(
@@ -83,28 +83,28 @@ class Guarding:
             self._undo_instrumentor.clear()
             for sdk in self._placed:
                 with contained("taking a guard out"):
-                    guard(sdk).uninstall()
+                    GUARDS[sdk].uninstall()
             self._placed.clear()
             self._engine.guarded.clear()
 
     def pending(self) -> list[str]:
         """SDKs that are installed and not imported yet."""
-        return [sdk for sdk in GUARDS if sdk not in self._placed and installed(sdk)]
+        return [sdk for sdk in GUARDS if sdk not in self._placed and installed(GUARDS[sdk].module)]
 
     def _imported(self, sdk: str) -> None:
         with contained(f"guarding {sdk}"), self._lock:
             if sdk in self._placed:  # imported anew: the guard is in classes that nobody uses any more
-                guard(sdk).uninstall()
+                GUARDS[sdk].uninstall()
             self._placed.add(sdk)
             with contained("loading the price list"):
                 self._engine.prices.load()  # takes 0.4 s where it is installed, now rather than inside the first call
-            guard(sdk).install()
+            GUARDS[sdk].install()
             with contained(f"instrumenting {sdk}"):
                 if sdk in self._wanted and not instrumented(sdk):
                     self._undo_instrumentor[sdk] = instrument(sdk, self._providers)
             self.unreached.pop(sdk, None)
             self._engine.guarded.add(sdk)
-            if around := guard(sdk).unreached():
+            if around := GUARDS[sdk].unreached():
                 self.unreached[sdk] = around
                 self._engine.guarded.discard(sdk)
                 _log.warning("the guard of %s is not reached by %s", sdk, ", ".join(around))

@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 class ImportHook(MetaPathFinder):
-    """Calls *imported*, which must not raise, inside each import of the top-level module *name*, or at once."""
+    """Calls *imported*, which must not raise, inside each import of the module *name*, or at once."""
 
     def __init__(self, name: str, imported: Callable[[], None]) -> None:
         self._name = name

@@ -229,12 +229,17 @@ class ModelCall:
         """The provider answered with an error: one step, and the usage it reports, else no tokens."""
         self._settle(usage or self._usage(0, 0, cost_usd=0), error)
 
-    def unknown(self, output_tokens: int = 0, error: BaseException | None = None) -> None:
-        """It was sent and nobody knows how it ended: one step, the input estimate and the output seen, flagged."""
+    def unknown(
+        self, output_tokens: int = 0, error: BaseException | None = None, *, usage: Usage | None = None
+    ) -> None:
+        """It was sent and nobody knows how it ended: one step, the input estimate and the output seen, flagged; or
+        *usage*, where more than that is known."""
+        usage = usage or self._usage(self.input_tokens, output_tokens, estimated=True)
         if isinstance(error, BudgetExceeded):
-            cut: dict[str, events.Value | None] = {semconv.TOKENS_OUTPUT: output_tokens, semconv.REASON: error.reason}
+            made = usage.output_tokens
+            cut: dict[str, events.Value | None] = {semconv.TOKENS_OUTPUT: made, semconv.REASON: error.reason}
             events.change_event(self.site, semconv.EVENT_STREAM_CUT, cut)
-        self._settle(self._usage(self.input_tokens, output_tokens, estimated=True), error)
+        self._settle(usage, error)
 
     def _usage(self, input_tokens: int, output_tokens: int, **more: Any) -> Usage:
         return Usage(input_tokens, output_tokens, model=self.request.model, provider=self.request.provider, **more)

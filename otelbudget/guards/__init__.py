@@ -3,26 +3,30 @@
 A guard sees the whole request (model, messages, maximum), holds what it can cost, lets it go or raises
 `BudgetExceeded`, and charges what the answer or the stream says it used. It works without any tracing.
 
-To add one for another SDK:
+To add an SDK:
 
-1. Write ``guards/<name>.py`` with the three functions of `Guard`. `patching.Takeover` puts a function of yours in
-   front of one of the SDK's; `calls.begin` and `calls.abegin` ask for the call, and the `ModelCall` they give settles
-   it and says which maximum to send (say `ModelRequest.lowerable` if you can change that); `exchange` notes the
-   attempts, and `watch.Watch` follows an answer that is read later.
-2. Add its line to `GUARDS`.
-3. Name the instrumentation scopes of that SDK in `spans`, so that their spans are not charged a second time.
+1. Made by the Stainless generator (it has ``_base_client.SyncAPIClient``), it is one row in `sdks`. For another
+   mechanism, write a module with the functions of `Guard`, after `stainless`: `patching.Takeover` puts a function of
+   yours in front of one of the SDK's, `call` has it admitted and settled, `exchange` notes its attempts, `watch.Watch`
+   follows an answer that is read later.
+2. If it speaks a wire format of its own, write a file in `dialects`, whose docstring says what it has.
+3. Name the instrumentation scopes of the SDK in `spans.conventions`, so that their spans are not charged a second time.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Final, Protocol, cast
+from typing import Final, Protocol
 
-__all__ = ["GUARDS", "Guard", "guard"]
+from otelbudget.guards.sdks import STAINLESS
+from otelbudget.guards.stainless import StainlessGuard
 
 
 class Guard(Protocol):
-    """What the module of a guard offers."""
+    """What puts itself before an SDK's requests."""
+
+    @property
+    def module(self) -> str:
+        """The module whose import means that the SDK is used."""
 
     def install(self) -> None:
         """Put the guard in, unless it is; an ImportError if its SDK is not installed."""
@@ -34,10 +38,5 @@ class Guard(Protocol):
         """Take the guard out; the SDK is then as it was before. Whatever still holds the guard passes through it."""
 
 
-#: SDK, as `spans.covered_sdk` names it -> module of its guard.
-GUARDS: Final[dict[str, str]] = {"openai": "otelbudget.guards.openai"}
-
-
-def guard(sdk: str) -> Guard:
-    """The guard of *sdk*; a KeyError if there is none."""
-    return cast("Guard", import_module(GUARDS[sdk]))
+#: SDK, as `spans.conventions.covered_sdk` names it -> its guard.
+GUARDS: Final[dict[str, Guard]] = {sdk.name: StainlessGuard(sdk) for sdk in STAINLESS}

@@ -32,24 +32,22 @@ class Charge:
         """An answer arrived; None if it says no usage: then the hold is charged."""
         if usage is not None and usage.reported_cost_usd is None and self.reported_cost_usd is not None:
             usage = dataclasses.replace(usage, reported_cost_usd=self.reported_cost_usd)
-        self.call.commit(usage and self._with_attempts(usage, self.exchange.unknown))
+        self.call.commit(usage and self._with_earlier(usage))
 
     def refused(self, usage: Usage | None, error: BaseException) -> None:
         """The server answered with an error, perhaps with a usage."""
-        if self.exchange.unknown:
-            usage = self._with_attempts(usage or Usage(input_tokens=0, output_tokens=0), self.exchange.unknown)
+        if self.exchange.earlier:
+            usage = self._with_earlier(usage or Usage(input_tokens=0, output_tokens=0))
         self.call.failed(usage, error)
 
-    def lost(self, output_tokens: int, error: BaseException | None) -> None:
-        """It was sent, no whole answer came; *output_tokens* of it were seen."""
-        earlier = self.exchange.unknown - (not self.exchange.answered)
-        if earlier > 0:
-            usage = Usage(input_tokens=self.call.input_tokens, output_tokens=output_tokens)
-            self.call.failed(self._with_attempts(usage, earlier), error)
-        else:
-            self.call.unknown(output_tokens, error)
+    def lost(self, error: BaseException | None, usage: Usage | None = None) -> None:
+        """It was sent, no whole answer came: *usage* is what was seen of it, None if nothing."""
+        if usage is None:
+            usage = Usage(self.call.input_tokens, 0, model=self.request.model, provider=self.request.provider)
+        self.call.unknown(error=error, usage=self._with_earlier(dataclasses.replace(usage, estimated=True)))
 
-    def _with_attempts(self, usage: Usage, attempts: int) -> Usage:
+    def _with_earlier(self, usage: Usage) -> Usage:
+        attempts = self.exchange.earlier
         if not attempts or usage.input_tokens is None:
             return usage
         more = usage.input_tokens + attempts * self.call.input_tokens

@@ -1,9 +1,13 @@
-"""How a guarded call travels: its attempts to send, the SDK's own retries included. For SDKs on httpx2 or httpx."""
+"""How a guarded call travels: its attempts to send, the SDK's own retries included.
+
+Noted where every client of the Stainless generator passes: it builds a request for each attempt, processes the
+response that is to be given to the caller, and sleeps between the two when an attempt has failed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -14,23 +18,22 @@ _BEFORE_SENDING: Final = frozenset(
 
 
 def never_sent(error: BaseException | None) -> bool:
-    """Whether an error of the HTTP client means that nothing of the request was sent."""
-    return not _BEFORE_SENDING.isdisjoint(cls.__name__ for cls in type(error).__mro__)
+    """Whether an error of the HTTP client, or one of the SDK caused by it, means that nothing was sent."""
+    names = {cls.__name__ for one in (error, getattr(error, "__cause__", None)) for cls in type(one).__mro__}
+    return not _BEFORE_SENDING.isdisjoint(names)
 
 
 class Exchange:
-    """The attempts of one call, retries inside the SDK included. As a context manager: the one that `send` notes."""
+    """The attempts of one call, retries inside the SDK included. As a context manager: the one that is noted in."""
 
-    __slots__ = ("_sending", "_token", "answered", "response", "started", "unknown")
+    __slots__ = ("_begun", "_token", "_under_way", "earlier", "response")
 
     def __init__(self) -> None:
-        self.started = 0
-        #: How many attempts ended without an answer after something may have been sent.
-        self.unknown = 0
-        #: Whether the last one got an answer, good or bad, and that answer, until it is left to whoever reads it.
-        self.answered = False
+        #: How many earlier attempts ended without an answer after something may have been sent.
+        self.earlier = 0
+        #: The answer to the last one, until it is left to whoever reads it.
         self.response: Any = None
-        self._sending = False
+        self._begun = self._under_way = False
         self._token: Any = None
 
     def __enter__(self) -> None:
@@ -39,41 +42,56 @@ class Exchange:
     def __exit__(self, *_: object) -> None:
         _current.reset(self._token)
 
-    @contextmanager
-    def attempt(self) -> Iterator[None]:
-        """Note what the block sends; an attempt inside another one is the same."""
-        if self._sending:
-            yield
-            return
-        self._sending = True
-        self.started += 1
-        self.answered = False
+    @property
+    def nothing_sent(self) -> bool:
+        """Whether no attempt was ever made: somebody between us and the SDK had an answer already."""
+        return not self._begun and self.response is None
+
+    def begins(self) -> None:
+        """An attempt is about to be sent."""
+        self.earlier += self._under_way  # somebody between us and the SDK has tried again without telling
+        self._begun = self._under_way = True
         self.response = None
-        try:
-            yield
-        except BaseException as error:
-            self.unknown += not never_sent(error)
-            raise
-        finally:
-            self._sending = False
+
+    def answered(self, response: Any) -> None:
+        """The last attempt got an answer, good or bad."""
+        self._under_way = False
+        self.response = response
+
+    def retries(self, error: BaseException | None) -> None:
+        """The last attempt got none, and there will be another one."""
+        self._under_way = False
+        self.earlier += not never_sent(error)
+
+    def may_have_been_sent(self, error: BaseException) -> bool:
+        """Whether the last attempt may have been worked on, though the call ended in *error* without an answer."""
+        if not self._under_way or not isinstance(error, Exception):
+            return self._under_way
+        # The SDKs wrap what comes from the HTTP client; other errors come from before or are their own.
+        return isinstance(error.__cause__, Exception) and not never_sent(error)
 
 
 _current: ContextVar[Exchange | None] = ContextVar("otelbudget_exchange", default=None)
 
 
-def send(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Guard of an SDK's function that sends one HTTP request: notes the attempt in the current `Exchange`."""
-    exchange = _current.get() or Exchange()
-    with exchange.attempt():
-        exchange.response = original(*args, **kwargs)
-        exchange.answered = True
-        return exchange.response
+def building(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Guard of ``_build_request``: once it is built, it is sent."""
+    request = original(*args, **kwargs)
+    if exchange := _current.get():
+        exchange.begins()
+    return request
 
 
-async def asend(original: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
-    """`send` for coroutine functions."""
-    exchange = _current.get() or Exchange()
-    with exchange.attempt():
-        exchange.response = await original(*args, **kwargs)
-        exchange.answered = True
-        return exchange.response
+def processing(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Guard of ``_process_response``, plain or async."""
+    if exchange := _current.get():
+        exchange.answered(kwargs.get("response"))
+    return original(*args, **kwargs)
+
+
+def sleeping(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Guard of ``_sleep_for_retry``, plain or async, which is called where the error of the attempt is handled."""
+    if exchange := _current.get():
+        response = kwargs.get("response")
+        exchange.retries(sys.exc_info()[1]) if response is None else exchange.answered(None)
+    return original(*args, **kwargs)

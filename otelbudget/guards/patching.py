@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any, cast
 
@@ -103,8 +103,9 @@ def subclasses(*classes: type) -> Iterator[type]:
         found += [below for below in cast("list[type]", cls.__subclasses__()) if below not in found]
 
 
-def reaches(cls: type, method: str, takeovers: Iterable[Takeover]) -> bool:
-    """Whether calls of *method* end at one of *takeovers*: it wraps or holds it, or is an override that asks super().
+def reaches(cls: type, method: str, takes: Callable[[FunctionType | None], bool]) -> bool:
+    """Whether calls of *method* end at a function that *takes* knows: it wraps or holds it, or is an override that asks
+    super().
 
     Told by looking at it: calling it would run code of the application.
     """
@@ -112,5 +113,4 @@ def reaches(cls: type, method: str, takeovers: Iterable[Takeover]) -> bool:
     if found is None:
         return False
     held = [innermost(cell.cell_contents) for cell in found.__closure__ or ()]
-    taken = any(takeover.takes(one) for takeover in takeovers for one in (found, *held))
-    return taken or "super" in found.__code__.co_names
+    return any(takes(one) for one in (found, *held)) or "super" in found.__code__.co_names

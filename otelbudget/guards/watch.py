@@ -164,6 +164,7 @@ class _Shadows:
 
 _dropped: deque[Watch] = deque()
 _collecting: int | None = None
+_owners: set[object] = set()
 
 
 def _note_collection(phase: str, _info: dict[str, int]) -> None:
@@ -171,15 +172,17 @@ def _note_collection(phase: str, _info: dict[str, int]) -> None:
     _collecting = threading.get_ident() if phase == "start" else None
 
 
-def notice_collections() -> None:
-    """Know from now on whether an answer is dropped by the collector."""
+def notice_collections(owner: object) -> None:
+    """Know from now on whether an answer is dropped by the collector, until each *owner* has had enough."""
+    _owners.add(owner)
     if _note_collection not in gc.callbacks:
         gc.callbacks.append(_note_collection)
 
 
-def forget_collections() -> None:
+def forget_collections(owner: object) -> None:
     """Undo `notice_collections`."""
-    if _note_collection in gc.callbacks:
+    _owners.discard(owner)
+    if not _owners and _note_collection in gc.callbacks:
         gc.callbacks.remove(_note_collection)
     settle_dropped()
 

@@ -61,11 +61,18 @@ _CLIENT_SCOPES: Final[dict[str, str]] = {
     "opentelemetry.instrumentation.openai.v1": "openai",
     "openinference.instrumentation.openai": "openai",
     "logfire.openai": "openai",
-    "com.anthropic.sdk.python": "anthropic",
+    # The SDK's own, with the platform of its client.
+    **{
+        f"com.anthropic.sdk.python{platform}": "anthropic"
+        for platform in ("", ".aws", ".bedrock", ".foundry", ".google_cloud", ".vertex")
+    },
     "opentelemetry.instrumentation.genai.anthropic": "anthropic",
     "opentelemetry.instrumentation.anthropic": "anthropic",
     "openinference.instrumentation.anthropic": "anthropic",
     "logfire.anthropic": "anthropic",
+    "opentelemetry.instrumentation.groq": "groq",
+    "openinference.instrumentation.groq": "groq",
+    "opentelemetry.instrumentation.together": "together",
     "opentelemetry.instrumentation.google_genai": "google_genai",
     "opentelemetry.instrumentation.google_generativeai": "google_genai",
     "openinference.instrumentation.google_genai": "google_genai",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import otelbudget
+from otelbudget.guards import GUARDS
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -23,6 +24,13 @@ def _no_otel_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     monkeypatch.chdir(tmp_path)
     yield
     otelbudget.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _one_sdk(monkeypatch: pytest.MonkeyPatch, _no_otel_environment: None) -> None:
+    """Whatever SDKs are installed and other tests have imported, setup() in this process knows one."""
+    for sdk in set(GUARDS) - {"openai"}:
+        monkeypatch.delitem(GUARDS, sdk)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from openai import AsyncOpenAI, OpenAI
 from provider import Provider
 
 from otelbudget.engine import context as contexts
-from otelbudget.guards import openai as guard
+from otelbudget.guards import GUARDS
 from otelbudget.manager import BudgetManager
 
 
@@ -27,9 +27,9 @@ def server() -> Iterator[Provider]:
 def manager() -> Iterator[BudgetManager]:
     manager = BudgetManager()
     contexts.activate(manager.engine)
-    guard.install()
+    GUARDS["openai"].install()
     yield manager
-    guard.uninstall()
+    GUARDS["openai"].uninstall()
     contexts.deactivate(manager.engine)
 
 

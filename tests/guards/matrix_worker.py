@@ -1,6 +1,6 @@
 """One instrumentor beside the guard, in both orders and after each has left; run in a process of its own.
 
-``python matrix_worker.py INSTRUMENTOR`` prints one JSON line per situation and way of calling: what was admitted,
+``python matrix_worker.py SDK INSTRUMENTOR`` prints one JSON line per situation and way of calling: what was admitted,
 what arrived at the server, what was charged, and what the caller saw of the denied call.
 """
 
@@ -11,49 +11,49 @@ import gc
 import json
 import sys
 from collections.abc import Callable, Coroutine
+from importlib import import_module
 from typing import Any
 
-import openai
-from openai import AsyncOpenAI, OpenAI
-from openai_ways import ANSWER, ASYNC_WAYS, STOPS, WAYS
+from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from provider import Provider, Reply
 
 from otelbudget import BudgetExceeded, RunBudget
 from otelbudget.engine import context as contexts
 from otelbudget.estimate.learned import Learned
-from otelbudget.guards import openai as guard
+from otelbudget.guards import GUARDS
 from otelbudget.manager import BudgetManager
 
-USED = Reply(text=ANSWER, input_tokens=80, output_tokens=20)
+SDK = sys.argv[1]
+ways = import_module(f"{SDK}_ways")
+USED = Reply(text=ways.ANSWER, input_tokens=80, output_tokens=20)
+NAME = {"openai": "OpenAI", "anthropic": "Anthropic"}[SDK]
 Out = Callable[[], object]
 
 
-def official(provider: TracerProvider) -> Out:
-    from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
+def _instrument(module: str, provider: TracerProvider) -> Out:
+    instrumentor = getattr(import_module(module), f"{NAME}Instrumentor")()
+    instrumentor.instrument(tracer_provider=provider)
+    uninstrument: Out = instrumentor.uninstrument
+    return uninstrument
 
-    OpenAIInstrumentor().instrument(tracer_provider=provider)
-    return OpenAIInstrumentor().uninstrument
+
+def official(provider: TracerProvider) -> Out:
+    return _instrument(f"opentelemetry.instrumentation.genai.{SDK}", provider)
 
 
 def openinference(provider: TracerProvider) -> Out:
-    from openinference.instrumentation.openai import OpenAIInstrumentor
-
-    OpenAIInstrumentor().instrument(tracer_provider=provider)
-    return OpenAIInstrumentor().uninstrument
+    return _instrument(f"openinference.instrumentation.{SDK}", provider)
 
 
 def openllmetry(provider: TracerProvider) -> Out:
-    from opentelemetry.instrumentation.openai import OpenAIInstrumentor
-
-    OpenAIInstrumentor().instrument(tracer_provider=provider)
-    return OpenAIInstrumentor().uninstrument
+    return _instrument(f"opentelemetry.instrumentation.{SDK}", provider)
 
 
 def logfire_on(what: Any) -> Out:
     import logfire
 
-    reverting = logfire.instrument_openai(what)
+    reverting = getattr(logfire, f"instrument_{SDK}")(what)
 
     def revert() -> None:
         with reverting:
@@ -73,9 +73,9 @@ class Worker:
     def __init__(self, server: Provider, instrumentor: str) -> None:
         self.server = server
         self.manager = BudgetManager()
-        self.manager.engine.guarded.add("openai")
-        self.client = OpenAI(base_url=server.base_url, api_key="none", max_retries=0)
-        self.aclient = AsyncOpenAI(base_url=server.base_url, api_key="none", max_retries=0)
+        self.manager.engine.guarded.add(SDK)
+        self.client = ways.client(server.root_url)
+        self.aclient = ways.aclient(server.root_url)
         self.instrument = self._instrument(instrumentor)
 
     def _instrument(self, name: str) -> Callable[[], Out]:
@@ -87,6 +87,8 @@ class Worker:
             return lambda: logfire_on(what)
         provider = TracerProvider()
         provider.add_span_processor(self.manager)
+        if SDK == "anthropic":  # so that its own spans are there as well
+            trace.set_tracer_provider(provider)
         return lambda: {
             "none": lambda _: lambda: None,
             "official": official,
@@ -97,28 +99,28 @@ class Worker:
 
     async def situations(self) -> None:
         out = self.instrument()
-        guard.install()
+        GUARDS[SDK].install()
         await self.measure("other first")
         out()
         await self.measure("other first, then out")
-        guard.uninstall()
-        guard.install()
+        GUARDS[SDK].uninstall()
+        GUARDS[SDK].install()
         out = self.instrument()
         await self.measure("guard first")
-        guard.uninstall()
+        GUARDS[SDK].uninstall()
         self.passes()
-        guard.install()
+        GUARDS[SDK].install()
         await self.measure("guard first, out and in")
         out()
         await self.measure("guard first, other out")
-        guard.uninstall()
+        GUARDS[SDK].uninstall()
 
     async def measure(self, situation: str) -> None:
-        for name, way in WAYS.items():
+        for name, way in ways.WAYS.items():
             await self.row(situation, f"sync {name}", lambda way=way: asyncio.to_thread(way, self.client))
-        for name, away in ASYNC_WAYS.items():
+        for name, away in ways.ASYNC_WAYS.items():
             await self.row(situation, f"async {name}", lambda away=away: away(self.aclient))
-        for name, way in STOPS.items():
+        for name, way in ways.STOPS.items():
             await self.row(situation, f"stop {name}", lambda way=way: asyncio.to_thread(way, self.client))
         gc.collect()
 
@@ -149,7 +151,7 @@ class Worker:
         """A guard that was taken out lets calls through, whoever holds it."""
         before = self.server.requests
         with self.manager.run(RunBudget(max_steps=0), reraise=False) as run:
-            WAYS["chat"](self.client)
+            next(iter(ways.WAYS.values()))(self.client)
         assert self.server.requests == before + 1
         assert run.usage.steps == 0
 
@@ -158,7 +160,9 @@ def main(instrumentor: str) -> None:
     # Collected between the situations instead of anywhere: Logfire's abandoned streams set a context variable when they
     # are collected, and CPython 3.11 crashes if that happens inside another setting of one (3.12 collects elsewhere).
     gc.disable()
-    functions = [openai._base_client.SyncAPIClient.request, openai._base_client.AsyncAPIClient.request]
+    inside = import_module(f"{SDK}._base_client")
+    method = "request" if SDK == "openai" else "_request"
+    functions = [getattr(base, method) for base in (inside.SyncAPIClient, inside.AsyncAPIClient)]
     code = [function.__code__ for function in functions]
     with Provider() as server:
         worker = Worker(server, instrumentor)
@@ -169,4 +173,4 @@ def main(instrumentor: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[2])

@@ -31,6 +31,14 @@ class Said(BaseModel):
 ANSWER = '{"word": "it"}'
 
 
+def client(root_url: str) -> OpenAI:
+    return OpenAI(base_url=f"{root_url}/v1", api_key="none", max_retries=0)
+
+
+def aclient(root_url: str) -> AsyncOpenAI:
+    return AsyncOpenAI(base_url=f"{root_url}/v1", api_key="none", max_retries=0)
+
+
 def _chat_stream_helper(client: OpenAI) -> None:
     with client.chat.completions.stream(**CHAT) as stream:
         assert [event.type for event in stream][-1] == "content.done"

@@ -17,8 +17,7 @@ from provider import Provider, Reply
 
 from otelbudget import BudgetExceeded, RunBudget
 from otelbudget.engine import context as contexts
-from otelbudget.guards import GUARDS, guard
-from otelbudget.guards import openai as openai_guard
+from otelbudget.guards import GUARDS
 from otelbudget.manager import BudgetManager
 
 USED = Reply(text=ANSWER, input_tokens=80, output_tokens=20)
@@ -164,7 +163,7 @@ def test_subclasses_and_module_clients_are_guarded(server: Provider, manager: Bu
     with manager.run() as run, Fallback(base_url=server.base_url, api_key="none") as client:
         WAYS["chat"](client)
     assert run.usage.steps == server.requests == 2
-    assert openai_guard.unreached() == []
+    assert GUARDS["openai"].unreached() == []
 
 
 def test_a_client_class_that_goes_its_own_way_is_named(manager: BudgetManager) -> None:
@@ -172,19 +171,19 @@ def test_a_client_class_that_goes_its_own_way_is_named(manager: BudgetManager) -
         def request(self, *args: Any, **how: Any) -> Any:
             return None
 
-    assert [name.rpartition(".")[2] for name in openai_guard.unreached()] == ["Own"]
+    assert [name.rpartition(".")[2] for name in GUARDS["openai"].unreached()] == ["Own"]
     del Own
     gc.collect()  # a class is in a cycle with itself
-    assert openai_guard.unreached() == []
+    assert GUARDS["openai"].unreached() == []
 
 
 def test_clients_made_before_the_guard_are_guarded(server: Provider, manager: BudgetManager) -> None:
-    openai_guard.uninstall()
+    GUARDS["openai"].uninstall()
     with OpenAI(base_url=server.base_url, api_key="none") as client:
         raw = client.chat.completions.with_raw_response  # the SDK caches what it wraps here
         bound = client.request
         WAYS["chat"](client)
-        openai_guard.install()
+        GUARDS["openai"].install()
         with manager.run(RunBudget(max_steps=0), reraise=False):
             with pytest.raises(BudgetExceeded):
                 raw.create(**CHAT)
@@ -201,18 +200,14 @@ def test_the_sdk_is_as_before_when_the_guard_is_out() -> None:
     functions = [vars(c)[n] for c in classes for n in ("request", "_send_request") if n in vars(c)]
     attributes = [dict(vars(c)) for c in classes]
     before = [(f.__code__, f.__kwdefaults__, dict(vars(f)), inspect.signature(f)) for f in functions]
-    openai_guard.install()
-    openai_guard.install()
+    GUARDS["openai"].install()
+    GUARDS["openai"].install()
     assert [dict(vars(c)) for c in classes] == attributes
     assert [inspect.signature(f) for f in functions] == [signature for *_, signature in before]
-    openai_guard.uninstall()
-    openai_guard.uninstall()
+    GUARDS["openai"].uninstall()
+    GUARDS["openai"].uninstall()
     assert [(f.__code__, f.__kwdefaults__, dict(vars(f)), inspect.signature(f)) for f in functions] == before
-    assert openai_guard.unreached()
-
-
-def test_the_guard_is_registered() -> None:
-    assert {sdk: guard(sdk) for sdk in GUARDS} == {"openai": openai_guard}
+    assert GUARDS["openai"].unreached()
 
 
 def test_azure_and_legacy_completions_are_guarded(

@@ -18,8 +18,9 @@ from otelbudget import BudgetExceeded, Config, RunBudget, Usage
 from otelbudget.config import Estimates
 from otelbudget.engine import context as contexts
 from otelbudget.estimate.tokens import count_input
-from otelbudget.guards import openai as openai_guard
-from otelbudget.guards.openai_usage import cost_of, endpoint_of, maximum_keys
+from otelbudget.guards import GUARDS
+from otelbudget.guards.dialects import cost_of, dialect_of
+from otelbudget.guards.dialects.openai import ENDPOINTS
 from otelbudget.manager import BudgetManager
 from otelbudget.pricing import Price, Prices
 
@@ -40,9 +41,9 @@ def config() -> Config:
 def manager(config: Config) -> Iterator[BudgetManager]:
     manager = BudgetManager(config)
     contexts.activate(manager.engine)
-    openai_guard.install()
+    GUARDS["openai"].install()
     yield manager
-    openai_guard.uninstall()
+    GUARDS["openai"].uninstall()
     contexts.deactivate(manager.engine)
 
 
@@ -223,9 +224,9 @@ def test_a_stream_is_taken_to_have_made_no_more_than_the_lowered_maximum(
     ],
 )
 def test_the_names_that_a_maximum_goes_under(url: str, body: Any, provider: str, keys: tuple[str, ...]) -> None:
-    endpoint = endpoint_of("post", url)
-    assert endpoint is not None
-    assert maximum_keys(endpoint, body, provider) == keys
+    dialect = dialect_of(ENDPOINTS, "post", url)
+    assert dialect is not None
+    assert dialect.maximum_keys(body, provider) == keys
 
 
 # --- what answers teach

@@ -16,7 +16,8 @@ from provider import Provider, Reply
 
 from otelbudget import RunBudget
 from otelbudget.estimate.tokens import count_input
-from otelbudget.guards import openai_call
+from otelbudget.guards import call
+from otelbudget.guards.dialects.openai import OpenAI as Dialect
 from otelbudget.manager import BudgetManager
 
 INPUT = count_input(CHAT)
@@ -273,12 +274,12 @@ def test_an_error_of_our_own_is_logged_and_the_call_goes_on(
     def broken(*_: object) -> int:
         raise LookupError("ours")
 
-    monkeypatch.setattr(openai_call, "count_input", broken)
+    monkeypatch.setattr(call, "count_input", broken)
     with manager.run(reraise=False), pytest.raises(LookupError):
         client.chat.completions.create(**CHAT)
     assert server.requests == 0  # in tests it is not swallowed
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
-    monkeypatch.setattr(openai_call, "answer_usage", broken)
+    monkeypatch.setattr(Dialect, "usage", broken)
     with manager.run() as run:
         client.chat.completions.create(**CHAT, max_completion_tokens=30)
     assert "reading a request of openai" in caplog.text

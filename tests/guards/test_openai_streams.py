@@ -15,7 +15,7 @@ from provider import Provider, Reply
 
 from otelbudget import BudgetExceeded, RunBudget
 from otelbudget.estimate.tokens import count_input, estimate_tokens
-from otelbudget.guards import openai as openai_guard
+from otelbudget.guards import GUARDS
 from otelbudget.guards.watch import settle_dropped
 from otelbudget.manager import BudgetManager
 
@@ -203,7 +203,7 @@ def test_reading_on_after_the_guard_is_out_still_charges(
     server.enqueue(THREE)
     with manager.run() as run:
         stream = client.chat.completions.create(**CHAT, stream=True)
-        openai_guard.uninstall()
+        GUARDS["openai"].uninstall()
         list(stream)
     assert _charged(run) == (1, 80, 35)
 

@@ -149,7 +149,7 @@ def test_wrappers_overrides_and_closures_that_pass_calls_on_reach_the_guard(take
         request = lambda self, what: original(self, what)  # noqa: E731 - as a patch puts it there
 
     for cls in (Base, Override, Wrapped, Closure):
-        assert reaches(cls, "request", [takeover])
+        assert reaches(cls, "request", takeover.takes)
 
 
 def test_a_class_that_goes_its_own_way_does_not_reach_the_guard(takeover: Takeover) -> None:
@@ -160,10 +160,10 @@ def test_a_class_that_goes_its_own_way_does_not_reach_the_guard(takeover: Takeov
     class Foreign(Base):
         request = print  # type: ignore[assignment]
 
-    assert not reaches(Own, "request", [takeover])
-    assert not reaches(Foreign, "request", [takeover])
+    assert not reaches(Own, "request", takeover.takes)
+    assert not reaches(Foreign, "request", takeover.takes)
 
 
 def test_a_guard_that_was_taken_out_is_not_reached(takeover: Takeover) -> None:
     takeover.undo()
-    assert not reaches(Base, "request", [takeover])
+    assert not reaches(Base, "request", takeover.takes)

@@ -18,7 +18,7 @@ class Reply:
         chunks: The answer as the pieces that a stream sends.
         tool_calls: ``(name, arguments)`` for each tool call of the answer.
         input_tokens, output_tokens: Usage; output never above the request's own maximum.
-        cached_tokens, reasoning_tokens: Parts of the above.
+        cached_tokens, written_tokens, reasoning_tokens: Parts of the above: read from and written to a cache.
         send_usage: False leaves usage out of the answer.
         status: HTTP status; 400 and above answer with an error in OpenAI's form, whose message is *error*.
         headers: Further response headers, such as ``retry-after``.
@@ -33,6 +33,7 @@ class Reply:
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int = 0
+    written_tokens: int = 0
     reasoning_tokens: int = 0
     send_usage: bool = True
     status: int = 200

@@ -62,7 +62,7 @@ class ScriptedHandler(Handler):
                 self._body(reply.status, said, reply)
 
     def _error(self, status: int, message: str | None, reply: Reply = ORDINARY) -> None:
-        self._body(status, error(status, message), reply)
+        self._body(status, error(self.path, status, message), reply)
 
     def _body(self, status: int, body: Json, reply: Reply = ORDINARY) -> None:
         data = json.dumps(body).encode()
@@ -121,6 +121,11 @@ class Provider(DemoServer):
 
     def __enter__(self) -> Provider:
         return self
+
+    @property
+    def root_url(self) -> str:
+        """What to give clients that put ``/v1`` into their paths themselves."""
+        return self.base_url.removesuffix("/v1")
 
     @property
     def requests_by_path(self) -> Counter[str]:

@@ -1,4 +1,7 @@
-"""OpenAI's wire forms: requests read into plain messages, answers written as JSON bodies and stream events."""
+"""The wire forms: requests read into plain messages, answers written as JSON bodies and stream events.
+
+OpenAI's are here; Anthropic's are in `provider.anthropic`.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from otelbudget.demo.server import Request
 from otelbudget.demo.tokens import count_tokens, cut, prompt_tokens
 from otelbudget.demo.writer import Answer, write
+from provider import anthropic
 from provider.embeddings import embeddings
 from provider.script import Reply
 
@@ -22,7 +26,7 @@ _PIECE = re.compile(r"\s*\S+|\s+$")
 
 
 @dataclass(frozen=True, slots=True)
-class _Outcome:
+class Outcome:
     """An answer before it is put into a wire form."""
 
     request: Request
@@ -45,14 +49,16 @@ class _Outcome:
 
 def answer(request: Request, reply: Reply) -> Json | list[Event]:
     """What the server answers to *request*, as far as *reply* does not prescribe it: a body, or a stream's events."""
-    if request.path not in _FORMS:
+    if request.path in _EMBEDDINGS:
         return embeddings(request, reply)
     body, events = _FORMS[request.path]
+    if request.path == anthropic.PATH:
+        request = replace(request, body=anthropic.as_chat(request.body))
     outcome = _outcome(request, reply)
     return list(events(outcome)) if request.body.get("stream") else body(outcome)
 
 
-def _outcome(request: Request, reply: Reply) -> _Outcome:
+def _outcome(request: Request, reply: Reply) -> Outcome:
     body, messages, tools = request.body, _messages(request.body), _tools(request.body)
     said = _said(messages, [tool["name"] for tool in tools], _choice(body))
     calls = reply.tool_calls
@@ -75,7 +81,7 @@ def _outcome(request: Request, reply: Reply) -> _Outcome:
         pieces = _PIECE.findall(cut("".join(pieces), maximum))
     asked = prompt_tokens(messages, tools) if reply.input_tokens is None else reply.input_tokens
     choices = int(body.get("n") or 1)
-    return _Outcome(request, reply, pieces, tool_calls, finish, asked, tokens * choices, choices)
+    return Outcome(request, reply, pieces, tool_calls, finish, asked, tokens * choices, choices)
 
 
 def _said(messages: list[Json], offered: list[str], choice: object) -> Answer:
@@ -144,7 +150,7 @@ def _choice(body: Mapping[str, Any]) -> object:
     return (choice.get("function") or choice).get("name") if isinstance(choice, dict) else choice
 
 
-def _usage(outcome: _Outcome, asked: str, made: str, **details: int) -> Json:
+def _usage(outcome: Outcome, asked: str, made: str, **details: int) -> Json:
     """The usage, if it is sent, in a form that calls input *asked* and output *made*, with more *details* of input."""
     if not outcome.reply.send_usage:
         return {}
@@ -161,7 +167,7 @@ def _usage(outcome: _Outcome, asked: str, made: str, **details: int) -> Json:
 # --- chat completions
 
 
-def _chat(outcome: _Outcome) -> Json:
+def _chat(outcome: Outcome) -> Json:
     message: Json = {"role": "assistant", "content": outcome.text or None, "refusal": None}
     if outcome.tool_calls:
         message["tool_calls"] = outcome.tool_calls
@@ -169,7 +175,7 @@ def _chat(outcome: _Outcome) -> Json:
     return _chat_head(outcome, "chat.completion") | {"choices": choices} | _usage(outcome, "prompt", "completion")
 
 
-def _chat_events(outcome: _Outcome) -> Iterator[Event]:
+def _chat_events(outcome: Outcome) -> Iterator[Event]:
     head = _chat_head(outcome, "chat.completion.chunk")
     include_usage = bool((outcome.request.body.get("stream_options") or {}).get("include_usage"))
     tail: Json = {"usage": None} if include_usage else {}
@@ -187,11 +193,21 @@ def _chat_events(outcome: _Outcome) -> Iterator[Event]:
     yield "[DONE]"
 
 
+def _groq_events(outcome: Outcome) -> Iterator[Event]:
+    """Groq tells the usage in its last chunk, asked or not, beside what OpenAI's form has."""
+    *chunks, done = _chat_events(outcome)
+    last, usage = chunks[-1], _usage(outcome, "prompt", "completion")
+    assert isinstance(last, dict)
+    yield from chunks[:-1]
+    yield last | {"x_groq": {"id": "req_demo"} | usage}
+    yield done
+
+
 def _chat_choice(index: int, finish: str | None, **said: Json) -> Json:
     return {"index": index, **said, "finish_reason": finish, "logprobs": None}
 
 
-def _chat_head(outcome: _Outcome, kind: str) -> Json:
+def _chat_head(outcome: Outcome, kind: str) -> Json:
     identity = f"chatcmpl-demo-{outcome.request.number:06d}"
     return {"id": identity, "object": kind, "created": int(time.time()), "model": outcome.model}
 
@@ -199,14 +215,14 @@ def _chat_head(outcome: _Outcome, kind: str) -> Json:
 # --- responses
 
 
-def _response(outcome: _Outcome) -> Json:
+def _response(outcome: Outcome) -> Json:
     cut_short = outcome.finish == "length"
     details = {"incomplete_details": {"reason": "max_output_tokens"}} if cut_short else {}
     head = _response_head(outcome, "incomplete" if cut_short else "completed")
     return head | {"output": _items(outcome)} | details | _usage(outcome, "input", "output", cache_write_tokens=0)
 
 
-def _response_events(outcome: _Outcome) -> Iterator[Json]:
+def _response_events(outcome: Outcome) -> Iterator[Json]:
     started, done = _response_head(outcome, "in_progress"), _response(outcome)
     events = [
         {"type": "response.created", "response": started},
@@ -218,7 +234,7 @@ def _response_events(outcome: _Outcome) -> Iterator[Json]:
         yield event | {"sequence_number": number}
 
 
-def _item_events(outcome: _Outcome, i: int, item: Json) -> Iterator[Json]:
+def _item_events(outcome: Outcome, i: int, item: Json) -> Iterator[Json]:
     at: Json = {"item_id": item["id"], "output_index": i}
     empty: Json = {"content": []} if item["type"] == "message" else {"arguments": ""}
     yield {"type": "response.output_item.added", "output_index": i, "item": item | empty | {"status": "in_progress"}}
@@ -237,7 +253,7 @@ def _item_events(outcome: _Outcome, i: int, item: Json) -> Iterator[Json]:
     yield {"type": "response.output_item.done", "output_index": i, "item": item}
 
 
-def _items(outcome: _Outcome) -> list[Json]:
+def _items(outcome: Outcome) -> list[Json]:
     number = outcome.request.number
     calls: list[Json] = [
         {"type": "function_call", "id": f"fc_{number}_{i}", "call_id": call["id"], "status": "completed"}
@@ -249,7 +265,7 @@ def _items(outcome: _Outcome) -> list[Json]:
     return calls or [message]
 
 
-def _response_head(outcome: _Outcome, status: str) -> Json:
+def _response_head(outcome: Outcome, status: str) -> Json:
     body = outcome.request.body
     return {
         "id": f"resp_demo_{outcome.request.number:06d}",
@@ -269,13 +285,16 @@ def _response_head(outcome: _Outcome, status: str) -> Json:
     }
 
 
-_Forms = tuple[Callable[[_Outcome], Json], Callable[[_Outcome], Iterator[Event]]]
+_Forms = tuple[Callable[[Outcome], Json], Callable[[Outcome], Iterator[Event]]]
 #: Path -> (body of a plain answer, events of a stream).
 _FORMS: dict[str, _Forms] = {
     "/v1/chat/completions": (_chat, _chat_events),
     "/v1/responses": (_response, _response_events),
+    "/openai/v1/chat/completions": (_chat, _groq_events),
+    anthropic.PATH: (anthropic.message, anthropic.events),
 }
-PATHS = (*_FORMS, "/v1/embeddings")
+_EMBEDDINGS = ("/v1/embeddings", "/openai/v1/embeddings")
+PATHS = (*_FORMS, *_EMBEDDINGS)
 
 
 # --- errors
@@ -283,8 +302,10 @@ PATHS = (*_FORMS, "/v1/embeddings")
 _KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
-def error(status: int, message: str | None) -> Json:
-    """The body of an error answer."""
-    kind = _KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
+def error(path: str, status: int, message: str | None) -> Json:
+    """The body of an error answer to *path*."""
     said = message or f"The demo server was told to answer {status}."
+    if path.startswith(anthropic.PATH):
+        return anthropic.error(status, said)
+    kind = _KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {"error": {"message": said, "type": kind, "param": None, "code": None}}

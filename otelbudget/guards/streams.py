@@ -1,27 +1,22 @@
-"""Answers of OpenAI's protocol that are read piece by piece: server-sent events, and bodies read after the call."""
+"""Answers that are read piece by piece: streams of events, and bodies read after the call."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget.errors import BudgetExceeded
 from otelbudget.estimate.tokens import estimate_tokens
-from otelbudget.guards.openai_usage import answer_usage, spoken, text_of
+from otelbudget.guards.dialects import Dialect, text_of
 from otelbudget.guards.watch import Watch
 from otelbudget.model.usage import Usage
 
 if TYPE_CHECKING:
     from otelbudget.guards.charge import Charge
+    from otelbudget.guards.framing import Framing
 
-_END_OF_EVENT: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")
-_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
-#: The events of the Responses API that carry the whole response, with its usage.
-_LAST_EVENTS: Final = ("response.completed", "response.incomplete", "response.failed")
-#: Its deltas that are no text.
-_BINARY_DELTAS: Final = ("response.audio.delta",)
 #: Characters of output that are estimated together: a token at a time would be rounded up each time.
 _TOGETHER: Final = 256
 #: Characters after which the hold is looked at again.
@@ -31,27 +26,24 @@ _AT_LEAST: Final = 32
 class StreamWatch(Watch):
     """Charges the usage of a stream, or what was seen of it; *hide_usage* where the application did not ask."""
 
-    def __init__(self, charge: Charge, *, hide_usage: bool) -> None:
+    def __init__(self, charge: Charge, dialect: Dialect, framing: Framing, *, hide_usage: bool) -> None:
         super().__init__()
         self._charge = charge
+        self._dialect = dialect
+        self._framing = framing
         self._hide_usage = hide_usage
         self._kept = b""
+        #: What the events have said about the answer as a whole.
+        self._answer: dict[str, Any] = {}
         self._usage: Usage | None = None
         self._ended = False
-        self._model: str | None = None
-        self._response_id: str | None = None
         self._tokens = 0
         self._text = ""
         self._unheard = 0
 
     def pieces(self, chunk: bytes) -> Iterable[bytes]:
         """Whole events, so that the application takes one at a time and one can be hidden."""
-        search_from = max(0, len(self._kept) - 3)
-        data, begin, events = self._kept + chunk, 0, []
-        while end := _END_OF_EVENT.search(data, search_from):
-            events.append(data[begin : end.end()])
-            begin = search_from = end.end()
-        self._kept = data[begin:]
+        events, self._kept = self._framing.cut(self._kept, chunk)
         return events
 
     def rest(self) -> Iterable[bytes]:
@@ -60,7 +52,7 @@ class StreamWatch(Watch):
 
     def see(self, piece: bytes) -> bool:
         """Note what an event says; False for the usage that the application did not ask for."""
-        data = _data_of(piece)
+        data = self._framing.data(piece)
         if data.startswith(b"[DONE]"):
             self._ended = True
             return True
@@ -71,18 +63,16 @@ class StreamWatch(Watch):
         return self._note(event) if isinstance(event, dict) else True
 
     def _note(self, event: Mapping[str, Any]) -> bool:
-        whole = event.get("response")
-        answer = whole if isinstance(whole, Mapping) else event
-        self._model = text_of(answer, "model") or self._model
-        self._response_id = text_of(answer, "id") or self._response_id
-        usage = answer_usage(answer, self._charge.request.provider)
-        if usage is not None:
-            self._usage = usage
-        if event.get("type") in _LAST_EVENTS:
-            self._ended = True
-        if words := _words(event):
+        part = self._dialect.part(event)
+        self._answer |= {name: said for name in ("model", "id") if (said := text_of(part, name))}
+        if isinstance(usage := part.get("usage"), Mapping):
+            told = {name: value for name, value in usage.items() if value is not None}
+            self._answer["usage"] = self._answer.get("usage", {}) | told
+            self._usage = self._dialect.usage(self._answer, self._charge.request.provider)
+        self._ended = self._ended or self._dialect.ends(event, self._usage)
+        if words := self._dialect.words(event):
             self._count(words)
-        return not (self._hide_usage and usage is not None and event.get("choices") == [])
+        return not (self._hide_usage and self._dialect.only_usage(event))
 
     def _count(self, words: str) -> None:
         self._text += words
@@ -97,7 +87,7 @@ class StreamWatch(Watch):
             self._charge.call.grow(seen)
         except BudgetExceeded as denial:
             self.settled = True
-            self._charge.lost(seen, denial)
+            self._charge.lost(denial, self._so_far())
             raise
 
     def _seen(self) -> int:
@@ -106,33 +96,41 @@ class StreamWatch(Watch):
         maximum = self._charge.call.max_output_tokens
         return tokens if maximum is None else min(tokens, maximum)
 
+    def _so_far(self) -> Usage:
+        """The output seen, and the input as it was told or estimated."""
+        if self._usage is not None:
+            made = max(self._seen(), self._usage.output_tokens or 0)
+            return dataclasses.replace(self._usage, output_tokens=made, tokens=None, estimated=True)
+        request = self._charge.request
+        return Usage(
+            self._charge.call.input_tokens,
+            self._seen(),
+            model=self._answer.get("model") or request.model,
+            provider=request.provider,
+            response_id=self._answer.get("id"),
+            estimated=True,
+        )
+
     def complete(self) -> None:
         """Charge the usage that came with it, else the estimate of its input and the output seen."""
-        if self._usage is None:
-            self._usage = Usage(
-                input_tokens=self._charge.call.input_tokens,
-                output_tokens=self._seen(),
-                model=self._model,
-                provider=self._charge.request.provider,
-                response_id=self._response_id,
-                estimated=True,
-            )
-        self._charge.answered(self._usage)
+        told = self._usage is not None and self._ended
+        self._charge.answered(self._usage if told else self._so_far())
 
     def lost(self, error: BaseException | None) -> None:
         """Charge the usage if it had come, else the input and the output seen."""
-        if self._usage is not None or (self._ended and error is None):
+        if self._ended:
             self.complete()
         else:
-            self._charge.lost(self._seen(), error)
+            self._charge.lost(error, self._so_far())
 
 
 class BodyWatch(Watch):
     """Follows a plain answer whose body is read after the call, as ``with_streaming_response`` does."""
 
-    def __init__(self, charge: Charge) -> None:
+    def __init__(self, charge: Charge, dialect: Dialect) -> None:
         super().__init__()
         self._charge = charge
+        self._dialect = dialect
         self._body = bytearray()
 
     def see(self, piece: bytes) -> bool:
@@ -142,35 +140,17 @@ class BodyWatch(Watch):
 
     def complete(self) -> None:
         """Charge its usage."""
-        self._charge.answered(json_usage(self._body, self._charge.request.provider))
+        self._charge.answered(json_usage(self._body, self._dialect, self._charge.request.provider))
 
     def lost(self, error: BaseException | None) -> None:
         """The model has worked, but what it made was not read."""
-        self._charge.lost(0, error)
+        self._charge.lost(error)
 
 
-def json_usage(body: bytes | bytearray, provider: str) -> Usage | None:
+def json_usage(body: bytes | bytearray, dialect: Dialect, provider: str) -> Usage | None:
     """The usage that a JSON answer reports, or None."""
     try:
         answer = json.loads(body)
     except ValueError:
         return None
-    return answer_usage(answer, provider)
-
-
-def _data_of(event: bytes) -> bytes:
-    lines = (line for line in _LINE_END.split(event) if line.startswith(b"data:"))
-    return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
-
-
-def _words(event: Mapping[str, Any]) -> str:
-    """What the model says in this event: deltas of choices, or of the Responses API."""
-    kind = event.get("type")
-    if isinstance(kind, str):
-        delta = event.get("delta")
-        return delta if isinstance(delta, str) and kind not in _BINARY_DELTAS else ""
-    choices = event.get("choices")
-    if not isinstance(choices, list):
-        return ""
-    parts = [part for part in choices if isinstance(part, Mapping)]
-    return "".join(text for part in parts for text in spoken([part.get("delta"), part.get("text")]))
+    return dialect.usage(answer, provider)

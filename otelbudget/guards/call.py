@@ -1,8 +1,9 @@
-"""One call of the ``openai`` SDK: what is asked of the budget for it, what is sent, and how it comes to be settled."""
+"""One call of a Stainless SDK: what is asked of the budget for it, what is sent, and how it comes to be settled."""
 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -12,22 +13,15 @@ from otelbudget.estimate.tokens import count_input
 from otelbudget.guards import watch
 from otelbudget.guards.boundary import contained
 from otelbudget.guards.charge import Charge
-from otelbudget.guards.exchange import Exchange, never_sent
-from otelbudget.guards.openai_streams import BodyWatch, StreamWatch, json_usage
-from otelbudget.guards.openai_usage import (
-    answer_usage,
-    answers_of,
-    body_of,
-    cost_of,
-    endpoint_of,
-    max_output_tokens,
-    maximum_keys,
-    provider_of,
-    text_of,
-)
+from otelbudget.guards.dialects import Dialect, cost_of, dialect_of, text_of
+from otelbudget.guards.exchange import Exchange
+from otelbudget.guards.framing import framing_of
+from otelbudget.guards.providers import provider_of
+from otelbudget.guards.streams import BodyWatch, StreamWatch, json_usage
 
 if TYPE_CHECKING:
     from otelbudget.calls.model_call import ModelCall
+    from otelbudget.guards.sdks import Sdk
     from otelbudget.model.usage import Usage
 
 #: Where a proxy says what an answer cost.
@@ -39,41 +33,55 @@ _without_usage: set[str] = set()
 class Plan(NamedTuple):
     """What a call asks for: *stream_options* get its usage out of a stream, a lower maximum goes under *maxima*."""
 
+    sdk: Sdk
+    dialect: Dialect
     request: ModelRequest
     stream_options: Mapping[str, Any] | None
     base_url: str
     maxima: tuple[str, ...]
 
 
-def plan(client: Any, options: Any, *, stream: bool) -> Plan | None:
+def plan(sdk: Sdk, client: Any, options: Any, *, stream: bool) -> Plan | None:
     """What the SDK's ``FinalRequestOptions`` ask for; None if they make no tokens, or nobody counts them."""
-    endpoint = None if active_engine() is None else endpoint_of(options.method, options.url)
-    if endpoint is None:
+    dialect = None if active_engine() is None else dialect_of(sdk.endpoints, options.method, options.url)
+    if dialect is None:
         return None
     watch.settle_dropped()
     request = ModelRequest(
-        provider="openai", operation=endpoint.operation, model=None, input_tokens=1, max_output_tokens=None
+        provider=sdk.provider, operation=dialect.operation, model=None, input_tokens=1, max_output_tokens=None
     )
     body: Mapping[str, Any] = {}
     maxima: tuple[str, ...] = ()
     # Into bytes that the application has made itself nothing can be put.
     open_body = isinstance(options.json_data, Mapping)
-    with contained("reading a request of openai"):
-        body = body_of(options.json_data, options.extra_json, getattr(options, "content", None))  # since openai 3
-        provider = provider_of(client)
-        maxima = maximum_keys(endpoint, body, provider) if open_body else ()
+    with contained(f"reading a request of {sdk.name}"):
+        body = body_of(options.json_data, options.extra_json, getattr(options, "content", None))
+        provider = provider_of(client, sdk.provider)
+        maxima = dialect.maximum_keys(body, provider) if open_body else ()
         request = ModelRequest(
             provider=provider,
-            operation=endpoint.operation,
+            operation=dialect.operation,
             model=text_of(body, "model"),
             input_tokens=count_input(body),
-            max_output_tokens=max_output_tokens(endpoint, body),
-            answers=answers_of(body),
+            max_output_tokens=dialect.max_output_tokens(body),
+            answers=dialect.answers(body),
             lowerable=bool(maxima),
         )
     base_url = str(getattr(client, "base_url", ""))
-    ask = stream and endpoint.asks_usage and open_body and base_url not in _without_usage
-    return Plan(request, _asking(body.get("stream_options")) if ask else None, base_url, maxima)
+    ask = stream and dialect.asks_usage and open_body and base_url not in _without_usage
+    return Plan(sdk, dialect, request, _asking(body.get("stream_options")) if ask else None, base_url, maxima)
+
+
+def body_of(json_data: object, extra: object, content: object) -> Mapping[str, Any]:
+    """The body that will be sent: the SDK's own with ``extra_body`` over it, or JSON given as bytes; else empty."""
+    raw = content if isinstance(content, bytes | bytearray) else json_data
+    if isinstance(raw, bytes | bytearray):
+        try:
+            json_data = json.loads(raw)
+        except ValueError:
+            return {}
+    body = json_data if isinstance(json_data, Mapping) else {}
+    return {**body, **extra} if isinstance(extra, Mapping) else body
 
 
 def _asking(given: object) -> Mapping[str, Any] | None:
@@ -84,9 +92,11 @@ def _asking(given: object) -> Mapping[str, Any] | None:
 
 
 def _with(options: Any, values: Mapping[str, Any]) -> Any:
-    """A copy of *options* whose body has other *values*; ``extra_body`` goes over the body when it is sent."""
+    """A copy of *options* whose body has other *values*, also where ``extra_body`` goes over it when it is sent."""
     changed = copy.copy(options)
-    changed.extra_json = {**(options.extra_json or {}), **values}
+    changed.json_data = {**options.json_data, **values}
+    if options.extra_json:
+        changed.extra_json = {**options.extra_json, **values}
     return changed
 
 
@@ -112,37 +122,40 @@ class Way:
         if "stream_options" not in said and "include_usage" not in said:
             return False
         self.options = self._given
+        self.exchange.answered(None)
         _without_usage.add(self._plan.base_url)
         return True
 
     def arrived(self, result: Any) -> None:
         """The SDK gave *result* to its caller: settle by it, or when its body has been read."""
-        with contained("reading an answer of openai"):
-            response = self._response(result)
+        with contained(f"reading an answer of {self._plan.sdk.name}"):
+            if self.exchange.nothing_sent:
+                self._charge.call.release()
+                return
+            response = self.exchange.response
             self._charge.reported_cost_usd = cost_of(getattr(response, "headers", {}).get(_COST_HEADER))
             if response is not None and not response.is_closed:
                 self._follow(response)
                 return
-            self._charge.answered(answer_usage(result, self._plan.request.provider) or self._usage_in(response))
+            told = self._plan.dialect.usage(result, self._plan.request.provider)
+            self._charge.answered(told or self._usage_in(response))
             return
         self._charge.answered(None)
 
-    def _response(self, result: Any) -> Any:
-        """The HTTP response; a client that sends in its own way shows it only in its result."""
-        if self.exchange.response is not None:
-            return self.exchange.response
-        found = getattr(result, "http_response", None) or getattr(result, "response", None)
-        return found if hasattr(found, "iter_bytes") else None
-
     def _follow(self, response: Any) -> None:
-        plain = "json" in response.headers.get("content-type", "")
+        dialect, kind = self._plan.dialect, response.headers.get("content-type", "")
         hide = self.options is not self._given
-        watch.attach(response, BodyWatch(self._charge) if plain else StreamWatch(self._charge, hide_usage=hide))
+        watch.attach(
+            response,
+            BodyWatch(self._charge, dialect)
+            if "json" in kind
+            else StreamWatch(self._charge, dialect, framing_of(kind), hide_usage=hide),
+        )
         self.exchange.response = None  # it must be free to go when nobody else has it any more
 
     def failed(self, error: BaseException) -> None:
         """The SDK's function raised: settle by what is known of the attempts."""
-        with contained("settling a failed call of openai"):
+        with contained(f"settling a failed call of {self._plan.sdk.name}"):
             response = self.exchange.response or getattr(error, "response", None)
             if response is None:
                 self._no_answer(error)
@@ -152,14 +165,16 @@ class Way:
                 # An answer that the SDK, or a parser of the application, did not like: it was made and is paid.
                 self._charge.answered(self._usage_in(response))
             else:
-                self._charge.lost(0, error)
+                self._charge.lost(error)
 
     def _no_answer(self, error: BaseException) -> None:
-        unnoted = isinstance(error.__cause__, Exception) and not never_sent(error.__cause__)
-        if self.exchange.unknown or (not self.exchange.started and unnoted):
-            self._charge.lost(0, error)
-        else:
-            self._charge.call.release(error)  # nothing of it ever left
+        exchange = self.exchange
+        if not exchange.may_have_been_sent(error):
+            if not exchange.earlier:
+                self._charge.call.release(error)  # nothing of it ever left
+                return
+            exchange.earlier -= 1  # the last one that was sent
+        self._charge.lost(error)
 
     def _usage_in(self, response: Any) -> Usage | None:
         """The usage in the body of a response that has been read."""
@@ -167,4 +182,4 @@ class Way:
             body = b"" if response is None else response.content
         except RuntimeError:  # nobody has read it
             return None
-        return json_usage(body, self._plan.request.provider)
+        return json_usage(body, self._plan.dialect, self._plan.request.provider)

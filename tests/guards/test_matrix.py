@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from openai_ways import ANSWER, ASYNC_WAYS, CHAT, STOPS, WAYS
 
 from otelbudget.estimate.tokens import count_input, estimate_tokens
 
 HERE = Path(__file__).parent
+SDKS = ("openai", "anthropic")
 INSTRUMENTORS = (
     "none",
     "official",
@@ -33,10 +35,13 @@ SITUATIONS = (
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sdk", SDKS)
 @pytest.mark.parametrize("instrumentor", INSTRUMENTORS)
-def test_two_of_three_calls_are_sent_and_charged_and_the_caller_sees_the_denial(instrumentor: str) -> None:
+def test_two_of_three_calls_are_sent_and_charged_and_the_caller_sees_the_denial(sdk: str, instrumentor: str) -> None:
+    pytest.importorskip(sdk)
+    ways = importlib.import_module(f"{sdk}_ways")
     worker = subprocess.run(
-        [sys.executable, "-W", "ignore", str(HERE / "matrix_worker.py"), instrumentor],
+        [sys.executable, "-W", "ignore", str(HERE / "matrix_worker.py"), sdk, instrumentor],
         capture_output=True,
         text=True,
         timeout=150,
@@ -44,14 +49,17 @@ def test_two_of_three_calls_are_sent_and_charged_and_the_caller_sees_the_denial(
     )
     assert worker.returncode == 0, worker.stderr[-4000:]
     rows = [json.loads(line) for line in worker.stdout.splitlines()]
-    ways = [f"sync {way}" for way in WAYS] + [f"async {way}" for way in ASYNC_WAYS] + [f"stop {way}" for way in STOPS]
-    assert [(row["situation"], row["way"]) for row in rows] == [(s, way) for s in SITUATIONS for way in ways]
+    names = [f"sync {way}" for way in ways.WAYS] + [f"async {way}" for way in ways.ASYNC_WAYS]
+    names += [f"stop {way}" for way in ways.STOPS]
+    assert [(row["situation"], row["way"]) for row in rows] == [(s, way) for s in SITUATIONS for way in names]
     expected = {"sent": 2, "open": 0, "seen": "BudgetExceeded caused by NoneType"}
-    wrong = [row for row in rows if not expected.items() <= row.items() or row["charged"] != _charge(row["way"])]
+    wrong = [row for row in rows if not expected.items() <= row.items() or row["charged"] != _charge(ways, row["way"])]
     assert not wrong
 
 
-def _charge(way: str) -> list[int]:
+def _charge(ways: Any, way: str) -> list[int]:
     if way.startswith("stop"):
-        return [2, 2 * count_input(CHAT), 2 * estimate_tokens(ANSWER.split()[0])]
+        # Anthropic tells the input at the start of a stream.
+        given = 80 if "anthropic" in ways.__name__ else count_input(ways.CHAT)
+        return [2, 2 * given, 2 * estimate_tokens(ways.ANSWER.split()[0])]
     return [2, 160, 0 if "embeddings" in way else 40]

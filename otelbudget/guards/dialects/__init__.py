@@ -1,0 +1,119 @@
+"""Dialects: how requests, answers and the events of streams are read in one provider's wire format.
+
+To add one: a `Dialect` with what differs, in a file of its own that ends with its ``ENDPOINTS``. Bodies are mappings,
+answers are mappings or the SDK's models; a value that makes no sense is taken as absent.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from otelbudget.model.amounts import nanousd, usd
+from otelbudget.model.usage import Usage
+
+
+@dataclass(frozen=True)
+class Dialect(ABC):
+    """One kind of request and what comes of it.
+
+    Args:
+        operation: ``gen_ai.operation.name``.
+        maxima: Keys of the request's own maximum output; the first one given counts.
+        asks_usage: Streams say their usage only if ``stream_options`` asks.
+    """
+
+    operation: str
+    maxima: tuple[str, ...] = ()
+    asks_usage: bool = False
+
+    def answers(self, body: Mapping[str, Any]) -> int:  # noqa: ARG002 - some dialects can ask for several
+        """How many answers are made, each up to the maximum."""
+        return 1
+
+    def max_output_tokens(self, body: Mapping[str, Any]) -> int | None:
+        """The most that the request allows to be made, over all its answers; 0 for embeddings, None if open."""
+        if self.operation == "embeddings":
+            return 0
+        maximum = next((n for key in self.maxima if (n := count(body.get(key)))), None)
+        return None if maximum is None else maximum * self.answers(body)
+
+    def maximum_keys(self, body: Mapping[str, Any], provider: str) -> tuple[str, ...]:  # noqa: ARG002 - some differ
+        """Where a lower maximum is put: where the request has one, else where it would; empty if it can't be."""
+        return tuple(key for key in self.maxima if body.get(key) is not None) or self.maxima[:1]
+
+    @abstractmethod
+    def usage(self, answer: object, provider: str) -> Usage | None:
+        """The usage that an answer reports, or None."""
+
+    @abstractmethod
+    def part(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What an event of a stream says about the whole answer: ``model``, ``id`` and ``usage``, as far as it does."""
+
+    @abstractmethod
+    def words(self, event: Mapping[str, Any]) -> str:
+        """What the model says in this event."""
+
+    @abstractmethod
+    def ends(self, event: Mapping[str, Any], usage: Usage | None) -> bool:
+        """Whether the answer is complete with this event, and *usage*, as far as it was told, final."""
+
+    def only_usage(self, event: Mapping[str, Any]) -> bool:  # noqa: ARG002 - where usage has to be asked for
+        """Whether the event is there only because the usage was asked for."""
+        return False
+
+
+#: Ends of paths -> what goes there; the first that fits, since gateways put more in front.
+Endpoints = tuple[tuple[str, Dialect], ...]
+
+
+def dialect_of(endpoints: Endpoints, method: str, url: str) -> Dialect | None:
+    """What a request to *url* (a path or a whole URL) speaks, or None if it makes no tokens that we count."""
+    if method.lower() != "post":
+        return None
+    path = "/" + url.partition("?")[0].rstrip("/")
+    return next((dialect for end, dialect in endpoints if path.endswith(end)), None)
+
+
+def get(holder: object, name: str) -> Any:
+    """What *holder*, a mapping or an object, has under *name*, or None."""
+    return holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
+
+
+def text_of(holder: object, name: str) -> str | None:
+    """The text that *holder* has under *name*, or None."""
+    value = get(holder, name)
+    return value if isinstance(value, str) and value else None
+
+
+def count(value: object) -> int | None:
+    """*value* if it is a number of tokens, else None."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and 0 <= value < 2**53 else None
+
+
+def cost_of(value: object) -> Decimal | None:
+    """The amount of USD that a response reports, as a number or in a header; None if it is no amount."""
+    if value is None:
+        return None
+    try:
+        return usd(nanousd("cost", Decimal(value) if isinstance(value, str) else value))
+    except (ValueError, ArithmeticError):
+        return None
+
+
+def spoken(delta: object) -> Iterable[str]:
+    """All text in a piece of a stream that the model has made: words, refusals, reasoning, tool names and arguments."""
+    if isinstance(delta, str):
+        yield delta
+    elif isinstance(delta, Mapping):
+        for key, value in delta.items():
+            if key not in ("id", "role", "type", "index", "logprobs", "data", "signature"):
+                yield from spoken(value)
+    elif isinstance(delta, list):
+        for value in delta:
+            yield from spoken(value)

@@ -1,0 +1,70 @@
+"""Cutting the body of a stream into its events: server-sent events, and the binary messages of AWS."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+_END_OF_EVENT: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")
+_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+#: A message of AWS begins with its length and that of its headers; there is a checksum after those and at the end.
+_PRELUDE: Final = 12
+_CHECKSUM: Final = 4
+_LONGEST: Final = 1 << 24
+
+
+class Framing(NamedTuple):
+    """*cut* takes what was kept and what has arrived, and gives whole events and what is to be kept; *data* is what an
+    event says."""
+
+    cut: Callable[[bytes, bytes], tuple[list[bytes], bytes]]
+    data: Callable[[bytes], bytes]
+
+
+def framing_of(content_type: str) -> Framing:
+    """How a body of this type is cut."""
+    return _AWS_MESSAGES if "vnd.amazon.eventstream" in content_type else _SERVER_SENT_EVENTS
+
+
+def _cut_events(kept: bytes, chunk: bytes) -> tuple[list[bytes], bytes]:
+    search_from = max(0, len(kept) - 3)
+    data, begin, events = kept + chunk, 0, []
+    while end := _END_OF_EVENT.search(data, search_from):
+        events.append(data[begin : end.end()])
+        begin = search_from = end.end()
+    return events, data[begin:]
+
+
+def _event_data(event: bytes) -> bytes:
+    lines = (line for line in _LINE_END.split(event) if line.startswith(b"data:"))
+    return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
+
+
+def _cut_messages(kept: bytes, chunk: bytes) -> tuple[list[bytes], bytes]:
+    data, messages = kept + chunk, list[bytes]()
+    while len(data) >= _CHECKSUM:
+        length = int.from_bytes(data[:4])
+        if not _PRELUDE + _CHECKSUM <= length <= _LONGEST:
+            return [*messages, data], b""  # it is something else, and none of it may be kept from its reader
+        if len(data) < length:
+            break
+        messages.append(data[:length])
+        data = data[length:]
+    return messages, data
+
+
+def _message_data(message: bytes) -> bytes:
+    """What Bedrock says: base64 in JSON."""
+    headers = int.from_bytes(message[4:8])
+    try:
+        said = json.loads(message[_PRELUDE + headers : -_CHECKSUM])["bytes"]
+        return base64.b64decode(said)
+    except (ValueError, LookupError, TypeError):
+        return b""
+
+
+_SERVER_SENT_EVENTS: Final = Framing(_cut_events, _event_data)
+_AWS_MESSAGES: Final = Framing(_cut_messages, _message_data)

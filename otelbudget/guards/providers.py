@@ -1,0 +1,44 @@
+"""Who answers a client, in the names of the GenAI semantic conventions (``gen_ai.provider.name``)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Client class -> provider, whatever host it talks to.
+_BY_CLASS: Final = {
+    "BaseAzureClient": "azure.ai.openai",
+    "BedrockOpenAI": "aws.bedrock",
+    "AsyncBedrockOpenAI": "aws.bedrock",
+    "BaseBedrockClient": "aws.bedrock",
+    "BaseMantleClient": "aws.bedrock",
+    "BaseVertexClient": "gcp.vertex_ai",
+}
+#: Ends of host names -> provider.
+_BY_HOST: Final = (
+    (".openai.azure.com", "azure.ai.openai"),
+    (".models.ai.azure.com", "azure.ai.inference"),
+    (".services.ai.azure.com", "azure.ai.inference"),
+    (".amazonaws.com", "aws.bedrock"),
+    ("generativelanguage.googleapis.com", "gcp.gemini"),
+    ("aiplatform.googleapis.com", "gcp.vertex_ai"),
+    ("api.anthropic.com", "anthropic"),
+    ("api.cerebras.ai", "cerebras"),
+    ("api.cohere.ai", "cohere"),
+    ("api.cohere.com", "cohere"),
+    ("api.deepseek.com", "deepseek"),
+    ("api.groq.com", "groq"),
+    ("api.mistral.ai", "mistral_ai"),
+    ("api.perplexity.ai", "perplexity"),
+    ("api.together.ai", "together"),
+    ("api.together.xyz", "together"),
+    ("api.x.ai", "x_ai"),
+)
+
+
+def provider_of(client: object, default: str) -> str:
+    """Who answers *client*: by its class, else by the host it talks to, else *default*."""
+    for cls in type(client).__mro__:
+        if cls.__name__ in _BY_CLASS:
+            return _BY_CLASS[cls.__name__]
+    host = str(getattr(getattr(client, "base_url", None), "host", ""))
+    return next((provider for end, provider in _BY_HOST if host.endswith(end)), default)

@@ -1,0 +1,35 @@
+"""The SDKs made by the Stainless generator: where each has its choke point, and which dialects its endpoints speak."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from otelbudget.guards.dialects import Endpoints, anthropic, groq, openai
+
+
+class Sdk(NamedTuple):
+    """One SDK.
+
+    Args:
+        name: What spans, ``setup()`` and its log call it.
+        module: What applications import.
+        provider: Who answers if the client does not say, see `providers`.
+        endpoints: Ends of paths, the first that fits, and what goes there.
+        function: The innermost method of its base clients that every logical call passes once.
+    """
+
+    name: str
+    module: str
+    provider: str
+    endpoints: Endpoints
+    function: str = "request"
+
+
+STAINLESS: Final = (
+    Sdk("openai", "openai", "openai", openai.ENDPOINTS),
+    # Its ``request`` opens the SDK's own span and calls ``_request``, which leaves a denial on that span.
+    Sdk("anthropic", "anthropic", "anthropic", anthropic.ENDPOINTS, "_request"),
+    Sdk("groq", "groq", "groq", groq.ENDPOINTS),
+    Sdk("together", "together", "together", openai.ENDPOINTS),
+    Sdk("cerebras", "cerebras.cloud.sdk", "cerebras", openai.ENDPOINTS),
+)

@@ -1,0 +1,74 @@
+"""Each SDK with a guard is guarded by `setup()`, whether it is imported before or after, and left as it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+Script = Callable[..., "CompletedProcess[str]"]
+TESTS = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.slow
+
+#: Five calls wanted and one paid for, two more while nothing is set up, in sync and async.
+FIVE = """
+import json, sys, warnings
+sdk, module, when = sys.argv[1:4]
+sys.path[:0] = sys.argv[4:]
+warnings.simplefilter("ignore")  # of the SDKs themselves, as they are imported
+import importlib
+import otelbudget
+from otelbudget.bootstrap import facts
+from provider import Provider
+
+if when == "before":
+    importlib.import_module(module)
+otelbudget.setup(otelbudget.RunBudget(max_steps=1), exporter="none", metrics_port=None, instrument=False,
+                 strict=when == "strict")
+said = [facts().enforces]
+from sdks import WAYS, kit
+
+def ask(way):
+    made = kit(sdk, server)
+    with made.client:
+        try:
+            WAYS[way](made)
+        except otelbudget.BudgetExceeded:
+            return "denied"
+    return "answered"
+
+with Provider() as server:
+    with otelbudget.run(reraise=False):
+        seen = [ask(way) for way in ("sync", "stream", "async", "async stream", "sync")]
+    sent = server.requests
+    said.append(facts().enforces)
+    otelbudget.shutdown()
+    seen += [ask(way) for way in ("sync", "async stream")]
+    print(json.dumps([seen, sent, server.requests, said]))
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after", "strict"])
+@pytest.mark.parametrize(
+    ("sdk", "module"),
+    [(sdk, sdk) for sdk in ("openai", "anthropic", "groq", "together")] + [("cerebras", "cerebras.cloud.sdk")],
+)
+def test_one_call_of_five_is_sent_and_what_comes_after_shutdown_passes(
+    script: Script, sdk: str, module: str, when: str
+) -> None:
+    if find_spec(module.partition(".")[0]) is None:
+        pytest.skip(f"{module} is not installed")
+    done = script(FIVE, sdk, module, when, str(TESTS), str(TESTS / "guards"))
+    assert done.returncode == 0, done.stderr
+    seen, sent, all_sent, (first, last) = json.loads(done.stdout.splitlines()[-1])
+    assert seen == ["answered", *["denied"] * 4, "answered", "answered"]
+    assert (sent, all_sent) == (1, 3)
+    now, _, later = first.partition(" once ")[0].rpartition(", the guard") if " once " in first else (first, "", "")
+    assert (sdk in later) is (when == "after")
+    assert (sdk in now) is (when != "after")
+    assert sdk in last.partition(", the guard")[0]
