@@ -53,7 +53,10 @@ class Guarding:
         for sdk in GUARDS:
             if not installed(GUARDS[sdk].module):
                 continue
-            importlib.import_module(GUARDS[sdk].module)
+            try:
+                importlib.import_module(GUARDS[sdk].module)
+            except ImportError:
+                continue  # what it needs itself is missing, so nobody uses it here
             if sdk not in self._engine.guarded:
                 classes = ", ".join(self.unreached.get(sdk, ())) or "no client class could be asked"
                 raise ConfigError(

@@ -29,7 +29,7 @@ _PIECES: Final = 64
 _MOST_VALUES: Final = 1_000_000
 
 #: What a model reads of a request body, in every dialect; the second group is read as it stands, names and all.
-_READ: Final = ("messages", "input", "prompt", "instructions", "system")
+_READ: Final = ("messages", "input", "inputs", "prompt", "suffix", "instructions", "system")
 _READ_VERBATIM: Final = ("tools", "functions", "response_format", "text")
 #: Fields of messages and their parts that the provider does not show to the model.
 _UNSEEN: Final = frozenset(

@@ -5,10 +5,10 @@ A guard sees the whole request (model, messages, maximum), holds what it can cos
 
 To add an SDK:
 
-1. Made by the Stainless generator (it has ``_base_client.SyncAPIClient``), it is one row in `sdks`. For another
-   mechanism, write a module with the functions of `Guard`, after `stainless`: `patching.Takeover` puts a function of
-   yours in front of one of the SDK's, `call` has it admitted and settled, `exchange` notes its attempts, `watch.Watch`
-   follows an answer that is read later.
+1. Made by the generator Stainless (it has ``_base_client.SyncAPIClient``) or Speakeasy (``basesdk.BaseSDK``), it is one
+   row in `sdks`. For another mechanism, write a module after `stainless`, with a `guard.SdkGuard` that takes over the
+   SDK's functions, and a `call.Wire` that reads its requests; `call` has them admitted and settled, `exchange` notes
+   their attempts, `watch.Watch` follows answers that are read later.
 2. If it speaks a wire format of its own, write a file in `dialects`, whose docstring says what it has.
 3. Name the instrumentation scopes of the SDK in `spans.conventions`, so that their spans are not charged a second time.
 """
@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from otelbudget.guards.sdks import STAINLESS
+from otelbudget.guards.sdks import SPEAKEASY, STAINLESS
+from otelbudget.guards.speakeasy import SpeakeasyGuard
 from otelbudget.guards.stainless import StainlessGuard
 
 
@@ -39,4 +40,7 @@ class Guard(Protocol):
 
 
 #: SDK, as `spans.conventions.covered_sdk` names it -> its guard.
-GUARDS: Final[dict[str, Guard]] = {sdk.name: StainlessGuard(sdk) for sdk in STAINLESS}
+GUARDS: Final[dict[str, Guard]] = {
+    **{sdk.name: StainlessGuard(sdk) for sdk in STAINLESS},
+    **{sdk.name: SpeakeasyGuard(sdk) for sdk in SPEAKEASY},
+}

@@ -1,12 +1,15 @@
-"""One call of a Stainless SDK: what is asked of the budget for it, what is sent, and how it comes to be settled."""
+"""One guarded call: what is asked of the budget for it, what is sent, and how it comes to be settled.
+
+A mechanism says in a `Wire` how the requests of its SDKs are read and changed, and has them sent by `carried`.
+"""
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from otelbudget.calls import model_call as calls
 from otelbudget.calls.sizing import ModelRequest
 from otelbudget.engine.context import active_engine
 from otelbudget.estimate.tokens import count_input
@@ -30,10 +33,27 @@ _COST_HEADER: Final = "x-litellm-response-cost"
 _without_usage: set[str] = set()
 
 
+class Wire(NamedTuple):
+    """How the requests of a mechanism are read.
+
+    Args:
+        endpoint: Gives method and URL of a request.
+        body: Gives its body; empty if nobody can read it.
+        changed: Gives the same request with other values in its body.
+        open: Whether it can be changed.
+    """
+
+    endpoint: Callable[[Any], tuple[str, str]]
+    body: Callable[[Any], Mapping[str, Any]]
+    changed: Callable[[Any, Mapping[str, Any]], Any]
+    open: Callable[[Any], bool]
+
+
 class Plan(NamedTuple):
     """What a call asks for: *stream_options* get its usage out of a stream, a lower maximum goes under *maxima*."""
 
     sdk: Sdk
+    wire: Wire
     dialect: Dialect
     request: ModelRequest
     stream_options: Mapping[str, Any] | None
@@ -41,23 +61,18 @@ class Plan(NamedTuple):
     maxima: tuple[str, ...]
 
 
-def plan(sdk: Sdk, client: Any, options: Any, *, stream: bool) -> Plan | None:
-    """What the SDK's ``FinalRequestOptions`` ask for; None if they make no tokens, or nobody counts them."""
-    dialect = None if active_engine() is None else dialect_of(sdk.endpoints, options.method, options.url)
+def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan | None:
+    """What *sent*, a request of the SDK, asks for; None if it makes no tokens, or nobody counts them."""
+    dialect = None if active_engine() is None else dialect_of(sdk.endpoints, *wire.endpoint(sent))
     if dialect is None:
         return None
     watch.settle_dropped()
-    request = ModelRequest(
-        provider=sdk.provider, operation=dialect.operation, model=None, input_tokens=1, max_output_tokens=None
-    )
+    request = ModelRequest(provider=sdk.provider, operation=dialect.operation, model=None, input_tokens=1)
     body: Mapping[str, Any] = {}
     maxima: tuple[str, ...] = ()
-    # Into bytes that the application has made itself nothing can be put.
-    open_body = isinstance(options.json_data, Mapping)
     with contained(f"reading a request of {sdk.name}"):
-        body = body_of(options.json_data, options.extra_json, getattr(options, "content", None))
-        provider = provider_of(client, sdk.provider)
-        maxima = dialect.maximum_keys(body, provider) if open_body else ()
+        body, provider = wire.body(sent), provider_of(client, sdk.provider)
+        maxima = dialect.maximum_keys(body, provider) if wire.open(sent) else ()
         request = ModelRequest(
             provider=provider,
             operation=dialect.operation,
@@ -68,20 +83,17 @@ def plan(sdk: Sdk, client: Any, options: Any, *, stream: bool) -> Plan | None:
             lowerable=bool(maxima),
         )
     base_url = str(getattr(client, "base_url", ""))
-    ask = stream and dialect.asks_usage and open_body and base_url not in _without_usage
-    return Plan(sdk, dialect, request, _asking(body.get("stream_options")) if ask else None, base_url, maxima)
+    ask = stream and dialect.asks_usage and wire.open(sent) and base_url not in _without_usage
+    return Plan(sdk, wire, dialect, request, _asking(body.get("stream_options")) if ask else None, base_url, maxima)
 
 
-def body_of(json_data: object, extra: object, content: object) -> Mapping[str, Any]:
-    """The body that will be sent: the SDK's own with ``extra_body`` over it, or JSON given as bytes; else empty."""
-    raw = content if isinstance(content, bytes | bytearray) else json_data
-    if isinstance(raw, bytes | bytearray):
-        try:
-            json_data = json.loads(raw)
-        except ValueError:
-            return {}
-    body = json_data if isinstance(json_data, Mapping) else {}
-    return {**body, **extra} if isinstance(extra, Mapping) else body
+def json_body(raw: bytes | bytearray) -> Mapping[str, Any]:
+    """What JSON in bytes says, if it is an object; else nothing."""
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        return {}
+    return body if isinstance(body, Mapping) else {}
 
 
 def _asking(given: object) -> Mapping[str, Any] | None:
@@ -91,37 +103,67 @@ def _asking(given: object) -> Mapping[str, Any] | None:
     return {**given, "include_usage": True} if isinstance(given, Mapping) and "include_usage" not in given else None
 
 
-def _with(options: Any, values: Mapping[str, Any]) -> Any:
-    """A copy of *options* whose body has other *values*, also where ``extra_body`` goes over it when it is sent."""
-    changed = copy.copy(options)
-    changed.json_data = {**options.json_data, **values}
-    if options.extra_json:
-        changed.extra_json = {**options.extra_json, **values}
-    return changed
+def carried(planned: Plan | None, sent: Any, send: Callable[[Any], Any]) -> Any:
+    """Have *sent* admitted and sent, or raise BudgetExceeded; gives what *send*, the SDK's own, gives."""
+    call = None if planned is None else calls.begin(planned.request)
+    if planned is None or call is None:
+        return send(sent)
+    way = Way(planned, call, sent)
+    while True:
+        try:
+            with way.exchange, call.active():
+                result = send(way.sent)
+        except BaseException as error:
+            if way.goes_on_without_usage(error):
+                continue
+            way.failed(error)
+            raise
+        way.arrived(result)
+        return result
+
+
+async def acarried(planned: Plan | None, sent: Any, send: Callable[[Any], Awaitable[Any]]) -> Any:
+    """`carried` for coroutine functions."""
+    call = None if planned is None else await calls.abegin(planned.request)
+    if planned is None or call is None:
+        return await send(sent)
+    way = Way(planned, call, sent)
+    while True:
+        try:
+            with way.exchange, call.active():
+                result = await send(way.sent)
+        except BaseException as error:
+            if way.goes_on_without_usage(error):
+                continue
+            way.failed(error)
+            raise
+        way.arrived(result)
+        return result
 
 
 class Way:
-    """One admitted call on its way: the *options* to send, and its *exchange*, entered around the SDK's function."""
+    """One admitted call on its way: what is *sent*, and its *exchange*, entered around the SDK's function."""
 
-    def __init__(self, planned: Plan, call: ModelCall, options: Any) -> None:
+    def __init__(self, planned: Plan, call: ModelCall, sent: Any) -> None:
         self.exchange = Exchange()
         self._plan = planned
         self._charge = Charge(call, planned.request, self.exchange)
         maximum = call.max_output_tokens
         if maximum is not None and maximum != planned.request.max_output_tokens:
-            options = _with(options, dict.fromkeys(planned.maxima, maximum // planned.request.answers))
-        self._given = options
+            lower = dict.fromkeys(planned.maxima, maximum // planned.request.answers)
+            sent = planned.wire.changed(sent, lower)
+        self._given = sent
         asking = planned.stream_options
-        self.options = options if asking is None else _with(options, {"stream_options": asking})
+        self.sent = sent if asking is None else planned.wire.changed(sent, {"stream_options": asking})
 
     def goes_on_without_usage(self, error: BaseException) -> bool:
         """Whether the server refused only because it was asked for the usage: then send what the caller gave."""
-        if self.options is self._given or getattr(error, "status_code", None) not in (400, 422):
+        if self.sent is self._given or getattr(error, "status_code", None) not in (400, 422):
             return False
         said = str(getattr(error, "body", ""))
         if "stream_options" not in said and "include_usage" not in said:
             return False
-        self.options = self._given
+        self.sent = self._given
         self.exchange.answered(None)
         _without_usage.add(self._plan.base_url)
         return True
@@ -134,6 +176,9 @@ class Way:
                 return
             response = self.exchange.response
             self._charge.reported_cost_usd = cost_of(getattr(response, "headers", {}).get(_COST_HEADER))
+            if response is not None and response.status_code >= 400:
+                self._charge.refused(self._usage_in(response))
+                return
             if response is not None and not response.is_closed:
                 self._follow(response)
                 return
@@ -144,7 +189,7 @@ class Way:
 
     def _follow(self, response: Any) -> None:
         dialect, kind = self._plan.dialect, response.headers.get("content-type", "")
-        hide = self.options is not self._given
+        hide = self.sent is not self._given
         watch.attach(
             response,
             BodyWatch(self._charge, dialect)

@@ -34,7 +34,7 @@ class Charge:
             usage = dataclasses.replace(usage, reported_cost_usd=self.reported_cost_usd)
         self.call.commit(usage and self._with_earlier(usage))
 
-    def refused(self, usage: Usage | None, error: BaseException) -> None:
+    def refused(self, usage: Usage | None, error: BaseException | None = None) -> None:
         """The server answered with an error, perhaps with a usage."""
         if self.exchange.earlier:
             usage = self._with_earlier(usage or Usage(input_tokens=0, output_tokens=0))

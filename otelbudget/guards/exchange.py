@@ -1,7 +1,7 @@
 """How a guarded call travels: its attempts to send, the SDK's own retries included.
 
-Noted where every client of the Stainless generator passes: it builds a request for each attempt, processes the
-response that is to be given to the caller, and sleeps between the two when an attempt has failed.
+Noted where all clients of a generator pass. Those of Stainless build a request for each attempt, process the response
+that goes to the caller, and sleep between the two when an attempt has failed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Exchange:
     __slots__ = ("_begun", "_token", "_under_way", "earlier", "response")
 
     def __init__(self) -> None:
-        #: How many earlier attempts ended without an answer after something may have been sent.
+        #: How many attempts are known to have ended without an answer after something may have been sent.
         self.earlier = 0
         #: The answer to the last one, until it is left to whoever reads it.
         self.response: Any = None
@@ -58,8 +58,8 @@ class Exchange:
         self._under_way = False
         self.response = response
 
-    def retries(self, error: BaseException | None) -> None:
-        """The last attempt got none, and there will be another one."""
+    def lost(self, error: BaseException | None) -> None:
+        """The last attempt got none."""
         self._under_way = False
         self.earlier += not never_sent(error)
 
@@ -74,8 +74,11 @@ class Exchange:
 _current: ContextVar[Exchange | None] = ContextVar("otelbudget_exchange", default=None)
 
 
+# --- guards of the SDKs' own functions, plain or async, that say how an attempt goes
+
+
 def building(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Guard of ``_build_request``: once it is built, it is sent."""
+    """Of what prepares a request: once it is there, it is sent."""
     request = original(*args, **kwargs)
     if exchange := _current.get():
         exchange.begins()
@@ -83,15 +86,34 @@ def building(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def processing(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Guard of ``_process_response``, plain or async."""
-    if exchange := _current.get():
-        exchange.answered(kwargs.get("response"))
+    """Of ``_process_response``, for what goes to the caller."""
+    answered(kwargs.get("response"))
     return original(*args, **kwargs)
 
 
 def sleeping(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Guard of ``_sleep_for_retry``, plain or async, which is called where the error of the attempt is handled."""
+    """Of ``_sleep_for_retry``, which is called where the error of the attempt is handled."""
     if exchange := _current.get():
         response = kwargs.get("response")
-        exchange.retries(sys.exc_info()[1]) if response is None else exchange.answered(None)
+        exchange.lost(sys.exc_info()[1]) if response is None else exchange.answered(None)
     return original(*args, **kwargs)
+
+
+def failing(original: Callable[..., Any], hooks: Any, context: Any, response: Any, error: Any) -> Any:
+    """Of the hooks after an error: the error of an attempt, or a response that the caller is to take for one."""
+    if (exchange := _current.get()) and response is None:
+        exchange.lost(error)
+    return original(hooks, context, response, error)
+
+
+def retrying(original: Callable[..., Any], temporary: Any, response: Any) -> Any:
+    """Of what wraps an answer that is not given to the caller, since there is another attempt."""
+    answered(None)
+    return original(temporary, response)
+
+
+def answered(response: Any) -> Any:
+    """Note an answer to the attempt under way; gives it."""
+    if exchange := _current.get():
+        exchange.answered(response)
+    return response

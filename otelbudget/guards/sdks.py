@@ -1,10 +1,10 @@
-"""The SDKs made by the Stainless generator: where each has its choke point, and which dialects its endpoints speak."""
+"""The SDKs: what made each, and which dialects its endpoints speak."""
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from otelbudget.guards.dialects import Endpoints, anthropic, groq, openai
+from otelbudget.guards.dialects import Endpoints, anthropic, groq, mistral, openai
 
 
 class Sdk(NamedTuple):
@@ -15,7 +15,7 @@ class Sdk(NamedTuple):
         module: What applications import.
         provider: Who answers if the client does not say, see `providers`.
         endpoints: Ends of paths, the first that fits, and what goes there.
-        function: The innermost method of its base clients that every logical call passes once.
+        function: With Stainless, the innermost method of its base clients that every logical call passes once.
     """
 
     name: str
@@ -32,4 +32,9 @@ STAINLESS: Final = (
     Sdk("groq", "groq", "groq", groq.ENDPOINTS),
     Sdk("together", "together", "together", openai.ENDPOINTS),
     Sdk("cerebras", "cerebras.cloud.sdk", "cerebras", openai.ENDPOINTS),
+)
+SPEAKEASY: Final = (
+    Sdk("mistralai", "mistralai.client", "mistral_ai", mistral.ENDPOINTS),
+    Sdk("mistralai.azure", "mistralai.azure.client", "azure.ai.inference", mistral.ENDPOINTS),
+    Sdk("mistralai.gcp", "mistralai.gcp.client", "gcp.vertex_ai", mistral.ENDPOINTS),
 )

@@ -1,4 +1,4 @@
-"""The guard of every SDK made by the Stainless generator: one mechanism for all rows of `sdks`.
+"""The guard of every SDK made by the Stainless generator: one mechanism for many rows of `sdks`.
 
 It sits in the method of ``_base_client.{SyncAPIClient,AsyncAPIClient}`` that every client class (Azure, Bedrock,
 Vertex, subclasses) and every way of calling passes once per logical call: plain, streamed, ``parse``, ``stream()``, raw
@@ -15,121 +15,74 @@ response is free. Assistants, agent sessions, batches, realtime and websockets a
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Awaitable, Callable
-from importlib import import_module
-from types import FunctionType
+import copy
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from otelbudget import forking
-from otelbudget.calls import model_call as calls
-from otelbudget.guards import exchange, patching, watch
-from otelbudget.guards.call import Way, plan
-from otelbudget.guards.patching import Takeover
-from otelbudget.guards.sdks import Sdk
-
-_lock = forking.fresh(threading.Lock())
+from otelbudget.guards import exchange, patching
+from otelbudget.guards.call import Wire, acarried, carried, json_body, plan
+from otelbudget.guards.guard import SdkGuard
 
 
-class StainlessGuard:
+class StainlessGuard(SdkGuard):
     """The guard of one SDK."""
 
-    def __init__(self, sdk: Sdk) -> None:
-        self._sdk = sdk
-        self._calls: list[Takeover] = []
-        self._notes: list[Takeover] = []
-
-    @property
-    def module(self) -> str:
-        """The module whose import means that the SDK is used."""
-        return self._sdk.module
-
-    def install(self) -> None:
-        """Put the guard in, unless it is; an ImportError if the SDK is not installed."""
-        with _lock:
-            if not self._calls:
-                self._take_over()
-
     def _take_over(self) -> None:
-        sync, asynchronous = self._base_clients()
-        function = self._function()
+        sync, asynchronous = self._classes()
+        (function,) = self._taken()
         for base, guard in ((sync, self._request), (asynchronous, self._arequest)):
-            self._calls.extend(patching.take_over(vars(base).get(function), guard))
-            self._notes.extend(patching.take_over(vars(base).get("_process_response"), exchange.processing))
-            self._notes.extend(patching.take_over(vars(base).get("_sleep_for_retry"), exchange.sleeping))
+            self._take(base, function, guard)
+            self._note(base, "_process_response", exchange.processing)
+            self._note(base, "_sleep_for_retry", exchange.sleeping)
         # Both inherit it.
         self._notes.extend(patching.take_over(sync._build_request, exchange.building))
-        watch.notice_collections(self)
 
-    def unreached(self) -> list[str]:
-        """Names of client classes whose calls do not pass the guard; empty if all do. Sends nothing."""
-        bases, function = self._base_clients(), self._function()
-        entries = [patching.innermost(base.request) for base in bases]
-        return [
-            f"{cls.__module__}.{cls.__qualname__}"
-            for cls in patching.subclasses(*bases)
-            if not (
-                patching.reaches(cls, "request", entries.__contains__) and patching.reaches(cls, function, self._takes)
-            )
-        ]
-
-    def _takes(self, function: FunctionType | None) -> bool:
-        return any(takeover.takes(function) for takeover in self._calls)
-
-    def uninstall(self) -> None:
-        """Take the guard out: the SDK's functions have their own bodies again, and whoever holds the guard passes."""
-        with _lock:
-            self._undo()
-
-    def _undo(self) -> None:
-        for takeover in (*self._calls, *self._notes):
-            takeover.undo()
-        self._calls.clear()
-        self._notes.clear()
-        watch.forget_collections(self)
-
-    def _function(self) -> str:
-        # Older releases have no other than this.
-        return self._sdk.function if all(hasattr(b, self._sdk.function) for b in self._base_clients()) else "request"
-
-    def _base_clients(self) -> tuple[Any, Any]:
-        module = import_module(f"{self._sdk.module}._base_client")
+    def _classes(self) -> tuple[Any, ...]:
+        module = self._inside("_base_client")
         return module.SyncAPIClient, module.AsyncAPIClient
 
-    def _request(self, original: Callable[..., Any], client: Any, cast_to: Any, options: Any, **how: Any) -> Any:
-        planned = plan(self._sdk, client, options, stream=how.get("stream") is True)
-        call = None if planned is None else calls.begin(planned.request)
-        if planned is None or call is None:
-            return original(client, cast_to, options, **how)
-        way = Way(planned, call, options)
-        while True:
-            try:
-                with way.exchange, call.active():
-                    result = original(client, cast_to, way.options, **how)
-            except BaseException as error:
-                if way.goes_on_without_usage(error):
-                    continue
-                way.failed(error)
-                raise
-            way.arrived(result)
-            return result
+    def _taken(self) -> tuple[str, ...]:
+        there = all(hasattr(base, self._sdk.function) for base in self._classes())
+        return (self._sdk.function if there else "request",)  # which older releases have alone
 
-    async def _arequest(
-        self, original: Callable[..., Awaitable[Any]], client: Any, cast_to: Any, options: Any, **how: Any
-    ) -> Any:
-        planned = plan(self._sdk, client, options, stream=how.get("stream") is True)
-        call = None if planned is None else await calls.abegin(planned.request)
-        if planned is None or call is None:
-            return await original(client, cast_to, options, **how)
-        way = Way(planned, call, options)
-        while True:
-            try:
-                with way.exchange, call.active():
-                    result = await original(client, cast_to, way.options, **how)
-            except BaseException as error:
-                if way.goes_on_without_usage(error):
-                    continue
-                way.failed(error)
-                raise
-            way.arrived(result)
-            return result
+    def _entries(self) -> tuple[str, ...]:
+        return ("request",)
+
+    def _request(self, original: Callable[..., Any], client: Any, cast_to: Any, options: Any, **how: Any) -> Any:
+        planned = plan(self._sdk, _WIRE, client, options, stream=how.get("stream") is True)
+        return carried(planned, options, lambda sent: original(client, cast_to, sent, **how))
+
+    async def _arequest(self, original: Callable[..., Any], client: Any, cast_to: Any, options: Any, **how: Any) -> Any:
+        planned = plan(self._sdk, _WIRE, client, options, stream=how.get("stream") is True)
+        return await acarried(planned, options, lambda sent: original(client, cast_to, sent, **how))
+
+
+# --- the SDK's ``FinalRequestOptions``
+
+
+def body_of(options: Any) -> Mapping[str, Any]:
+    """The body that will be sent: the SDK's own with ``extra_body`` over it, or JSON given as bytes; else empty."""
+    content, body, extra = getattr(options, "content", None), options.json_data, options.extra_json
+    raw = content if isinstance(content, bytes | bytearray) else body
+    if isinstance(raw, bytes | bytearray):
+        body = json_body(raw)
+    body = body if isinstance(body, Mapping) else {}
+    return {**body, **extra} if isinstance(extra, Mapping) else body
+
+
+def _changed(options: Any, values: Mapping[str, Any]) -> Any:
+    """A copy of *options* whose body has other *values*, also where ``extra_body`` goes over it when it is sent."""
+    changed = copy.copy(options)
+    changed.json_data = {**options.json_data, **values}
+    if options.extra_json:
+        changed.extra_json = {**options.extra_json, **values}
+    return changed
+
+
+_WIRE = Wire(
+    endpoint=lambda options: (options.method, options.url),
+    body=body_of,
+    changed=_changed,
+    # Into bytes that the application has made itself nothing can be put.
+    open=lambda options: isinstance(options.json_data, Mapping),
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import openai
 import pytest
@@ -17,6 +18,9 @@ import otelbudget
 from otelbudget import BudgetExceeded, ConfigError, RunBudget
 from otelbudget.bootstrap import facts, instrumentors
 from otelbudget.demo import DemoServer
+from otelbudget.guards import GUARDS
+from otelbudget.guards.sdks import Sdk
+from otelbudget.guards.stainless import StainlessGuard
 
 OFFICIAL = "opentelemetry.instrumentation.genai.openai"
 OPENINFERENCE = "openinference.instrumentation.openai"
@@ -192,6 +196,15 @@ def test_an_sdk_named_without_an_instrumentor_installed_says_what_to_install(mon
 def test_strict_is_content_where_the_guard_is_reached(client: openai.OpenAI, server: DemoServer) -> None:
     setup(strict=True)
     spend_all(client, server)
+
+
+def test_strict_passes_over_an_sdk_that_is_there_and_can_t_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "half_an_sdk.py").write_text("import no_such_package")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(GUARDS, "half", StainlessGuard(Sdk("half", "half_an_sdk", "half", ())))
+    setup(strict=True)
 
 
 def test_a_client_class_that_goes_round_the_guard_is_named_and_strict_refuses_it(

@@ -271,7 +271,8 @@ def test_with_neither_spans_nor_a_guarded_sdk_strict_refuses(script: Script, str
         """
 import importlib.util, sys
 real = importlib.util.find_spec
-sdks = ("openai", "anthropic", "groq", "together", "cerebras.cloud.sdk")
+from otelbudget.guards import GUARDS
+sdks = [guard.module for guard in GUARDS.values()]
 importlib.util.find_spec = lambda name, package=None: None if name in sdks else real(name, package)
 import otelbudget
 try:
@@ -296,7 +297,8 @@ def test_strict_is_not_content_with_spans_that_nobody_may_make(script: Script) -
         """
 import importlib.util
 real = importlib.util.find_spec
-sdks = ("openai", "anthropic", "groq", "together", "cerebras.cloud.sdk")
+from otelbudget.guards import GUARDS
+sdks = [guard.module for guard in GUARDS.values()]
 importlib.util.find_spec = lambda name, package=None: None if name in sdks else real(name, package)
 import otelbudget
 for strict in (True, False):
@@ -309,7 +311,7 @@ for strict in (True, False):
     )
     refused, enforces = done.stdout.splitlines()
     assert refused.startswith("strict=True: no SDK with a guard is installed, and whether instrumentations show")
-    assert "install one of: openai, anthropic, groq, together, cerebras," in refused
+    assert "install one of: openai, anthropic, groq, together, cerebras, mistralai," in refused
     assert enforces == "spans of what has no guard"
 
 

@@ -72,3 +72,35 @@ def test_one_call_of_five_is_sent_and_what_comes_after_shutdown_passes(
     assert (sdk in later) is (when == "after")
     assert (sdk in now) is (when != "after")
     assert sdk in last.partition(", the guard")[0]
+
+
+#: Three calls wanted and one paid for.
+THREE = """
+import json, sys
+sys.path[:0] = sys.argv[1:]
+import otelbudget
+from otelbudget.bootstrap import facts
+
+otelbudget.setup(otelbudget.RunBudget(max_steps=1), exporter="none", metrics_port=None)
+early = "mistralai.client" in sys.modules
+from mistralai.client import Mistral
+from provider import Provider
+
+seen = []
+with Provider() as server, Mistral(api_key="none", server_url=f"{server.root_url}/mistral") as client:
+    with otelbudget.run(reraise=False):
+        for _ in range(3):
+            try:
+                client.chat.complete(model="m", messages=[{"role": "user", "content": "Say it."}])
+                seen.append("answered")
+            except otelbudget.BudgetExceeded:
+                seen.append("denied")
+    print(json.dumps([early, seen, server.requests, "mistralai" in facts().enforces.partition(" once ")[0]]))
+"""
+
+
+def test_mistral_s_sdk_is_guarded_when_it_is_imported_and_not_imported_by_us(script: Script) -> None:
+    pytest.importorskip("mistralai.client")
+    done = script(THREE, str(TESTS))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [False, ["answered", "denied", "denied"], 1, True]

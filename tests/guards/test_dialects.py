@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from openai import AsyncAzureOpenAI, OpenAI
 
-from otelbudget.guards.call import body_of
 from otelbudget.guards.dialects import Dialect, anthropic, dialect_of, groq, openai, spoken
 from otelbudget.guards.framing import framing_of
 from otelbudget.guards.providers import provider_of
+from otelbudget.guards.stainless import body_of
 from otelbudget.model.usage import Usage
 
 
@@ -82,12 +82,15 @@ def test_the_maximum_covers_all_choices_and_prompts(url: str, body: dict[str, An
 
 
 def test_the_body_is_what_will_be_sent() -> None:
-    assert body_of({"model": "a", "n": 1}, {"n": 2}, None) == {"model": "a", "n": 2}
-    assert body_of(None, {"n": 2}, None) == {"n": 2}
-    assert body_of(None, None, b'{"model": "a"}') == {"model": "a"}
-    assert body_of(b'{"model": "a"}', None, None) == {"model": "a"}
-    assert body_of(None, None, b"no json") == {}
-    assert body_of(None, None, b"[1]") == {}
+    def body(json_data: object, extra: object, content: object) -> object:
+        return body_of(SimpleNamespace(json_data=json_data, extra_json=extra, content=content))
+
+    assert body({"model": "a", "n": 1}, {"n": 2}, None) == {"model": "a", "n": 2}
+    assert body(None, {"n": 2}, None) == {"n": 2}
+    assert body(None, None, b'{"model": "a"}') == {"model": "a"}
+    assert body(b'{"model": "a"}', None, None) == {"model": "a"}
+    assert body(None, None, b"no json") == {}
+    assert body(None, None, b"[1]") == {}
 
 
 def test_cached_and_reasoning_tokens_are_parts() -> None:

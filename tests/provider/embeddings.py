@@ -25,7 +25,8 @@ def embeddings(request: Request, reply: Reply) -> dict[str, Any]:
     data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(vectors)]
     tokens = sum(map(count_tokens, texts)) if reply.input_tokens is None else reply.input_tokens
     usage = {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}} if reply.send_usage else {}
-    return {"object": "list", "model": request.body.get("model", "demo-embed"), "data": data} | usage
+    named = {"id": f"embd-demo-{request.number:06d}"} if request.path.startswith("/mistral") else {}
+    return {"object": "list", "model": request.body.get("model", "demo-embed"), "data": data} | usage | named
 
 
 def _vector(text: str, dimensions: int) -> list[float]:

@@ -203,6 +203,16 @@ def _groq_events(outcome: Outcome) -> Iterator[Event]:
     yield done
 
 
+def _mistral_events(outcome: Outcome) -> Iterator[Event]:
+    """Mistral tells the usage in its last chunk, asked or not."""
+    *chunks, done = _chat_events(outcome)
+    last = chunks[-1]
+    assert isinstance(last, dict)
+    yield from chunks[:-1]
+    yield last | _usage(outcome, "prompt", "completion")
+    yield done
+
+
 def _chat_choice(index: int, finish: str | None, **said: Json) -> Json:
     return {"index": index, **said, "finish_reason": finish, "logprobs": None}
 
@@ -291,9 +301,12 @@ _FORMS: dict[str, _Forms] = {
     "/v1/chat/completions": (_chat, _chat_events),
     "/v1/responses": (_response, _response_events),
     "/openai/v1/chat/completions": (_chat, _groq_events),
+    "/mistral/v1/chat/completions": (_chat, _mistral_events),
+    "/mistral/v1/fim/completions": (_chat, _mistral_events),
+    "/mistral/v1/agents/completions": (_chat, _mistral_events),
     anthropic.PATH: (anthropic.message, anthropic.events),
 }
-_EMBEDDINGS = ("/v1/embeddings", "/openai/v1/embeddings")
+_EMBEDDINGS = ("/v1/embeddings", "/openai/v1/embeddings", "/mistral/v1/embeddings")
 PATHS = (*_FORMS, *_EMBEDDINGS)
 
 

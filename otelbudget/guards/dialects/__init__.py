@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from fnmatch import fnmatchcase
 from typing import Any
 
 from otelbudget.model.amounts import nanousd, usd
@@ -66,7 +67,7 @@ class Dialect(ABC):
         return False
 
 
-#: Ends of paths -> what goes there; the first that fits, since gateways put more in front.
+#: Ends of paths, ``*`` for any part -> what goes there; the first that fits, since gateways put more in front.
 Endpoints = tuple[tuple[str, Dialect], ...]
 
 
@@ -75,7 +76,7 @@ def dialect_of(endpoints: Endpoints, method: str, url: str) -> Dialect | None:
     if method.lower() != "post":
         return None
     path = "/" + url.partition("?")[0].rstrip("/")
-    return next((dialect for end, dialect in endpoints if path.endswith(end)), None)
+    return next((dialect for end, dialect in endpoints if fnmatchcase(path, f"*{end}")), None)
 
 
 def get(holder: object, name: str) -> Any:

@@ -1,0 +1,89 @@
+"""`SdkGuard`: what the guards of all mechanisms have in common, how they come and go."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from importlib import import_module
+from types import FunctionType
+from typing import Any
+
+from otelbudget import forking
+from otelbudget.guards import patching, watch
+from otelbudget.guards.patching import Takeover
+from otelbudget.guards.sdks import Sdk
+
+_lock = forking.fresh(threading.Lock())
+
+
+class SdkGuard(ABC):
+    """The guard of one SDK; a mechanism says what it takes over."""
+
+    def __init__(self, sdk: Sdk) -> None:
+        self._sdk = sdk
+        self._calls: list[Takeover] = []
+        self._notes: list[Takeover] = []
+
+    @abstractmethod
+    def _take_over(self) -> None:
+        """Put functions of ours in front of the SDK's, with `_take` and `_note`."""
+
+    @abstractmethod
+    def _classes(self) -> tuple[Any, ...]:
+        """The classes that all its clients derive from."""
+
+    @abstractmethod
+    def _taken(self) -> tuple[str, ...]:
+        """Names of their methods that are taken over."""
+
+    def _entries(self) -> tuple[str, ...]:
+        """Names of their methods that lead to those."""
+        return ()
+
+    @property
+    def module(self) -> str:
+        """The module whose import means that the SDK is used."""
+        return self._sdk.module
+
+    def install(self) -> None:
+        """Put the guard in, unless it is; an ImportError if the SDK is not installed."""
+        with _lock:
+            if not self._calls:
+                self._take_over()
+                watch.notice_collections(self)
+
+    def unreached(self) -> list[str]:
+        """Names of client classes whose calls do not pass the guard; empty if all do. Sends nothing."""
+        classes = self._classes()
+        entries = [patching.innermost(getattr(cls, name)) for cls in classes for name in self._entries()]
+        return [
+            f"{cls.__module__}.{cls.__qualname__}"
+            for cls in patching.subclasses(*classes)
+            if not all(patching.reaches(cls, name, self._takes) for name in self._taken())
+            or not all(patching.reaches(cls, name, entries.__contains__) for name in self._entries())
+        ]
+
+    def _takes(self, function: FunctionType | None) -> bool:
+        return any(takeover.takes(function) for takeover in self._calls)
+
+    def uninstall(self) -> None:
+        """Take the guard out: the SDK's functions have their own bodies again, and whoever holds the guard passes."""
+        with _lock:
+            self._undo()
+
+    def _undo(self) -> None:
+        for takeover in (*self._calls, *self._notes):
+            takeover.undo()
+        self._calls.clear()
+        self._notes.clear()
+        watch.forget_collections(self)
+
+    def _inside(self, name: str) -> Any:
+        return import_module(f"{self._sdk.module}.{name}")
+
+    def _take(self, cls: type, name: str, guard: Callable[..., Any]) -> None:
+        self._calls.extend(patching.take_over(vars(cls).get(name), guard))
+
+    def _note(self, cls: type, name: str, guard: Callable[..., Any]) -> None:
+        self._notes.extend(patching.take_over(vars(cls).get(name), guard))

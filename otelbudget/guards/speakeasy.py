@@ -1,0 +1,67 @@
+"""The guard of SDKs made by the Speakeasy generator.
+
+It sits in ``basesdk.BaseSDK.do_request`` and its async twin, which each logical call passes once; retries of the SDK
+happen inside. An attempt begins when the hooks before it have run and ends with an error when those after one run; an
+answer that is to be retried is wrapped into a ``TemporaryError``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from otelbudget.guards import exchange
+from otelbudget.guards.call import Wire, acarried, carried, json_body, plan
+from otelbudget.guards.guard import SdkGuard
+
+
+class SpeakeasyGuard(SdkGuard):
+    """The guard of one SDK."""
+
+    def _take_over(self) -> None:
+        (base,) = self._classes()
+        self._take(base, "do_request", self._request)
+        self._take(base, "do_request_async", self._arequest)
+        hooks = self._inside("_hooks.sdkhooks").SDKHooks
+        self._note(hooks, "before_request", exchange.building)
+        self._note(hooks, "after_error", exchange.failing)
+        self._note(self._inside("utils.retries").TemporaryError, "__init__", exchange.retrying)
+
+    def _classes(self) -> tuple[Any, ...]:
+        return (self._inside("basesdk").BaseSDK,)
+
+    def _taken(self) -> tuple[str, ...]:
+        return ("do_request", "do_request_async")
+
+    def _request(self, original: Callable[..., Any], sdk: Any, *, request: Any, **how: Any) -> Any:
+        def send(request: Any) -> Any:
+            return exchange.answered(original(sdk, request=request, **how))
+
+        return carried(self._plan(sdk, request, how), request, send)
+
+    async def _arequest(self, original: Callable[..., Awaitable[Any]], sdk: Any, *, request: Any, **how: Any) -> Any:
+        async def send(request: Any) -> Any:
+            return exchange.answered(await original(sdk, request=request, **how))
+
+        return await acarried(self._plan(sdk, request, how), request, send)
+
+    def _plan(self, sdk: Any, request: Any, how: Mapping[str, Any]) -> Any:
+        return plan(self._sdk, _WIRE, sdk, request, stream=how.get("stream") is True)
+
+
+# --- the ``Request`` of httpx or httpx2
+
+
+def _changed(request: Any, values: Mapping[str, Any]) -> Any:
+    content = json.dumps({**json_body(request.content), **values}).encode()
+    headers = [(name, value) for name, value in request.headers.raw if name.lower() != b"content-length"]
+    return type(request)(request.method, request.url, headers=headers, content=content, extensions=request.extensions)
+
+
+_WIRE = Wire(
+    endpoint=lambda request: (request.method, request.url.path),
+    body=lambda request: json_body(request.content),
+    changed=_changed,
+    open=lambda request: bool(json_body(request.content)),
+)
