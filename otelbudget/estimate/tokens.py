@@ -29,7 +29,10 @@ _PIECES: Final = 64
 _MOST_VALUES: Final = 1_000_000
 
 #: What a model reads of a request body, in every dialect; the second group is read as it stands, names and all.
-_READ: Final = ("messages", "input", "inputs", "prompt", "suffix", "instructions", "system")
+_READ: Final = (
+    *("messages", "input", "inputs", "prompt", "suffix", "instructions", "system"),
+    *("contents", "content", "requests", "systemInstruction"),
+)
 _READ_VERBATIM: Final = ("tools", "functions", "response_format", "text")
 #: Fields of messages and their parts that the provider does not show to the model.
 _UNSEEN: Final = frozenset(
@@ -191,7 +194,8 @@ class _Walk:
 
     def _mapping(self, value: Mapping[Any, Any], verbatim: bool) -> Any:
         kind = value.get("type")
-        if not verbatim and isinstance(kind, str) and (media := _media(kind, value)):
+        media = 0 if verbatim else _media(kind, value) if isinstance(kind, str) else _inline(value)
+        if media:
             self._tokens += media
             return ()
         items = list(value.items())
@@ -215,6 +219,17 @@ def _media(kind: str, part: Mapping[Any, Any]) -> int:
         length = max(_data_length(part, "file", "file_data"), _data_length(part, "source", "data"))
         return max(PER_IMAGE, length // FILE_PER_TOKEN)
     return 0
+
+
+def _inline(part: Mapping[Any, Any]) -> int:
+    """The same of Gemini's parts, which have no type."""
+    if "inlineData" not in part and "fileData" not in part:
+        return 0
+    inner = part.get("inlineData")
+    mime = inner.get("mimeType") if isinstance(inner, Mapping) else None
+    each = AUDIO_PER_TOKEN if isinstance(mime, str) and mime.startswith("audio/") else FILE_PER_TOKEN
+    is_image = isinstance(mime, str) and mime.startswith("image/")
+    return PER_IMAGE if is_image else max(PER_IMAGE, _data_length(part, "inlineData", "data") // each)
 
 
 def _data_length(part: Mapping[Any, Any], inside: str, name: str) -> int:

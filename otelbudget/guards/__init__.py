@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from otelbudget.guards.sdks import SPEAKEASY, STAINLESS
+from otelbudget.guards.google import GoogleGuard
+from otelbudget.guards.sdks import GOOGLE, SPEAKEASY, STAINLESS
 from otelbudget.guards.speakeasy import SpeakeasyGuard
 from otelbudget.guards.stainless import StainlessGuard
 
@@ -43,4 +44,5 @@ class Guard(Protocol):
 GUARDS: Final[dict[str, Guard]] = {
     **{sdk.name: StainlessGuard(sdk) for sdk in STAINLESS},
     **{sdk.name: SpeakeasyGuard(sdk) for sdk in SPEAKEASY},
+    GOOGLE.name: GoogleGuard(GOOGLE),
 }

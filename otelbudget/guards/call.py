@@ -18,9 +18,10 @@ from otelbudget.guards.boundary import contained
 from otelbudget.guards.charge import Charge
 from otelbudget.guards.dialects import Dialect, cost_of, dialect_of, text_of
 from otelbudget.guards.exchange import Exchange
-from otelbudget.guards.framing import framing_of
+from otelbudget.guards.framing import PARSED, Framing, framing_of
 from otelbudget.guards.providers import provider_of
 from otelbudget.guards.streams import BodyWatch, StreamWatch, json_usage
+from otelbudget.guards.watch import Watch
 
 if TYPE_CHECKING:
     from otelbudget.calls.model_call import ModelCall
@@ -41,16 +42,20 @@ class Wire(NamedTuple):
         body: Gives its body; empty if nobody can read it.
         changed: Gives the same request with other values in its body.
         open: Whether it can be changed.
+        framing: Gives how a streamed answer is cut, for its content type.
+        attach: Lets a watch follow an answer.
     """
 
     endpoint: Callable[[Any], tuple[str, str]]
     body: Callable[[Any], Mapping[str, Any]]
     changed: Callable[[Any, Mapping[str, Any]], Any]
     open: Callable[[Any], bool]
+    framing: Callable[[str], Framing] = framing_of
+    attach: Callable[[Any, Watch], None] = watch.attach
 
 
 class Plan(NamedTuple):
-    """What a call asks for: *stream_options* get its usage out of a stream, a lower maximum goes under *maxima*."""
+    """What a call asks for; *stream_options* get its usage out of a stream."""
 
     sdk: Sdk
     wire: Wire
@@ -58,7 +63,6 @@ class Plan(NamedTuple):
     request: ModelRequest
     stream_options: Mapping[str, Any] | None
     base_url: str
-    maxima: tuple[str, ...]
 
 
 def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan | None:
@@ -69,10 +73,8 @@ def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan 
     watch.settle_dropped()
     request = ModelRequest(provider=sdk.provider, operation=dialect.operation, model=None, input_tokens=1)
     body: Mapping[str, Any] = {}
-    maxima: tuple[str, ...] = ()
     with contained(f"reading a request of {sdk.name}"):
         body, provider = wire.body(sent), provider_of(client, sdk.provider)
-        maxima = dialect.maximum_keys(body, provider) if wire.open(sent) else ()
         request = ModelRequest(
             provider=provider,
             operation=dialect.operation,
@@ -80,11 +82,11 @@ def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan 
             input_tokens=count_input(body),
             max_output_tokens=dialect.max_output_tokens(body),
             answers=dialect.answers(body),
-            lowerable=bool(maxima),
+            lowerable=wire.open(sent) and bool(dialect.maximum_keys(body, provider)),
         )
     base_url = str(getattr(client, "base_url", ""))
     ask = stream and dialect.asks_usage and wire.open(sent) and base_url not in _without_usage
-    return Plan(sdk, wire, dialect, request, _asking(body.get("stream_options")) if ask else None, base_url, maxima)
+    return Plan(sdk, wire, dialect, request, _asking(body.get("stream_options")) if ask else None, base_url)
 
 
 def json_body(raw: bytes | bytearray) -> Mapping[str, Any]:
@@ -150,8 +152,9 @@ class Way:
         self._charge = Charge(call, planned.request, self.exchange)
         maximum = call.max_output_tokens
         if maximum is not None and maximum != planned.request.max_output_tokens:
-            lower = dict.fromkeys(planned.maxima, maximum // planned.request.answers)
-            sent = planned.wire.changed(sent, lower)
+            each, request = maximum // planned.request.answers, planned.request
+            values = planned.dialect.lowered(planned.wire.body(sent), request.provider, each)
+            sent = planned.wire.changed(sent, values)
         self._given = sent
         asking = planned.stream_options
         self.sent = sent if asking is None else planned.wire.changed(sent, {"stream_options": asking})
@@ -190,11 +193,12 @@ class Way:
     def _follow(self, response: Any) -> None:
         dialect, kind = self._plan.dialect, response.headers.get("content-type", "")
         hide = self.sent is not self._given
-        watch.attach(
+        framing = self._plan.wire.framing(kind)
+        self._plan.wire.attach(
             response,
             BodyWatch(self._charge, dialect)
-            if "json" in kind
-            else StreamWatch(self._charge, dialect, framing_of(kind), hide_usage=hide),
+            if "json" in kind and framing is not PARSED
+            else StreamWatch(self._charge, dialect, framing, hide_usage=hide),
         )
         self.exchange.response = None  # it must be free to go when nobody else has it any more
 

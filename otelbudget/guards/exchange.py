@@ -11,9 +11,9 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final
 
-#: Errors of httpx and httpx2 that come before the first byte of a request has left.
+#: Errors of httpx, httpx2 and aiohttp that come before the first byte of a request has left.
 _BEFORE_SENDING: Final = frozenset(
-    {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError"}
+    {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError", "ClientConnectorError"}
 )
 
 
@@ -80,8 +80,7 @@ _current: ContextVar[Exchange | None] = ContextVar("otelbudget_exchange", defaul
 def building(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Of what prepares a request: once it is there, it is sent."""
     request = original(*args, **kwargs)
-    if exchange := _current.get():
-        exchange.begins()
+    begins()
     return request
 
 
@@ -110,6 +109,18 @@ def retrying(original: Callable[..., Any], temporary: Any, response: Any) -> Any
     """Of what wraps an answer that is not given to the caller, since there is another attempt."""
     answered(None)
     return original(temporary, response)
+
+
+def begins() -> None:
+    """Note that an attempt is about to be sent."""
+    if exchange := _current.get():
+        exchange.begins()
+
+
+def lost(error: BaseException) -> None:
+    """Note that the attempt under way got no answer."""
+    if exchange := _current.get():
+        exchange.lost(error)
 
 
 def answered(response: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Cutting the body of a stream into its events: server-sent events, and the binary messages of AWS."""
+"""Cutting the body of a stream into its events: server-sent events, messages of AWS, and what has been cut already."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 _END_OF_EVENT: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
@@ -20,8 +20,8 @@ class Framing(NamedTuple):
     """*cut* takes what was kept and what has arrived, and gives whole events and what is to be kept; *data* is what an
     event says."""
 
-    cut: Callable[[bytes, bytes], tuple[list[bytes], bytes]]
-    data: Callable[[bytes], bytes]
+    cut: Callable[[bytes, Any], tuple[list[Any], bytes]]
+    data: Callable[[Any], bytes]
 
 
 def framing_of(content_type: str) -> Framing:
@@ -68,3 +68,5 @@ def _message_data(message: bytes) -> bytes:
 
 _SERVER_SENT_EVENTS: Final = Framing(_cut_events, _event_data)
 _AWS_MESSAGES: Final = Framing(_cut_messages, _message_data)
+#: For events that the SDK has cut and read itself.
+PARSED: Final = Framing(lambda kept, event: ([event], kept), lambda event: json.dumps(event).encode())

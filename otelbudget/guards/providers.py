@@ -40,5 +40,7 @@ def provider_of(client: object, default: str) -> str:
     for cls in type(client).__mro__:
         if cls.__name__ in _BY_CLASS:
             return _BY_CLASS[cls.__name__]
+    if getattr(client, "vertexai", None) is True:  # google-genai's
+        return "gcp.vertex_ai"
     host = str(getattr(getattr(client, "base_url", None), "host", ""))
     return next((provider for end, provider in _BY_HOST if host.endswith(end)), default)

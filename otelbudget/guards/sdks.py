@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from otelbudget.guards.dialects import Endpoints, anthropic, groq, mistral, openai
+from otelbudget.guards.dialects import Endpoints, anthropic, gemini, groq, mistral, openai
 
 
 class Sdk(NamedTuple):
@@ -38,3 +38,4 @@ SPEAKEASY: Final = (
     Sdk("mistralai.azure", "mistralai.azure.client", "azure.ai.inference", mistral.ENDPOINTS),
     Sdk("mistralai.gcp", "mistralai.gcp.client", "gcp.vertex_ai", mistral.ENDPOINTS),
 )
+GOOGLE: Final = Sdk("google_genai", "google.genai", "gcp.gemini", gemini.ENDPOINTS)

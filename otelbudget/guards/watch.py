@@ -160,6 +160,22 @@ class _Shadows:
                     delattr(self._response, name)
 
 
+def attach_segments(response: Any, watch: Watch) -> None:
+    """Let *watch* follow the ``segments`` of google-genai's ``HttpResponse``, or the ``async_segments``."""
+    segments, async_segments, below = response.segments, response.async_segments, response.response_stream
+
+    async def aclose() -> None:
+        closing = getattr(below, "aclose", below.close)()
+        if closing is not None:
+            await closing
+
+    vars(response).update(
+        segments=lambda: watch.read(segments(), below.close),
+        async_segments=lambda: watch.aread(async_segments(), aclose),
+    )
+    weakref.finalize(response, watch.dropped).atexit = False
+
+
 # --- answers dropped by the garbage collector
 
 _dropped: deque[Watch] = deque()

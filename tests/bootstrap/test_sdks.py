@@ -76,31 +76,43 @@ def test_one_call_of_five_is_sent_and_what_comes_after_shutdown_passes(
 
 #: Three calls wanted and one paid for.
 THREE = """
-import json, sys
-sys.path[:0] = sys.argv[1:]
+import importlib, json, sys, warnings
+module, sdk, ask = sys.argv[1:4]
+sys.path[:0] = sys.argv[4:]
+warnings.simplefilter("ignore")  # of the SDKs themselves, as they are imported
 import otelbudget
 from otelbudget.bootstrap import facts
 
 otelbudget.setup(otelbudget.RunBudget(max_steps=1), exporter="none", metrics_port=None)
-early = "mistralai.client" in sys.modules
-from mistralai.client import Mistral
+early = module in sys.modules
+made = importlib.import_module(module)
 from provider import Provider
 
 seen = []
-with Provider() as server, Mistral(api_key="none", server_url=f"{server.root_url}/mistral") as client:
+with Provider() as server:
+    call = eval(ask)
     with otelbudget.run(reraise=False):
         for _ in range(3):
             try:
-                client.chat.complete(model="m", messages=[{"role": "user", "content": "Say it."}])
+                call()
                 seen.append("answered")
             except otelbudget.BudgetExceeded:
                 seen.append("denied")
-    print(json.dumps([early, seen, server.requests, "mistralai" in facts().enforces.partition(" once ")[0]]))
+    print(json.dumps([early, seen, server.requests, sdk in facts().enforces.partition(" once ")[0]]))
 """
+MISTRAL = """lambda c=made.Mistral(api_key="none", server_url=f"{server.root_url}/mistral"): c.chat.complete(
+    model="m", messages=[{"role": "user", "content": "Say it."}])"""
+GEMINI = """lambda c=made.Client(api_key="none", http_options={"base_url": server.root_url}): c.models.generate_content(
+    model="gemini-2.5-flash", contents="Say it.")"""
 
 
-def test_mistral_s_sdk_is_guarded_when_it_is_imported_and_not_imported_by_us(script: Script) -> None:
-    pytest.importorskip("mistralai.client")
-    done = script(THREE, str(TESTS))
+@pytest.mark.parametrize(
+    ("module", "sdk", "ask"), [("mistralai.client", "mistralai", MISTRAL), ("google.genai", "google_genai", GEMINI)]
+)
+def test_an_sdk_of_another_kind_is_guarded_when_it_is_imported_and_not_imported_by_us(
+    script: Script, module: str, sdk: str, ask: str
+) -> None:
+    pytest.importorskip(module)
+    done = script(THREE, module, sdk, ask, str(TESTS))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [False, ["answered", "denied", "denied"], 1, True]

@@ -1,6 +1,6 @@
 """The wire forms: requests read into plain messages, answers written as JSON bodies and stream events.
 
-OpenAI's are here; Anthropic's are in `provider.anthropic`.
+OpenAI's are here; Anthropic's and Gemini's are in files of their own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from otelbudget.demo.server import Request
 from otelbudget.demo.tokens import count_tokens, cut, prompt_tokens
 from otelbudget.demo.writer import Answer, write
-from provider import anthropic
+from provider import anthropic, gemini
 from provider.embeddings import embeddings
 from provider.script import Reply
 
@@ -54,6 +54,8 @@ def answer(request: Request, reply: Reply) -> Json | list[Event]:
     body, events = _FORMS[request.path]
     if request.path == anthropic.PATH:
         request = replace(request, body=anthropic.as_chat(request.body))
+    elif request.path in gemini.PATHS:
+        request = replace(request, body=gemini.as_chat(request.path, request.body))
     outcome = _outcome(request, reply)
     return list(events(outcome)) if request.body.get("stream") else body(outcome)
 
@@ -305,6 +307,7 @@ _FORMS: dict[str, _Forms] = {
     "/mistral/v1/fim/completions": (_chat, _mistral_events),
     "/mistral/v1/agents/completions": (_chat, _mistral_events),
     anthropic.PATH: (anthropic.message, anthropic.events),
+    **dict.fromkeys(gemini.PATHS, (gemini.content, gemini.events)),
 }
 _EMBEDDINGS = ("/v1/embeddings", "/openai/v1/embeddings", "/mistral/v1/embeddings")
 PATHS = (*_FORMS, *_EMBEDDINGS)
@@ -320,5 +323,7 @@ def error(path: str, status: int, message: str | None) -> Json:
     said = message or f"The demo server was told to answer {status}."
     if path.startswith(anthropic.PATH):
         return anthropic.error(status, said)
+    if path.startswith(gemini.PREFIXES):
+        return gemini.error(status, said)
     kind = _KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {"error": {"message": said, "type": kind, "param": None, "code": None}}

@@ -46,6 +46,10 @@ class Dialect(ABC):
         """Where a lower maximum is put: where the request has one, else where it would; empty if it can't be."""
         return tuple(key for key in self.maxima if body.get(key) is not None) or self.maxima[:1]
 
+    def lowered(self, body: Mapping[str, Any], provider: str, maximum: int) -> Mapping[str, Any]:
+        """What has to be in the body for *maximum*, for each answer, to be its maximum."""
+        return dict.fromkeys(self.maximum_keys(body, provider), maximum)
+
     @abstractmethod
     def usage(self, answer: object, provider: str) -> Usage | None:
         """The usage that an answer reports, or None."""
@@ -113,7 +117,7 @@ def spoken(delta: object) -> Iterable[str]:
         yield delta
     elif isinstance(delta, Mapping):
         for key, value in delta.items():
-            if key not in ("id", "role", "type", "index", "logprobs", "data", "signature"):
+            if key not in ("id", "role", "type", "index", "logprobs", "data", "signature", "thoughtSignature"):
                 yield from spoken(value)
     elif isinstance(delta, list):
         for value in delta:

@@ -19,9 +19,9 @@ class Conversations(openai.OpenAI):
         inner = body.get("completion_args")
         return super().max_output_tokens(inner) if isinstance(inner, Mapping) else None
 
-    def maximum_keys(self, body: Mapping[str, Any], provider: str) -> tuple[str, ...]:  # noqa: ARG002
-        """None: it is not at the top."""
-        return ()
+    def lowered(self, body: Mapping[str, Any], provider: str, maximum: int) -> Mapping[str, Any]:  # noqa: ARG002
+        """In ``completion_args``."""
+        return {"completion_args": {**(body.get("completion_args") or {}), "max_tokens": maximum}}
 
     def words(self, event: Mapping[str, Any]) -> str:
         """Text, and the names and arguments of functions."""

@@ -1,0 +1,128 @@
+"""The guard of ``google-genai``: Gemini, on its own API and on Vertex AI. Its websockets and Interactions are not seen.
+
+It sits in ``_api_client.BaseApiClient._request`` and its async twin, which each logical call passes once; retries run
+``_request_once`` inside. There are three HTTP clients below, so an answer is followed where it has been cut already:
+in the segments of ``HttpResponse``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from otelbudget.guards import exchange, watch
+from otelbudget.guards.call import Wire, acarried, carried, json_body, plan
+from otelbudget.guards.framing import PARSED
+from otelbudget.guards.guard import SdkGuard
+
+_MODEL: Final = re.compile(r"/([^/:]+):\w+$")
+
+
+class GoogleGuard(SdkGuard):
+    """The guard of the SDK."""
+
+    def _take_over(self) -> None:
+        (base,) = self._classes()
+        self._take(base, "_request", self._request)
+        self._take(base, "_async_request", self._arequest)
+        self._note(base, "_request_once", _attempt)
+        self._note(base, "_async_request_once", _aattempt)
+
+    def _classes(self) -> tuple[Any, ...]:
+        return (self._inside("_api_client").BaseApiClient,)
+
+    def _taken(self) -> tuple[str, ...]:
+        return ("_request", "_async_request")
+
+    def _request(self, original: Callable[..., Any], client: Any, *args: Any, **how: Any) -> Any:
+        request, rest = _split(args, how)
+        return carried(self._plan(client, request, rest), request, lambda sent: original(client, sent, **rest))
+
+    async def _arequest(self, original: Callable[..., Awaitable[Any]], client: Any, *args: Any, **how: Any) -> Any:
+        request, rest = _split(args, how)
+        return await acarried(self._plan(client, request, rest), request, lambda sent: original(client, sent, **rest))
+
+    def _plan(self, client: Any, request: Any, how: Mapping[str, Any]) -> Any:
+        return plan(self._sdk, _WIRE, client, request, stream=how.get("stream") is True)
+
+
+def _split(args: tuple[Any, ...], how: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The request, and what else there is, by name."""
+    named = {**dict(zip(("http_request", "http_options", "stream"), args, strict=False)), **how}
+    return named.pop("http_request"), named
+
+
+class _Answer(NamedTuple):
+    """An ``HttpResponse`` as other SDKs' look; *response* if its segments are still to be read."""
+
+    status_code: int
+    content: bytes = b""
+    response: Any = None
+    headers: Mapping[str, str] = {}
+
+    @property
+    def is_closed(self) -> bool:
+        return self.response is None
+
+
+def _answer(response: Any) -> _Answer:
+    streamed = response.response_stream
+    if isinstance(streamed, list):
+        return _Answer(200, "".join(map(str, streamed)).encode(), None, response.headers)
+    return _Answer(200, b"", response, response.headers)
+
+
+def _note_failure(error: Exception) -> None:
+    code = getattr(error, "code", None)
+    if isinstance(code, int):  # an APIError
+        exchange.answered(_Answer(code))
+    else:
+        exchange.lost(error)
+
+
+def _attempt(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    exchange.begins()
+    try:
+        response = original(*args, **kwargs)
+    except Exception as error:
+        _note_failure(error)
+        raise
+    exchange.answered(_answer(response))
+    return response
+
+
+async def _aattempt(original: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
+    exchange.begins()
+    try:
+        response = await original(*args, **kwargs)
+    except Exception as error:
+        _note_failure(error)
+        raise
+    exchange.answered(_answer(response))
+    return response
+
+
+# --- the SDK's ``HttpRequest``
+
+
+def _body(request: Any) -> Mapping[str, Any]:
+    """The body, with the model that is in the URL."""
+    data = json_body(request.data) if isinstance(request.data, bytes | bytearray) else request.data or {}
+    found = _MODEL.search(request.url.partition("?")[0])
+    return {**data, "model": found[1]} if found else data
+
+
+def _changed(request: Any, values: Mapping[str, Any]) -> Any:
+    return dataclasses.replace(request, data={**request.data, **values})
+
+
+_WIRE: Final = Wire(
+    endpoint=lambda request: (request.method, request.url),
+    body=_body,
+    changed=_changed,
+    open=lambda request: isinstance(request.data, Mapping),
+    framing=lambda _: PARSED,
+    attach=lambda answer, follower: watch.attach_segments(answer.response, follower),
+)

@@ -1,0 +1,332 @@
+"""The guard of google-genai: stopped before it is sent, and charged what it used, over each of its HTTP clients."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import socket
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import httpx2
+import pytest
+from provider import Provider, Reply
+from provider.gemini import MODEL
+
+from otelbudget import BudgetExceeded, Config, Quota, Quotas, RunBudget
+from otelbudget.config import Estimates
+from otelbudget.engine import context as contexts
+from otelbudget.estimate.tokens import count_input, estimate_tokens
+from otelbudget.guards import GUARDS
+from otelbudget.manager import BudgetManager
+
+genai = pytest.importorskip("google.genai")
+from google.genai import _api_client, errors, types  # noqa: E402 - they need the SDK
+
+#: Warnings of the SDK itself.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+GUARD = GUARDS["google_genai"]
+SAY = "Say it."
+USED = Reply(chunks=("one ", "two ", "three"), input_tokens=80, output_tokens=20, reasoning_tokens=5, cached_tokens=30)
+BODY = {"contents": [{"role": "user", "parts": [{"text": SAY}]}]}
+INPUT = count_input(BODY)
+
+
+@pytest.fixture
+def config() -> Config:
+    return Config()
+
+
+@pytest.fixture
+def manager(config: Config) -> Iterator[BudgetManager]:
+    manager = BudgetManager(config)
+    contexts.activate(manager.engine)
+    GUARD.install()
+    manager.engine.guarded.add("google_genai")
+    yield manager
+    GUARD.uninstall()
+    contexts.deactivate(manager.engine)
+
+
+def _gemini(url: str, **options: Any) -> Any:
+    return genai.Client(api_key="none", http_options={"base_url": url, **options})
+
+
+def _httpx(url: str, **options: Any) -> Any:
+    return _gemini(url, httpx_async_client=httpx2.AsyncClient(), **options)
+
+
+@pytest.fixture
+def client(server: Provider, manager: BudgetManager) -> Iterator[Any]:
+    made = _gemini(server.root_url)
+    yield made
+    made.close()
+
+
+def _charged(run: Any) -> tuple[int, int | None, int | None]:
+    assert run._state.account.holds == 0
+    return run.usage.steps, run.usage.input_tokens, run.usage.output_tokens
+
+
+def _stream(client: Any) -> None:
+    assert "".join(one.text or "" for one in client.models.generate_content_stream(model=MODEL, contents=SAY))
+
+
+async def _astream(client: Any) -> None:
+    found = [one.text async for one in await client.aio.models.generate_content_stream(model=MODEL, contents=SAY)]
+    assert len(found) == 3
+
+
+def _in_a_loop(ask: Callable[[Any], Any]) -> Callable[[Any], object]:
+    async def all_of_it(client: Any) -> None:
+        try:
+            await ask(client)
+        finally:
+            await client.aio.aclose()
+            if (given := client._api_client._http_options.httpx_async_client) is not None:
+                await given.aclose()
+
+    return lambda client: asyncio.run(all_of_it(client))
+
+
+async def _ask(client: Any) -> None:
+    await client.aio.models.generate_content(model=MODEL, contents=SAY)
+
+
+WAYS: dict[str, tuple[Callable[..., Any], Callable[[Any], object]]] = {
+    "sync": (_gemini, lambda c: c.models.generate_content(model=MODEL, contents=SAY)),
+    "stream": (_gemini, _stream),
+    "chat": (_gemini, lambda c: c.chats.create(model=MODEL).send_message(SAY)),
+    "chat stream": (_gemini, lambda c: list(c.chats.create(model=MODEL).send_message_stream(SAY))),
+    "aiohttp": (_gemini, _in_a_loop(_ask)),
+    "aiohttp stream": (_gemini, _in_a_loop(_astream)),
+    "httpx": (_httpx, _in_a_loop(_ask)),
+    "httpx stream": (_httpx, _in_a_loop(_astream)),
+}
+
+
+def _call(way: str, url: str, **options: Any) -> None:
+    make, ask = WAYS[way]
+    if "aiohttp" in way:
+        pytest.importorskip("aiohttp")
+    made = make(url, **options)
+    try:
+        ask(made)
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_denied_from_the_start_no_request_and_one_step_of_five_is_one(
+    way: str, server: Provider, manager: BudgetManager
+) -> None:
+    server.enqueue(USED)
+    for steps, seen in ((0, 5), (1, 4)):
+        denials = []
+        with manager.run(RunBudget(max_steps=steps), reraise=False) as run:
+            for _ in range(5):
+                try:
+                    _call(way, server.root_url)
+                except BudgetExceeded as denial:
+                    denials.append(denial.__cause__)
+            assert _charged(run) == (steps, 80 * steps, 20 * steps)
+        assert denials == [None] * seen
+        assert server.requests == steps
+
+
+@pytest.mark.parametrize("config", [Config(quotas=Quotas(default=[Quota(steps=1, per="day")]))])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_tenant_s_quota_of_one_step_is_one_request(way: str, server: Provider, manager: BudgetManager) -> None:
+    server.enqueue(USED)
+    with manager.run(tenant="acme", reraise=False):
+        _call(way, server.root_url)
+        for _ in range(4):
+            with pytest.raises(BudgetExceeded):
+                _call(way, server.root_url)
+    assert server.requests == 1
+
+
+def test_a_call_costs_what_the_list_says_its_thoughts_and_its_cache_included(
+    server: Provider, manager: BudgetManager, client: Any
+) -> None:
+    """Gemini 2.5 Flash: $0.30 a million in, $2.50 out, $0.03 read from a cache."""
+    pytest.importorskip("genai_prices")
+    server.enqueue(Reply(text="one", input_tokens=1000, output_tokens=100, reasoning_tokens=60, cached_tokens=500))
+    with manager.run() as run:
+        client.models.generate_content(model=MODEL, contents=SAY)
+    assert run.usage.cost_usd == Decimal("0.00015") + Decimal("0.000015") + Decimal("0.00025")
+
+
+def test_function_calling_by_itself_is_a_step_for_each_request(
+    server: Provider, manager: BudgetManager, client: Any
+) -> None:
+    def weather(city: str) -> str:
+        """Tell the weather."""
+        return f"fine in {city}"
+
+    server.enqueue(Reply(tool_calls=[("weather", {"city": "Oslo"})], input_tokens=10, output_tokens=5), USED)
+    asked = types.GenerateContentConfig(tools=[weather])
+    with manager.run(RunBudget(max_steps=2), reraise=False) as run:
+        client.models.generate_content(model=MODEL, contents=SAY, config=asked)
+        assert _charged(run) == (2, 90, 25)
+
+
+def test_the_maximum_of_the_request_is_held(server: Provider, manager: BudgetManager, client: Any) -> None:
+    asked = types.GenerateContentConfig(max_output_tokens=51, candidate_count=2)
+    with manager.run(RunBudget(max_output_tokens=100), reraise=False), pytest.raises(BudgetExceeded) as caught:
+        client.models.generate_content(model=MODEL, contents=SAY, config=asked)
+    assert caught.value.requested == 102
+    assert server.requests == 0
+
+
+@pytest.mark.parametrize("config", [Config(estimates=Estimates(clamp=True, min_output_tokens=8))])
+def test_a_lowered_maximum_is_what_is_sent(server: Provider, manager: BudgetManager, client: Any) -> None:
+    asked = types.GenerateContentConfig(max_output_tokens=100, temperature=0.5)
+    with manager.run(RunBudget(max_output_tokens=40), reraise=False):
+        client.models.generate_content(model=MODEL, contents=SAY, config=asked)
+    assert server.recent[-1].body["generationConfig"] == {"maxOutputTokens": 40, "temperature": 0.5}
+
+
+def test_counting_and_models_pass(server: Provider, manager: BudgetManager, client: Any) -> None:
+    with manager.run(RunBudget(max_steps=0)) as run:
+        for other in (
+            lambda: client.models.count_tokens(model=MODEL, contents=SAY),
+            lambda: client.models.get(model=MODEL),
+        ):
+            with pytest.raises(errors.ClientError, match="404"):
+                other()
+        assert _charged(run) == (0, 0, 0)
+
+
+def test_a_stream_left_early_is_charged_the_input_it_told_and_the_output_seen(
+    server: Provider, manager: BudgetManager, client: Any
+) -> None:
+    server.enqueue(USED, USED)
+    for leave in (lambda chunks: chunks.close(), lambda _: None):
+        with manager.run() as run:
+            chunks = client.models.generate_content_stream(model=MODEL, contents=SAY)
+            assert next(chunks).text == "one "
+            leave(chunks)
+            del chunks
+            assert _charged(run) == (1, 80, estimate_tokens("one "))
+
+
+@pytest.mark.parametrize("way", ["aiohttp stream", "httpx stream"])
+def test_an_async_stream_left_early_is_charged_what_was_read(
+    way: str, server: Provider, manager: BudgetManager
+) -> None:
+    server.enqueue(USED)
+
+    async def leave(client: Any) -> None:
+        chunks = await client.aio.models.generate_content_stream(model=MODEL, contents=SAY)
+        async for _ in chunks:
+            break
+        await chunks.aclose()
+
+    client = WAYS[way][0](server.root_url)
+    with manager.run() as run:
+        _in_a_loop(leave)(client)
+        gc.collect()
+        client.close()
+        GUARD.uninstall()  # settles what was dropped
+        assert _charged(run) == (1, 80, estimate_tokens("one "))
+
+
+LONG = Reply(chunks=tuple(f"word{i} " for i in range(900)), input_tokens=10, output_tokens=900)
+
+
+@pytest.mark.parametrize("way", ["stream", "aiohttp stream", "httpx stream"])
+def test_a_stream_that_outgrows_the_budget_is_cut(way: str, server: Provider, manager: BudgetManager) -> None:
+    server.enqueue(LONG)
+    with manager.run(RunBudget(max_output_tokens=600), reraise=False) as run:
+        with pytest.raises(BudgetExceeded) as caught:
+            _call(way, server.root_url)
+        assert caught.value.__cause__ is None
+        assert 500 < (_charged(run)[2] or 0) < 610
+
+
+@pytest.mark.parametrize("way", ["sync", "stream", "aiohttp", "aiohttp stream", "httpx", "httpx stream"])
+def test_retries_of_the_sdk_are_one_step_and_each_lost_attempt_costs_its_input(
+    way: str, server: Provider, manager: BudgetManager
+) -> None:
+    retrying = types.HttpRetryOptions(attempts=3, initial_delay=0.001, max_delay=0.001, jitter=0.001)
+    lost = Reply(fault="reset" if "aiohttp" in way else "hang")  # what the SDK tries again over this client
+    cases: tuple[tuple[tuple[Reply, ...], tuple[int, int, int]], ...] = (
+        ((Reply(status=429), Reply(status=500), USED), (1, 80, 20)),
+        ((Reply(status=500),) * 3, (1, 0, 0)),
+        ((lost, USED), (1, 80 + INPUT, 20)),
+        ((Reply(status=400),), (1, 0, 0)),
+    )
+    for replies, charged in cases:
+        server.enqueue(*replies)
+        manager.engine.learned = type(manager.engine.learned)()
+        with manager.run(RunBudget(max_steps=1), reraise=False) as run:
+            try:
+                _call(way, server.root_url, retry_options=retrying, timeout=300)
+            except errors.APIError:
+                assert charged[2] == 0
+            assert _charged(run) == charged
+    assert server.requests == sum(len(replies) for replies, _ in cases)
+
+
+@pytest.mark.parametrize("way", ["sync", "stream", "aiohttp", "aiohttp stream", "httpx", "httpx stream"])
+def test_what_never_left_is_given_back_and_a_timeout_after_sending_charges_the_input(
+    way: str, server: Provider, manager: BudgetManager
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
+    once = types.HttpRetryOptions(attempts=1)
+    with manager.run() as run:
+        with pytest.raises(Exception, match=r"refused|Cannot connect|attempts failed"):
+            _call(way, nobody, retry_options=once)
+        assert _charged(run) == (0, 0, 0)
+    server.enqueue(Reply(fault="hang"))
+    with manager.run() as run:
+        with pytest.raises((httpx2.ReadTimeout, TimeoutError)):
+            _call(way, server.root_url, retry_options=once, timeout=200)
+        assert _charged(run) == (1, INPUT, 0)
+
+
+def test_pictures_are_counted_as_pictures() -> None:
+    picture = {"inlineData": {"mimeType": "image/png", "data": "A" * 90_000}}
+    sound = {"inlineData": {"mimeType": "audio/wav", "data": "A" * 3_000_000}}
+    for part, least, most in ((picture, 1_500, 1_520), (sound, 3_000, 3_020), ({"fileData": {}}, 1_500, 1_520)):
+        assert least <= count_input({"contents": [{"role": "user", "parts": [part]}]}) <= most
+
+
+def test_vertex_ai_is_guarded_too(
+    manager: BudgetManager, gateway: str, answer: dict[str, Any], served: list[Any]
+) -> None:
+    usage = {"promptTokenCount": 70, "toolUsePromptTokenCount": 10, "candidatesTokenCount": 20, "totalTokenCount": 100}
+    said = {"candidates": [{"content": {"role": "model", "parts": [{"text": "one"}]}}], "usageMetadata": usage}
+    answer["make"] = lambda _: (200, said)
+    client = genai.Client(vertexai=True, api_key="none", http_options={"base_url": gateway})
+    with manager.run(RunBudget(max_steps=1), reraise=False) as run:
+        client.models.generate_content(model=MODEL, contents=SAY)
+        assert _charged(run) == (1, 80, 20)
+        with pytest.raises(BudgetExceeded):
+            client.models.generate_content(model=MODEL, contents=SAY)
+    client.close()
+    assert len(served) == 1
+
+
+def test_the_sdk_is_as_before_when_the_guard_is_out(server: Provider) -> None:
+    cls = _api_client.BaseApiClient
+
+    def state() -> list[Any]:
+        found = [f for f in vars(cls).values() if inspect.isfunction(f)]
+        return [(f, f.__code__, f.__kwdefaults__, dict(vars(f)), inspect.signature(f)) for f in found]
+
+    before, attributes = state(), dict(vars(cls))
+    GUARD.install()
+    changed = {f.__name__ for f, code, *_ in before if f.__code__ is not code}
+    assert changed == {"_request", "_async_request", "_request_once", "_async_request_once"}
+    assert GUARD.unreached() == []
+    GUARD.uninstall()
+    assert state() == before
+    assert dict(vars(cls)) == attributes
+    assert GUARD.unreached()
