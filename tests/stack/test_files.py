@@ -17,6 +17,7 @@ IMAGES = {
     "prometheus": "prom/prometheus:v3.14.0",
     "tempo": "grafana/tempo:3.0.3",
     "grafana": "grafana/grafana:13.2.0",
+    "redis": "redis:8.8-alpine",
 }
 
 
@@ -48,6 +49,12 @@ def test_nothing_is_published_beyond_this_machine(compose: Any) -> None:
     ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_what_quotas_have_counted_outlives_a_restart_and_a_full_memory(compose: Any) -> None:
+    command = compose["services"]["redis"]["command"]
+    assert command[command.index("--appendonly") + 1] == "yes"
+    assert command[command.index("--maxmemory-policy") + 1] == "noeviction"
 
 
 def test_configuration_files_are_where_the_commands_look_for_them(compose: Any) -> None:
