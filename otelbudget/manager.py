@@ -17,6 +17,7 @@ from otelbudget.errors import ConfigError
 from otelbudget.model.budget import RunBudget
 from otelbudget.model.keywords import AmountKeywords
 from otelbudget.model.usage import Usage
+from otelbudget.model.values import spelled
 from otelbudget.runs.ambient import ambient_run, reset_ambient
 from otelbudget.runs.api import paused_scope
 from otelbudget.runs.run import BudgetRun
@@ -42,6 +43,7 @@ except ModuleNotFoundError as missing:
 __all__ = ["BudgetManager"]
 
 
+@spelled
 class BudgetManager(SpanProcessor):
     """Budgets for everything this process does; ``provider.add_span_processor(manager)`` makes spans count too.
 

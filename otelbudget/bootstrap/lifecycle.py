@@ -11,6 +11,7 @@ from otelbudget import forking
 from otelbudget.bootstrap.arguments import Arguments
 from otelbudget.bootstrap.assembly import Facts, SetUp
 from otelbudget.guards.boundary import contained
+from otelbudget.model.values import spelled
 
 if TYPE_CHECKING:
     import os
@@ -32,6 +33,7 @@ _current: SetUp | None = None
 _at_exit = False
 
 
+@spelled
 def setup(
     config: str | os.PathLike[str] | Config | RunBudget | None = None,
     *,

@@ -1,31 +1,38 @@
-"""What frozen values share: a repr without what is as by default, pickling, and help for a misspelt keyword."""
+"""What values share: a repr without what is as by default, pickling, and help for a misspelt keyword."""
 
 from __future__ import annotations
 
 from dataclasses import MISSING, fields
 from functools import partial, wraps
+from inspect import signature
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from otelbudget.model.keywords import unknown
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
 
 
-def spelled(cls: type[T]) -> type[T]:
-    """Let the constructor of the dataclass *cls* say which keyword a misspelt one was meant to be."""
-    made: Any = cls.__init__
-    known = [one.name for one in fields(cls) if one.init]  # type: ignore[arg-type]  # it is a dataclass
+def spelled(function: F) -> F:
+    """*function*, or the constructor of a class, which says of a misspelt keyword what it was meant to be."""
+    cls = function if isinstance(function, type) else None
+    made: Any = function if cls is None else cls.__init__  # type: ignore[misc]
+    known = [name for name in signature(made).parameters if name != "self"]
 
     @wraps(made)
-    def init(self: T, *args: Any, **given: Any) -> None:
+    def wrapper(*args: Any, **given: Any) -> Any:
         for name in given:
             if name not in known:
-                raise unknown(f"{cls.__name__}() has no", name, known)
-        made(self, *args, **given)
+                raise unknown(f"{function.__name__}() has no", name, known)
+        return made(*args, **given)
 
-    type.__setattr__(cls, "__init__", init)
-    return cls
+    if cls is None:
+        return cast("F", wrapper)
+    type.__setattr__(cls, "__init__", wrapper)
+    return function
 
 
 def said(value: Any) -> str:

@@ -26,6 +26,7 @@ from otelbudget.model.amounts import CEILING, NOTHING, RESOURCES, amounts_from, 
 from otelbudget.model.keywords import OtherKeywords
 from otelbudget.model.quota import Quota, Quotas, check_priority
 from otelbudget.model.usage import Unsaid, Usage
+from otelbudget.model.values import spelled
 from otelbudget.model.vector import unpack
 from otelbudget.quota.changes import Change, QuotaLike, daily_of, listed
 from otelbudget.quota.usage import QuotaUsage, usage_of
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 _DAILY_TOKENS: Final = Unsaid(10_000)
 
 
+@spelled
 class QuotaService:
     """Quotas per tenant: any resources, any windows, kept shares for higher priorities.
 
@@ -106,8 +108,7 @@ class QuotaService:
         self._keys = Keys(self._engine, "a quota service", self._engine.quota_keys)
 
     def __repr__(self) -> str:
-        quotas = ", ".join(repr(quota) for quota in self._engine.config.quotas.listed())
-        return f"<QuotaService: {quotas or 'no quotas'}>"
+        return f"<QuotaService: {self._engine.config.quotas!r}>"
 
     # --- asking
 
@@ -154,8 +155,7 @@ class QuotaService:
         Args:
             wait_s: How many seconds to wait until it fits, at most.
             idempotency_key: The same request once more gives the same reservation.
-            on_unknown: What leaving the block by an exception charges: the whole hold, its input, or nothing until it
-                expires.
+            on_unknown: What leaving the block by an exception charges: the hold, its input, or nothing (``open``).
 
         Raises:
             BudgetExceeded: It does not fit; ``resets_at`` and ``retry_after_s`` say when it may.

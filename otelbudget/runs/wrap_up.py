@@ -59,7 +59,7 @@ class WrapUp(Block):
         self._token: Token[Context] | None = None
         super().__init__()
 
-    def __enter__(self) -> Permit:
+    def __enter__(self) -> None:
         self.used = True
         run = self._run
         if run.wrapped_up or run.ran_out is None:
@@ -69,15 +69,14 @@ class WrapUp(Block):
         run.engine.ledger.locked(run.forget)
         given = Permit(run, run.ran_out)
         self._token = context.PERMIT.attach(given)
-        return given
 
     def __exit__(self, *_: object) -> None:
         if self._token is not None:
             context.detach(self._token)
             self._token = None
 
-    async def __aenter__(self) -> Permit:
-        return self.__enter__()
+    async def __aenter__(self) -> None:
+        self.__enter__()
 
     async def __aexit__(self, *_: object) -> None:
         self.__exit__()
