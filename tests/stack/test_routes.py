@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # The first run on a machine builds Prometheus.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 Identity = tuple[str, frozenset[tuple[str, str]]]
 
@@ -98,6 +98,7 @@ def test_quotas_are_there_by_every_label(scraped: Scraped) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_quotas_of_more_tenants_than_have_a_label_add_up_to_the_ledger(
     has_prometheus: None, scrape_config: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
