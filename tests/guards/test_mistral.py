@@ -230,6 +230,8 @@ def test_what_never_left_is_given_back_and_a_timeout_after_sending_charges_the_i
 DONE = {"prompt_tokens": 80, "completion_tokens": 20, "total_tokens": 107, "connector_tokens": 7}
 
 
+# What the SDK imports for them, it does at the first use.
+@pytest.mark.filterwarnings("ignore:ast\\.[A-Za-z]+ is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("stream", [False, True])
 def test_conversations_are_counted_with_what_their_connectors_use(
     stream: bool, manager: BudgetManager, gateway: str, answer: dict[str, Any], served: list[Any]
