@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from otelbudget import forking
 from otelbudget.engine.owner import Names
 from otelbudget.errors import StoreError
 from otelbudget.model.quota import Quota
@@ -35,6 +37,8 @@ class SharedOverrides:
         #: By shard: the revision that is in force here, and one that has been heard of since.
         self._read: dict[str, int] = {}
         self._heard: dict[str, int] = {}
+        # What was read later is put in force later, and what is set here starts from what is in force.
+        self._lock = forking.fresh(threading.RLock())
         store.overrides = self
 
     def heard(self, shard: str, revision: int) -> bool:
@@ -46,7 +50,12 @@ class SharedOverrides:
 
     def catch_up(self) -> bool:
         """Read what has changed, if anything has and the store can be reached; gives whether."""
-        news = bool(self._heard)
+        if not self._heard:
+            return False
+        with self._lock:
+            return self._caught_up()
+
+    def _caught_up(self) -> bool:
         for shard, revision in tuple(self._heard.items()):
             try:
                 self._adopt(shard)
@@ -55,7 +64,7 @@ class SharedOverrides:
             self._read[shard] = revision
             if self._heard.get(shard) == revision:
                 self._heard.pop(shard, None)
-        return news
+        return True
 
     @contextmanager
     def changing(self, tenant: str) -> Iterator[None]:
@@ -64,14 +73,15 @@ class SharedOverrides:
         Raises:
             StoreError: The store can't be reached; nothing has changed.
         """
-        self._adopt(self._shard(tenant))
-        before = self._directory.overrides.get(tenant, ())
-        try:
-            yield
-            self._write(tenant, self._directory.overrides.get(tenant, ()))
-        except BaseException:
-            self._directory.adopt(tenant, before)
-            raise
+        with self._lock:
+            self._adopt(self._shard(tenant))
+            before = self._directory.overrides.get(tenant, ())
+            try:
+                yield
+                self._write(tenant, self._directory.overrides.get(tenant, ()))
+            except BaseException:  # half of it would be worse than none
+                self._directory.adopt(tenant, before)
+                raise
 
     def _adopt(self, shard: str) -> None:
         found = self._store.store.overrides(shard)

@@ -21,12 +21,12 @@ def spelled(function: F) -> F:
     cls = function if isinstance(function, type) else None
     made: Any = function if cls is None else cls.__init__  # type: ignore[misc]
     known = [name for name in signature(made).parameters if name != "self"]
+    names = frozenset(known)
 
     @wraps(made)
     def wrapper(*args: Any, **given: Any) -> Any:
-        for name in given:
-            if name not in known:
-                raise unknown(f"{function.__name__}() has no", name, known)
+        if not given.keys() <= names:
+            raise unknown(f"{function.__name__}() has no", next(name for name in given if name not in names), known)
         return made(*args, **given)
 
     if cls is None:

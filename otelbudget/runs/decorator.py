@@ -31,6 +31,8 @@ def decorate(scope: RunScope, function: F) -> F:
 
     What other decorators have made of a coroutine or generator function is taken for one, too.
     """
+    if isinstance(function, type):
+        raise TypeError(f"a run goes around the calls of a function, and {function.__name__} is a class")
     called: Any = function if inspect.isroutine(function) else type(function).__call__
     inner = inspect.unwrap(called)
     if inspect.isasyncgenfunction(inner) or inspect.isgeneratorfunction(inner):

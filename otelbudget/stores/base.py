@@ -250,9 +250,6 @@ class Store(Protocol):
     async def aread(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         """`read` for coroutines."""
 
-    async def arenew(self, shard: str, ids: Sequence[str], ttl_s: float) -> None:
-        """`renew` for coroutines."""
-
 
 class Refusal(NamedTuple):
     """Which line refuses which resource, and whether only open holds of others are in the way."""

@@ -208,10 +208,6 @@ class MemoryStore:
         """See `Store.aread`."""
         return self.read(shard, lines)
 
-    async def arenew(self, shard: str, ids: Sequence[str], ttl_s: float) -> None:
-        """See `Store.arenew`."""
-        self.renew(shard, ids, ttl_s)
-
     def forked(self) -> None:
         """In a child: what is held is held for calls of the parent."""
         self._ledger.forked()

@@ -122,10 +122,6 @@ class RedisStore:
         """See `Store.renew`."""
         self._wire.trip(_keys(shard), "renew", self._now(), round(ttl_s * 1000), *map(_bytes, ids))
 
-    async def arenew(self, shard: str, ids: Sequence[str], ttl_s: float) -> None:
-        """See `Store.arenew`."""
-        await self._wire.atrip(_keys(shard), "renew", self._now(), round(ttl_s * 1000), *map(_bytes, ids))
-
     def configure(self, shard: str, key: str, change: Override | Reset | None) -> None:
         """See `Store.configure`; a reset looks through the keys of the server."""
         if isinstance(change, Reset):

@@ -143,10 +143,6 @@ class SqliteStore:
         """See `Store.aread`."""
         return await self._away(self.read, shard, lines)
 
-    async def arenew(self, shard: str, ids: Sequence[str], ttl_s: float) -> None:
-        """See `Store.arenew`."""
-        await self._away(self.renew, shard, ids, ttl_s)
-
     def forked(self) -> None:
         """In a child: the thread for coroutines is the parent's."""
         self._worker = _worker()

@@ -296,3 +296,11 @@ def test_a_generator_in_two_runs_is_bound_by_both(world: World) -> None:
 
     with pytest.raises(BudgetExceeded):
         list(work())
+
+
+def test_a_class_is_no_function_to_put_a_run_around(world: World) -> None:
+    class Agent:
+        """Does nothing."""
+
+    with pytest.raises(TypeError, match="Agent is a class"):
+        world.run(THREE)(Agent)

@@ -180,9 +180,6 @@ class ModelStore:
     async def aread(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         return self.read(shard, lines)
 
-    async def arenew(self, shard: str, ids: Sequence[str], ttl_s: float) -> None:
-        self.renew(shard, ids, ttl_s)
-
     def now_s(self) -> float:
         if self.closed:
             raise StoreError("closed")

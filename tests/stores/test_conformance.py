@@ -370,7 +370,6 @@ async def test_coroutines_get_the_same_answers(caller: Caller) -> None:
     store = caller.store
     asked = Reserve("a", "acme", (lifetime(),), tokens(10), NOTHING, NOTHING, 60.0)
     assert await store.areserve(asked) == store.reserve(asked)
-    await store.arenew("acme", ["a"], 60)
     assert await store.aread("acme", (lifetime(),)) == store.read("acme", (lifetime(),))
     ended = Settle("a", "acme", (lifetime(),), tokens(10), tokens(5), NOTHING)
     assert (await store.asettle(ended)).was == "open"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,11 @@ def test_what_is_not_understood_is_told_and_not_in_force(
         assert service.remaining("acme") == 100
         assert within_five_seconds(lambda: "is not understood and not in force" in caplog.text)
         assert service.remaining("acme") == 100
+
+
+def test_what_is_read_by_several_at_once_ends_as_the_store_has_it(make: Callable[[], QuotaService]) -> None:
+    one, other = make(), make()
+    for limit in range(200, 260, 10):
+        one.set_quota("acme", limit)
+        with ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(lambda _: other.remaining("acme"), range(8))) == {limit}
