@@ -79,7 +79,6 @@ class Payer:
 
     Attributes:
         owner: Whose quotas.
-        accounts: Accounts of its own, those of the runs above it first; quotas of each root run stand before them.
         above: The runs above, the root first.
         until_ns: The earliest deadline of the lineage; UNLIMITED without one.
         unusual: Something about the state of the lineage may refuse.
@@ -88,8 +87,7 @@ class Payer:
 
     # fmt: off
     __slots__ = (
-        "__weakref__", "_bound", "accounts", "cell", "engine", "owner", "spend_cell", "tenant_cell",
-        "unusual",
+        "__weakref__", "_bound", "cell", "engine", "owner", "spend_cell", "tenant_cell", "unusual",
     )
     # fmt: on
     kind: Kind = "quota"
@@ -97,7 +95,6 @@ class Payer:
     reraise = closed = False
     above: tuple[RunState, ...] = ()
     pending: Any = None
-    on_unpriced: str | None = None
     until_ns = UNLIMITED
     site: Site = NOWHERE
 
@@ -105,12 +102,21 @@ class Payer:
         self.engine = engine
         self.owner = owner
         self.unusual = not owner.known  # nobody knows whose it is
-        self.accounts: tuple[Account, ...] = ()
         self._bound = _NOT_BOUND
         meters = engine.meters
         self.cell = meters.budget(owner.tenant, budget)
         self.tenant_cell = meters.tenant(owner.tenant)
         self.spend_cell = meters.spend(owner.tenant, None)
+
+    @property
+    def accounts(self) -> tuple[Account, ...]:
+        """Accounts of its own, those of the runs above it first; quotas of each root run stand before them."""
+        return ()
+
+    @property
+    def on_unpriced(self) -> str | None:
+        """What its budgets say of a model without a price, or None."""
+        return None
 
     @property
     def run(self) -> RunState | None:
@@ -141,13 +147,14 @@ class Payer:
         return found
 
     def _binding(self, payers: Payers) -> Binding:
-        accounts = payers.accounts + self.accounts
+        own = self.accounts
+        accounts = payers.accounts + own
         if payers.per_run:  # those of each root run stand among the others
             accounts = tuple(sorted(accounts, key=lambda one: _ORDER.get(one.scope, len(_ORDER))))
         limited = frozenset(i for account in accounts for i in account.limits.limited)
         money = any(COST in account.limits.refusing for account in accounts)
         elsewhere = self.engine.store is not None
-        here, shared = (self.accounts, payers.accounts) if elsewhere else (accounts, ())
+        here, shared = (own, payers.accounts) if elsewhere else (accounts, ())
         free = not limited and self._without_budget()
         return Binding(accounts, here, shared, money, _one_call(limited), free, payers)
 

@@ -13,7 +13,7 @@ from otelbudget import semconv
 from otelbudget.admission.payer import Around, Kind, Payer
 from otelbudget.engine.context import PERMIT
 from otelbudget.ledger.account import Account, QuotaAccount
-from otelbudget.ledger.rules import rule_of, rule_of_budget
+from otelbudget.ledger.rules import rule_of, rules_of_budget
 from otelbudget.model.amounts import NANOS, UNLIMITED
 from otelbudget.model.windows import Window
 from otelbudget.telemetry import our_spans
@@ -44,6 +44,7 @@ class RunState(Payer):
         budget: What it was opened with.
         tenant_said: Whose it is is known, and not only assumed since nothing says whose an agent's or a request's is.
         account: Its own ledger account.
+        per_run: Those of the quotas that each root run has on its own.
         inside: The runs inside it; None before the first.
         frozen: Why it is frozen, or None.
         alarms: The `timeout` blocks, of this run and of those inside it, that its deadline ends; None before the first.
@@ -57,9 +58,9 @@ class RunState(Payer):
 
     # fmt: off
     __slots__ = (
-        "above", "account", "alarms", "budget", "closed", "denials", "depth", "ended_ns", "exported", "finished",
-        "first_denial", "frozen", "here", "inside", "keys", "kind", "max_ns", "number", "on_unpriced", "outcome",
-        "parent", "pending", "ran_out", "reraise", "seen", "site", "span", "started_ns", "tenant_said", "unpriced",
+        "above", "account", "alarms", "budget", "closed", "denials", "ended_ns", "exported", "finished",
+        "first_denial", "frozen", "here", "inside", "keys", "kind", "max_ns", "number", "outcome", "pending",
+        "per_run", "ran_out", "reraise", "seen", "site", "span", "started_ns", "tenant_said", "unpriced",
         "until_ns", "wrapped_up",
     )
     # fmt: on
@@ -78,19 +79,15 @@ class RunState(Payer):
         super().__init__(engine, owner, budget.name)
         self.budget = budget
         self.tenant_said = kind == "explicit"
-        self.parent = parent
         self.kind: Kind = kind
         self.reraise = reraise
-        self.depth: int = 0 if parent is None else parent.depth + 1
         self.number = secrets.randbits(128)
         warn = budget.on_exhausted == "warn"
-        rule = rule_of_budget(
-            budget.ordinary_limits, budget.limits, budget.name, budget.thresholds, warn, budget.origin
+        self.account = Account(
+            rules_of_budget(budget.ordinary_limits, budget.limits, budget.name, budget.thresholds, warn, budget.origin)
         )
-        self.account = Account((rule,))
-        self.accounts = (*(self._per_run() if parent is None else parent.accounts), self.account)
         self.above = () if parent is None else parent.lineage
-        self.on_unpriced = budget.on_unpriced or (None if parent is None else parent.on_unpriced)
+        self.per_run: tuple[Account, ...] = self._per_run() if parent is None else parent.per_run
         self.max_ns = budget.max_ns
         self.started_ns: int = engine.clock_ns()
         self.ended_ns: int = UNLIMITED
@@ -140,7 +137,7 @@ class RunState(Payer):
         self.unusual = any(
             one.closed or one.frozen is not None or one.unpriced is not None or not one.owner.known
             for one in self.lineage
-        ) or (self.kind == "implicit" and self.parent is not None)
+        ) or (self.kind == "implicit" and bool(self.above))
         for one in tuple(self.inside or ()):
             one.refresh()
 
@@ -185,6 +182,26 @@ class RunState(Payer):
         return (*self.above, self)
 
     @property
+    def parent(self) -> RunState | None:
+        """The run that it is inside."""
+        return self.above[-1] if self.above else None
+
+    @property
+    def depth(self) -> int:
+        """How many runs it is inside."""
+        return len(self.above)
+
+    @property
+    def accounts(self) -> tuple[Account, ...]:
+        """Those of its own, of the runs above it and of the root run's own quotas, these first."""
+        return (*self.per_run, *self.run_accounts())
+
+    @property
+    def on_unpriced(self) -> str | None:
+        """What its budget says of a model without a price, or else that of a run above; None if none does."""
+        return next((one.budget.on_unpriced for one in reversed(self.lineage) if one.budget.on_unpriced), None)
+
+    @property
     def org(self) -> str:
         """The organisation whose quotas bind it."""
         return self.owner.org
@@ -210,7 +227,7 @@ class RunState(Payer):
 
     def run_accounts(self) -> tuple[Account, ...]:
         """The accounts of its lineage, without quotas of the root run."""
-        return self.accounts[-len(self.above) - 1 :]
+        return tuple(one.account for one in self.lineage)
 
     def forked(self) -> None:
         """In a forked process it is the parent's: to end, to report, and to write on its span."""

@@ -53,16 +53,16 @@ def rule_of(quota: Quota) -> Rule:
 
 
 @lru_cache(maxsize=1024)
-def rule_of_budget(
+def rules_of_budget(
     limits: tuple[int, ...],
     full: tuple[int, ...],
     name: str | None,
     thresholds: tuple[float, ...],
     warn: bool,
     origin: str | None,
-) -> Rule:
-    """The rule that a run's budget is; one for all runs of a budget."""
-    return Rule(name, (limits,) * len(PRIORITIES), full, thresholds, warn, origin)
+) -> tuple[Rule]:
+    """The rule that a run's budget is, alone; the same object for all runs of a budget."""
+    return (Rule(name, (limits,) * len(PRIORITIES), full, thresholds, warn, origin),)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

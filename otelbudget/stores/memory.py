@@ -18,7 +18,7 @@ from otelbudget.errors import IdempotencyError, StoreError
 from otelbudget.ledger.account import Hold, QuotaAccount, Refusal
 from otelbudget.ledger.accounts import Accounts
 from otelbudget.ledger.ledger import Ledger
-from otelbudget.ledger.rules import rule_of_budget
+from otelbudget.ledger.rules import rules_of_budget
 from otelbudget.model.amounts import UNLIMITED, Amounts
 from otelbudget.model.levels import Where
 from otelbudget.model.vector import pack, unpack
@@ -110,9 +110,9 @@ class MemoryStore:
         accounts = self._of(asked.shard, asked.lines)
         for account, line in zip(accounts, asked.lines, strict=True):
             limits = tuple(limit if limit >= 0 else UNLIMITED for limit in line.limits)
-            rule = rule_of_budget(limits, limits, None, (), False, None)
-            if account.rules != (rule,):
-                self._ledger.limit(account, (rule,))
+            rules = rules_of_budget(limits, limits, None, (), False, None)
+            if account.rules is not rules:
+                self._ledger.limit(account, rules)
         until_s, amounts = self._now_s + asked.ttl_s + GRACE_S, Amounts(*asked.amounts)
         kept = one or _Kept(asked.lines, asked.digest)
         hold = kept.hold
