@@ -22,9 +22,9 @@ from otelbudget.calls.sizing import ModelRequest, Sizing, teach
 from otelbudget.engine import context as contexts
 from otelbudget.errors import BudgetExceeded
 from otelbudget.ledger.account import Hold
-from otelbudget.model.amounts import COST, INPUT, OUTPUT, Amounts, usd
+from otelbudget.model.amounts import COST, INPUT, NANOS, OUTPUT, Amounts, usd
 from otelbudget.model.usage import Usage
-from otelbudget.runs import ambient, asking
+from otelbudget.runs import ambient, asking, timeout
 from otelbudget.runs import tool_call as tools
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site, site_of
@@ -178,6 +178,16 @@ class ModelCall:
         if self.own_span is None:
             return nullcontext()
         return trace.use_span(self.own_span, record_exception=False, set_status_on_exception=False)
+
+    def again(self, in_s: float = 0) -> None:
+        """Tell that the request is to be sent once more, in so many seconds.
+
+        Raises:
+            BudgetExceeded: The time of its run, or of one above, is over by then.
+        """
+        run, in_ns = self.run, int(in_s * NANOS)
+        if run.engine.clock_ns() + in_ns >= run.until_ns:
+            asking.decide(run, Request("call", site=self.site, seconds_ns=in_ns), judge=timeout.judge)
 
     def grow(self, output_tokens: int) -> None:
         """Tell how much output a stream has shown so far; the hold follows in blocks.

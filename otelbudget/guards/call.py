@@ -147,7 +147,7 @@ class Way:
     """One admitted call on its way: what is *sent*, and its *exchange*, entered around the SDK's function."""
 
     def __init__(self, planned: Plan, call: ModelCall, sent: Any) -> None:
-        self.exchange = Exchange()
+        self.exchange = Exchange(call.again)
         self._plan = planned
         self._charge = Charge(call, planned.request, self.exchange)
         maximum = call.max_output_tokens
@@ -220,7 +220,10 @@ class Way:
         exchange = self.exchange
         if not exchange.may_have_been_sent(error):
             if not exchange.earlier:
-                self._charge.call.release(error)  # nothing of it ever left
+                if exchange.heard:  # it failed between two attempts
+                    self._charge.refused(None, error)
+                else:
+                    self._charge.call.release(error)  # nothing of it ever left
                 return
             exchange.earlier -= 1  # the last one that was sent
         self._charge.lost(error)

@@ -1,7 +1,7 @@
 """How a guarded call travels: its attempts to send, the SDK's own retries included.
 
 Noted where all clients of a generator pass. Those of Stainless build a request for each attempt, process the response
-that goes to the caller, and sleep between the two when an attempt has failed.
+that goes to the caller, and sleep between the two when an attempt has failed. None is sent after the run's deadline.
 """
 
 from __future__ import annotations
@@ -24,15 +24,21 @@ def never_sent(error: BaseException | None) -> bool:
 
 
 class Exchange:
-    """The attempts of one call, retries inside the SDK included. As a context manager: the one that is noted in."""
+    """The attempts of one call, retries inside the SDK included. As a context manager: the one that is noted in.
 
-    __slots__ = ("_begun", "_token", "_under_way", "earlier", "response")
+    *again* is told of each attempt after the first, in how many seconds it follows, and may raise: then it is not sent.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_again", "_begun", "_token", "_under_way", "earlier", "heard", "response")
+
+    def __init__(self, again: Callable[[float], None]) -> None:
+        self._again = again
         #: How many attempts are known to have ended without an answer after something may have been sent.
         self.earlier = 0
         #: The answer to the last one, until it is left to whoever reads it.
         self.response: Any = None
+        #: Whether the server has answered an attempt.
+        self.heard = False
         self._begun = self._under_way = False
         self._token: Any = None
 
@@ -50,18 +56,24 @@ class Exchange:
     def begins(self) -> None:
         """An attempt is about to be sent."""
         self.earlier += self._under_way  # somebody between us and the SDK has tried again without telling
+        self._under_way, self.response = False, None
+        if self._begun:
+            self._again(0)
         self._begun = self._under_way = True
-        self.response = None
+
+    def pauses(self, seconds: float) -> None:
+        """The SDK waits so long before the next attempt."""
+        self._again(seconds)
 
     def answered(self, response: Any) -> None:
         """The last attempt got an answer, good or bad."""
-        self._under_way = False
+        self._under_way, self.heard = False, True
         self.response = response
 
     def lost(self, error: BaseException | None) -> None:
-        """The last attempt got none."""
+        """The last attempt got none, if it was sent."""
+        self.earlier += self._under_way and not never_sent(error)
         self._under_way = False
-        self.earlier += not never_sent(error)
 
     def may_have_been_sent(self, error: BaseException) -> bool:
         """Whether the last attempt may have been worked on, though the call ended in *error* without an answer."""
@@ -96,6 +108,14 @@ def sleeping(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         response = kwargs.get("response")
         exchange.lost(sys.exc_info()[1]) if response is None else exchange.answered(None)
     return original(*args, **kwargs)
+
+
+def pausing(original: Callable[..., float], *args: Any, **kwargs: Any) -> float:
+    """Of ``_calculate_retry_timeout``, which says for how long that sleeps."""
+    seconds = original(*args, **kwargs)
+    if exchange := _current.get():
+        exchange.pauses(seconds)
+    return seconds
 
 
 def failing(original: Callable[..., Any], hooks: Any, context: Any, response: Any, error: Any) -> Any:

@@ -34,8 +34,8 @@ class StainlessGuard(SdkGuard):
             self._take(base, function, guard)
             self._note(base, "_process_response", exchange.processing)
             self._note(base, "_sleep_for_retry", exchange.sleeping)
-        # Both inherit it.
-        self._notes.extend(patching.take_over(sync._build_request, exchange.building))
+        for inherited, guard in (("_build_request", exchange.building), ("_calculate_retry_timeout", exchange.pausing)):
+            self._notes.extend(patching.take_over(getattr(sync, inherited, None), guard))
 
     def _classes(self) -> tuple[Any, ...]:
         module = self._inside("_base_client")

@@ -31,10 +31,10 @@ def moved(run: RunState) -> None:
 
 
 def judge(payer: Payer, request: Request) -> Judgement:
-    """Whether there is time left, whatever else may refuse."""
+    """Whether there is more time left than it asks for, whatever else may refuse."""
     now_ns = payer.engine.clock_ns()
     for one, left_ns in _left(payer, now_ns):
-        if left_ns <= 0:
+        if left_ns <= request.seconds_ns:
             denial = denials.deadline(one, payer, request, one.elapsed_ns(now_ns))
             return Judgement(Decision(False, denial=denial), one)
     return Judgement()
