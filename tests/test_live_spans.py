@@ -235,6 +235,20 @@ def test_siblings_of_two_layers_are_one_call_by_response_id_or_by_time_and_token
             assert (used(run)[:2], held(run)) == ([1, 50], [0] * 7)
 
 
+def test_a_call_and_the_framework_s_span_of_it_in_another_trace_are_one_call_of_runs_that_nobody_opened(
+    world: World,
+) -> None:
+    with world.tracer.start_as_current_span("job"):
+        outer = world.provider.get_tracer("framework").start_span("chat", attributes=CHAT)
+    call = begin(GUARDED)  # outside of every span, as where a framework's own thread makes it
+    assert call is not None
+    call.commit(Usage(30, 20))
+    answered(outer, 30, 20)
+    outer.end()
+    cells = world.engine.meters.snapshot().spends
+    assert sum(cell.input + cell.output for cell in cells) == 50
+
+
 def test_equal_parallel_calls_of_one_layer_are_several(world: World) -> None:
     with world.run() as run:
         outer = world.provider.get_tracer("client").start_span("chat", attributes=CHAT)

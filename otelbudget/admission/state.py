@@ -12,6 +12,7 @@ from opentelemetry.context import Context, get_current
 from otelbudget import semconv
 from otelbudget.admission.payer import Around, Kind, Payer
 from otelbudget.engine.context import PERMIT
+from otelbudget.engine.recent import Work
 from otelbudget.ledger.account import Account, QuotaAccount
 from otelbudget.ledger.rules import rule_of, rules_of_budget
 from otelbudget.model.amounts import NANOS, UNLIMITED
@@ -195,6 +196,11 @@ class RunState(Payer):
     def accounts(self) -> tuple[Account, ...]:
         """Those of its own, of the runs above it and of the root run's own quotas, these first."""
         return (*self.per_run, *self.run_accounts())
+
+    @property
+    def work(self) -> Work:
+        """What tells its calls from those of others."""
+        return Work(self.accounts, self.kind != "explicit")
 
     @property
     def on_unpriced(self) -> str | None:

@@ -264,7 +264,7 @@ class ModelCall:
             run, self._hold, usage, self.site, asked_model=asked, by_price=True, owner=self._owner
         ):
             return False
-        run.engine.recent.settled(run.accounts, usage, self._began_ns, self.reporter)
+        run.engine.recent.settled(run.work, usage, self._began_ns, self.reporter)
         if not usage.estimated and usage.tokens and (estimate := held[INPUT] + held[OUTPUT]):
             run.engine.meters.observe_estimate(usage.model, usage.tokens / estimate)
         call_span.end(self.own_span, error)

@@ -11,39 +11,48 @@ from otelbudget.model.usage import Usage
 _KEPT: Final = 256
 
 
-class _Settled(NamedTuple):
+class Work(NamedTuple):
+    """The run of a call: the accounts of its lineage, and whether it is one that nobody opened."""
+
     accounts: tuple[Any, ...]
+    unopened: bool
+
+
+class _Settled(NamedTuple):
+    work: Work
     usage: Usage
     began_ns: int
     reporter: str | None
     told: set[str | None]  # the other layers that have reported it
 
-    def same(self, accounts: tuple[Any, ...], usage: Usage, start_ns: int, end_ns: int) -> bool:
-        """Whether it is the call that a span reports: by its response, else by equal tokens within its time."""
-        mine = self.usage
+    def same(self, work: Work, usage: Usage, start_ns: int, end_ns: int) -> bool:
+        """Whether it is the call that a span reports: by its response, else by equal tokens within its time.
+
+        Spans of a framework may be in a run of their own, which nobody opened, beside that of the calls it makes.
+        """
+        mine, theirs = self.usage, work.accounts
+        unopened = self.work.unopened and work.unopened
         if mine.response_id is not None and usage.response_id is not None:
-            return mine.response_id == usage.response_id and self.accounts[0] is accounts[0]
+            return mine.response_id == usage.response_id and (unopened or self.work.accounts[0] is theirs[0])
         tokens = (mine.input_tokens, mine.output_tokens) == (usage.input_tokens, usage.output_tokens)
-        return tokens and accounts[-1] in self.accounts and start_ns <= self.began_ns <= end_ns
+        return tokens and (unopened or theirs[-1] in self.work.accounts) and start_ns <= self.began_ns <= end_ns
 
 
 class Recent:
-    """The calls that were charged last. *accounts* are always those of a run's lineage."""
+    """The calls that were charged last."""
 
     def __init__(self) -> None:
         self._settled: deque[_Settled] = deque(maxlen=_KEPT)
 
-    def settled(self, accounts: tuple[Any, ...], usage: Usage, began_ns: int, reporter: str | None) -> None:
+    def settled(self, work: Work, usage: Usage, began_ns: int, reporter: str | None) -> None:
         """Remember a charged call."""
-        self._settled.append(_Settled(accounts, usage, began_ns, reporter, set()))
+        self._settled.append(_Settled(work, usage, began_ns, reporter, set()))
 
-    def was_settled(
-        self, accounts: tuple[Any, ...], usage: Usage, start_ns: int, end_ns: int, reporter: str | None
-    ) -> bool:
+    def was_settled(self, work: Work, usage: Usage, start_ns: int, end_ns: int, reporter: str | None) -> bool:
         """Whether a call that a span reports was charged before, told by another layer."""
         for one in list(self._settled):
             # No layer reports one call twice, so each stands for one call of every other: parallel ones are several.
-            if reporter not in (*one.told, one.reporter) and one.same(accounts, usage, start_ns, end_ns):
+            if reporter not in (*one.told, one.reporter) and one.same(work, usage, start_ns, end_ns):
                 one.told.add(reporter)
                 return True
         return False

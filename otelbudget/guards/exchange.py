@@ -7,6 +7,7 @@ that goes to the caller, and sleep between the two when an attempt has failed. N
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final
@@ -21,6 +22,12 @@ def never_sent(error: BaseException | None) -> bool:
     """Whether an error of the HTTP client, or one of the SDK caused by it, means that nothing was sent."""
     names = {cls.__name__ for one in (error, getattr(error, "__cause__", None)) for cls in type(one).__mro__}
     return not _BEFORE_SENDING.isdisjoint(names)
+
+
+def _from_transport(error: BaseException) -> bool:
+    """Whether it was raised below where httpx hands a request to what sends it."""
+    names = (frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(name in ("handle_request", "handle_async_request") for name in names)
 
 
 class Exchange:
@@ -79,8 +86,8 @@ class Exchange:
         """Whether the last attempt may have been worked on, though the call ended in *error* without an answer."""
         if not self._under_way or not isinstance(error, Exception):
             return self._under_way
-        # The SDKs wrap what comes from the HTTP client; other errors come from before or are their own.
-        return isinstance(error.__cause__, Exception) and not never_sent(error)
+        # The SDKs wrap most of what comes from the HTTP client; other errors come from before or are their own.
+        return (isinstance(error.__cause__, Exception) or _from_transport(error)) and not never_sent(error)
 
 
 _current: ContextVar[Exchange | None] = ContextVar("otelbudget_exchange", default=None)

@@ -92,12 +92,12 @@ class LiveSpans:
         run = self._payer(node.context)
         if run is not None and not self._was_settled(run, usage, span, node.scope):
             settlement.record(run, usage, run.site, owner=self._owner(run, node))
-            self._engine.recent.settled(run.accounts, usage, span.start_time, node.scope)
+            self._engine.recent.settled(run.work, usage, span.start_time, node.scope)
             for one in self.tree.around(node.context, exact=True):
                 one.inner = True
 
     def _was_settled(self, run: RunState, usage: Usage, span: Any, scope: str | None) -> bool:
-        return self._engine.recent.was_settled(run.accounts, usage, span.start_time, span.end_time, scope)
+        return self._engine.recent.was_settled(run.work, usage, span.start_time, span.end_time, scope)
 
     def _admit(self, node: Node, context: Context) -> None:
         attributes = node.span.attributes

@@ -171,6 +171,24 @@ def test_a_read_timeout_is_charged_its_input_for_each_attempt(
     assert server.requests == 3
 
 
+class _Breaking(httpx2.HTTPTransport):
+    """Fails in no way that the SDK knows of once the request is there, as a connection of a closed loop does."""
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        super().handle_request(request).close()
+        raise RuntimeError("Event loop is closed")
+
+
+def test_an_error_of_the_transport_that_the_sdk_does_not_wrap_is_charged_its_input(
+    server: Provider, manager: BudgetManager
+) -> None:
+    with httpx2.Client(transport=_Breaking()) as http, manager.run() as run:
+        client = OpenAI(base_url=server.base_url, api_key="none", max_retries=0, http_client=http)
+        with pytest.raises(RuntimeError):
+            client.chat.completions.create(**CHAT)
+        assert (server.requests, _charged(run)) == (1, (1, INPUT, 0))
+
+
 def test_an_answer_after_a_timeout_pays_for_both_attempts(
     server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:
