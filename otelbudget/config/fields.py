@@ -127,6 +127,7 @@ _ESTIMATES = Section(
         ),
         "clamp": Field(forms.FLAG, "Lower a request's maximum to what is left, instead of refusing. Default false."),
         "min_output_tokens": Field(forms.COUNT, "What clamp never goes below. Default 16."),
+        "ask_usage": Field(forms.FLAG, "Ask servers for the usage of streams, if their requests don't. Default true."),
     },
     Estimates,
     may_be_empty=True,

@@ -31,17 +31,20 @@ class Estimates:
             ``"expected"`` the smaller of that and what answers of the model usually take.
         clamp: Lower a request's own maximum to what is left of the budget, instead of refusing the request.
         min_output_tokens: What *clamp* never goes below, at least 1.
+        ask_usage: Ask servers for the usage of a stream where its request doesn't.
     """
 
     output_tokens: int = 256
     hold: Literal["max", "expected"] = "max"
     clamp: bool = False
     min_output_tokens: int = 16
+    ask_usage: bool = True
 
     def __post_init__(self) -> None:
         _at_least_1("estimates.output_tokens", self.output_tokens)
         _one_of("estimates.hold", self.hold, "max", "expected")
         _flag("estimates.clamp", self.clamp)
+        _flag("estimates.ask_usage", self.ask_usage)
         _at_least_1("estimates.min_output_tokens", self.min_output_tokens)
 
 

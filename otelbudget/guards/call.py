@@ -30,8 +30,12 @@ if TYPE_CHECKING:
 
 #: Where a proxy says what an answer cost.
 _COST_HEADER: Final = "x-litellm-response-cost"
-#: Base URLs whose server refused a stream because it was asked for its usage.
-_without_usage: set[str] = set()
+#: (base URL, model) whose server refused a stream because it was asked for its usage; forgotten if they are too many.
+_without_usage: set[tuple[str, str | None]] = set()
+_MOST_WITHOUT: Final = 1_000
+#: What may be due to that, and what says so in an error of any kind.
+_MAYBE_ASKED: Final = (400, 404, 422)
+_ASKED: Final = ("stream_options", "include_usage", "streamoptions")
 
 
 class Wire(NamedTuple):
@@ -62,7 +66,7 @@ class Plan(NamedTuple):
     dialect: Dialect
     request: ModelRequest
     stream_options: Mapping[str, Any] | None
-    base_url: str
+    endpoint: tuple[str, str | None]
 
 
 def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan | None:
@@ -84,9 +88,14 @@ def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan 
             answers=dialect.answers(body),
             lowerable=wire.open(sent) and bool(dialect.maximum_keys(body, provider)),
         )
-    base_url = str(getattr(client, "base_url", ""))
-    ask = stream and dialect.asks_usage and wire.open(sent) and base_url not in _without_usage
-    return Plan(sdk, wire, dialect, request, _asking(body.get("stream_options")) if ask else None, base_url)
+    endpoint = str(getattr(client, "base_url", "")), request.model
+    ask = stream and dialect.asks_usage and wire.open(sent) and endpoint not in _without_usage and _may_ask()
+    return Plan(sdk, wire, dialect, request, _asking(body.get("stream_options")) if ask else None, endpoint)
+
+
+def _may_ask() -> bool:
+    engine = active_engine()
+    return engine is not None and engine.config.estimates.ask_usage
 
 
 def json_body(raw: bytes | bytearray) -> Mapping[str, Any]:
@@ -158,21 +167,26 @@ class Way:
         self._given = sent
         asking = planned.stream_options
         self.sent = sent if asking is None else planned.wire.changed(sent, {"stream_options": asking})
+        self._refused = False
 
     def goes_on_without_usage(self, error: BaseException) -> bool:
-        """Whether the server refused only because it was asked for the usage: then send what the caller gave."""
-        if self.sent is self._given or getattr(error, "status_code", None) not in (400, 422):
+        """Whether the server may have refused because it was asked for the usage: then send what the caller gave."""
+        status = getattr(error, "status_code", None)
+        if self.sent is self._given or not isinstance(status, int):
             return False
-        said = str(getattr(error, "body", ""))
-        if "stream_options" not in said and "include_usage" not in said:
+        said = f"{error} {getattr(error, 'body', '')}".lower()
+        if status not in _MAYBE_ASKED and not any(name in said for name in _ASKED):
             return False
-        self.sent = self._given
+        self.sent, self._refused = self._given, True
         self.exchange.answered(None)
-        _without_usage.add(self._plan.base_url)
         return True
 
     def arrived(self, result: Any) -> None:
         """The SDK gave *result* to its caller: settle by it, or when its body has been read."""
+        if self._refused:  # and did not, without that question
+            if len(_without_usage) >= _MOST_WITHOUT:
+                _without_usage.clear()
+            _without_usage.add(self._plan.endpoint)
         with contained(f"reading an answer of {self._plan.sdk.name}"):
             if self.exchange.nothing_sent:
                 self._charge.call.release()

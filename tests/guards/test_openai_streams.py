@@ -13,7 +13,8 @@ from openai import AsyncOpenAI, OpenAI, Stream
 from openai_ways import ANSWER, CHAT, RESPONSE
 from provider import Provider, Reply
 
-from otelbudget import BudgetExceeded, RunBudget
+from otelbudget import BudgetExceeded, Config, RunBudget
+from otelbudget.config import Estimates
 from otelbudget.estimate.tokens import count_input, estimate_tokens
 from otelbudget.guards import GUARDS
 from otelbudget.guards.watch import settle_dropped
@@ -83,20 +84,61 @@ def test_a_caller_who_wants_no_usage_is_charged_an_estimate(
     assert _charged(run) == (1, INPUT, estimate_tokens("one two three"))
 
 
+FOUR = b'data: {"choices": [{"index": 0, "delta": {"content": "four"}}]}\n\ndata: [DONE]\n\n'
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (400, "Unrecognized request argument supplied: stream_options"),
+        (400, "Bad Request"),
+        (400, "streamOptions is not supported by this deployment"),
+        (404, "Not Found"),
+        (422, "Extra inputs are not permitted"),
+        (500, "unexpected keyword argument 'stream_options'"),
+    ],
+)
 def test_a_server_that_refuses_the_question_is_not_asked_again(
-    manager: BudgetManager, gateway: str, answer: dict[str, Any], served: list[tuple[str, dict[str, Any]]]
+    status: int,
+    message: str,
+    manager: BudgetManager,
+    gateway: str,
+    answer: dict[str, Any],
+    served: list[tuple[str, dict[str, Any]]],
 ) -> None:
     def make(body: dict[str, Any]) -> tuple[int, Any]:
-        if "stream_options" in body:
-            return 400, {"error": {"message": "Unrecognized request argument supplied: stream_options"}}
-        return 200, b'data: {"choices": [{"index": 0, "delta": {"content": "four"}}]}\n\ndata: [DONE]\n\n'
+        if "stream_options" in body and body["model"] == CHAT["model"]:
+            return status, {"error": {"message": message}}
+        return 200, FOUR
 
     answer["make"] = make
     with OpenAI(base_url=gateway, api_key="none", max_retries=0) as client, manager.run(RunBudget(max_steps=2)) as run:
         for _ in range(2):
             assert [_words(c) for c in client.chat.completions.create(**CHAT, stream=True)] == ["four"]
-    assert ["stream_options" in body for _, body in served] == [True, False, False]
-    assert _charged(run) == (2, 2 * INPUT, 2 * estimate_tokens("four"))
+        assert _charged(run) == (2, 2 * INPUT, 2 * estimate_tokens("four"))
+        with manager.run(mode="detached"):
+            list(client.chat.completions.create(**{**CHAT, "model": "gpt-4o"}, stream=True))
+    assert ["stream_options" in body for _, body in served] == [True, False, False, True]
+
+
+def test_a_stream_that_is_refused_for_another_reason_is_asked_as_before(
+    manager: BudgetManager, gateway: str, answer: dict[str, Any], served: list[tuple[str, dict[str, Any]]]
+) -> None:
+    with OpenAI(base_url=gateway, api_key="none", max_retries=0) as client, manager.run() as run:
+        answer["make"] = lambda _: (400, {"error": {"message": "context length exceeded"}})
+        with pytest.raises(openai.BadRequestError):
+            client.chat.completions.create(**CHAT, stream=True)
+        answer["make"] = lambda _: (200, FOUR)
+        list(client.chat.completions.create(**CHAT, stream=True))
+        assert run.usage.steps == 2
+    assert ["stream_options" in body for _, body in served] == [True, False, True]
+
+
+def test_the_question_can_be_switched_off(server: Provider, manager: BudgetManager, client: OpenAI) -> None:
+    manager.engine.config = Config(estimates=Estimates(ask_usage=False))
+    with manager.run():
+        list(client.chat.completions.create(**CHAT, stream=True))
+    assert "stream_options" not in server.recent[-1].body
 
 
 def test_events_split_anywhere_and_with_any_line_end_are_read(
