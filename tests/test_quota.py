@@ -667,7 +667,7 @@ def test_a_check_is_an_event_on_the_current_span_and_a_count_under_the_quota_tha
     denied = next(cell for cell in world.engine.meters.snapshot().budgets if cell.budget == "daily")
     assert (denied.tenant, {key: tally.n for key, tally in denied.rare.items()}) == (
         "acme",
-        {("check", "deny", "limit"): 1},
+        {("check", "deny", "limit", "tokens"): 1},
     )
 
 

@@ -75,7 +75,7 @@ class World:
         found: dict[tuple[str, str, str], int] = {}
         for cell in self.engine.meters.snapshot().budgets:
             plain = {(op, "allow", ""): getattr(cell, op) for op in ("call", "check", "reserve", "tool", "probe")}
-            for key, number in {**plain, **{key: tally.n for key, tally in cell.rare.items()}}.items():
+            for key, number in (*plain.items(), *((key[:3], tally.n) for key, tally in cell.rare.items())):
                 if number:
                     found[key] = found.get(key, 0) + number
         return found

@@ -42,9 +42,9 @@ def admitted(payer: Payer, request: Request, judged: Judgement) -> Decision:
         return decision
     if site.span is not None and request.change is None:  # a change of an open hold is not another check
         if decision.denial is None:
-            payer.say(site, events.check_event, "allow", judged.tightest)
+            payer.say(site, events.check_event, "allow", judged.tightest, request.tool)
         else:
-            payer.say(site, events.check_warned, decision.denial)
+            payer.say(site, events.check_warned, decision.denial, request.tool)
         if site is not payer.site:
             _mark(payer, site, "allow" if decision.denial is None else "warn", decision.denial)
     if judged.crossed:
@@ -90,7 +90,7 @@ def refuse(payer: Payer, request: Request, judged: Judgement) -> BudgetExceeded:
 
 def note(payer: Payer, operation: str, denial: Denial, decision: str = "deny") -> None:
     """Count a decision that is not raised."""
-    payer.engine.meters.count(payer.tenant, denial.budget, operation, decision, denial.reason)
+    payer.engine.meters.count(payer.tenant, denial.budget, operation, decision, denial.reason, denial.resource)
 
 
 def probed(payer: Payer, judged: Judgement) -> bool:
@@ -125,7 +125,7 @@ def _count(payer: Payer, operation: str, denial: Denial) -> int:
     if run is not None:
         run.seen = seen = run.seen or {}
         times = seen[key] = seen.get(key, 0) + 1
-    meters.count(payer.tenant, denial.budget, operation, "deny", denial.reason, again=times > 1)
+    meters.count(payer.tenant, denial.budget, operation, "deny", *key[::-1], again=times > 1)
     return times
 
 
@@ -135,7 +135,7 @@ def _say(payer: Payer, request: Request, denial: Denial, times: int) -> None:
         if site.span is not None or events.logs():
             payer.suppress(site)
     else:
-        told = events.refusal(denial)
+        told = events.refusal(denial, request.tool)
         payer.log(site, semconv.EVENT_CHECK, told)
         payer.say(site, events.add, semconv.EVENT_CHECK, told, always=times == 1, logged=True)
     span = payer.site.span

@@ -98,13 +98,13 @@ class Payer:
     until_ns = UNLIMITED
     site: Site = NOWHERE
 
-    def __init__(self, engine: Engine, owner: Owner, budget: str | None) -> None:
+    def __init__(self, engine: Engine, owner: Owner, budget: str | None, limits: tuple[int, ...] = ()) -> None:
         self.engine = engine
         self.owner = owner
         self.unusual = not owner.known  # nobody knows whose it is
         self._bound = _NOT_BOUND
         meters = engine.meters
-        self.cell = meters.budget(owner.tenant, budget)
+        self.cell = meters.budget(owner.tenant, budget, limits)
         self.tenant_cell = meters.tenant(owner.tenant)
         self.spend_cell = meters.spend(owner.tenant, None)
 

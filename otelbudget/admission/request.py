@@ -64,6 +64,7 @@ class Request(NamedTuple):
         own_maximum: The request's own maximum of output tokens, for the message.
         smaller: How it could do with less output, or None.
         once: What its idempotency key stands for, or None.
+        tool: The name of the tool that is called, or None.
     """
 
     operation: str
@@ -80,6 +81,7 @@ class Request(NamedTuple):
     own_maximum: int | None = None
     smaller: Smaller | None = None
     once: Once | None = None
+    tool: str | None = None
 
     @property
     def beyond(self) -> int:

@@ -201,9 +201,10 @@ def _counts(payer: Payer, usage: Usage, amounts: Amounts, cost: Price) -> list[C
     if amounts[TOOLS]:
         counts.append((payer.tenant_cell, "tool_calls", amounts[TOOLS]))
     if usage.cache_read_tokens or usage.cache_write_tokens or usage.reasoning_tokens:
-        counts.append((spend, "cache_read", usage.cache_read_tokens))
-        counts.append((spend, "cache_write", usage.cache_write_tokens))
-        counts.append((spend, "reasoning", usage.reasoning_tokens))
+        details = payer.engine.meters.details(payer.owner.tenant, model)
+        counts.append((details, "cache_read", usage.cache_read_tokens))
+        counts.append((details, "cache_write", usage.cache_write_tokens))
+        counts.append((details, "reasoning", usage.reasoning_tokens))
     if cost.unpriced:
         counts.append((payer.engine.meters.unpriced_calls(model), "n", 1))
     return counts

@@ -77,7 +77,7 @@ class RunState(Payer):
         kind: Kind = "explicit",
         reraise: bool = True,
     ) -> None:
-        super().__init__(engine, owner, budget.name)
+        super().__init__(engine, owner, budget.name, budget.limits)
         self.budget = budget
         self.tenant_said = kind == "explicit"
         self.kind: Kind = kind

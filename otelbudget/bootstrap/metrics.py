@@ -36,19 +36,24 @@ class MetricsRoute:
         )
         places = []
         with ExitStack() as undo:
+            if registry is not None:
+                _show(meters, registry, undo)
+            if page is not None:
+                from otelbudget.telemetry.page import Page
+
+                server = MetricsServer.start(registry or Page(meters), *page, strict=asked.strict)
+                undo.callback(server.close)
+                self.url = server.url
             if registry is not None or page is not None:
-                registry = _showing(meters, registry, undo)
-                if page is not None:
-                    server = MetricsServer.start(registry, *page, strict=asked.strict)
-                    undo.callback(server.close)
-                    self.url = server.url
                 places.append(self.url or "the registry given")
             if pushed:
-                from otelbudget.telemetry.otel_metrics import report
+                from otelbudget.telemetry.cells import MAX_SERIES
+                from otelbudget.telemetry.otel_metrics import JOINED_SETS, report
 
                 given = asked.meter_provider or of_application(metrics_api.get_meter_provider())
                 carrier = joined(given, "the application's meter provider") if given else _own(resource)
-                self._carrier, self._end_report = carrier, report(meters, carrier.provider)
+                sets = JOINED_SETS if given else MAX_SERIES
+                self._carrier, self._end_report = carrier, report(meters, carrier.provider, sets)
                 places.append(carrier.where)
             self._undo = undo.pop_all()
         self.where = " and ".join(places) or "nowhere"
@@ -64,20 +69,16 @@ class MetricsRoute:
             self._end_report()
 
 
-def _showing(meters: Meters, given: CollectorRegistry | None, undo: ExitStack) -> CollectorRegistry:
-    """The registry given, or a private one, that shows *meters*."""
-    from prometheus_client import CollectorRegistry
-
+def _show(meters: Meters, registry: CollectorRegistry, undo: ExitStack) -> None:
+    """Show *meters* in the registry given."""
     from otelbudget.telemetry.prometheus import PrometheusCollector
 
-    registry = CollectorRegistry(auto_describe=False) if given is None else given
     collector = PrometheusCollector(meters)
     try:
         registry.register(collector)
     except ValueError as error:
         raise ConfigError(f"registry: these metrics are in it already, from another set-up: {error}") from error
     undo.callback(registry.unregister, collector)
-    return registry
 
 
 def _own(resource: Resource | None) -> Carrier:

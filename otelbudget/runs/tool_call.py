@@ -62,7 +62,7 @@ class ToolCall(Block):
         outer = enclosing(context, self.run, nodes)
         if outer is not None and outer.from_span and outer.covers(self.name, self.call_id):
             return None
-        return request_for(self.run, nested=outer is not None)
+        return request_for(self.run, self.name, nested=outer is not None)
 
     def __enter__(self) -> ToolCall:
         if (request := self._admission()) is not None:
@@ -121,8 +121,8 @@ def _of_span(nodes: Iterable[Any]) -> ToolCall | None:
     return next((one.tool for one in nodes if one.tool is not None), None)
 
 
-def request_for(payer: Payer, *, nested: bool, site: Site | None = None) -> Request:
-    """The request that a tool call makes; said on *site*, else where it is made."""
+def request_for(payer: Payer, name: str, *, nested: bool, site: Site | None = None) -> Request:
+    """The request that a call of the tool *name* makes; said on *site*, else where it is made."""
     amounts = Amounts(tool_calls=1, nested_tool_calls=1 if nested else 0)
     _, here, owner, permit = payer.around()
-    return Request("tool", amounts, here if site is None else site, owner=owner, permit=permit)
+    return Request("tool", amounts, here if site is None else site, owner=owner, permit=permit, tool=name)

@@ -118,7 +118,7 @@ class LiveSpans:
         call = tools.ToolCall(run, name, spans.tool_call_id(attributes), from_span=True)
         outer = tools.enclosing(context, run, self.tree.around(context, exact=True))
         if outer is None or not outer.covers(call.name, call.call_id):
-            asked = tools.request_for(run, nested=outer is not None, site=site_of(node.span))
+            asked = tools.request_for(run, name, nested=outer is not None, site=site_of(node.span))
             asking.decide(run, asked._replace(owner=self._owner(run, node)))
         node.tool = call
 

@@ -50,6 +50,8 @@ class BudgetCell(_Cell):
 
     tenant: str
     budget: str
+    #: What the budget limits: refusals for want of these are born at zero.
+    limited: tuple[str, ...] = ()
     call: int = 0
     check: int = 0
     reserve: int = 0
@@ -57,8 +59,8 @@ class BudgetCell(_Cell):
     probe: int = 0
     records: int = 0
     repeated: int = 0
-    #: (operation, decision, reason) -> checks, for everything that is not a plain allow.
-    rare: dict[tuple[str, str, str], Tally] = field(default_factory=dict)
+    #: (operation, decision, reason, resource on deny) -> checks, for everything that is not a plain allow.
+    rare: dict[tuple[str, str, str, str], Tally] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -69,10 +71,18 @@ class SpendCell(_Cell):
     model: str
     input: int = 0
     output: int = 0
+    cost_nanousd: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class DetailCell(_Cell):
+    """Parts of the tokens of one (tenant, model)."""
+
+    tenant: str
+    model: str
     cache_read: int = 0
     cache_write: int = 0
     reasoning: int = 0
-    cost_nanousd: int = 0
 
 
 @dataclass(slots=True, eq=False)

@@ -13,9 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from otelbudget import semconv
-from otelbudget.model.amounts import COST, NANOS, TOKENS
+from otelbudget.model.amounts import COST, NANOS, RESOURCES, TOKENS, UNLIMITED
 from otelbudget.model.names import undated
-from otelbudget.telemetry.cell_types import BudgetCell, SpendCell, Tally, TenantCell
+from otelbudget.telemetry.cell_types import BudgetCell, DetailCell, SpendCell, Tally, TenantCell
 from otelbudget.telemetry.histogram import (
     CHECK_BUCKETS,
     COST_BUCKETS,
@@ -25,9 +25,9 @@ from otelbudget.telemetry.histogram import (
     Histogram,
     Trace,
 )
-from otelbudget.telemetry.labels import OTHER, UNNAMED, Names
+from otelbudget.telemetry.labels import OTHER, UNNAMED, Names, Room
 from otelbudget.telemetry.quota_gauges import QuotaGauges, QuotaReadings
-from otelbudget.telemetry.snapshot import Snapshot, top_runs
+from otelbudget.telemetry.snapshot import ActiveRuns, Snapshot
 
 if TYPE_CHECKING:
     from otelbudget.ledger.account import QuotaAccount
@@ -38,11 +38,17 @@ MAX_TENANTS: Final = 500
 MAX_MODELS: Final = 50
 MAX_BUDGETS: Final = 200
 TOP_RUNS: Final = 20
+#: Runs younger than this are not shown one by one: each would be a series with a sample or two.
+MIN_RUN_AGE_S: Final = 15
 #: Tenants whose finished runs have histograms of their own, 36 series for each outcome.
 MAX_RUN_TENANTS: Final = 100
-#: Cells of budgets and of models that there may be before new ones are counted under the tenant ``other``. A page has
-#: 40,000 series in all: 8 of each cell, 11,000 of finished runs, 6,000 of quotas, and 1,000 of everything else.
-MAX_CELLS: Final = 2_500
+#: Series of a page. When no room is left for a new one, a tenant's further budgets and models count as its ``other``.
+MAX_SERIES: Final = 40_000
+#: Kept free for each tenant: its own two, and those of its ``other`` budget and ``other`` model.
+_PER_TENANT: Final = 16
+#: Kept free for what is not of a tenant, model or budget, and for the tenant ``other``.
+_FIXED: Final = 2_000
+_RUN_SERIES: Final = 36
 #: A tenant's spend on every priced model is born at zero while the tenant and the models are few.
 _BORN_SPENDS: Final = 1_000
 #: Observations kept for a reader that collects; the oldest go first if none does.
@@ -90,15 +96,17 @@ class Meters:
         self._ledger = ledger
         self._lock = ledger.lock
         self._clock_ns = clock_ns
-        self._top_runs = top_runs
+        self._active = ActiveRuns(top_runs)
         self._priced = tuple(models)
         self._overflow = Tally()
         self._model_names = Names(max_models, self._overflow, self._priced)
         self._tenant_names = Names(max_tenants, self._overflow, tenants)
         self._budget_names = Names(MAX_BUDGETS, self._overflow)
-        self._quotas = QuotaGauges(quotas, self._overflow, self._tenant_names, orgs)
+        self._room = Room(MAX_SERIES - _FIXED - _PER_TENANT * max_tenants)
+        self._quotas = QuotaGauges(quotas, self._overflow, self._room, self._tenant_names, orgs)
         self._budgets: dict[tuple[str, str], BudgetCell] = {}
         self._spends: dict[tuple[str, str], SpendCell] = {}
+        self._details: dict[tuple[str, str], DetailCell] = {}
         self._tenants: dict[str, TenantCell] = {}
         self._run_tenants = Names(MAX_RUN_TENANTS, self._overflow)
         #: The runs in progress (`RunState`, which is above this row).
@@ -127,14 +135,17 @@ class Meters:
                 self.spend(label, model)
         return self._tenants[label]
 
-    def budget(self, tenant: str, budget: str | None) -> BudgetCell:
-        """The cell of a tenant's budget; it is born at zero."""
+    def budget(self, tenant: str, budget: str | None, limits: Sequence[int] = ()) -> BudgetCell:
+        """The cell of a tenant's budget, which allows these *limits*; it is born at zero."""
         found = self._budgets.get((tenant, budget or UNNAMED))
-        return self._ledger.locked(partial(self._budget, tenant, budget)) if found is None else found
+        return self._ledger.locked(partial(self._budget, tenant, budget, limits)) if found is None else found
 
-    def _budget(self, tenant: str, budget: str | None) -> BudgetCell:
+    def _budget(self, tenant: str, budget: str | None, limits: Sequence[int]) -> BudgetCell:
         key = self.tenant(tenant).tenant, self._budget_names.label(budget or UNNAMED)
-        return self._cell(self._budgets, key, BudgetCell)
+        cell = self._cell(self._budgets, key, BudgetCell, 7 + len(limits))
+        if not cell.limited:
+            cell.limited = tuple(RESOURCES[i] for i, most in enumerate(limits) if most < UNLIMITED)
+        return cell
 
     def spend(self, tenant: str, model: str | None) -> SpendCell:
         """The cell of what a tenant spends on a model, born at zero; the label of an unknown model is empty."""
@@ -143,25 +154,49 @@ class Meters:
 
     def _spend(self, tenant: str, model: str | None) -> SpendCell:
         key = self.tenant(tenant).tenant, self._model(model)
-        return self._cell(self._spends, key, SpendCell)
+        return self._cell(self._spends, key, SpendCell, 3)
 
-    def _cell(self, cells: dict[tuple[str, str], Cell], key: tuple[str, str], make: Callable[[str, str], Cell]) -> Cell:
-        """The cell of *key*, or, where no more may be made, that of the tenant ``other``."""
-        if key not in cells and len(self._budgets) + len(self._spends) >= MAX_CELLS and key[0] != OTHER:
+    def details(self, tenant: str, model: str | None) -> DetailCell:
+        """The cell of the parts of these tokens."""
+        found = self._details.get((tenant, model or ""))
+        return self._ledger.locked(partial(self._detail, tenant, model)) if found is None else found
+
+    def _detail(self, tenant: str, model: str | None) -> DetailCell:
+        key = self.tenant(tenant).tenant, self._model(model)
+        return self._cell(self._details, key, DetailCell, 3)
+
+    def _cell(
+        self, cells: dict[tuple[str, str], Cell], key: tuple[str, str], make: Callable[[str, str], Cell], series: int
+    ) -> Cell:
+        """The cell of *key*, or, where there is no room for its *series*, the tenant's ``other`` one."""
+        if key not in cells and not self._room.take(series):
             self._overflow.n += 1
-            key = self.tenant(OTHER).tenant, key[1]
+            key = key[0], OTHER
         return cells.get(key) or cells.setdefault(key, make(*key))  # a signal handler may just have done so
 
-    def rare(self, cell: BudgetCell, operation: str, decision: str, reason: str) -> Tally:
+    def rare(self, cell: BudgetCell, operation: str, decision: str, reason: str, resource: str = "") -> Tally:
         """The counter of a decision other than a plain allow; its ``n`` is to be raised."""
-        return cell.rare.setdefault((operation, decision, reason), Tally())
+        key = (operation, decision, reason, resource)
+        if key not in cell.rare and resource not in cell.limited and not self._room.take(1):
+            self._overflow.n += 1
+            cell = self.budget(OTHER, OTHER)
+        return cell.rare.setdefault(key, Tally())
 
     def count(
-        self, tenant: str, budget: str | None, operation: str, decision: str, reason: str, *, again: bool = False
+        self,
+        tenant: str,
+        budget: str | None,
+        operation: str,
+        decision: str,
+        reason: str,
+        resource: str | None = None,
+        *,
+        again: bool = False,
     ) -> None:
-        """Count such a decision; *again* if its run has met the same before."""
+        """Count such a decision, on deny with the *resource* that ran out; *again* if its run has met it before."""
         cell = self.budget(tenant, budget)
-        self._ledger.add([(self.rare(cell, operation, decision, reason), "n", 1), (cell, "repeated", int(again))])
+        tally = self.rare(cell, operation, decision, reason, (resource or "") if decision == "deny" else "")
+        self._ledger.add([(tally, "n", 1), (cell, "repeated", int(again))])
 
     def count_suppressed(self) -> None:
         """Count an event that was not written."""
@@ -195,6 +230,8 @@ class Meters:
     def observe_run(self, tenant: str, outcome: str, used: Sequence[int], seconds: float, trace: Trace) -> None:
         """Observe a finished run; *used* is in `RESOURCES` order. Called with the lock held."""
         cell = self.tenant(self._run_tenants.label(self.tenant(tenant).tenant))
+        if (semconv.M_RUN_COST, outcome) not in cell.runs and not self._room.take(_RUN_SERIES):
+            cell = self.tenant(OTHER)
         for metric, bounds, value in (
             (semconv.M_RUN_COST, COST_BUCKETS, used[COST] / NANOS),
             (semconv.M_RUN_TOKENS, TOKEN_BUCKETS, float(used[TOKENS])),
@@ -222,7 +259,7 @@ class Meters:
 
     def forked(self) -> None:
         """Count from 0 in a forked process: what was counted before is reported by the parent."""
-        cells: Any = (*self._budgets.values(), *self._spends.values(), *self._tenants.values())
+        cells: Any = (*self._budgets.values(), *self._spends.values(), *self._details.values(), *self._tenants.values())
         for cell in cells:
             cell.reset()
         counts: Any = (self.live, self.check_seconds, self.estimate_ratio, self.unpriced, self._observed)
@@ -234,7 +271,9 @@ class Meters:
     def snapshot(self) -> Snapshot:
         """A copy of everything, taken under the lock; quotas a moment before the rest."""
         copied = self._ledger.locked(partial(self._copied, self._quotas.read()))
-        shown = top_runs(tuple(self.live), self._top_runs, self._tenant_names.shown, self._budget_names.shown)
+        old_ns = self._clock_ns() - MIN_RUN_AGE_S * NANOS
+        runs = [run for run in tuple(self.live) if run.started_ns <= old_ns]
+        shown = self._active.of(runs, self._tenant_names.shown, self._budget_names.shown)
         return copied._replace(active_runs=shown)
 
     def _copied(self, quotas: QuotaReadings) -> Snapshot:
@@ -242,6 +281,7 @@ class Meters:
         return Snapshot(
             budgets=[copy(cell) for cell in self._budgets.values()],
             spends=[copy(cell) for cell in self._spends.values()],
+            details=[copy(cell) for cell in self._details.values()],
             tenants=[copy(cell) for cell in self._tenants.values()],
             check_seconds={operation: copy(found) for operation, found in self.check_seconds.items()},
             estimate_ratio={model: copy(found) for model, found in self.estimate_ratio.items()},

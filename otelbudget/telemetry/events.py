@@ -125,9 +125,11 @@ def add(site: Site, name: str, attributes: Mapping[str, Value], *, always: bool 
     return True
 
 
-def check_event(site: Site, decision: str, tightest: tuple[int, int] | None) -> bool:
-    """`otelbudget.check` of an admitted request; *tightest* is (resource, what remains of it)."""
+def check_event(site: Site, decision: str, tightest: tuple[int, int] | None, tool: str | None = None) -> bool:
+    """`otelbudget.check` of an admitted request, perhaps of a *tool*; *tightest* is (resource, what remains of it)."""
     attributes: dict[str, Value] = {semconv.DECISION: decision}
+    if tool is not None:
+        attributes[semconv.GEN_AI_TOOL_NAME] = tool
     if tightest is not None:
         resource, left = tightest
         attributes[semconv.RESOURCE] = RESOURCES[resource]
@@ -135,7 +137,7 @@ def check_event(site: Site, decision: str, tightest: tuple[int, int] | None) -> 
     return add(site, semconv.EVENT_CHECK, attributes)
 
 
-def check_warned(site: Site, denial: Denial) -> bool:
+def check_warned(site: Site, denial: Denial, tool: str | None = None) -> bool:
     """`otelbudget.check` of a request that a budget or manager which refuses nothing let pass."""
     attributes = {
         semconv.DECISION: "warn",
@@ -143,11 +145,12 @@ def check_warned(site: Site, denial: Denial) -> bool:
         semconv.STORE_MODE: denial.store_mode,
         semconv.RESOURCE: denial.resource,
         semconv.REMAINING: _amounts(denial).get(semconv.REMAINING),
+        semconv.GEN_AI_TOOL_NAME: tool,
     }
     return add(site, semconv.EVENT_CHECK, _given(attributes))
 
 
-def refusal(denial: Denial) -> dict[str, Value]:
+def refusal(denial: Denial, tool: str | None = None) -> dict[str, Value]:
     """What `otelbudget.check` of a refused request says."""
     attributes = {
         semconv.DECISION: "deny",
@@ -155,6 +158,7 @@ def refusal(denial: Denial) -> dict[str, Value]:
         semconv.RESOURCE: denial.resource,
         semconv.SCOPE: denial.scope,
         semconv.BUDGET: denial.budget,
+        semconv.GEN_AI_TOOL_NAME: tool,
     }
     return _given(attributes) | _amounts(denial)
 

@@ -21,6 +21,7 @@ from otelbudget.telemetry.histogram import (
     TOKEN_BUCKETS,
     Histogram,
 )
+from otelbudget.telemetry.quota_gauges import QuotaLabels
 from otelbudget.telemetry.snapshot import Snapshot
 
 #: Label values in the order of the family's labels, and the value.
@@ -43,6 +44,11 @@ class Family(NamedTuple):
         """Whether it is a counter."""
         return self.name.endswith("_total")
 
+    @property
+    def merge(self) -> Callable[[Iterable[float]], float]:
+        """What several samples under one label come to."""
+        return max if self.name in (semconv.M_BUDGET_RESET, semconv.M_ACTIVE_RUN_RATIO) else sum
+
 
 class HistogramFamily(NamedTuple):
     """A histogram; `read` gives label values with what was observed under them."""
@@ -62,19 +68,25 @@ def _checks(now: Snapshot) -> Iterator[Sample]:
             allowed = getattr(cell, operation)
             # Model calls are born at zero, or rate() would miss the first one; the rest appears when it happens.
             if allowed or operation == "call":
-                yield (*own, operation, "allow", ""), allowed
-        if ("call", "deny", "limit") not in cell.rare:
-            yield (*own, "call", "deny", "limit"), 0
+                yield (*own, operation, "allow", "", ""), allowed
+        for resource in cell.limited:
+            if ("call", "deny", "limit", resource) not in cell.rare:
+                yield (*own, "call", "deny", "limit", resource), 0
         for key, tally in cell.rare.items():
             yield (*own, *key), tally.n
 
 
-def _tokens(now: Snapshot, *kinds: str) -> Iterator[Sample]:
-    return (((c.tenant, c.model, kind), getattr(c, kind)) for c in now.spends for kind in kinds)
+def _tokens(now: Snapshot) -> Iterator[Sample]:
+    for cell in now.spends:
+        yield (cell.tenant, cell.model, "input"), cell.input
+        yield (cell.tenant, cell.model, "output"), cell.output
 
 
 def _token_details(now: Snapshot) -> Iterator[Sample]:
-    return (sample for sample in _tokens(now, "cache_read", "cache_write", "reasoning") if sample[1])
+    for cell in now.details:
+        for kind in ("cache_read", "cache_write", "reasoning"):
+            if number := getattr(cell, kind):
+                yield (cell.tenant, cell.model, kind), number
 
 
 def _quota_amounts(name: str, about: str, which: int) -> Family:
@@ -83,9 +95,9 @@ def _quota_amounts(name: str, about: str, which: int) -> Family:
     def read(now: Snapshot) -> Iterator[Sample]:
         for (whose, i), amounts in now.quotas.amounts.items():
             amount = amounts[which] / NANOS if i == COST else amounts[which]
-            yield (*whose[:-1], RESOURCES[i], whose.window, now.store), amount
+            yield (*whose, RESOURCES[i], now.store), amount
 
-    labels = ("scope", "org", "tenant", "model", "agent", "tag", "budget", "resource", "window", "store")
+    labels = (*QuotaLabels._fields, "resource", "store")
     return Family(name, f"{about}, in the resource's own unit (USD, tokens, calls).", labels, "", read)
 
 
@@ -102,8 +114,8 @@ def _run_histogram(name: str, about: str, unit: str, bounds: tuple[float, ...]) 
 FAMILIES: Final = (
     Family(
         semconv.M_CHECKS,
-        "Budget checks by decision; on deny the budget is the one that refused.",
-        ("tenant", "budget", "operation", "decision", "reason"),
+        "Budget checks by decision; on deny the budget is the one that refused, and the resource what it lacked.",
+        ("tenant", "budget", "operation", "decision", "reason", "resource"),
         "{check}",
         _checks,
     ),
@@ -126,7 +138,7 @@ FAMILIES: Final = (
         "Tokens charged; input includes cached ones, output includes reasoning.",
         ("tenant", "model", "token_type"),
         "{token}",
-        lambda now: _tokens(now, "input", "output"),
+        _tokens,
     ),
     Family(
         semconv.M_TOKEN_DETAILS,
@@ -176,9 +188,9 @@ FAMILIES: Final = (
     Family(
         semconv.M_BUDGET_RESET,
         "When the present window of a quota ends, in Unix seconds; none for a lifetime and for rolling windows.",
-        ("scope", "org", "tenant", "model", "agent", "tag", "budget", "window"),
+        QuotaLabels._fields[:-1],
         "s",
-        lambda now: now.quotas.resets.items(),
+        lambda now: ((whose[:-1], end_s) for whose, end_s in now.quotas.resets.items()),
     ),
     Family(
         semconv.M_USERS_OVER,

@@ -14,6 +14,22 @@ OTHER: Final = "other"
 UNNAMED: Final = "custom"
 
 
+class Room:
+    """How many more series there may be; who gets none counts under labels that are there already."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, series: int) -> None:
+        self._left = series
+
+    def take(self, series: int) -> bool:
+        """Whether there is room for so many; then it is taken."""
+        if series > self._left:
+            return False
+        self._left -= series
+        return True
+
+
 class Names:
     """Label values in use: reserved names always have room, others come first seen first served, then ``other``.
 

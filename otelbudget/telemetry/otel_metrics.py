@@ -20,7 +20,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_s
 
 from otelbudget import forking
 from otelbudget._version import __version__
-from otelbudget.telemetry.cells import MAX_CELLS, Meters
+from otelbudget.telemetry.cells import MAX_SERIES, Meters
 from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS, Family
 from otelbudget.telemetry.histogram import Trace
 from otelbudget.telemetry.labels import OTHER
@@ -28,19 +28,24 @@ from otelbudget.telemetry.snapshot import ActiveRun, Snapshot
 
 #: An SDK never forgets an attribute set of an observable, so only so many runs are shown under their own id.
 _MAX_RUN_IDS: Final = 1_000
+#: Attribute sets of one instrument that an application's meter provider keeps apart: its SDK's default, less a margin.
+JOINED_SETS: Final = 1_900
+#: What is given up first where there are too many sets, then the tenant too.
+_NAMES: Final = frozenset({"org", "model", "agent", "tag", "budget"})
 
 _made: WeakKeyDictionary[MeterProvider, _Instruments] = WeakKeyDictionary()
 _making = forking.fresh(Lock())
 
 
-def report(meters: Meters, meter_provider: MeterProvider) -> Callable[[], None]:
+def report(meters: Meters, meter_provider: MeterProvider, sets: int = JOINED_SETS) -> Callable[[], None]:
     """Report *meters* through *meter_provider* until the function given back is called; call that after the last flush.
 
+    No instrument gets more than so many *sets* of attributes, or the SDK would lose whose the rest is.
     A later one on the same provider takes over from an earlier one; its counters begin at 0, as after a restart.
     """
     with _making:
         if meter_provider not in _made:
-            _made[meter_provider] = _Instruments(meter_provider)
+            _made[meter_provider] = _Instruments(meter_provider, sets)
         instruments = _made[meter_provider]
     instruments.switch(meters)
     return partial(instruments.switch, None, only_if=meters)
@@ -52,13 +57,46 @@ def cardinality_views() -> list[Any]:
 
     if "aggregation_cardinality_limit" not in inspect.signature(View).parameters:
         return []
-    return [View(instrument_name="otelbudget_*", aggregation_cardinality_limit=8 * MAX_CELLS)]
+    return [View(instrument_name="otelbudget_*", aggregation_cardinality_limit=MAX_SERIES)]
+
+
+class _Folding:
+    """Which label values of one instrument are shown, decided once: all of a third of the *sets*, then only tenants."""
+
+    def __init__(self, family: Family, sets: int) -> None:
+        self._family = family
+        self._sets = sets
+        self._decided: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._shown: set[tuple[str, ...]] = set()
+
+    def of(self, now: Snapshot) -> dict[tuple[str, ...], float]:
+        """The samples of *now*; those that are not shown are in the ones that stand for them."""
+        shown: dict[tuple[str, ...], float] = {}
+        for labels, value in self._family.read(now):
+            kept = self._decided.get(labels) or self._decide(labels)
+            before = shown.get(kept)
+            shown[kept] = value if before is None else self._family.merge((before, value))
+        return shown
+
+    def _decide(self, labels: tuple[str, ...]) -> tuple[str, ...]:
+        kept = labels
+        if len(self._shown) >= self._sets // 3:
+            kept = self._without(labels, _NAMES)
+        if kept not in self._shown and len(self._shown) >= self._sets:
+            kept = self._without(labels, _NAMES | {"tenant"})
+        self._shown.add(kept)
+        self._decided[labels] = kept
+        return kept
+
+    def _without(self, labels: tuple[str, ...], names: frozenset[str]) -> tuple[str, ...]:
+        pairs = zip(self._family.labels, labels, strict=True)
+        return tuple(OTHER if value and name in names else value for name, value in pairs)
 
 
 class _Instruments:
     """The instruments of one provider, and whose cells they read now."""
 
-    def __init__(self, provider: MeterProvider) -> None:
+    def __init__(self, provider: MeterProvider, sets: int) -> None:
         self._lock = forking.fresh(Lock())
         self._meters: Meters | None = None
         self._now: Snapshot | None = None
@@ -68,7 +106,8 @@ class _Instruments:
         meter = provider.get_meter("otelbudget", __version__)
         for family in FAMILIES:
             make = meter.create_observable_counter if family.counts else meter.create_observable_gauge
-            make(family.name.removesuffix("_total"), [partial(self._read, family)], family.unit, family.help)
+            read = partial(self._read, family, _Folding(family, sets))
+            make(family.name.removesuffix("_total"), [read], family.unit, family.help)
         self._labels = {found.name: found.labels for found in HISTOGRAMS}
         self._recorders = {
             name: meter.create_histogram(name, unit, about, explicit_bucket_boundaries_advisory=bounds)
@@ -93,15 +132,15 @@ class _Instruments:
             if meters is not None:
                 meters.tell_observations(True)
 
-    def _read(self, family: Family, _: CallbackOptions) -> list[Observation]:
+    def _read(self, family: Family, folding: _Folding, _: CallbackOptions) -> list[Observation]:
         with self._lock:
-            return self._observations(family)
+            return self._observations(family, folding)
 
-    def _observations(self, family: Family) -> list[Observation]:
+    def _observations(self, family: Family, folding: _Folding) -> list[Observation]:
         now = self._snapshot(family.name)
         return [
             Observation(value, dict(zip(family.labels, labels, strict=True)))
-            for labels, value in (family.read(now) if now is not None else ())
+            for labels, value in (folding.of(now).items() if now is not None else ())
         ]
 
     def _snapshot(self, name: str) -> Snapshot | None:

@@ -13,7 +13,7 @@ from otelbudget.model.amounts import UNLIMITED
 from otelbudget.model.levels import LEVELS, Where
 from otelbudget.model.vector import unpack
 from otelbudget.telemetry.cell_types import Tally
-from otelbudget.telemetry.labels import OTHER, UNNAMED, Names
+from otelbudget.telemetry.labels import OTHER, UNNAMED, Names, Room
 
 if TYPE_CHECKING:
     from otelbudget.ledger.account import QuotaAccount
@@ -44,6 +44,8 @@ class QuotaLabels(NamedTuple):
     tag: str
     budget: str
     window: str
+    #: ``enforce``, or ``warn`` if it refuses nothing.
+    mode: str
 
 
 class QuotaReadings(NamedTuple):
@@ -63,21 +65,28 @@ class QuotaGauges:
     Args:
         accounts: Gives those that are worth showing.
         overflow: Raised whenever a quota had to be summed up under ``other``.
+        room: What series of all metrics take theirs from.
         tenants: The labels of tenants, shared with every other metric.
         orgs: Organisations of the configuration; they have the first claim on a label of their own.
     """
 
     def __init__(
-        self, accounts: Callable[[], Iterable[QuotaAccount]], overflow: Tally, tenants: Names, orgs: Iterable[str] = ()
+        self,
+        accounts: Callable[[], Iterable[QuotaAccount]],
+        overflow: Tally,
+        room: Room,
+        tenants: Names,
+        orgs: Iterable[str] = (),
     ) -> None:
         self._accounts = accounts
         self._overflow = overflow
+        self._room = room
         self._tenants = tenants
         self._orgs = Names(MAX_ORGS, overflow, orgs)
         self._models = Names(MAX_QUOTA_MODELS, overflow)
         self._budgets = Names(MAX_QUOTAS, overflow)
         #: Decided once, so that a scrape of what is beyond the bounds does not count it again.
-        self._labels: dict[tuple[Where, WindowSpec, str | None], QuotaLabels] = {}
+        self._labels: dict[tuple[Where, WindowSpec, str | None, bool], QuotaLabels] = {}
         self._shown: set[QuotaLabels] = set()
         self._series = 0
 
@@ -100,30 +109,32 @@ class QuotaGauges:
     def _label(self, account: QuotaAccount, rule: Rule, limited: int) -> QuotaLabels:
         shown = LEVELS[account.scope].shown
         where = account.where if shown else Where(account.scope, (account.where.get("tenant"),))
-        key = (where, account.spec, rule.name)
+        key = (where, account.spec, rule.name, rule.warn)
         if len(self._labels) > _MOST_LABELS:
             self._labels.clear()
         if key not in self._labels:
             series = 3 * limited + 1 if shown else len(rule.thresholds)
-            self._labels[key] = self._admit(self._wanted(account, rule.name or UNNAMED), series)
+            self._labels[key] = self._admit(self._wanted(account, rule), series)
         return self._labels[key]
 
-    def _wanted(self, account: QuotaAccount, name: str) -> QuotaLabels:
-        where, budget = account.where, self._budgets.label(name)
+    def _wanted(self, account: QuotaAccount, rule: Rule) -> QuotaLabels:
+        where, budget = account.where, self._budgets.label(rule.name or UNNAMED)
         tenant = self._tenants.label(where.get("tenant")) if where.get("tenant") else ""
         if not LEVELS[where.scope].shown:
-            return QuotaLabels(where.scope, "", tenant, "", "", "", budget, "")
+            return QuotaLabels(where.scope, "", tenant, "", "", "", budget, "", "")
         model, agent = (self._models.label(name) if (name := where.get(field)) else "" for field in ("model", "agent"))
         tag = self._models.label("=".join(where.names[1:])) if where.scope == "tag" else ""
         org = self._orgs.label(where.get("org"))
-        return QuotaLabels(where.scope, org, tenant, model, agent, tag, budget, account.spec.per)
+        mode = "warn" if rule.warn else "enforce"
+        return QuotaLabels(where.scope, org, tenant, model, agent, tag, budget, account.spec.per, mode)
 
     def _admit(self, wanted: QuotaLabels, series: int) -> QuotaLabels:
         """*wanted* if so many more series may be shown, else labels that stand for more than this quota."""
         labels = wanted
-        if wanted not in self._shown and self._series + series > MAX_QUOTA_SERIES:
-            others = {name: OTHER for name, value in wanted._asdict().items() if value and name != "scope"}
-            labels = wanted._replace(**others)
+        full = self._series + series > MAX_QUOTA_SERIES
+        if wanted not in self._shown and (full or not self._room.take(series)):
+            others = QuotaLabels(*(OTHER if value else "" for value in wanted))
+            labels = others._replace(scope=wanted.scope, mode=wanted.mode)
         self._overflow.n += labels != wanted
         if labels not in self._shown:
             self._shown.add(labels)
@@ -137,7 +148,8 @@ def _add(readings: QuotaReadings, labels: QuotaLabels, limited: _Limited, end_s:
         used, reserved, limit = map(add, readings.amounts.get((labels, i), (0, 0, 0)), amounts)
         readings.amounts[labels, i] = used, reserved, limit
     if end_s < float("inf"):
-        readings.resets[labels] = min(readings.resets.get(labels, end_s), end_s)
+        whose = labels._replace(mode="")
+        readings.resets[whose] = min(readings.resets.get(whose, end_s), end_s)
 
 
 def _count_user(readings: QuotaReadings, labels: QuotaLabels, limited: _Limited, thresholds: Iterable[float]) -> None:

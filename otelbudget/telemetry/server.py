@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from prometheus_client.registry import Collector
 
+    from otelbudget.telemetry.page import Page
+
 #: Host and port that OpenTelemetry gives its own Prometheus page (OTEL_EXPORTER_PROMETHEUS_HOST, _PORT) by default.
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 9464
@@ -36,19 +38,25 @@ class MetricsServer:
 
     @classmethod
     def start(
-        cls, registry: Collector, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, *, strict: bool = False
+        cls, registry: Collector | Page, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, *, strict: bool = False
     ) -> MetricsServer:
         """Serve *registry* on *host* and *port* (0: any free one), or on one of the 15 after it unless it is *strict*.
 
         Raises:
             ConfigError: The ports are in use, or the address can't be listened on.
         """
-        from prometheus_client import start_http_server  # late: an application without a page never pays for it
+        # Late: an application without a page never pays for it
+        from prometheus_client import CollectorRegistry, start_http_server
+
+        from otelbudget.telemetry.web import application
+
+        answer = application(registry)
 
         last = port if strict or port == 0 else port + _MORE_PORTS
         for candidate in range(port, last + 1):
             try:
-                server, thread = start_http_server(candidate, addr=host, registry=registry)
+                server, thread = start_http_server(candidate, addr=host, registry=CollectorRegistry())
+                server.set_app(answer)
             except (OSError, OverflowError) as error:
                 if getattr(error, "errno", None) != errno.EADDRINUSE:
                     raise ConfigError(f"can't serve metrics on {host}:{candidate}: {error}") from error

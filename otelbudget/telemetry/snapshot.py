@@ -12,7 +12,7 @@ from otelbudget.telemetry.labels import UNNAMED
 
 if TYPE_CHECKING:
     from otelbudget.stores.failure import Health
-    from otelbudget.telemetry.cell_types import BudgetCell, SpendCell, TenantCell
+    from otelbudget.telemetry.cell_types import BudgetCell, DetailCell, SpendCell, TenantCell
     from otelbudget.telemetry.histogram import Histogram
     from otelbudget.telemetry.quota_gauges import QuotaReadings
 
@@ -32,6 +32,7 @@ class Snapshot(NamedTuple):
 
     budgets: list[BudgetCell]
     spends: list[SpendCell]
+    details: list[DetailCell]
     tenants: list[TenantCell]
     check_seconds: dict[str, Histogram]
     estimate_ratio: dict[str, Histogram]
@@ -48,29 +49,43 @@ class Snapshot(NamedTuple):
     reload_ok: bool | None
 
 
-def top_runs(
-    runs: Iterable[Any], count: int, tenant_label: Callable[[str], str], budget_label: Callable[[str], str]
-) -> list[ActiveRun]:
-    """The *count* runs of which the greatest share of a limit is used, then those that cost most.
+class ActiveRuns:
+    """Which runs in progress are shown one by one: the *count* closest to a limit, then those that cost most.
 
-    Read without a lock: the amounts of one run may be a call apart, which a gauge can bear.
+    One that is shown gives way only to one that is clearly fuller, or two that change places would be two series with
+    gaps.
     """
-    found: dict[tuple[str, str, str], ActiveRun] = {}
-    for run in runs:
-        account = run.account
-        amounts, full = unpack(account.used), account.rule.full
-        ratios = [used / limit for used, limit in zip(amounts, full, strict=True) if 0 < limit < UNLIMITED]
-        active = ActiveRun(
-            tenant_label(run.tenant),
-            budget_label(account.name or UNNAMED),
-            run.run_id,
-            amounts[COST] / NANOS,
-            max(ratios, default=None),
-        )
-        # Callers may choose run ids, and two samples with the same labels spoil a whole scrape.
-        found[active[:3]] = max(active, found.get(active[:3], active), key=_rank)
-    return nlargest(count, found.values(), key=_rank)
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._shown: set[str] = set()
+
+    def of(
+        self, runs: Iterable[Any], tenant_label: Callable[[str], str], budget_label: Callable[[str], str]
+    ) -> list[ActiveRun]:
+        """Those of *runs* to show now.
+
+        Read without a lock: the amounts of one run may be a call apart, which a gauge can bear.
+        """
+        found: dict[tuple[str, str, str], ActiveRun] = {}
+        for run in runs:
+            active = _active(run, tenant_label, budget_label)
+            # Callers may choose run ids, and two samples with the same labels spoil a whole scrape.
+            found[active[:3]] = max(active, found.get(active[:3], active), key=_rank)
+        before = self._shown
+        shown = nlargest(self._count, found.values(), key=lambda run: _rank(run, run.run_id in before))
+        self._shown = {run.run_id for run in shown}
+        return shown
 
 
-def _rank(run: ActiveRun) -> tuple[float, float]:
-    return run.used_ratio or 0.0, run.cost_usd
+def _active(run: Any, tenant_label: Callable[[str], str], budget_label: Callable[[str], str]) -> ActiveRun:
+    account = run.account
+    amounts, full = unpack(account.used), account.rule.full
+    ratios = [used / limit for used, limit in zip(amounts, full, strict=True) if 0 < limit < UNLIMITED]
+    budget, cost_usd = budget_label(account.name or UNNAMED), amounts[COST] / NANOS
+    return ActiveRun(tenant_label(run.tenant), budget, run.run_id, cost_usd, max(ratios, default=None))
+
+
+def _rank(run: ActiveRun, shown: bool = False) -> tuple[float, float]:
+    head_start = 1.25 if shown else 1.0
+    return (run.used_ratio or 0.0) * head_start, run.cost_usd * head_start

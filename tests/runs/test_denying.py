@@ -55,7 +55,7 @@ def test_denials_are_counted_by_operation_and_reason_under_the_budget_that_denie
             leaf.reserve()
     cells = {cell.budget: cell for cell in world.engine.meters.snapshot().budgets}
     counted = {key: tally.n for key, tally in cells["root"].rare.items()}
-    assert counted == {("check", "deny", "limit"): 1, ("reserve", "deny", "limit"): 1}
+    assert counted == {("check", "deny", "limit", "steps"): 1, ("reserve", "deny", "limit", "steps"): 1}
     assert (cells["root"].repeated, cells["leaf"].repeated, cells["leaf"].rare) == (1, 0, {})
 
 
@@ -79,7 +79,7 @@ def test_denials_of_one_kind_are_events_eight_times_and_then_counted(world: Worl
     assert [a["otelbudget.resource"] for _, a in said(span)] == ["steps"] * 8 + ["tool_calls"]
     assert (span.attributes or {})["otelbudget.events.suppressed"] == 12
     (cell,) = world.engine.meters.snapshot().budgets
-    assert (cell.rare["check", "deny", "limit"].n, cell.repeated) == (21, 19)
+    assert (cell.rare["check", "deny", "limit", "steps"].n, cell.repeated) == (20, 19)
 
 
 def test_a_run_that_never_raises_again_keeps_no_exception_and_so_no_frames(world: World) -> None:

@@ -252,3 +252,13 @@ def test_tools_that_are_entered_one_by_one_run_as_long_as_they_fit(world: World)
         with pytest.raises(BudgetExceeded):
             run.tool_call("c").__enter__()
         assert counts(run) == (2, 0)
+
+
+def test_a_check_of_a_tool_says_which_one(world: World) -> None:
+    with world.run(RunBudget(max_tool_calls=1), reraise=False) as run:
+        with run.tool_call("search"):
+            pass
+        with pytest.raises(BudgetExceeded), run.tool_call("fetch"):
+            pass
+    checks = [(event["otelbudget.decision"], event["gen_ai.tool.name"]) for _, event in said(world.span("otelbudget.run"))][:2]
+    assert checks == [("allow", "search"), ("deny", "fetch")]

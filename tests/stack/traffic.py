@@ -28,6 +28,7 @@ class Run:
     run_id: str
     tenant: str
     account: Account
+    started_ns: int = -60 * NANOS
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Traffic:
             account = Account((rule_of_budget(limits, limits, budget, (), False, None),))
             self.ledger.charge([account], pack(Amounts(steps=10 - 3 * number)), [], [])
             self.meters.tenant(tenant).active += 1
-            self.meters.budget(tenant, budget)
+            self.meters.budget(tenant, budget, limits)
             self.meters.live.add(Run(f"{number:032x}", tenant, account))
 
     def go_on(self) -> None:
@@ -61,7 +62,7 @@ class Traffic:
             cell.call += 4 * number
             cell.records += 4 * number
             reason = "limit" if number == 1 else "deadline"
-            self.meters.count(tenant, budget, "call", "deny", reason, again=self.rounds > 1)
+            self.meters.count(tenant, budget, "call", "deny", reason, "steps", again=self.rounds > 1)
             spend = self.meters.spend(tenant, MODELS[model])
             spend.input += 500 * number
             spend.output += 120 * number

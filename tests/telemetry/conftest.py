@@ -33,6 +33,7 @@ class Run:
     run_id: str
     tenant: str
     account: Account
+    started_ns: int = 0
 
 
 @dataclass
@@ -70,7 +71,7 @@ class Traffic:
         self.ledger.charge([account], pack(Amounts(steps=steps, cost_nanousd=cost_nanousd)), [], [])
         run = Run(run_id, tenant, account)
         self.meters.tenant(tenant).active += 1
-        self.meters.budget(tenant, budget.name)
+        self.meters.budget(tenant, budget.name, budget.limits)
         self.meters.live.add(run)
         return run
 
@@ -122,12 +123,12 @@ def busy(quiet: Traffic) -> Traffic:
     research.call = 4
     research.check = 2
     research.records = 3
-    quiet.meters.count("acme", "research", "call", "deny", "limit")
-    quiet.meters.count("acme", "research", "call", "deny", "limit", again=True)
-    quiet.meters.count("acme", "research", "tool", "deny", "limit")
+    quiet.meters.count("acme", "research", "call", "deny", "limit", "steps")
+    quiet.meters.count("acme", "research", "call", "deny", "limit", "steps", again=True)
+    quiet.meters.count("acme", "research", "tool", "deny", "limit", "tool_calls")
     quiet.meters.count("acme", "research", "call", "warn", "limit")
     quiet.meters.tenant("globex").tool_calls = 2
-    quiet.meters.spend("acme", "small-1").cache_read = 40
+    quiet.meters.details("acme", "small-1").cache_read = 40
     quiet.meters.unpriced_calls("mystery-1").n += 1
     quiet.meters.observe_check("call", 0.0000042, TRACE)
     quiet.meters.observe_check("call", 0.3, None)

@@ -235,3 +235,21 @@ def test_units_leave_the_names_alone_on_the_way_to_prometheus() -> None:
 
 def test_a_provider_that_does_nothing_is_fine(busy: Traffic) -> None:
     report(busy.meters, NoOpMeterProvider())()
+
+
+def test_more_sets_than_a_joined_provider_keeps_apart_are_folded_and_tenants_keep_their_whole_spend(
+    quiet: Traffic, reader: InMemoryMetricReader, provider: MeterProvider
+) -> None:
+    report(quiet.meters, provider)
+    for i in range(500 * 20):
+        quiet.spend(f"tenant-{i % 500}", f"model-{i // 500}", (3, 1), 10**9)
+    for _ in range(2):  # nothing moves from one set to another
+        found = _collect(reader)
+        spent: dict[Any, float] = {}
+        for labels, point in found["otelbudget_cost_usd"].items():
+            spent[dict(labels)["tenant"]] = spent.get(dict(labels)["tenant"], 0) + point.value
+        assert spent == {f"tenant-{i}": 20 for i in range(500)}
+        assert sum(point.value for point in found["otelbudget_tokens"].values()) == 500 * 20 * 4
+        overflow = ("otel.metric.overflow", True)
+        assert not any(overflow in labels for points in found.values() for labels in points)
+        assert max(map(len, found.values())) <= otel_metrics.JOINED_SETS

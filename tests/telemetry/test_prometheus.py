@@ -11,8 +11,9 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_classic
 
-from otelbudget import semconv
+from otelbudget import RunBudget, semconv
 from otelbudget._version import __version__
+from otelbudget.model.amounts import NANOS
 from otelbudget.telemetry.prometheus import PrometheusCollector
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ Labels = frozenset[tuple[str, str]]
 QUOTA = {"scope", "org", "tenant", "model", "agent", "tag", "budget", "window"}
 #: Every metric of the contract that exists so far, with the labels its samples carry.
 CONTRACT = {
-    "otelbudget_checks_total": {"tenant", "budget", "operation", "decision", "reason"},
+    "otelbudget_checks_total": {"tenant", "budget", "operation", "decision", "reason", "resource"},
     "otelbudget_repeated_denials_total": {"tenant", "budget"},
     "otelbudget_records_total": {"tenant", "budget"},
     "otelbudget_tokens_total": {"tenant", "model", "token_type"},
@@ -37,9 +38,9 @@ CONTRACT = {
     "otelbudget_runs_active": {"tenant"},
     "otelbudget_active_run_cost_usd": {"tenant", "budget", "run_id"},
     "otelbudget_active_run_used_ratio": {"tenant", "budget", "run_id"},
-    "otelbudget_budget_used": QUOTA | {"resource", "store"},
-    "otelbudget_budget_reserved": QUOTA | {"resource", "store"},
-    "otelbudget_budget_limit": QUOTA | {"resource", "store"},
+    "otelbudget_budget_used": QUOTA | {"mode", "resource", "store"},
+    "otelbudget_budget_reserved": QUOTA | {"mode", "resource", "store"},
+    "otelbudget_budget_limit": QUOTA | {"mode", "resource", "store"},
     "otelbudget_budget_reset_timestamp_seconds": QUOTA,
     "otelbudget_users_over_ratio": {"tenant", "budget", "ratio"},
     "otelbudget_config_last_reload_successful": set(),
@@ -114,11 +115,11 @@ def test_checks_are_counted_by_operation_decision_and_reason(busy: Traffic) -> N
     checks = _samples(_page(busy))["otelbudget_checks_total"]
     own = {"tenant": "acme", "budget": "research"}
     assert {labels: value for labels, value in checks.items() if ("tenant", "acme") in labels} == {
-        _labels(**own, operation="call", decision="allow", reason=""): 4,
-        _labels(**own, operation="call", decision="deny", reason="limit"): 2,
-        _labels(**own, operation="call", decision="warn", reason="limit"): 1,
-        _labels(**own, operation="check", decision="allow", reason=""): 2,
-        _labels(**own, operation="tool", decision="deny", reason="limit"): 1,
+        _labels(**own, operation="call", decision="allow", reason="", resource=""): 4,
+        _labels(**own, operation="call", decision="deny", reason="limit", resource="steps"): 2,
+        _labels(**own, operation="call", decision="warn", reason="limit", resource=""): 1,
+        _labels(**own, operation="check", decision="allow", reason="", resource=""): 2,
+        _labels(**own, operation="tool", decision="deny", reason="limit", resource="tool_calls"): 1,
     }
 
 
@@ -128,12 +129,13 @@ def test_denials_of_a_run_that_were_refused_before_are_counted_as_repeated(busy:
 
 
 def test_a_known_budget_is_born_at_zero(quiet: Traffic) -> None:
-    quiet.meters.budget("acme", "research")
+    quiet.meters.budget("acme", "research", RunBudget(max_steps=10, max_cost_usd=1).limits)
     samples = _samples(_page(quiet))
     own = {"tenant": "acme", "budget": "research"}
     assert samples["otelbudget_checks_total"] == {
-        _labels(**own, operation="call", decision="allow", reason=""): 0,
-        _labels(**own, operation="call", decision="deny", reason="limit"): 0,
+        _labels(**own, operation="call", decision="allow", reason="", resource=""): 0,
+        _labels(**own, operation="call", decision="deny", reason="limit", resource="steps"): 0,
+        _labels(**own, operation="call", decision="deny", reason="limit", resource="cost_usd"): 0,
     }
     assert samples["otelbudget_records_total"] == {_labels(**own): 0}
     assert samples["otelbudget_tool_calls_total"] == {_labels(tenant="acme"): 0}
@@ -253,3 +255,23 @@ def test_the_lock_is_free_while_the_page_is_formatted(busy: Traffic) -> None:
     assert busy.ledger.lock.acquire(blocking=False)
     busy.ledger.lock.release()
     assert len(list(page)) == len(CONTRACT) - 1
+
+
+def test_a_run_is_shown_by_itself_only_when_it_is_old_enough(quiet: Traffic) -> None:
+    run = quiet.live("run-1", "acme", "research", steps=1, cost_nanousd=0)
+    run.started_ns = quiet.clock.now_ns
+    for seconds, shown in ((0, []), (14, []), (1, ["run-1"])):
+        quiet.clock.now_ns += seconds * NANOS
+        assert [active.run_id for active in quiet.meters.snapshot().active_runs] == shown
+
+
+def test_a_run_that_is_shown_gives_way_only_to_one_that_is_clearly_fuller(quiet: Traffic) -> None:
+    for number in range(20):
+        quiet.live(f"run-{number}", "acme", "research", steps=5, cost_nanousd=0)
+    before = {active.run_id for active in quiet.meters.snapshot().active_runs}
+    quiet.live("little fuller", "acme", "research", steps=6, cost_nanousd=0)
+    assert {active.run_id for active in quiet.meters.snapshot().active_runs} == before
+    quiet.live("much fuller", "acme", "research", steps=9, cost_nanousd=0)
+    shown = {active.run_id for active in quiet.meters.snapshot().active_runs}
+    assert len(shown) == 20
+    assert shown - before == {"much fuller"}

@@ -54,10 +54,17 @@ def _series(now: Snapshot) -> int:
 def test_used_held_and_limit_are_in_the_units_of_what_is_limited(busy: Traffic) -> None:
     page = _page(busy.meters)
     acme = {"scope": "tenant", "org": "enterprise", "tenant": "acme", "store": "memory", "window": "month"}
-    acme["budget"] = "tokens + cost_usd per month"
-    org = {"scope": "org", "org": "enterprise", "store": "memory", "window": "lifetime"}
+    acme |= {"budget": "tokens + cost_usd per month", "mode": "enforce"}
+    org = {"mode": "enforce", "scope": "org", "org": "enterprise", "store": "memory", "window": "lifetime"}
     org |= {"budget": "cost_usd per lifetime", "resource": "cost_usd"}
-    model = {"scope": "model", "org": "enterprise", "model": "small-*", "store": "memory", "window": "rolling 24h"}
+    model = {
+        "mode": "enforce",
+        "scope": "model",
+        "org": "enterprise",
+        "model": "small-*",
+        "store": "memory",
+        "window": "rolling 24h",
+    }
     model |= {"budget": "steps per rolling 24h", "resource": "steps"}
     tokens, money = _labels(**acme, resource="tokens"), _labels(**acme, resource="cost_usd")
     whose = (tokens, money, _labels(**org), _labels(**model))
@@ -68,6 +75,16 @@ def test_used_held_and_limit_are_in_the_units_of_what_is_limited(busy: Traffic) 
     }
     for name, values in expected.items():
         assert page[name] == dict(zip(whose, values, strict=True)), name
+
+
+def test_a_quota_that_only_warns_is_told_from_one_that_refuses(quiet: Traffic) -> None:
+    for on_exhausted in ("raise", "warn"):
+        quota = Quota(tokens=10, per="day", name="daily", on_exhausted=on_exhausted)
+        quiet.quota(Where("tenant", ("default", "acme")), quota)
+    page = _page(quiet.meters)
+    for name in ("otelbudget_budget_used", "otelbudget_budget_reserved", "otelbudget_budget_limit"):
+        assert sorted(dict(labels)["mode"] for labels in page[name]) == ["enforce", "warn"]
+    assert len(page["otelbudget_budget_reset_timestamp_seconds"]) == 1
 
 
 def test_the_end_of_the_window_is_told_where_it_has_one(busy: Traffic) -> None:
@@ -148,7 +165,7 @@ def test_ten_thousand_runs_of_seven_hundred_tenants_stay_bounded_and_add_up(make
     world = make_world(config=Config(quotas=quotas))
     for i in range(10_000):
         with world.run(org=f"org-{i % 150}", tenant=f"tenant-{i % 700}", user=f"user-{i % 3}", reraise=False) as run:
-            run.record(Usage(10, 5, cost_usd=0.000_000_001))
+            run.record(Usage(10, 5, cost_usd=0.000_000_001, model=f"model-{i % 9}"))
     for _ in range(2):  # nothing is counted twice, nothing moves from one label to another
         now = world.engine.meters.snapshot()
         by_tenant = {key: used for key, (used, _, _) in now.quotas.amounts.items() if key[0].scope == "tenant"}
@@ -159,6 +176,12 @@ def test_ten_thousand_runs_of_seven_hundred_tenants_stay_bounded_and_add_up(make
         assert len({whose.org for whose, _ in now.quotas.amounts}) <= quota_gauges.MAX_ORGS + 1
         assert now.quotas.amounts.keys() >= {key for key in by_tenant if key[0].tenant == "other"} != set()
         assert {tenant for tenant, _, _ in now.quotas.users_over} >= {"other"}
+    spent: dict[str, int] = {}
+    for cell in now.spends:
+        spent[cell.tenant] = spent.get(cell.tenant, 0) + cell.cost_nanousd
+    named = {tenant: cost for tenant, cost in spent.items() if tenant not in ("other", "default")}
+    assert named == {f"tenant-{t}": 15 - (t >= 200) for t in range(500)}
+    assert sum(spent.values()) == 10_000
     assert world.engine.meters.snapshot().label_overflow == now.label_overflow > 200
     assert any(whose.tenant == "other" for whose in now.quotas.resets)
 
@@ -199,3 +222,23 @@ def test_calls_go_on_while_quotas_are_read_however_many_there_are(quiet: Traffic
     with quiet.ledger.lock, ThreadPoolExecutor(1) as pool:
         readings = pool.submit(quiet.meters._quotas.read).result(timeout=20)
     assert readings.users_over.keys() == {("acme", "tokens per day", ratio) for ratio in ("0.8", "0.95", "1")}
+
+
+def test_where_no_room_is_left_a_tenant_keeps_its_whole_spend_under_its_own_name(quiet: Traffic) -> None:
+    models, tenants = 60, 500
+    for i in range(models * tenants):
+        tenant, model = f"tenant-{i % tenants}", f"model-{i // tenants}"
+        quiet.spend(tenant, model, (3, 2), 7)
+        quiet.meters.details(tenant, model).cache_read += 1
+        quiet.meters.budget(tenant, f"budget-{model}", (5,) * 7).call += 1
+        quiet.meters.count(tenant, f"budget-{model}", "call", "deny", "limit", "steps")
+        quiet.meters.observe_run(tenant, f"outcome-{i % 3}", [1] * 7, 1.0, None)
+    now = quiet.meters.snapshot()
+    assert _series(now) <= 40_000
+    spent: dict[str, int] = {}
+    for cell in now.spends:
+        spent[cell.tenant] = spent.get(cell.tenant, 0) + cell.cost_nanousd
+    assert spent == {f"tenant-{i}": 7 * models for i in range(tenants)} | {"other": 0}
+    assert sum(cell.cache_read for cell in now.details) == models * tenants
+    assert sum(tally.n for cell in now.budgets for tally in cell.rare.values()) == models * tenants
+    assert now.label_overflow > 0
