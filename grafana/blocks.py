@@ -1,4 +1,4 @@
-"""Building blocks of a dashboard: panels as Grafana's classic JSON, and a grid that places them.
+"""Building blocks of a dashboard: panels as Grafana's classic JSON.
 
 Plain dictionaries on purpose. The boards need four kinds of panel, and what is written here is what Grafana reads and
 what a diff shows; a typed builder library would be one more dependency for the tests, and they run every query against
@@ -7,14 +7,13 @@ a real Prometheus anyway.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Json = dict[str, Any]
 
 DATASOURCE: Json = {"type": "prometheus", "uid": "${datasource}"}
-#: Classic JSON that Grafana 13 writes itself.
-SCHEMA_VERSION = 42
+TEMPO: Json = {"type": "tempo", "uid": "${tempo}"}
 
 #: One colour for one word on every board: quiet where all is well, loud where somebody was stopped.
 COLOURS = {
@@ -51,6 +50,12 @@ def instant(expr: str, legend: str = "__auto", **options: Any) -> Json:
     return query(expr, legend, range=False, instant=True, **options)
 
 
+def traces(query: str, *, spans: bool = False) -> Json:
+    """What Tempo finds with a TraceQL query: traces, or with *spans* the spans and what is selected of them."""
+    kind = "spans" if spans else "traces"
+    return {"datasource": TEMPO, "queryType": "traceql", "query": query, "tableType": kind, "limit": 50, "spss": 20}
+
+
 def stat(
     title: str,
     description: str,
@@ -60,11 +65,24 @@ def stat(
     decimals: int | None = None,
     no_value: str = "0",
     loud_from: float | None = None,
+    loud_below: float | None = None,
+    words: Mapping[str, str] | None = None,
+    name: bool = False,
+    since: str | None = None,
 ) -> Json:
-    """One number; with *loud_from* it turns orange from there on."""
-    steps: list[Json] = [{"color": "text", "value": None}]
+    """One number.
+
+    Args:
+        loud_from, loud_below: It turns orange from there on, or below that.
+        words: ``{value: what is shown instead}``.
+        name: The legend is shown too.
+        since: A time range of its own, such as ``now/d``.
+    """
+    steps: list[Json] = [{"color": "text" if loud_below is None else "orange", "value": None}]
     if loud_from is not None:
         steps.append({"color": "orange", "value": loud_from})
+    if loud_below is not None:
+        steps.append({"color": "text", "value": loud_below})
     defaults = {
         "unit": unit,
         "decimals": decimals,
@@ -77,10 +95,14 @@ def stat(
         "colorMode": "value",
         "graphMode": "none",
         "justifyMode": "auto",
-        "textMode": "value",
-        "wideLayout": True,
+        "textMode": "value_and_name" if name else "value",
+        "wideLayout": not name,
     }
-    return _panel("stat", title, description, [target], defaults, options)
+    if words:
+        shown = {value: {"text": word, "index": i} for i, (value, word) in enumerate(words.items())}
+        defaults["mappings"] = [{"type": "value", "options": shown}]
+    panel = _panel("stat", title, description, [target], defaults, options)
+    return panel | {"timeFrom": since} if since else panel
 
 
 def timeseries(
@@ -134,7 +156,7 @@ def bars(
         "orientation": "horizontal",
         "displayMode": "basic",
         "valueMode": "text",
-        "namePlacement": "left",
+        "namePlacement": "top",
         "showUnfilled": True,
         "sizing": "manual",
         "minVizHeight": 12,
@@ -145,12 +167,35 @@ def bars(
     return _panel("bargauge", title, description, [target], defaults, options, _coloured(colours))
 
 
+def column(name: str, width: int | None = None, **options: Any) -> Json:
+    """How a column of a table is called, and shown."""
+    return {"displayName": name} | ({"custom.width": width} if width else {}) | options
+
+
+def share_column(name: str, width: int | None = None) -> Json:
+    """A column of shares of a limit, as bars."""
+    cell = {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}
+    colour = {"thresholds": FULL, "color": {"mode": "thresholds"}, "custom.cellOptions": cell}
+    return column(name, width, unit="percentunit", decimals=0, min=0, max=1, **colour)
+
+
+def link_to(board: str, title: str, variable: str) -> Json:
+    """A link of a cell to another board, with the cell's value as a variable of it."""
+    return {"title": title, "url": f"/d/otelbudget-{board}?var-{variable}=${{__value.raw}}&${{__url_time_range}}"}
+
+
+def found(title: str, description: str, query: str, *, spans: bool = False) -> Json:
+    """What Tempo finds, as a table."""
+    options = {"showHeader": True, "cellHeight": "sm"}
+    return _panel("table", title, description, [traces(query, spans=spans)], {}, options) | {"datasource": TEMPO}
+
+
 def table(title: str, description: str, targets: Sequence[Json], columns: Mapping[str, Json], *, sort_by: str) -> Json:
     """Rows joined from instant queries by their labels.
 
     Args:
-        targets: Their values are the fields ``Value #A``, ``Value #B``, ...
-        columns: ``{field: its options}`` in the order shown, with its ``displayName``.
+        targets: Their values are the fields ``Value #A``, ``Value #B``, ...; a single one's is ``Value``.
+        columns: ``{field: its options}`` in the order shown, made by `column`. Other fields are hidden.
         sort_by: Name shown of the column whose greatest values come first.
     """
     overrides = [
@@ -160,43 +205,14 @@ def table(title: str, description: str, targets: Sequence[Json], columns: Mappin
         }
         for field, column in columns.items()
     ]
+    shown = {"include": {"names": list(columns)}}
     order = {field: i for i, field in enumerate(columns)}
-    organize = {"excludeByName": {"Time": True}, "indexByName": order, "renameByName": {}}
+    organize = {"excludeByName": {}, "indexByName": order, "renameByName": {}}
     options = {"showHeader": True, "cellHeight": "sm", "sortBy": [{"displayName": sort_by, "desc": True}]}
     panel = _panel("table", title, description, [{**t, "format": "table"} for t in targets], {}, options, overrides)
-    panel["transformations"] = [{"id": "merge", "options": {}}, {"id": "organize", "options": organize}]
+    steps = {"merge": {}, "filterFieldsByName": shown, "organize": organize}
+    panel["transformations"] = [{"id": name, "options": step} for name, step in steps.items()]
     return panel
-
-
-def dashboard(uid: str, title: str, description: str, rows: Iterable[tuple[int, Sequence[tuple[int, Json]]]]) -> Json:
-    """A dashboard of *rows*: (height, [(width, panel), ...]) on a grid 24 wide, from the top."""
-    return {
-        "uid": uid,
-        "title": title,
-        "description": description,
-        "tags": ["otelbudget"],
-        "schemaVersion": SCHEMA_VERSION,
-        "editable": True,
-        "graphTooltip": 1,
-        "timezone": "browser",
-        "time": {"from": "now-15m", "to": "now"},
-        "refresh": "10s",
-        "annotations": {"list": []},
-        "links": [],
-        "templating": {"list": [_datasource_variable(), _tenant_variable()]},
-        "panels": list(_placed(rows)),
-    }
-
-
-def _placed(rows: Iterable[tuple[int, Sequence[tuple[int, Json]]]]) -> Iterable[Json]:
-    number = y = 0
-    for height, panels in rows:
-        x = 0
-        for width, panel in panels:
-            number += 1
-            yield {"id": number, "gridPos": {"x": x, "y": y, "w": width, "h": height}, **panel}
-            x += width
-        y += height
 
 
 def _panel(
@@ -234,25 +250,3 @@ def _coloured(words: Sequence[str]) -> list[Json]:
         }
         for word in words
     ]
-
-
-def _datasource_variable() -> Json:
-    return {"type": "datasource", "name": "datasource", "label": "Prometheus", "query": "prometheus", "hide": 0}
-
-
-def _tenant_variable() -> Json:
-    return {
-        "type": "query",
-        "name": "tenant",
-        "label": "Tenant",
-        "datasource": DATASOURCE,
-        "query": {"query": "label_values(otelbudget_runs_active, tenant)", "refId": "tenant"},
-        "definition": "label_values(otelbudget_runs_active, tenant)",
-        "refresh": 2,
-        "sort": 1,
-        "multi": True,
-        "includeAll": True,
-        "allValue": ".*",
-        "current": {"text": ["All"], "value": ["$__all"]},
-        "hide": 0,
-    }

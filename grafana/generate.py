@@ -1,4 +1,4 @@
-"""Write the dashboards: `python grafana/generate.py` (with `--check`: say whether the committed ones are current)."""
+"""Write boards and alerts: `python grafana/generate.py` (`--check`: say whether the committed ones are current)."""
 
 from __future__ import annotations
 
@@ -6,35 +6,48 @@ import json
 import sys
 from pathlib import Path
 
+import alerts
+import yaml
 from blocks import Json
 from overview import overview
+from run import run
+from tenant import tenant
 
-DASHBOARDS = Path(__file__).parent / "dashboards"
+HERE = Path(__file__).parent
+_NOTE = "# Written by grafana/generate.py.\n"
 
 
 def boards() -> dict[str, Json]:
     """Every dashboard by the name of its file."""
-    return {"overview.json": overview()}
+    return {"overview.json": overview(), "tenant.json": tenant(), "run.json": run()}
 
 
 def rendered() -> dict[str, str]:
     """The text of every file; the same input gives the same bytes."""
-    return {name: json.dumps(board, indent=2, ensure_ascii=False) + "\n" for name, board in boards().items()}
+    texts = {
+        f"dashboards/{name}": json.dumps(board, indent=2, ensure_ascii=False) + "\n" for name, board in boards().items()
+    }
+    for name, content in {"otelbudget.rules.yaml": alerts.rules(), "alertmanager.yaml": alerts.alertmanager()}.items():
+        texts[f"alerts/{name}"] = _NOTE + yaml.safe_dump(content, sort_keys=False, width=120, allow_unicode=True)
+    return texts
 
 
 def main(arguments: list[str]) -> int:
     """Write or check the files; 1 if a check found one out of date."""
     texts = rendered()
+    stale = [name for name, text in texts.items() if not _is(HERE / name, text)]
     if "--check" in arguments:
-        paths = {name: DASHBOARDS / name for name in texts}
-        stale = [name for name, path in paths.items() if not path.exists() or path.read_text("utf-8") != texts[name]]
         for name in stale:
-            print(f"grafana/dashboards/{name} is out of date: run python grafana/generate.py")
+            print(f"grafana/{name} is out of date: run python grafana/generate.py")
         return 1 if stale else 0
-    DASHBOARDS.mkdir(exist_ok=True)
-    for name, text in texts.items():
-        (DASHBOARDS / name).write_text(text, "utf-8")
+    for name in stale:
+        (HERE / name).parent.mkdir(exist_ok=True)
+        (HERE / name).write_text(texts[name], "utf-8")
     return 0
+
+
+def _is(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text("utf-8") == text
 
 
 if __name__ == "__main__":

@@ -1,251 +1,221 @@
-"""The Overview board: is money being spent as it should be, who is close to a limit, who was refused and why.
+"""The Overview board, for who gets the bill and who is on call.
 
-Read from the top: eight numbers, then the quotas and the runs that are nearly used up, the refusals and what quotas
-hold, then who spends on what, then whether the budgeting itself works. Every query aggregates, since several processes
-may be scraped.
+Read from the top: what is spent and who is blocked; refusals and quotas; tenants and runs; then where the money goes,
+and whether the budgeting itself works. Every query aggregates, since several processes may be scraped.
 """
 
 from __future__ import annotations
 
-import quotas
-from blocks import FULL, Json, bars, dashboard, instant, query, stat, table, timeseries
+import panels
+import queries
+from blocks import Json, column, instant, link_to, query, share_column, stat, table, timeseries
+from frame import dashboard
 
-#: Probes (`can_proceed`) refuse nobody, so they are left out wherever requests are counted.
-CHECKS = 'otelbudget_checks_total{tenant=~"$tenant", operation!="probe"'
-COST = 'otelbudget_cost_usd_total{tenant=~"$tenant"}'
-RATIO = 'max by (tenant, budget, run_id) (otelbudget_active_run_used_ratio{tenant=~"$tenant"})'
-RUN_COST = 'max by (tenant, budget, run_id) (otelbudget_active_run_cost_usd{tenant=~"$tenant"})'
-CLOSEST = f"topk(10, {RATIO})"
-#: A sample of the checks is timed and calls may be rare, so latency and accuracy look back further than one scrape.
-LOOK_BACK = "5m"
-TENANTS_OWN = 'scope="tenant"'
+TENANTS_OWN = f'scope="tenant", {queries.ENFORCED}'
+CHECK_SECONDS = "otelbudget_check_duration_seconds_bucket"
 
 
 def overview() -> Json:
     """The whole board."""
     return dashboard(
-        "otelbudget-overview",
-        "otelbudget / Overview",
-        "Spend, refusals and the runs closest to their limits, over all tenants.",
+        "Overview",
+        "Who spends what, who is refused by which budget, and what runs out next, over all tenants.",
         [
-            (4, [(3, panel) for panel in _numbers()]),
-            (9, [(11, quotas.fullest()), (13, _closest_runs())]),
-            (8, [(8, _refusals()), (8, quotas.tokens()), (8, quotas.money())]),
-            (8, [(10, _spend_by_tenant()), (7, _spend_by_model()), (7, _tokens())]),
-            (8, [(12, _tenants()), (7, _run_costs()), (5, _outcomes())]),
-            (8, [(8, _decisions()), (8, _latency()), (8, _estimates())]),
+            (4, [(4, panel) for panel in _numbers()]),
+            (10, [(10, panels.refusals()), (14, panels.fullest_quotas())]),
+            (10, [(12, _tenants()), (12, panels.runs_in_progress())]),
+            (8, [(10, _spend_by_tenant()), (8, panels.refusals_over_time()), (6, panels.money_by_model())]),
+            (4, [(3, panel) for panel in _health()]),
+            (7, [(8, _latency()), (8, _store()), (8, panels.estimates())]),
         ],
+        [],
+        since="now-1h",
     )
 
 
 def _numbers() -> list[Json]:
+    soonest = queries.named(f"bottomk(1, {queries.exhausted_in(queries.ENFORCED)})")
     return [
         stat(
-            "Spent",
-            "Money charged to runs in the time range shown.",
-            instant(f"sum(increase({COST}[$__range]))"),
+            "Spent today",
+            "Money charged since midnight.",
+            instant(f"sum(increase({queries.spend()}[$__range]))"),
             unit="currencyUSD",
+            since="now/d",
         ),
         stat(
             "Burn rate per hour",
-            "Money per hour if spending went on as it does now.",
-            query(f"sum(rate({COST}[$__rate_interval])) * 3600"),
+            "Money per hour if spending goes on as it does now.",
+            query(queries.per_hour()),
             unit="currencyUSD",
         ),
-        quotas.nearly_used_up(),
-        quotas.soonest_exhaustion(),
         stat(
-            "Runs active",
-            "Runs in progress now.",
-            query('sum(otelbudget_runs_active{tenant=~"$tenant"})'),
-            unit="locale",
-        ),
-        stat(
-            "Admitted",
-            "Model and tool calls, reservations and checks that were within every budget, in the range shown.",
-            instant(f'sum(increase({CHECKS}, decision=~"allow|warn"}}[$__range]))'),
+            "Tenants blocked by a quota",
+            "Tenants with requests refused in the last two minutes by a quota that is nearly used up.",
+            instant(f"count(count by (tenant) ({queries.blocked()})) or vector(0)"),
             unit="locale",
             decimals=0,
+            loud_from=1,
+        ),
+        stat(
+            "Next quota to run out",
+            "What is used up next if spending goes on as in the last minutes, and when. Quotas that begin anew "
+            "before that, that are used up already or that only warn don't count.",
+            instant(soonest, "{{who}}: {{budget}}"),
+            unit="s",
+            decimals=0,
+            no_value="not in sight",
+            name=True,
         ),
         stat(
             "Refused",
-            "Requests that were not, in the range shown. A refused model call sends no request.",
-            instant(f'sum(increase({CHECKS}, decision="deny"}}[$__range]))'),
+            "Requests refused in the range shown; what a run asks for again after that is left out.",
+            instant(queries.refused("$__range")),
             unit="locale",
             decimals=0,
             loud_from=0.5,
         ),
         stat(
-            "Check, p99",
-            "99 of 100 checks took less than this, in the range shown.",
-            instant(_quantile(0.99, "otelbudget_check_duration_seconds_bucket", "$__range")),
-            unit="s",
-            no_value="-",
+            "Processes reporting",
+            "Processes whose metrics arrive.",
+            query("count(otelbudget_build_info)"),
+            unit="locale",
+            decimals=0,
+            loud_below=1,
         ),
     ]
 
 
-def _quantile(share: float, buckets: str, window: str, by: str = "le") -> str:
-    """A quantile of what was observed in *window*, and nothing (not NaN) where nothing was."""
-    return f"histogram_quantile({share}, sum by ({by}) (rate({buckets}[{window}]))) >= 0"
-
-
-def _closest_runs() -> Json:
-    gauge = {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}
+def _tenants() -> Json:
+    spent = f"topk(20, sum by (tenant) (increase({queries.spend()}[$__range])))"
     return table(
-        "Which runs are closest to their limits?",
-        "Runs in progress by the greatest used share of any of their limits. Gone when they end; look ended runs up "
-        "in the traces by their id.",
-        [instant(CLOSEST), instant(f"{RUN_COST} and on (tenant, budget, run_id) {CLOSEST}")],
+        "Which tenants spend most?",
+        "Spent and refused in the range shown (repeats left out), per hour as it is now, and the used share of the "
+        "fullest quota that refuses.",
+        [
+            instant(spent),
+            instant(queries.per_hour("by (tenant)")),
+            instant(f"max by (tenant) ({queries.share(TENANTS_OWN)})"),
+            instant(queries.refused("$__range", "by (tenant)")),
+        ],
         {
-            "tenant": {"displayName": "Tenant", "custom.width": 110},
-            "budget": {"displayName": "Budget", "custom.width": 140},
-            "run_id": {"displayName": "Run", "custom.width": 300},
-            "Value #B": {"displayName": "Cost", "unit": "currencyUSD", "custom.width": 90},
-            "Value #A": {
-                "displayName": "Used",
-                "unit": "percentunit",
-                "min": 0,
-                "max": 1,
-                "thresholds": FULL,
-                "color": {"mode": "thresholds"},
-                "custom.cellOptions": gauge,
-            },
+            "tenant": column("Tenant", links=[link_to("tenant", "This tenant", "tenant")]),
+            "Value #A": column("Spent", 100, unit="currencyUSD"),
+            "Value #B": column("Per hour", 100, unit="currencyUSD"),
+            "Value #C": share_column("Fullest quota", 150),
+            "Value #D": column("Refused", 90, unit="locale", decimals=0),
         },
-        sort_by="Used",
-    )
-
-
-def _refusals() -> Json:
-    return timeseries(
-        "Why are requests refused?",
-        "Refusals per minute by reason: limit (nothing left), latched (asked again after that), deadline (out of "
-        "time), busy (held by calls in flight), frozen, closed, unpriced.",
-        [query(f'sum by (reason) (rate({CHECKS}, decision="deny"}}[$__rate_interval])) * 60', "{{reason}}")],
-        unit="suffix:/min",
-        style="bars",
-        stacked=True,
+        sort_by="Spent",
     )
 
 
 def _spend_by_tenant() -> Json:
     return timeseries(
         "Who is spending?",
-        "Money per hour by tenant.",
-        [query(f"sum by (tenant) (rate({COST}[$__rate_interval])) * 3600", "{{tenant}}")],
+        "Money per hour, of the eight tenants that spend most.",
+        [query(f"topk(8, {queries.per_hour('by (tenant)')})", "{{tenant}}")],
         unit="currencyUSD",
         stacked=True,
     )
 
 
-def _tenants() -> Json:
-    spend = f"sum by (tenant) (increase({COST}[$__range]))"
-    refused = f'sum by (tenant) (increase({CHECKS}, decision="deny"}}[$__range]))'
-    this_tenant = {
-        "title": "Show this tenant only",
-        "url": "/d/otelbudget-overview?var-tenant=${__value.raw}&${__url_time_range}",
-    }
-    return table(
-        "Which tenants spend most?",
-        "In the range shown. Quota: the used share of the tenant's fullest one, now.",
-        [
-            instant(f"topk(20, {spend})"),
-            instant(f"max by (tenant) ({quotas.share(TENANTS_OWN)})"),
-            instant(refused),
-        ],
-        {
-            "tenant": {"displayName": "Tenant", "links": [this_tenant]},
-            "Value #A": {"displayName": "Spent", "unit": "currencyUSD", "custom.width": 110},
-            "Value #B": {
-                "displayName": "Quota",
-                "unit": "percentunit",
-                "decimals": 0,
-                "min": 0,
-                "max": 1,
-                "thresholds": FULL,
-                "color": {"mode": "thresholds"},
-                "custom.cellOptions": {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"},
-            },
-            "Value #C": {"displayName": "Refused", "unit": "locale", "decimals": 0, "custom.width": 90},
-        },
-        sort_by="Spent",
-    )
-
-
-def _spend_by_model() -> Json:
-    spend = f"sort_desc(sum by (model) (increase({COST}[$__range])) > 0)"
-    return bars(
-        "On which models?",
-        "Money by model in the range shown.",
-        instant(f'label_replace({spend}, "model", "(no model)", "model", "")', "{{model}}"),
-        unit="currencyUSD",
-    )
-
-
-def _tokens() -> Json:
-    tokens = 'otelbudget_tokens_total{tenant=~"$tenant"}'
-    return timeseries(
-        "How many tokens?",
-        "Tokens per second by type. Input includes cached tokens, output includes reasoning.",
-        [query(f"sum by (token_type) (rate({tokens}[$__rate_interval]))", "{{token_type}}")],
-        unit="suffix:tok/s",
-        stacked=True,
-        colours=("input", "output"),
-    )
-
-
-def _decisions() -> Json:
-    return timeseries(
-        "What is decided?",
-        "Decisions per second. warn: over a limit that only warns.",
-        [query(f"sum by (decision) (rate({CHECKS}}}[$__rate_interval]))", "{{decision}}")],
-        unit="reqps",
-        colours=("allow", "warn", "deny"),
-    )
+def _health() -> list[Json]:
+    return [
+        stat(
+            "Check, p99",
+            "99 of 100 checks took less than this, in the range shown.",
+            instant(queries.quantile(0.99, CHECK_SECONDS, "$__range")),
+            unit="s",
+            no_value="-",
+            loud_from=0.1,
+        ),
+        stat(
+            "Unpriced calls",
+            "Calls of models that no price was known for, in the range shown.",
+            instant("sum(increase(otelbudget_unpriced_total[$__range])) or vector(0)"),
+            unit="locale",
+            decimals=0,
+            loud_from=0.5,
+        ),
+        stat(
+            "Counted as other",
+            "How often a name of a tenant, model or budget was one too many to be shown, in the range shown.",
+            instant("sum(increase(otelbudget_label_overflow_total[$__range]))"),
+            unit="locale",
+            decimals=0,
+            loud_from=0.5,
+        ),
+        stat(
+            "Oldest hold",
+            "Age of the oldest open reservation; about a minute after its process is gone each comes back.",
+            query("max(otelbudget_reservation_oldest_seconds)"),
+            unit="s",
+            decimals=0,
+            loud_from=300,
+        ),
+        stat(
+            "Store",
+            "Whether every process reached the store that others share the last time.",
+            query("min(otelbudget_store_up)"),
+            unit="none",
+            no_value="in memory",
+            loud_below=1,
+            words={"0": "down", "1": "up"},
+        ),
+        stat(
+            "Without store",
+            "Requests admitted while the store could not be asked, in the range shown.",
+            instant("sum(increase(otelbudget_store_unguarded_checks_total[$__range])) or vector(0)"),
+            unit="locale",
+            decimals=0,
+            loud_from=0.5,
+        ),
+        stat(
+            "Last reload",
+            "Whether every process applied the configuration as it is now.",
+            query("min(otelbudget_config_last_reload_successful)"),
+            unit="none",
+            no_value="none yet",
+            loud_below=1,
+            words={"0": "refused", "1": "applied"},
+        ),
+        stat(
+            "Used of held",
+            "Actual tokens as a share of what was held, median of all calls in the range shown.",
+            instant(queries.quantile(0.5, "otelbudget_estimate_ratio_bucket", "$__range")),
+            unit="percentunit",
+            decimals=0,
+            no_value="-",
+        ),
+    ]
 
 
 def _latency() -> Json:
-    buckets = "otelbudget_check_duration_seconds_bucket"
     return timeseries(
         "How long does a check take?",
         "What budgeting adds to a call. The dots are single checks and lead to their traces.",
         [
-            query(_quantile(0.99, buckets, LOOK_BACK), "p99", exemplar=True),
-            query(_quantile(0.5, buckets, LOOK_BACK), "p50"),
+            query(queries.quantile(0.99, CHECK_SECONDS, panels.LOOK_BACK), "p99", exemplar=True),
+            query(queries.quantile(0.5, CHECK_SECONDS, panels.LOOK_BACK), "p50"),
         ],
         unit="s",
     )
 
 
-def _estimates() -> Json:
+def _store() -> Json:
     return timeseries(
-        "Are the estimates right?",
-        "Actual tokens as a share of what was held for the call, median by model. Above 100 % calls cost more than was "
-        "held for them.",
-        [query(_quantile(0.5, "otelbudget_estimate_ratio_bucket", LOOK_BACK, "le, model"), "{{model}}")],
-        unit="percentunit",
-        line_at=1,
-    )
-
-
-def _run_costs() -> Json:
-    buckets = 'otelbudget_run_cost_usd_bucket{tenant=~"$tenant"}'
-    return bars(
-        "What does a run cost, in USD?",
-        "Runs that ended in the range shown, by what they cost.",
-        instant(f"sum by (le) (increase({buckets}[$__range]))", "up to {{le}}", format="heatmap"),
-        unit="locale",
-        decimals=0,
-    )
-
-
-def _outcomes() -> Json:
-    ended = 'otelbudget_run_cost_usd_count{tenant=~"$tenant"}'
-    return bars(
-        "How do runs end?",
-        "Runs that ended in the range shown. Exhausted: a budget stopped them.",
-        instant(f"sum by (outcome) (increase({ended}[$__range]))", "{{outcome}}"),
-        unit="locale",
-        decimals=0,
-        colours=("completed", "exhausted", "error"),
+        "Is the store there?",
+        "Per minute: trips that a shared store did not answer, requests admitted without its word, settlements lost. "
+        "Nothing where quotas are in memory.",
+        [
+            query(
+                "sum by (store) (rate(otelbudget_store_errors_total[$__rate_interval])) * 60", "{{store}}: no answer"
+            ),
+            query(
+                "sum by (policy) (rate(otelbudget_store_unguarded_checks_total[$__rate_interval])) * 60",
+                "{{policy}}: admitted",
+            ),
+            query("sum by (store) (rate(otelbudget_settles_lost_total[$__rate_interval])) * 60", "{{store}}: lost"),
+        ],
+        unit="suffix:/min",
     )

@@ -44,7 +44,7 @@ class Stage:
         budgets.addFilter(_is_news)
         undo.callback(budgets.removeFilter, _is_news)
         config = otelbudget.load_budget_config(options.config or BUDGETS)
-        work = jobs(options.tenants, config)
+        work = jobs(options.tenants, config, patient=options.serve)
         port: Any = "auto" if options.metrics_port is None else options.metrics_port
         self._meters = otelbudget.setup(
             config, service_name="otelbudget-demo", metrics_port=port, metrics_host=options.metrics_host

@@ -101,7 +101,7 @@ class Load:
             service = Service(self._base_url, "none", row.job.model)
             with connect(service, max_retries=0, default_headers={"x-demo-user": row.job.tenant}) as client:
                 for turn in itertools.count(number):
-                    self._one_run(row, client, QUESTIONS[turn % len(QUESTIONS)])
+                    self._one_run(row, client, QUESTIONS[turn % len(QUESTIONS)], f"user-{turn % 4}")
                     if not self._forever or self._stopping.wait(_PAUSE_S):
                         return
         except Exception as error:  # noqa: BLE001 - shown on the row and in the exit code; a thread can tell nobody else
@@ -110,9 +110,9 @@ class Load:
             row.working = False
             self._changed(row)
 
-    def _one_run(self, row: Row, client: openai.OpenAI, asked: str) -> None:
+    def _one_run(self, row: Row, client: openai.OpenAI, asked: str, user: str) -> None:
         job = row.job
-        with otelbudget.run(job.budget, tenant=job.tenant, reraise=False) as run:
+        with otelbudget.run(job.budget, tenant=job.tenant, user=user, reraise=False) as run:
             row.run, row.working, row.answer = run, True, None
             self._changed(row)
             if self._stopping.is_set():  # it began too late for `stop` to see it

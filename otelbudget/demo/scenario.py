@@ -54,16 +54,19 @@ QUESTIONS = (
 )
 
 
-def jobs(number: int, budgets: Collection[str]) -> list[Job]:
+def jobs(number: int, budgets: Collection[str], *, patient: bool = False) -> list[Job]:
     """*number* jobs under *budgets*: those of `JOBS`, then the same for further tenants.
 
-    A job whose budget is not there takes one of those that are, or the default budget if there is none.
+    A job whose budget is not there takes one of those that are, or the default budget if there is none. For *patient*
+    watchers deep research takes long enough to be seen while it goes on.
     """
     names = list(budgets)
     made = []
     for i in range(number):
         job, turn = JOBS[i % len(JOBS)], i // len(JOBS)
         budget = job.budget if job.budget in budgets else names[i % len(names)] if names else None
+        slower = 4 if patient and job.budget == "deep_research" else 1
+        job = replace(job, latency_s=slower * job.latency_s)
         made.append(replace(job, budget=budget, tenant=job.tenant if turn == 0 else f"{job.tenant}-{turn + 1}"))
     return made
 

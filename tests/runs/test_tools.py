@@ -260,5 +260,7 @@ def test_a_check_of_a_tool_says_which_one(world: World) -> None:
             pass
         with pytest.raises(BudgetExceeded), run.tool_call("fetch"):
             pass
-    checks = [(event["otelbudget.decision"], event["gen_ai.tool.name"]) for _, event in said(world.span("otelbudget.run"))][:2]
+    checks = [
+        (event["otelbudget.decision"], event["gen_ai.tool.name"]) for _, event in said(world.span("otelbudget.run"))
+    ][:2]
     assert checks == [("allow", "search"), ("deny", "fetch")]

@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_server import Missing, prometheus_binary
@@ -25,12 +25,6 @@ def generate() -> ModuleType:
         return importlib.import_module("generate")
     finally:
         sys.path.remove(str(ROOT / "grafana"))
-
-
-@pytest.fixture(scope="session")
-def board(generate: ModuleType) -> Any:
-    """The Overview board."""
-    return generate.boards()["overview.json"]
 
 
 @pytest.fixture(scope="session")

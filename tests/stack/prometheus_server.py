@@ -40,14 +40,14 @@ def pinned_version() -> str:
     return found[1]
 
 
-def prometheus_binary() -> Path:
-    """The binary to run, built if need be.
+def prometheus_binary(name: str = "prometheus") -> Path:
+    """The binary to run, or another of its tools, built if need be.
 
     Raises:
         Missing: There is none and none can be built.
     """
     cache = Path(os.environ.get("OTELBUDGET_TEST_CACHE") or Path.home() / ".cache" / "otelbudget-test")
-    built = cache / f"prometheus-{pinned_version()}" / "prometheus"
+    built = cache / f"prometheus-{pinned_version()}" / name
     if built.exists():
         return built
     problem = "Go is not installed"
@@ -55,10 +55,10 @@ def prometheus_binary() -> Path:
         problem = _build(built)
         if not problem:
             return built
-    elsewhere = shutil.which("prometheus")
+    elsewhere = shutil.which(name)
     if elsewhere:
         return Path(elsewhere)
-    raise Missing(f"no prometheus on the PATH, and it can't be built: {problem}")
+    raise Missing(f"no {name} on the PATH, and it can't be built: {problem}")
 
 
 def prometheus_help() -> str:
@@ -71,10 +71,10 @@ def _build(target: Path) -> str:
     """Build *target*; what went wrong, or nothing."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        made = Path(scratch) / "prometheus"
+        made = Path(scratch) / target.name
         command = ["go", "build", "-mod=readonly", "-trimpath", "-tags", "remove_all_sd", "-o", str(made)]
         done = subprocess.run(
-            [*command, f"{MODULE}/cmd/prometheus"], cwd=HERE, capture_output=True, text=True, check=False
+            [*command, f"{MODULE}/cmd/{target.name}"], cwd=HERE, capture_output=True, text=True, check=False
         )
         if done.returncode:
             return done.stderr.strip()[-500:]
@@ -142,7 +142,7 @@ def running(config: str, directory: Path, extra: Sequence[str] = ()) -> Iterator
         f"--config.file={directory / 'prometheus.yaml'}",
         f"--storage.tsdb.path={directory / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
-        "--enable-feature=exemplar-storage",
+        "--enable-feature=exemplar-storage,created-timestamp-zero-ingestion",
         *extra,
     ]
     server = Prometheus(f"http://127.0.0.1:{port}")

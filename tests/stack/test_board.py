@@ -1,8 +1,7 @@
-"""The Overview board as data: committed as generated, readable, and asking only for metrics that exist."""
+"""The boards as data: committed as generated, readable, and asking only for what exists."""
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -16,37 +15,43 @@ from otelbudget import semconv
 if TYPE_CHECKING:
     from types import ModuleType
 
-ROOT = Path(__file__).parents[2]
+GRAFANA = Path(__file__).parents[2] / "grafana"
+NAMES = ("overview", "tenant", "run")
 KINDS = {"stat", "timeseries", "bargauge", "table"}
 METRICS = {value for name, value in vars(semconv).items() if name.startswith("M_")}
+ATTRIBUTES = {value for name, value in vars(semconv).items() if not name.startswith("M_") and isinstance(value, str)}
+#: Metrics without a tenant.
+OF_ALL = ("otelbudget_estimate_ratio_bucket", "otelbudget_budget_reset_timestamp_seconds")
+QUOTA = r"otelbudget_budget_(?:used|reserved|limit)"
+WHICH = "scope, org, tenant, model, agent, tag, budget, window, resource, mode"
+
+
+@pytest.fixture(params=NAMES)
+def board(generate: ModuleType, request: pytest.FixtureRequest) -> Any:
+    return generate.boards()[f"{request.param}.json"]
 
 
 def _expressions(board: Any) -> list[str]:
-    return [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    return [target["expr"] for panel in board["panels"] for target in panel["targets"] if "expr" in target]
 
 
-def test_the_committed_boards_are_the_generated_ones(generate: ModuleType) -> None:
-    committed = {path.name: path.read_text("utf-8") for path in (ROOT / "grafana" / "dashboards").iterdir()}
-    assert committed == generate.rendered()
+def test_the_committed_files_are_the_generated_ones(generate: ModuleType) -> None:
+    committed = [*(GRAFANA / "dashboards").iterdir(), *(GRAFANA / "alerts").iterdir()]
+    assert {f"{path.parent.name}/{path.name}": path.read_text("utf-8") for path in committed} == generate.rendered()
 
 
-def test_the_script_says_that_the_committed_boards_are_current() -> None:
-    script = ROOT / "grafana" / "generate.py"
+def test_the_script_says_that_the_committed_files_are_current() -> None:
+    script = GRAFANA / "generate.py"
     assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0
 
 
-def test_generating_twice_gives_the_same_bytes(generate: ModuleType) -> None:
-    assert generate.rendered() == generate.rendered()
-
-
-def test_every_panel_asks_a_question_and_has_a_unit(board: Any) -> None:
+def test_every_panel_has_a_title_of_its_own_a_description_and_a_unit(board: Any) -> None:
     titles = [panel["title"] for panel in board["panels"]]
     assert len(set(titles)) == len(titles)
     for panel in board["panels"]:
         assert panel["type"] in KINDS
         assert panel["description"]
-        if panel["type"] != "table":
-            assert panel["fieldConfig"]["defaults"]["unit"]
+        assert panel["type"] == "table" or panel["fieldConfig"]["defaults"]["unit"]
 
 
 def test_panels_fill_the_grid_without_overlap(board: Any) -> None:
@@ -61,11 +66,16 @@ def test_panels_fill_the_grid_without_overlap(board: Any) -> None:
     assert [panel["id"] for panel in board["panels"]] == list(range(1, len(board["panels"]) + 1))
 
 
+def test_titles_of_narrow_panels_are_short_enough_to_be_read(board: Any) -> None:
+    """At 1600 pixels a column of the grid is 66 wide, and a letter of a title 7."""
+    for panel in board["panels"]:
+        assert 7 * len(panel["title"]) <= 66 * panel["gridPos"]["w"] - 60, panel["title"]
+
+
 def test_time_series_show_their_legend(board: Any) -> None:
     for panel in board["panels"]:
         if panel["type"] == "timeseries":
             assert panel["options"]["legend"]["showLegend"] is True
-            assert panel["options"]["legend"]["displayMode"] == "list"
 
 
 def test_queries_ask_only_for_metrics_of_the_contract(board: Any) -> None:
@@ -78,48 +88,74 @@ def test_queries_ask_only_for_metrics_of_the_contract(board: Any) -> None:
 def test_every_query_aggregates(board: Any) -> None:
     """Several processes may be scraped, each with series of its own."""
     for expr in _expressions(board):
-        assert re.search(r"\b(sum|max)( by \([\w, ]+\))? \(|\bsum\(", expr), expr
+        assert re.search(r"\b(sum|max|min|count) ?(by \([\w, ]+\) ?)?\(", expr), expr
+
+
+def test_units_are_those_of_what_is_asked_for(board: Any) -> None:
+    for panel in board["panels"]:
+        for target in panel["targets"] if panel["type"] != "table" else ():
+            asked, unit = target.get("expr", "cost_usd"), panel["fieldConfig"]["defaults"]["unit"]
+            if re.search(r"(_ratio|_ratio_bucket)(\{|\[|\))", asked) or re.match(
+                rf"(topk\(1, )?max by \({WHICH}\)", asked
+            ):
+                assert unit == "percentunit", panel["title"]
+            elif "_count{" in asked or "users_over" in asked:
+                assert unit == "locale", panel["title"]
+            elif "_seconds" in asked and not asked.startswith("topk"):
+                assert unit == "s", panel["title"]
+            elif "cost_usd" in asked:
+                assert unit == "currencyUSD", panel["title"]
 
 
 def test_amounts_of_different_units_are_never_mixed(board: Any) -> None:
-    """Quotas are in USD, tokens and calls: a query fixes the resource, or keeps each resource apart."""
+    """Quotas are in USD, tokens and calls: every resource is kept apart."""
     for expr in _expressions(board):
-        for gauge in re.findall(r"otelbudget_budget_(?:used|reserved|limit)\{[^}]*\}", expr):
-            apart = expr.count("by (scope, org, tenant, model, budget, resource, window)")
-            assert 'resource="' in gauge or apart == len(re.findall(r"otelbudget_budget_(?:used|reserved|limit)", expr))
+        if re.search(QUOTA, expr):
+            apart = re.findall(rf"(?:max|sum) by \({WHICH}\) \(", expr)
+            assert len(apart) >= len(re.findall(QUOTA, expr)) / 3, expr
 
 
-def test_processes_that_share_a_store_are_not_added_up(board: Any) -> None:
-    asked = [expr for expr in _expressions(board) if "otelbudget_budget_used" in expr]
-    assert len(asked) >= 5
-    for expr in asked:
-        assert re.search(r'max by \([^)]*\) \((deriv\()?otelbudget_budget_used\{[^}]*store!="memory"', expr), expr
-        assert re.search(r'sum by \([^)]*\) \((deriv\()?otelbudget_budget_used\{[^}]*store="memory"', expr), expr
-
-
-def test_every_query_on_tenants_follows_the_variable(board: Any) -> None:
-    no_tenant = ("otelbudget_check_duration_seconds", "otelbudget_estimate_ratio")
+def test_amounts_of_processes_that_share_a_store_are_not_added_up(board: Any) -> None:
     for expr in _expressions(board):
-        if not any(name in expr for name in no_tenant):
-            assert expr.count('tenant=~"$tenant"') == len(re.findall(r"otelbudget_\w+", expr)), expr
+        for gauge in re.findall(rf"sum by \({WHICH}\) \(([^)]*{QUOTA}[^)]*)\)", expr):
+            assert 'store="memory"' in gauge, expr
 
 
-def test_the_latency_panel_asks_for_exemplars(board: Any) -> None:
-    [panel] = [panel for panel in board["panels"] if panel["title"] == "How long does a check take?"]
+def test_every_query_of_the_tenant_board_is_about_that_tenant(generate: ModuleType) -> None:
+    for expr in _expressions(generate.boards()["tenant.json"]):
+        of_tenants = [name for name in re.findall(r"otelbudget_\w+", expr) if name not in OF_ALL]
+        assert expr.count('tenant="$tenant"') == len(of_tenants), expr
+
+
+def test_traces_are_asked_for_attributes_that_are_written(board: Any) -> None:
+    queries = [target["query"] for panel in board["panels"] for target in panel["targets"] if "query" in target]
+    for found in re.findall(r"(?:span|event)\.((?:otelbudget|gen_ai)[\w.]+)", " ".join(queries)):
+        prefixes = (semconv.USED_PREFIX, semconv.LIMIT_PREFIX)
+        assert found in ATTRIBUTES or found.startswith(prefixes), found
+    for number in re.findall(r"[<>]=? ([\d.]+)", " ".join(queries)):
+        assert "." in number  # a float attribute compared with an integer never matches
+
+
+@pytest.mark.parametrize(
+    ("name", "title"), [("overview", "How long does a check take?"), ("tenant", "What does a run cost?")]
+)
+def test_panels_of_single_calls_and_runs_lead_to_traces(generate: ModuleType, name: str, title: str) -> None:
+    [panel] = [panel for panel in generate.boards()[f"{name}.json"]["panels"] if panel["title"] == title]
     assert panel["targets"][0]["exemplar"] is True
 
 
-@pytest.mark.parametrize("name", ["datasource", "tenant"])
-def test_variables_start_usable(board: Any, name: str) -> None:
-    [variable] = [variable for variable in board["templating"]["list"] if variable["name"] == name]
-    if name == "tenant":
-        assert variable["includeAll"] is True
-        assert variable["allValue"] == ".*"
-        assert variable["current"]["value"] == ["$__all"]
+def test_links_lead_to_boards_and_variables_that_exist(generate: ModuleType, board: Any) -> None:
+    boards = {found["uid"]: found for found in generate.boards().values()}
+    for uid, variable in re.findall(r"/d/([\w-]+)\?var-(\w+)=", str(board)):
+        assert variable in {one["name"] for one in boards[uid]["templating"]["list"]}
 
 
-def test_the_committed_file_is_json_that_grafana_can_provision() -> None:
-    board = json.loads((ROOT / "grafana" / "dashboards" / "overview.json").read_text("utf-8"))
-    assert board["uid"] == "otelbudget-overview"
+def test_alerts_are_drawn_over_every_board(board: Any) -> None:
+    [alerts] = board["annotations"]["list"]
+    assert alerts["expr"] == 'ALERTS{alertname=~"Otelbudget.*", alertstate="firing"}'
+
+
+def test_grafana_can_provision_the_boards(board: Any) -> None:
+    assert board["uid"] == f"otelbudget-{board['title'].rpartition(' ')[2].lower()}"
     assert board["schemaVersion"] >= 36
     assert "id" not in board

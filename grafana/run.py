@@ -1,0 +1,108 @@
+"""The Run board: one run, live while it goes on, and all of its history from its trace."""
+
+from __future__ import annotations
+
+from blocks import TEMPO, Json, found, query, stat, timeseries, traces
+from frame import dashboard, text_variable
+
+OWN = 'run_id="$run"'
+SPANS = 'span.otelbudget.run.id = "$run"'
+_ENDED = "ended, or too young: see its trace"
+
+
+def run() -> Json:
+    """The whole board."""
+    return dashboard(
+        "Run",
+        "One run, by its id: how it ended, its limits and what it used of them, its calls, its refusals, its trace.",
+        [
+            (3, [(12, panel) for panel in _live()]),
+            (6, [(24, _outcome())]),
+            (8, [(12, _cost()), (12, _refusals())]),
+            (8, [(12, _tools()), (12, _thresholds())]),
+            (9, [(24, _trace())]),
+        ],
+        [text_variable("run", "Run id")],
+        since="now-6h",
+    )
+
+
+def _live() -> list[Json]:
+    return [
+        stat(
+            "Cost so far",
+            "Only while it goes on, and among the twenty runs closest to their limits.",
+            query(f"max(otelbudget_active_run_cost_usd{{{OWN}}})"),
+            unit="currencyUSD",
+            no_value=_ENDED,
+        ),
+        stat(
+            "Nearest limit",
+            "The greatest used share of any of its limits, while it goes on.",
+            query(f"max(otelbudget_active_run_used_ratio{{{OWN}}})"),
+            unit="percentunit",
+            decimals=0,
+            no_value=_ENDED,
+            loud_from=0.95,
+        ),
+    ]
+
+
+def _outcome() -> Json:
+    resources = ("steps", "tokens", "cost_usd", "tool_calls", "seconds")
+    amounts = [f"span.otelbudget.{kind}.{name}" for name in resources for kind in ("used", "limit")]
+    wanted = ", ".join(("span.otelbudget.tenant", "span.otelbudget.outcome", "span.otelbudget.reason", *amounts))
+    return found(
+        "How did it end, and what did it use of its limits?",
+        "Its run span; what has no limit is empty. A span can be found about half a minute after it ended.",
+        f'{{ name =~ "otelbudget.run.*" && {SPANS} }} | select({wanted})',
+        spans=True,
+    )
+
+
+def _cost() -> Json:
+    spent = f"{{ {SPANS} && span.otelbudget.cost.usd > 0.0 }}"
+    by_model = f"{spent} | sum_over_time(span.otelbudget.cost.usd) by (span.gen_ai.request.model)"
+    panel = timeseries(
+        "What did its calls cost?",
+        "Money by model, when it was spent.",
+        [traces(by_model)],
+        unit="currencyUSD",
+        style="bars",
+        stacked=True,
+    )
+    return panel | {"datasource": TEMPO}
+
+
+def _refusals() -> Json:
+    wanted = "span.otelbudget.reason, span.otelbudget.budget, span.otelbudget.resource, span.otelbudget.scope"
+    return found(
+        "What was it refused?",
+        "Calls that were refused, by which budget and for want of what.",
+        f'{{ {SPANS} && span.otelbudget.decision = "deny" }} | select({wanted})',
+        spans=True,
+    )
+
+
+def _tools() -> Json:
+    wanted = "event.gen_ai.tool.name, event.otelbudget.decision"
+    return found(
+        "Which tools did it call?",
+        "Checks of tool calls, with the tool's name and the decision.",
+        f'{{ {SPANS} && event.gen_ai.tool.name != "" }} | select({wanted})',
+        spans=True,
+    )
+
+
+def _thresholds() -> Json:
+    wanted = "event.otelbudget.budget, event.otelbudget.resource, event.otelbudget.ratio"
+    return found(
+        "Which thresholds did it cross?",
+        "Shares of a limit that were reached in this run, of its budget or of a quota.",
+        f'{{ {SPANS} && event:name = "otelbudget.threshold" }} | select({wanted})',
+        spans=True,
+    )
+
+
+def _trace() -> Json:
+    return found("Which traces is it in?", "Follow the id to all of its spans.", f"{{ {SPANS} }}")
