@@ -185,6 +185,14 @@ def health() -> list[Json]:
             "Limits may hold, but nobody sees it: look at the targets of Prometheus.",
         ),
         _alert(
+            "TracesLost",
+            'sum(increase({__name__=~"otelcol_exporter_send_failed_spans(_total)?"}[5m])) > 0',
+            "5m",
+            "warning",
+            "The collector can't deliver spans",
+            "{{ $value | humanize }} in five minutes: boards of runs lack them.",
+        ),
+        _alert(
             "ConfigReloadFailed",
             "min by (instance) (otelbudget_config_last_reload_successful) == 0",
             "1m",

@@ -184,10 +184,20 @@ def link_to(board: str, title: str, variable: str) -> Json:
     return {"title": title, "url": f"/d/otelbudget-{board}?var-{variable}=${{__value.raw}}&${{__url_time_range}}"}
 
 
-def found(title: str, description: str, query: str, *, spans: bool = False) -> Json:
-    """What Tempo finds, as a table."""
+def found(title: str, description: str, query: str, links: Mapping[str, Json], *, spans: bool = False) -> Json:
+    """What Tempo finds, as a table with *links* of its columns."""
     options = {"showHeader": True, "cellHeight": "sm"}
-    return _panel("table", title, description, [traces(query, spans=spans)], {}, options) | {"datasource": TEMPO}
+    overrides = [
+        {"matcher": {"id": "byName", "options": name}, "properties": [{"id": "links", "value": [link]}]}
+        for name, link in links.items()
+    ]
+    panel = _panel("table", title, description, [traces(query, spans=spans)], {}, options, overrides)
+    return panel | {"datasource": TEMPO}
+
+
+def trace(title: str, description: str, query: str) -> Json:
+    """All spans of the trace with an id."""
+    return _panel("traces", title, description, [traces(query)], {}, {}) | {"datasource": TEMPO}
 
 
 def table(title: str, description: str, targets: Sequence[Json], columns: Mapping[str, Json], *, sort_by: str) -> Json:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from blocks import TEMPO, Json, found, query, stat, timeseries, traces
+from blocks import TEMPO, Json, found, query, stat, timeseries, trace, traces
 from frame import dashboard, text_variable
 
 OWN = 'run_id="$run"'
 SPANS = 'span.otelbudget.run.id = "$run"'
+#: From the id of a trace to the trace, further down.
+_SHOW = {
+    "title": "Show this trace",
+    "url": "/d/otelbudget-run?var-run=${run}&var-trace=${__value.raw}&${__url_time_range}",
+}
+_LINKS = {"traceID": _SHOW, "Trace ID": _SHOW}
 _ENDED = "ended, or too young: see its trace"
 
 
@@ -20,9 +26,10 @@ def run() -> Json:
             (6, [(24, _outcome())]),
             (8, [(12, _cost()), (12, _refusals())]),
             (8, [(12, _tools()), (12, _thresholds())]),
-            (9, [(24, _trace())]),
+            (6, [(24, _traces())]),
+            (14, [(24, trace("The trace", "All spans of the trace chosen above.", "$trace"))]),
         ],
-        [text_variable("run", "Run id")],
+        [text_variable("run", "Run id"), text_variable("trace", "Trace id")],
         since="now-6h",
     )
 
@@ -56,6 +63,7 @@ def _outcome() -> Json:
         "How did it end, and what did it use of its limits?",
         "Its run span; what has no limit is empty. A span can be found about half a minute after it ended.",
         f'{{ name =~ "otelbudget.run.*" && {SPANS} }} | select({wanted})',
+        _LINKS,
         spans=True,
     )
 
@@ -80,6 +88,7 @@ def _refusals() -> Json:
         "What was it refused?",
         "Calls that were refused, by which budget and for want of what.",
         f'{{ {SPANS} && span.otelbudget.decision = "deny" }} | select({wanted})',
+        _LINKS,
         spans=True,
     )
 
@@ -90,6 +99,7 @@ def _tools() -> Json:
         "Which tools did it call?",
         "Checks of tool calls, with the tool's name and the decision.",
         f'{{ {SPANS} && event.gen_ai.tool.name != "" }} | select({wanted})',
+        _LINKS,
         spans=True,
     )
 
@@ -100,9 +110,10 @@ def _thresholds() -> Json:
         "Which thresholds did it cross?",
         "Shares of a limit that were reached in this run, of its budget or of a quota.",
         f'{{ {SPANS} && event:name = "otelbudget.threshold" }} | select({wanted})',
+        _LINKS,
         spans=True,
     )
 
 
-def _trace() -> Json:
-    return found("Which traces is it in?", "Follow the id to all of its spans.", f"{{ {SPANS} }}")
+def _traces() -> Json:
+    return found("Which traces is it in?", "An id shows that trace below.", f"{{ {SPANS} }}", _LINKS)

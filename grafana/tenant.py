@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import panels
 import queries
-from blocks import Json, bars, column, found, instant, query, stat, table, timeseries
+from blocks import Json, bars, column, found, instant, link_to, query, stat, table, timeseries
 from frame import dashboard, tenant_variable
 
 OWN = 'tenant="$tenant"'
@@ -154,4 +154,5 @@ def _dearest() -> Json:
         "Which runs were dearest?",
         "Run spans of the range shown by what they and the runs inside them cost; from the traces.",
         f"{spans} | sum_over_time(span.otelbudget.used.cost_usd) by (span.otelbudget.run.id) | topk(10)",
+        {"span.otelbudget.run.id": link_to("run", "This run", "run")},
     )

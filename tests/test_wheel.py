@@ -31,6 +31,8 @@ def test_package_data_is_in_the_wheel_and_tests_are_not(wheel: Path) -> None:
     }
     assert in_tree <= names
     assert {"otelbudget/py.typed", "otelbudget/config/budgets.schema.json", "otelbudget/stores/redis.lua"} <= names
+    boards = {f"otelbudget/grafana/dashboards/{name}.json" for name in ("overview", "tenant", "run")}
+    assert boards | {"otelbudget/grafana/alerts/otelbudget.rules.yaml"} <= names
     assert sum(name.startswith("otelbudget/demo/documents/") for name in names) > 20
     assert not [name for name in names if name.startswith(("tests", "examples", "grafana"))]
 
@@ -49,3 +51,6 @@ def test_the_wheel_works_in_an_environment_with_nothing_else(wheel: Path, tmp_pa
     assert done.stdout.split() == ["False", "0"]
     shown = subprocess.run([str(python), "-m", "otelbudget", "--version"], capture_output=True, text=True, cwd=tmp_path)
     assert (shown.returncode, "0.1.0" in shown.stdout) == (0, True), shown.stderr
+    export = [str(python), "-m", "otelbudget", "dashboards", "export", "-o", str(tmp_path / "boards")]
+    subprocess.run(export, check=True, cwd=tmp_path)
+    assert (tmp_path / "boards" / "overview.json").exists()

@@ -22,6 +22,8 @@ COMMANDS: Final = {
     "validate": "say everything that is wrong with budgets.yaml files",
     "explain": "say which limits of a budgets.yaml a call would be held to",
     "quota": "list, show, set and reset the quotas of a store that processes share",
+    "dashboards": "write the Grafana boards into a directory",
+    "alerts": "write the alert rules of Prometheus into a directory",
     "schema": "write the JSON Schema of a budgets.yaml, for editors",
 }
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 MODULE = "github.com/prometheus/prometheus"
+#: Where what the tests build is kept.
+CACHE = Path(os.environ.get("OTELBUDGET_TEST_CACHE") or Path.home() / ".cache" / "otelbudget-test")
 
 
 class Missing(Exception):
@@ -46,8 +48,7 @@ def prometheus_binary(name: str = "prometheus") -> Path:
     Raises:
         Missing: There is none and none can be built.
     """
-    cache = Path(os.environ.get("OTELBUDGET_TEST_CACHE") or Path.home() / ".cache" / "otelbudget-test")
-    built = cache / f"prometheus-{pinned_version()}" / name
+    built = CACHE / f"prometheus-{pinned_version()}" / name
     if built.exists():
         return built
     problem = "Go is not installed"

@@ -98,6 +98,7 @@ SCENARIOS: list[tuple[str, dict[str, str], set[str]]] = [
         {"FailOpen"},
     ),
     ("a leak", REPORTS | {f"otelbudget_reservation_oldest_seconds{{{STORE}}}": "0+60x400"}, {"ReservationLeaked"}),
+    ("spans that get lost", REPORTS | {"otelcol_exporter_send_failed_spans": "0+5x400"}, {"TracesLost"}),
     ("a bad file", REPORTS | {"otelbudget_config_last_reload_successful": "1x20 0x400"}, {"ConfigReloadFailed"}),
     ("too many names", REPORTS | {"otelbudget_label_overflow_total": "0x20 7x400"}, {"LabelsOverflow"}),
     (

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 GRAFANA = Path(__file__).parents[2] / "grafana"
 NAMES = ("overview", "tenant", "run")
-KINDS = {"stat", "timeseries", "bargauge", "table"}
+KINDS = {"stat", "timeseries", "bargauge", "table", "traces"}
 METRICS = {value for name, value in vars(semconv).items() if name.startswith("M_")}
 ATTRIBUTES = {value for name, value in vars(semconv).items() if not name.startswith("M_") and isinstance(value, str)}
 #: Metrics without a tenant.
@@ -51,7 +51,7 @@ def test_every_panel_has_a_title_of_its_own_a_description_and_a_unit(board: Any)
     for panel in board["panels"]:
         assert panel["type"] in KINDS
         assert panel["description"]
-        assert panel["type"] == "table" or panel["fieldConfig"]["defaults"]["unit"]
+        assert panel["type"] in ("table", "traces") or panel["fieldConfig"]["defaults"]["unit"]
 
 
 def test_panels_fill_the_grid_without_overlap(board: Any) -> None:
@@ -93,7 +93,7 @@ def test_every_query_aggregates(board: Any) -> None:
 
 def test_units_are_those_of_what_is_asked_for(board: Any) -> None:
     for panel in board["panels"]:
-        for target in panel["targets"] if panel["type"] != "table" else ():
+        for target in panel["targets"] if panel["type"] not in ("table", "traces") else ():
             asked, unit = target.get("expr", "cost_usd"), panel["fieldConfig"]["defaults"]["unit"]
             if re.search(r"(_ratio|_ratio_bucket)(\{|\[|\))", asked) or re.match(
                 rf"(topk\(1, )?max by \({WHICH}\)", asked

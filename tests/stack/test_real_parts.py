@@ -1,0 +1,176 @@
+"""The files of the stack read by the programs that read them: compose-go, the collector, Prometheus' own tool."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from prometheus_server import Missing, prometheus_binary, until
+from tools import collector, compose_reader
+
+import otelbudget
+from otelbudget import BudgetExceeded, Config, RunBudget
+from otelbudget.config.settings import TelemetryConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+GRAFANA = ROOT / "grafana"
+# The first run on a machine builds the programs.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def _compose(text: str, directory: Path) -> str:
+    """What docker would say to a compose file of *text*."""
+    file = directory / "docker-compose.yml"
+    file.write_text(text, "utf-8")
+    done = subprocess.run([compose_reader(), str(file)], capture_output=True, text=True, check=False, cwd=ROOT)
+    return done.stdout + done.stderr if done.returncode else ""
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "said"),
+    [
+        ("", "", ""),
+        ("depends_on", "depend_on", "depend_on"),
+        ("healthcheck:", "healthchek:", "healthchek"),
+        ("      - redis:/data", "      - rediss:/data", "rediss"),
+        ("depends_on: [tempo]", "depends_on: [temp]", "temp"),
+    ],
+)
+def test_docker_reads_the_compose_file_and_finds_what_is_misspelt(
+    good: str, bad: str, said: str, tmp_path: Path
+) -> None:
+    text = (ROOT / "docker-compose.yml").read_text("utf-8")
+    assert good in text
+    found = _compose(text.replace(good, bad, 1) if good else text, tmp_path)
+    assert (said in found) if said else (found == "")
+
+
+def _free_ports(number: int) -> list[int]:
+    taken = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [one.getsockname()[1] for one in taken]
+    for one in taken:
+        one.close()
+    return ports
+
+
+def _collector_file(directory: Path, change: tuple[str, str] = ("", "")) -> tuple[Path, dict[str, int]]:
+    """The shipped configuration on free ports of the loopback, and those."""
+    names = ("4317", "4318", "8888", "8889", "13133")
+    ports = dict(zip(names, _free_ports(len(names)), strict=True))
+    text = (GRAFANA / "collector" / "collector.yaml").read_text("utf-8")
+    assert change[0] in text
+    text = text.replace(*change) if change[0] else text
+    for name, port in ports.items():
+        text = text.replace(f"0.0.0.0:{name}", f"127.0.0.1:{port}").replace(f"port: {name}", f"port: {port}")
+    file = directory / "collector.yaml"
+    file.write_text(text.replace("host: 0.0.0.0", "host: 127.0.0.1"), "utf-8")
+    return file, ports
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ("", ""),
+        ("memory_limiter:", "memory_limit:"),
+        ("verbosity", "verbosety"),
+        ("exporters: [debug]", "exporters: [log]"),
+    ],
+)
+def test_the_collector_reads_its_file_and_finds_what_is_misspelt(good: str, bad: str, tmp_path: Path) -> None:
+    file, _ = _collector_file(tmp_path, (good, bad))
+    done = subprocess.run([collector(), "validate", f"--config={file}"], capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == (not good), done.stderr
+
+
+@contextmanager
+def _collecting(directory: Path) -> Iterator[tuple[dict[str, int], Path]]:
+    # Tempo can't be had here: what it would get is shown.
+    file, ports = _collector_file(directory, ("exporters: [otlp_grpc/tempo]", "exporters: [debug]"))
+    log = directory / "collector.log"
+    with log.open("w") as output:
+        process = subprocess.Popen([collector(), f"--config={file}"], stdout=output, stderr=subprocess.STDOUT)
+        try:
+            until(lambda: _read(ports["13133"], "/"), 60, "the collector gets ready")
+            yield ports, log
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _read(port: int, path: str) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+def test_spans_log_records_and_metrics_arrive(tmp_path: Path) -> None:
+    with _collecting(tmp_path) as (ports, log):
+        url = f"http://127.0.0.1:{ports['4318']}/v1"
+        logs = LoggerProvider(shutdown_on_exit=False)
+        logs.add_log_record_processor(SimpleLogRecordProcessor(OTLPLogExporter(f"{url}/logs")))
+        reader = PeriodicExportingMetricReader(OTLPMetricExporter(f"{url}/metrics"))
+        metrics = MeterProvider([reader], shutdown_on_exit=False)
+        config = Config(default_budget=RunBudget(max_steps=0), telemetry=TelemetryConfig(events="both"))
+        otelbudget.setup(
+            config, exporter=OTLPSpanExporter(f"{url}/traces"), meter_provider=metrics, logger_provider=logs
+        )
+        with pytest.raises(BudgetExceeded), otelbudget.run(tenant="acme") as run:
+            run.check()
+        metrics.force_flush()
+        otelbudget.shutdown()
+        metrics.shutdown()
+        logs.shutdown()
+        told = until(
+            lambda: (text := log.read_text("utf-8")).count("acme") >= 2 and text, 30, "spans and logs are shown"
+        )
+        assert re.search(r"otelbudget\.run .*otelbudget\.tenant=acme", told)
+        assert re.search(r"otelbudget\.check.*otelbudget\.resource=steps", told)
+        page = until(lambda: "otelbudget_checks_total" in (found := _read(ports["8889"], "/metrics")) and found, 30, "")
+        assert re.search(r'otelbudget_checks_total\{.*decision="deny".*resource="steps".*\} 1', page)
+        assert "otelcol_" in _read(ports["8888"], "/metrics")
+
+
+def test_prometheus_reads_its_files_and_finds_what_is_misspelt(tmp_path: Path) -> None:
+    try:
+        tool = str(prometheus_binary("promtool"))
+    except Missing as missing:
+        pytest.skip(str(missing))
+    shutil.copytree(GRAFANA / "prometheus", tmp_path, dirs_exist_ok=True)
+    shutil.copy(GRAFANA / "alerts" / "otelbudget.rules.yaml", tmp_path)
+    file = tmp_path / "prometheus.yaml"
+    check = [tool, "check", "config", str(file)]
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    file.write_text(file.read_text("utf-8").replace("file_sd_configs", "file_sd_config"), "utf-8")
+    assert subprocess.run(check, capture_output=True, check=False).returncode == 1
+
+
+def test_alertmanager_reads_its_file() -> None:
+    tool = shutil.which("amtool")
+    if tool is None:
+        assert os.environ.get("OTELBUDGET_REQUIRE_SERVICES") != "1", "no amtool on the PATH"
+        pytest.skip("no amtool on the PATH")
+    check = [tool, "check-config", str(GRAFANA / "alerts" / "alertmanager.yaml")]
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
