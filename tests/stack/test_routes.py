@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_server import Prometheus, prometheus_help, running
 from traffic import TENANTS, Traffic
 
-from otelbudget import Config, Usage
+from otelbudget import BudgetExceeded, Config, RunBudget, Usage
 from otelbudget.engine.engine import Engine
 from otelbudget.ledger.ledger import Ledger
 from otelbudget.manager import BudgetManager
@@ -22,11 +22,14 @@ from otelbudget.model.amounts import TOKENS
 from otelbudget.model.quota import Quota, Quotas
 from otelbudget.model.vector import lane
 from otelbudget.telemetry.otel_metrics import report
+from otelbudget.telemetry.page import Page
 from otelbudget.telemetry.prometheus import PrometheusCollector
 from otelbudget.telemetry.server import MetricsServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+    from types import ModuleType
 
 # The first run on a machine builds Prometheus.
 pytestmark = pytest.mark.timeout(900)
@@ -157,3 +160,29 @@ def test_names_labels_and_values_over_otlp_are_those_of_the_page(scraped: Scrape
     over_otlp = _by_identity(prometheus.wait_for(ours % "!="))
     assert len({labels for _, labels in over_otlp}) > len(TENANTS)
     assert over_otlp == pytest.approx(_by_identity(prometheus.query(ours % "=")))
+
+
+def test_the_first_spend_and_the_first_refusal_of_a_process_are_seen(
+    has_prometheus: None, generate: ModuleType, scrape_config: str, tmp_path: Path
+) -> None:
+    if "created-timestamp-zero-ingestion" not in prometheus_help():
+        pytest.skip("this Prometheus does not know since when a series counts")
+    panels = {panel["title"]: panel for panel in generate.boards()["overview.json"]["panels"]}
+    asked = {
+        title: panels[title]["targets"][0]["expr"].replace("$__range", "5m") for title in ("Spent today", "Refused")
+    }
+    manager = BudgetManager(RunBudget(max_cost_usd=8))
+    with (
+        closing(MetricsServer.start(Page(manager.engine.meters), "127.0.0.1", 0)) as page,
+        running(scrape_config.format(port=page.port), tmp_path) as prometheus,
+    ):
+        prometheus.wait_for("up == 1")
+        with manager.run(tenant="acme", reraise=False) as run:
+            run.record(Usage(10, 10, cost_usd=9, model="m"))
+            with pytest.raises(BudgetExceeded):
+                run.check()
+        # What an increase adds for the time after the last scrape is small beside some scrapes.
+        prometheus.wait_for("sum(count_over_time(otelbudget_cost_usd_total[1m])) > 15")
+        spent, refused = (float(prometheus.query(expr)[0]["value"][1]) for expr in asked.values())
+    assert spent == pytest.approx(9, rel=0.1)
+    assert refused == pytest.approx(1, rel=0.1)
