@@ -176,7 +176,7 @@ def share_column(name: str, width: int | None = None) -> Json:
     """A column of shares of a limit, as bars."""
     cell = {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}
     colour = {"thresholds": FULL, "color": {"mode": "thresholds"}, "custom.cellOptions": cell}
-    return column(name, width, unit="percentunit", decimals=0, min=0, max=1, **colour)
+    return column(name, width, unit="percentunit", decimals=1, min=0, max=1, **colour)
 
 
 def link_to(board: str, title: str, variable: str) -> Json:

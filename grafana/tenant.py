@@ -19,7 +19,7 @@ def tenant() -> Json:
         "One tenant: spend, quotas, refusals, runs.",
         [
             (4, [(3, panel) for panel in _numbers()]),
-            (7, [(24, panels.fullest_quotas(OWN, amounts=True))]),
+            (6, [(24, panels.fullest_quotas(OWN, amounts=True))]),
             (8, [(12, _shares()), (12, _spend_by_model())]),
             (8, [(12, panels.refusals(OWN, "$__range")), (12, panels.refusals_over_time(OWN))]),
             (8, [(9, _run_costs()), (5, _outcomes()), (10, panels.runs_in_progress(OWN))]),
@@ -48,7 +48,7 @@ def _numbers() -> list[Json]:
             "The greatest used share of a quota that refuses.",
             instant(f"topk(1, {queries.share(own_quotas)})", "{{budget}}"),
             unit="percentunit",
-            decimals=0,
+            decimals=1,
             no_value="no quota",
             loud_from=0.95,
             name=True,

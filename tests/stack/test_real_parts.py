@@ -145,7 +145,7 @@ def test_spans_log_records_and_metrics_arrive(tmp_path: Path) -> None:
             lambda: (text := log.read_text("utf-8")).count("acme") >= 2 and text, 30, "spans and logs are shown"
         )
         assert re.search(r"otelbudget\.run .*otelbudget\.tenant=acme", told)
-        assert re.search(r"otelbudget\.check.*otelbudget\.resource=steps", told)
+        assert re.search(r"otelbudget\.reason=limit.* otelbudget\.resource=steps.* otelbudget\.tenant=acme", told), told
         page = until(lambda: "otelbudget_checks_total" in (found := _read(ports["8889"], "/metrics")) and found, 30, "")
         assert re.search(r'otelbudget_checks_total\{.*decision="deny".*resource="steps".*\} 1', page)
         assert "otelcol_" in _read(ports["8888"], "/metrics")
