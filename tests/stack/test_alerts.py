@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from prometheus_server import Missing, prometheus_binary
+from tools import promtool
 
 from otelbudget import semconv
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+# The first run on a machine builds promtool.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ALERTS = Path(__file__).parents[2] / "grafana" / "alerts"
 RULES = ALERTS / "otelbudget.rules.yaml"
@@ -120,19 +123,12 @@ SCENARIOS: list[tuple[str, dict[str, str], set[str]]] = [
 ]
 
 
-def _tool() -> str:
-    try:
-        return str(prometheus_binary("promtool"))
-    except Missing as missing:
-        pytest.skip(str(missing))
-
-
 def _check(scenarios: list[dict[str, Any]], directory: Path, rules: Path = RULES) -> str:
     """What promtool finds wrong; nothing if all is as expected."""
     file = directory / "test.yaml"
     tests = {"rule_files": [str(rules)], "evaluation_interval": "1m", "tests": scenarios}
     file.write_text(yaml.safe_dump(tests, sort_keys=False), "utf-8")
-    done = subprocess.run([_tool(), "test", "rules", str(file)], capture_output=True, text=True, check=False)
+    done = subprocess.run([promtool(), "test", "rules", str(file)], capture_output=True, text=True, check=False)
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 

@@ -11,11 +11,20 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
-from prometheus_server import CACHE
+from prometheus_server import CACHE, Missing, prometheus_binary
 
 HERE = Path(__file__).parent
+
+
+def promtool() -> str:
+    """Prometheus' own tool, which checks its files and tests rules."""
+    try:
+        return str(prometheus_binary("promtool"))
+    except Missing as missing:
+        _missing(str(missing))
 
 
 def compose_reader() -> str:
@@ -55,7 +64,7 @@ def _built(target: Path, directory: Path, command: list[str]) -> str:
     return str(target)
 
 
-def _missing(why: str) -> None:
+def _missing(why: str) -> NoReturn:
     if os.environ.get("OTELBUDGET_REQUIRE_SERVICES") == "1":
         pytest.fail(why)
     pytest.skip(why)

@@ -149,7 +149,7 @@ def _answer(server: MetricsServer, path: str, method: str = "GET") -> tuple[int,
             return answer.status, int(answer.headers.get("Content-Length") or -1), answer.read()
     except urllib.error.HTTPError as refused:
         with refused:
-            return refused.code, -1, refused.read()
+            return refused.code, int(refused.headers.get("Content-Length") or -1), refused.read()
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,9 @@ def _answer(server: MetricsServer, path: str, method: str = "GET") -> tuple[int,
     ],
 )
 def test_what_is_answered(server: MetricsServer, method: str, path: str, status: int, said: bytes) -> None:
-    answered, _, body = _answer(server, path, method)
+    answered, length, body = _answer(server, path, method)
     assert answered == status
+    assert length == (len(_answer(server, path)[2]) if method == "HEAD" else len(body))
     assert said in body
     assert method != "HEAD" or not body
 
