@@ -25,7 +25,11 @@ class _Cell:
             if isinstance(counted, int):
                 setattr(self, slot, 0)
             elif isinstance(counted, dict):
-                counted.clear()
+                for key, found in tuple(counted.items()):
+                    if isinstance(found, _Cell):
+                        found.reset()  # what was born at zero stays
+                    else:
+                        del counted[key]
 
     def __copy__(self) -> Self:
         twin = object.__new__(type(self))  # a third of the time that copy() takes by itself, under the ledger's lock
@@ -50,8 +54,6 @@ class BudgetCell(_Cell):
 
     tenant: str
     budget: str
-    #: What the budget limits: refusals for want of these are born at zero.
-    limited: tuple[str, ...] = ()
     call: int = 0
     check: int = 0
     reserve: int = 0

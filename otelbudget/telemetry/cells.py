@@ -142,9 +142,10 @@ class Meters:
 
     def _budget(self, tenant: str, budget: str | None, limits: Sequence[int]) -> BudgetCell:
         key = self.tenant(tenant).tenant, self._budget_names.label(budget or UNNAMED)
-        cell = self._cell(self._budgets, key, BudgetCell, 7 + len(limits))
-        if not cell.limited:
-            cell.limited = tuple(RESOURCES[i] for i, most in enumerate(limits) if most < UNLIMITED)
+        limited = [RESOURCES[i] for i, most in enumerate(limits) if most < UNLIMITED]
+        cell = self._cell(self._budgets, key, BudgetCell, 7 + len(limited))
+        for resource in limited:
+            cell.rare.setdefault(("call", "deny", "limit", resource), Tally())
         return cell
 
     def spend(self, tenant: str, model: str | None) -> SpendCell:
@@ -177,7 +178,7 @@ class Meters:
     def rare(self, cell: BudgetCell, operation: str, decision: str, reason: str, resource: str = "") -> Tally:
         """The counter of a decision other than a plain allow; its ``n`` is to be raised."""
         key = (operation, decision, reason, resource)
-        if key not in cell.rare and resource not in cell.limited and not self._room.take(1):
+        if key not in cell.rare and not self._room.take(1):
             self._overflow.n += 1
             cell = self.budget(OTHER, OTHER)
         return cell.rare.setdefault(key, Tally())

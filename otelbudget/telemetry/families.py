@@ -66,12 +66,10 @@ def _checks(now: Snapshot) -> Iterator[Sample]:
         own = (cell.tenant, cell.budget)
         for operation in ALLOW_SLOTS:
             allowed = getattr(cell, operation)
-            # Model calls are born at zero, or rate() would miss the first one; the rest appears when it happens.
+            # Model calls are born at zero, or rate() would miss the first one, and so are their refusals for want of
+            # what the budget limits; the rest appears when it happens.
             if allowed or operation == "call":
                 yield (*own, operation, "allow", "", ""), allowed
-        for resource in cell.limited:
-            if ("call", "deny", "limit", resource) not in cell.rare:
-                yield (*own, "call", "deny", "limit", resource), 0
         for key, tally in cell.rare.items():
             yield (*own, *key), tally.n
 
