@@ -98,17 +98,17 @@ class Meters:
         self._clock_ns = clock_ns
         self._active = ActiveRuns(top_runs)
         self._priced = tuple(models)
-        self._overflow = Tally()
-        self._model_names = Names(max_models, self._overflow, self._priced)
-        self._tenant_names = Names(max_tenants, self._overflow, tenants)
-        self._budget_names = Names(MAX_BUDGETS, self._overflow)
+        self.overflow = Tally()
+        self._model_names = Names(max_models, self.overflow, self._priced)
+        self._tenant_names = Names(max_tenants, self.overflow, tenants)
+        self._budget_names = Names(MAX_BUDGETS, self.overflow)
         self._room = Room(MAX_SERIES - _FIXED - _PER_TENANT * max_tenants)
-        self._quotas = QuotaGauges(quotas, self._overflow, self._room, self._tenant_names, orgs)
+        self._quotas = QuotaGauges(quotas, self.overflow, self._room, self._tenant_names, orgs)
         self._budgets: dict[tuple[str, str], BudgetCell] = {}
         self._spends: dict[tuple[str, str], SpendCell] = {}
         self._details: dict[tuple[str, str], DetailCell] = {}
         self._tenants: dict[str, TenantCell] = {}
-        self._run_tenants = Names(MAX_RUN_TENANTS, self._overflow)
+        self._run_tenants = Names(MAX_RUN_TENANTS, self.overflow)
         #: The runs in progress (`RunState`, which is above this row).
         self.live: set[Any] = set()
         self.store = "memory" if shared is None else shared.name
@@ -171,7 +171,7 @@ class Meters:
     ) -> Cell:
         """The cell of *key*, or, where there is no room for its *series*, the tenant's ``other`` one."""
         if key not in cells and not self._room.take(series):
-            self._overflow.n += 1
+            self.overflow.n += 1
             key = key[0], OTHER
         return cells.get(key) or cells.setdefault(key, make(*key))  # a signal handler may just have done so
 
@@ -179,7 +179,7 @@ class Meters:
         """The counter of a decision other than a plain allow; its ``n`` is to be raised."""
         key = (operation, decision, reason, resource)
         if key not in cell.rare and not self._room.take(1):
-            self._overflow.n += 1
+            self.overflow.n += 1
             cell = self.budget(OTHER, OTHER)
         return cell.rare.setdefault(key, Tally())
 
@@ -267,7 +267,7 @@ class Meters:
         for counted in counts:
             if counted is not None:
                 counted.clear()
-        self._overflow.n = self.events_suppressed = 0
+        self.overflow.n = self.events_suppressed = 0
 
     def snapshot(self) -> Snapshot:
         """A copy of everything, taken under the lock; quotas a moment before the rest."""
@@ -287,7 +287,7 @@ class Meters:
             check_seconds={operation: copy(found) for operation, found in self.check_seconds.items()},
             estimate_ratio={model: copy(found) for model, found in self.estimate_ratio.items()},
             unpriced={model: tally.n for model, tally in self.unpriced.copy().items()},
-            label_overflow=self._overflow.n,
+            label_overflow=self.overflow.n,
             events_suppressed=self.events_suppressed,
             reservations_open=opened,
             reservation_oldest_s=oldest_s,

@@ -20,6 +20,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_s
 
 from otelbudget import forking
 from otelbudget._version import __version__
+from otelbudget.telemetry.cell_types import Tally
 from otelbudget.telemetry.cells import MAX_SERIES, Meters
 from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS, Family
 from otelbudget.telemetry.histogram import Trace
@@ -69,11 +70,14 @@ class _Folding:
         self._decided: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._shown: set[tuple[str, ...]] = set()
 
-    def of(self, now: Snapshot) -> dict[tuple[str, ...], float]:
-        """The samples of *now*; those that are not shown are in the ones that stand for them."""
+    def of(self, now: Snapshot, overflow: Tally) -> dict[tuple[str, ...], float]:
+        """The samples of *now*; those that are not shown are in the ones that stand for them, and raise *overflow*."""
         shown: dict[tuple[str, ...], float] = {}
         for labels, value in self._family.read(now):
-            kept = self._decided.get(labels) or self._decide(labels)
+            kept = self._decided.get(labels)
+            if kept is None:
+                kept = self._decided[labels] = self._decide(labels)
+                overflow.n += kept != labels
             before = shown.get(kept)
             shown[kept] = value if before is None else self._family.merge((before, value))
         return shown
@@ -85,7 +89,6 @@ class _Folding:
         if kept not in self._shown and len(self._shown) >= self._sets:
             kept = self._without(labels, _NAMES | {"tenant"})
         self._shown.add(kept)
-        self._decided[labels] = kept
         return kept
 
     def _without(self, labels: tuple[str, ...], names: frozenset[str]) -> tuple[str, ...]:
@@ -138,9 +141,11 @@ class _Instruments:
 
     def _observations(self, family: Family, folding: _Folding) -> list[Observation]:
         now = self._snapshot(family.name)
+        if now is None or self._meters is None:
+            return []
         return [
             Observation(value, dict(zip(family.labels, labels, strict=True)))
-            for labels, value in (folding.of(now).items() if now is not None else ())
+            for labels, value in folding.of(now, self._meters.overflow).items()
         ]
 
     def _snapshot(self, name: str) -> Snapshot | None:

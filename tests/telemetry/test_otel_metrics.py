@@ -253,3 +253,4 @@ def test_more_sets_than_a_joined_provider_keeps_apart_are_folded_and_tenants_kee
         overflow = ("otel.metric.overflow", True)
         assert not any(overflow in labels for points in found.values() for labels in points)
         assert max(map(len, found.values())) <= otel_metrics.JOINED_SETS
+    assert quiet.meters.overflow.n > 0
