@@ -91,20 +91,27 @@ def test_every_query_aggregates(board: Any) -> None:
         assert re.search(r"\b(sum|max|min|count) ?(by \([\w, ]+\) ?)?\(", expr), expr
 
 
+#: The first that is found in a query says its unit.
+UNITS = (
+    (r"bottomk\(", "s"),
+    (r"^topk\(1, \(max by .*cost_usd", "currencyUSD"),
+    (rf"^(topk\(1, )?max by \({WHICH}\)|_ratio(_bucket)?[{{\[)]", "percentunit"),
+    (r"^count\(|_cost_usd_count", "locale"),
+    (r"_seconds", "s"),
+    (r"otelbudget_tokens_total", "suffix:tok/s"),
+    (r"\* 60( or vector\(0\))?$", "suffix:/min"),
+    (r"cost_usd", "currencyUSD"),
+    (r"otelbudget_store_up|otelbudget_config_last_reload", "none"),
+    (r"", "locale"),
+)
+
+
 def test_units_are_those_of_what_is_asked_for(board: Any) -> None:
     for panel in board["panels"]:
         for target in panel["targets"] if panel["type"] not in ("table", "traces") else ():
-            asked, unit = target.get("expr", "cost_usd"), panel["fieldConfig"]["defaults"]["unit"]
-            if re.search(r"(_ratio|_ratio_bucket)(\{|\[|\))", asked) or re.match(
-                rf"(topk\(1, )?max by \({WHICH}\)", asked
-            ):
-                assert unit == "percentunit", panel["title"]
-            elif "_count{" in asked or "users_over" in asked:
-                assert unit == "locale", panel["title"]
-            elif "_seconds" in asked and not asked.startswith("topk"):
-                assert unit == "s", panel["title"]
-            elif "cost_usd" in asked:
-                assert unit == "currencyUSD", panel["title"]
+            asked = target.get("expr") or target["query"].replace("cost.usd", "cost_usd")
+            wanted = next(unit for pattern, unit in UNITS if re.search(pattern, asked))
+            assert panel["fieldConfig"]["defaults"]["unit"] == wanted, (panel["title"], asked)
 
 
 def test_amounts_of_different_units_are_never_mixed(board: Any) -> None:
