@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "validate": "say everything that is wrong with budgets.yaml files",
     "explain": "say which limits of a budgets.yaml a call would be held to",
     "quota": "list, show, set and reset the quotas of a store that processes share",
+    "top": "watch the quotas of a store, or of /metrics pages, as they fill up",
     "schema": "write the JSON Schema of a budgets.yaml, for editors",
 }
 
