@@ -20,6 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _MORE
     parser.add_argument("--tenants", type=_tenants, default=8, metavar="N", help="how many tenants (default 8)")
     parser.add_argument("--config", metavar="FILE", help="a budgets.yaml to use instead of the demo's own")
+    parser.add_argument("--store", metavar="URL", help="sqlite:///path.db, redis://...: share the quotas with others")
     parser.add_argument("--serve", action="store_true", help="keep load and /metrics running until Ctrl-C")
     parser.add_argument("--for", dest="for_s", type=seconds, metavar="5m", help="--serve, and end after this time")
     parser.add_argument("--metrics-port", type=int, metavar="PORT", help="port of /metrics (default 9464; 0: any)")
