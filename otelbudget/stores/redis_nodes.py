@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from binascii import crc_hqx
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -10,7 +11,7 @@ from typing import Any, Final
 from otelbudget.config.store import concealed
 from otelbudget.errors import ConfigError
 
-__all__ = ["Address", "Nodes"]
+__all__ = ["Address", "Nodes", "Way"]
 
 #: A node of a cluster; None is what the address says.
 Address = tuple[str, int] | None
@@ -18,7 +19,10 @@ Address = tuple[str, int] | None
 _SEVERAL: Final = re.compile(
     r"redis\+(?P<kind>cluster|sentinel)://(?P<login>.*@)?(?P<hosts>[^/?#@]+)(?P<path>/[^?#]*)?(?P<options>\?.*)?"
 )
-_MOVED: Final = re.compile(r"(?:MOVED )?\d+ (\S*):(\d+)")
+_PLACE: Final = re.compile(r"\d+ (\S*):(\d+)")
+#: What a script meets on a node that is giving its slot away.
+_GOING: Final = "non local key"
+_PAUSE_S: Final = 0.01
 
 
 class Nodes:
@@ -114,19 +118,56 @@ class Nodes:
         """Whom to ask about what is in *slot*, one after the other as long as connections break."""
         return [self._homes.get(slot, self._seeds[0]), *self._seeds]
 
-    def moved(self, slot: int, asked: Address, error: BaseException | None) -> Address:
-        """Which node *error* says is the right one; None if it says something else."""
-        found = _MOVED.fullmatch(str(error)) if isinstance(error, self.errors.ResponseError) else None
-        if found is None or asked is None or type(error).__name__ == "AskError":
-            return None
-        address = self._homes[slot] = (found[1] or asked[0], int(found[2]))
-        return address
+    def home(self, slot: int, address: Address) -> Address:
+        """Which node is known to keep *slot*, else the one at *address*."""
+        return self._homes.get(slot, address)
+
+    def moved(self, slot: int, address: Address) -> None:
+        """*slot* is kept at *address* from now on."""
+        self._homes[slot] = address
 
     def lost(self, slot: int, asked: Address) -> None:
         """*asked* did not answer: others are asked first from now on."""
         self._homes.pop(slot, None)
         if asked in self._seeds:
             self._seeds = [*(seed for seed in self._seeds if seed != asked), asked]
+
+
+class Way:
+    """Where a command about a slot goes, as the nodes of a cluster send it on, for *within_s* at most.
+
+    Attributes:
+        address: Which node is to be asked next.
+        asking: Whether that is told to answer for a slot that it is only getting.
+    """
+
+    def __init__(self, nodes: Nodes, slot: int, address: Address, within_s: float) -> None:
+        self._nodes = nodes
+        self._slot = slot
+        self._hops = 0
+        self._ends_s = time.monotonic() + within_s
+        self.address = address
+        self.asking = False
+
+    def turn(self, error: Exception) -> float:
+        """Go where *error* says, after so many seconds; raises it if it says nothing like that, or time is over.
+
+        While a slot moves, its keys are here and there, and nobody answers for all of them.
+        """
+        errors, found = self._nodes.errors, _PLACE.fullmatch(str(error))
+        if isinstance(error, errors.TryAgainError) or _GOING in str(error):
+            self.address, self.asking = self._nodes.home(self._slot, self.address), False
+        elif isinstance(error, errors.AskError) and found is not None and self.address is not None:
+            self.asking = not isinstance(error, errors.MovedError)
+            self.address = (found[1] or self.address[0], int(found[2]))
+            if not self.asking:
+                self._nodes.moved(self._slot, self.address)
+        else:
+            raise error
+        if time.monotonic() > self._ends_s:
+            raise error
+        self._hops += 1
+        return 0 if self._hops <= 2 else _PAUSE_S
 
 
 def _host(text: str) -> tuple[str, int]:

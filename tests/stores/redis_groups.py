@@ -62,6 +62,31 @@ def cluster(folder: Path) -> Iterator[list[RedisServer]]:
         yield nodes
 
 
+class Move:
+    """A slot on its way from the node that has it to the next: `some` keys, then the `rest`."""
+
+    def __init__(self, nodes: list[RedisServer], tag: str) -> None:
+        self.slot = str(nodes[0].ask("CLUSTER", "KEYSLOT", f"{{{tag}}}"))
+        names = [node.ask("CLUSTER", "MYID").decode() for node in nodes]
+        at = next(i for i, node in enumerate(nodes) if int(node.ask("CLUSTER", "COUNTKEYSINSLOT", self.slot)))
+        self.source, self.target = nodes[at], nodes[(at + 1) % len(nodes)]
+        self._from, self._to = names[at], names[(at + 1) % len(nodes)]
+        self.target.ask("CLUSTER", "SETSLOT", self.slot, "IMPORTING", self._from)
+        self.source.ask("CLUSTER", "SETSLOT", self.slot, "MIGRATING", self._to)
+
+    def some(self, *wanted: str) -> None:
+        """Move the keys in which one of *wanted* occurs."""
+        keys = [key.decode() for key in self.source.ask("CLUSTER", "GETKEYSINSLOT", self.slot, "1000")]
+        if going := [key for key in keys if any(one in key for one in wanted)]:
+            self.source.ask("MIGRATE", "127.0.0.1", str(self.target.port), "", "0", "5000", "KEYS", *going)
+
+    def rest(self) -> None:
+        """Move all keys, and the slot."""
+        self.some("")
+        for node in (self.target, self.source):
+            node.ask("CLUSTER", "SETSLOT", self.slot, "NODE", self._to)
+
+
 def is_whole(node: RedisServer) -> bool:
     """Whether a node knows of all slots of its cluster."""
     known = node.ask("CLUSTER INFO")
