@@ -6,7 +6,9 @@ import re
 import time
 from binascii import crc_hqx
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
+from urllib.parse import unquote
 
 from otelbudget.config.store import concealed
 from otelbudget.errors import ConfigError
@@ -17,8 +19,10 @@ __all__ = ["Address", "Nodes", "Way"]
 Address = tuple[str, int] | None
 
 _SEVERAL: Final = re.compile(
-    r"redis\+(?P<kind>cluster|sentinel)://(?P<login>.*@)?(?P<hosts>[^/?#@]+)(?P<path>/[^?#]*)?(?P<options>\?.*)?"
+    r"(?P<scheme>rediss?)\+(?P<kind>cluster|sentinel)://(?P<login>.*@)?(?P<hosts>[^/?#@]+)(?P<path>/[^?#]*)?(?P<options>\?.*)?"
 )
+#: Of the Sentinels.
+_LOGIN: Final = re.compile(r"[?&]sentinel_(username|password)=([^&]*)")
 _PLACE: Final = re.compile(r"\d+ (\S*):(\d+)")
 #: What a script meets on a node that is giving its slot away.
 _GOING: Final = "non local key"
@@ -30,7 +34,8 @@ class Nodes:
 
     Args:
         url: ``redis://``, ``rediss://`` and ``unix://`` as redis-py reads them; ``redis+cluster://host:port,host:port``;
-            ``redis+sentinel://host:port,host:port/SERVICE/db``, where the login is that of the servers.
+            ``redis+sentinel://host:port,host:port/SERVICE/db``, where the login is that of the servers, and the one of
+            the Sentinels follows as ``?sentinel_username=...&sentinel_password=...``; ``rediss+...`` is TLS to all.
         timeout_s: How long connecting, sending and each reply may take.
 
     Raises:
@@ -51,6 +56,7 @@ class Nodes:
         self._bounds = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
         self._seeds: list[Address] = [None]
         self._service = ""
+        self._login: dict[str, Any] = {}
         self._homes: dict[int, Address] = {}
         try:
             url = self._several(url)
@@ -68,7 +74,7 @@ class Nodes:
         if found is None:
             return url
         hosts = [_host(one) for one in found["hosts"].split(",")]
-        path = found["path"] or ""
+        path, options = found["path"] or "", found["options"] or ""
         if found["kind"] == "cluster":
             self._seeds = list(hosts)
         else:
@@ -76,13 +82,18 @@ class Nodes:
             self._service, _, path = path.strip("/").partition("/")
             if not self._service:
                 raise ValueError("no service")
+            self._login |= {name: unquote(value) for name, value in _LOGIN.findall(options)}
+            options = "?" + _LOGIN.sub("", options).lstrip("?&")
         host, port = hosts[0]
-        return f"redis://{found['login'] or ''}{host}:{port}/{path.strip('/')}{found['options'] or ''}"
+        return f"{found['scheme']}://{found['login'] or ''}{host}:{port}/{path.strip('/')}{options}"
 
     def _of_sentinels(self, package: Any) -> Any:
         pool = self._pool if package is self._redis.sentinel else self._apool
         options = {name: value for name, value in pool.connection_kwargs.items() if name not in ("host", "port")}
-        sentinels = package.Sentinel(self._sentinels, sentinel_kwargs=self._bounds)
+        tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
+        if issubclass(pool.connection_class, (self._redis.SSLConnection, self._redis.asyncio.SSLConnection)):
+            options["ssl"] = tls["ssl"] = True
+        sentinels = package.Sentinel(self._sentinels, sentinel_kwargs=self._bounds | self._login | tls)
         return package.SentinelConnectionPool(self._service, sentinels, **options)
 
     def connect(self, address: Address) -> Any:
@@ -96,16 +107,19 @@ class Nodes:
         if self._service:
             pool = self._of_sentinels(self._redis.asyncio.sentinel)
             connection = pool.make_connection()
+            # The connection knows its pool by a weak reference only.
+            opened = [connection, pool, *(sentinel.connection_pool for sentinel in pool.sentinel_manager.sentinels)]
+        else:
+            place = {} if address is None else {"host": address[0], "port": address[1]}
+            connection = self._apool.connection_class(**self._apool.connection_kwargs | place)
+            opened = [connection]
 
-            async def close() -> None:
-                await connection.disconnect(nowait=True)
-                for sentinel in pool.sentinel_manager.sentinels:
-                    await sentinel.connection_pool.disconnect()
+        async def close() -> None:
+            for one in opened:
+                with suppress(self.errors.RedisError, OSError):
+                    await one.disconnect()  # TLS takes a round trip, which is waited for as long as for connecting
 
-            return connection, close
-        place = {} if address is None else {"host": address[0], "port": address[1]}
-        connection = self._apool.connection_class(**self._apool.connection_kwargs | place)
-        return connection, lambda: connection.disconnect(nowait=True)
+        return connection, close
 
     # --- of a cluster
 

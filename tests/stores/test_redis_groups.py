@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from redis_groups import Move, Watched, cluster, is_whole, until, watched
-from redis_server import RedisServer
+from redis_server import RedisServer, certificate
 from shared_kit import Place, state
 from store_kit import NOTHING, Caller, lifetime, limit, tokens
 
@@ -55,9 +55,9 @@ def spread(url: str) -> Iterator[RedisStore]:
     store.close()
 
 
-@pytest.fixture
-def group(tmp_path: Path) -> Iterator[Watched]:
-    with watched(tmp_path) as made:
+@pytest.fixture(params=["plain", "secure"])
+def group(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Watched]:
+    with watched(tmp_path, secure=request.param == "secure") as made:
         yield made
 
 
@@ -259,6 +259,26 @@ def test_after_the_masters_death_its_replica_goes_on(group: Watched, tmp_path: P
         time.sleep(0.05)
     assert reasons <= {"store_unavailable"}
     group.master.start()  # its end kills it
+
+
+def test_a_wrong_password_of_the_sentinels_is_an_error_that_does_not_say_it(tmp_path: Path) -> None:
+    with watched(tmp_path, secure=True) as group:
+        wrong = RedisStore(group.url.replace("of-the-sentinels", "s3cr3t"), timeout_s=2)
+        with pytest.raises(StoreError) as refused:
+            Caller(wrong).record("r", 5)
+        wrong.close()
+        assert "s3cr3t" not in str(refused.value)
+        assert "of-the-servers" not in str(refused.value)
+
+
+def test_a_cluster_is_reached_over_tls(tmp_path: Path) -> None:
+    tls = certificate(tmp_path)
+    with cluster(tmp_path, tls=tls) as nodes:
+        store = RedisStore(f"rediss+cluster://127.0.0.1:{nodes[0].port}?ssl_ca_certs={tls}", timeout_s=5)
+        for shard in SHARDS[:12]:
+            assert Caller(store).record("r", 5, shard=shard).was == "unknown"
+        assert all(keys(node) for node in nodes)
+        store.close()
 
 
 @pytest.mark.parametrize("url", ["redis+sentinel://h:26379", "redis+sentinel://h:s3cr3t/quotas", "redis+cluster://"])
