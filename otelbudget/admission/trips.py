@@ -81,9 +81,9 @@ def window_in_key(spec: WindowSpec) -> str:
 
 
 def owner_in_key(key: str) -> tuple[Where, str]:
-    """Whose account of a shared store has *key*, and what that ends with."""
+    """Whose account of a shared store has *key*, and what that ends with; nothing if its scope has no quotas."""
     scope, *parts = key.split("/")
-    number = len(LEVELS[scope].fields)
+    number = len(LEVELS[scope].fields) if scope in LEVELS else len(parts)
     names = tuple(name.replace("%2F", "/").replace("%25", "%") for name in parts[:number])
     return Where(scope, names), "/".join(parts[number:])
 

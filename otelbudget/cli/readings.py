@@ -68,7 +68,8 @@ def _of_account(engine: Engine, one: Stored) -> Iterator[Reading]:
     from otelbudget.model.amounts import RESOURCES, UNLIMITED, shown
 
     where, window = owner_in_key(one.key)
-    quotas = [quota for quota in engine.directory.in_force(where) if window_in_key(quota.window) == window]
+    in_force = engine.directory.in_force(where) if window else ()
+    quotas = [quota for quota in in_force if window_in_key(quota.window) == window]
     whose = "/".join(where.names)
     for i, resource in enumerate(RESOURCES):
         used, taken = _plain(shown(i, one.used[i])), _plain(shown(i, one.taken[i]))

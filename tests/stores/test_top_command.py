@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 from redis_server import empty_server, free_port
+from store_kit import Caller, lifetime
 
 from otelbudget import BudgetManager, Quota, QuotaService, RunBudget, load_budget_config
 from otelbudget.cli import main, top
@@ -113,9 +114,12 @@ def test_a_store_is_shown_with_its_quotas_the_fullest_first(
 def test_what_nobody_configured_here_is_shown_without_a_limit(
     url: str, make: Callable[[str], BudgetManager], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    QuotaService(store=make(url)).consume_quota("acme", 70)
+    manager = make(url)
+    QuotaService(store=manager).consume_quota("acme", 70)
+    Caller(manager.engine.store.store).record("r", 5, lifetime("run/4f"), shard="default")  # of no level that is known
     Path("budgets.yaml").unlink()
     readings, _ = look(capsys, "--store", url)
+    assert [(one["scope"], one["whose"]) for one in readings if one["used"] == 5] == [("run", "4f")]
     assert ("day Europe/Berlin", "tokens", 70, None) in [
         (one["quota"], one["resource"], one["used"], one["limit"]) for one in readings
     ]
