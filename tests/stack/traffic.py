@@ -8,7 +8,7 @@ from otelbudget import RunBudget
 from otelbudget.ledger.account import Account
 from otelbudget.ledger.accounts import Accounts
 from otelbudget.ledger.ledger import Ledger
-from otelbudget.ledger.rules import rule_of, rule_of_budget
+from otelbudget.ledger.rules import rule_of, rules_of_budget
 from otelbudget.model.amounts import COST, INPUT, NANOS, OUTPUT, RESOURCES, TOKENS, Amounts
 from otelbudget.model.levels import Where
 from otelbudget.model.quota import Quota
@@ -47,7 +47,7 @@ class Traffic:
         """Open one run per tenant."""
         for number, (tenant, (budget, _)) in enumerate(TENANTS.items()):
             limits = RunBudget(max_steps=10).limits
-            account = Account((rule_of_budget(limits, limits, budget, (), False, None),))
+            account = Account(rules_of_budget(limits, limits, budget, (), False, None))
             self.ledger.charge([account], pack(Amounts(steps=10 - 3 * number)), [], [])
             self.meters.tenant(tenant).active += 1
             self.meters.budget(tenant, budget)

@@ -11,7 +11,7 @@ from otelbudget.config import StoreConfig
 from otelbudget.ledger.account import Account, Hold, QuotaAccount
 from otelbudget.ledger.accounts import Accounts
 from otelbudget.ledger.ledger import Ledger
-from otelbudget.ledger.rules import rule_of, rule_of_budget
+from otelbudget.ledger.rules import rule_of, rules_of_budget
 from otelbudget.model.amounts import NANOS, RESOURCES, Amounts
 from otelbudget.model.levels import Where
 from otelbudget.model.quota import Quota
@@ -65,8 +65,8 @@ class Traffic:
 
     def live_with(self, budget: RunBudget, run_id: str, tenant: str, steps: int = 0, cost_nanousd: int = 0) -> Run:
         """Begin a run with this budget."""
-        rule = rule_of_budget(budget.limits, budget.limits, budget.name, budget.thresholds, False, None)
-        account = Account((rule,))
+        rules = rules_of_budget(budget.limits, budget.limits, budget.name, budget.thresholds, False, None)
+        account = Account(rules)
         self.ledger.charge([account], pack(Amounts(steps=steps, cost_nanousd=cost_nanousd)), [], [])
         run = Run(run_id, tenant, account)
         self.meters.tenant(tenant).active += 1
