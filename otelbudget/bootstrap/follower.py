@@ -27,7 +27,8 @@ class Follower:
 
     def forked(self) -> None:
         """In a child: the thread is the parent's."""
-        forking.later(self._start)
+        if not self._stopped.is_set():
+            forking.later(self._start)
 
     def stop(self) -> None:
         """Look no more; waits for a moment where it is looking right now."""
