@@ -7,7 +7,6 @@ Nothing here keeps anything alive.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -15,7 +14,6 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 from weakref import ref
 
-_log = logging.getLogger("otelbudget")
 L = TypeVar("L")
 Refs = set[Callable[[], Any]]
 
@@ -29,7 +27,7 @@ _fresh: Refs = set()
 _told: Refs = set()
 _asked: Refs = set()
 _here = threading.local()
-_warning_due = False
+_due: list[Callable[[], object]] = []
 #: When this process was forked, in Unix ns; 0: it was not. Spans that began before are its parent's.
 forked_ns = 0
 
@@ -56,19 +54,23 @@ def before(owner: Any) -> None:
     _asked.add(ref(owner, _asked.discard))
 
 
-def warn_once() -> None:
-    """Say, the first time in a forked process, that its budgets are its own from now on.
+def later(job: Callable[[], object]) -> None:
+    """In a child: have *job* done, once, when a budget is first used there.
 
-    Not in the fork itself: a log handler may want what a thread of the parent held.
+    For what can't be done in the fork itself, such as logging: a handler may want what a thread of the parent held.
     """
-    global _warning_due
-    if _warning_due:
-        _warning_due = False
-        _log.warning(
-            "process %d was forked and keeps its accounts in memory: it began with a copy of what its parent had used,"
-            " and from now on both spend their own, up to the whole limit each",
-            os.getpid(),
-        )
+    if job not in _due:
+        _due.append(job)
+
+
+def first_use() -> None:
+    """Do what was put off until now in a forked process; costs nothing in others."""
+    while _due:
+        try:
+            job = _due.pop()
+        except IndexError:  # another thread has done it
+            return
+        job()
 
 
 def _alive(refs: Refs) -> list[Any]:
@@ -86,8 +88,9 @@ def _after_in_parent() -> None:
 
 
 def _after_in_child() -> None:
-    global _warning_due, forked_ns
+    global forked_ns
     forked_ns = time.time_ns()
+    _due.clear()
     taken = _here.__dict__.pop("taken", [])
     for lock in taken:
         lock.release()
@@ -95,7 +98,6 @@ def _after_in_child() -> None:
         # A re-entrant one that is this thread's will be released by it.
         if lock not in taken and not getattr(lock, "_is_owned", bool)():
             lock._at_fork_reinit()
-    _warning_due = bool(_held)
     _call("forked", _told)
 
 

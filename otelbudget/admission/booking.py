@@ -28,7 +28,7 @@ LOUD: Final = 8
 
 def observe(payer: Payer, operation: str, began_ns: int, site: Site) -> None:
     """Put what a check took into its histogram."""
-    forking.warn_once()  # a forked process counts from 0, and the first check of a budget is always timed
+    forking.first_use()  # a forked process counts from 0, and the first check of a budget is always timed
     seconds = (time.perf_counter_ns() - began_ns) / NANOS
     payer.engine.meters.observe_check(operation, seconds, events.trace_of(site))
 

@@ -98,7 +98,7 @@ def finish_if_idle(payer: Payer) -> None:
 
 def tend(engine: Engine, *, everything: bool = False) -> None:
     """Finish the closed runs whose open calls are never heard of again; all closed ones if *everything*."""
-    forking.warn_once()
+    forking.first_use()
     settle_overdue(engine)
     if not engine.lingering:
         return

@@ -16,6 +16,7 @@ from otelbudget.ledger.change import Changes
 from otelbudget.ledger.judging import exceeded, refusal
 from otelbudget.ledger.rules import Rule
 from otelbudget.model.amounts import NOTHING, UNLIMITED, Amounts
+from otelbudget.model.levels import LEVELS, Where
 from otelbudget.model.vector import pack, step
 from otelbudget.stores.base import FOREVER_S, Answer, Line, Reserve, Reset, Settle, Settled
 from otelbudget.stores.owed import Owed
@@ -23,6 +24,7 @@ from otelbudget.stores.owed import Owed
 if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
     from otelbudget.admission.request import Request
+    from otelbudget.model.windows import WindowSpec
     from otelbudget.stores.shared import Shared
 
 Told = Callable[[list[Crossing]], object]
@@ -69,9 +71,21 @@ def _line(account: QuotaAccount, level: int) -> Line:
 
 def _key(account: QuotaAccount) -> str:
     """Whose account it is, and counted in which kind of window."""
-    spec = account.spec
     names = (name.replace("%", "%25").replace("/", "%2F") for name in account.where.names)
-    return "/".join((account.scope, *names, f"{spec.per} {spec.timezone} {spec.at or ''}".rstrip()))
+    return "/".join((account.scope, *names, window_in_key(account.spec)))
+
+
+def window_in_key(spec: WindowSpec) -> str:
+    """What the key of an account in a shared store ends with."""
+    return f"{spec.per} {spec.timezone} {spec.at or ''}".rstrip()
+
+
+def owner_in_key(key: str) -> tuple[Where, str]:
+    """Whose account of a shared store has *key*, and what that ends with; nothing if its scope has no quotas."""
+    scope, *parts = key.split("/")
+    number = len(LEVELS[scope].fields) if scope in LEVELS else len(parts)
+    names = tuple(name.replace("%2F", "/").replace("%25", "%") for name in parts[:number])
+    return Where(scope, names), "/".join(parts[number:])
 
 
 def _shard(payer: Payer) -> str:

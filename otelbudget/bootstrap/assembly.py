@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from otelbudget import forking
 from otelbudget._version import __version__
 from otelbudget.admission import notices
 from otelbudget.bootstrap import threads
@@ -76,6 +78,16 @@ class SetUp:
             #: Undoes everything, in at most 2 s.
             self.take_down = undo.pop_all().close
         self._announce()
+        forking.tell(self)
+
+    def forked(self) -> None:
+        """In a child: it may be one of multiprocessing, where `atexit` does nothing."""
+        forking.later(self._end_with_child)
+
+    def _end_with_child(self) -> None:
+        finalizers = sys.modules.get("multiprocessing.util")
+        if finalizers is not None:
+            finalizers.Finalize(None, self.take_down, exitpriority=0)
 
     def _switch_on(self, undo: ExitStack, last: ExitStack) -> None:
         arguments = self._arguments

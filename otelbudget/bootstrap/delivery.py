@@ -5,6 +5,7 @@ The SDK waits up to 30 s for a collector that is not there; here closing takes w
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import queue
 import threading
@@ -13,6 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter
+
+from otelbudget import forking
 
 _log = logging.getLogger(__name__)
 #: How long an exporter that was told to stop may take to return, in seconds.
@@ -23,8 +26,16 @@ class Worker:
     """A daemon thread made beforehand, since none can be started any more when the interpreter ends (3.12)."""
 
     def __init__(self, name: str) -> None:
+        self._name = name
+        self.forked()
+        forking.tell(self)
+
+    def forked(self) -> None:
+        """In a child: the thread is the parent's, and what it was to do."""
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name=name, daemon=True).start()
+        thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+        # Without the context of whoever forks, which would live as long as the thread.
+        contextvars.Context().run(thread.start)
 
     def do(self, job: Callable[[], object], *, last: bool = False) -> threading.Event:
         """Have *job* done, as the thread's last one if *last*; the event is set when it is, raised or not."""

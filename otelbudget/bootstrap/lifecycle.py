@@ -69,6 +69,7 @@ def setup(
             in this process.
         metrics_port: Where ``/metrics`` is, or the next free port; 0 for any, None for no page. "auto" is 9464, or
             ``OTEL_EXPORTER_PROMETHEUS_PORT``; where metrics are pushed or the application serves *registry*, no page.
+            Each worker process has a page of its own, a forked one from its first check on; many had better push.
         metrics_host: Address that the page listens on; ``OTEL_EXPORTER_PROMETHEUS_HOST`` or 127.0.0.1 if None.
         tenant: Whose runs these are where a run does not say.
         service_name: For the tracer provider made here; ``OTEL_SERVICE_NAME`` if None.
@@ -76,7 +77,8 @@ def setup(
         meter_provider: Reports metrics through it instead of a page.
         logger_provider: Carries events out as log records where the configuration wants that (``telemetry.events``);
             the global one, or ``OTEL_LOGS_EXPORTER`` and the OTLP endpoints, if None.
-        registry: Shows the metrics in this registry of prometheus_client instead of a private one.
+        registry: Shows the metrics in this registry of prometheus_client instead of a private one; not in what
+            ``PROMETHEUS_MULTIPROC_DIR`` collects, which has no place for them.
         exporter: Where spans go: "auto" follows the ``OTEL_*`` variables, and exports nothing where they say nothing
             or the provider joined has exporters of its own; "none"; or an exporter of yours, shut down with us.
         enforce: False counts and reports everything and refuses nothing.
@@ -89,7 +91,7 @@ def setup(
         The manager of this process.
 
     Raises:
-        ConfigError: An argument, a variable or the file is wrong, no port is free, or it is set up otherwise already.
+        ConfigError: An argument, a variable or the file is wrong, or it is set up otherwise already.
     """
     given = dict(locals())  # the arguments, and nothing else yet
     if not isinstance(instrument, str | bool):

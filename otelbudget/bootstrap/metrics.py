@@ -5,14 +5,18 @@ Two routes to one Prometheus would double every sum.
 
 from __future__ import annotations
 
+import logging
+import os
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import metrics as metrics_api
 
+from otelbudget import forking
 from otelbudget.bootstrap.delivery import Carrier, Delivery, joined, of_application
 from otelbudget.bootstrap.exporters import named_exporters, variable
 from otelbudget.errors import ConfigError
+from otelbudget.guards.boundary import contained
 from otelbudget.telemetry.server import DEFAULT_HOST, DEFAULT_PORT, MetricsServer
 
 if TYPE_CHECKING:
@@ -23,29 +27,35 @@ if TYPE_CHECKING:
     from otelbudget.bootstrap.arguments import Arguments
     from otelbudget.telemetry.cells import Meters
 
+#: The logger that users switch on, rather than that of this module.
+_log = logging.getLogger("otelbudget")
+_NOT_MULTIPROCESS: Final = (
+    "PROMETHEUS_MULTIPROC_DIR is set: a page made of that folder shows none of these metrics, since they are no files;"
+    " leave registry= out, and each process serves its own, or set OTEL_METRICS_EXPORTER=otlp to push them"
+)
+
 
 class MetricsRoute:
     """Carries *meters* out, until `begin_closing` and `close`; a page may be on the *configured* port."""
 
     def __init__(self, meters: Meters, asked: Arguments, configured: int | None, resource: Resource | None) -> None:
-        self.url: str | None = None
+        self._server: MetricsServer | None = None
         self._carrier: Carrier | None = None
-        registry, pushed = asked.registry, push_wanted(asked.meter_provider)
-        page = page_wanted(
-            asked.metrics_port, asked.metrics_host, configured, pushed=pushed, own_registry=registry is None
+        self._given, pushed = asked.registry, push_wanted(asked.meter_provider)
+        self._page = page_wanted(
+            asked.metrics_port, asked.metrics_host, configured, pushed=pushed, own_registry=self._given is None
         )
-        places = []
         with ExitStack() as undo:
-            if registry is not None:
-                _show(meters, registry, undo)
-            if page is not None:
+            if self._given is not None:
+                _show(meters, self._given, undo)
+                if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+                    _log.warning(_NOT_MULTIPROCESS)
+            if self._page is not None:
                 from otelbudget.telemetry.page import Page
 
-                server = MetricsServer.start(registry or Page(meters), *page, strict=asked.strict)
-                undo.callback(server.close)
-                self.url = server.url
-            if registry is not None or page is not None:
-                places.append(self.url or "the registry given")
+                self._shown = self._given or Page(meters)
+                undo.callback(self._end_page)
+                self._serve(strict=asked.strict)
             if pushed:
                 from otelbudget.telemetry.cells import MAX_SERIES
                 from otelbudget.telemetry.otel_metrics import JOINED_SETS, report
@@ -54,9 +64,42 @@ class MetricsRoute:
                 carrier = joined(given, "the application's meter provider") if given else _own(resource)
                 sets = JOINED_SETS if given else MAX_SERIES
                 self._carrier, self._end_report = carrier, report(meters, carrier.provider, sets)
-                places.append(carrier.where)
             self._undo = undo.pop_all()
-        self.where = " and ".join(places) or "nowhere"
+        forking.tell(self)
+
+    @property
+    def url(self) -> str | None:
+        """Where the page is, if there is one."""
+        return None if self._server is None else self._server.url
+
+    @property
+    def where(self) -> str:
+        """Where metrics go, in words."""
+        page = self.url or ("the registry given" if self._given is not None else None)
+        places = [place for place in (page, self._carrier and self._carrier.where) if place]
+        return " and ".join(places) or "nowhere"
+
+    def _serve(self, *, strict: bool = False) -> None:
+        if self._page is not None:
+            self._server = MetricsServer.start(self._shown, *self._page, strict=strict)
+
+    def _end_page(self) -> None:
+        self._page = None
+        if self._server is not None:
+            self._server.close()
+
+    def forked(self) -> None:
+        """In a child: the page is the parent's; it has one of its own as soon as it has something to tell."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        if self._page is not None:
+            forking.later(self._serve_own)
+
+    def _serve_own(self) -> None:
+        with contained("opening the page of a forked process"):
+            self._serve()
+            _log.info("metrics of process %d, which was forked, go to %s", os.getpid(), self.where)
 
     def begin_closing(self) -> list[Delivery]:
         """Stop serving and begin the last push; what has to be waited for."""

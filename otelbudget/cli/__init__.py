@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "quota": "list, show, set and reset the quotas of a store that processes share",
     "dashboards": "write the Grafana boards into a directory",
     "alerts": "write the alert rules of Prometheus into a directory",
+    "top": "watch the quotas of a store, or of /metrics pages, as they fill up",
     "schema": "write the JSON Schema of a budgets.yaml, for editors",
 }
 

@@ -20,8 +20,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _MORE
     parser.add_argument("--tenants", type=_tenants, default=8, metavar="N", help="how many tenants (default 8)")
     parser.add_argument("--config", metavar="FILE", help="a budgets.yaml to use instead of the demo's own")
+    parser.add_argument("--store", metavar="URL", help="sqlite:///path.db, redis://...: share the quotas with others")
     parser.add_argument("--serve", action="store_true", help="keep load and /metrics running until Ctrl-C")
-    parser.add_argument("--for", dest="for_s", type=_seconds, metavar="5m", help="--serve, and end after this time")
+    parser.add_argument("--for", dest="for_s", type=seconds, metavar="5m", help="--serve, and end after this time")
     parser.add_argument("--metrics-port", type=int, metavar="PORT", help="port of /metrics (default 9464; 0: any)")
     parser.add_argument("--metrics-host", metavar="HOST", help="where /metrics listens (default 127.0.0.1)")
 
@@ -52,7 +53,8 @@ def _tenants(text: str) -> int:
     return number
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """The type of an argument that is a time."""
     from otelbudget.model.text import parse_seconds
 
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from otelbudget.cli.screen import Screen
 if TYPE_CHECKING:
     from otelbudget.config import Config
     from otelbudget.quota import QuotaService
+    from otelbudget.stores.base import Store, Stored
 
 _LIMITS: Final = ("steps", "tokens", "input_tokens", "output_tokens", "cost_usd", "tool_calls")
 _MORE: Final = """The store and the configured quotas are those of ./budgets.yaml, or of --config. What is set holds for
@@ -52,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     from otelbudget.manager import BudgetManager
     from otelbudget.quota import QuotaService
 
-    manager = BudgetManager(_config(options))
+    manager = BudgetManager(shared_config(options))
     try:
         if options.action == "list":
             rows = _accounts(manager.engine.store.store, options.org)
@@ -69,7 +71,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _config(options: argparse.Namespace) -> Config:
+def shared_config(options: argparse.Namespace) -> Config:
+    """What ``--config``, else ./budgets.yaml says, with the ``--store``; ConfigError if that is nothing to share."""
     from otelbudget.config import Config, StoreConfig, load_budget_config
     from otelbudget.errors import ConfigError
 
@@ -99,19 +102,25 @@ def _change(service: QuotaService, options: argparse.Namespace) -> None:
     service.set_quota(options.tenant, quota, actor=actor, reason=options.reason)
 
 
-def _accounts(store: Any, org: str) -> list[dict[str, Any]]:
+def _accounts(store: Store, org: str) -> list[dict[str, Any]]:
     from otelbudget.model.amounts import RESOURCES, shown
 
-    rows, after = [], ""
-    while page := store.accounts(org, after):
-        for one in page:
-            for i, resource in enumerate(RESOURCES):
-                used, taken = (amounts[i] for amounts in (one.used, one.taken))
-                if taken:
-                    amounts = {"used": shown(i, used), "reserved": shown(i, taken - used)}
-                    rows.append({"account": one.key, "resource": resource, **amounts})
-        after = page[-1].key
+    rows = []
+    for one in stored(store, org):
+        for i, resource in enumerate(RESOURCES):
+            used, taken = (amounts[i] for amounts in (one.used, one.taken))
+            if taken:
+                amounts = {"used": shown(i, used), "reserved": shown(i, taken - used)}
+                rows.append({"account": one.key, "resource": resource, **amounts})
     return rows
+
+
+def stored(store: Store, shard: str) -> Iterator[Stored]:
+    """All accounts of a shard in their windows of now."""
+    after = ""
+    while page := store.accounts(shard, after):
+        yield from page
+        after = page[-1].key
 
 
 def _plain(value: Any) -> Any:

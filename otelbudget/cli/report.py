@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
-from otelbudget.cli.screen import Cell, Screen
+from otelbudget.cli.screen import NEAR, Cell, Screen, amount, bar
 from otelbudget.demo import evidence
 from otelbudget.demo.load import stopped_by
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 #: A title that ends in a space has its column aligned right.
 HEAD: Final = ("Tenant", "Budget", "Steps ", "Tokens ", "Cost ", "Seconds ", "Refused ", "")
 
-_NEAR: Final = 0.8
-_BAR: Final = 10
 #: What stopped a run, as people say it.
 _WORDS: Final = {
     "cost_usd": "money",
@@ -167,22 +165,15 @@ def cells(row: Row) -> list[Cell]:
 
 def _amount(receipt: Receipt, resource: str) -> Cell:
     used, limit = receipt.used[resource], receipt.limits[resource]
-    text = _text(resource, used) + ("" if limit is None else f"/{_limit(resource, limit)}")
+    text = amount(resource, used) + ("" if limit is None else f"/{_limit(resource, limit)}")
     if receipt.resource == resource:
         return text, "bad"
-    return text, "warn" if limit and used >= _NEAR * float(limit) else "plain"
+    return text, "warn" if limit and used >= NEAR * float(limit) else "plain"
 
 
 def _limit(resource: str, value: Any) -> str:
     whole = resource == "tokens" and value >= 1000 and value % 1000 == 0
-    return f"{value // 1000:,}k" if whole else _text(resource, value)
-
-
-def _text(resource: str, value: Any) -> str:
-    if resource == "cost_usd":
-        whole, _, cents = f"{value:.4f}".partition(".")
-        return f"${whole}.{cents.rstrip('0'):0<2}"
-    return f"{value:.2f}".rstrip("0").rstrip(".") if resource == "seconds" else f"{value:,}"
+    return f"{value // 1000:,}k" if whole else amount(resource, value)
 
 
 def _state(row: Row, receipt: Receipt) -> Cell:
@@ -193,8 +184,7 @@ def _state(row: Row, receipt: Receipt) -> Cell:
     # How much of the tightest limit is used.
     used = [float(receipt.used[resource]) / float(limit) for resource, limit in receipt.limits.items() if limit]
     ratio = min(1.0, max(used, default=0.0))
-    filled = round(ratio * _BAR)
-    return f"{'█' * filled}{'░' * (_BAR - filled)} {ratio:.0%}", "warn" if ratio >= _NEAR else "good"
+    return bar(ratio), "warn" if ratio >= NEAR else "good"
 
 
 def _outcome(receipt: Receipt) -> str:

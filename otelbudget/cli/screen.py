@@ -7,9 +7,12 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 WIDTH: Final = 100
+#: From here on a limit is nearly reached.
+NEAR: Final = 0.8
+_BAR: Final = 10
 
 #: What a text is about: how it is coloured where there are colours.
 Mark = Literal["good", "bad", "warn", "dim", "plain"]
@@ -52,12 +55,15 @@ class Screen:
         """A table; numbers are right-aligned where the head ends in a space."""
         self._write("\n".join(self._lines(head, rows)))
 
-    def draw(self, head: Sequence[str], rows: Sequence[Sequence[Cell]], *, last: bool = False) -> None:
-        """Draw a table over the one drawn before; as much of it as fits, unless it is the *last*."""
-        lines = self._lines(head, rows)[: None if last else self._size.lines - 1]
+    def draw(
+        self, head: Sequence[str], rows: Sequence[Sequence[Cell]], *, notes: Sequence[Cell] = (), last: bool = False
+    ) -> None:
+        """Draw *notes* and a table over what was drawn before; as much as fits, unless it is the *last*."""
+        lines = [f"  {self._painted(text, _COLOURS[mark])}" for text, mark in notes] + self._lines(head, rows)
+        lines = lines[: None if last else self._size.lines - 1]
         up = f"\x1b[{self._drawn}A" if self._drawn else ""
         # Without wrapping: a line that the terminal breaks in two would be one more to go up.
-        self._write(f"\x1b[?7l{up}" + "\n".join(f"\x1b[2K{line}" for line in lines) + "\x1b[?7h")
+        self._write(f"\x1b[?7l{up}" + "\n".join(f"\x1b[2K{line}" for line in lines) + "\x1b[J\x1b[?7h")
         self._drawn = len(lines)
 
     def _lines(self, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:
@@ -80,6 +86,20 @@ class Screen:
             print(f"{text}\n", end="", flush=True)
         except BrokenPipeError:  # the reader has seen enough, as `head` does; the rest goes nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def amount(resource: str, value: Any) -> str:
+    """So much of a resource, as people read it."""
+    if resource == "cost_usd":
+        whole, _, cents = f"{value:.4f}".partition(".")
+        return f"${whole}.{cents.rstrip('0'):0<2}"
+    return f"{value:.2f}".rstrip("0").rstrip(".") if resource == "seconds" else f"{value:,}"
+
+
+def bar(ratio: float) -> str:
+    """How much of a limit is taken, drawn."""
+    filled = round(min(1.0, ratio) * _BAR)
+    return f"{'█' * filled}{'░' * (_BAR - filled)} {ratio:.0%}"
 
 
 def _aligned(text: str, width: int, title: str) -> str:

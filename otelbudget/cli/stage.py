@@ -12,6 +12,7 @@ import otelbudget
 from otelbudget import bootstrap
 from otelbudget.cli.report import HEAD, Result, cells
 from otelbudget.cli.screen import Screen
+from otelbudget.config.store import concealed
 from otelbudget.demo import DemoServer, evidence
 from otelbudget.demo.load import Load, Row
 from otelbudget.demo.scenario import BUDGETS, jobs, latency
@@ -47,7 +48,11 @@ class Stage:
         work = jobs(options.tenants, config, patient=options.serve)
         port: Any = "auto" if options.metrics_port is None else options.metrics_port
         self._meters = otelbudget.setup(
-            config, service_name="otelbudget-demo", metrics_port=port, metrics_host=options.metrics_host
+            config,
+            store=options.store,
+            service_name="otelbudget-demo",
+            metrics_port=port,
+            metrics_host=options.metrics_host,
         ).engine.meters
         undo.callback(otelbudget.shutdown)
         self._facts = cast("Facts", bootstrap.facts())
@@ -87,6 +92,8 @@ class Stage:
             "spans": facts.spans,
             "metrics": facts.metrics,
         }
+        if options.store is not None:
+            told["quotas"] = f"shared in {concealed(options.store)}"
         if options.serve:
             told["ends"] = f"after {options.for_s:g} s, or with Ctrl-C" if options.for_s else "with Ctrl-C"
         self._display.heading(f"otelbudget demo: agents of {len(self._load.rows)} tenants at work, each under a budget")

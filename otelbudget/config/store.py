@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from otelbudget.model.quota import Quotas
 
 _FILE: Final = "sqlite:///"
-_SERVER: Final = (
-    r"(?:rediss?|redis\+(?:cluster|sentinel))://[^\x00-\x20\x7f]+|unix://[^\x00-\x20\x7f]*/[^\x00-\x20\x7f]+"
-)
+_SERVER: Final = r"rediss?(?:\+(?:cluster|sentinel))?://[^\x00-\x20\x7f]+|unix://[^\x00-\x20\x7f]*/[^\x00-\x20\x7f]+"
 #: What an address is, as Python and JSON Schema read it. A path of a file is taken as it stands: no %20, no ?options=.
 ADDRESS: Final = rf"memory|{_FILE}(?!:memory:$|.*\?[a-z_]*=)[^\x00-\x1f\x7f]*[^/\x00-\x1f\x7f]|{_SERVER}"
 #: The same for messages.
@@ -47,7 +45,8 @@ class StoreConfig:
             four slashes begin an absolute path, three one from the folder of the ``budgets.yaml`` that says so, or
             from the working directory where it is said in code; or ``redis://host:port/db``, ``rediss://`` (TLS) or
             ``unix:///path?db=0``, a Redis or Valkey server that machines share; where it is several,
-            ``redis+cluster://host:port,host:port`` or ``redis+sentinel://host:port,host:port/SERVICE/db``.
+            ``redis+cluster://host:port,host:port`` or ``redis+sentinel://host:port,host:port/SERVICE/db``
+            (``?sentinel_password=...``), with TLS ``rediss+cluster://`` and ``rediss+sentinel://``.
         timeout_s: How long one call of the store may take, 0.01 to 60 seconds; 0.25 for a server and 5 for a file if
             it is not said.
         ttl_s: How long a hold lives that nobody renews, 1 to 3,600 seconds.

@@ -94,7 +94,7 @@ class Directory:
         for scope, level in LEVELS.items():
             for names in level.named(self.quotas, owner, model):
                 where = Where(scope, names)
-                listed = self._in_force(where)
+                listed = self.in_force(where)
                 per_run += [(where, quota) for quota in listed if quota.per == "run"]
                 for account in self._bound(where, listed, now_s):
                     since_s, until_s = self.accounts.good_until(account, now_s)
@@ -121,7 +121,7 @@ class Directory:
     def standing(self) -> tuple[QuotaAccount, ...]:
         """The accounts of now of everybody who is named, and of all who used something, now or in a window before."""
         now_s = self.clock_s()
-        named = [account for where in self._named() for account in self._bound(where, self._in_force(where), now_s)]
+        named = [account for where in self._named() for account in self._bound(where, self.in_force(where), now_s)]
         found = {account.key: account for account in named}
         for account in self.accounts:
             goes_on = account.start_s <= now_s < account.end_s
@@ -142,8 +142,8 @@ class Directory:
 
     # --- what is set while running
 
-    def _in_force(self, where: Where) -> tuple[Quota, ...]:
-        """What is configured for *where*, with what was set in the place of one of them, or on top."""
+    def in_force(self, where: Where) -> tuple[Quota, ...]:
+        """What is configured for *where*, with what was set while running in the place of one of them, or on top."""
         listed = self.quotas.of(where)
         tenant = where.get("tenant")
         for quota in self.overrides.get(tenant, ()) if where == self._home(tenant) else ():
@@ -153,7 +153,7 @@ class Directory:
 
     def quotas_of(self, tenant: str) -> tuple[Quota, ...]:
         """What *tenant* is held to, but for quotas of each root run."""
-        return tuple(quota for quota in self._in_force(self._home(tenant)) if quota.per != "run")
+        return tuple(quota for quota in self.in_force(self._home(tenant)) if quota.per != "run")
 
     def override(self, tenant: str, quota: Quota) -> Quota | None:
         """Put *quota* in force for *tenant* until `restore`, also after a reload; gives what it takes the place of.
@@ -188,7 +188,7 @@ class Directory:
         self.generation += 1
         for account in self.accounts:  # one at a time, so that nobody waits long
             if where is None or account.where == where:
-                self._bind(account, _by_window(self._in_force(account.where)).get(account.spec, ()))
+                self._bind(account, _by_window(self.in_force(account.where)).get(account.spec, ()))
 
 
 def _by_window(listed: tuple[Quota, ...]) -> dict[WindowSpec, tuple[Rule, ...]]:

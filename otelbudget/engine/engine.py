@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -162,3 +163,13 @@ class Engine:
             run.forked()
         self.lingering.clear()
         self.meters.forked()
+        if self.store is None:
+            forking.later(_warn_of_own_accounts)
+
+
+def _warn_of_own_accounts() -> None:
+    _log.warning(
+        "process %d was forked and keeps its accounts in memory: it began with a copy of what its parent had used,"
+        " and from now on both spend their own, up to the whole limit each (with a store they share quotas)",
+        os.getpid(),
+    )

@@ -64,9 +64,12 @@ class Controlled(Locked):
         return refused
 
     def mirror(self, accounts: Sequence[Account], states: Sequence[tuple[int, int]]) -> None:
-        """Note (used, taken) of accounts that are kept elsewhere."""
+        """Note (used, taken) of accounts that are kept elsewhere; gauges go on showing what is used."""
         if self.later(partial(self.mirror, accounts, states)):
             return
+        for one, (_, taken) in zip(accounts, states, strict=True):
+            if taken and one.dropped:
+                one.keep()
         noted = [(one, "used", used) for one, (used, _) in zip(accounts, states, strict=True)]
         noted += [(one, "taken", taken) for one, (_, taken) in zip(accounts, states, strict=True)]
         with self.lock:

@@ -82,7 +82,11 @@ end
 -- The accounts of this trip, read at once with the hold, which it gives, and the revision.
 local function accounts_from(first)
   local lines = { unpack(KEYS, first) }
-  local found = call('MGET', prefix .. 'revision', KEYS[2], unpack(lines))
+  local asked = { prefix .. 'revision', KEYS[2], unpack(lines) }
+  -- Nothing is ever there: a node of a cluster that gives this slot away refuses it, and so the whole trip, before that
+  -- has written anything; what it needs further on may have gone.
+  asked[#asked + 1] = prefix .. 'none'
+  local found = call('MGET', unpack(asked))
   for n, key in ipairs(lines) do rows[key] = found[n + 2] end
   return lines, tonumber(found[1] or 0), found[2] and cmsgpack.unpack(found[2])
 end

@@ -6,20 +6,23 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
-__all__ = ["Command", "Lane"]
+__all__ = ["ASKING", "Command", "Lane"]
 
 Command = Sequence[str | bytes | int]
+ASKING: Command = ("ASKING",)
 
 
 class _Asked:
     """A command that waits for its answer."""
 
-    __slots__ = ("answer", "command")
+    __slots__ = ("answer", "asking", "command")
 
-    def __init__(self, command: Command) -> None:
+    def __init__(self, command: Command, asking: bool) -> None:
         self.command = command
+        self.asking = asking
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def end(self, answer: Any) -> None:
@@ -29,6 +32,10 @@ class _Asked:
             self.answer.set_exception(answer)
         else:
             self.answer.set_result(answer)
+
+
+def _commands(asked: _Asked) -> Sequence[Command]:
+    return (ASKING, asked.command) if asked.asking else (asked.command,)
 
 
 class Lane:
@@ -59,9 +66,9 @@ class Lane:
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._work(), name="otelbudget-redis")
 
-    async def send(self, command: Command) -> Any:
-        """What the server answers; raises what redis-py raises."""
-        asked = _Asked(command)
+    async def send(self, command: Command, *, asking: bool = False) -> Any:
+        """What the server answers, *asking* about a slot that it is only getting; raises what redis-py raises."""
+        asked = _Asked(command, asking)
         self._waiting.append(asked)
         self._woken.set()
         return await asked.answer
@@ -106,10 +113,12 @@ class Lane:
     async def _send(self, batch: list[_Asked]) -> list[_Asked]:
         if not self._connection.is_connected:
             await self._connection.connect()  # to send would do without the Sentinels
-        packed = self._connection.pack_commands([asked.command for asked in batch])
+        packed = self._connection.pack_commands(chain.from_iterable(map(_commands, batch)))
         await self._connection.send_packed_command(packed)
         unknown = []
         for asked in batch:
+            if asked.asking:
+                await self._connection.read_response()
             try:
                 asked.end(await self._connection.read_response())
             except self._errors.NoScriptError:

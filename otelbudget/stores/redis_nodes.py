@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import re
+import time
 from binascii import crc_hqx
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
+from urllib.parse import unquote
 
 from otelbudget.config.store import concealed
 from otelbudget.errors import ConfigError
 
-__all__ = ["Address", "Nodes"]
+__all__ = ["Address", "Nodes", "Way"]
 
 #: A node of a cluster; None is what the address says.
 Address = tuple[str, int] | None
 
 _SEVERAL: Final = re.compile(
-    r"redis\+(?P<kind>cluster|sentinel)://(?P<login>.*@)?(?P<hosts>[^/?#@]+)(?P<path>/[^?#]*)?(?P<options>\?.*)?"
+    r"(?P<scheme>rediss?)\+(?P<kind>cluster|sentinel)://(?P<login>.*@)?(?P<hosts>[^/?#@]+)(?P<path>/[^?#]*)?(?P<options>\?.*)?"
 )
-_MOVED: Final = re.compile(r"(?:MOVED )?\d+ (\S*):(\d+)")
+#: Of the Sentinels.
+_LOGIN: Final = re.compile(r"[?&]sentinel_(username|password)=([^&]*)")
+_PLACE: Final = re.compile(r"\d+ (\S*):(\d+)")
+#: What a script meets on a node that is giving its slot away.
+_GOING: Final = "non local key"
+_PAUSE_S: Final = 0.01
 
 
 class Nodes:
@@ -26,7 +34,8 @@ class Nodes:
 
     Args:
         url: ``redis://``, ``rediss://`` and ``unix://`` as redis-py reads them; ``redis+cluster://host:port,host:port``;
-            ``redis+sentinel://host:port,host:port/SERVICE/db``, where the login is that of the servers.
+            ``redis+sentinel://host:port,host:port/SERVICE/db``, where the login is that of the servers, and the one of
+            the Sentinels follows as ``?sentinel_username=...&sentinel_password=...``; ``rediss+...`` is TLS to all.
         timeout_s: How long connecting, sending and each reply may take.
 
     Raises:
@@ -47,6 +56,7 @@ class Nodes:
         self._bounds = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
         self._seeds: list[Address] = [None]
         self._service = ""
+        self._login: dict[str, Any] = {}
         self._homes: dict[int, Address] = {}
         try:
             url = self._several(url)
@@ -64,7 +74,7 @@ class Nodes:
         if found is None:
             return url
         hosts = [_host(one) for one in found["hosts"].split(",")]
-        path = found["path"] or ""
+        path, options = found["path"] or "", found["options"] or ""
         if found["kind"] == "cluster":
             self._seeds = list(hosts)
         else:
@@ -72,13 +82,18 @@ class Nodes:
             self._service, _, path = path.strip("/").partition("/")
             if not self._service:
                 raise ValueError("no service")
+            self._login |= {name: unquote(value) for name, value in _LOGIN.findall(options)}
+            options = "?" + _LOGIN.sub("", options).lstrip("?&")
         host, port = hosts[0]
-        return f"redis://{found['login'] or ''}{host}:{port}/{path.strip('/')}{found['options'] or ''}"
+        return f"{found['scheme']}://{found['login'] or ''}{host}:{port}/{path.strip('/')}{options}"
 
     def _of_sentinels(self, package: Any) -> Any:
         pool = self._pool if package is self._redis.sentinel else self._apool
         options = {name: value for name, value in pool.connection_kwargs.items() if name not in ("host", "port")}
-        sentinels = package.Sentinel(self._sentinels, sentinel_kwargs=self._bounds)
+        tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
+        if issubclass(pool.connection_class, (self._redis.SSLConnection, self._redis.asyncio.SSLConnection)):
+            options["ssl"] = tls["ssl"] = True
+        sentinels = package.Sentinel(self._sentinels, sentinel_kwargs=self._bounds | self._login | tls)
         return package.SentinelConnectionPool(self._service, sentinels, **options)
 
     def connect(self, address: Address) -> Any:
@@ -92,16 +107,19 @@ class Nodes:
         if self._service:
             pool = self._of_sentinels(self._redis.asyncio.sentinel)
             connection = pool.make_connection()
+            # The connection knows its pool by a weak reference only.
+            opened = [connection, pool, *(sentinel.connection_pool for sentinel in pool.sentinel_manager.sentinels)]
+        else:
+            place = {} if address is None else {"host": address[0], "port": address[1]}
+            connection = self._apool.connection_class(**self._apool.connection_kwargs | place)
+            opened = [connection]
 
-            async def close() -> None:
-                await connection.disconnect(nowait=True)
-                for sentinel in pool.sentinel_manager.sentinels:
-                    await sentinel.connection_pool.disconnect()
+        async def close() -> None:
+            for one in opened:
+                with suppress(self.errors.RedisError, OSError):
+                    await one.disconnect()  # TLS takes a round trip, which is waited for as long as for connecting
 
-            return connection, close
-        place = {} if address is None else {"host": address[0], "port": address[1]}
-        connection = self._apool.connection_class(**self._apool.connection_kwargs | place)
-        return connection, lambda: connection.disconnect(nowait=True)
+        return connection, close
 
     # --- of a cluster
 
@@ -114,19 +132,56 @@ class Nodes:
         """Whom to ask about what is in *slot*, one after the other as long as connections break."""
         return [self._homes.get(slot, self._seeds[0]), *self._seeds]
 
-    def moved(self, slot: int, asked: Address, error: BaseException | None) -> Address:
-        """Which node *error* says is the right one; None if it says something else."""
-        found = _MOVED.fullmatch(str(error)) if isinstance(error, self.errors.ResponseError) else None
-        if found is None or asked is None or type(error).__name__ == "AskError":
-            return None
-        address = self._homes[slot] = (found[1] or asked[0], int(found[2]))
-        return address
+    def home(self, slot: int, address: Address) -> Address:
+        """Which node is known to keep *slot*, else the one at *address*."""
+        return self._homes.get(slot, address)
+
+    def moved(self, slot: int, address: Address) -> None:
+        """*slot* is kept at *address* from now on."""
+        self._homes[slot] = address
 
     def lost(self, slot: int, asked: Address) -> None:
         """*asked* did not answer: others are asked first from now on."""
         self._homes.pop(slot, None)
         if asked in self._seeds:
             self._seeds = [*(seed for seed in self._seeds if seed != asked), asked]
+
+
+class Way:
+    """Where a command about a slot goes, as the nodes of a cluster send it on, for *within_s* at most.
+
+    Attributes:
+        address: Which node is to be asked next.
+        asking: Whether that is told to answer for a slot that it is only getting.
+    """
+
+    def __init__(self, nodes: Nodes, slot: int, address: Address, within_s: float) -> None:
+        self._nodes = nodes
+        self._slot = slot
+        self._hops = 0
+        self._ends_s = time.monotonic() + within_s
+        self.address = address
+        self.asking = False
+
+    def turn(self, error: Exception) -> float:
+        """Go where *error* says, after so many seconds; raises it if it says nothing like that, or time is over.
+
+        While a slot moves, its keys are here and there, and nobody answers for all of them.
+        """
+        errors, found = self._nodes.errors, _PLACE.fullmatch(str(error))
+        if isinstance(error, errors.TryAgainError) or _GOING in str(error):
+            self.address, self.asking = self._nodes.home(self._slot, self.address), False
+        elif isinstance(error, errors.AskError) and found is not None and self.address is not None:
+            self.asking = not isinstance(error, errors.MovedError)
+            self.address = (found[1] or self.address[0], int(found[2]))
+            if not self.asking:
+                self._nodes.moved(self._slot, self.address)
+        else:
+            raise error
+        if time.monotonic() > self._ends_s:
+            raise error
+        self._hops += 1
+        return 0 if self._hops <= 2 else _PAUSE_S
 
 
 def _host(text: str) -> tuple[str, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections import deque
 from collections.abc import Sequence
 from importlib.resources import files
@@ -15,8 +16,8 @@ from typing import Any, Final
 
 from otelbudget import forking
 from otelbudget.errors import StoreError
-from otelbudget.stores.redis_lane import Command, Lane
-from otelbudget.stores.redis_nodes import Address, Nodes
+from otelbudget.stores.redis_lane import ASKING, Command, Lane
+from otelbudget.stores.redis_nodes import Address, Nodes, Way
 
 __all__ = ["Wire"]
 
@@ -91,22 +92,20 @@ class Wire:
         raise self.failed(broken) from broken
 
     def _sent(self, command: Command, slot: int, address: Address) -> Any:
-        try:
-            return self._once(command, address)
-        except self._errors.ResponseError as error:
-            home = self._nodes.moved(slot, address, error)
-            if home is None:
-                raise
-        return self._once(command, home)
+        way = Way(self._nodes, slot, address, self.timeout_s)
+        while True:
+            try:
+                return self._once(command, way.address, asking=way.asking)
+            except self._errors.ResponseError as error:
+                time.sleep(way.turn(error))
 
     async def _asent(self, command: Command, slot: int, address: Address) -> Any:
-        try:
-            return await self._lane(address).send(command)
-        except self._errors.ResponseError as error:
-            home = self._nodes.moved(slot, address, error)
-            if home is None:
-                raise
-        return await self._lane(home).send(command)
+        way = Way(self._nodes, slot, address, self.timeout_s)
+        while True:
+            try:
+                return await self._lane(way.address).send(command, asking=way.asking)
+            except self._errors.ResponseError as error:
+                await asyncio.sleep(way.turn(error))
 
     def _lost(self, slot: int, address: Address, error: Exception) -> Exception:
         self._nodes.lost(slot, address)
@@ -115,7 +114,7 @@ class Wire:
                 connection.disconnect()
         return error
 
-    def _once(self, command: Command, address: Address) -> Any:
+    def _once(self, command: Command, address: Address, *, asking: bool) -> Any:
         self._check_open()
         idle = self._idle.setdefault(address, deque())
         try:
@@ -126,10 +125,10 @@ class Wire:
         try:
             connection.connect()  # if it is not; to send would do without the Sentinels
             try:
-                answer = self._ask(connection, command)
+                answer = self._ask(connection, command, asking)
             except self._errors.NoScriptError:
                 self._ask(connection, _LOAD)
-                answer = self._ask(connection, command)
+                answer = self._ask(connection, command, asking)
             idle.append(connection)
         except BaseException as error:  # whatever interrupts it: its reply must not be taken for another's
             connection.disconnect()
@@ -143,7 +142,10 @@ class Wire:
         return answer
 
     @staticmethod
-    def _ask(connection: Any, command: Command) -> Any:
+    def _ask(connection: Any, command: Command, asking: bool = False) -> Any:
+        if asking:
+            connection.send_command(*ASKING)
+            connection.read_response()
         connection.send_command(*command)
         return connection.read_response()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from threading import Thread
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,10 @@ DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 9464
 #: How many ports after the one asked for are tried.
 _MORE_PORTS: Final = 15
+_ADVICE: Final = (
+    "Stop what listens there, or choose another port (metrics_port=..., OTEL_EXPORTER_PROMETHEUS_PORT, 0 for any free"
+    " one), or none (metrics_port=None); many workers had better push them (OTEL_METRICS_EXPORTER=otlp)"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -39,11 +44,14 @@ class MetricsServer:
     @classmethod
     def start(
         cls, registry: Collector | Page, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, *, strict: bool = False
-    ) -> MetricsServer:
+    ) -> MetricsServer | None:
         """Serve *registry* on *host* and *port* (0: any free one), or on one of the 15 after it unless it is *strict*.
 
+        Returns:
+            The page; None, and a warning, where all those ports are in use: that keeps nobody from working.
+
         Raises:
-            ConfigError: The ports are in use, or the address can't be listened on.
+            ConfigError: The address can't be listened on, or is in use and that is *strict*.
         """
         # Late: an application without a page never pays for it
         from prometheus_client import CollectorRegistry, start_http_server
@@ -64,13 +72,14 @@ class MetricsServer:
             thread.name = "otelbudget-metrics"
             page = cls(server, thread, host)
             if candidate != port:
-                _log.warning("port %d is in use, metrics are on %s instead", port, page.url)
+                _log.warning("port %d is in use, metrics of process %d are on %s instead", port, os.getpid(), page.url)
             return page
         ports = f"port {port}" if last == port else f"every port from {port} to {last}"
-        raise ConfigError(
-            f"can't serve metrics: {ports} on {host} is in use. Stop what listens there, or choose another port "
-            "(metrics_port=..., OTEL_EXPORTER_PROMETHEUS_PORT, 0 for any free one), or none (metrics_port=None)"
-        )
+        refused = f"can't serve metrics of process {os.getpid()}: {ports} on {host} is in use. {_ADVICE}"
+        if strict:
+            raise ConfigError(refused)
+        _log.warning("%s", refused)
+        return None
 
     def close(self) -> None:
         """Stop serving; the port is free and the thread gone when this returns. Closing twice does nothing."""

@@ -222,3 +222,17 @@ def test_the_picture_in_the_repository_shows_what_the_demo_shows_today() -> None
     text = "".join(ElementTree.parse(picture).getroot().itertext()).replace("\xa0", " ")
     for piece in (*(f"stopped: {what}" for what in STOPS), "nothing leaked", "otelbudget.check"):
         assert piece in text
+
+
+def test_two_demos_at_once_share_the_quotas_of_a_store(tmp_path: Path) -> None:
+    (tmp_path / "budgets.yaml").write_text("quotas: {org: [{steps: 25, per: lifetime}]}\n")
+    shared = ("--config", "budgets.yaml", "--store", "sqlite:///quotas.db")
+    both = [
+        subprocess.Popen(command(*shared), env=environment(), cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    outputs = [one.communicate(timeout=90)[0] for one in both]
+    assert [one.returncode for one in both] == [0, 0]
+    assert sum(map(received, outputs)) == 25
+    assert all("quotas   shared in sqlite:///quotas.db" in output for output in outputs)
+    assert all("stopped by steps" in output for output in outputs)

@@ -21,25 +21,36 @@ import pytest
 class RedisServer:
     """A server that keeps what it has answered, on a port that stays the same when it is started again."""
 
-    def __init__(self, folder: Path, *options: str, password: str | None = None, program: str = "redis-server") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        password: str | None = None,
+        tls: Path | None = None,
+        program: str = "redis-server",
+    ) -> None:
         found = find(program)
         self.port = free_port()
         self.folder = folder
-        self._password = password
+        self._password, self._tls = password, tls
         self.socket = folder / "redis.sock"
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._command = [found, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
         self._command += ["--unixsocket", self.socket, "--appendonly", "yes", "--appendfsync", "always"]
         self._command += ["--enable-debug-command", "local", *options]
+        self._command += [f"--{word}" if n == 0 else word for line in secured(self) for n, word in enumerate(line)]
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
     @classmethod
-    def sentinel(cls, folder: Path, config: str) -> RedisServer:
+    def sentinel(
+        cls, folder: Path, config: str, *, password: str | None = None, tls: Path | None = None
+    ) -> RedisServer:
         """A Sentinel with this configuration, of which the first lines are written here."""
         one = cls.__new__(cls)
-        one.port, one.folder, one._password = free_port(), folder, None
-        (folder / "sentinel.conf").write_text(f"port {one.port}\nbind 127.0.0.1\ndir {folder}\n{config}")
+        one.port, one.folder, one._password, one._tls = free_port(), folder, password, tls
+        more = "".join(f"{' '.join(line)}\n" for line in secured(one))
+        (folder / "sentinel.conf").write_text(f"port {one.port}\nbind 127.0.0.1\ndir {folder}\n{more}{config}")
         one._command = [find("redis-server"), str(folder / "sentinel.conf"), "--sentinel"]
         one.start()
         return one
@@ -78,7 +89,10 @@ class RedisServer:
         import redis
 
         try:
-            with redis.Redis(port=self.port, password=self._password, socket_timeout=5) as client:
+            secure = {} if self._tls is None else {"ssl": True, "ssl_ca_certs": str(self._tls)}
+            with redis.Redis(
+                host="127.0.0.1", port=self.port, password=self._password, socket_timeout=5, **secure
+            ) as client:
                 return client.execute_command(*command)
         except redis.ConnectionError as error:
             raise OSError(str(error)) from error
@@ -87,6 +101,27 @@ class RedisServer:
         """How often which command was called since the last ``CONFIG RESETSTAT``, of those that clients sent."""
         stats = self.ask("INFO", "commandstats")
         return {name.removeprefix("cmdstat_"): numbers["calls"] for name, numbers in stats.items()}
+
+
+def secured(server: RedisServer) -> list[tuple[str, ...]]:
+    """What its configuration says of its password and of TLS; one file has its key and the certificate, its own."""
+    lines: list[tuple[str, ...]] = []
+    if server._password is not None:
+        lines += [("requirepass", server._password), ("masterauth", server._password)]
+    if server._tls is not None:
+        lines += [("port", "0"), ("tls-port", str(server.port)), ("tls-replication", "yes"), ("tls-auth-clients", "no")]
+        lines += [(f"tls-{what}-file", str(server._tls)) for what in ("cert", "key", "ca-cert")]
+    return lines
+
+
+def certificate(folder: Path) -> Path:
+    """A certificate of 127.0.0.1 that vouches for itself, with its key."""
+    made = folder / "tls.pem"
+    subject = ["-subj", "/CN=tests", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = [find("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
+    done = subprocess.run([*command, "-keyout", "-", "-out", "-"], capture_output=True, check=True)
+    made.write_bytes(done.stdout)
+    return made
 
 
 def free_port() -> int:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis_groups import Watched, cluster, is_whole, until, watched
-from redis_server import RedisServer
+from redis_groups import Move, Watched, cluster, is_whole, until, watched
+from redis_server import RedisServer, certificate
 from shared_kit import Place, state
 from store_kit import NOTHING, Caller, lifetime, limit, tokens
 
 import otelbudget
-from otelbudget import BudgetExceeded, Config, ConfigError, Quota, Quotas, QuotaService, Usage
+from otelbudget import BudgetExceeded, Config, ConfigError, Quota, Quotas, QuotaService, StoreError, Usage
 from otelbudget.config import StoreConfig
-from otelbudget.stores.base import Override, Reserve, Reset
+from otelbudget.stores.base import Line, Override, Reserve, Reset
 from otelbudget.stores.redis import RedisStore
 
 pytestmark = pytest.mark.slow
@@ -39,19 +40,24 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer
 
 
 @pytest.fixture
-def spread(nodes: list[RedisServer]) -> Iterator[RedisStore]:
-    """A store on all nodes."""
+def url(nodes: list[RedisServer]) -> str:
+    """Of all nodes, with nothing on them."""
     for node in nodes:
         node.ask("FLUSHALL")
-    hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
-    store = RedisStore(f"redis+cluster://{hosts}", timeout_s=5)
+    return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+
+
+@pytest.fixture
+def spread(url: str) -> Iterator[RedisStore]:
+    """A store on all nodes."""
+    store = RedisStore(url, timeout_s=5)
     yield store
     store.close()
 
 
-@pytest.fixture
-def group(tmp_path: Path) -> Iterator[Watched]:
-    with watched(tmp_path) as made:
+@pytest.fixture(params=["plain", "secure"])
+def group(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Watched]:
+    with watched(tmp_path, secure=request.param == "secure") as made:
         yield made
 
 
@@ -99,18 +105,74 @@ async def test_coroutines_find_all_nodes_in_the_order_of_their_calls(spread: Red
 def test_a_slot_that_moves_takes_its_accounts_along(nodes: list[RedisServer], spread: RedisStore) -> None:
     caller = Caller(spread)
     caller.record("r", 5)
-    slot = str(nodes[0].ask("CLUSTER", "KEYSLOT", "{acme}"))
-    names = [node.ask("CLUSTER", "MYID").decode() for node in nodes]
-    source = next(i for i, node in enumerate(nodes) if int(node.ask("CLUSTER", "COUNTKEYSINSLOT", slot)))
-    target = (source + 1) % 3
-    nodes[target].ask("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
-    nodes[source].ask("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
-    moving = [key.decode() for key in nodes[source].ask("CLUSTER", "GETKEYSINSLOT", slot, "100")]
-    nodes[source].ask("MIGRATE", "127.0.0.1", str(nodes[target].port), "", "0", "5000", "KEYS", *moving)
-    for node in (nodes[target], nodes[source]):
-        node.ask("CLUSTER", "SETSLOT", slot, "NODE", names[target])
+    Move(nodes, "acme").rest()
     assert caller.record("s", 7).used[0][1] == 12
     assert caller.state() == (12, 12)
+
+
+@pytest.mark.parametrize("way", ["threads", "tasks"])
+def test_what_is_asked_while_a_slot_moves_waits_until_it_has(
+    nodes: list[RedisServer], spread: RedisStore, way: str
+) -> None:
+    line = lifetime(limits=limit(100))
+    asked = [Reserve(f"n{i}", "acme", (line,), tokens(10), NOTHING, NOTHING, 60.0) for i in range(12)]
+    caller = Caller(spread)
+    caller.reserve("a", 50, line)
+    move = Move(nodes, "acme")
+    move.some("holds")
+    threading.Timer(0.3, move.rest).start()
+
+    async def together() -> list[Any]:
+        return await asyncio.gather(*map(spread.areserve, asked))
+
+    answers = asyncio.run(together()) if way == "tasks" else [spread.reserve(one) for one in asked]
+    assert [answer.refused for answer in answers].count(None) == 5
+    assert caller.settle("a", 20, line, held=50).was == "open"
+    assert caller.state(line) == (20, 70)
+
+
+def test_a_trip_while_a_slot_moves_happens_as_a_whole_or_not_at_all(nodes: list[RedisServer], url: str) -> None:
+    patient, hasty = (RedisStore(url, timeout_s=timeout_s) for timeout_s in (5, 0.05))
+    rolling = Line("roll", 0, 3600, True, (-1,) * 7)
+    lines = (lifetime(), rolling)
+    caller = Caller(patient)
+    patient.configure("acme", "k", Override("rules"))
+    caller.record("r", 3, *lines)
+    caller.reserve("a", 10, *lines)
+    caller.reserve("due", 7, *lines, ttl_s=-6.0)
+    for part in ("b:", "h:due", "a:0_3600r", "holds"):
+        move = Move(nodes, "acme")
+        move.some(part)
+        for trip in (
+            lambda: Caller(hasty).settle("a", 9, *lines, held=10),
+            lambda: Caller(hasty).reserve("a", 11, *lines, held=10),
+            lambda: Caller(hasty).state(*lines),
+        ):
+            with pytest.raises(StoreError):
+                trip()
+        move.rest()
+        with_due = [(one.key, one.used[1], one.taken[1]) for one in patient.accounts("acme")]
+        assert with_due == [("life", 3, 20), ("roll", 3, 20)], part
+    assert caller.settle("a", 9, *lines, held=10).was == "open"
+    assert caller.state(*lines) == (12, 12)  # what was due has come back
+    assert [(one.key, one.used[1], one.taken[1]) for one in patient.accounts("acme")] == [
+        ("life", 12, 12),
+        ("roll", 12, 12),
+    ]
+    for store in (patient, hasty):
+        store.close()
+
+
+def test_what_is_set_is_found_where_it_has_gone_while_its_slot_moves(
+    nodes: list[RedisServer], spread: RedisStore
+) -> None:
+    spread.configure("acme", "k", Override("rules"))
+    move = Move(nodes, "acme")
+    assert spread.overrides("acme") == {"k": Override("rules")}
+    move.some("rules")
+    assert spread.overrides("acme") == {"k": Override("rules")}
+    move.rest()
+    assert spread.overrides("acme") == {"k": Override("rules")}
 
 
 def test_a_node_that_was_started_anew_is_found_again(nodes: list[RedisServer], spread: RedisStore) -> None:
@@ -163,7 +225,7 @@ def test_tenants_of_one_organisation_may_lie_on_all_nodes(nodes: list[RedisServe
 @pytest.mark.parametrize("way", ["threads", "tasks"])
 def test_after_the_masters_death_its_replica_goes_on(group: Watched, tmp_path: Path, way: str) -> None:
     quotas = Quotas(default=[Quota(tokens=1000, per="lifetime", name="q")])
-    store = StoreConfig(group.url, timeout_s=0.3)
+    store = StoreConfig(group.url, timeout_s=1)  # TLS takes its time on a busy machine
     service = QuotaService(store=Place("none", tmp_path).setup(quotas, store=store))
 
     reasons: set[str] = set()
@@ -197,6 +259,26 @@ def test_after_the_masters_death_its_replica_goes_on(group: Watched, tmp_path: P
         time.sleep(0.05)
     assert reasons <= {"store_unavailable"}
     group.master.start()  # its end kills it
+
+
+def test_a_wrong_password_of_the_sentinels_is_an_error_that_does_not_say_it(tmp_path: Path) -> None:
+    with watched(tmp_path, secure=True) as group:
+        wrong = RedisStore(group.url.replace("of-the-sentinels", "s3cr3t"), timeout_s=2)
+        with pytest.raises(StoreError) as refused:
+            Caller(wrong).record("r", 5)
+        wrong.close()
+        assert "s3cr3t" not in str(refused.value)
+        assert "of-the-servers" not in str(refused.value)
+
+
+def test_a_cluster_is_reached_over_tls(tmp_path: Path) -> None:
+    tls = certificate(tmp_path)
+    with cluster(tmp_path, tls=tls) as nodes:
+        store = RedisStore(f"rediss+cluster://127.0.0.1:{nodes[0].port}?ssl_ca_certs={tls}", timeout_s=5)
+        for shard in SHARDS[:12]:
+            assert Caller(store).record("r", 5, shard=shard).was == "unknown"
+        assert all(keys(node) for node in nodes)
+        store.close()
 
 
 @pytest.mark.parametrize("url", ["redis+sentinel://h:26379", "redis+sentinel://h:s3cr3t/quotas", "redis+cluster://"])
