@@ -61,8 +61,8 @@ def setup(
         >>> manager = otelbudget.setup(RunBudget(max_steps=5, max_tokens=2000))  # doctest: +SKIP
 
     Args:
-        config: Path of a budgets.yaml, a `Config`, or one `RunBudget` for everything; None takes ``./budgets.yaml`` if
-            there is one, else limits nothing and warns.
+        config: Path of a budgets.yaml, a `Config`, or one `RunBudget` for everything; None takes the file that
+            ``OTELBUDGET_CONFIG`` names, else ``./budgets.yaml`` if there is one, else limits nothing and warns.
         store: Where quotas are counted: ``memory`` of this process, ``sqlite:///path.db`` (three slashes from here,
             four from the root) for all processes of this machine that name the same file, ``redis://host:port/db`` for
             those of all machines, or a store of yours; None takes what the configuration says, else memory. Runs stay
