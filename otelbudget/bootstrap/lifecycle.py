@@ -81,7 +81,8 @@ def setup(
             or the provider joined has exporters of its own; "none"; or an exporter of yours, shut down with us.
         enforce: False counts and reports everything and refuses nothing.
         instrument: "auto" switches at most one GenAI instrumentor per SDK on; or the SDKs to instrument; or False.
-        strict: Raise if a guard can't be reached, nothing enforces or the port of ``/metrics`` is in use.
+        strict: Raise if a model SDK that is imported, or that *instrument* names, is not guarded (one imported later
+            warns), nothing enforces or the port of ``/metrics`` is in use.
         reload_s: Look every so many seconds whether the file of the configuration has changed, and apply it as
             `BudgetManager.reload` does; None does not.
 
