@@ -40,7 +40,7 @@ SPEAKEASY: Final = (
 )
 GOOGLE: Final = Sdk("google_genai", "google.genai", "gcp.gemini", gemini.ENDPOINTS)
 
-#: Modules of SDKs that send requests to a model and that were seen without a guard; one that gets a guard may stay here.
+#: Modules of SDKs that send requests to a model and had no guard; one that gets a guard may stay here.
 KNOWN: Final = (
     *("ai21", "azure.ai.inference", "claude_agent_sdk", "cohere", "dashscope", "dspy", "gigachat"),
     *(
