@@ -18,6 +18,7 @@ from otelbudget.bootstrap.sampler import can_drop
 from otelbudget.config.store import concealed
 from otelbudget.errors import BudgetExceeded, StoreError
 from otelbudget.guards import GUARDS, unguarded
+from otelbudget.integrations import HOOKS
 from otelbudget.manager import BudgetManager
 
 if TYPE_CHECKING:
@@ -113,7 +114,9 @@ def _instrumentors() -> Iterator[Finding]:
 
 def _frameworks() -> Iterator[Finding]:
     for module in filter(installed, _FRAMEWORKS):
-        yield Finding(module, _version(module), "plain", "its model calls stop where their SDK does")
+        hook = HOOKS.get(module)
+        says = f"; otelbudget.integrations.{hook} ends well there" if hook else ""
+        yield Finding(module, _version(module), "plain", f"its model calls stop where their SDK does{says}")
 
 
 class _Refusing(SpanProcessor):

@@ -1,4 +1,4 @@
-"""``otelbudget doctor`` says what stops calls here and what only observes, and fails where something should and doesn't."""
+"""``otelbudget doctor`` says what stops calls and what only observes, and fails where something should and doesn't."""
 
 from __future__ import annotations
 

@@ -1,0 +1,17 @@
+"""Budgets in the native hooks of frameworks: a file per framework, imported by whoever uses it.
+
+Each composes with the user's own hooks and needs no instrumentor. To add one: a file here, a row in `HOOKS`, and a
+group in ``tests/matrix`` that runs the real framework.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Module of a framework -> what a user takes from here.
+HOOKS: Final = {
+    "starlette": "asgi.BudgetMiddleware",
+    "fastapi": "asgi.BudgetMiddleware",
+    "flask": "wsgi.BudgetMiddleware",
+    "django": "asgi.BudgetMiddleware or wsgi.BudgetMiddleware",
+}
