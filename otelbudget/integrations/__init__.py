@@ -10,6 +10,7 @@ from typing import Final
 
 #: Module of a framework -> what a user takes from here.
 HOOKS: Final = {
+    "langchain": "langchain.BudgetMiddleware",
     "starlette": "asgi.BudgetMiddleware",
     "fastapi": "asgi.BudgetMiddleware",
     "flask": "wsgi.BudgetMiddleware",
