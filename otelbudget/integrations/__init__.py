@@ -11,6 +11,8 @@ from typing import Final
 #: Module of a framework -> what a user takes from here.
 HOOKS: Final = {
     "langchain": "langchain.BudgetMiddleware",
+    "agents": "openai_agents.BudgetHooks",
+    "pydantic_ai": "pydantic_ai.BudgetCapability",
     "starlette": "asgi.BudgetMiddleware",
     "fastapi": "asgi.BudgetMiddleware",
     "flask": "wsgi.BudgetMiddleware",
