@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from otelbudget.engine import context as contexts
 from otelbudget.errors import BudgetExceeded, found_in
 from otelbudget.integrations.web import Requests, unanswered
+from otelbudget.runs.api import current_run
 
 if TYPE_CHECKING:
     from otelbudget.model.budget import RunBudget
@@ -23,6 +25,10 @@ class BudgetMiddleware:
 
     A denial that the application lets pass, or makes a server error of, becomes a response with ``Retry-After`` and a
     problem+json body (RFC 9457), if none has begun.
+
+    Put it inside of what begins a trace, which drops the context around it: into FastAPI and Starlette with
+    ``add_middleware``, where it replaces a dependency that yields inside of ``run()`` (FastAPI's tracing ends the
+    context of those before the endpoint is called).
 
     Example:
         >>> app.add_middleware(BudgetMiddleware, budget="chat", tenant_header="x-tenant")  # doctest: +SKIP
@@ -77,6 +83,7 @@ class _Answer:
     async def send(self, message: Message) -> None:
         """Send what the application says, or a refusal where that is what it means."""
         if message["type"] == "http.response.start":
+            _check_context(self.run)
             denial = unanswered(self.run, message["status"])
             if denial is not None:
                 await self.refuse(denial)
@@ -91,3 +98,16 @@ class _Answer:
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
         await self._send({"type": "http.response.start", "status": status.value, "headers": raw})
         await self._send({"type": "http.response.body", "body": body})
+
+
+def _check_context(run: BudgetRun | None) -> None:
+    """Warn once if the application does its work outside of *run*."""
+    engine, here = contexts.active_engine(), current_run()
+    while here is not None and here != run:
+        here = here.parent
+    if engine is not None and here is None:
+        engine.warn_once(
+            "request",
+            "what is around the application dropped the run of its request, so its calls are not charged to that: put"
+            " BudgetMiddleware inside of it, with app.add_middleware(BudgetMiddleware)",
+        )

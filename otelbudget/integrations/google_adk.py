@@ -1,6 +1,6 @@
 """`BudgetPlugin` for Google's ADK: a refused agent ends with a message, a refused tool doesn't run.
 
-    runner = InMemoryRunner(agent, plugins=[BudgetPlugin()])
+runner = InMemoryRunner(agent, plugins=[BudgetPlugin()])
 """
 
 from __future__ import annotations
