@@ -23,7 +23,7 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setup]:
     """Switch budgets on from a YAML text; off again after the test."""
     monkeypatch.chdir(tmp_path)
 
-    def begin(text: str) -> otelbudget.BudgetManager:
+    def begin(text: str = "budgets: {}\n") -> otelbudget.BudgetManager:
         (tmp_path / "budgets.yaml").write_text(text)
         return otelbudget.setup(exporter="none", metrics_port=None, instrument=False)
 
