@@ -26,7 +26,7 @@ class ImportHook(MetaPathFinder):
         self._seen: dict[str, ModuleType] = {}
         sys.meta_path.insert(0, self)
         for name in calls:
-            if name in sys.modules:
+            if sys.modules.get(name) is not None:
                 self._tell(name, import_module(name))  # waits for an import that another thread is in the middle of
 
     def remove(self) -> None:

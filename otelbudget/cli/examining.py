@@ -89,7 +89,7 @@ def _guarded() -> Iterator[Finding]:
         try:
             import_module(guard.module)
             guard.install()
-        except ImportError as error:
+        except Exception as error:  # noqa: BLE001 - whatever a broken SDK raises
             yield Finding(sdk, _version(guard.module), "warn", f"can't be imported: {error}")
             continue
         around = guard.unreached()

@@ -6,7 +6,7 @@ agent = Agent(client, name="researcher", tools=[...], middleware=budget_middlewa
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from typing import Any
 
 from otelbudget.errors import BudgetExceeded, found_in
@@ -57,9 +57,9 @@ class BudgetFunctionMiddleware(FunctionMiddleware):
 
     async def process(self, context: Any, call_next: Next) -> None:
         """Run a tool, if a tool call is left."""
-        with ExitStack() as stack:
+        async with AsyncExitStack() as stack:
             try:
-                stack.enter_context(hooks.tool_call(context.function.name))
+                await stack.enter_async_context(hooks.tool_call(context.function.name))
             except BudgetExceeded as denial:
                 hooks.acknowledge()
                 context.result = hooks.not_run(denial)

@@ -7,7 +7,7 @@ def summarize(tenant, document): ...
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from otelbudget.errors import found_in
 from otelbudget.runs.api import run
@@ -41,9 +41,9 @@ class BudgetTask(Task):
         with run(self.budget, **self.run_options(args, kwargs)):
             return super().__call__(*args, **kwargs)
 
-    def retry(self, *args: Any, **options: Any) -> NoReturn:
+    def retry(self, *args: Any, **options: Any) -> Any:
         """Have it executed again, unless a denial is why: that would be refused again."""
         denial = found_in(options.get("exc") or sys.exc_info()[1])
         if denial is not None:
             raise denial
-        raise super().retry(*args, **options)
+        return super().retry(*args, **options)

@@ -11,14 +11,15 @@ from otelbudget.errors import BudgetExceeded
 from otelbudget.integrations import hooks
 
 try:
-    from crewai.hooks import register_before_tool_call_hook
+    from crewai.hooks import get_before_tool_call_hooks, register_before_tool_call_hook
 except ImportError as missing:
     raise ImportError("this is for CrewAI 1.15 or newer: pip install 'otelbudget[crewai]'") from missing
 
 
 def budget_tools() -> None:
     """From now on, hold each tool call of every crew in this process on its run; beside hooks of yours."""
-    register_before_tool_call_hook(_before_tool_call)
+    if _before_tool_call not in get_before_tool_call_hooks():
+        register_before_tool_call_hook(_before_tool_call)
 
 
 def _before_tool_call(context: Any) -> bool | None:

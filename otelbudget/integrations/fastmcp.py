@@ -43,7 +43,10 @@ class BudgetMiddleware(Middleware):
     async def on_call_tool(self, context: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
         """Run a tool."""
         try:
-            with self._requests.run(get_http_headers(include_all=True)) as run, run.tool_call(context.message.name):
+            async with (
+                self._requests.run(get_http_headers(include_all=True)) as run,
+                run.tool_call(context.message.name),
+            ):
                 return await call_next(context)
         except Exception as error:
             denial = found_in(error)

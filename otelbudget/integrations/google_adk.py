@@ -45,7 +45,7 @@ class BudgetPlugin(BasePlugin):
     async def before_tool_callback(self, *, tool: Any, tool_args: Any, tool_context: Any) -> dict[str, Any] | None:  # noqa: ARG002
         """Charge the tool call; what the model is told where it is refused."""
         try:
-            with hooks.tool_call(tool.name, tool_context.function_call_id):
+            async with hooks.tool_call(tool.name, tool_context.function_call_id):
                 return None  # what the tool does is not inside of this hook
         except BudgetExceeded as denial:
             self._dealt_with()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 from opentelemetry.context import get_current
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from otelbudget.errors import BudgetExceeded
 
 
-def tool_call(name: str, call_id: str | None = None) -> AbstractContextManager[Any]:
+def tool_call(name: str, call_id: str | None = None) -> ToolCall | nullcontext[None]:
     """A tool call of the run of here as a block, as `BudgetRun.tool_call` gives it, also outside every run."""
     engine = contexts.active_engine()
     run = contexts.run_here()

@@ -6,11 +6,12 @@ agent = create_agent(model, tools, name="researcher", middleware=[BudgetMiddlewa
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack, nullcontext
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from otelbudget.errors import BudgetExceeded, found_in
 from otelbudget.integrations import hooks
+from otelbudget.runs.tool_call import ToolCall
 
 try:
     from langchain.agents.middleware import AgentMiddleware
@@ -82,27 +83,32 @@ class BudgetMiddleware(AgentMiddleware):
 
     def wrap_tool_call(self, request: Any, handler: Callable[[Any], Any]) -> Any:
         """Run a tool; the reason instead where no tool call is left."""
-        with ExitStack() as stack:
-            refused = self._enter(stack, request)
-            return handler(request) if refused is None else refused
+        with hooks.inside(request.state.get("otelbudget_span")), ExitStack() as stack:
+            try:
+                stack.enter_context(_tool_call(request))
+            except BudgetExceeded as denial:
+                return self._refused(request, denial)
+            return handler(request)
 
     async def awrap_tool_call(self, request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
         """The same for coroutines."""
-        with ExitStack() as stack:
-            refused = self._enter(stack, request)
-            return await handler(request) if refused is None else refused
+        with hooks.inside(request.state.get("otelbudget_span")):
+            async with AsyncExitStack() as stack:
+                try:
+                    await stack.enter_async_context(_tool_call(request))
+                except BudgetExceeded as denial:
+                    return self._refused(request, denial)
+                return await handler(request)
 
-    def _enter(self, stack: ExitStack, request: Any) -> ToolMessage | None:
-        """Enter the tool call; what the model is told where it is refused."""
+    def _refused(self, request: Any, denial: BudgetExceeded) -> ToolMessage:
+        self._dealt_with()
         call = request.tool_call
-        stack.enter_context(hooks.inside(request.state.get("otelbudget_span")))
-        try:
-            stack.enter_context(hooks.tool_call(call["name"], call["id"]))
-        except BudgetExceeded as denial:
-            self._dealt_with()
-            return ToolMessage(hooks.not_run(denial), name=call["name"], tool_call_id=call["id"], status="error")
-        return None
+        return ToolMessage(hooks.not_run(denial), name=call["name"], tool_call_id=call["id"], status="error")
 
     def _dealt_with(self) -> None:
         if self._acknowledge:
             hooks.acknowledge()
+
+
+def _tool_call(request: Any) -> ToolCall | nullcontext[None]:
+    return hooks.tool_call(request.tool_call["name"], request.tool_call["id"])

@@ -33,7 +33,7 @@ class BudgetHooks(RunHooks[Any]):
 
     async def on_tool_start(self, context: Any, agent: Any, tool: Any) -> None:
         """Charge the tool call, or refuse it."""
-        with hooks.tool_call(tool.name, getattr(context, "tool_call_id", None)):
+        async with hooks.tool_call(tool.name, getattr(context, "tool_call_id", None)):
             pass  # what the tool does is not inside of this hook
         await self._inner.on_tool_start(context, agent, tool)
 

@@ -6,7 +6,7 @@ agent = Agent("openai:gpt-4o", name="researcher", capabilities=[BudgetCapability
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from typing import Any
 
 from otelbudget.errors import BudgetExceeded
@@ -41,9 +41,9 @@ class BudgetCapability(AbstractCapability[Any]):
         handler: Callable[[Any], Awaitable[Any]],
     ) -> Any:
         """Run a tool, if a tool call is left."""
-        with ExitStack() as stack:
+        async with AsyncExitStack() as stack:
             try:
-                stack.enter_context(hooks.tool_call(call.tool_name, call.tool_call_id))
+                await stack.enter_async_context(hooks.tool_call(call.tool_name, call.tool_call_id))
             except BudgetExceeded as denial:
                 hooks.acknowledge()  # the model is told
                 raise ToolFailed(hooks.not_run(denial)) from denial

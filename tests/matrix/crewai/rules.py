@@ -30,6 +30,7 @@ def _hooks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("CREWAI_DISABLE_TELEMETRY", "true")
     RAN.clear()
     budget_tools()
+    budget_tools()  # once more changes nothing
     yield
     clear_all_global_hooks()
 
