@@ -10,7 +10,6 @@ import os
 from otelbudget.bootstrap.arguments import CONFIG_VARIABLE
 from otelbudget.bootstrap.exporters import variable
 from otelbudget.bootstrap.lifecycle import setup, shutdown
-from otelbudget.errors import ConfigError
 
 
 class BudgetInstrumentor:
@@ -28,7 +27,7 @@ class BudgetInstrumentor:
         os.environ[CONFIG_VARIABLE] = os.path.abspath(named)  # for child processes, which may work elsewhere
         try:
             setup(instrument=False)  # the SDKs' instrumentors are switched on beside us
-        except ConfigError as error:
+        except Exception as error:  # noqa: BLE001 - a package of a store that is missing, too
             raise SystemExit(f"otelbudget: {error}") from None
 
     def uninstrument(self, **_: object) -> None:
