@@ -31,6 +31,7 @@ ROWS = (
     ("manager",),
     ("quota",),
     ("guards",),
+    ("integrations",),
     ("bootstrap",),
     ("",),
     ("demo",),

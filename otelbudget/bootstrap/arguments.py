@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.sdk.trace.export import SpanExporter
 
+from otelbudget.bootstrap.exporters import variable
 from otelbudget.bootstrap.instrumentors import CANDIDATES
 from otelbudget.config import Config, StoreConfig, load_budget_config
 from otelbudget.config.problems import did_you_mean
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 DEFAULT_FILE: Final = "budgets.yaml"
+#: Names the file where `setup()` is given none.
+CONFIG_VARIABLE: Final = "OTELBUDGET_CONFIG"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,8 @@ def configuration(config: str | os.PathLike[str] | Config | RunBudget | None) ->
         return config, True
     if isinstance(config, RunBudget):
         return Config(default_budget=config), True
+    if config is None:
+        config = variable(CONFIG_VARIABLE) or None
     if config is not None:
         return load_budget_config(config), True
     if Path(DEFAULT_FILE).is_file():

@@ -140,9 +140,10 @@ class SetUp:
             wanted=arguments.to_instrument,
         )
         undo.callback(self._guarding.end)
-        self._guarding.begin(demanded=arguments.instrument != "auto")
+        demanded = arguments.instrument != "auto"
+        self._guarding.begin(demanded=demanded)
         if arguments.strict:
-            self._guarding.prove(self._equipped.deaf)
+            self._guarding.prove(self._equipped.deaf, named=arguments.to_instrument if demanded else ())
 
     def _follow(self, undo: ExitStack) -> None:
         if self._arguments.reload_s is not None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from otelbudget import forking
 from otelbudget.bootstrap.imports import ImportHook
 from otelbudget.bootstrap.instrumentors import CANDIDATES, installed, instrument, instrumented
 from otelbudget.errors import ConfigError
-from otelbudget.guards import GUARDS
+from otelbudget.guards import GUARDS, unguarded
 from otelbudget.guards.boundary import contained
 from otelbudget.guards.watch import settle_dropped
 
@@ -31,40 +33,47 @@ class Guarding:
         self._providers = {name: provider for name, provider in providers.items() if provider is not None}
         self._wanted = wanted
         self._lock = forking.fresh(threading.RLock())
-        self._hooks: list[ImportHook] = []
+        self._hook: ImportHook | None = None
         self._undo_instrumentor: dict[str, Callable[[], None]] = {}
         self._placed: set[str] = set()
         #: SDK -> client classes whose calls go round the guard.
         self.unreached: dict[str, list[str]] = {}
+        #: Modules of SDKs without a guard that are imported.
+        self.passing: list[str] = []
 
     def begin(self, *, demanded: bool) -> None:
-        """Guard what is imported already now, the rest when it is; *demanded* instrumentors must be installed."""
+        """Guard what is imported already now, the rest when it is; *demanded* instrumentors must be installed.
+
+        An SDK that nothing guards is told of when it is imported.
+        """
         self._engine.overdue.append(settle_dropped)
-        for sdk in GUARDS:
-            if demanded and sdk in self._wanted and not any(installed(one.module) for one in CANDIDATES[sdk]):
+        for sdk in self._wanted if demanded else ():
+            if not any(installed(one.module) for one in CANDIDATES[sdk]):
                 raise ConfigError(
                     f"instrument: no instrumentor for {sdk} is installed; pip install 'otelbudget[instrument-{sdk}]',"
                     f" or one of: {', '.join(one.package for one in CANDIDATES[sdk])}"
                 )
-            self._hooks.append(ImportHook(GUARDS[sdk].module, partial(self._imported, sdk)))
+        guarded = {guard.module: partial(self._imported, sdk) for sdk, guard in GUARDS.items()}
+        self._hook = ImportHook({**guarded, **{module: partial(self._passes, module) for module in unguarded()}})
 
-    def prove(self, deaf: str) -> None:
-        """Raise unless there is a guard, and that of every SDK installed is reached; *deaf*: spans don't help."""
-        for sdk in GUARDS:
-            if not installed(GUARDS[sdk].module):
-                continue
-            try:
-                importlib.import_module(GUARDS[sdk].module)
-            except ImportError:
-                continue  # what it needs itself is missing, so nobody uses it here
-            if sdk not in self._engine.guarded:
+    def prove(self, deaf: str, *, named: Iterable[str]) -> None:
+        """Raise unless all model SDKs that are imported, or *named*, are guarded; *deaf*: spans don't help."""
+        for sdk in named:
+            with suppress(ImportError):  # nobody uses it here
+                import_module(GUARDS[sdk].module)
+        for sdk, guard in GUARDS.items():
+            if guard.module in sys.modules and sdk not in self._engine.guarded:
                 classes = ", ".join(self.unreached.get(sdk, ())) or "no client class could be asked"
                 raise ConfigError(
                     f"strict=True: the guard of {sdk} is not reached by {classes}. Call otelbudget.setup() before"
                     " other code replaces the client's request method, or leave strict=False to enforce by spans only"
                 )
-
-        if not self._engine.guarded:
+        if self.passing:
+            raise ConfigError(
+                f"strict=True: nothing guards {', '.join(self.passing)}, which this process has imported. Call its"
+                " models through an SDK with a guard, or leave strict=False and hold its calls with run.reserve()"
+            )
+        if not any(installed(guard.module) for guard in GUARDS.values()):
             raise ConfigError(
                 f"strict=True: nothing enforces, since {deaf} and no SDK with a guard is installed"
                 if deaf
@@ -75,8 +84,8 @@ class Guarding:
 
     def end(self) -> None:
         """Take out everything that was put in."""
-        for hook in self._hooks:
-            hook.remove()
+        if self._hook is not None:
+            self._hook.remove()
         if settle_dropped in self._engine.overdue:
             self._engine.overdue.remove(settle_dropped)
         with self._lock:
@@ -111,3 +120,12 @@ class Guarding:
                 self.unreached[sdk] = around
                 self._engine.guarded.discard(sdk)
                 _log.warning("the guard of %s is not reached by %s", sdk, ", ".join(around))
+
+    def _passes(self, module: str) -> None:
+        if module not in self.passing:
+            self.passing.append(module)
+        _log.warning(
+            "nothing guards %s: its calls are stopped, or counted, only where an instrumentation shows them as spans;"
+            " `otelbudget doctor` says what enforces what, and run.reserve() holds a call of any SDK",
+            module,
+        )

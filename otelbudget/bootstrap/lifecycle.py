@@ -61,8 +61,8 @@ def setup(
         >>> manager = otelbudget.setup(RunBudget(max_steps=5, max_tokens=2000))  # doctest: +SKIP
 
     Args:
-        config: Path of a budgets.yaml, a `Config`, or one `RunBudget` for everything; None takes ``./budgets.yaml`` if
-            there is one, else limits nothing and warns.
+        config: Path of a budgets.yaml, a `Config`, or one `RunBudget` for everything; None takes the file that
+            ``OTELBUDGET_CONFIG`` names, else ``./budgets.yaml`` if there is one, else limits nothing and warns.
         store: Where quotas are counted: ``memory`` of this process, ``sqlite:///path.db`` (three slashes from here,
             four from the root) for all processes of this machine that name the same file, ``redis://host:port/db`` for
             those of all machines, or a store of yours; None takes what the configuration says, else memory. Runs stay
@@ -83,7 +83,8 @@ def setup(
             or the provider joined has exporters of its own; "none"; or an exporter of yours, shut down with us.
         enforce: False counts and reports everything and refuses nothing.
         instrument: "auto" switches at most one GenAI instrumentor per SDK on; or the SDKs to instrument; or False.
-        strict: Raise if a guard can't be reached, nothing enforces or the port of ``/metrics`` is in use.
+        strict: Raise if a model SDK that is imported, or that *instrument* names, is not guarded (one imported later
+            warns), nothing enforces or the port of ``/metrics`` is in use.
         reload_s: Look every so many seconds whether the file of the configuration has changed, and apply it as
             `BudgetManager.reload` does; None does not.
 

@@ -20,6 +20,7 @@ __all__ = ["COMMANDS", "INTERRUPTED", "main"]
 COMMANDS: Final = {
     "demo": "run agents of several tenants under budgets against a local server; no key needed",
     "validate": "say everything that is wrong with budgets.yaml files",
+    "doctor": "say what stops model calls in this environment, and what only observes them",
     "explain": "say which limits of a budgets.yaml a call would be held to",
     "quota": "list, show, set and reset the quotas of a store that processes share",
     "dashboards": "write the Grafana boards into a directory",

@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from otelbudget.guards.google import GoogleGuard
-from otelbudget.guards.sdks import GOOGLE, SPEAKEASY, STAINLESS
+from otelbudget.guards.sdks import GOOGLE, KNOWN, SPEAKEASY, STAINLESS
 from otelbudget.guards.speakeasy import SpeakeasyGuard
 from otelbudget.guards.stainless import StainlessGuard
 
@@ -46,3 +46,9 @@ GUARDS: Final[dict[str, Guard]] = {
     **{sdk.name: SpeakeasyGuard(sdk) for sdk in SPEAKEASY},
     GOOGLE.name: GoogleGuard(GOOGLE),
 }
+
+
+def unguarded() -> list[str]:
+    """The modules of SDKs that call models and have no guard."""
+    guarded = [f"{guard.module}." for guard in GUARDS.values()]
+    return [name for name in KNOWN if not any(one.startswith(f"{name}.") for one in guarded)]

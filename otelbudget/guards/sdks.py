@@ -39,3 +39,18 @@ SPEAKEASY: Final = (
     Sdk("mistralai.gcp", "mistralai.gcp.client", "gcp.vertex_ai", mistral.ENDPOINTS),
 )
 GOOGLE: Final = Sdk("google_genai", "google.genai", "gcp.gemini", gemini.ENDPOINTS)
+
+#: Modules of SDKs that send requests to a model and had no guard; one that gets a guard may stay here.
+KNOWN: Final = (
+    *("ai21", "azure.ai.inference", "claude_agent_sdk", "cohere", "dashscope", "dspy", "gigachat"),
+    *(
+        "fireworks.client",
+        "google.generativeai",
+        "huggingface_hub.inference._client",
+        "ibm_watsonx_ai",
+        "litellm",
+        "llama_api_client",
+    ),
+    *("ollama", "openrouter", "perplexity", "portkey_ai", "reka", "replicate", "sambanova", "vertexai", "voyageai"),
+    *("volcenginesdkarkruntime", "writerai", "xai_sdk", "zai", "zhipuai"),
+)

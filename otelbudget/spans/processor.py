@@ -60,7 +60,7 @@ class LiveSpans:
         scope_name = None if span.instrumentation_scope is None else span.instrumentation_scope.name
         kind = spans.classify(span.name, span.attributes, scope_name)
         node = self.tree.add(span, kind, scope_name, context)
-        if node is None or node.ours or kind is None:
+        if node is None or kind is None or (node.ours and kind is not Kind.AGENT):  # our hooks open those of agents
             return  # None: two managers, or one twice, are on a provider, and it has been admitted
         try:
             self._admit(node, context)

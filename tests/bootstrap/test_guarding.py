@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -228,3 +229,46 @@ def test_a_client_class_that_goes_round_the_guard_is_named_and_strict_refuses_it
     finally:
         Detour.request = openai.OpenAI.request  # type: ignore[method-assign,assignment] # it may outlive this test
     setup(strict=True)
+
+
+@pytest.fixture
+def _unguarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An SDK that calls models and has no guard can be imported."""
+    (tmp_path / "xai_sdk.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("xai_sdk", None)
+
+
+@pytest.mark.usefixtures("_unguarded")
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_model_sdk_that_nothing_guards_is_told_of_when_it_is_imported(
+    when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if when == "before":
+        importlib.import_module("xai_sdk")
+    setup()
+    assert ("nothing guards xai_sdk: " in caplog.text) is (when == "before")
+    importlib.import_module("xai_sdk")
+    assert caplog.text.count("nothing guards xai_sdk: ") == 1
+
+
+@pytest.mark.usefixtures("_unguarded")
+def test_one_that_got_a_guard_is_not_told_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setitem(GUARDS, "xai", StainlessGuard(Sdk("xai", "xai_sdk.inside", "xai", ())))
+    setup()
+    importlib.import_module("xai_sdk")
+    assert "nothing guards" not in caplog.text
+
+
+@pytest.mark.usefixtures("_unguarded")
+def test_strict_refuses_where_one_is_imported_and_warns_of_one_that_comes_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    setup(strict=True)
+    importlib.import_module("xai_sdk")
+    assert "nothing guards xai_sdk: " in caplog.text
+    otelbudget.shutdown()
+    with pytest.raises(ConfigError, match="strict=True: nothing guards xai_sdk, which this process has imported"):
+        setup(strict=True)
+    assert facts() is None

@@ -34,7 +34,7 @@ def hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[bool]) -> 
     made: list[ImportHook] = []
 
     def make() -> ImportHook:
-        made.append(ImportHook(NAME, lambda: calls.append(hasattr(sys.modules[NAME], "done"))))
+        made.append(ImportHook({NAME: lambda: calls.append(hasattr(sys.modules[NAME], "done"))}))
         return made[-1]
 
     yield make

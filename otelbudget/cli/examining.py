@@ -1,0 +1,204 @@
+"""What ``otelbudget doctor`` finds in this environment: who stops a model call here, and what only looks on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, version
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+from otelbudget.bootstrap.exporters import Signal, named_exporters, variable
+from otelbudget.bootstrap.instrumentors import installed
+from otelbudget.bootstrap.metrics import page_wanted, push_wanted
+from otelbudget.bootstrap.sampler import can_drop
+from otelbudget.config.store import concealed
+from otelbudget.errors import BudgetExceeded, StoreError
+from otelbudget.guards import GUARDS, unguarded
+from otelbudget.integrations import HOOKS
+from otelbudget.manager import BudgetManager
+
+if TYPE_CHECKING:
+    from otelbudget.cli.screen import Mark
+    from otelbudget.config import Config
+
+
+class Finding(NamedTuple):
+    """One thing of this environment, whether it is ``good``, ``warn``, ``bad`` or ``plain``, and what it does."""
+
+    name: str
+    version: str
+    state: Mark
+    says: str
+
+
+_STOPS: Final[tuple[Mark, str]] = ("plain", "its spans begin before the call and let a refusal through")
+_SWALLOWS: Final[tuple[Mark, str]] = ("plain", "only observes: it swallows a refusal")
+#: Instrumentor -> what its spans are good for, where no guard is; see the README's table.
+_INSTRUMENTORS: Final[dict[str, tuple[Mark, str]]] = {
+    "opentelemetry-instrumentation-genai-openai": _STOPS,
+    "opentelemetry-instrumentation-genai-anthropic": _STOPS,
+    "opentelemetry-instrumentation-google-genai": _STOPS,
+    "opentelemetry-instrumentation-openai": ("plain", "lets a refusal through, but for Responses, which it tells late"),
+    "opentelemetry-instrumentation-anthropic": _STOPS,
+    "opentelemetry-instrumentation-google-generativeai": _STOPS,
+    "opentelemetry-instrumentation-langchain": _SWALLOWS,
+    "opentelemetry-instrumentation-genai-langchain": _SWALLOWS,
+    "opentelemetry-instrumentation-openai-agents": _SWALLOWS,
+    "opentelemetry-instrumentation-genai-openai-agents": _SWALLOWS,
+}
+#: All of this vendor's.
+_OPENINFERENCE: Final = "openinference-instrumentation-"
+#: Modules of frameworks.
+_FRAMEWORKS: Final = (
+    *("langchain", "langgraph", "agents", "pydantic_ai", "crewai", "google.adk", "llama_index.core", "agent_framework"),
+    *("autogen_agentchat", "ag2", "smolagents", "instructor", "mcp", "fastmcp", "celery", "fastapi", "starlette"),
+    *("flask", "django"),
+)
+#: Top module -> packages that have it.
+_PACKAGES: Final = packages_distributions()
+
+
+def examine(config: Config) -> dict[str, list[Finding]]:
+    """Section -> what was found. Imports every SDK that is installed; sends nothing to any of them."""
+    return {
+        "budgets": [_budgets(config)],
+        "model SDKs": [*_guarded(), *_passing()],
+        "instrumentations": list(_instrumentors()),
+        "frameworks": list(_frameworks()),
+        "spans": list(_spans()),
+        "metrics and events": list(_telemetry(config)),
+        "store": [_store(config)],
+        "prices and estimates": list(_prices(config)),
+    }
+
+
+def _budgets(config: Config) -> Finding:
+    if config.source is None:
+        return Finding("budgets.yaml", "", "plain", "none here: a budget has to come from code")
+    return Finding(str(config.source), "", "good", f"budgets: {', '.join(config) or 'none by name'}")
+
+
+def _guarded() -> Iterator[Finding]:
+    for sdk, guard in GUARDS.items():
+        if not installed(guard.module):
+            continue
+        try:
+            import_module(guard.module)
+            guard.install()
+        except Exception as error:  # noqa: BLE001 - whatever a broken SDK raises
+            yield Finding(sdk, _version(guard.module), "warn", f"can't be imported: {error}")
+            continue
+        around = guard.unreached()
+        guard.uninstall()
+        says = f"the guard is not reached by {', '.join(around)}" if around else "stopped by its guard before sending"
+        yield Finding(sdk, _version(guard.module), "bad" if around else "good", says)
+
+
+def _passing() -> Iterator[Finding]:
+    for module in filter(installed, unguarded()):
+        says = "no guard: stopped and counted only by spans that let a refusal through, or by run.reserve()"
+        yield Finding(module, _version(module), "warn", says)
+
+
+def _instrumentors() -> Iterator[Finding]:
+    dists = {point.dist.name: point.dist for point in entry_points(group="opentelemetry_instrumentor") if point.dist}
+    for name, dist in sorted(dists.items()):
+        state_says = _SWALLOWS if name.startswith(_OPENINFERENCE) else _INSTRUMENTORS.get(name)
+        if state_says is not None:
+            yield Finding(name, dist.version, *state_says)
+
+
+def _frameworks() -> Iterator[Finding]:
+    for module in filter(installed, _FRAMEWORKS):
+        hook = HOOKS.get(module)
+        says = f"; otelbudget.integrations.{hook} ends well there" if hook else ""
+        yield Finding(module, _version(module), "plain", f"its model calls stop where their SDK does{says}")
+
+
+class _Refusing(SpanProcessor):
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002 - the SDK's signature
+        raise BudgetExceeded
+
+
+def _arrives() -> bool:
+    """Whether a refusal by a processor that a provider was given reaches who starts a span: found out by trying."""
+    provider = TracerProvider(ALWAYS_ON, shutdown_on_exit=False)
+    provider.add_span_processor(_Refusing())
+    try:
+        provider.get_tracer(__name__).start_span("refused")
+    except BudgetExceeded:
+        return True
+    return False
+
+
+def _spans() -> Iterator[Finding]:
+    provider = TracerProvider(shutdown_on_exit=False)
+    if variable("OTEL_SDK_DISABLED").lower() == "true":
+        yield Finding("SDK", "", "warn", "OTEL_SDK_DISABLED is set: only guards and explicit checks enforce")
+        return
+    if _arrives():
+        yield Finding("refusals", _dist("opentelemetry-sdk"), "good", "a span processor's refusal reaches the caller")
+    else:
+        says = "this SDK swallows what a span processor raises: spans stop calls only where setup() makes the provider"
+        yield Finding("refusals", _dist("opentelemetry-sdk"), "bad", says)
+    drops = can_drop(provider.sampler)
+    says = "can drop spans: under an application's own provider calls without a guard may pass unseen"
+    name = variable("OTEL_TRACES_SAMPLER") or "the default"
+    yield Finding("sampler", "", "warn" if drops else "good", f"{name} {says if drops else 'drops nothing'}")
+    yield Finding("exporters", "", "plain", _places("TRACES") or "none (set OTEL_EXPORTER_OTLP_ENDPOINT)")
+
+
+def _telemetry(config: Config) -> Iterator[Finding]:
+    pushed = push_wanted(None)
+    page = page_wanted("auto", None, config.telemetry.metrics_port, pushed=pushed, own_registry=True)
+    where = [] if page is None else ["http://{}:{}/metrics".format(*page)]
+    yield Finding("metrics", "", "plain", " and ".join(where + [_places("METRICS")] * pushed) or "nowhere")
+    events = config.telemetry.events
+    logs = _places("LOGS") or "the application's logger provider"
+    yield Finding("events", "", "plain", events if events == "span" else f"{events}, log records to {logs}")
+
+
+def _places(signal: Signal) -> str:
+    return " and ".join(where for _, where in named_exporters(signal))
+
+
+def _store(config: Config) -> Finding:
+    said = config.store
+    name = concealed(said.url)
+    if said.url == "memory":
+        return Finding(name, "", "plain", "quotas are counted by each process for itself")
+    manager = BudgetManager(config)
+    try:
+        manager.engine.store.store.read("default", ())
+        return Finding(name, "", "good", f"it answers; should it not, {said.on_error}")
+    except StoreError as error:
+        return Finding(name, "", "bad", f"it does not answer ({error}), so now: {said.on_error}")
+    finally:
+        manager.shutdown()
+
+
+def _prices(config: Config) -> Iterator[Finding]:
+    named = len(config.prices.models)
+    listed = config.prices.load()
+    says = "lists models, offline" if listed else "not used: install 'otelbudget[prices]' for the prices of most models"
+    yield Finding("genai-prices", _dist("genai-prices"), "good" if listed else "plain", says)
+    yield Finding("prices", "", "plain", f"{named} model{'s' * (named != 1)} priced by name in the configuration")
+    yield Finding("tokenizer", "", "plain", "built in: an estimate that needs no vocabulary and learns from answers")
+
+
+def _version(module: str) -> str:
+    """Of the package that has *module*."""
+    dashed = module.replace(".", "-").replace("_", "-")
+    names = _PACKAGES.get(module.partition(".")[0], ())
+    return _dist(next((name for name in names if name.replace("_", "-") == dashed), (*names, "")[0]))
+
+
+def _dist(name: str) -> str:
+    try:
+        return version(name) if name else ""
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,25 @@
+"""Budgets in the native hooks of frameworks: a file per framework, imported by whoever uses it.
+
+Each composes with the user's own hooks and needs no instrumentor. To add one: a file here, a row in `HOOKS`, and a
+group in ``tests/matrix`` that runs the real framework.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Module of a framework -> what a user takes from here.
+HOOKS: Final = {
+    "langchain": "langchain.BudgetMiddleware",
+    "agents": "openai_agents.BudgetHooks",
+    "pydantic_ai": "pydantic_ai.BudgetCapability",
+    "google.adk": "google_adk.BudgetPlugin",
+    "agent_framework": "agent_framework.budget_middleware",
+    "crewai": "crewai.budget_tools",
+    "fastmcp": "fastmcp.BudgetMiddleware",
+    "celery": "celery.BudgetTask",
+    "starlette": "asgi.BudgetMiddleware",
+    "fastapi": "asgi.BudgetMiddleware",
+    "flask": "wsgi.BudgetMiddleware",
+    "django": "asgi.BudgetMiddleware or wsgi.BudgetMiddleware",
+}

@@ -1,0 +1,56 @@
+"""`BudgetPlugin` for Google's ADK: a refused agent ends with a message, a refused tool doesn't run.
+
+runner = InMemoryRunner(agent, plugins=[BudgetPlugin()])
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from otelbudget.errors import BudgetExceeded, found_in
+from otelbudget.integrations import hooks
+
+try:
+    from google.adk.models.llm_response import LlmResponse
+    from google.adk.plugins.base_plugin import BasePlugin
+    from google.genai.types import Content, Part
+except ImportError as missing:
+    raise ImportError("this is for Google's Agent Development Kit: pip install 'otelbudget[google-adk]'") from missing
+
+
+class BudgetPlugin(BasePlugin):
+    """Answers a refused model call with a message, and gives the model one for a refused tool.
+
+    The message has the error code ``BUDGET_EXCEEDED``. Tool limits hold without any instrumentation; the guard of the
+    model's SDK refuses model calls.
+
+    Args:
+        acknowledge: Whether these messages deal with denials; False lets them be raised again when the run is left.
+    """
+
+    def __init__(self, *, acknowledge: bool = True) -> None:
+        super().__init__("otelbudget")
+        self._acknowledge = acknowledge
+
+    async def on_model_error_callback(self, *, callback_context: Any, llm_request: Any, error: Exception) -> Any:  # noqa: ARG002
+        """What the agent ends with, if a denial is the error."""
+        denial = found_in(error)
+        if denial is None:
+            return None
+        self._dealt_with()
+        said = hooks.ended(denial)
+        content = Content(role="model", parts=[Part(text=said)])
+        return LlmResponse(content=content, error_code="BUDGET_EXCEEDED", error_message=said)
+
+    async def before_tool_callback(self, *, tool: Any, tool_args: Any, tool_context: Any) -> dict[str, Any] | None:  # noqa: ARG002
+        """Charge the tool call; what the model is told where it is refused."""
+        try:
+            async with hooks.tool_call(tool.name, tool_context.function_call_id):
+                return None  # what the tool does is not inside of this hook
+        except BudgetExceeded as denial:
+            self._dealt_with()
+            return {"error": hooks.not_run(denial)}
+
+    def _dealt_with(self) -> None:
+        if self._acknowledge:
+            hooks.acknowledge()

@@ -1,0 +1,82 @@
+"""What the hooks of agent frameworks share: a tool call, an agent's span, and what a denial says to a model."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+from opentelemetry.context import get_current
+
+from otelbudget import semconv
+from otelbudget.engine import context as contexts
+from otelbudget.runs import ambient
+from otelbudget.runs.api import current_run
+from otelbudget.runs.tool_call import ToolCall
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from opentelemetry.trace import Span
+
+    from otelbudget.errors import BudgetExceeded
+
+
+def tool_call(name: str, call_id: str | None = None) -> ToolCall | nullcontext[None]:
+    """A tool call of the run of here as a block, as `BudgetRun.tool_call` gives it, also outside every run."""
+    engine = contexts.active_engine()
+    run = contexts.run_here()
+    if run is None and engine is None:
+        return nullcontext()
+    return ToolCall(run or ambient.outside(engine), name, call_id or None)  # type: ignore[arg-type]  # one is there
+
+
+def agent_span(name: str | None) -> Span | None:
+    """The span of a piece of work of the agent *name*, to which its budget and quotas belong.
+
+    None where there is nothing to tell, or an instrumentation has opened it.
+    """
+    engine = contexts.active_engine()
+    if engine is None or engine.spans is None or not name or engine.spans.agent_here(get_current())[0] == name:
+        return None
+    said = {semconv.GEN_AI_OPERATION: "invoke_agent", semconv.GEN_AI_AGENT_NAME: name}
+    return engine.tracer.start_span(f"invoke_agent {name}", attributes=said)
+
+
+@contextmanager
+def agent(name: str | None) -> Iterator[None]:
+    """A piece of work of the agent *name*, as a block."""
+    span = agent_span(name)
+    if span is None:
+        yield
+    else:
+        with trace.use_span(span, end_on_exit=True):
+            yield
+
+
+def inside(span: Span | None) -> AbstractContextManager[None]:
+    """A block in the context of *span*, which stays open."""
+    return nullcontext() if span is None else contexts.attached(trace.set_span_in_context(span))
+
+
+def acknowledge() -> None:
+    """Say that what refused a call here has been dealt with: leaving the run, or one around it, is quiet."""
+    run = current_run()
+    while run is not None:
+        run.acknowledge()
+        run = run.parent
+
+
+def ended(denial: BudgetExceeded) -> str:
+    """What an agent says that ends with *denial*, to who reads its answer."""
+    return f"Stopped before the answer was complete: {_short(denial)}."
+
+
+def not_run(denial: BudgetExceeded) -> str:
+    """What the result of a refused tool says, to the model that asked for it."""
+    return f"Not run: {_short(denial)}. Do without it, and answer with what you have."
+
+
+def _short(denial: BudgetExceeded) -> str:
+    """Who refused and why, without the advice to developers."""
+    return str(denial).partition(". ")[0].rstrip(".")

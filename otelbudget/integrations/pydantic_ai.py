@@ -1,0 +1,50 @@
+"""`BudgetCapability` for Pydantic AI: a refused tool doesn't run, an agent has the budget of its name.
+
+agent = Agent("openai:gpt-4o", name="researcher", capabilities=[BudgetCapability()])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+from otelbudget.errors import BudgetExceeded
+from otelbudget.integrations import hooks
+
+try:
+    from pydantic_ai.capabilities import AbstractCapability
+    from pydantic_ai.exceptions import ToolFailed
+except ImportError as missing:
+    raise ImportError("this is for Pydantic AI 2.0 or newer: pip install 'otelbudget[pydantic-ai]'") from missing
+
+
+class BudgetCapability(AbstractCapability[Any]):
+    """Holds each tool call on the run, and each run of an agent on the budget and the quotas of its name.
+
+    A refused tool call does not run and tells the model why. A refused model call raises BudgetExceeded, as Pydantic
+    AI's own limits raise; the guard of the provider's SDK sees to that. No instrumentation is needed.
+    """
+
+    async def wrap_run(self, ctx: Any, *, handler: Callable[[], Awaitable[Any]]) -> Any:
+        """Do a run of the agent as its piece of work."""
+        with hooks.agent(None if ctx.agent is None else ctx.agent.name):
+            return await handler()
+
+    async def wrap_tool_execute(
+        self,
+        ctx: Any,  # noqa: ARG002 - Pydantic AI's signature
+        *,
+        call: Any,
+        tool_def: Any,  # noqa: ARG002
+        args: Any,
+        handler: Callable[[Any], Awaitable[Any]],
+    ) -> Any:
+        """Run a tool, if a tool call is left."""
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(hooks.tool_call(call.tool_name, call.tool_call_id))
+            except BudgetExceeded as denial:
+                hooks.acknowledge()  # the model is told
+                raise ToolFailed(hooks.not_run(denial)) from denial
+            return await handler(args)

@@ -1,0 +1,121 @@
+"""What hooks of frameworks ask for holds without an instrumentor, and is not doubled beside one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+from opentelemetry import trace
+
+import otelbudget
+from otelbudget import BudgetExceeded, RunBudget
+from otelbudget.demo import DemoServer
+from otelbudget.integrations import HOOKS, hooks
+
+Ask = Callable[[], str]
+Setup = Callable[..., otelbudget.BudgetManager]
+BY_NAME = "budgets:\n  two: {max_steps: 2}\nagents: {researcher: two}\n"
+
+
+def asks(ask: Ask, times: int) -> int:
+    """How many of so many calls were answered."""
+    answered = 0
+    for _ in range(times):
+        with suppress(BudgetExceeded):
+            answered += ask() == "answered"
+    return answered
+
+
+def test_each_piece_of_an_agents_work_has_the_budget_of_its_name(setup: Setup, ask: Ask) -> None:
+    setup(BY_NAME)
+    for name, sent in (("researcher", 2), ("researcher", 2), ("writer", 4)):
+        with hooks.agent(name):
+            assert asks(ask, 4) == sent
+    with hooks.agent(None):
+        assert asks(ask, 4) == 4
+
+
+def test_sampling_changes_nothing_of_it(setup: Setup, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    setup(BY_NAME)
+    with hooks.agent("researcher"):
+        assert asks(ask, 4) == 2
+
+
+def test_the_quotas_of_the_agent_bind_inside_of_a_run_too(setup: Setup, ask: Ask, server: DemoServer) -> None:
+    setup("quotas:\n  agents:\n    researcher: [{steps: 1, per: day}]\n")
+    with otelbudget.run(RunBudget(max_steps=3), reraise=False):
+        with hooks.agent("researcher"):
+            assert asks(ask, 2) == 1
+        assert asks(ask, 4) == 2
+
+
+def test_an_instrumentors_span_of_the_agent_is_taken_for_it(setup: Setup) -> None:
+    setup(BY_NAME)
+    said = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "researcher"}
+    with trace.get_tracer("theirs").start_as_current_span("invoke_agent", attributes=said) as theirs:
+        with hooks.agent("researcher"):
+            assert trace.get_current_span() is theirs
+        with hooks.agent("writer"):
+            assert trace.get_current_span() is not theirs
+
+
+def test_an_instrumentors_span_of_a_tool_is_charged_once(setup: Setup) -> None:
+    setup()
+    said = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "search", "gen_ai.tool.call.id": "1"}
+    tracer = trace.get_tracer("theirs")
+    with otelbudget.run(RunBudget(max_tool_calls=1)) as run:
+        with tracer.start_as_current_span("tool", attributes=said), hooks.tool_call("search", "1"):
+            pass
+        assert run.usage.tool_calls == 1
+
+
+def test_a_tool_call_outside_every_run_is_held_by_the_process_wide_one(setup: Setup) -> None:
+    with hooks.tool_call("search"):
+        pass  # nothing is set up
+    manager = setup("default_budget: one\nbudgets:\n  one: {max_tool_calls: 1}\n")
+    with hooks.tool_call("search"):
+        assert manager.remaining()["tool_calls"] == 0
+    with pytest.raises(BudgetExceeded) as refused, hooks.tool_call("search"):
+        pass
+    told = hooks.not_run(refused.value)
+    assert told.startswith("Not run: budget 'one'")
+    assert "extend" not in told  # no advice to developers
+    assert told.endswith("answer with what you have.")
+
+
+def test_of_many_threads_as_many_tools_run_as_the_limit_allows(setup: Setup) -> None:
+    setup()
+    ran: list[int] = []
+
+    def work() -> None:
+        with suppress(BudgetExceeded), hooks.tool_call("search"):
+            ran.append(1)
+
+    with otelbudget.run(RunBudget(max_tool_calls=5), reraise=False) as run:
+        threads = [threading.Thread(target=work) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(ran) == run.usage.tool_calls == 5
+
+
+def test_what_was_told_is_dealt_with_in_every_run_around(setup: Setup, ask: Ask) -> None:
+    setup()
+    with otelbudget.run(RunBudget(max_steps=1)) as run, run.child():
+        asks(ask, 2)
+        hooks.acknowledge()
+
+
+@pytest.mark.parametrize("hook", sorted({one for named in HOOKS.values() for one in named.split(" or ")}))
+def test_each_hook_is_where_it_is_said_to_be_or_says_what_to_install(hook: str) -> None:
+    module, name = hook.split(".")
+    try:
+        found = __import__(f"otelbudget.integrations.{module}", fromlist=[name])
+    except ImportError as missing:
+        assert "pip install 'otelbudget[" in str(missing)  # noqa: PT017
+    else:
+        assert callable(getattr(found, name))
