@@ -67,13 +67,15 @@ def test_parts_without_a_price_of_their_own_cost_what_the_whole_does() -> None:
     assert cost(Price(input=1), input_tokens=10, output_tokens=10) == 20_000
 
 
-def test_parts_beyond_their_whole_are_charged_and_never_subtracted() -> None:
+def test_parts_beyond_their_whole_prove_that_it_leaves_them_out() -> None:
     price = Price(input=2, output=10, cache_read=1, reasoning=10)
-    assert cost(price, input_tokens=10, output_tokens=5, cache_read_tokens=50, reasoning_tokens=20) == 50_000 + 200_000
+    assert cost(price, input_tokens=10, output_tokens=5, cache_read_tokens=50, reasoning_tokens=20) == 70_000 + 250_000
 
 
-def test_tokens_without_a_split_are_priced_as_input_and_unknown_ones_as_none() -> None:
-    assert cost(SMALL, tokens=1_000) == cost(SMALL, input_tokens=1_000, output_tokens=0)
+def test_tokens_without_a_split_are_as_dear_as_the_dearer_part_and_unknown_ones_cost_nothing() -> None:
+    assert cost(SMALL, tokens=1_000) == cost(SMALL, input_tokens=0, output_tokens=1_000)
+    assert cost(Price(input=3, output=1), tokens=1_000) == 3_000_000
+    assert cost(SMALL, tokens=1_000, output_tokens=0) == 150_000
     assert cost(SMALL, input_tokens=1_000) == 150_000
     assert cost(SMALL) == 0
 

@@ -16,8 +16,8 @@ from otelbudget.admission import closing, notices, trips
 from otelbudget.admission.cost import Price, price
 from otelbudget.admission.request import Once
 from otelbudget.ledger.change import Changes
-from otelbudget.model.amounts import COST, INPUT, NANOS, NESTED, NOTHING, OUTPUT, STEPS, TOOLS, Amounts
-from otelbudget.model.usage import Unsaid, Usage, sum_of
+from otelbudget.model.amounts import COST, INPUT, NANOS, NESTED, NOTHING, OUTPUT, STEPS, TOOLS, Amounts, Unsaid
+from otelbudget.model.usage import Usage, sum_of
 from otelbudget.model.vector import pack
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site

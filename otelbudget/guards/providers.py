@@ -18,6 +18,7 @@ _BY_HOST: Final = (
     (".openai.azure.com", "azure.ai.openai"),
     (".models.ai.azure.com", "azure.ai.inference"),
     (".services.ai.azure.com", "azure.ai.inference"),
+    (".cognitiveservices.azure.com", "azure.ai.openai"),
     (".amazonaws.com", "aws.bedrock"),
     ("generativelanguage.googleapis.com", "gcp.gemini"),
     ("aiplatform.googleapis.com", "gcp.vertex_ai"),
@@ -26,12 +27,18 @@ _BY_HOST: Final = (
     ("api.cohere.ai", "cohere"),
     ("api.cohere.com", "cohere"),
     ("api.deepseek.com", "deepseek"),
+    ("api.fireworks.ai", "fireworks"),
     ("api.groq.com", "groq"),
     ("api.mistral.ai", "mistral_ai"),
+    ("api.moonshot.ai", "moonshot_ai"),
+    ("api.moonshot.cn", "moonshot_ai"),
+    ("api.novita.ai", "novita"),
     ("api.perplexity.ai", "perplexity"),
+    ("openrouter.ai", "openrouter"),
     ("api.together.ai", "together"),
     ("api.together.xyz", "together"),
     ("api.x.ai", "x_ai"),
+    ("api.z.ai", "zai"),
 )
 
 

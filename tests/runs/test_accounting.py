@@ -17,7 +17,7 @@ from otelbudget.pricing import Price, Prices
     ("usage", "nano"),
     [
         (Usage(100, 50, model="demo"), 200_000),
-        (Usage(tokens=100, model="demo"), 100_000),
+        (Usage(tokens=100, model="demo"), 200_000),
         (Usage(100, 50, model="demo", cost_usd=0.5), 500_000_000),
         (Usage(100, 50, model="demo", cost_usd=0), 0),
         (Usage(0, 0, model="mystery"), 0),

@@ -244,14 +244,14 @@ def test_a_hold_that_has_grown_past_what_one_call_may_use_still_settles(world: W
 def test_commit_takes_a_usage_or_tokens_of_the_model_reserved_for(world: World) -> None:
     with world.run() as run:
         hold = run.reserve(tokens=10, steps=2, model="demo")
-        for wrong in ("5", 1.5, {"tokens": 5}):
+        for wrong in ("5", 1.5, {"words": 5}):
             with pytest.raises(TypeError, match="takes a Usage, or tokens"):
-                hold.commit(wrong)  # type: ignore[arg-type]
+                hold.commit(wrong)
         with pytest.raises(ValueError, match="tokens must be"):
             hold.commit(-5)
         assert not hold.settled
         hold.commit(5)
-    assert (run.usage.tokens, run.usage.steps, run.usage.cost_usd) == (5, 2, Decimal("0.000005"))
+    assert (run.usage.tokens, run.usage.steps, run.usage.cost_usd) == (5, 2, Decimal("0.00001"))
 
 
 def test_releases_are_said_and_bounded_like_checks(make_world: Callable[..., World]) -> None:
