@@ -164,7 +164,7 @@ def _completed(given: int | None, made: int | None, total: int, cached: int) -> 
     """Input and output by what the total proves: one of them that was not told, or cached input or reasoning that was
     left out of it."""
     if given is None:
-        return (total - made if made is not None and total >= made else None), made
+        return (total - made if made is not None and total > made else None), made
     left = total - given - (made or 0)
     if left < 0:
         return given, made
