@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "demo": "run agents of several tenants under budgets against a local server; no key needed",
     "validate": "say everything that is wrong with budgets.yaml files",
     "explain": "say which limits of a budgets.yaml a call would be held to",
+    "prices": "say what a model costs, and whose price that is",
     "quota": "list, show, set and reset the quotas of a store that processes share",
     "schema": "write the JSON Schema of a budgets.yaml, for editors",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Final
+from urllib.parse import urlsplit
 
 #: Client class -> provider, whatever host it talks to.
 _BY_CLASS: Final = {
@@ -49,5 +50,13 @@ def provider_of(client: object, default: str) -> str:
             return _BY_CLASS[cls.__name__]
     if getattr(client, "vertexai", None) is True:  # google-genai's
         return "gcp.vertex_ai"
-    host = str(getattr(getattr(client, "base_url", None), "host", ""))
-    return next((provider for end, provider in _BY_HOST if host.endswith(end)), default)
+    return _at_host(str(getattr(getattr(client, "base_url", None), "host", ""))) or default
+
+
+def provider_at(base_url: str) -> str | None:
+    """Who answers at an address; None if it is nobody known."""
+    return _at_host(urlsplit(base_url).hostname or "")
+
+
+def _at_host(host: str) -> str | None:
+    return next((provider for end, provider in _BY_HOST if host.endswith(end)), None)

@@ -223,6 +223,10 @@ class Prices:
             return self._given[entry]
         return Known(price.rates(tier), source=f"prices: {entry}, {tier}")
 
+    def table(self) -> Mapping[str, Known]:
+        """What was given: model or pattern -> what it costs."""
+        return MappingProxyType(self._given)
+
     @property
     def given(self) -> bool:
         """Whether there is a price here, whatever is listed elsewhere."""

@@ -70,6 +70,15 @@ def listed_price(model: str, provider: str | None, now_s: float, tier: str | Non
     return None
 
 
+def listed_models() -> list[tuple[str, str]]:
+    """(provider, model) of all that the genai-prices package lists; empty if it is not installed."""
+    try:
+        from genai_prices.data_snapshot import get_snapshot
+    except ImportError:
+        return []
+    return [(provider.id, model.id) for provider in get_snapshot().providers for model in provider.models]
+
+
 def _known(found: Any, now_s: float, *, changes: bool) -> Known | None:
     listed = {name: value for name, value in vars(found.model_price).items() if value is not None}
     if listed and "input_mtok" not in listed:
