@@ -248,6 +248,8 @@ def _announce(
     if usage.estimated or late or wrap_up:
         said = ((usage.estimated, semconv.ESTIMATED), (late, semconv.LATE), (wrap_up, semconv.WRAP_UP))
         flags = [name for holds, name in said if holds]
+    if usage.estimated:
+        payer.note_estimate()
     if notices.RECORDS.isEnabledFor(logging.INFO):
         notices.step(payer, amounts, usage.model or asked_model, owner, charge.cost, flags)
     span = site.span
@@ -256,7 +258,8 @@ def _announce(
         payer.say(site, events.record_event, charged, flags)
         if site is not payer.site and payer.kind != "quota" and span.is_recording():
             # As an attribute of the call's own span, since trace queries sum over attributes and not over events.
-            payer.say(site, events.mark, {semconv.COST_USD: amounts[COST] / NANOS})
+            source = {semconv.COST_SOURCE: charge.cost.source} if charge.cost.source else {}
+            payer.say(site, events.mark, {semconv.COST_USD: amounts[COST] / NANOS, **source})
     if crossed:
         say_crossed(payer, site, crossed)
     if payer.kind == "implicit" and payer.run is not None:
@@ -284,6 +287,7 @@ def tell_expired(engine: Any) -> None:
         except IndexError:  # another thread tells of it
             return
         if held.payer is not None:
+            held.payer.note_estimate()
             if not any(held.on_expiry):
                 notices.dropped(held.payer)
             elif notices.RECORDS.isEnabledFor(logging.INFO):
