@@ -26,34 +26,34 @@ from otelbudget.model.usage_names import (
 
 #: No call has that many tokens; sums of a few such numbers are still amounts.
 _TOO_MANY: Final = 2**50
+#: The first spares most the second, which takes long to tell.
+_MAPPINGS: Final = (dict, Mapping)
 #: Work of Anthropic's own that the totals of a message leave out.
 _BESIDE: Final = ("compaction", "advisor_message")
 
 
 def get(holder: object, name: str) -> Any:
     """What *holder*, a mapping or an object, has under *name*, or None."""
-    if isinstance(holder, Mapping):
-        return holder.get(name)
-    try:
-        return getattr(holder, name, None)
-    except Exception:  # noqa: BLE001  a property of somebody else's
-        return None
+    return holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
 
 
 def at(holder: object, path: str) -> Any:
     """What is at *path*, or None; in a list a step is a number, or Gemini's name of a modality."""
-    first, *steps = _steps(path)
-    if isinstance(holder, Mapping):
-        if first not in holder:  # most paths end here, and each piece of a stream is asked for all of them
-            return holder.get(path) if steps else None
-        holder = holder[first]
-    else:
-        holder = get(holder, first)
-    for step in steps:
-        if isinstance(holder, list | tuple):
-            holder = _of_list(holder, step)
-        elif holder is not None:
-            holder = get(holder, step)
+    steps = _steps(path)
+    if isinstance(holder, _MAPPINGS) and steps[0] not in holder:
+        return holder.get(path)
+    try:
+        for step in steps:  # without a call for each: an answer is asked for some forty paths
+            if holder is None:
+                return None
+            if isinstance(holder, _MAPPINGS):
+                holder = holder.get(step)
+            elif isinstance(holder, list | tuple):
+                holder = _of_list(holder, step)
+            else:
+                holder = getattr(holder, step, None)
+    except Exception:  # noqa: BLE001  a property of somebody else's
+        return None
     return holder
 
 
@@ -89,13 +89,18 @@ def cost_of(value: object) -> Decimal | None:
 
 def text(holder: object, *paths: str) -> str | None:
     """The first text that is at one of *paths*, or None."""
-    return next((value for path in paths if isinstance(value := at(holder, path), str) and value), None)
+    for path in paths:
+        value = at(holder, path)
+        if isinstance(value, str) and value:
+            return value
+    return None
 
 
 def usage_in(answer: object) -> tuple[object, Names | None]:
     """Where *answer* has its usage, and the kind of it; None if it has none that can be read."""
-    for place in (*(at(answer, path) for path in PLACES), answer):
-        if place is None or (isinstance(place, Mapping) and ROOTS.isdisjoint(place)):
+    for path in (*PLACES, ""):
+        place = at(answer, path) if path else answer
+        if place is None or (isinstance(place, _MAPPINGS) and ROOTS.isdisjoint(place)):
             continue
         for kind in KINDS:
             if _first(place, kind.marks or (*kind.input, *kind.output)) is not None:
@@ -178,8 +183,17 @@ def _there(found: Mapping[str, Any], nothing: object = 0) -> dict[str, Any]:
 
 
 def _first(place: object, paths: tuple[str, ...]) -> int | None:
-    return next((n for path in paths if (n := count(at(place, path))) is not None), None)
+    for path in paths:
+        value = at(place, path)
+        if value is not None and (tokens := count(value)) is not None:
+            return tokens
+    return None
 
 
 def _greatest(place: object, paths: tuple[str, ...]) -> int:
-    return max((count(at(place, path)) or 0 for path in paths), default=0)
+    most = 0
+    for path in paths:
+        value = at(place, path)
+        if value:
+            most = max(most, count(value) or 0)
+    return most
