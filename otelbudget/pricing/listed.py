@@ -31,7 +31,7 @@ _NAMES: Final = {
     1_000: {"search": "web_searches_kcount", "request": "requests_kcount"},
 }
 #: Providers of the semantic conventions (``gen_ai.provider.name``) that the list does not know by that name.
-_PROVIDERS: Final = {"azure.ai.inference": "azure", "ibm.watsonx.ai": None, "moonshot_ai": "moonshotai"}
+_PROVIDERS: Final = {"azure.ai.openai": "azure", "azure.ai.inference": "azure", "moonshot_ai": "moonshotai"}
 #: For how long a price is believed that depends on the date or the hour.
 _CHANGING_FOR_S: Final = 300.0
 
@@ -50,7 +50,7 @@ def listed_price(model: str, provider: str | None, now_s: float, tier: str | Non
         return None
     now = datetime.fromtimestamp(now_s, UTC)
     # A client may speak one provider's protocol to another one: by its own provider first, then by name alone.
-    own = (provider.replace("_", "-"), _PROVIDERS.get(provider, provider)) if isinstance(provider, str) else ()
+    own = (_PROVIDERS.get(provider), provider.replace("_", "-"), provider) if isinstance(provider, str) else ()
     context = {"service_tier": tier, "processing": tier} if tier else None
     for asked in (*(one for one in dict.fromkeys(own) if one), None):
         try:
