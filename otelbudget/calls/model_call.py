@@ -263,12 +263,15 @@ class ModelCall:
         return replace(usage, input_tokens=given, output_tokens=made, tokens=None)
 
     def _usage(self, input_tokens: int, output_tokens: int, **more: Any) -> Usage:
-        return Usage(input_tokens, output_tokens, model=self.request.model, provider=self.request.provider, **more)
+        asked = self.request
+        return Usage(input_tokens, output_tokens, model=asked.model, provider=asked.provider, tier=asked.tier, **more)
 
     def _settle(self, usage: Usage, error: BaseException | None = None) -> bool:
         if self._hold.state in ("committed", "released"):
             return False
         run, held, asked = self.run, self._hold.amounts, self.request.model
+        if self.request.tier is not None and usage.tier is None:
+            usage = replace(usage, tier=self.request.tier)
         if self.own_span is not None:
             call_span.describe(self.own_span, usage)
         if not settlement.settle(

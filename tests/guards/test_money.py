@@ -127,6 +127,21 @@ def test_the_tier_that_answered_has_its_own_price(manager: BudgetManager, gatewa
     assert costs == [1, 2, 1]
 
 
+@pytest.mark.parametrize("config", [Config(prices={"m": Price(input=0, output=2, tiers={"priority": 2})})])
+def test_the_tier_that_is_asked_for_is_held_and_charged_unless_the_answer_says_another(
+    manager: BudgetManager, gateway: str, answer: dict[str, Any]
+) -> None:
+    used = {"prompt_tokens": 10, "completion_tokens": 1_000}
+    answer["make"] = lambda _: (200, {"id": "c", "model": "m", "choices": [], "usage": used})
+    asked: dict[str, Any] = {**CHAT, "model": "m", "max_completion_tokens": 1_000, "service_tier": "priority"}
+    with OpenAI(base_url=gateway, api_key="none", max_retries=0) as client:
+        with manager.run(RunBudget(max_cost_usd=0.003), reraise=False), pytest.raises(BudgetExceeded):
+            client.chat.completions.create(**asked)
+        with manager.run(RunBudget(max_cost_usd=0.004)) as run:
+            client.chat.completions.create(**asked)
+    assert str(run.usage.cost_usd) == "0.004"
+
+
 @pytest.mark.parametrize(
     ("base_url", "model", "per_million"),
     [
