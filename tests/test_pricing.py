@@ -299,6 +299,7 @@ FIELDS = {
     "out": ("output_tokens", ""),
     "read": ("cache_read_tokens", "in"),
     "write": ("cache_write_tokens", "in"),
+    "hour": ("cache_write_1h_tokens", "write"),
     "audio_in": ("audio_input_tokens", "in"),
     "reason": ("reasoning_tokens", "out"),
     "audio_out": ("audio_output_tokens", "out"),

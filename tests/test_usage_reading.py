@@ -114,6 +114,7 @@ IN_HAND: dict[str, tuple[Any, Usage]] = {
                 "input_tokens": 1,
                 "cache_creation_input_tokens": 2,
                 "cache_read_input_tokens": 3,
+                "cache_creation": {"ephemeral_5m_input_tokens": 1, "ephemeral_1h_input_tokens": 1},
                 "output_tokens": 4,
                 "server_tool_use": {"web_search_requests": 5},
                 "service_tier": "priority",
@@ -124,6 +125,7 @@ IN_HAND: dict[str, tuple[Any, Usage]] = {
             4,
             cache_read_tokens=3,
             cache_write_tokens=2,
+            cache_write_1h_tokens=1,
             searches=5,
             model="m",
             response_id="msg",
@@ -210,7 +212,7 @@ def test_record_and_commit_take_what_people_have_in_hand(world: World) -> None:
         run.record({"input_tokens": 10, "output_tokens": 5})
         run.reserve(tokens=500, model="demo").commit(answer)
         assert used(run)[:5] == [3, 315, 210, 105, 2 * 200_000]
-        with pytest.raises(TypeError, match="found no usage in str 'words'"):
+        with pytest.raises(TypeError, match="found no usage in this str"):
             run.record("words")
 
 

@@ -287,10 +287,11 @@ def tell_expired(engine: Any) -> None:
         except IndexError:  # another thread tells of it
             return
         if held.payer is not None:
-            held.payer.note_estimate()
-            if not any(held.on_expiry):
+            if any(held.on_expiry):
+                held.payer.note_estimate()
+            else:
                 notices.dropped(held.payer)
-            elif notices.RECORDS.isEnabledFor(logging.INFO):
+            if any(held.on_expiry) and notices.RECORDS.isEnabledFor(logging.INFO):
                 notices.step(held.payer, held.on_expiry, None, None, Price(held.on_expiry[COST]), ["expired"])
             say_crossed(held.payer, held.payer.site, crossed)
             closing.finish_if_idle(held.payer)

@@ -29,7 +29,14 @@ from otelbudget.model.values import said, spelled
 _ONE_STEP = Unsaid(1)
 _NO_TOOL_CALLS = Unsaid(0)
 _MAY_BE_UNKNOWN = ("input_tokens", "output_tokens", "tokens")
-_APART = ("audio_input_tokens", "audio_output_tokens", "image_output_tokens", "images", "searches")
+_APART = (
+    "audio_input_tokens",
+    "audio_output_tokens",
+    "image_output_tokens",
+    "cache_write_1h_tokens",
+    "images",
+    "searches",
+)
 _COUNTS = ("steps", "tool_calls", *CACHED, REASONING, *_APART, *_MAY_BE_UNKNOWN)
 
 
@@ -53,7 +60,7 @@ class Usage:
         steps, tool_calls: How many model and tool calls this was; a commit that does not say it charges those that are
             held.
         cache_read_tokens, cache_write_tokens, reasoning_tokens, audio_input_tokens, audio_output_tokens,
-        image_output_tokens: Parts of the above.
+        image_output_tokens, cache_write_1h_tokens: Parts of the above, and what was written to a cache for an hour.
         images, searches: Images that were made, and searches that the provider did, which may have a price of their
             own.
         tier: The service tier, such as ``priority``, ``flex`` or ``batch``; None for the ordinary one.
@@ -83,6 +90,7 @@ class Usage:
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
     image_output_tokens: int = 0
+    cache_write_1h_tokens: int = 0
     images: int = 0
     searches: int = 0
     tier: str | None = None
@@ -136,7 +144,7 @@ class Usage:
         """
         found = used if isinstance(used, cls) else cls.reported(used, provider=provider)
         if found is None:
-            raise TypeError(f"found no usage in {type(used).__name__} {used!r:.200}; give a Usage, or what reports one")
+            raise TypeError(f"found no usage in this {type(used).__name__}; give a Usage, or what reports one")
         return found
 
     @classmethod

@@ -95,6 +95,10 @@ _RESPONSES: Final = Names(
             "audio_output_tokens",
         ),
         "image_output_tokens": ("output_tokens_details.image_tokens", "image_output_tokens"),
+        "cache_write_1h_tokens": (
+            "cache_creation.ephemeral_1h_input_tokens",
+            "input_token_details.ephemeral_1h_input_tokens",
+        ),
         "searches": ("server_tool_use.web_search_requests", "searches"),
     },
 )

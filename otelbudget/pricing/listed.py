@@ -27,6 +27,7 @@ _NAMES: Final = {
         "audio_input": "input_audio_mtok",
         "audio_output": "output_audio_mtok",
         "image_output": "output_image_mtok",
+        "cache_write_1h": "cache_write_1h_mtok",
     },
     1_000: {"search": "web_searches_kcount", "request": "requests_kcount"},
 }

@@ -25,6 +25,7 @@ APART: Final = {
     "audio_input": ("audio_input_tokens", "input"),
     "audio_output": ("audio_output_tokens", "output"),
     "image_output": ("image_output_tokens", "output"),
+    "cache_write_1h": ("cache_write_1h_tokens", "cache_write"),
     "image": ("images", ""),
     "search": ("searches", ""),
     "request": ("steps", ""),
@@ -92,7 +93,8 @@ class Known:
         if read or written or reasoned:
             scaled += read * read_rate + written * write_rate + reasoned * reasoning_rate
         if apart:
-            scaled += _apart(usage, apart, {"input": (plain, plain_rate), "output": (said, output_rate)})
+            left = {"input": (plain, plain_rate), "output": (said, output_rate), "cache_write": (written, write_rate)}
+            scaled += _apart(usage, apart, left)
         return min(-(-scaled // scale), CEILING - 1)
 
 

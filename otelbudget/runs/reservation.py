@@ -105,9 +105,8 @@ class Reservation:
             return Usage(tokens=used, model=self.model)
         found = used if isinstance(used, Usage) else Usage.reported(used)
         if found is None:
-            raise TypeError(
-                f"commit() takes a Usage, or tokens as a whole number, or what reports a usage, got {used!r:.200}"
-            )
+            kind = type(used).__name__
+            raise TypeError(f"commit() takes a Usage, or tokens as a whole number, or what reports a usage, not {kind}")
         return found
 
     def release(self) -> bool:
