@@ -339,14 +339,15 @@ def test_the_table_of_published_prices_is_wide() -> None:
 def test_ten_million_random_calls_sum_without_drift(world: World) -> None:
     known = Prices({"m": Price(input=0.15, output=0.60, cache_read=0.075)}, listed=False).known("m", None)
     assert known is not None
-    random, tokens = Random(1), [0, 0, 0]
+    random, plain, said, read = Random(1).random, 0, 0, 0
     with world.run() as run:
         for _ in range(1_000):
             charged = 0
             for _ in range(10_000):
-                given, made = int(random.random() * 100_000), int(random.random() * 10_000)
+                given, made = int(random() * 100_000), int(random() * 10_000)
                 charged += known.cost(Parts(given, made, given // 2))
-                tokens = [tokens[0] + given - given // 2, tokens[1] + made, tokens[2] + given // 2]
+                plain += given - given // 2
+                said += made
+                read += given // 2
             run.record(Usage(cost_usd=usd(charged)))
-    exact = tokens[0] * 150 + tokens[1] * 600 + tokens[2] * 75
-    assert run.usage.cost_usd == usd(exact)
+    assert run.usage.cost_usd == usd(plain * 150 + said * 600 + read * 75)
