@@ -135,6 +135,7 @@ def test_without_an_instrumentor_the_guard_opens_a_span_after_the_conventions(wo
         "otelbudget.tenant": "acme",
         "otelbudget.decision": "allow",
         "otelbudget.cost.usd": 0.00007,
+        "otelbudget.cost.source": "prices: demo",
     }
     assert said(span) == [
         (

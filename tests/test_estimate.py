@@ -259,3 +259,27 @@ def test_any_json_is_counted(value: Any) -> None:
 def test_two_texts_are_about_as_much_as_their_parts(first: str, second: str) -> None:
     together = estimate_tokens(first + second)
     assert abs(together - estimate_tokens(first) - estimate_tokens(second)) <= 4
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "computer_call_output", "output": {"type": "computer_screenshot", "image_url": PICTURE}},
+        {"type": "computer_call_output", "output": {"type": "computer_screenshot", "file_id": "file-1"}},
+        {"type": "image_generation_call", "id": "ig_1", "result": "iVBORw0KGgo" * 200_000},
+        {"type": "function_call_output", "output": [{"type": "input_image", "image_url": PICTURE}]},
+        {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "UklG" * 500_000}}]},
+        {"role": "assistant", "content": "", "audio": {"id": "a", "data": "data:audio/wav;base64," + "UklG" * 500_000}},
+        {"role": "user", "content": [{"type": "input_file", "file_id": "file-1"}]},
+        {"role": "user", "content": "What is it?", "images": ["/9j/" * 500_000]},
+        {"role": "user", "content": [{"image": {"format": "png", "source": {"bytes": b"\x89PNG\r\n" * 300_000}}}]},
+        {"role": "tool", "content": [{"type": "some_new_thing", "blob": "iVBORw0KGgo" * 200_000}]},
+    ],
+)
+def test_data_is_never_text_in_any_item(item: dict[str, Any]) -> None:
+    tokens = count_input({"input": [item]})
+    assert 1_000 < tokens < 5_000
+
+
+def test_what_the_model_reads_as_text_is_text_whatever_it_looks_like() -> None:
+    assert count_input({"messages": [{"role": "user", "content": "iVBORw0KGgo" * 10_000}]}) > 20_000

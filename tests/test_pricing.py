@@ -7,6 +7,8 @@ import pickle
 import sys
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
+from random import Random
 from types import ModuleType
 from typing import Any
 
@@ -14,17 +16,21 @@ import pytest
 from genai_prices import Usage as ListUsage
 from genai_prices import calc_price
 from genai_prices.data_snapshot import get_snapshot
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from world import World
 
 from otelbudget.errors import ConfigError
-from otelbudget.model.amounts import CEILING
+from otelbudget.model.amounts import CEILING, usd
 from otelbudget.model.usage import Usage
 from otelbudget.pricing import Price, Prices
+from otelbudget.pricing.rates import Parts
 
 SMALL = Price(input=0.15, output=0.60)
 #: 2026-06-01T12:00:00Z
 NOON_S = 1_780_315_200.0
+#: 2026-11-28T12:00:00Z, when the table of published prices was compared.
+TABLE_S = 1_795_867_200.0
 
 
 def cost(price: Price, **usage: int) -> int | None:
@@ -67,13 +73,15 @@ def test_parts_without_a_price_of_their_own_cost_what_the_whole_does() -> None:
     assert cost(Price(input=1), input_tokens=10, output_tokens=10) == 20_000
 
 
-def test_parts_beyond_their_whole_are_charged_and_never_subtracted() -> None:
+def test_parts_beyond_their_whole_prove_that_it_leaves_them_out() -> None:
     price = Price(input=2, output=10, cache_read=1, reasoning=10)
-    assert cost(price, input_tokens=10, output_tokens=5, cache_read_tokens=50, reasoning_tokens=20) == 50_000 + 200_000
+    assert cost(price, input_tokens=10, output_tokens=5, cache_read_tokens=50, reasoning_tokens=20) == 70_000 + 250_000
 
 
-def test_tokens_without_a_split_are_priced_as_input_and_unknown_ones_as_none() -> None:
-    assert cost(SMALL, tokens=1_000) == cost(SMALL, input_tokens=1_000, output_tokens=0)
+def test_tokens_without_a_split_are_as_dear_as_the_dearer_part_and_unknown_ones_cost_nothing() -> None:
+    assert cost(SMALL, tokens=1_000) == cost(SMALL, input_tokens=0, output_tokens=1_000)
+    assert cost(Price(input=3, output=1), tokens=1_000) == 3_000_000
+    assert cost(SMALL, tokens=1_000, output_tokens=0) == 150_000
     assert cost(SMALL, input_tokens=1_000) == 150_000
     assert cost(SMALL) == 0
 
@@ -89,6 +97,7 @@ money = st.decimals(min_value=0, max_value=1_000, places=7)
 tokens = st.integers(min_value=0, max_value=10**7)
 
 
+@settings(deadline=None)
 @given(money, money, money, money, st.integers(1, 10**6), st.integers(0, 100), *[tokens] * 4)
 def test_costs_are_exact(
     a: Decimal, b: Decimal, c: Decimal, d: Decimal, per: int, percent: int, i: int, o: int, read: int, thought: int
@@ -278,3 +287,67 @@ def test_a_list_that_is_half_imported_is_not_known_this_time_and_asked_again(
     assert (prices.cost_nanousd("gpt-4o", "openai", Usage(1000, 100)), prices.load()) == (None, False)
     monkeypatch.undo()
     assert prices.cost_nanousd("gpt-4o", "openai", Usage(1000, 100)) is not None
+
+
+# --- published prices
+
+TABLE = (Path(__file__).parent / "priced_calls.txt").read_text("utf-8").splitlines()
+PRICED = [[cell.strip() for cell in line.split("|")] for line in TABLE if not line.startswith("#")]
+#: Name of the table -> field of `Usage`, what it is a part of.
+FIELDS = {
+    "in": ("input_tokens", ""),
+    "out": ("output_tokens", ""),
+    "read": ("cache_read_tokens", "in"),
+    "write": ("cache_write_tokens", "in"),
+    "hour": ("cache_write_1h_tokens", "write"),
+    "audio_in": ("audio_input_tokens", "in"),
+    "reason": ("reasoning_tokens", "out"),
+    "audio_out": ("audio_output_tokens", "out"),
+    "image_out": ("image_output_tokens", "out"),
+    "search": ("searches", ""),
+    "call": ("steps", ""),
+}
+
+
+def pairs(cell: str) -> dict[str, Fraction]:
+    words = cell.split()
+    return dict(zip(words[::2], map(Fraction, words[1::2]), strict=True))
+
+
+@pytest.mark.parametrize("row", PRICED, ids=lambda row: f"{row[1]} {row[2]} {row[3]}")
+def test_calls_cost_what_their_providers_publish(row: list[str]) -> None:
+    provider, model, tier, used, figures = row[:5]
+    tokens, each = pairs(used), pairs(figures)
+    usage = Usage(**{FIELDS[name][0]: int(n) for name, n in tokens.items()}, tier=None if tier == "-" else tier)
+    tokens.setdefault("call", Fraction(1))
+    published = Fraction(0)
+    for name, price in each.items():
+        parts = sum(n for part, n in tokens.items() if FIELDS[part][1] == name)
+        published += (tokens[name] - parts) * price / (1 if name in ("search", "call") else 10**6)
+    charged = listed_cost(model, provider, usage, TABLE_S)
+    assert (charged == math.ceil(published * 10**9)) is (len(row) == 7), row[7:] or (charged, float(published))
+
+
+def test_the_table_of_published_prices_is_wide() -> None:
+    assert len(PRICED) >= 60
+    assert len({row[0] for row in PRICED}) >= 8
+    assert all(row[5] and row[6] for row in PRICED)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ten_million_random_calls_sum_without_drift(world: World) -> None:
+    known = Prices({"m": Price(input=0.15, output=0.60, cache_read=0.075)}, listed=False).known("m", None)
+    assert known is not None
+    random, plain, said, read = Random(1).random, 0, 0, 0
+    with world.run() as run:
+        for _ in range(1_000):
+            charged = 0
+            for _ in range(10_000):
+                given, made = int(random() * 100_000), int(random() * 10_000)
+                charged += known.cost(Parts(given, made, given // 2))
+                plain += given - given // 2
+                said += made
+                read += given // 2
+            run.record(Usage(cost_usd=usd(charged)))
+    assert run.usage.cost_usd == usd(plain * 150 + said * 600 + read * 75)

@@ -690,7 +690,7 @@ def test_what_is_consumed_is_counted_as_spend_and_no_run_is_shown_for_it(world: 
     service = QuotaService(store=world.manager)
     service.consume_quota("acme", 30, model="demo")
     service.reserve("acme", 10).commit(Usage(5, 5, cost_usd=0))
-    assert world.spent() == (35, 5, 30_000, 0)
+    assert world.spent() == (35, 5, 60_000, 0)
     snapshot = world.engine.meters.snapshot()
     assert (snapshot.active_runs, [cell.active for cell in snapshot.tenants if cell.tenant == "acme"]) == ([], [0])
     assert world.engine.explicit_runs == 0

@@ -19,31 +19,32 @@ class Price(NamedTuple):
         nanousd: Its cost; 0 if nothing says.
         unpriced: Nothing says: no cost, no model or no price for it.
         denies: So the next request is refused.
+        source: Whose price it is; empty if there is none.
     """
 
     nanousd: int
     unpriced: bool = False
     denies: bool = False
+    source: str = ""
 
 
 def price(payer: Payer, usage: Usage, asked_model: str | None = None, owner: Owner | None = None) -> Price:
-    """The cost of *usage*, of a request of *owner*: as given, else by the configured price of the model that answered
-    or was asked, else as reported where that is trusted, else by its listed price, else by policy."""
+    """The cost of *usage*, of a request of *owner*: as given, else by the configured price of the model that was asked
+    or answered, else as reported where that is trusted, else by its listed price, else by policy."""
     if usage.cost_usd is not None:
-        return Price(usage.cost_nanousd or 0)
+        return Price(usage.cost_nanousd or 0, source="caller")
     if usage.reported_cost_usd and (reported := _reported(payer, usage, asked_model)) is not None:
-        return Price(reported)
+        return Price(reported, source="provider")
     if not (usage.input_tokens or usage.output_tokens):
         return Price(0)
-    models = dict.fromkeys((usage.model or asked_model, asked_model or usage.model))
-    for model in models:
-        known = payer.engine.prices.known(model, usage.provider)
-        if known is not None:
-            return Price(known.cost(usage))
-    for model in models if usage.estimated else ():
+    asked, answered = asked_model or usage.model, usage.model or asked_model
+    known = payer.engine.prices.known(asked, usage.provider, answered=answered, tier=usage.tier)
+    if known is not None:
+        return Price(known.cost(usage), source=known.source)
+    for model in dict.fromkeys((answered, asked)) if usage.estimated else ():
         told = payer.engine.learned.cost_nanousd(usage.provider, model, usage.tokens or 0)
         if told is not None:  # as dear as its responses said before
-            return Price(told)
+            return Price(told, source="provider, before")
     return _by_policy(payer, usage, asked_model, owner)
 
 

@@ -128,6 +128,11 @@ class Payer:
         """The root run first, itself last; empty for who is no run."""
         return ()
 
+    def note_estimate(self) -> None:
+        """That some of what was charged is an estimate."""
+        for one in self.lineage:
+            one.estimated = True
+
     @property
     def tenant(self) -> str:
         """The tenant that pays."""

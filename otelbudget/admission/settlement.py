@@ -16,8 +16,8 @@ from otelbudget.admission import closing, notices, trips
 from otelbudget.admission.cost import Price, price
 from otelbudget.admission.request import Once
 from otelbudget.ledger.change import Changes
-from otelbudget.model.amounts import COST, INPUT, NANOS, NESTED, NOTHING, OUTPUT, STEPS, TOOLS, Amounts
-from otelbudget.model.usage import Unsaid, Usage, sum_of
+from otelbudget.model.amounts import COST, INPUT, NANOS, NESTED, NOTHING, OUTPUT, STEPS, TOOLS, Amounts, Unsaid
+from otelbudget.model.usage import Usage, sum_of
 from otelbudget.model.vector import pack
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site
@@ -249,6 +249,8 @@ def _announce(
     if usage.estimated or late or wrap_up:
         said = ((usage.estimated, semconv.ESTIMATED), (late, semconv.LATE), (wrap_up, semconv.WRAP_UP))
         flags = [name for holds, name in said if holds]
+    if usage.estimated:
+        payer.note_estimate()
     if notices.RECORDS.isEnabledFor(logging.INFO):
         notices.step(payer, amounts, usage.model or asked_model, owner, charge.cost, flags)
     span = site.span
@@ -257,7 +259,8 @@ def _announce(
         payer.say(site, events.record_event, charged, flags)
         if site is not payer.site and payer.kind != "quota" and span.is_recording():
             # As an attribute of the call's own span, since trace queries sum over attributes and not over events.
-            payer.say(site, events.mark, {semconv.COST_USD: amounts[COST] / NANOS})
+            source = {semconv.COST_SOURCE: charge.cost.source} if charge.cost.source else {}
+            payer.say(site, events.mark, {semconv.COST_USD: amounts[COST] / NANOS, **source})
     if crossed:
         say_crossed(payer, site, crossed)
     if payer.kind == "implicit" and payer.run is not None:
@@ -285,9 +288,11 @@ def tell_expired(engine: Any) -> None:
         except IndexError:  # another thread tells of it
             return
         if held.payer is not None:
-            if not any(held.on_expiry):
+            if any(held.on_expiry):
+                held.payer.note_estimate()
+            else:
                 notices.dropped(held.payer)
-            elif notices.RECORDS.isEnabledFor(logging.INFO):
+            if any(held.on_expiry) and notices.RECORDS.isEnabledFor(logging.INFO):
                 notices.step(held.payer, held.on_expiry, None, None, Price(held.on_expiry[COST]), ["expired"])
             say_crossed(held.payer, held.payer.site, crossed)
             closing.finish_if_idle(held.payer)

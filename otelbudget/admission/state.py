@@ -47,6 +47,7 @@ class RunState(Payer):
         account: Its own ledger account.
         per_run: Those of the quotas that each root run has on its own.
         inside: The runs inside it; None before the first.
+        estimated: Some of what it and those inside it have used is an estimate.
         frozen: Why it is frozen, or None.
         alarms: The `timeout` blocks, of this run and of those inside it, that its deadline ends; None before the first.
         unpriced: A model that was charged without a price (empty if unknown), or None.
@@ -59,7 +60,7 @@ class RunState(Payer):
 
     # fmt: off
     __slots__ = (
-        "above", "account", "alarms", "budget", "closed", "denials", "ended_ns", "exported", "finished",
+        "above", "account", "alarms", "budget", "closed", "denials", "ended_ns", "estimated", "exported", "finished",
         "first_denial", "frozen", "here", "inside", "keys", "kind", "max_ns", "number", "outcome", "pending",
         "per_run", "ran_out", "reraise", "seen", "site", "span", "started_ns", "tenant_said", "unpriced",
         "until_ns", "wrapped_up",
@@ -92,7 +93,7 @@ class RunState(Payer):
         self.max_ns = budget.max_ns
         self.started_ns: int = engine.clock_ns()
         self.ended_ns: int = UNLIMITED
-        self.closed = self.finished = self.wrapped_up = self.exported = False
+        self.closed = self.finished = self.wrapped_up = self.exported = self.estimated = False
         self.frozen: str | None = None
         self.unpriced: str | None = None
         self.ran_out: str | None = None

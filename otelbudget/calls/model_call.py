@@ -243,21 +243,35 @@ class ModelCall:
         self, output_tokens: int = 0, error: BaseException | None = None, *, usage: Usage | None = None
     ) -> None:
         """It was sent and nobody knows how it ended: one step, the input estimate and the output seen, flagged; or
-        *usage*, where more than that is known."""
+        *usage*, where more than that is known. With ``estimates.on_unknown: full`` at least what it holds, unless its
+        stream was cut for want of budget."""
         usage = usage or self._usage(self.input_tokens, output_tokens, estimated=True)
         if isinstance(error, BudgetExceeded):
             made = usage.output_tokens
             cut: dict[str, events.Value | None] = {semconv.TOKENS_OUTPUT: made, semconv.REASON: error.reason}
             events.change_event(self.site, semconv.EVENT_STREAM_CUT, cut)
+        elif self.run.engine.config.estimates.on_unknown == "full":
+            usage = self._as_held(usage)
         self._settle(usage, error)
 
+    def _as_held(self, usage: Usage) -> Usage:
+        """*usage*, or what is held where that is more."""
+        given, made = (
+            max(self._hold.amounts[i], said or 0)
+            for i, said in ((INPUT, usage.input_tokens), (OUTPUT, usage.output_tokens))
+        )
+        return replace(usage, input_tokens=given, output_tokens=made, tokens=None)
+
     def _usage(self, input_tokens: int, output_tokens: int, **more: Any) -> Usage:
-        return Usage(input_tokens, output_tokens, model=self.request.model, provider=self.request.provider, **more)
+        asked = self.request
+        return Usage(input_tokens, output_tokens, model=asked.model, provider=asked.provider, tier=asked.tier, **more)
 
     def _settle(self, usage: Usage, error: BaseException | None = None) -> bool:
         if self._hold.state in ("committed", "released"):
             return False
         run, held, asked = self.run, self._hold.amounts, self.request.model
+        if self.request.tier is not None and usage.tier is None:
+            usage = replace(usage, tier=self.request.tier)
         if self.own_span is not None:
             call_span.describe(self.own_span, usage)
         if not settlement.settle(

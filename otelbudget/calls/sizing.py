@@ -36,6 +36,7 @@ class ModelRequest:
         max_output_tokens: The request's own maximum times the number of answers; 0 where there is no output; None if
             it has none.
         answers: How many answers it asks for, at least 1.
+        tier: The service tier that it asks for; None if it does not say.
         lowerable: Whoever sends it can send a lower maximum, see `ModelCall.max_output_tokens`.
     """
 
@@ -45,6 +46,7 @@ class ModelRequest:
     input_tokens: int
     max_output_tokens: int | None = None
     answers: int = 1
+    tier: str | None = None
     lowerable: bool = False
 
 
@@ -91,7 +93,7 @@ class Sizing:
             expected = (usual or engine.config.estimates.output_tokens) * request.answers
             output = expected if output is None else min(output, expected)
         output = min(output, CEILING - 1 - given)
-        self._input, self._known = given, engine.prices.known(request.model, request.provider)
+        self._input, self._known = given, engine.prices.known(request.model, request.provider, tier=request.tier)
         self.unpriced: str | None = None
         self.amounts = self.held(output)
         self.on_expiry, _ = self.priced(0)

@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "validate": "say everything that is wrong with budgets.yaml files",
     "doctor": "say what stops model calls in this environment, and what only observes them",
     "explain": "say which limits of a budgets.yaml a call would be held to",
+    "prices": "say what a model costs, and whose price that is",
     "quota": "list, show, set and reset the quotas of a store that processes share",
     "dashboards": "write the Grafana boards into a directory",
     "alerts": "write the alert rules of Prometheus into a directory",

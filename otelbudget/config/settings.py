@@ -32,6 +32,8 @@ class Estimates:
         clamp: Lower a request's own maximum to what is left of the budget, instead of refusing the request.
         min_output_tokens: What *clamp* never goes below, at least 1.
         ask_usage: Ask servers for the usage of a stream where its request doesn't.
+        on_unknown: What a call is charged that was sent and of which nobody knows how it ended: ``"input"`` its input
+            and the output that was seen, ``"full"`` all that it holds, as the provider may bill it.
     """
 
     output_tokens: int = 256
@@ -39,12 +41,14 @@ class Estimates:
     clamp: bool = False
     min_output_tokens: int = 16
     ask_usage: bool = True
+    on_unknown: Literal["input", "full"] = "input"
 
     def __post_init__(self) -> None:
         _at_least_1("estimates.output_tokens", self.output_tokens)
         _one_of("estimates.hold", self.hold, "max", "expected")
         _flag("estimates.clamp", self.clamp)
         _flag("estimates.ask_usage", self.ask_usage)
+        _one_of("estimates.on_unknown", self.on_unknown, "input", "full")
         _at_least_1("estimates.min_output_tokens", self.min_output_tokens)
 
 

@@ -8,8 +8,9 @@ at random. On the older cl100k_base it is lower outside English and code: 0.8 to
 
 from __future__ import annotations
 
+import re
+from base64 import b64encode
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any, Final
 
 #: Tokens around each message, and around the whole prompt (OpenAI's counting recipe says 3 and 3, names one more).
@@ -39,9 +40,31 @@ _UNSEEN: Final = frozenset(
     {"type", "role", "id", "call_id", "tool_call_id", "index", "status"}
     | {"annotations", "logprobs", "encrypted_content", "cache_control", "signature"}
 )
-_IMAGES: Final = frozenset(("image_url", "input_image", "image"))
+_IMAGES: Final = frozenset(("image_url", "input_image", "image", "computer_screenshot"))
 _FILES: Final = frozenset(("file", "input_file", "document"))
 _TEXTS: Final = ("text", "content")
+#: Fields whose value a model reads as it stands, also where it looks like data.
+_SAID: Final = frozenset(
+    {
+        "text",
+        "content",
+        "input",
+        "inputs",
+        "prompt",
+        "suffix",
+        "instructions",
+        "system",
+        "arguments",
+        "output",
+        "message",
+    }
+)
+#: Shorter values are never taken for data.
+_SHORTEST_DATA: Final = 256
+_BASE64: Final = re.compile(r"(?:data:[\w.+/-]*(?:;[\w=.-]+)*;base64,|[A-Za-z0-9+/_-]{60}[A-Za-z0-9+/_\r\n-]{190})")
+#: How base64 of PNG, JPEG and GIF begins, and what that of WebP has in its middle.
+_PICTURES: Final = ("iVBORw", "/9j/", "R0lGOD")
+_WEBP: Final = "RUJQ"
 
 # One letter per UTF-8 lead byte: what kind of character begins there.
 _KINDS: Final = (
@@ -163,28 +186,33 @@ class _Walk:
 
     def add(self, value: object, *, verbatim: bool = False) -> None:
         """Add *value*; *verbatim* if a model reads the names in it as well."""
-        queue = [value]
+        queue = [("content", value)]
         while queue and self._left > 0:
             self._left -= 1
-            found = queue.pop()
+            name, found = queue.pop()
             try:
-                queue.extend(self._inside(found, verbatim))
+                queue.extend(self._inside(name, found, verbatim))
             except Exception:  # noqa: BLE001  a value that can't be read must not stop the call it belongs to
                 self._tokens += 1
         self._tokens += len(queue)
 
-    def _inside(self, value: Any, verbatim: bool) -> Any:
-        """Count *value* itself; gives the values inside it."""
+    def _inside(self, name: str, value: Any, verbatim: bool) -> Any:
+        """Count *value* itself, which has a *name*; gives the values inside it, with theirs."""
         if isinstance(value, str):
-            self._texts.append(value)
+            if len(value) >= _SHORTEST_DATA and not (verbatim or name in _SAID) and _BASE64.match(value):
+                self._tokens += _data(value, len(value))
+            else:
+                self._texts.append(value)
         elif isinstance(value, Mapping):
             return self._mapping(value, verbatim)
         elif isinstance(value, list | tuple | set | frozenset):
             if not set(map(type, value)) <= {int, float}:
-                return value
+                return [(name, one) for one in value]
             self._tokens += len(value)  # token ids and vectors: a million of them must not cost a million steps
         elif isinstance(value, bytes | bytearray):
-            self._tokens += len(value) // 4 + 1
+            self._tokens += (
+                _data(b64encode(value[:99]).decode(), len(value)) if len(value) > 64 else len(value) // 4 + 1
+            )
         elif value is not None:
             attributes = getattr(value, "__dict__", None)
             if isinstance(attributes, dict) and not callable(value):
@@ -201,9 +229,17 @@ class _Walk:
         items = list(value.items())
         if verbatim or not (kind is not None or "role" in value):
             self._tokens += len(items)
-            return chain.from_iterable(items)
+            return [pair for name, inner in items for pair in (("content", name), (name, inner))]
         self._tokens += PER_MESSAGE if "role" in value else 0
-        return [inner for name, inner in items if name not in _UNSEEN]
+        return [(name, inner) for name, inner in items if name not in _UNSEEN]
+
+
+def _data(value: str, length: int) -> int:
+    """Tokens of a picture, sound or file of *length*, which begins with *value* as base64."""
+    head, _, data = value[:100].rpartition("base64,")
+    if head.startswith("data:image/") or data.startswith(_PICTURES) or data[12:16] == _WEBP:
+        return PER_IMAGE
+    return length // AUDIO_PER_TOKEN + 1 if head.startswith("data:audio/") else max(PER_IMAGE, length // FILE_PER_TOKEN)
 
 
 def _media(kind: str, part: Mapping[Any, Any]) -> int:

@@ -86,6 +86,7 @@ def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan 
             input_tokens=count_input(body),
             max_output_tokens=dialect.max_output_tokens(body),
             answers=dialect.answers(body),
+            tier=text_of(body, "service_tier"),
             lowerable=wire.open(sent) and bool(dialect.maximum_keys(body, provider)),
         )
     endpoint = str(getattr(client, "base_url", "")), request.model

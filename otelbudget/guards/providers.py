@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Final
+from urllib.parse import urlsplit
 
 #: Client class -> provider, whatever host it talks to.
 _BY_CLASS: Final = {
@@ -18,6 +19,7 @@ _BY_HOST: Final = (
     (".openai.azure.com", "azure.ai.openai"),
     (".models.ai.azure.com", "azure.ai.inference"),
     (".services.ai.azure.com", "azure.ai.inference"),
+    (".cognitiveservices.azure.com", "azure.ai.openai"),
     (".amazonaws.com", "aws.bedrock"),
     ("generativelanguage.googleapis.com", "gcp.gemini"),
     ("aiplatform.googleapis.com", "gcp.vertex_ai"),
@@ -26,12 +28,18 @@ _BY_HOST: Final = (
     ("api.cohere.ai", "cohere"),
     ("api.cohere.com", "cohere"),
     ("api.deepseek.com", "deepseek"),
+    ("api.fireworks.ai", "fireworks"),
     ("api.groq.com", "groq"),
     ("api.mistral.ai", "mistral_ai"),
+    ("api.moonshot.ai", "moonshot_ai"),
+    ("api.moonshot.cn", "moonshot_ai"),
+    ("api.novita.ai", "novita"),
     ("api.perplexity.ai", "perplexity"),
+    ("openrouter.ai", "openrouter"),
     ("api.together.ai", "together"),
     ("api.together.xyz", "together"),
     ("api.x.ai", "x_ai"),
+    ("api.z.ai", "zai"),
 )
 
 
@@ -42,5 +50,13 @@ def provider_of(client: object, default: str) -> str:
             return _BY_CLASS[cls.__name__]
     if getattr(client, "vertexai", None) is True:  # google-genai's
         return "gcp.vertex_ai"
-    host = str(getattr(getattr(client, "base_url", None), "host", ""))
-    return next((provider for end, provider in _BY_HOST if host.endswith(end)), default)
+    return _at_host(str(getattr(getattr(client, "base_url", None), "host", ""))) or default
+
+
+def provider_at(base_url: str) -> str | None:
+    """Who answers at an address; None if it is nobody known."""
+    return _at_host(urlsplit(base_url).hostname or "")
+
+
+def _at_host(host: str) -> str | None:
+    return next((provider for end, provider in _BY_HOST if host.endswith(end)), None)

@@ -28,6 +28,11 @@ RESOURCES: Final = ("steps", "tokens", "input_tokens", "output_tokens", "cost_us
 STEPS, TOKENS, INPUT, OUTPUT, COST, TOOLS, NESTED = range(7)
 
 
+class Unsaid(int):
+    """A number that nobody gave. It reads as what it is, but steps and tool calls are charged as held instead, and
+    input tokens that nobody told from output at the dearer of both."""
+
+
 class Amounts(NamedTuple):
     """How much of each additive resource, in internal units."""
 
@@ -149,6 +154,8 @@ def amounts_from(keywords: Mapping[str, object], one_call: Amounts) -> Amounts:
         raise ValueError(f"tokens ({tokens}) is not input_tokens + output_tokens ({split})")
     spends = "cost_usd" in given or "tokens" in given or "input_tokens" in given or "output_tokens" in given
     input_tokens = given.get("input_tokens", tokens - given.get("output_tokens", 0))
+    if "tokens" in given and "input_tokens" not in given and "output_tokens" not in given:
+        input_tokens = Unsaid(tokens)
     return Amounts(
         steps=given.get("steps", int(spends)),
         tokens=tokens,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from typing import Self
 
 from otelbudget.model.amounts import (
     CEILING,
@@ -15,22 +16,28 @@ from otelbudget.model.amounts import (
     TOOLS,
     Amounts,
     Money,
+    Unsaid,
     count,
     nanos_of,
     nanousd,
     usd,
 )
+from otelbudget.model.reported import fields_of, whole
+from otelbudget.model.usage_names import CACHED, REASONING
 from otelbudget.model.values import said, spelled
-
-
-class Unsaid(int):
-    """A number that nobody gave: it reads as what it is, but a commit charges what is held instead."""
-
 
 _ONE_STEP = Unsaid(1)
 _NO_TOOL_CALLS = Unsaid(0)
 _MAY_BE_UNKNOWN = ("input_tokens", "output_tokens", "tokens")
-_COUNTS = ("steps", "tool_calls", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens", *_MAY_BE_UNKNOWN)
+_APART = (
+    "audio_input_tokens",
+    "audio_output_tokens",
+    "image_output_tokens",
+    "cache_write_1h_tokens",
+    "images",
+    "searches",
+)
+_COUNTS = ("steps", "tool_calls", *CACHED, REASONING, *_APART, *_MAY_BE_UNKNOWN)
 
 
 @spelled
@@ -38,8 +45,9 @@ _COUNTS = ("steps", "tool_calls", "cache_read_tokens", "cache_write_tokens", "re
 class Usage:
     """What a model call, or several, used.
 
-    Input includes cached tokens and output includes reasoning tokens. None means unknown, which is never taken for
-    zero: a reservation charges its hold instead. Only ``tokens`` given: counted and priced as input.
+    Input includes cached tokens and output includes reasoning tokens; a part above its whole proves that this whole
+    leaves it out, and is added. None means unknown, which is never taken for zero: a reservation charges its hold
+    instead. Only ``tokens`` given: counted as input, priced at the dearer of input and output.
 
     Example:
         >>> Usage(input_tokens=80, output_tokens=20, model="gpt-4o-mini").tokens
@@ -51,7 +59,11 @@ class Usage:
         cost_usd: What it cost; None takes the price of *model*.
         steps, tool_calls: How many model and tool calls this was; a commit that does not say it charges those that are
             held.
-        cache_read_tokens, cache_write_tokens, reasoning_tokens: Parts of the above.
+        cache_read_tokens, cache_write_tokens, reasoning_tokens, audio_input_tokens, audio_output_tokens,
+        image_output_tokens, cache_write_1h_tokens: Parts of the above, and what was written to a cache for an hour.
+        images, searches: Images that were made, and searches that the provider did, which may have a price of their
+            own.
+        tier: The service tier, such as ``priority``, ``flex`` or ``batch``; None for the ordinary one.
         model, provider, response_id: As the response says.
         estimated: The numbers are an estimate.
         reported_cost_usd: What the response says it cost: taken where ``trust_reported_cost`` is set, the configuration
@@ -75,6 +87,13 @@ class Usage:
     response_id: str | None = None
     estimated: bool = False
     reported_cost_usd: Money | None = None
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_output_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    images: int = 0
+    searches: int = 0
+    tier: str | None = None
 
     def __post_init__(self) -> None:
         put = partial(object.__setattr__, self)
@@ -87,20 +106,55 @@ class Usage:
             if getattr(self, name) is not None:
                 put(name, usd(nanousd(name, getattr(self, name))))
         given, made, tokens = self.input_tokens, self.output_tokens, self.tokens
-        whole, known = (given or 0) + (made or 0), given is not None and made is not None
-        if tokens is None:
-            if whole >= CEILING:
-                count("tokens", whole)
-            if known:
-                put("tokens", whole)
-        elif known and tokens != whole:
+        split, known = (given or 0) + (made or 0), given is not None and made is not None
+        if tokens is not None and known and tokens != split:
             raise ValueError(f"tokens ({tokens}) is not input_tokens ({given}) + output_tokens ({made})")
-        elif tokens < whole:
+        if tokens is not None and tokens < split:
             raise ValueError(f"tokens ({tokens}) is less than the input or output tokens given")
-        elif not known:
+        if tokens is not None and not known:
+            nobody_says = given is None and made is None
             given = tokens - (made or 0) if given is None else given
-            put("input_tokens", given)
-            put("output_tokens", tokens - given)
+            made = tokens - given
+            given = Unsaid(given) if nobody_says else given
+        cached, reasoned = self.cache_read_tokens + self.cache_write_tokens, self.reasoning_tokens
+        if given is not None and given < cached:
+            given = whole(given, cached)
+        if made is not None and made < reasoned and not isinstance(given, Unsaid):
+            made = whole(made, reasoned)
+        split = (given or 0) + (made or 0)
+        if split >= CEILING:
+            count("tokens", split)
+        put("input_tokens", given)
+        put("output_tokens", made)
+        put("tokens", None if given is None or made is None else split)
+
+    @classmethod
+    def of(cls, used: object, *, provider: str | None = None) -> Self:
+        """The usage that *used* reports: a usage, or an answer or message that has one, as an object or a mapping.
+
+        Reads the names of OpenAI (chat and Responses), Anthropic, Gemini, Bedrock, Cohere, Ollama, LangChain and
+        pydantic-ai. What is told in a way that makes no sense is unknown.
+
+        Example:
+            >>> Usage.of({"usage": {"prompt_tokens": 80, "completion_tokens": 20}, "model": "gpt-4o-mini"}).tokens
+            100
+
+        Raises:
+            TypeError: Nothing in it says how many tokens were used.
+        """
+        found = used if isinstance(used, cls) else cls.reported(used, provider=provider)
+        if found is None:
+            raise TypeError(f"found no usage in this {type(used).__name__}; give a Usage, or what reports one")
+        return found
+
+    @classmethod
+    def reported(cls, used: object, *, provider: str | None = None) -> Self | None:
+        """`of`, but None where it raises."""
+        found = fields_of(used)
+        try:
+            return None if found is None else cls(**found, provider=provider)
+        except ValueError:  # more than a call can use
+            return None
 
     def __repr__(self) -> str:
         return said(self)

@@ -7,32 +7,38 @@ tokens.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 from otelbudget.errors import ConfigError
 from otelbudget.model.amounts import NANOS, Money, count, nanousd
 from otelbudget.model.names import is_pattern, matching, undated
 from otelbudget.model.usage import Usage
+from otelbudget.model.values import remade
 from otelbudget.pricing.listed import listed_price
-from otelbudget.pricing.rates import PARTS, Known, Parts, Rates, rates
+from otelbudget.pricing.rates import APART, EACH, PARTS, Known, Parts, Rates, rates
 
 __all__ = ["Price", "Prices"]
 
 #: Answers kept; names come from callers, so their number has no other bound.
 _MOST_KNOWN: Final = 4_096
 _LONGEST_NAME: Final = 512
+#: Tiers in the words of providers that are the ordinary one.
+_ORDINARY: Final = (None, "auto", "default", "standard", "standard_only")
+_PRICED: Final = tuple(name for name in (*PARTS, *APART) if name not in ("image_output", "cache_write_1h"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What a model's tokens cost, in USD per *per* tokens.
+    """What a model's tokens cost, in USD per *per* tokens, and what else it is paid for.
 
-    Cached tokens are parts of the input and reasoning is part of the output; a part without a price of its own costs
-    what the whole does. A model without an *output* price (embeddings) is charged its input price for output, if any.
+    Cached tokens and sound are parts of the input, reasoning and sound parts of the output; a part without a price of
+    its own costs what the whole does. A model without an *output* price (embeddings) is charged its input price for
+    output, if any.
 
     Example:
         >>> Price(input=2.50, output=10, cache_read=1.25).output
@@ -42,6 +48,9 @@ class Price:
         input, output: USD per *per* tokens.
         cache_read, cache_write: For input read from, or written to, the provider's cache.
         reasoning: For output that is reasoning.
+        audio_input, audio_output: For sound.
+        image, search, request: USD for each image that is made, each search that the provider does, each call.
+        tiers: Service tier -> by how much all prices are multiplied in it, ``{"priority": 2, "batch": 0.5}``.
         per: How many tokens the prices are for.
         discount: Ratio from 0 to 1 taken off every price.
 
@@ -54,32 +63,52 @@ class Price:
     cache_read: Money | None = None
     cache_write: Money | None = None
     reasoning: Money | None = None
+    audio_input: Money | None = None
+    audio_output: Money | None = None
+    image: Money | None = None
+    search: Money | None = None
+    request: Money | None = None
+    tiers: Mapping[str, Money] = field(default_factory=dict, hash=False)
     per: int = 1_000_000
     discount: Money = 0
 
     def __post_init__(self) -> None:
-        for name in (*PARTS, "discount"):
+        for name in (*_PRICED, "discount"):
             value = getattr(self, name)
             if value is not None or name == "input":
                 object.__setattr__(self, name, _exact(name, value))
+        if not isinstance(self.tiers, Mapping) or not all(isinstance(tier, str) and tier for tier in self.tiers):
+            raise ConfigError(f"tiers map names of service tiers to factors, got {self.tiers!r}")
+        tiers = {tier: _exact(f"tiers[{tier!r}]", factor) for tier, factor in self.tiers.items()}
+        object.__setattr__(self, "tiers", MappingProxyType(tiers))
         object.__setattr__(self, "per", count("per", self.per, ConfigError))
         if self.per < 1:
             raise ConfigError("per must be at least 1 token, got 0")
         if self.discount > 1:
             raise ConfigError(f"discount must be a ratio from 0 to 1, got {self.discount}")
 
-    def rates(self) -> Rates:
-        """The same as integer rates."""
-        factor = (1 - Fraction(self.discount)) * NANOS / self.per
-        given = {name: getattr(self, name) for name in PARTS}
-        return rates({name: Fraction(value) * factor for name, value in given.items() if value is not None})
+    def __reduce__(self) -> tuple[Any, ...]:
+        return remade(self)
+
+    def rates(self, tier: str | None = None) -> Rates:
+        """The same as integer rates, in a service *tier*."""
+        factor = (1 - Fraction(self.discount)) * NANOS * Fraction(self.tiers.get(tier or "", 1))
+        given = {name: getattr(self, name) for name in _PRICED}
+        return rates(
+            {
+                name: Fraction(value) * factor / (1 if name in EACH else self.per)
+                for name, value in given.items()
+                if value is not None
+            }
+        )
 
 
 class Prices:
     """Prices of models: those given, then, for all other models, those that the genai-prices package lists.
 
     A model is looked up by its exact name, then without a date suffix (``gpt-4o-2024-08-06`` is ``gpt-4o``), then
-    among the names that are patterns (``*``, ``?``, ``[...]``), in the order given.
+    among the names that are patterns (``*``, ``?``, ``[...]``), in the order given. What is given for the name that was
+    asked for comes before what is given for the one that answered; of listed models the one that answered comes first.
 
     Example:
         >>> prices = Prices({"demo-*": Price(input=0.15, output=0.60)})
@@ -110,12 +139,12 @@ class Prices:
         self._table = dict(table or {})
         self._listed = listed
         self._clock_s = clock_s
-        self._known: dict[tuple[str | None, str | None], Known | None] = {}
+        self._known: dict[tuple[str | None, ...], Known | None] = {}
         self._given: dict[str, Known] = {}
         for name, price in self._table.items():
             if not isinstance(name, str) or not name or not isinstance(price, Price):
                 raise ConfigError(f"prices map the name of a model, or a pattern, to a Price, got {name!r}: {price!r}")
-            self._given[name] = Known(price.rates())
+            self._given[name] = Known(price.rates(), source=f"prices: {name}")
         self.models: tuple[str, ...] = tuple(name for name in self._given if not is_pattern(name))
 
     def __eq__(self, other: object) -> bool:
@@ -143,17 +172,22 @@ class Prices:
             provider: Name after the OpenTelemetry conventions (``openai``, ``gcp.vertex_ai``); only listed prices
                 depend on it.
         """
-        known = self.known(model, provider)
+        known = self.known(model, provider, tier=usage.tier)
         return None if known is None else known.cost(usage)
 
-    def known(self, model: str | None, provider: str | None) -> Known | None:
-        """What the tokens of *model* cost, as `cost_nanousd` finds it; None if no price is known."""
+    def known(
+        self, model: str | None, provider: str | None, *, answered: str | None = None, tier: str | None = None
+    ) -> Known | None:
+        """What the tokens of *model* cost, or of the one that *answered*; None if no price is known. Never raises."""
+        if tier in _ORDINARY:
+            tier = None
+        asked = (model, provider, answered, tier)
         try:
-            known = self._known[model, provider]
+            known = self._known[asked]
             if known is not None and known.changes and known.until_s <= self._clock_s():
-                known = self._find(model, provider) or known
+                known = self._find(*asked) or known
         except KeyError:
-            known = self._find(model, provider)
+            known = self._find(*asked)
         except TypeError:  # a span attribute may be anything
             return None
         return known
@@ -162,19 +196,36 @@ class Prices:
         """What *usage* would cost at the dearest of the given prices, patterns included; None if none was given."""
         return max((known.cost(usage) for known in self._given.values()), default=None)
 
-    def _find(self, model: str | None, provider: str | None) -> Known | None:
-        name = model if isinstance(model, str) else ""
-        entry = self.entry(name)
-        known = None if entry is None else self._given[entry]
-        if known is None and self._listed and 0 < len(name) <= _LONGEST_NAME:
+    def _find(self, model: str | None, provider: str | None, answered: str | None, tier: str | None) -> Known | None:
+        names = [name for name in dict.fromkeys((model, answered)) if isinstance(name, str) and name]
+        known = self._given_to(names or [""], tier)
+        if known is None and self._listed:
             try:
-                known = listed_price(name, provider, self._clock_s())
+                found = (
+                    listed_price(name, provider, self._clock_s(), tier)
+                    for name in reversed(names)
+                    if len(name) <= _LONGEST_NAME
+                )
+                known = next((one for one in found if one is not None), None)
             except ImportError:
                 return None  # not known this time; the next call asks again
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()
-        self._known[model, provider] = known
+        self._known[model, provider, answered, tier] = known
         return known
+
+    def _given_to(self, names: Iterable[str], tier: str | None) -> Known | None:
+        entry = next((entry for name in names if (entry := self.entry(name)) is not None), None)
+        if entry is None:
+            return None
+        price = self._table[entry]
+        if tier not in price.tiers:
+            return self._given[entry]
+        return Known(price.rates(tier), source=f"prices: {entry}, {tier}")
+
+    def table(self) -> Mapping[str, Known]:
+        """What was given: model or pattern -> what it costs."""
+        return MappingProxyType(self._given)
 
     @property
     def given(self) -> bool:

@@ -7,6 +7,8 @@ import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
+from functools import cache
+from importlib.metadata import version
 from typing import Any, Final
 
 from otelbudget.model.amounts import NANOS
@@ -14,19 +16,28 @@ from otelbudget.pricing.rates import Known, rates
 
 _log = logging.getLogger(__name__)
 
-_PER_MILLION: Final = {
-    "input": "input_mtok",
-    "cache_read": "cache_read_mtok",
-    "cache_write": "cache_write_mtok",
-    "output": "output_mtok",
-    "reasoning": "output_reasoning_mtok",
+#: How many of what the price is for -> what -> its name in the list.
+_NAMES: Final = {
+    1_000_000: {
+        "input": "input_mtok",
+        "cache_read": "cache_read_mtok",
+        "cache_write": "cache_write_mtok",
+        "output": "output_mtok",
+        "reasoning": "output_reasoning_mtok",
+        "audio_input": "input_audio_mtok",
+        "audio_output": "output_audio_mtok",
+        "image_output": "output_image_mtok",
+        "cache_write_1h": "cache_write_1h_mtok",
+    },
+    1_000: {"search": "web_searches_kcount", "request": "requests_kcount"},
 }
-_PER_THOUSAND_CALLS: Final = "requests_kcount"
+#: Providers of the semantic conventions (``gen_ai.provider.name``) that the list does not know by that name.
+_PROVIDERS: Final = {"azure.ai.openai": "azure", "azure.ai.inference": "azure", "moonshot_ai": "moonshotai"}
 #: For how long a price is believed that depends on the date or the hour.
 _CHANGING_FOR_S: Final = 300.0
 
 
-def listed_price(model: str, provider: str | None, now_s: float) -> Known | None:
+def listed_price(model: str, provider: str | None, now_s: float, tier: str | None = None) -> Known | None:
     """What the genai-prices package says; None if it is not installed, or lists no price per token for the model.
 
     Raises:
@@ -38,13 +49,20 @@ def listed_price(model: str, provider: str | None, now_s: float) -> Known | None
         if sys.modules.get("genai_prices") is not None:
             raise
         return None
-    nothing, now = Usage(input_tokens=0), datetime.fromtimestamp(now_s, UTC)
+    now = datetime.fromtimestamp(now_s, UTC)
     # A client may speak one provider's protocol to another one: by its own provider first, then by name alone.
-    own = (provider.replace("_", "-"), provider) if isinstance(provider, str) and provider else ()
-    for asked in (*dict.fromkeys(own), None):
+    own = (_PROVIDERS.get(provider), provider.replace("_", "-"), provider) if isinstance(provider, str) else ()
+    context = {"service_tier": tier, "processing": tier} if tier else None
+    for asked in (*(one for one in dict.fromkeys(own) if one), None):
         try:
-            found = calc_price(nothing, model, provider_id=asked, genai_request_timestamp=now)
-            return _known(found.model_price, isinstance(found.model.prices, list), now_s)
+            found = calc_price(
+                Usage(input_tokens=0),
+                model,
+                provider_id=asked,
+                genai_request_timestamp=now,
+                **({"price_context": context} if context else {}),
+            )
+            return _known(found, now_s, changes=tier is not None)
         except LookupError:
             continue
         except Exception:  # noqa: BLE001  what is wrong with a price list must not stop the call that asks
@@ -53,22 +71,47 @@ def listed_price(model: str, provider: str | None, now_s: float) -> Known | None
     return None
 
 
-def _known(price: Any, changes: bool, now_s: float) -> Known | None:
-    listed = {name: value for name, value in vars(price).items() if value is not None}
+def listed_models() -> list[tuple[str, str]]:
+    """(provider, model) of all that the genai-prices package lists; empty if it is not installed."""
+    try:
+        from genai_prices.data_snapshot import get_snapshot
+    except ImportError:
+        return []
+    return [(provider.id, model.id) for provider in get_snapshot().providers for model in provider.models]
+
+
+def _known(found: Any, now_s: float, *, changes: bool) -> Known | None:
+    listed = {name: value for name, value in vars(found.model_price).items() if value is not None}
     if listed and "input_mtok" not in listed:
         return None  # priced by the minute, the page or the picture: tokens say nothing about it
-    starts = {tier.start for name in _PER_MILLION.values() for tier in getattr(listed.get(name), "tiers", ())}
-    call = Fraction(listed.get(_PER_THOUSAND_CALLS, 0)) * NANOS / 1000
+    starts = {tier.start for value in listed.values() for tier in getattr(value, "tiers", ())}
     base, *above = (
-        (start, rates({part: _at(listed[name], start) for part, name in _PER_MILLION.items() if name in listed}, call))
+        (
+            start,
+            rates(
+                {
+                    part: _at(listed[name], start) * NANOS / per
+                    for per, names in _NAMES.items()
+                    for part, name in names.items()
+                    if name in listed
+                }
+            ),
+        )
         for start in (-1, *sorted(starts))
     )
-    return Known(base[1], tuple(above), changes, now_s + _CHANGING_FOR_S)
+    changes = changes or isinstance(found.model.prices, list)
+    source = f"genai-prices {_version()}: {found.provider.id}/{found.model.id}"
+    return Known(base[1], tuple(above), changes, now_s + _CHANGING_FOR_S, source)
 
 
 def _at(value: Any, start: int) -> Fraction:
-    """A listed price as nano-USD per token, for requests of just more than *start* input tokens."""
+    """A listed price for requests of just more than *start* input tokens."""
     if not isinstance(value, Decimal):
         above = [tier.price for tier in value.tiers if start >= tier.start]
         value = above[-1] if above else value.base
-    return Fraction(value) * NANOS / 1_000_000
+    return Fraction(value)
+
+
+@cache
+def _version() -> str:
+    return version("genai-prices")

@@ -8,25 +8,46 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, NamedTuple
 
-from otelbudget.model.amounts import CEILING
+from otelbudget.model.amounts import CEILING, Unsaid
 from otelbudget.model.usage import Usage
 
-#: What has a price of its own, in the order of `Rates`.
-PARTS: Final = ("input", "cache_read", "cache_write", "output", "reasoning")
-#: What a part without a price is charged as, in the order in which that is decided.
-_PRICED_AS: Final = {"output": "input", "cache_read": "input", "cache_write": "input", "reasoning": "output"}
+#: What of a usage is priced by the token, in the order of `Rates`; each is charged as what it is a part of where it has
+#: no price.
+PARTS: Final = {
+    "input": "",
+    "output": "input",
+    "cache_read": "input",
+    "cache_write": "input",
+    "reasoning": "output",
+}
+#: What few models price apart -> field of `Usage`, and what it is a part of: none if it is priced by the piece.
+APART: Final = {
+    "audio_input": ("audio_input_tokens", "input"),
+    "audio_output": ("audio_output_tokens", "output"),
+    "image_output": ("image_output_tokens", "output"),
+    "cache_write_1h": ("cache_write_1h_tokens", "cache_write"),
+    "image": ("images", ""),
+    "search": ("searches", ""),
+    "request": ("steps", ""),
+}
+#: What is priced by the piece.
+EACH: Final = tuple(name for name, (_, whole) in APART.items() if not whole)
 
 
 class Rates(NamedTuple):
-    """Nano-USD per token of each part and per call, each times *scale*, so that all are whole numbers."""
+    """Nano-USD per token of each part, each times *scale*, so that all are whole numbers.
+
+    Args:
+        apart: (field of `Usage`, what it is a part of, rate) of all that is priced apart.
+    """
 
     input: int
+    output: int
     cache_read: int
     cache_write: int
-    output: int
     reasoning: int
-    call: int
     scale: int
+    apart: tuple[tuple[str, str, int], ...] = ()
 
 
 class Parts(NamedTuple):
@@ -42,40 +63,61 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a model costs: its rates, other ones above so many input tokens, and until when (wall clock) that holds."""
+    """What a model costs: its rates, other ones above so many input tokens, and until when (wall clock) that holds.
+
+    Attributes:
+        source: Whose price it is, and which.
+    """
 
     rates: Rates
     above: tuple[tuple[int, Rates], ...] = ()
     changes: bool = False
     until_s: float = math.inf
+    source: str = ""
 
     def cost(self, usage: Usage | Parts) -> int:
-        """Nano-USD, rounded up once, at most the greatest amount.
-
-        Parts that exceed what they are parts of are charged, never subtracted.
-        """
+        """Nano-USD, rounded up once, at most the greatest amount. Tokens that nobody split are as dear as the dearer of
+        input and output."""
         given, made = usage.input_tokens or 0, usage.output_tokens or 0
         rates = self.rates
         for start, other in self.above:
             if given > start:
                 rates = other
         # Unpacked: this runs twice per call, and a field of a named tuple costs as much as the sum.
-        plain_rate, read_rate, write_rate, output_rate, reasoning_rate, call_rate, scale = rates
+        plain_rate, output_rate, read_rate, write_rate, reasoning_rate, scale, apart = rates
+        if type(given) is Unsaid and output_rate > plain_rate:
+            plain_rate = output_rate
         read, written, reasoned = usage.cache_read_tokens, usage.cache_write_tokens, usage.reasoning_tokens
         plain, said = given - read - written, made - reasoned
         scaled = (plain * plain_rate if plain > 0 else 0) + (said * output_rate if said > 0 else 0)
         if read or written or reasoned:
             scaled += read * read_rate + written * write_rate + reasoned * reasoning_rate
-        if call_rate:
-            scaled += usage.steps * call_rate
+        if apart:
+            left = {"input": (plain, plain_rate), "output": (said, output_rate), "cache_write": (written, write_rate)}
+            scaled += _apart(usage, apart, left)
         return min(-(-scaled // scale), CEILING - 1)
 
 
-def rates(parts: Mapping[str, Fraction], call: Fraction = Fraction(0)) -> Rates:
-    """Rates from nano-USD per token of each of `PARTS` and per call; a part without one costs what its whole does."""
-    exact = {"input": Fraction(0), **parts}
-    for part, whole in _PRICED_AS.items():
-        exact.setdefault(part, exact[whole])
-    fractions = [exact[part] for part in PARTS] + [call]
-    scale = math.lcm(*(fraction.denominator for fraction in fractions))
-    return Rates._make([*(int(fraction * scale) for fraction in fractions), scale])
+def _apart(usage: Usage | Parts, rates: tuple[tuple[str, str, int], ...], left: dict[str, tuple[int, int]]) -> int:
+    """What is to be added for what is priced apart; *left* of a whole, at its rate, is what no other part has had."""
+    more = 0
+    for name, whole, rate in rates:
+        number: int = getattr(usage, name, 0)
+        if whole:
+            room, plain_rate = left[whole]
+            number = min(number, max(0, room))
+            left[whole] = room - number, plain_rate
+            rate -= plain_rate
+        more += number * rate
+    return more
+
+
+def rates(exact: Mapping[str, Fraction]) -> Rates:
+    """Rates from nano-USD per token, or piece, of each of `PARTS` and `APART`; a part without one costs what its whole
+    does, what is priced by the piece nothing."""
+    full = {"input": Fraction(0), **exact}
+    for part, whole in PARTS.items():
+        full.setdefault(part, full[whole or "input"])
+    scale = math.lcm(*(fraction.denominator for fraction in full.values()))
+    apart = tuple((*APART[name], int(full[name] * scale)) for name in APART if full.get(name) is not None)
+    return Rates._make([*(int(full[part] * scale) for part in PARTS), scale, apart])

@@ -22,10 +22,10 @@ from otelbudget.errors import BudgetExceeded, ConfigError
 from otelbudget.ledger.account import QuotaAccount
 from otelbudget.ledger.judging import left
 from otelbudget.ledger.ledger import Ledger
-from otelbudget.model.amounts import CEILING, NOTHING, RESOURCES, amounts_from, shown
+from otelbudget.model.amounts import CEILING, NOTHING, RESOURCES, Unsaid, amounts_from, shown
 from otelbudget.model.keywords import OtherKeywords
 from otelbudget.model.quota import Quota, Quotas, check_priority
-from otelbudget.model.usage import Unsaid, Usage
+from otelbudget.model.usage import Usage
 from otelbudget.model.values import spelled
 from otelbudget.model.vector import unpack
 from otelbudget.quota.changes import Change, QuotaLike, daily_of, listed

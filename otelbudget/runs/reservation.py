@@ -79,11 +79,12 @@ class Reservation:
             return {}
         return {name: shown(i, self._hold.amounts[i]) for i, name in enumerate(RESOURCES) if self._hold.amounts[i]}
 
-    def commit(self, usage: Usage | int | None = None) -> Recorded:
+    def commit(self, usage: object = None) -> Recorded:
         """Charge what was used, over the hold and the limit too, and give the rest back.
 
         Args:
-            usage: What it does not know is charged as held; a number is tokens of `model`; None charges the hold.
+            usage: A `Usage`, or what `Usage.of` reads; what it does not know is charged as held. A number is tokens of
+                `model`; None charges the hold.
 
         Returns:
             Whether that was ``replayed``: the same usage once more, and nothing has changed.
@@ -91,16 +92,22 @@ class Reservation:
         Raises:
             IdempotencyError: It was committed before with another usage.
         """
-        if usage is not None and not isinstance(usage, Usage):
-            if not hasattr(usage, "__index__"):
-                raise TypeError(f"commit() takes a Usage, or tokens as a whole number, got {usage!r}")
-            usage = Usage(tokens=usage, model=self.model)
+        spent = None if usage is None else self._spent(usage)
         here = self._payer.around()
-        if settlement.settle(self._payer, self._hold, usage, here.site, owner=here.owner):
+        if settlement.settle(self._payer, self._hold, spent, here.site, asked_model=self.model, owner=here.owner):
             return CHARGED
-        if usage != self._hold.paid:
+        if spent != self._hold.paid:
             raise IdempotencyError("this reservation was committed before with another usage; it was charged once")
         return REPLAYED
+
+    def _spent(self, used: Any) -> Usage:
+        if hasattr(used, "__index__"):
+            return Usage(tokens=used, model=self.model)
+        found = used if isinstance(used, Usage) else Usage.reported(used)
+        if found is None:
+            kind = type(used).__name__
+            raise TypeError(f"commit() takes a Usage, or tokens as a whole number, or what reports a usage, not {kind}")
+        return found
 
     def release(self) -> bool:
         """Give everything back, charging nothing.
@@ -124,7 +131,7 @@ class Reservation:
         """
         _check_open(asking.decide(self._payer, self._asking(dict(delta))))
 
-    async def acommit(self, usage: Usage | int | None = None) -> Recorded:
+    async def acommit(self, usage: object = None) -> Recorded:
         """`commit` for coroutines."""
         return self.commit(usage)
 

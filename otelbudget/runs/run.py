@@ -80,8 +80,11 @@ class BudgetRun(RunView):
 
     # --- spending
 
-    def record(self, usage: Usage, *, idempotency_key: str | None = None) -> Recorded:
+    def record(self, usage: object, *, idempotency_key: str | None = None) -> Recorded:
         """Charge what was used, over the limit too. Never raises a denial.
+
+        Args:
+            usage: A `Usage`, or what `Usage.of` reads: an answer, a message, or the usage that it reports.
 
         Returns:
             Whether it was ``replayed``: charged under the same *idempotency_key* before, so that nothing has changed.
@@ -89,8 +92,9 @@ class BudgetRun(RunView):
         Raises:
             IdempotencyError: That key has been used in this run for something else; nothing is charged.
         """
-        if not isinstance(usage, Usage):
+        if hasattr(usage, "__index__"):
             raise TypeError(f"record() takes a Usage, got {usage!r}; for tokens alone use record_call(tokens)")
+        usage = Usage.of(usage)
         run, once = self._state, None
         if idempotency_key is not None:
             once = keys_of(run).once(run.tenant, as_key(idempotency_key), Once("record", usage))
@@ -203,7 +207,7 @@ class BudgetRun(RunView):
             judged = await asking.ajudge(run, request)
         return booking.probed(run, judged)
 
-    async def arecord(self, usage: Usage, *, idempotency_key: str | None = None) -> Recorded:
+    async def arecord(self, usage: object, *, idempotency_key: str | None = None) -> Recorded:
         """`record` for coroutines."""
         return self.record(usage, idempotency_key=idempotency_key)
 

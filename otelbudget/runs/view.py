@@ -49,15 +49,15 @@ class RunView:
 
     @property
     def usage(self) -> Usage:
-        """What was used so far, by this run and its shared and carved children."""
+        """What was used so far, by this run and its shared and carved children; ``estimated`` if some of it is."""
         closing.settle_overdue(self._state.engine)
-        return sum_of(unpack(self._state.account.used))
+        return sum_of(unpack(self._state.account.used), estimated=self._state.estimated)
 
     @property
     def direct_usage(self) -> Usage:
         """What this run used itself, without its children."""
         closing.settle_overdue(self._state.engine)
-        return sum_of(self._state.account.own())
+        return sum_of(self._state.account.own(), estimated=self._state.estimated)
 
     @property
     def state(self) -> State:

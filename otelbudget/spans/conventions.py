@@ -15,7 +15,9 @@ from enum import Enum
 from typing import Any, Final
 
 from otelbudget import semconv as sc
+from otelbudget.model.reported import count, tokens_in
 from otelbudget.model.usage import Usage
+from otelbudget.model.usage_names import Names
 
 Attributes = Mapping[str, Any]
 _SPAN_KIND: Final = "openinference.span.kind"
@@ -84,31 +86,36 @@ _CLIENT_SCOPES: Final[dict[str, str]] = {
     "openinference.instrumentation.litellm": "litellm",
 }
 
-_INPUT: Final = (sc.GEN_AI_INPUT_TOKENS, "gen_ai.usage.prompt_tokens", "llm.token_count.prompt")
-_OUTPUT: Final = (sc.GEN_AI_OUTPUT_TOKENS, "gen_ai.usage.completion_tokens", "llm.token_count.completion")
-_TOTAL: Final = ("gen_ai.usage.total_tokens", "llm.usage.total_tokens", "llm.token_count.total")
-_CACHE_READ: Final = (
-    sc.GEN_AI_CACHE_READ,
-    "gen_ai.usage.cache_read_input_tokens",
-    "gen_ai.usage.details.cache_read_tokens",
-    "llm.token_count.prompt_details.cache_read",
+_USAGE: Final = Names(
+    (sc.GEN_AI_INPUT_TOKENS, "gen_ai.usage.prompt_tokens", "llm.token_count.prompt"),
+    (sc.GEN_AI_OUTPUT_TOKENS, "gen_ai.usage.completion_tokens", "llm.token_count.completion"),
+    # OpenLLMetry leaves Gemini's thinking tokens out of the output, not out of the total.
+    ("gen_ai.usage.total_tokens", "llm.usage.total_tokens", "llm.token_count.total"),
+    {
+        "cache_read_tokens": (
+            sc.GEN_AI_CACHE_READ,
+            "gen_ai.usage.cache_read_input_tokens",
+            "gen_ai.usage.details.cache_read_tokens",
+            "llm.token_count.prompt_details.cache_read",
+        ),
+        "cache_write_tokens": (
+            sc.GEN_AI_CACHE_WRITE,
+            "gen_ai.usage.cache_creation.input_tokens",
+            "gen_ai.usage.cache_creation_input_tokens",
+            "gen_ai.usage.details.cache_write_tokens",
+            "llm.token_count.prompt_details.cache_write",
+        ),
+        "reasoning_tokens": (
+            sc.GEN_AI_REASONING,
+            "gen_ai.usage.reasoning_tokens",
+            "llm.usage.reasoning_tokens",
+            "gen_ai.usage.details.reasoning_tokens",
+            "llm.token_count.completion_details.reasoning",
+        ),
+        "audio_input_tokens": ("llm.token_count.prompt_details.audio",),
+        "audio_output_tokens": ("llm.token_count.completion_details.audio",),
+    },
 )
-_CACHE_WRITE: Final = (
-    sc.GEN_AI_CACHE_WRITE,
-    "gen_ai.usage.cache_creation.input_tokens",
-    "gen_ai.usage.cache_creation_input_tokens",
-    "gen_ai.usage.details.cache_write_tokens",
-    "llm.token_count.prompt_details.cache_write",
-)
-_REASONING: Final = (
-    sc.GEN_AI_REASONING,
-    "gen_ai.usage.reasoning_tokens",
-    "llm.usage.reasoning_tokens",
-    "gen_ai.usage.details.reasoning_tokens",
-    "llm.token_count.completion_details.reasoning",
-)
-
-_TOO_MANY: Final = 2**53
 
 
 def _text(*keys: str) -> Callable[[Attributes | None], str | None]:
@@ -185,47 +192,19 @@ def usage_from(attributes: Attributes | None) -> Usage | None:
     """
     if not attributes:
         return None
-    read, write, reasoning = (_count(attributes, keys) or 0 for keys in (_CACHE_READ, _CACHE_WRITE, _REASONING))
-    split = _split(attributes, cached=read + write, reasoning=reasoning)
-    if split is None:
+    found = tokens_in(attributes, _USAGE)
+    if not found.keys() & {"input_tokens", "output_tokens", "tokens"}:
         return None
+    if "input_tokens" in found and operation(attributes) == "embeddings":
+        found.setdefault("output_tokens", 0)
     return Usage(
-        **split,
-        cache_read_tokens=read,
-        cache_write_tokens=write,
-        reasoning_tokens=reasoning,
+        **found,
         model=model_name(attributes),
         provider=provider_name(attributes),
         response_id=response_id(attributes),
     )
 
 
-def _split(attributes: Attributes, *, cached: int, reasoning: int) -> dict[str, Any] | None:
-    """Input and output as our `Usage` means them: cached and reasoning tokens included."""
-    given, made, total = (_count(attributes, keys) for keys in (_INPUT, _OUTPUT, _TOTAL))
-    if given is None and made is None:
-        return None if total is None else {"tokens": total}
-    if given is not None and given < cached:
-        given += cached  # a part can't exceed the whole: this dialect counts cached tokens apart
-    if made is not None and made < reasoning:
-        made += reasoning
-    if made is None and operation(attributes) == "embeddings":
-        made = 0
-    if given is not None and total is not None and total > given + (made or 0):
-        made = total - given  # OpenLLMetry leaves Gemini's thinking tokens out of the output, not out of the total
-    if given is None and total is not None and made is not None and total >= made:
-        given = total - made
-    return {key: value for key, value in (("input_tokens", given), ("output_tokens", made)) if value is not None}
-
-
 def max_output_tokens(attributes: Attributes | None) -> int | None:
     """How many output tokens the request allows itself, if the span says."""
-    return _count(attributes or {}, ("gen_ai.request.max_tokens",)) or None  # 0 is none that a provider takes
-
-
-def _count(attributes: Attributes, keys: tuple[str, ...]) -> int | None:
-    for key in keys:
-        value = attributes.get(key)
-        if type(value) is int and 0 <= value < _TOO_MANY:
-            return value
-    return None
+    return count((attributes or {}).get("gen_ai.request.max_tokens")) or None  # 0 is none that a provider takes

@@ -53,7 +53,10 @@ COLUMNS: Final = tuple((levels, sampler) for levels in LEVELS for sampler in SAM
 #: Own functions at most, in every column; a check on a sampled span also writes its event, and has no gate. A guarded
 #: call is what it costs whoever reads the request and its answer; what that reading costs has a line of its own.
 CALLS: Final = {"check": 14, "record": 30, "reserve + commit": 50, "guarded call": 100, "  and reading it": None}
-READING: Final = tuple(os.path.join(OWN, folder, "") for folder in ("guards", "estimate"))
+READING: Final = (
+    *(os.path.join(OWN, folder, "") for folder in ("guards", "estimate")),
+    os.path.join(OWN, "model", "reported.py"),
+)
 MORE_AT_FIVE: Final = 5
 #: (what, column) -> times the sampled floor at most.
 TIMES: Final = {

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from world import PRICES, World, held, said, used
@@ -17,7 +18,7 @@ from otelbudget.pricing import Price, Prices
     ("usage", "nano"),
     [
         (Usage(100, 50, model="demo"), 200_000),
-        (Usage(tokens=100, model="demo"), 100_000),
+        (Usage(tokens=100, model="demo"), 200_000),
         (Usage(100, 50, model="demo", cost_usd=0.5), 500_000_000),
         (Usage(100, 50, model="demo", cost_usd=0), 0),
         (Usage(0, 0, model="mystery"), 0),
@@ -29,6 +30,27 @@ def test_a_usage_costs_what_it_says_else_what_its_model_does(world: World, usage
     with world.run() as run:
         run.record(usage)
         assert (used(run)[4], world.spent()[2]) == (nano, nano)
+
+
+@pytest.mark.parametrize("charge", ["record", "block", "expiry"])
+def test_a_run_says_that_some_of_what_it_used_is_an_estimate(world: World, charge: str) -> None:
+    world.activate()
+    request = ModelRequest(provider="p", operation="chat", model="demo", input_tokens=10, max_output_tokens=50)
+    with world.run() as root, root.child() as run:
+        run.record(Usage(1, 2))
+        assert not root.usage.estimated
+        if charge == "record":
+            run.record(Usage(1, 2, estimated=True))
+        elif charge == "block":
+            with suppress(ValueError), run.reserve(tokens=5):
+                raise ValueError
+        else:
+            kept = begin(request)
+            del kept
+            gc.collect()
+            world.advance(100)
+            run.check()  # what has expired is settled by the next operation
+        assert (root.usage.estimated, run.usage.estimated) == (True, True)
 
 
 def test_a_price_for_every_model_also_prices_a_call_without_one(make_world: Callable[..., World]) -> None:

@@ -86,7 +86,7 @@ def test_other_amounts_under_a_key_are_an_error_and_change_nothing(world: World,
 def test_a_cost_that_follows_from_a_price_is_not_part_of_what_is_compared(world: World) -> None:
     with world.run(RunBudget(max_cost_usd=1)) as run:
         first = run.reserve(tokens=50, model="demo", idempotency_key="k")
-        assert held(run)[4] == 50_000
+        assert held(run)[4] == 100_000
         world.engine.prices = type(world.engine.prices)({}, listed=False)
         assert run.reserve(tokens=50, model="demo", idempotency_key="k") is first
 

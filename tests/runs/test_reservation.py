@@ -4,13 +4,16 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from world import World, held, said, used
 
-from otelbudget import BudgetExceeded, IdempotencyError, RunBudget, Usage
+from otelbudget import BudgetExceeded, BudgetManager, Config, IdempotencyError, RunBudget, Usage
+from otelbudget.pricing import Price
 
 
 def test_a_reservation_holds_at_every_level_or_nowhere(world: World) -> None:
@@ -244,14 +247,14 @@ def test_a_hold_that_has_grown_past_what_one_call_may_use_still_settles(world: W
 def test_commit_takes_a_usage_or_tokens_of_the_model_reserved_for(world: World) -> None:
     with world.run() as run:
         hold = run.reserve(tokens=10, steps=2, model="demo")
-        for wrong in ("5", 1.5, {"tokens": 5}):
+        for wrong in ("5", 1.5, {"words": 5}):
             with pytest.raises(TypeError, match="takes a Usage, or tokens"):
-                hold.commit(wrong)  # type: ignore[arg-type]
+                hold.commit(wrong)
         with pytest.raises(ValueError, match="tokens must be"):
             hold.commit(-5)
         assert not hold.settled
         hold.commit(5)
-    assert (run.usage.tokens, run.usage.steps, run.usage.cost_usd) == (5, 2, Decimal("0.000005"))
+    assert (run.usage.tokens, run.usage.steps, run.usage.cost_usd) == (5, 2, Decimal("0.00001"))
 
 
 def test_releases_are_said_and_bounded_like_checks(make_world: Callable[..., World]) -> None:
@@ -319,3 +322,15 @@ def test_tools_that_are_held_alone_charge_no_step(world: World) -> None:
     with world.run() as run:
         run.reserve(tool_calls=2).commit(Usage())
         assert (run.usage.steps, run.usage.tool_calls) == (0, 2)
+
+
+def test_tokens_that_nobody_split_are_held_at_the_dearer_price_so_that_threads_never_pass_the_limit() -> None:
+    manager = BudgetManager(Config(prices={"m": Price(input=0.15, output=0.60)}))
+    with manager.run(RunBudget(max_cost_usd=0.005), reraise=False) as run, ThreadPoolExecutor(64) as pool:
+
+        def call(_: int) -> None:
+            with suppress(BudgetExceeded), run.reserve(tokens=1_000, model="m") as held:
+                held.commit(Usage(0, 1_000))
+
+        list(pool.map(call, range(200)))
+    assert run.usage.cost_usd == Decimal("0.0048")

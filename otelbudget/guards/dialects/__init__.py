@@ -1,7 +1,8 @@
 """Dialects: how requests, answers and the events of streams are read in one provider's wire format.
 
-To add one: a `Dialect` with what differs, in a file of its own that ends with its ``ENDPOINTS``. Bodies are mappings,
-answers are mappings or the SDK's models; a value that makes no sense is taken as absent.
+To add one: a `Dialect` with what differs, in a file of its own that ends with its ``ENDPOINTS``. Usages are read by
+`Usage.reported`; add their names to `model.usage_names` where they are new. Bodies are mappings, answers are mappings
+or the SDK's models; a value that makes no sense is taken as absent.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Any
 
-from otelbudget.model.amounts import nanousd, usd
+from otelbudget.model.reported import cost_of, count, get, part_of
+from otelbudget.model.reported import text as text_of
 from otelbudget.model.usage import Usage
+
+__all__ = ["Dialect", "Endpoints", "cost_of", "count", "dialect_of", "get", "spoken", "text_of"]
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,14 @@ class Dialect(ABC):
         """What has to be in the body for *maximum*, for each answer, to be its maximum."""
         return dict.fromkeys(self.maximum_keys(body, provider), maximum)
 
-    @abstractmethod
     def usage(self, answer: object, provider: str) -> Usage | None:
         """The usage that an answer reports, or None."""
+        return Usage.reported(answer, provider=provider)
 
-    @abstractmethod
     def part(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What an event of a stream says about the whole answer: ``model``, ``id`` and ``usage``, as far as it does."""
+        """What an event of a stream says about the whole answer: ``model``, ``id``, ``service_tier`` and ``usage``, as
+        far as it does."""
+        return part_of(event)
 
     @abstractmethod
     def words(self, event: Mapping[str, Any]) -> str:
@@ -81,34 +85,6 @@ def dialect_of(endpoints: Endpoints, method: str, url: str) -> Dialect | None:
         return None
     path = "/" + url.partition("?")[0].rstrip("/")
     return next((dialect for end, dialect in endpoints if fnmatchcase(path, f"*{end}")), None)
-
-
-def get(holder: object, name: str) -> Any:
-    """What *holder*, a mapping or an object, has under *name*, or None."""
-    return holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
-
-
-def text_of(holder: object, name: str) -> str | None:
-    """The text that *holder* has under *name*, or None."""
-    value = get(holder, name)
-    return value if isinstance(value, str) and value else None
-
-
-def count(value: object) -> int | None:
-    """*value* if it is a number of tokens, else None."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and 0 <= value < 2**53 else None
-
-
-def cost_of(value: object) -> Decimal | None:
-    """The amount of USD that a response reports, as a number or in a header; None if it is no amount."""
-    if value is None:
-        return None
-    try:
-        return usd(nanousd("cost", Decimal(value) if isinstance(value, str) else value))
-    except (ValueError, ArithmeticError):
-        return None
 
 
 def spoken(delta: object) -> Iterable[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from otelbudget.guards.dialects import Dialect, Endpoints, count, get, spoken, text_of
+from otelbudget.guards.dialects import Dialect, Endpoints, count, get, spoken
 from otelbudget.model.usage import Usage
 
 
@@ -29,31 +29,6 @@ class Gemini(Dialect):
     def lowered(self, body: Mapping[str, Any], provider: str, maximum: int) -> Mapping[str, Any]:  # noqa: ARG002
         """In ``generationConfig``."""
         return {"generationConfig": {**(body.get("generationConfig") or {}), "maxOutputTokens": maximum}}
-
-    def usage(self, answer: object, provider: str) -> Usage | None:
-        """What is no input is output."""
-        reported = get(answer, "usageMetadata") or get(answer, "usage")
-        tool = count(get(reported, "toolUsePromptTokenCount")) or 0
-        given = (count(get(reported, "promptTokenCount")) or 0) + tool
-        thought = count(get(reported, "thoughtsTokenCount")) or 0
-        made = (count(get(reported, "candidatesTokenCount")) or 0) + thought
-        made = max(made, (count(get(reported, "totalTokenCount")) or 0) - given)
-        if not (given or made):
-            return None
-        return Usage(
-            given,
-            made,
-            cache_read_tokens=min(count(get(reported, "cachedContentTokenCount")) or 0, given),
-            reasoning_tokens=min(thought, made),
-            model=text_of(answer, "modelVersion") or text_of(answer, "model"),
-            provider=provider,
-            response_id=text_of(answer, "responseId") or text_of(answer, "id"),
-        )
-
-    def part(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The chunk, in other names."""
-        names = (("model", "modelVersion"), ("id", "responseId"), ("usage", "usageMetadata"))
-        return {name: event.get(theirs) for name, theirs in names}
 
     def words(self, event: Mapping[str, Any]) -> str:
         """Text, thoughts, and the names and arguments of functions."""

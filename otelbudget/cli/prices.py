@@ -1,0 +1,99 @@
+"""``otelbudget prices``: what a model costs here, and whose price that is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from otelbudget.pricing import Prices
+    from otelbudget.pricing.rates import Known, Rates
+
+_FILE: Final = "budgets.yaml"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    what = parser.add_subparsers(dest="what", metavar="show|list", required=True)
+    show = what.add_parser("show", help="what one model costs; exit code 1 if no price is known")
+    show.add_argument("model", metavar="MODEL")
+    where = show.add_mutually_exclusive_group()
+    where.add_argument("--base-url", metavar="URL", help="the address that the client calls")
+    show.add_argument("--tier", metavar="NAME", help="the service tier, such as priority, flex or batch")
+    everything = what.add_parser("list", help="all models with a price: those of the file, then those of genai-prices")
+    for command, group in ((show, where), (everything, everything)):
+        group.add_argument("--provider", metavar="NAME", help="who answers, such as openai or aws.bedrock")
+        command.add_argument("--json", action="store_true", help="for programs")
+        command.add_argument(
+            "--file", metavar="FILE", help=f"whose prices come first; default ./{_FILE} if there is one"
+        )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the prices to standard output; gives 1 if there is none."""
+    prices = _prices(options.file)
+    found = list(_of_one(prices, options) if options.what == "show" else _of_all(prices, options.provider))
+    if options.json:
+        print(json.dumps(found[0] if options.what == "show" and found else found, indent=2))
+    elif not found:
+        print("no price is known; add one under `prices:`, or install the extra `prices`")
+    elif options.what == "show":
+        _write(found[0])
+    else:
+        for one in found:
+            print(f"{one['model']:<44} {_said(one['usd'])}  ({one['source']})")
+    return 0 if found else 1
+
+
+def _prices(file: str | None) -> Prices:
+    from otelbudget.config import load_budget_config
+    from otelbudget.pricing import Prices
+
+    return load_budget_config(file or _FILE).prices if file or Path(_FILE).exists() else Prices()
+
+
+def _of_one(prices: Prices, options: argparse.Namespace) -> Any:
+    from otelbudget.guards.providers import provider_at
+
+    provider = options.provider if options.base_url is None else provider_at(options.base_url)
+    known = prices.known(options.model, provider, tier=options.tier)
+    return [] if known is None else [_fact(options.model, known)]
+
+
+def _of_all(prices: Prices, provider: str | None) -> Any:
+    from otelbudget.pricing.listed import listed_models
+
+    yield from (_fact(name, known) for name, known in prices.table().items())
+    for owner, model in listed_models():
+        known = prices.known(model, owner) if provider in (None, owner) and not prices.gives(model) else None
+        if known is not None:
+            yield _fact(model, known)
+
+
+def _fact(model: str, known: Known) -> dict[str, Any]:
+    above = [{"input_tokens_above": start, "usd": _usd(rates)} for start, rates in known.above]
+    return {"model": model, "source": known.source, "usd": _usd(known.rates), "above": above}
+
+
+def _usd(rates: Rates) -> dict[str, float]:
+    """USD per million tokens, of what is priced by the piece for each."""
+    from otelbudget.pricing.rates import APART, EACH, PARTS
+
+    nano = {part: Fraction(getattr(rates, part), rates.scale) for part in PARTS}
+    fields = {field: name for name, (field, _) in APART.items()}
+    nano |= {fields[field]: Fraction(rate, rates.scale) for field, _, rate in rates.apart}
+    return {name: float(rate / (10**9 if name in EACH else 1_000)) for name, rate in nano.items()}
+
+
+def _said(usd: dict[str, float]) -> str:
+    return ", ".join(f"{name} ${price:g}" for name, price in usd.items())
+
+
+def _write(one: dict[str, Any]) -> None:
+    print(f"{one['model']}, priced by {one['source']}; USD per million tokens, or for each")
+    print(f"  {_said(one['usd'])}")
+    for other in one["above"]:
+        print(f"  above {other['input_tokens_above']:,} input tokens: {_said(other['usd'])}")

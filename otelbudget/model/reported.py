@@ -1,0 +1,199 @@
+"""What somebody says that a call used, in whatever names: one reader, and one rule of parts and wholes.
+
+Nothing here raises: a value that makes no sense is taken as absent, and what is absent is unknown, which is not zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from functools import cache
+from typing import Any, Final
+
+from otelbudget.model.amounts import nanousd, usd
+from otelbudget.model.usage_names import (
+    CACHED,
+    COST,
+    ID,
+    KINDS,
+    MODEL,
+    PLACES,
+    REASONING,
+    ROOTS,
+    TIER,
+    Names,
+)
+
+#: No call has that many tokens; sums of a few such numbers are still amounts.
+_TOO_MANY: Final = 2**50
+#: The first spares most the second, which takes long to tell.
+_MAPPINGS: Final = (dict, Mapping)
+#: Work of Anthropic's own that the totals of a message leave out.
+_BESIDE: Final = ("compaction", "advisor_message")
+
+
+def get(holder: object, name: str) -> Any:
+    """What *holder*, a mapping or an object, has under *name*, or None."""
+    return holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
+
+
+def at(holder: object, path: str) -> Any:
+    """What is at *path*, or None; in a list a step is a number, or Gemini's name of a modality."""
+    steps = _steps(path)
+    if isinstance(holder, _MAPPINGS) and steps[0] not in holder:
+        return holder.get(path)
+    try:
+        for step in steps:  # without a call for each: an answer is asked for some forty paths
+            if holder is None:
+                return None
+            if isinstance(holder, _MAPPINGS):
+                holder = holder.get(step)
+            elif isinstance(holder, list | tuple):
+                holder = _of_list(holder, step)
+            else:
+                holder = getattr(holder, step, None)
+    except Exception:  # noqa: BLE001  a property of somebody else's
+        return None
+    return holder
+
+
+@cache
+def _steps(path: str) -> tuple[str, ...]:
+    return tuple(path.split("."))
+
+
+def _of_list(values: Sequence[object], step: str) -> Any:
+    if step.isdigit():
+        return values[int(step)] if int(step) < len(values) else None
+    named = (one for one in values if str(getattr(get(one, "modality"), "value", get(one, "modality"))) == step)
+    one = next(named, None)
+    return get(one, "tokenCount") or get(one, "token_count")
+
+
+def count(value: object) -> int | None:
+    """*value* if it is a number of tokens, else None."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and 0 <= value < _TOO_MANY else None
+
+
+def cost_of(value: object) -> Decimal | None:
+    """The amount of USD that a response reports, as a number or in a header; None if it is no amount."""
+    if value is None:
+        return None
+    try:
+        return usd(nanousd("cost", Decimal(value) if isinstance(value, str) else value))
+    except (ValueError, ArithmeticError):
+        return None
+
+
+def text(holder: object, *paths: str) -> str | None:
+    """The first text that is at one of *paths*, or None."""
+    for path in paths:
+        value = at(holder, path)
+        if isinstance(value, str) and value:
+            return value
+    return None
+
+
+def usage_in(answer: object) -> tuple[object, Names | None]:
+    """Where *answer* has its usage, and the kind of it; None if it has none that can be read."""
+    for path in (*PLACES, ""):
+        place = at(answer, path) if path else answer
+        if place is None or (isinstance(place, _MAPPINGS) and ROOTS.isdisjoint(place)):
+            continue
+        for kind in KINDS:
+            if _first(place, kind.marks or (*kind.input, *kind.output)) is not None:
+                return place, kind
+    return None, None
+
+
+def part_of(event: object) -> dict[str, Any]:
+    """What an event of a stream says about the whole answer, in the names that `fields_of` reads."""
+    return {
+        "model": text(event, *MODEL),
+        "id": text(event, *ID),
+        "service_tier": text(event, *TIER),
+        "usage": usage_in(event)[0],
+    }
+
+
+def fields_of(answer: object) -> dict[str, Any] | None:
+    """What `Usage` needs to be told of *answer*; None if it says nothing, or that it was nothing: then nobody
+    counts."""
+    place, kind = usage_in(answer)
+    found = {} if kind is None else tokens_in(place, kind)
+    for one in _beside(place):
+        for name, tokens in tokens_in(one, kind or KINDS[0]).items():
+            if name in found or name in CACHED:
+                found[name] = found.get(name, 0) + tokens
+    if not (found.get("input_tokens") or found.get("output_tokens") or found.get("tokens")):
+        return None
+    return found | {
+        "model": text(answer, *MODEL),
+        "response_id": text(answer, *ID),
+        "tier": text(answer, *TIER),
+        "reported_cost_usd": next((cost for path in COST if (cost := cost_of(at(place, path))) is not None), None),
+    }
+
+
+def _beside(place: object) -> list[object]:
+    iterations = at(place, "iterations")
+    return [one for one in iterations if get(one, "type") in _BESIDE] if isinstance(iterations, list) else []
+
+
+def tokens_in(place: object, names: Names) -> dict[str, Any]:
+    """The tokens that *place* tells of: wholes with all their parts, or the total alone; empty if it tells of none."""
+    given, made, total = (_first(place, paths) for paths in (names.input, names.output, names.total))
+    parts = {field: _greatest(place, paths) for field, paths in names.parts.items()}
+    cached, reasoning = sum(parts.get(name, 0) for name in CACHED), parts.get(REASONING, 0)
+    more = _greatest(place, names.more_output)
+    if given is not None:
+        given += _greatest(place, names.more_input)
+        given = given + cached if names.apart else whole(given, cached)
+    if made is not None or more:
+        made = whole((made or 0) + more, reasoning)
+    if total is not None:
+        given, made = _completed(given, made, total, cached)
+    if given is None and made is None:
+        return {} if total is None else {"tokens": total, **_there(parts)}
+    return _there({"input_tokens": given, "output_tokens": made}, None) | _there(parts)
+
+
+def whole(said: int, parts: int) -> int:
+    """*said* with its parts: a part above its whole proves that the whole leaves it out."""
+    return said + parts if parts > said else said
+
+
+def _completed(given: int | None, made: int | None, total: int, cached: int) -> tuple[int | None, int | None]:
+    """Input and output by what the total proves: one of them that was not told, or cached input or reasoning that was
+    left out of it."""
+    if given is None:
+        return (total - made if made is not None and total > made else None), made
+    left = total - given - (made or 0)
+    if left < 0:
+        return given, made
+    if made is not None and left == cached:
+        return given + cached, made
+    return given, (made or 0) + left
+
+
+def _there(found: Mapping[str, Any], nothing: object = 0) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if value != nothing}
+
+
+def _first(place: object, paths: tuple[str, ...]) -> int | None:
+    for path in paths:
+        value = at(place, path)
+        if value is not None and (tokens := count(value)) is not None:
+            return tokens
+    return None
+
+
+def _greatest(place: object, paths: tuple[str, ...]) -> int:
+    most = 0
+    for path in paths:
+        value = at(place, path)
+        if value:
+            most = max(most, count(value) or 0)
+    return most

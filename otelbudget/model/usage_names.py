@@ -1,0 +1,165 @@
+"""The names in which usages are told: those of answers; spans have theirs in `spans.conventions`.
+
+To add a provider's, add a `Names` to `SPLIT`, before a kind whose names it shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+#: The parts that make up a whole, where it leaves them out.
+CACHED: Final = ("cache_read_tokens", "cache_write_tokens")
+REASONING: Final = "reasoning_tokens"
+
+
+class Names(NamedTuple):
+    """Where a kind of usage has what, as paths (``details.cached_tokens``).
+
+    Args:
+        input, output, total: The wholes; of several paths the first that has a number counts.
+        parts: Field of `Usage` -> paths, of which the greatest number counts.
+        apart: Whether the input leaves out what a cache had to do with, by its definition.
+        more_input, more_output: What comes on top of the input and of the output.
+        marks: Only what has one of these is of this kind; if empty, what has an input or an output.
+    """
+
+    input: tuple[str, ...]
+    output: tuple[str, ...]
+    total: tuple[str, ...] = ()
+    parts: Mapping[str, tuple[str, ...]] = {}
+    apart: bool = False
+    more_input: tuple[str, ...] = ()
+    more_output: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+
+
+_CHAT: Final = Names(
+    ("prompt_tokens",),
+    ("completion_tokens",),
+    ("total_tokens",),
+    {
+        # OpenAI and most others; litellm; DeepSeek; Moonshot
+        "cache_read_tokens": (
+            "prompt_tokens_details.cached_tokens",
+            "cache_read_input_tokens",
+            "prompt_cache_hit_tokens",
+            "cached_tokens",
+        ),
+        "cache_write_tokens": (
+            "prompt_tokens_details.cache_write_tokens",
+            "prompt_tokens_details.cache_creation_tokens",
+            "cache_creation_input_tokens",
+        ),
+        REASONING: ("completion_tokens_details.reasoning_tokens", "reasoning_tokens"),
+        "audio_input_tokens": ("prompt_tokens_details.audio_tokens",),
+        "audio_output_tokens": ("completion_tokens_details.audio_tokens",),
+        "image_output_tokens": ("completion_tokens_details.image_tokens",),
+        "searches": ("num_search_queries", "server_tool_use.web_search_requests"),
+    },
+)
+_RESPONSES: Final = Names(
+    ("input_tokens",),
+    ("output_tokens",),
+    ("total_tokens", "tokens"),
+    {
+        # OpenAI's Responses; LangChain's usage_metadata; pydantic-ai's and our own names
+        "cache_read_tokens": (
+            "input_tokens_details.cached_tokens",
+            "input_token_details.cache_read",
+            "cache_read_tokens",
+        ),
+        "cache_write_tokens": (
+            "input_tokens_details.cache_write_tokens",
+            "input_token_details.cache_creation",
+            "input_token_details.ephemeral_5m_input_tokens",
+            "input_token_details.ephemeral_1h_input_tokens",
+            "cache_write_tokens",
+        ),
+        REASONING: (
+            "output_tokens_details.reasoning_tokens",
+            "output_tokens_details.thinking_tokens",
+            "output_token_details.reasoning",
+            "reasoning_tokens",
+        ),
+        "audio_input_tokens": (
+            "input_tokens_details.audio_tokens",
+            "input_token_details.audio",
+            "input_audio_tokens",
+            "audio_input_tokens",
+        ),
+        "audio_output_tokens": (
+            "output_tokens_details.audio_tokens",
+            "output_token_details.audio",
+            "output_audio_tokens",
+            "audio_output_tokens",
+        ),
+        "image_output_tokens": ("output_tokens_details.image_tokens", "image_output_tokens"),
+        "cache_write_1h_tokens": (
+            "cache_creation.ephemeral_1h_input_tokens",
+            "input_token_details.ephemeral_1h_input_tokens",
+        ),
+        "searches": ("server_tool_use.web_search_requests", "searches"),
+    },
+)
+#: Its input is what no cache had anything to do with.
+_ANTHROPIC: Final = _RESPONSES._replace(
+    parts={
+        **_RESPONSES.parts,
+        "cache_read_tokens": ("cache_read_input_tokens",),
+        "cache_write_tokens": ("cache_creation_input_tokens",),
+    },
+    apart=True,
+    marks=("cache_read_input_tokens", "cache_creation_input_tokens"),
+)
+_GEMINI: Final = Names(
+    ("promptTokenCount", "prompt_token_count"),
+    ("candidatesTokenCount", "candidates_token_count"),
+    ("totalTokenCount", "total_token_count"),
+    {
+        "cache_read_tokens": ("cachedContentTokenCount", "cached_content_token_count"),
+        REASONING: ("thoughtsTokenCount", "thoughts_token_count"),
+        "audio_input_tokens": ("promptTokensDetails.AUDIO", "prompt_tokens_details.AUDIO"),
+        "audio_output_tokens": ("candidatesTokensDetails.AUDIO", "candidates_tokens_details.AUDIO"),
+        "image_output_tokens": ("candidatesTokensDetails.IMAGE", "candidates_tokens_details.IMAGE"),
+    },
+    more_input=("toolUsePromptTokenCount", "tool_use_prompt_token_count"),
+    more_output=("thoughtsTokenCount", "thoughts_token_count"),
+)
+_BEDROCK: Final = Names(
+    ("inputTokens",),
+    ("outputTokens",),
+    ("totalTokens",),
+    {
+        "cache_read_tokens": ("cacheReadInputTokens", "cacheReadInputTokenCount"),
+        "cache_write_tokens": ("cacheWriteInputTokens", "cacheWriteInputTokenCount"),
+    },
+    apart=True,
+)
+_COHERE: Final = Names(
+    ("billed_units.input_tokens", "tokens.input_tokens"),
+    ("billed_units.output_tokens", "tokens.output_tokens"),
+    parts={"cache_read_tokens": ("cached_tokens",)},
+)
+_OLLAMA: Final = Names(("prompt_eval_count",), ("eval_count",))
+
+#: The first that fits is it; a total alone says least.
+SPLIT: Final = (_CHAT, _ANTHROPIC, _RESPONSES, _GEMINI, _BEDROCK, _COHERE, _OLLAMA)
+KINDS: Final = (*SPLIT, *(kind._replace(marks=kind.total) for kind in SPLIT if kind.total))
+ROOTS: Final = frozenset(
+    path.partition(".")[0] for kind in KINDS for path in (*kind.input, *kind.output, *kind.total, *kind.marks)
+)
+#: Where an answer, a message or an event has its usage; else it is one.
+PLACES: Final = (
+    *("usage", "usage_metadata", "usageMetadata", "x_groq.usage", "choices.0.usage", "meta"),
+    *("response.usage", "message.usage", "delta.usage", "response.meta"),
+    *("response_metadata.token_usage", "response_metadata.usage", "llm_output.token_usage"),
+)
+#: LangChain's messages have an id of their own, and the provider's in their metadata.
+MODEL: Final = (
+    *("model", "response.model", "message.model", "modelVersion", "model_version"),
+    *("response_metadata.model_name", "response_metadata.model"),
+)
+ID: Final = ("response_metadata.id", "id", "response.id", "message.id", "responseId", "response_id")
+TIER: Final = ("service_tier", "usage.service_tier", "response.service_tier", "response_metadata.service_tier")
+COST: Final = ("cost", "cost.total_cost")

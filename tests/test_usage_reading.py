@@ -1,0 +1,261 @@
+"""What people have in hand is read as a `Usage`: every dialect, parts and wholes, and what makes no sense."""
+
+from __future__ import annotations
+
+from itertools import product
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from world import World, used
+
+from otelbudget import Usage
+
+CACHED = {"prompt_tokens": 2, "completion_tokens": 50, "prompt_tokens_details": {"cached_tokens": 9_842}}
+
+
+def split(usage: Usage) -> tuple[int | None, int | None, int, int]:
+    return usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.reasoning_tokens
+
+
+@pytest.mark.parametrize(
+    "reported",
+    [
+        CACHED,
+        {**CACHED, "total_tokens": 9_894},
+        {**CACHED, "total_tokens": 52},
+        {"input_tokens": 2, "output_tokens": 50, "input_tokens_details": {"cached_tokens": 9_842}},
+        {
+            "input_tokens": 2,
+            "output_tokens": 50,
+            "input_tokens_details": {"cached_tokens": 9_842},
+            "total_tokens": 9894,
+        },
+        {"input_tokens": 2, "output_tokens": 50, "cache_read_input_tokens": 9_842},
+        {"inputTokens": 2, "outputTokens": 50, "cacheReadInputTokens": 9_842, "totalTokens": 9_894},
+        {"prompt_tokens": 2, "completion_tokens": 50, "cache_read_input_tokens": 9_842},
+        {"prompt_tokens": 2, "completion_tokens": 50, "prompt_cache_hit_tokens": 9_842},
+        {"promptTokenCount": 9_844, "candidatesTokenCount": 50, "cachedContentTokenCount": 9_842},
+    ],
+)
+def test_a_part_above_its_whole_proves_that_the_whole_leaves_it_out(reported: dict[str, Any]) -> None:
+    assert split(Usage.of({"usage": reported})) == (9_844, 50, 9_842, 0)
+    assert split(Usage.of(reported)) == (9_844, 50, 9_842, 0)
+
+
+def test_a_usage_that_leaves_its_parts_out_is_the_same_as_one_that_has_them() -> None:
+    assert Usage(2, 50, cache_read_tokens=9_842) == Usage(9_844, 50, cache_read_tokens=9_842)
+    assert Usage(10, 1_499, reasoning_tokens=2_809) == Usage(10, 4_308, reasoning_tokens=2_809)
+    assert Usage(2, 50, tokens=52, cache_write_tokens=100).tokens == 152
+
+
+def test_a_total_proves_which_part_its_wholes_leave_out() -> None:
+    def of(total: int) -> tuple[int | None, int | None]:
+        usage = Usage.of({**told, "total_tokens": total})
+        return usage.input_tokens, usage.output_tokens
+
+    told: dict[str, Any] = {
+        "prompt_tokens": 500,
+        "completion_tokens": 50,
+        "prompt_tokens_details": {"cached_tokens": 300},
+        "completion_tokens_details": {"reasoning_tokens": 40},
+    }
+    assert of(550) == (500, 50)
+    assert of(850) == (800, 50), "the prompt leaves its cached part out"
+    assert of(590) == (500, 90), "the completion leaves its reasoning out"
+    assert of(100) == (500, 50), "a total below its parts is wrong"
+
+
+@pytest.mark.parametrize("total", [{}, {"total_tokens": 4_408}])
+def test_reasoning_beside_the_completion_is_output(total: dict[str, int]) -> None:
+    reported = {
+        "prompt_tokens": 100,
+        "completion_tokens": 1_499,
+        "completion_tokens_details": {"reasoning_tokens": 2_809},
+        **total,
+    }
+    assert split(Usage.of(reported)) == (100, 4_308, 0, 2_809)
+
+
+IN_HAND: dict[str, tuple[Any, Usage]] = {
+    "chat": (
+        {"id": "c", "model": "m", "usage": {"prompt_tokens": 8, "completion_tokens": 2}, "service_tier": "flex"},
+        Usage(8, 2, model="m", response_id="c", tier="flex"),
+    ),
+    "responses": (
+        {
+            "id": "r",
+            "model": "m",
+            "usage": {
+                "input_tokens": 8,
+                "output_tokens": 5,
+                "output_tokens_details": {"reasoning_tokens": 3},
+                "total_tokens": 13,
+            },
+        },
+        Usage(8, 5, reasoning_tokens=3, model="m", response_id="r"),
+    ),
+    "sound": (
+        {
+            "prompt_tokens": 8,
+            "completion_tokens": 5,
+            "prompt_tokens_details": {"audio_tokens": 6},
+            "completion_tokens_details": {"audio_tokens": 4},
+        },
+        Usage(8, 5, audio_input_tokens=6, audio_output_tokens=4),
+    ),
+    "anthropic": (
+        {
+            "id": "msg",
+            "model": "m",
+            "usage": {
+                "input_tokens": 1,
+                "cache_creation_input_tokens": 2,
+                "cache_read_input_tokens": 3,
+                "cache_creation": {"ephemeral_5m_input_tokens": 1, "ephemeral_1h_input_tokens": 1},
+                "output_tokens": 4,
+                "server_tool_use": {"web_search_requests": 5},
+                "service_tier": "priority",
+            },
+        },
+        Usage(
+            6,
+            4,
+            cache_read_tokens=3,
+            cache_write_tokens=2,
+            cache_write_1h_tokens=1,
+            searches=5,
+            model="m",
+            response_id="msg",
+            tier="priority",
+        ),
+    ),
+    "gemini": (
+        {
+            "modelVersion": "m",
+            "responseId": "g",
+            "usageMetadata": {
+                "promptTokenCount": 8,
+                "toolUsePromptTokenCount": 2,
+                "candidatesTokenCount": 3,
+                "thoughtsTokenCount": 4,
+                "totalTokenCount": 17,
+                "promptTokensDetails": [
+                    {"modality": "TEXT", "tokenCount": 3},
+                    {"modality": "AUDIO", "tokenCount": 5},
+                ],
+            },
+        },
+        Usage(10, 7, reasoning_tokens=4, audio_input_tokens=5, model="m", response_id="g"),
+    ),
+    "gemini's sdk": (
+        SimpleNamespace(
+            model_version="m",
+            response_id="g",
+            usage_metadata=SimpleNamespace(
+                prompt_token_count=8, candidates_token_count=3, thoughts_token_count=None, total_token_count=11
+            ),
+        ),
+        Usage(8, 3, model="m", response_id="g"),
+    ),
+    "bedrock": (
+        {"usage": {"inputTokens": 8, "outputTokens": 2, "totalTokens": 13, "cacheWriteInputTokens": 3}},
+        Usage(11, 2, cache_write_tokens=3),
+    ),
+    "cohere": (
+        {"id": "c", "usage": {"billed_units": {"input_tokens": 8.0, "output_tokens": 2.0}}},
+        Usage(8, 2, response_id="c"),
+    ),
+    "ollama": ({"model": "m", "prompt_eval_count": 8, "eval_count": 2}, Usage(8, 2, model="m")),
+    "groq's stream": (
+        {"id": "c", "x_groq": {"usage": {"prompt_tokens": 8, "completion_tokens": 2}}},
+        Usage(8, 2, response_id="c"),
+    ),
+    "moonshot's stream": ({"choices": [{"usage": {"prompt_tokens": 8, "completion_tokens": 2}}]}, Usage(8, 2)),
+    "embeddings": ({"usage": {"prompt_tokens": 8, "total_tokens": 8}}, Usage(8, 0)),
+    "langchain": (
+        {
+            "input_tokens": 9,
+            "output_tokens": 5,
+            "total_tokens": 14,
+            "input_token_details": {"cache_read": 6, "cache_creation": 1},
+            "output_token_details": {"reasoning": 2},
+        },
+        Usage(9, 5, cache_read_tokens=6, cache_write_tokens=1, reasoning_tokens=2),
+    ),
+    "an AIMessage": (
+        SimpleNamespace(
+            id="run-1",
+            usage_metadata={"input_tokens": 9, "output_tokens": 5, "total_tokens": 14},
+            response_metadata={"model_name": "m", "id": "c"},
+        ),
+        Usage(9, 5, model="m", response_id="c"),
+    ),
+    "a usage": (Usage(1, 2, model="m"), Usage(1, 2, model="m")),
+}
+
+
+@pytest.mark.parametrize("name", IN_HAND)
+def test_what_people_have_in_hand_is_read(name: str) -> None:
+    in_hand, usage = IN_HAND[name]
+    assert Usage.of(in_hand) == usage
+
+
+def test_record_and_commit_take_what_people_have_in_hand(world: World) -> None:
+    answer = SimpleNamespace(
+        model="demo", usage=SimpleNamespace(prompt_tokens=100, completion_tokens=50, total_tokens=150)
+    )
+    with world.run() as run:
+        run.record(answer)
+        run.record({"input_tokens": 10, "output_tokens": 5})
+        run.reserve(tokens=500, model="demo").commit(answer)
+        assert used(run)[:5] == [3, 315, 210, 105, 2 * 200_000]
+        with pytest.raises(TypeError, match="found no usage in this str"):
+            run.record("words")
+
+
+WRONG = (None, "12", 1.5, -3, True, 1e30, 2**63, float("nan"), [], {})
+
+
+@pytest.mark.parametrize(("first", "second"), list(product(WRONG, WRONG)))
+def test_what_makes_no_sense_is_unknown_and_never_zero(first: object, second: object) -> None:
+    for given_name, made_name in (
+        ("prompt_tokens", "completion_tokens"),
+        ("input_tokens", "output_tokens"),
+        ("promptTokenCount", "candidatesTokenCount"),
+        ("inputTokens", "outputTokens"),
+    ):
+        assert Usage.reported({"usage": {given_name: first, made_name: second, "total_tokens": first}}) is None
+        half = Usage.reported({"usage": {given_name: 7, made_name: second}})
+        assert half is not None
+        assert (half.input_tokens, half.output_tokens) == (7, None)
+
+
+junk = st.recursive(
+    st.sampled_from(WRONG) | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    *("usage", "choices", "meta", "prompt_tokens", "completion_tokens", "total_tokens", "iterations"),
+                    *("input_tokens", "output_tokens", "prompt_tokens_details", "cached_tokens", "type", "cost"),
+                    *("cache_read_input_tokens", "promptTokensDetails", "thoughtsTokenCount", "promptTokenCount"),
+                ]
+            ),
+            inner,
+            max_size=6,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@settings(deadline=None)
+@given(junk)
+def test_nothing_that_is_reported_raises_or_takes_back(answer: object) -> None:
+    usage = Usage.reported(answer)
+    if usage is not None:
+        assert (usage.tokens or usage.input_tokens or usage.output_tokens or 0) > 0
