@@ -56,9 +56,7 @@ class Shared:
         count: Callable[[list[tuple[object, str, int]]], None],
         said: StoreConfig,
     ) -> None:
-        self.store = store
-        self.failure = failure
-        self.health = Health()
+        self.store, self.failure, self.health = store, failure, Health()
         self.said, self._count = said, count
         self.name = store.name
         self.ttl_s: float = getattr(store, "ttl_s", 60.0)
@@ -249,8 +247,10 @@ class Shared:
 
     def _tend(self) -> None:
         ended, renew_s = self._ended, time.monotonic() + self.ttl_s / 3
+        tend_leases = getattr(self.store, "tend", bool)
         while not ended.wait(min(RETRY_S, self.ttl_s / 3)):
             self._retry()
+            tend_leases()
             if self.overrides is not None:
                 self.overrides.catch_up()
             if time.monotonic() >= renew_s:
