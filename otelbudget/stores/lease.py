@@ -61,6 +61,7 @@ class Leased:
     def __init__(self, store: Store, share: float, clock_s: Callable[[], float] = time.time) -> None:
         self.name = store.name
         self.ttl_s: float = getattr(store, "ttl_s", 60.0)
+        self.health = getattr(store, "health", None)
         self._store = store
         self._share = Decimal(str(share))
         self._clock_s = clock_s

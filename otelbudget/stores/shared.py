@@ -19,7 +19,8 @@ from otelbudget import forking
 from otelbudget.config.store import StoreConfig
 from otelbudget.errors import StoreError
 from otelbudget.stores.base import Answer, Line, Reserve, Settled, Store, WrongWindow
-from otelbudget.stores.failure import Failure, Health
+from otelbudget.stores.failure import Failure
+from otelbudget.stores.health import Health
 from otelbudget.stores.owed import ById, Owed, Unsent, sending
 
 __all__ = ["Shared"]
@@ -56,7 +57,8 @@ class Shared:
         count: Callable[[list[tuple[object, str, int]]], None],
         said: StoreConfig,
     ) -> None:
-        self.store, self.failure, self.health = store, failure, Health()
+        self.store, self.failure = store, failure
+        self.health: Health = getattr(store, "health", None) or Health()
         self.said, self._count = said, count
         self.name = store.name
         self.ttl_s: float = getattr(store, "ttl_s", 60.0)
@@ -292,7 +294,6 @@ class Shared:
     def forked(self) -> None:
         """In a forked process holds and settles are the parent's, and so is the thread."""
         self._owed.clear()
-        self.health = Health()
         self._tending = None
         self._ended = threading.Event()
 
