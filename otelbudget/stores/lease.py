@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from operator import add, sub
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from otelbudget import forking
 from otelbudget.errors import StoreError
@@ -36,14 +36,11 @@ from otelbudget.stores.base import (
     judge,
 )
 from otelbudget.stores.blocks import Blocks, Held, Key, Lease, is_worth, least, left
+from otelbudget.stores.errands import Trips, amake, make
 
 __all__ = ["Leased"]
 
 _log = logging.getLogger("otelbudget")
-T = TypeVar("T")
-#: Asks the store under this: yields a method and what with, is sent the answer, gives a result.
-Trips = Generator[tuple[Any, ...], Any, T]
-
 #: How long a block lives, and how many there are at a time at most.
 BLOCK_S: Final = 3.0
 MOST: Final = 200
@@ -76,31 +73,30 @@ class Leased:
 
     def reserve(self, asked: Reserve) -> Answer:
         """See `Store.reserve`."""
-        answer = self._blocks.hold(asked)
-        return self._make(self._reserve(asked)) if answer is None else answer
+        return self._blocks.hold(asked) or make(self._store, self._reserve(asked))
 
     async def areserve(self, asked: Reserve) -> Answer:
         """See `Store.areserve`."""
         answer = self._blocks.hold(asked)
-        return await self._amake(self._reserve(asked)) if answer is None else answer
+        return await amake(self._store, self._reserve(asked)) if answer is None else answer
 
     def settle(self, ended: Settle) -> Settled:
         """See `Store.settle`."""
         settled = self._blocks.settle(ended)
-        return settled if settled and not self._blocks.ready else self._make(self._settle(ended, settled))
+        return settled if settled and not self._blocks.ready else make(self._store, self._settle(ended, settled))
 
     async def asettle(self, ended: Settle) -> Settled:
         """See `Store.asettle`."""
         settled = self._blocks.settle(ended)
-        return settled if settled and not self._blocks.ready else await self._amake(self._settle(ended, settled))
+        return settled if settled and not self._blocks.ready else await amake(self._store, self._settle(ended, settled))
 
     def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         """See `Store.read`."""
-        return self._make(self._read((shard, lines)))
+        return make(self._store, self._read((shard, lines)))
 
     async def aread(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         """See `Store.aread`."""
-        return await self._amake(self._read((shard, lines)))
+        return await amake(self._store, self._read((shard, lines)))
 
     def renew(self, shard: str, ids: Sequence[str], ttl_s: float) -> None:
         """See `Store.renew`; leases on which something is held are renewed with it."""
@@ -111,8 +107,7 @@ class Leased:
 
     def configure(self, shard: str, key: str, change: Override | Reset | None) -> None:
         """See `Store.configure`; what was spent of leases goes there before."""
-        self._blocks.close_all(shard)
-        self._make(self._give_back())
+        self._settle_all(shard)
         self._store.configure(shard, key, change)
 
     def overrides(self, shard: str) -> Mapping[str, Override]:
@@ -121,14 +116,13 @@ class Leased:
 
     def accounts(self, shard: str, after: str = "") -> Sequence[Stored]:
         """See `Store.accounts`; what was spent of leases goes there before."""
-        self._blocks.close_all(shard)
-        self._make(self._give_back())
+        self._settle_all(shard)
         return self._store.accounts(shard, after)
 
     def tend(self) -> None:
         """End what is old; whoever has this store calls it about every second."""
         try:
-            self._make(self._tidy())
+            make(self._store, self._tidy())
         except Exception as error:  # noqa: BLE001 - whatever it is, who calls goes on
             _log.warning("leases of the %s store were not settled yet: %r", self.name, error)
 
@@ -136,37 +130,14 @@ class Leased:
         """Settle what was spent of leases, if the store can be reached, and close it."""
         for held in tuple(self._blocks.held.values()):
             self._blocks.expire(held)
-        self._blocks.close_all()
-        self._make(self._give_back())
+        self._settle_all()
         self._store.close()
 
+    def _settle_all(self, shard: str | None = None) -> None:
+        self._blocks.close_all(shard)
+        make(self._store, self._give_back())
+
     # --- trips, as generators that know nothing of waiting
-
-    def _make(self, trips: Trips[T]) -> T:
-        try:
-            method, *given = next(trips)
-            while True:
-                try:
-                    answer = getattr(self._store, method)(*given)
-                except BaseException as error:  # noqa: BLE001 - it is for who asks
-                    method, *given = trips.throw(error)
-                else:
-                    method, *given = trips.send(answer)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-
-    async def _amake(self, trips: Trips[T]) -> T:
-        try:
-            method, *given = next(trips)
-            while True:
-                try:
-                    answer = await getattr(self._store, f"a{method}")(*given)
-                except BaseException as error:  # noqa: BLE001 - it is for who asks
-                    method, *given = trips.throw(error)
-                else:
-                    method, *given = trips.send(answer)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
 
     def _reserve(self, asked: Reserve) -> Trips[Answer]:
         yield from self._tidy()
@@ -282,9 +253,8 @@ class Leased:
 
     def _tidy(self) -> Trips[None]:
         self._blocks.tidy()
-        for key, until_s in tuple(self._tight.items()):
-            if until_s <= self._clock_s():
-                self._tight.pop(key, None)
+        now_s = self._clock_s()
+        self._tight = {key: until_s for key, until_s in tuple(self._tight.items()) if until_s > now_s}
         yield from self._give_back()
 
     def _read(self, key: Key) -> Trips[Answer]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from operator import add
 from struct import Struct
 from typing import Any, Final
@@ -159,8 +160,7 @@ class RedisStore:
     def _reserve(self, asked: Reserve) -> tuple[Any, ...]:
         keys = _keys(asked.shard, asked.lines, asked.id)
         numbers = _RESERVE.pack(round(asked.ttl_s * 1000), *asked.amounts, *asked.held, *asked.on_expiry)
-        limits = b"".join([_LIMITS.pack(*line.limits) for line in asked.lines])
-        return keys, "reserve", self._now(), _bytes(asked.digest), numbers, limits
+        return keys, "reserve", self._now(), _bytes(asked.digest), numbers, _packed(asked.shard, asked.lines)[1]
 
     def _answered(self, asked: Reserve, reply: list[Any]) -> Answer:
         if reply[0] == b"lines":
@@ -210,9 +210,17 @@ class RedisStore:
 
 def _keys(shard: str, lines: Sequence[Line] = (), id: str = "") -> list[bytes]:
     prefix = _prefix(shard)
-    return [prefix + b"holds", prefix + b"h:" + _bytes(id), *[prefix + _name(line) for line in lines]]
+    return [prefix + b"holds", prefix + b"h:" + _bytes(id), *_packed(shard, tuple(lines))[0]]
 
 
+@lru_cache(maxsize=4096)
+def _packed(shard: str, lines: tuple[Line, ...]) -> tuple[tuple[bytes, ...], bytes]:
+    """The keys of the accounts of *lines*, and their limits."""
+    limits = b"".join([_LIMITS.pack(*line.limits) for line in lines if line.limits])
+    return tuple([_prefix(shard) + _name(line) for line in lines]), limits
+
+
+@lru_cache(maxsize=4096)
 def _prefix(shard: str) -> bytes:
     """What all keys of a shard begin with: a hash tag, so that a cluster keeps them together."""
     return b"ob:{%s}:" % quote(shard or " ", safe="", errors="surrogatepass").encode()

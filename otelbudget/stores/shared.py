@@ -59,11 +59,9 @@ class Shared:
     ) -> None:
         self.store, self.failure = store, failure
         self.health: Health = getattr(store, "health", None) or Health()
-        self.said, self._count = said, count
-        self.name = store.name
+        self.said, self._count, self.name = said, count, store.name
         self.ttl_s: float = getattr(store, "ttl_s", 60.0)
-        self._open_holds = open_holds
-        self.owed = ById()
+        self._open_holds, self.owed = open_holds, ById()
         self._owed: dict[str, Owed] = vars(self.owed)  # in the order in which they are sent
         self.overrides: Any = None  # what is set in the store, where somebody obeys it
         self._ended = threading.Event()
@@ -72,8 +70,7 @@ class Shared:
 
     def shard(self, owner: Any) -> str:
         """Where the accounts of *owner* lie."""
-        org: str = owner.org
-        return f"{org}/{owner.tenant}" if self.said.shard_by == "tenant" else org
+        return f"{owner.org}/{owner.tenant}" if self.said.shard_by == "tenant" else str(owner.org)
 
     def reserve(self, asked: Reserve) -> Answer:
         """`Store.reserve`, after what waits."""
@@ -251,6 +248,8 @@ class Shared:
         ended, renew_s = self._ended, time.monotonic() + self.ttl_s / 3
         tend_leases = getattr(self.store, "tend", bool)
         while not ended.wait(min(RETRY_S, self.ttl_s / 3)):
+            if self._tending not in (None, threading.current_thread()):  # several were started in one moment
+                return
             self._retry()
             tend_leases()
             if self.overrides is not None:
