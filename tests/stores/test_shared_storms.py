@@ -23,6 +23,7 @@ from otelbudget.stores.base import Stored
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 WORKER = Path(__file__).with_name("shared_worker.py")
 _started: list[subprocess.Popen[str]] = []
+_logs: list[Path] = []
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +33,10 @@ def _ended() -> Iterator[None]:
     for worker in _started:
         worker.kill()
         worker.wait()
+        if worker.stdout is not None:
+            worker.stdout.close()
     _started.clear()
+    _logs.clear()
 
 
 def start(folder: Path, url: str, limit: int, how: str, **store: Any) -> subprocess.Popen[str]:
@@ -43,13 +47,15 @@ def start(folder: Path, url: str, limit: int, how: str, **store: Any) -> subproc
         f"quotas: {{default: [{{tokens: {limit}, per: lifetime, name: q}}]}}\nstore: {{url: {url}{more}}}\n"
     )
     command = [sys.executable, "-W", "error", str(WORKER), str(path), how]
-    _started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
+    _logs.append(folder / f"{len(_logs)}.log")  # a pipe that nobody reads would fill up
+    with _logs[-1].open("w") as errors:
+        _started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True))
     return _started[-1]
 
 
 def spent(worker: subprocess.Popen[str]) -> int:
     out, _ = worker.communicate(timeout=100)
-    assert worker.returncode == 0
+    assert worker.returncode == 0, _logs[_started.index(worker)].read_text()[-3000:]
     return int(out)
 
 
@@ -153,14 +159,15 @@ def test_a_wiped_server_gives_the_limit_once_more_and_not_twice(
 ) -> None:
     limit, url = 4000, f"redis://127.0.0.1:{server.port}/0"
     workers = [start(tmp_path, url, limit, "threads", ttl="5s", lease=lease) for _ in range(4)]
-    wiped = Thread(target=lambda: (_until_used(server), server.ask("FLUSHALL")))
+    wiped = Thread(target=_wipe_once_used, args=(server,))
     wiped.start()
     sums = sum(spent(worker) for worker in workers)
     wiped.join()
     assert limit < sums <= 2 * limit
 
 
-def _until_used(server: RedisServer) -> None:
+def _wipe_once_used(server: RedisServer) -> None:
     while not server.ask("KEYS", "ob:{default}:a:*"):
         time.sleep(0.01)
     time.sleep(0.3)
+    server.ask("FLUSHALL")
