@@ -11,7 +11,7 @@ from typing import Any, Final
 from otelbudget.errors import StoreError
 from otelbudget.ledger.account import Account, Hold
 from otelbudget.ledger.ledger import Ledger
-from otelbudget.ledger.rules import Rule, rule_of_budget
+from otelbudget.ledger.rules import Rule, rules_of_budget
 from otelbudget.model.amounts import NOTHING, UNLIMITED, Amounts
 from otelbudget.model.vector import pack, unpack
 from otelbudget.stores.base import GRACE_S, MARK_S, Answer, Line, Reserve, Settle, Settled, State
@@ -79,6 +79,7 @@ class Blocks:
         ready: Closed ones, whose holds have ended, or of which nobody needs the rest.
         held: The holds on them, by id.
         revisions: Of the shards, as the store has told last.
+        answers: Changes with every answer of the store.
     """
 
     def __init__(self, clock_s: Callable[[], float]) -> None:
@@ -93,6 +94,7 @@ class Blocks:
         self._ended_before: set[str] = set()
         self._due_s = self._turned_s = 0.0
         self._told: dict[tuple[Any, ...], tuple[int, ...]] = {}
+        self.answers = 0
 
     # --- leases
 
@@ -101,7 +103,7 @@ class Blocks:
         lease.states = self.seen(lease.key, answer).states
         lease.until_s = min([until_s, *(line.end_s for line in lease.lines if not line.rolling)])
         lease.is_open, self._due_s = True, min(self._due_s, lease.until_s)
-        self._ledger.limit(lease.account, (_rule(limits),))
+        self._ledger.limit(lease.account, _rules(limits))
         self.live[lease.key] = lease
 
     def close(self, lease: Lease) -> None:
@@ -142,6 +144,7 @@ class Blocks:
 
     def mine_too(self, key: Key, states: Sequence[State]) -> tuple[State, ...]:
         """*states* of the store, in which what was spent of blocks is used, and what is left of them is not taken."""
+        self.answers += 1
         shard, lines = key
         found = [(list(used), list(taken)) for used, taken in states]
         places = {line[:4]: n for n, line in enumerate(lines)}
@@ -245,8 +248,15 @@ class Blocks:
             if lease.until_s <= now_s:
                 self._close_live(key)
         for id, held in tuple(self.held.items()):
-            if held.until_s <= now_s:
-                self.expire(held) if held.hold.state == "open" else self.held.pop(id, None)
+            if held.until_s > now_s:
+                continue
+            if held.hold.state == "open":
+                self.expire(held)
+            else:
+                self.held.pop(id, None)
+        for lease in tuple(self.all.values()):
+            if any(lease.block):  # else it is about to be taken
+                self.let_go(lease)  # also where an interruption came before that
         untils_s = [lease.until_s for lease in tuple(self.live.values())]
         untils_s += [held.until_s for held in tuple(self.held.values())]
         self._due_s = min(untils_s, default=now_s + KNOWN_S)
@@ -274,9 +284,9 @@ def is_worth(block: Sequence[int], amounts: Sequence[int], limits: Sequence[int]
     return any(block) and all(b > a or not a or limit < 0 for a, b, limit in zip(amounts, block, limits, strict=True))
 
 
-def _rule(limits: Sequence[int]) -> Rule:
+def _rules(limits: Sequence[int]) -> tuple[Rule]:
     some = tuple(limit if limit >= 0 else UNLIMITED for limit in limits)
-    return rule_of_budget(some, some, None, (), False, None)
+    return rules_of_budget(some, some, None, (), False, None)
 
 
-_CLOSED: Final = (_rule(NOTHING),)
+_CLOSED: Final = _rules(NOTHING)

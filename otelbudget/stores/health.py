@@ -44,6 +44,19 @@ class Health:
         self.saturated: int = 0
         self.untold: deque[str] = deque(maxlen=8)
 
+    def is_away(self, name: str, error: Exception, means: str, *, quiet: bool) -> None:
+        """The last trip was not answered, which is told once, with what it *means* for requests."""
+        if self.up is not False and not quiet:
+            told = "the %s store can't be reached: %s; until it can, %s, and what is spent waits"
+            _log.warning(told, name, error, means)
+        self.up = False
+
+    def is_reached(self, name: str) -> None:
+        """The last trip was answered."""
+        if self.up is False:
+            _log.info("the %s store is reached again", name)
+        self.up = True
+
     def look(self, where: str, shard: str, marker: bytes) -> None:
         """Compare the marker that a store has with what it had before: another one began after data was lost."""
         if (shard, marker) not in self._seen:

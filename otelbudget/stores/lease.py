@@ -71,6 +71,11 @@ class Leased:
         self._taking: dict[Key | str, object] = {}  # accounts of which a block is taken, leases that change
         self._tight: dict[Key, float] = {}  # until when no block is asked for, since there was no room for one
 
+    @property
+    def answers(self) -> int:
+        """Changes with every answer of the store itself."""
+        return self._blocks.answers
+
     def reserve(self, asked: Reserve) -> Answer:
         """See `Store.reserve`."""
         return self._blocks.hold(asked) or make(self._store, self._reserve(asked))
@@ -215,7 +220,7 @@ class Leased:
         except BaseException:
             self._blocks.ready.append(lease)  # the store may have it
             raise
-        if answer.refused is None:
+        if answer.refused is None and not answer.gone:
             lease.block = block
             bounds = tuple(b if limit >= 0 else -1 for b, limit in zip(block, limits, strict=True))
             self._blocks.open(lease, answer, bounds, self._clock_s() + BLOCK_S)
@@ -272,6 +277,9 @@ class Leased:
         """Settle what the store holds, and let go of what is held of it here."""
         blocks, key = self._blocks, (ended.shard, ended.lines)
         held = blocks.held.get(ended.id)
+        if held is not None and held.hold.state == "committed":  # it was interrupted right after that
+            blocks.end(ended.id)
+            held = None
         if held is None and blocks.has_ended(ended.id) and not ended.digest:
             seen = yield from self._read(key)
             return Settled("settled", tuple([used for used, _ in seen.states]), seen.now_s)

@@ -112,20 +112,15 @@ class Shared:
     @contextmanager
     def _asking(self) -> Iterator[None]:
         """A trip; whether it was answered is told, where that has changed."""
+        answers = getattr(self.store, "answers", None)
         try:
             yield
         except StoreError as error:
             self._count([(self.health, "errors", 1)])
-            if self.health.up is not False and not self._ended.is_set():
-                _log.warning(
-                    "the %s store can't be reached: %s; until it can, %s, and what is spent waits",
-                    *(self.name, error, self.failure.means),
-                )
-            self.health.up = False
+            self.health.is_away(self.name, error, self.failure.means, quiet=self._ended.is_set())
             raise
-        if self.health.up is False:
-            _log.info("the %s store is reached again", self.name)
-        self.health.up = True
+        if answers is None or self.store.answers != answers:  # type: ignore[attr-defined]  # else a lease has answered
+            self.health.is_reached(self.name)
 
     def settle(self, owed: Owed) -> None:
         """Send what the ledger has put into `owed`. Raises only what interrupts it, and then it is sent later.

@@ -17,10 +17,17 @@ import otelbudget
 from otelbudget import BudgetExceeded, Config, ConfigError, Quota, Quotas, QuotaService, StoreError, Usage
 from otelbudget.config import StoreConfig, load_budget_config
 from otelbudget.stores.base import Line, Reserve, Reset, Settle
+from otelbudget.stores.blocks import Blocks
 from otelbudget.stores.lease import BLOCK_S, Leased
 from otelbudget.stores.memory import MemoryStore
 
 LINE = lifetime(limits=limit(1000))
+
+
+@pytest.fixture(autouse=True)
+def _off() -> Iterator[None]:
+    yield
+    otelbudget.shutdown()
 
 
 class Counted(ModelStore):
@@ -219,6 +226,23 @@ def test_a_settle_that_is_sent_twice_charges_once(mine: Caller, central: Counted
     assert mine.state(LINE) == (10, 10)
 
 
+def test_a_settle_that_is_interrupted_and_sent_again_charges_once(
+    mine: Caller, central: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    mine.reserve("a", 10, LINE)
+    with monkeypatch.context() as patched:
+        patched.setattr(Blocks, "end", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            mine.settle("a", 10, LINE)
+    assert mine.settle("a", 10, LINE).was == "settled"
+    mine.store.close()
+    central.closed = False
+    assert Caller(central).state(LINE) == (10, 10)
+
+
 def test_what_expires_is_charged_once_whenever_it_is_settled(mine: Caller, central: Counted, clock: Clock) -> None:
     mine.reserve("a", 50, LINE, on_expiry=tokens(5))
     for _ in range(4):
@@ -277,10 +301,30 @@ def test_threads_and_tasks_spend_a_limit_exactly(clock: Clock) -> None:
 # --- through the whole library
 
 
+def test_a_store_that_is_away_is_told_once_whatever_leases_answer(
+    clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    central, place = Counted(clock), Place("none", tmp_path)
+    config = Config(quotas=Quotas(default=[Quota(tokens=1000, per="lifetime")]), store=StoreConfig(lease=0.1))
+    place.setup(config, store=central)
+    caplog.set_level("INFO", "otelbudget")
+    with otelbudget.run(reraise=False) as run:
+        run.reserve(tokens=10).release()
+        central.away = True
+        for _ in range(3):
+            run.reserve(tokens=10).commit(Usage(tokens=10))
+            with pytest.raises(BudgetExceeded, match="can't be reached"):
+                run.check(tokens=10)
+        central.away = False
+        run.check(tokens=10)
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("the model store")]
+    starts = [line.split(":")[0] for line in said]
+    assert starts == ["the model store can't be reached", "the model store is reached again"]
+
+
 @pytest.fixture(params=["sqlite", "redis"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    yield Place(request.param, tmp_path)
-    otelbudget.shutdown()
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return Place(request.param, tmp_path)
 
 
 def opened(place: Place, **options: Any) -> QuotaService:
