@@ -6,6 +6,7 @@ here is given back. Sync and async differ in the awaited line.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from otelbudget.model.decision import Decision, Denial
 from otelbudget.model.vector import pack
 from otelbudget.stores.base import Answer, WrongWindow
 from otelbudget.stores.owed import Unsent
+from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
@@ -106,6 +108,8 @@ class _Errand:
     def end(self, answer: Answer) -> Judgement | None:
         """What comes of it by the answer of the store; None to try again."""
         payer, request, accounts = self._payer, self._asked, self._accounts
+        if payer.engine.store.health.untold:
+            self._tell()
         if answer.gone and request.change is None:  # never admitted by an id that has ended
             return self.failed(WrongWindow(answer.now_s))
         if answer.gone and request.hold is not None:
@@ -132,6 +136,9 @@ class _Errand:
             hold.trip, hold.state = None, "new"
             return None
         detail = "the window of what was held there has ended" if isinstance(error, WrongWindow) else str(error)
+        if isinstance(error, StoreError):
+            self._payer.engine.store.health.untold.append("unreachable")
+            self._tell()
         denial = Denial(reason="store_unavailable", detail=detail, tenant=self._payer.tenant)
         if isinstance(error, StoreError | WrongWindow) and self._goes_on(error):
             mode = self._payer.engine.store.failure.name
@@ -141,6 +148,12 @@ class _Errand:
         if not isinstance(error, StoreError | WrongWindow):
             raise error
         return refused(denial)
+
+    def _tell(self) -> None:
+        store = self._payer.engine.store
+        with suppress(IndexError):
+            while store.health.untold:
+                self._payer.say(self._asked.site, events.store_error, store.name, store.health.untold.popleft())
 
     def _goes_on(self, error: StoreError | WrongWindow) -> bool:
         """Whether the request is admitted although the store did not answer."""

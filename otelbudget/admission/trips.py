@@ -184,8 +184,9 @@ def _settled(payer: Payer, accounts: Accounts, ended: Settle, told: Told, answer
     held = ended.held if answer.was == "open" else NOTHING
     crossed: list[Crossing] = []
     states = []
-    for account, used in zip(accounts, map(pack, answer.used), strict=True):
-        crossed += crossings(account, used - charged, used) if charged else []
+    before = [pack(used) - charged for used in answer.used] if answer.since is None else map(pack, answer.since)
+    for account, since, used in zip(accounts, before, map(pack, answer.used), strict=True):
+        crossed += crossings(account, since, used) if charged else []
         others = [account.reserved(i) - held[i] for i in range(len(NOTHING))]
         states.append((used, used + pack([max(0, amount) for amount in others])))
     payer.engine.ledger.mirror(accounts, states)

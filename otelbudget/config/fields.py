@@ -186,6 +186,10 @@ _STORE = Section(
         "fallback_share": Field(
             forms.RATIO, "What part of each limit one process may use then, under local_fallback. Default 10%."
         ),
+        "lease": Field(
+            forms.RATIO,
+            "What part of a limit a process takes from a shared store at once, to spend it without asking. Default 0.",
+        ),
         "shard_by": Field(
             forms.words(*SHARD_BY), "What lies together on a node of a cluster: each org (default), or each tenant."
         ),

@@ -53,6 +53,8 @@ class StoreConfig:
         on_error: What becomes of requests while the store can't be reached: ``fail_closed`` refuses them, ``fail_open``
             admits them, ``local_fallback`` admits what fits into *fallback_share* of each limit in this process.
         fallback_share: Above 0, at most 1.
+        lease: What part of a limit a process takes from a shared store at a time, to spend it without asking again; 0
+            asks for each request.
         shard_by: What lies together on one node of a cluster: all of an organisation (``org``), or of each ``tenant``;
             then nothing that counts several tenants together can have a quota (`check_shards`).
 
@@ -66,6 +68,7 @@ class StoreConfig:
     on_error: str = "fail_closed"
     fallback_share: float = 0.1
     shard_by: str = "org"
+    lease: float = 0.0
 
     def __post_init__(self) -> None:
         url = self.url if isinstance(self.url, str) else repr(self.url)
@@ -82,9 +85,10 @@ class StoreConfig:
             raise ConfigError(f"store.on_error must be {' or '.join(ON_ERROR)}, got {self.on_error!r}")
         if self.shard_by not in SHARD_BY:
             raise ConfigError(f"store.shard_by must be {' or '.join(SHARD_BY)}, got {self.shard_by!r}")
-        share = self.fallback_share
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-            raise ConfigError(f"store.fallback_share must be above 0 and at most 1, got {share!r}")
+        if not (_is_share(self.fallback_share) and self.fallback_share > 0):
+            raise ConfigError(f"store.fallback_share must be above 0 and at most 1, got {self.fallback_share!r}")
+        if not _is_share(self.lease):
+            raise ConfigError(f"store.lease must be from 0 to 1, got {self.lease!r}")
 
     def __repr__(self) -> str:
         more = "" if self.on_error == "fail_closed" else f", on_error={self.on_error!r}"
@@ -103,6 +107,10 @@ class StoreConfig:
     def beside(self, folder: str) -> StoreConfig:
         """The same with a relative path taken from *folder*."""
         return self if self.path is None else replace(self, url=_FILE + os.path.join(folder, self.path))
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def check_shards(store: StoreConfig, quotas: Quotas) -> None:

@@ -27,6 +27,7 @@ from otelbudget.ledger.ledger import Ledger
 from otelbudget.model.budget import RunBudget
 from otelbudget.stores.base import Store
 from otelbudget.stores.failure import POLICIES
+from otelbudget.stores.lease import Leased
 from otelbudget.stores.opening import open_store
 from otelbudget.stores.shared import Shared
 from otelbudget.telemetry.cells import Meters
@@ -106,6 +107,8 @@ class Engine:
             return None
         self.ledger.clock_s = getattr(opened, "server_clock", self.ledger.clock_s)  # windows are the store's
         failure = POLICIES[said.on_error](said.fallback_share, self.ledger.clock_s)
+        if said.lease:
+            opened = Leased(opened, said.lease, self.ledger.clock_s)
         return Shared(opened, self.ledger.open.trips, failure, self.ledger.add, said)
 
     def reload(self, config: Config) -> None:

@@ -163,11 +163,13 @@ class Settled(NamedTuple):
         was: ``open`` and ``unknown`` are charged in full, ``expired`` above its on_expiry, ``settled`` not at all.
         used: By each line, after the trip.
         now_s: The store's clock.
+        since: What each line had used when this process was told last, if that is less than before this trip.
     """
 
     was: Literal["open", "expired", "unknown", "settled"]
     used: tuple[tuple[int, ...], ...]
     now_s: float
+    since: tuple[tuple[int, ...], ...] | None = None
 
 
 class Override(NamedTuple):

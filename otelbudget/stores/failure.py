@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, Protocol
 
@@ -16,27 +15,10 @@ from otelbudget.errors import StoreError
 from otelbudget.stores.base import Line, Reserve, Settle, WrongWindow
 from otelbudget.stores.memory import MemoryStore
 
-__all__ = ["POLICIES", "Failure", "Health"]
+__all__ = ["POLICIES", "Failure"]
 
 #: How long a hold lives in the memory of this process, which nobody renews: its call ends it.
 _HELD_S: Final = 86_400.0
-
-
-@dataclass(slots=True, eq=False)
-class Health:
-    """What became of the trips to a store.
-
-    Attributes:
-        up: Whether the last one was answered; None before the first.
-        errors: How many were not.
-        unguarded: Requests that were admitted without the store's word.
-        lost: Settlements that were given up.
-    """
-
-    up: bool | None = None
-    errors: int = 0
-    unguarded: int = 0
-    lost: int = 0
 
 
 class Failure(Protocol):

@@ -6,7 +6,7 @@
 --   a:<start>_<end>[r]:<key>         an account in a window (r: a rolling one, of that length): used, held; packed.
 --                                    That of a rolling one ends with the bucket of which used is the sum
 --   b:<start>_<end>r:<key>           what a rolling one has used, by the number of the bucket
---   rules, revision                  overrides by key, and how often they have changed
+--   rules, revision                  overrides by key; when the shard began, and how often they have changed since
 --
 -- Numbers are doubles, exact up to 2^53: no sum goes beyond TOP, which is above every limit.
 local TOP = 9007199254740991
@@ -79,6 +79,14 @@ local function account(key)
   return one
 end
 
+-- Who has seen an earlier beginning knows by this one that data was lost.
+local function begin()
+  local time = call('TIME')
+  local began = string.format('%s%06d.0', time[1], time[2])
+  call('SET', prefix .. 'revision', began)
+  return began
+end
+
 -- The accounts of this trip, read at once with the hold, which it gives, and the revision.
 local function accounts_from(first)
   local lines = { unpack(KEYS, first) }
@@ -88,7 +96,7 @@ local function accounts_from(first)
   asked[#asked + 1] = prefix .. 'none'
   local found = call('MGET', unpack(asked))
   for n, key in ipairs(lines) do rows[key] = found[n + 2] end
-  return lines, tonumber(found[1] or 0), found[2] and cmsgpack.unpack(found[2])
+  return lines, found[1] or begin(), found[2] and cmsgpack.unpack(found[2])
 end
 
 local function hold(lines, more, sign)
@@ -299,7 +307,8 @@ function trips.configure(key, rules)
   else
     call('HDEL', prefix .. 'rules', key)
   end
-  call('INCR', prefix .. 'revision')
+  local began, changes = string.match(call('GET', prefix .. 'revision') or begin(), '^(%d+)%.(%d+)$')
+  call('SET', prefix .. 'revision', string.format('%s.%d', began, changes + 1))
   return { 'configured', now }
 end
 

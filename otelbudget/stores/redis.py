@@ -8,10 +8,10 @@ and its mark 200 for an hour: a thousand calls per second come to 700 MB.
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from operator import add
 from struct import Struct
 from typing import Any, Final
@@ -31,11 +31,11 @@ from otelbudget.stores.base import (
     Stored,
     WrongWindow,
 )
+from otelbudget.stores.health import Health
 from otelbudget.stores.redis_wire import Wire
 
 __all__ = ["RedisStore"]
 
-_log = logging.getLogger("otelbudget")
 _RESERVE: Final = Struct("<22q")
 _SETTLE: Final = Struct("<14q")
 _LIMITS: Final = Struct("<7q")
@@ -79,6 +79,7 @@ class RedisStore:
 
     Attributes:
         server_clock: The server's clock, as it is known here.
+        health: What it has lost.
 
     Raises:
         ConfigError: *url* is no address.
@@ -92,6 +93,7 @@ class RedisStore:
     ) -> None:
         self.ttl_s = ttl_s
         self.server_clock = ServerClock(clock_s)
+        self.health = Health()
         self._wire = Wire(url, timeout_s)
 
     def reserve(self, asked: Reserve) -> Answer:
@@ -112,11 +114,11 @@ class RedisStore:
 
     def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         """See `Store.read`."""
-        return self._answer(self._wire.trip(_keys(shard, lines), "read", self._now()))
+        return self._answer(shard, self._wire.trip(_keys(shard, lines), "read", self._now()))
 
     async def aread(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         """See `Store.aread`."""
-        return self._answer(await self._wire.atrip(_keys(shard, lines), "read", self._now()))
+        return self._answer(shard, await self._wire.atrip(_keys(shard, lines), "read", self._now()))
 
     def renew(self, shard: str, ids: Sequence[str], ttl_s: float) -> None:
         """See `Store.renew`."""
@@ -139,10 +141,10 @@ class RedisStore:
 
     def accounts(self, shard: str, after: str = "") -> Sequence[Stored]:
         """See `Store.accounts`; each page looks through the keys of the server."""
-        now_s = self._answer(self._wire.trip(_keys(shard), "look", self._now())).now_s
+        now_s = self._answer(shard, self._wire.trip(_keys(shard), "look", self._now())).now_s
         found = [line for line in self._find(shard) if line.key > after]
         page = sorted(line for line in found if line.rolling or line.start_s <= now_s < line.end_s)[:PAGE]
-        seen = self._answer(self._wire.trip(_keys(shard, page), "look", self._now()))
+        seen = self._answer(shard, self._wire.trip(_keys(shard, page), "look", self._now()))
         return [Stored(*line[:4], *state) for line, state in zip(page, seen.states, strict=True)]
 
     def close(self) -> None:
@@ -158,14 +160,13 @@ class RedisStore:
     def _reserve(self, asked: Reserve) -> tuple[Any, ...]:
         keys = _keys(asked.shard, asked.lines, asked.id)
         numbers = _RESERVE.pack(round(asked.ttl_s * 1000), *asked.amounts, *asked.held, *asked.on_expiry)
-        limits = b"".join([_LIMITS.pack(*line.limits) for line in asked.lines])
-        return keys, "reserve", self._now(), _bytes(asked.digest), numbers, limits
+        return keys, "reserve", self._now(), _bytes(asked.digest), numbers, _packed(asked.shard, asked.lines)[1]
 
     def _answered(self, asked: Reserve, reply: list[Any]) -> Answer:
         if reply[0] == b"lines":
             raise ValueError(f"hold {asked.id!r} was made on other lines")
         self._check(reply[0], reply[1], asked.id)
-        return self._answer(reply)
+        return self._answer(asked.shard, reply)
 
     def _settle(self, ended: Settle) -> tuple[Any, ...]:
         keys = _keys(ended.shard, ended.lines, ended.id)
@@ -173,16 +174,18 @@ class RedisStore:
 
     def _settled(self, ended: Settle, reply: list[Any]) -> Settled:
         self._check(reply[0], reply[1], ended.id)
-        seen = self._answer(reply)
+        seen = self._answer(ended.shard, reply)
         return Settled(reply[0].decode(), tuple(used for used, _ in seen.states), seen.now_s)
 
-    def _answer(self, reply: list[Any]) -> Answer:
+    def _answer(self, shard: str, reply: list[Any]) -> Answer:
         code, now_ms, saturated, rows, line, resource, revision = reply
         if saturated:
-            _log.warning("store %s: an account has reached 2^53 - 1 and counts no further", self._wire.where)
+            self.health.is_saturated(self._wire.where)
+        began, _, changes = revision.partition(b".")
+        self.health.look(self._wire.where, shard, began)
         self.server_clock.learn(now_ms / 1000, _TRIP_S)
         refused = None if line < 0 else line
-        return Answer(refused, resource, code == b"busy", code == b"gone", _states(rows), revision, now_ms / 1000)
+        return Answer(refused, resource, code == b"busy", code == b"gone", _states(rows), int(changes), now_ms / 1000)
 
     def _check(self, code: bytes, now_ms: int, id: str) -> None:
         if code == b"window":
@@ -207,9 +210,17 @@ class RedisStore:
 
 def _keys(shard: str, lines: Sequence[Line] = (), id: str = "") -> list[bytes]:
     prefix = _prefix(shard)
-    return [prefix + b"holds", prefix + b"h:" + _bytes(id), *[prefix + _name(line) for line in lines]]
+    return [prefix + b"holds", prefix + b"h:" + _bytes(id), *_packed(shard, tuple(lines))[0]]
 
 
+@lru_cache(maxsize=4096)
+def _packed(shard: str, lines: tuple[Line, ...]) -> tuple[tuple[bytes, ...], bytes]:
+    """The keys of the accounts of *lines*, and their limits."""
+    limits = b"".join([_LIMITS.pack(*line.limits) for line in lines if line.limits])
+    return tuple([_prefix(shard) + _name(line) for line in lines]), limits
+
+
+@lru_cache(maxsize=4096)
 def _prefix(shard: str) -> bytes:
     """What all keys of a shard begin with: a hash tag, so that a cluster keeps them together."""
     return b"ob:{%s}:" % quote(shard or " ", safe="", errors="surrogatepass").encode()

@@ -98,9 +98,9 @@ class Nodes:
 
     def connect(self, address: Address) -> Any:
         """A connection, which is made when it is first used."""
-        if address is None:
-            return self._pool.make_connection()
-        return self._pool.connection_class(**self._pool.connection_kwargs | {"host": address[0], "port": address[1]})
+        place = {} if address is None else {"host": address[0], "port": address[1]}
+        # Not the pool's own way: that makes a hundred, however many have broken since.
+        return self._pool.connection_class(**self._pool.connection_kwargs | place)
 
     def aconnect(self, address: Address) -> tuple[Any, Callable[[], Awaitable[None]]]:
         """The same for the event loop of here, and what closes it for good."""

@@ -110,7 +110,7 @@ class Wire:
     def _lost(self, slot: int, address: Address, error: Exception) -> Exception:
         self._nodes.lost(slot, address)
         if isinstance(error, self._errors.ConnectionError):  # then so are the others
-            for connection in self._idle.pop(address, ()):
+            for connection in tuple(self._idle.pop(address, ())):  # as another thread may put one there meanwhile
                 connection.disconnect()
         return error
 

@@ -19,7 +19,8 @@ from otelbudget import forking
 from otelbudget.config.store import StoreConfig
 from otelbudget.errors import StoreError
 from otelbudget.stores.base import Answer, Line, Reserve, Settled, Store, WrongWindow
-from otelbudget.stores.failure import Failure, Health
+from otelbudget.stores.failure import Failure
+from otelbudget.stores.health import Health
 from otelbudget.stores.owed import ById, Owed, Unsent, sending
 
 __all__ = ["Shared"]
@@ -56,14 +57,11 @@ class Shared:
         count: Callable[[list[tuple[object, str, int]]], None],
         said: StoreConfig,
     ) -> None:
-        self.store = store
-        self.failure = failure
-        self.health = Health()
-        self.said, self._count = said, count
-        self.name = store.name
+        self.store, self.failure = store, failure
+        self.health: Health = getattr(store, "health", None) or Health()
+        self.said, self._count, self.name = said, count, store.name
         self.ttl_s: float = getattr(store, "ttl_s", 60.0)
-        self._open_holds = open_holds
-        self.owed = ById()
+        self._open_holds, self.owed = open_holds, ById()
         self._owed: dict[str, Owed] = vars(self.owed)  # in the order in which they are sent
         self.overrides: Any = None  # what is set in the store, where somebody obeys it
         self._ended = threading.Event()
@@ -72,8 +70,7 @@ class Shared:
 
     def shard(self, owner: Any) -> str:
         """Where the accounts of *owner* lie."""
-        org: str = owner.org
-        return f"{org}/{owner.tenant}" if self.said.shard_by == "tenant" else org
+        return f"{owner.org}/{owner.tenant}" if self.said.shard_by == "tenant" else str(owner.org)
 
     def reserve(self, asked: Reserve) -> Answer:
         """`Store.reserve`, after what waits."""
@@ -115,20 +112,15 @@ class Shared:
     @contextmanager
     def _asking(self) -> Iterator[None]:
         """A trip; whether it was answered is told, where that has changed."""
+        answers = getattr(self.store, "answers", None)
         try:
             yield
         except StoreError as error:
             self._count([(self.health, "errors", 1)])
-            if self.health.up is not False and not self._ended.is_set():
-                _log.warning(
-                    "the %s store can't be reached: %s; until it can, %s, and what is spent waits",
-                    *(self.name, error, self.failure.means),
-                )
-            self.health.up = False
+            self.health.is_away(self.name, error, self.failure.means, quiet=self._ended.is_set())
             raise
-        if self.health.up is False:
-            _log.info("the %s store is reached again", self.name)
-        self.health.up = True
+        if answers is None or self.store.answers != answers:  # type: ignore[attr-defined]  # else a lease has answered
+            self.health.is_reached(self.name)
 
     def settle(self, owed: Owed) -> None:
         """Send what the ledger has put into `owed`. Raises only what interrupts it, and then it is sent later.
@@ -249,8 +241,12 @@ class Shared:
 
     def _tend(self) -> None:
         ended, renew_s = self._ended, time.monotonic() + self.ttl_s / 3
+        tend_leases = getattr(self.store, "tend", bool)
         while not ended.wait(min(RETRY_S, self.ttl_s / 3)):
+            if self._tending not in (None, threading.current_thread()):  # several were started in one moment
+                return
             self._retry()
+            tend_leases()
             if self.overrides is not None:
                 self.overrides.catch_up()
             if time.monotonic() >= renew_s:
@@ -292,7 +288,6 @@ class Shared:
     def forked(self) -> None:
         """In a forked process holds and settles are the parent's, and so is the thread."""
         self._owed.clear()
-        self.health = Health()
         self._tending = None
         self._ended = threading.Event()
 

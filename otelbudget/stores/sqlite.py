@@ -34,6 +34,7 @@ from otelbudget.stores.base import (
     WrongWindow,
     judge,
 )
+from otelbudget.stores.health import Health
 from otelbudget.stores.sqlite_file import File
 from otelbudget.stores.sqlite_schema import HELD, USED
 from otelbudget.stores.sqlite_tidy import Tidier
@@ -78,7 +79,8 @@ class SqliteStore:
         named = os.fspath(path)
         if named in ("", ":memory:"):
             raise ConfigError(f"a SQLite store is shared through a file, got the path {named!r}")
-        self._file = File(os.path.abspath(named), timeout_s, clock_s)
+        self.health = Health()
+        self._file = File(os.path.abspath(named), timeout_s, clock_s, self.health)
         self.ttl_s = ttl_s
         self._tidier = Tidier()
         self._worker = _worker()

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 from otelbudget import forking
 from otelbudget.errors import StoreError
+from otelbudget.stores.health import Health
 from otelbudget.stores.sqlite_schema import prepare
 
 __all__ = ["File"]
@@ -42,12 +43,14 @@ class File:
         path: Where it is; made if it isn't there.
         timeout_s: How long a trip waits while others write.
         clock_s: Wall clock in Unix seconds, read inside each transaction.
+        health: Is told when the file is another one than before.
     """
 
-    def __init__(self, path: str, timeout_s: float, clock_s: Callable[[], float]) -> None:
+    def __init__(self, path: str, timeout_s: float, clock_s: Callable[[], float], health: Health) -> None:
         self.path = path
         self.timeout_s = timeout_s
         self._clock_s = clock_s
+        self._health = health
         # Re-entrant, since a finalizer or signal handler may come in the middle of a trip of its own thread.
         self._lock = forking.hold(threading.RLock())
         self._connection: sqlite3.Connection | None = None
@@ -133,6 +136,7 @@ class File:
             return self._open()
         if _identity(self.path) != self._identity:
             self._drop()
+            self._gone()
             raise self._failed("the file was deleted or replaced; counting begins with what is there now")
         if connection.in_transaction:  # left behind by an exception that interrupted the handling of another
             self._undo(connection)
@@ -144,8 +148,10 @@ class File:
             # It does not wait by itself: that would hold our lock and leave signals waiting, too.
             connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
             prepare(connection)
-            self._identity = _identity(self.path)
-            self._connection = connection
+            identity = _identity(self.path)
+            if self._identity not in (None, identity):
+                self._gone()
+            self._identity, self._connection = identity, connection
         except BaseException as error:
             if connection is not None:
                 connection.close()
@@ -154,6 +160,10 @@ class File:
                 raise self._translated(error) from error
             raise
         return connection
+
+    def _gone(self) -> None:
+        self._identity = None
+        self._health.is_wiped(f"sqlite:///{self.path}", "the file that it counted in")
 
     def _undo(self, connection: sqlite3.Connection) -> None:
         try:

@@ -213,6 +213,11 @@ def change_event(site: Site, name: str, attributes: Mapping[str, Value | None]) 
         add(site, name, _given(attributes), always=True)
 
 
+def store_error(site: Site, store: str, reason: str) -> bool:
+    """`otelbudget.store_error`: what a request has found of the store: ``unreachable``, ``wiped``, ``saturated``."""
+    return add(site, semconv.EVENT_STORE_ERROR, {semconv.STORE: store, semconv.REASON: reason}, always=True)
+
+
 def release_event(site: Site, attributes: Mapping[str, Value | None]) -> bool:
     """`otelbudget.release`; as frequent as checks, so it is as bounded."""
     return add(site, semconv.EVENT_RELEASE, _given(attributes))

@@ -240,6 +240,20 @@ FAMILIES: Final = (
         lambda now: [((now.store,), now.health.lost)] if now.health else [],
     ),
     Family(
+        semconv.M_STORE_WIPED,
+        "Times that data of the store was gone which this process had seen.",
+        ("store",),
+        "{loss}",
+        lambda now: [((now.store,), now.health.wiped)] if now.health else [],
+    ),
+    Family(
+        semconv.M_STORE_SATURATED,
+        "Times that a sum in the store reached 2^53 - 1, where it stays.",
+        ("store",),
+        "{sum}",
+        lambda now: [((now.store,), now.health.saturated)] if now.health else [],
+    ),
+    Family(
         semconv.M_LABEL_OVERFLOW,
         "Times that a tenant, model or budget was counted as `other` since there were too many.",
         (),

@@ -11,7 +11,7 @@ from otelbudget.model.vector import unpack
 from otelbudget.telemetry.labels import UNNAMED
 
 if TYPE_CHECKING:
-    from otelbudget.stores.failure import Health
+    from otelbudget.stores.health import Health
     from otelbudget.telemetry.cell_types import BudgetCell, DetailCell, SpendCell, TenantCell
     from otelbudget.telemetry.histogram import Histogram
     from otelbudget.telemetry.quota_gauges import QuotaReadings

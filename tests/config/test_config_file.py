@@ -315,7 +315,7 @@ telemetry: {events: logs}
         ("estimates: {clamp: yes}", "1:20: estimates.clamp: must be true or false, got 'yes'; write true"),
         ("estimates: {min_output_tokens: 0}", "1:32: estimates.min_output_tokens: estimates.min_output_tokens must be"),
         ("telemetry: {metrics_port: 70k}", "1:27: telemetry.metrics_port: telemetry.metrics_port must be from 0 to"),
-        ("store: {lease: 1%}", "1:9: store.lease: unknown setting; known are url, timeout, ttl"),
+        ("store: {colour: red}", "1:9: store.colour: unknown setting; known are url, timeout, ttl"),
         ("on_store_error: fail_open", "1:1: on_store_error: unknown setting"),
         ("on_unpriced: maybe", "1:14: on_unpriced: must be deny or estimate or allow, got 'maybe'"),
         # a word that is nearly one of those

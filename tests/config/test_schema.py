@@ -149,7 +149,7 @@ def test_the_schema_takes_every_value_that_the_loader_takes(place: str) -> None:
         "prices: {m: {output: 5}}",
         "prices: {m: {input: 5, discount: 10}}",
         "store: redis+x://x",
-        "store: {lease: 1%}",
+        "store: {colour: red}",
         "require_tenant: 1",
     ],
 )

@@ -10,6 +10,7 @@ import logging
 import random
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import otelbudget
 from otelbudget import BudgetExceeded, Usage
@@ -72,6 +73,12 @@ def tokens() -> int:
         spent += amount
 
 
+def threads() -> int:
+    """The same in sixteen threads."""
+    with ThreadPoolExecutor(16) as pool:
+        return sum(pool.map(lambda _: tokens(), range(16)))
+
+
 def is_no_refusal(record: logging.LogRecord) -> bool:
     """Refusals by the hundred would fill the pipe that nobody reads until the end."""
     return not record.getMessage().startswith("refused (limit) to run ")
@@ -81,5 +88,6 @@ if __name__ == "__main__":
     logging.getLogger("otelbudget").addFilter(is_no_refusal)
     otelbudget.setup(sys.argv[1], instrument=False, exporter="none", metrics_port=None)
     how = sys.argv[2]
-    print(asyncio.run(acents()) if how == "acents" else {"cents": cents, "tokens": tokens}[how]())
+    ways = {"cents": cents, "tokens": tokens, "threads": threads, "acents": lambda: asyncio.run(acents())}
+    print(ways[how]())
     otelbudget.shutdown()

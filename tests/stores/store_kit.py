@@ -12,6 +12,7 @@ from redis_server import empty_server
 from store_model import ModelStore
 
 from otelbudget.stores.base import FOREVER_S, Answer, Line, Reserve, Settle, Settled, Store
+from otelbudget.stores.lease import Leased
 from otelbudget.stores.memory import MemoryStore
 from otelbudget.stores.redis import RedisStore
 from otelbudget.stores.sqlite import SqliteStore
@@ -40,6 +41,7 @@ STORES: dict[str, Callable[[Callable[[], float], Path], Store]] = {
     "memory": lambda clock_s, _: MemoryStore(clock_s=clock_s),
     "sqlite": lambda clock_s, folder: SqliteStore(folder / "store.db", clock_s=clock_s),
     "redis": lambda clock_s, _: ClockedRedis(empty_server().url, clock_s),
+    "lease": lambda clock_s, _: Leased(ModelStore(clock_s), 1.0, clock_s),
     "valkey": lambda clock_s, _: ClockedRedis(empty_server("valkey-server").url, clock_s),
 }
 

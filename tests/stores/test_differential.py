@@ -14,7 +14,7 @@ from store_model import ModelStore
 from otelbudget import IdempotencyError
 from otelbudget.stores.base import FOREVER_S, MARK_S, Line, Override, Reserve, Reset, Settle, Store, WrongWindow
 
-OTHERS = [name for name in STORES if name != "model"]
+OTHERS = [name for name in STORES if name not in ("model", "lease")]
 SHARDS = ("one", "two")
 #: (key, kind): every account that trips can be about, widest first.
 ACCOUNTS = (

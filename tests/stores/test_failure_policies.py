@@ -73,7 +73,8 @@ def test_fail_closed_refuses_and_counts(place: Place) -> None:
     opened(place, "fail_closed")
     with otelbudget.run(reraise=False) as run:
         run.reserve(tokens=10).release()
-        assert metrics(place, "fail_closed") == {"up": 1, "errors_total": 0, "unguarded_checks_total": 0}
+        counters = ("errors_total", "unguarded_checks_total", "wiped_total", "saturated_total")
+        assert metrics(place, "fail_closed") == {"up": 1, **dict.fromkeys(counters, 0)}
         with away(place):
             refused(lambda: run.reserve(tokens=10))
             refused(lambda: run.check(tokens=10))

@@ -117,6 +117,13 @@ def test_a_script_that_the_server_has_forgotten_is_sent_again(server: RedisServe
     assert Caller(store).state(*FIVE) == (0, 5)
 
 
+def test_however_often_connections_break_new_ones_are_made(server: RedisServer, store: RedisStore) -> None:
+    for i in range(110):
+        Caller(store).record(f"{i}", 1)
+        server.ask("CLIENT", "KILL", "TYPE", "normal")
+    assert Caller(store).state() == (110, 110)
+
+
 def test_the_greatest_sum_stays_and_is_logged_once(store: RedisStore, caplog: pytest.LogCaptureFixture) -> None:
     caller, most, line = Caller(store), 2**53 - 1, lifetime(limits=limit(2**53 - 1))
     for i in range(3):

@@ -64,6 +64,15 @@ def test_processes_spend_a_dollar_to_the_cent(place: Place, hows: tuple[str, ...
 
 
 @pytest.mark.slow
+def test_three_processes_with_leases_spend_all_and_no_more(place: Place) -> None:
+    config = write(place, "tokens: 1000", lease="5%")
+    service = QuotaService(store=place.setup(config, store=None))
+    workers = [start(config, "tokens") for _ in range(3)]
+    assert sum(said(worker) for worker in workers) == 1000
+    assert state(service) == (1000, 0, 0)
+
+
+@pytest.mark.slow
 def test_six_processes_of_which_two_are_killed_leave_nothing_held(place: Place) -> None:
     most = 3000 if place.kind == "sqlite" else 9000
     config = write(place, f"tokens: {most}", ttl="1s", timeout="20s")

@@ -50,6 +50,8 @@ CONTRACT = {
     "otelbudget_store_errors_total": {"store", "policy"},
     "otelbudget_store_unguarded_checks_total": {"store", "policy"},
     "otelbudget_settles_lost_total": {"store"},
+    "otelbudget_store_wiped_total": {"store"},
+    "otelbudget_store_saturated_total": {"store"},
     "otelbudget_label_overflow_total": set(),
     "otelbudget_span_events_suppressed_total": set(),
     "otelbudget_unpriced_total": {"model"},

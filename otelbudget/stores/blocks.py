@@ -1,0 +1,292 @@
+"""What a process knows of the blocks that it has leased, see `lease`: what is held and spent on them. No trips here."""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Callable, Sequence
+from operator import add, sub
+from typing import Any, Final
+
+from otelbudget.errors import StoreError
+from otelbudget.ledger.account import Account, Hold
+from otelbudget.ledger.ledger import Ledger
+from otelbudget.ledger.rules import Rule, rules_of_budget
+from otelbudget.model.amounts import NOTHING, UNLIMITED, Amounts
+from otelbudget.model.vector import pack, unpack
+from otelbudget.stores.base import GRACE_S, MARK_S, Answer, Line, Reserve, Settle, Settled, State
+
+Key = tuple[str, tuple[Line, ...]]
+#: For how long an id that has ended is known at least, seconds: longer than anybody sends it again.
+KNOWN_S: Final = 30.0
+
+
+class Lease:
+    """A block of the accounts of *key*, and what is spent and held of it: nothing more once it is closed.
+
+    Attributes:
+        block: What the store holds for it; nothing until it has said so.
+        states: What the others have, as it was when the block was taken.
+        until_s: When it is to be closed.
+    """
+
+    __slots__ = ("account", "block", "id", "is_open", "key", "lines", "shard", "states", "until_s")
+
+    def __init__(self, key: Key) -> None:
+        self.id = f"{secrets.randbits(128):032x}"
+        self.key = key
+        self.shard, self.lines = key
+        self.block: tuple[int, ...] = NOTHING
+        self.account = Account(_CLOSED)
+        self.is_open = False
+        self.states: tuple[State, ...] = ()
+        self.until_s = 0.0
+
+    def asks(self, block: tuple[int, ...], ttl_s: float) -> Reserve:
+        """What makes it a block of so much, all of which a crash charges."""
+        return Reserve(self.id, self.shard, self.lines, block, self.block, block, ttl_s)
+
+    def ends(self) -> Settle:
+        """What charges all that was spent."""
+        return Settle(self.id, self.shard, self.lines, self.block, tuple(unpack(self.account.used)), self.block)
+
+    def needed(self) -> tuple[int, ...]:
+        """What of the block is spent or held."""
+        return tuple(map(min, unpack(self.account.taken), self.block))
+
+
+class Held:
+    """A hold on a lease, until when it lives."""
+
+    __slots__ = ("hold", "lease", "until_s")
+
+    def __init__(self, asked: Reserve, lease: Lease, now_s: float) -> None:
+        amounts = Amounts(*asked.amounts)
+        self.hold = Hold(None, (lease.account,), amounts, pack(amounts), Amounts(*asked.on_expiry))
+        self.lease = lease
+        self.until_s = now_s + asked.ttl_s + GRACE_S
+
+
+class Blocks:
+    """All leases of one store.
+
+    Args:
+        clock_s: The store's clock, as it is known here.
+
+    Attributes:
+        live: Those that are spent from.
+        all: Those that may hold something in the store.
+        ready: Closed ones, whose holds have ended, or of which nobody needs the rest.
+        held: The holds on them, by id.
+        revisions: Of the shards, as the store has told last.
+        answers: Changes with every answer of the store.
+    """
+
+    def __init__(self, clock_s: Callable[[], float]) -> None:
+        self.clock_s = clock_s
+        self.live: dict[Key, Lease] = {}
+        self.all: dict[str, Lease] = {}
+        self.ready: deque[Lease] = deque()
+        self.held: dict[str, Held] = {}
+        self.revisions: dict[str, int] = {}
+        self._ledger = Ledger(clock_s=clock_s)
+        self._ended: set[str] = set()
+        self._ended_before: set[str] = set()
+        self._due_s = self._turned_s = 0.0
+        self._told: dict[tuple[Any, ...], tuple[int, ...]] = {}
+        self.answers = 0
+
+    # --- leases
+
+    def open(self, lease: Lease, answer: Answer, limits: tuple[int, ...], until_s: float) -> None:
+        """Spend from *lease*, which the store has admitted, until then or until it is closed."""
+        lease.states = self.seen(lease.key, answer).states
+        lease.until_s = min([until_s, *(line.end_s for line in lease.lines if not line.rolling)])
+        lease.is_open, self._due_s = True, min(self._due_s, lease.until_s)
+        self._ledger.limit(lease.account, _rules(limits))
+        self.live[lease.key] = lease
+
+    def close(self, lease: Lease) -> None:
+        """Admit nothing more on *lease*."""
+        lease.is_open = False
+        self._ledger.limit(lease.account, _CLOSED)
+        self.ready.append(lease)
+
+    def close_one(self, lease: Lease) -> None:
+        """Close *lease*, if it is open."""
+        if lease.is_open:
+            self._close_live(lease.key)
+
+    def close_all(self, shard: str | None = None) -> bool:
+        """Close those of *shard*, or all; gives whether there were any."""
+        found = [key for key in tuple(self.live) if shard in (None, key[0])]
+        for key in found:
+            self._close_live(key)
+        return bool(found)
+
+    def _close_live(self, key: Key) -> None:
+        lease = self.live.pop(key, None)
+        if lease is not None:
+            self.close(lease)
+
+    def next_ready(self) -> Lease | None:
+        """The next that is ready, if it still holds something in the store."""
+        try:
+            lease = self.ready.popleft()
+        except IndexError:  # another thread has it
+            return None
+        return lease if lease.id in self.all else None
+
+    def seen(self, key: Key, answer: Answer) -> Answer:
+        """An *answer* of the store, with `mine_too`."""
+        self.revisions[key[0]] = answer.revision
+        return answer._replace(states=self.mine_too(key, answer.states))
+
+    def mine_too(self, key: Key, states: Sequence[State]) -> tuple[State, ...]:
+        """*states* of the store, in which what was spent of blocks is used, and what is left of them is not taken."""
+        self.answers += 1
+        shard, lines = key
+        found = [(list(used), list(taken)) for used, taken in states]
+        places = {line[:4]: n for n, line in enumerate(lines)}
+        for lease in tuple(self.all.values()):
+            if lease.shard == shard and any(lease.block):
+                spent, here = unpack(lease.account.used), unpack(lease.account.taken)
+                for n in [places[line[:4]] for line in lease.lines if line[:4] in places]:
+                    used, taken = found[n]
+                    used[:] = map(add, used, spent)
+                    taken[:] = [max(0, a + b - c) for a, b, c in zip(taken, here, lease.block, strict=True)]
+        return tuple([(tuple(used), tuple(taken)) for used, taken in found])
+
+    def _view(self, lease: Lease, now_s: float) -> Answer:
+        used, taken = unpack(lease.account.used), unpack(lease.account.taken)
+        states = tuple([(tuple(map(add, u, used)), tuple(map(add, t, taken))) for u, t in lease.states])
+        return Answer(None, -1, False, False, states, self.revisions[lease.shard], now_s)
+
+    # --- holds
+
+    def hold(self, asked: Reserve) -> Answer | None:
+        """Hold what is asked on a lease of its accounts; None if none has so much, or it is nothing new."""
+        lease = self.live.get((asked.shard, asked.lines))
+        if lease is None or asked.digest or any(asked.held) or not any(asked.amounts) or self.knows(asked.id):
+            return None
+        now_s = self.clock_s()
+        if now_s >= lease.until_s:
+            self._close_live(lease.key)
+            return None
+        held = self.held[asked.id] = Held(asked, lease, now_s)  # first: what is interrupted expires
+        self._due_s = min(self._due_s, held.until_s)
+        if self._ledger.hold(held.hold, self, (), 0, []) is not None:
+            self.held.pop(asked.id, None)
+            return None
+        return self._view(lease, now_s)
+
+    def knows(self, id: str) -> bool:
+        """Whether it is or was that of a hold here."""
+        return id in self.held or self.has_ended(id)
+
+    def has_ended(self, id: str) -> bool:
+        """Whether it has ended here."""
+        return id in self._ended or id in self._ended_before
+
+    def end(self, id: str) -> None:
+        """Note that it has ended."""
+        self._ended.add(id)
+        self.held.pop(id, None)
+
+    def resize(self, held: Held, asked: Reserve, *, force: bool = False) -> Answer | None:
+        """Make a hold as large as is asked; None if its block has not so much."""
+        now_s, hold = self.clock_s(), held.hold
+        refused = self._ledger.resize(hold, Amounts(*asked.amounts), force=force)
+        if hold.state != "open":
+            return self._view(held.lease, now_s)._replace(gone=True)
+        if refused is not None:
+            return None
+        hold.on_expiry = Amounts(*asked.on_expiry)
+        held.until_s = now_s + asked.ttl_s + GRACE_S
+        return self._view(held.lease, now_s)
+
+    def settle(self, ended: Settle) -> Settled | None:
+        """End a hold by charging its lease; None if that is not the whole of it."""
+        held = self.held.get(ended.id)
+        if held is None:
+            return None
+        if self._ledger.inside:
+            raise StoreError("this thread is in the middle of a trip, which a finalizer or signal handler interrupts")
+        if self._ledger.settle(held.hold, pack(ended.actual), "committed") is None:
+            return None
+        self.end(ended.id)
+        self.let_go(held.lease)
+        spent = unpack(held.lease.account.used)
+        return self.told(ended, tuple([tuple(map(add, used, spent)) for used, _ in held.lease.states]))
+
+    def let_go(self, lease: Lease) -> None:
+        """A hold on *lease* has ended."""
+        if not lease.is_open and not lease.account.holds:
+            self.ready.append(lease)
+
+    def told(self, ended: Settle, used: tuple[tuple[int, ...], ...]) -> Settled:
+        """The answer that *used* is charged by now, of which this process knows a part already."""
+        since = []
+        for line, now in zip(ended.lines, used, strict=True):
+            place = (ended.shard, *line[:4])
+            since.append(self._told.get(place) or tuple(map(sub, now, ended.actual)))
+            self._told[place] = now
+        return Settled("open", used, self.clock_s(), tuple(since))
+
+    def expire(self, held: Held) -> None:
+        """Charge what expiry charges, and give back the rest."""
+        if self._ledger.settle(held.hold, pack(held.hold.on_expiry), "expired") is not None:
+            held.until_s = self.clock_s() + MARK_S
+            self.let_go(held.lease)
+
+    def tidy(self) -> None:
+        """End what is old."""
+        now_s = self.clock_s()
+        if now_s < self._due_s:
+            return
+        for key, lease in tuple(self.live.items()):
+            if lease.until_s <= now_s:
+                self._close_live(key)
+        for id, held in tuple(self.held.items()):
+            if held.until_s > now_s:
+                continue
+            if held.hold.state == "open":
+                self.expire(held)
+            else:
+                self.held.pop(id, None)
+        for lease in tuple(self.all.values()):
+            if any(lease.block):  # else it is about to be taken
+                self.let_go(lease)  # also where an interruption came before that
+        untils_s = [lease.until_s for lease in tuple(self.live.values())]
+        untils_s += [held.until_s for held in tuple(self.held.values())]
+        self._due_s = min(untils_s, default=now_s + KNOWN_S)
+        if now_s - self._turned_s > KNOWN_S:
+            self._turned_s, self._ended, self._ended_before = now_s, set(), self._ended
+            self._told = {place: used for place, used in tuple(self._told.items()) if place[4] or place[3] > now_s}
+
+
+def least(limits: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Of each resource the least limit; -1 is none."""
+    return tuple([min([one for one in each if one >= 0], default=-1) for each in zip(*limits, strict=True)])
+
+
+def left(lines: Sequence[Line], answer: Answer) -> list[int]:
+    """How much of each resource all of *lines* have left."""
+    rooms = [
+        [max(0, limit - taken) if limit >= 0 else UNLIMITED for limit, taken in zip(line.limits, state[1], strict=True)]
+        for line, state in zip(lines, answer.states, strict=True)
+    ]
+    return list(map(min, zip(*rooms, strict=True)))
+
+
+def is_worth(block: Sequence[int], amounts: Sequence[int], limits: Sequence[int]) -> bool:
+    """Whether *amounts* fit into *block*, and something is left."""
+    return any(block) and all(b > a or not a or limit < 0 for a, b, limit in zip(amounts, block, limits, strict=True))
+
+
+def _rules(limits: Sequence[int]) -> tuple[Rule]:
+    some = tuple(limit if limit >= 0 else UNLIMITED for limit in limits)
+    return rules_of_budget(some, some, None, (), False, None)
+
+
+_CLOSED: Final = _rules(NOTHING)
