@@ -31,6 +31,7 @@ from otelbudget.stores.base import (
     Stored,
     WrongWindow,
 )
+from otelbudget.stores.records import RUN_S, RunRecord
 from otelbudget.stores.redis_wire import Wire
 
 __all__ = ["RedisStore"]
@@ -144,6 +145,17 @@ class RedisStore:
         page = sorted(line for line in found if line.rolling or line.start_s <= now_s < line.end_s)[:PAGE]
         seen = self._answer(self._wire.trip(_keys(shard, page), "look", self._now()))
         return [Stored(*line[:4], *state) for line, state in zip(page, seen.states, strict=True)]
+
+    def run(self, shard: str, run_id: str, record: RunRecord | None = None) -> RunRecord | None:
+        """See `Store.run`."""
+        texts = () if record is None else (_bytes(record.opened), _bytes(record.state), record.changes)
+        keys = [_prefix(shard) + b"holds", _prefix(shard) + b"r:" + _bytes(run_id)]
+        _, now_ms, *found = self._wire.trip(keys, "run", self._now(), RUN_S * 1000, *texts)
+        self.server_clock.learn(now_ms / 1000, _TRIP_S)
+        if not found:
+            return None
+        opened, state, changes, opened_ms = found
+        return RunRecord(_text(opened), _text(state), changes, opened_ms / 1000, now_ms / 1000)
 
     def close(self) -> None:
         """Close all connections; a trip under way fails."""
