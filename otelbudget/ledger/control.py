@@ -67,8 +67,11 @@ class Controlled(Locked):
         """Note (used, taken) of accounts that are kept elsewhere."""
         if self.later(partial(self.mirror, accounts, states)):
             return
-        noted = [(one, "used", used) for one, (used, _) in zip(accounts, states, strict=True)]
-        noted += [(one, "taken", taken) for one, (_, taken) in zip(accounts, states, strict=True)]
+        noted = [
+            (one, name, amount)
+            for one, state in zip(accounts, states, strict=True)
+            for name, amount in zip(one.noted, state, strict=True)
+        ]
         with self.lock:
             write(noted)
         self._ring()  # not what was put off as well: this may be part of that
