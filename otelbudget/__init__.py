@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from otelbudget.model.quota import Quota, Quotas
     from otelbudget.model.usage import Usage
     from otelbudget.quota import QuotaService
-    from otelbudget.runs.api import current_run, resume, run, wrap
+    from otelbudget.runs.api import continue_run, current_run, resume, run, wrap
     from otelbudget.runs.receipt import Receipt
     from otelbudget.runs.run import BudgetRun
 
@@ -60,6 +60,7 @@ __all__ = [
     "StoreError",
     "Usage",
     "__version__",
+    "continue_run",
     "current_run",
     "estimate_tokens",
     "is_budget_exceeded",
@@ -93,7 +94,7 @@ _HOME = {
     "Usage": "model.usage",
     "QuotaService": "quota",
     **dict.fromkeys(("Quota", "Quotas"), "model.quota"),
-    **dict.fromkeys(("current_run", "resume", "run", "wrap"), "runs.api"),
+    **dict.fromkeys(("continue_run", "current_run", "resume", "run", "wrap"), "runs.api"),
     "Receipt": "runs.receipt",
     "BudgetRun": "runs.run",
 }

@@ -19,7 +19,7 @@ from otelbudget.model.keywords import AmountKeywords
 from otelbudget.model.usage import Usage
 from otelbudget.model.values import spelled
 from otelbudget.runs.ambient import ambient_run, reset_ambient
-from otelbudget.runs.api import paused_scope
+from otelbudget.runs.api import paused_scope, shared_scope
 from otelbudget.runs.run import BudgetRun
 from otelbudget.runs.scope import RunOptions, RunScope
 from otelbudget.spans.processor import LiveSpans
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
     from otelbudget.model.budget import OnExhausted
     from otelbudget.model.decision import Decision
+    from otelbudget.runs.continuing import Headers
 
 try:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -148,6 +149,18 @@ class BudgetManager(SpanProcessor):
     ) -> RunScope:
         """`otelbudget.resume` on this manager."""
         return paused_scope(self.engine, state, on_exhausted, reraise=reraise)
+
+    def continue_run(
+        self,
+        headers_or_id: str | Headers,
+        *,
+        tenant: str | None = None,
+        org: str | None = None,
+        on_exhausted: OnExhausted | None = None,
+        reraise: bool = True,
+    ) -> RunScope:
+        """`otelbudget.continue_run` on this manager."""
+        return shared_scope(self.engine, headers_or_id, tenant, org, on_exhausted, reraise=reraise)
 
     # --- the span processor
 

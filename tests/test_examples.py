@@ -47,6 +47,13 @@ SHOWS = {
         "platform.yaml:21",
         "acme: 1560 tokens",
     ],
+    "two_services_example.py": [
+        "chapter 1: written, 2900 tokens left",
+        "the searcher: found something, 2400 tokens left",
+        "the searcher: no: budget 'report' of run (tenant 'acme'): exhausted: tokens used 3100 of 3300, requested 500",
+        "the writer: budget 'report' of run (tenant 'acme'): exhausted: tokens used 3100 of 3300, requested 400",
+        "tokens: 3,100 of 3,300",
+    ],
     "quota_service_example.py": ["admitted", "refused", "resets by itself at 2026-03-03 00:00 UTC", "10000 left today"],
 }
 

@@ -15,8 +15,8 @@ NAMES = {
     "BudgetError", "BudgetExceeded", "BudgetManager", "BudgetRun", "Config", "ConfigError", "Decision", "Denial",
     "IdempotencyError", "PricingError", "Quota", "QuotaService", "Quotas", "Receipt", "RunBudget", "StoreError",
     "Usage",
-    "__version__", "current_run", "estimate_tokens", "is_budget_exceeded", "load_budget_config", "resume", "run",
-    "setup", "shutdown", "wrap",
+    "__version__", "continue_run", "current_run", "estimate_tokens", "is_budget_exceeded", "load_budget_config",
+    "resume", "run", "setup", "shutdown", "wrap",
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ admitted is held or charged in the same critical section in which it fits.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget.admission import denial as denials
 from otelbudget.admission import notices
@@ -99,10 +99,8 @@ def _taken(
         done = ledger.take(accounts, pack(request.amounts), counts, payer.owner.level, now_ns, force=force)
         crossed, over = (done, None) if isinstance(done, list) else ((), done)
     elif hold is None:
-        permit = request.permit
-        wrapping = permit.account if permit is not None and permit.holds(payer) and not permit.used else None
         more = 0 if force else pack(request.amounts)
-        over = ledger.check(accounts, more, payer.owner.level, count, now_ns, wrapping)
+        over = ledger.check(accounts, more, payer.owner.level, count, now_ns, wrapping_of(payer, request.permit))
     elif request.change is not None:
         joining, grow = _joining(payer, request, hold), request.change == "grow"
         # Not counted: it belongs to the request that made the hold.
@@ -124,6 +122,11 @@ def _taken(
                 ledger.locked(lambda one=one: one.forget(reasons=("busy", "store_unavailable")))  # type: ignore[misc]
     decision = ALLOWED if warned is None else Decision(True, warned=True, denial=warned)
     return Judgement(decision, None, None if request.site.span is None else tightest(accounts), crossed)
+
+
+def wrapping_of(payer: Payer, permit: Any) -> Account | None:
+    """The account that *permit*, if there is one, lets a check of *payer* judge by its full limits."""
+    return permit.account if permit is not None and permit.holds(payer) and not permit.used else None
 
 
 def _permitted(payer: Payer, hold: Hold, request: Request) -> Changes:
@@ -184,7 +187,7 @@ def _blocked(payer: Payer, request: Request, now_ns: int) -> Iterator[Blocked]:
     # What was admitted may go on in a run that has ended.
     running = request.change is not None and request.operation == "call"
     for one in () if running else lineage:
-        if one.closed:
+        if one.closed or one.over:
             yield denials.of_run(one, payer, "closed"), one, False
     if request.once is not None and request.once.hold is not None:
         return  # it was admitted before, whatever is in the way by now
@@ -197,7 +200,7 @@ def _blocked(payer: Payer, request: Request, now_ns: int) -> Iterator[Blocked]:
             accounts = payer.binding(request.model, request.owner).accounts
             yield *denials.unpriced(payer, model, accounts), False
     for one in lineage:
-        if one.frozen is not None and not one.closed:
+        if one.frozen is not None and not (one.closed or one.over):
             yield denials.of_run(one, payer, "frozen", detail=one.frozen or None), one, False
     if running:
         return

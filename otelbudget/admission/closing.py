@@ -48,7 +48,8 @@ def _close(run: RunState, outcome: str) -> None:
     if not run.closed:
         run.closed = True
         run.engine.explicit_runs -= run.kind == "explicit"
-        run.outcome = "paused" if run.exported else outcome
+        goes_on = run.exported or (run.sharing is not None and not run.sharing.opener)
+        run.outcome = "paused" if goes_on else outcome
         run.outcome = _outcome(run)
         run.ended_ns = run.engine.clock_ns()
         run.refresh()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from opentelemetry import trace
 
 from otelbudget import semconv
 from otelbudget.engine.engine import UNLIMITED_BUDGET
-from otelbudget.ledger.account import Account, QuotaAccount
+from otelbudget.ledger.account import Account, QuotaAccount, SharedAccount
 from otelbudget.model.amounts import COST, STEPS, UNLIMITED, Amounts
 from otelbudget.model.levels import LEVELS
 from otelbudget.telemetry import events
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 #: How it came to be: opened by hand, by a span, by a call outside every run; ``quota`` is no run.
 Kind = Literal["explicit", "implicit", "ambient", "quota"]
 
+A = TypeVar("A", bound=Account)
 _ORDER: Final = {scope: n for n, scope in enumerate(LEVELS)}
 
 
@@ -33,7 +34,7 @@ class Binding(NamedTuple):
 
     Attributes:
         accounts: Widest scope first: quotas in their present windows, then the runs.
-        here: Those that this process keeps itself: all, or only the runs'.
+        here: Those that this process keeps itself: all, or only the runs', of shared ones a tally.
         shared: Those that a shared store keeps.
         money: One of them refuses for want of money.
         one_call: What a request without amounts asks for: one call, under all limits in scope.
@@ -43,7 +44,7 @@ class Binding(NamedTuple):
 
     accounts: tuple[Account, ...] = ()
     here: tuple[Account, ...] = ()
-    shared: tuple[QuotaAccount, ...] = ()
+    shared: tuple[QuotaAccount | SharedAccount, ...] = ()
     money: bool = False
     one_call: Amounts = Amounts(steps=1)
     free: bool = False
@@ -67,6 +68,10 @@ class Around(NamedTuple):
     site: Site = NOWHERE
     owner: Owner | None = None
     permit: Any = None
+
+
+def _widest_first(accounts: tuple[A, ...]) -> tuple[A, ...]:
+    return tuple(sorted(accounts, key=lambda one: _ORDER.get(one.scope, len(_ORDER))))
 
 
 @lru_cache
@@ -114,6 +119,15 @@ class Payer:
         return ()
 
     @property
+    def kept(self) -> tuple[tuple[Account, ...], tuple[QuotaAccount | SharedAccount, ...]]:
+        """Those of them that this process keeps, and those that the store of a shared run does."""
+        root = self.lineage[0] if self.lineage else None
+        if root is None or not isinstance(root.account, SharedAccount):
+            return self.accounts, ()
+        inside = (one.account for one in self.lineage[1:])
+        return (root.account.tally, *inside), (*root.per_run, root.account)
+
+    @property
     def on_unpriced(self) -> str | None:
         """What its budgets say of a model without a price, or None."""
         return None
@@ -152,14 +166,14 @@ class Payer:
         return found
 
     def _binding(self, payers: Payers) -> Binding:
-        own = self.accounts
-        accounts = payers.accounts + own
+        own_here, own_there = self.kept
+        accounts, there = payers.accounts + self.accounts, payers.accounts + own_there
         if payers.per_run:  # those of each root run stand among the others
-            accounts = tuple(sorted(accounts, key=lambda one: _ORDER.get(one.scope, len(_ORDER))))
+            accounts, there = _widest_first(accounts), _widest_first(there)
         limited = frozenset(i for account in accounts for i in account.limits.limited)
         money = any(COST in account.limits.refusing for account in accounts)
         elsewhere = self.engine.store is not None
-        here, shared = (own, payers.accounts) if elsewhere else (accounts, ())
+        here, shared = (own_here, there) if elsewhere else (accounts, ())
         free = not limited and self._without_budget()
         return Binding(accounts, here, shared, money, _one_call(limited), free, payers)
 

@@ -1,6 +1,6 @@
-"""Judging where quotas are kept in a store that other processes share.
+"""Judging where quotas and shared runs are kept in a store that other processes share.
 
-What this process keeps is judged first, and held. Then one trip holds it on all quotas of the store, or what is held
+What this process keeps is judged first, and held. Then one trip holds it on all accounts of the store, or what is held
 here is given back. Sync and async differ in the awaited line.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from otelbudget.admission import denial as denials
 from otelbudget.admission import settlement, trips
-from otelbudget.admission.admission import count_of, judge_here
+from otelbudget.admission.admission import count_of, judge_here, wrapping_of
 from otelbudget.admission.request import GONE, REPLAYED, Judgement, Once, Request, refused
 from otelbudget.errors import StoreError
 from otelbudget.ledger.account import Hold
@@ -90,7 +90,7 @@ class _Errand:
         if hold is None or request.change is None:
             self._accounts = accounts
             if hold is not None and accounts:
-                hold.trip = trips.anew(payer, accounts)
+                hold.trip = trips.anew(payer, hold, accounts)
         elif request.model is not None and settlement.late_known(payer, hold, request.model, request.owner):
             self._accounts = accounts
             self._move(hold, NOTHING)
@@ -116,12 +116,13 @@ class _Errand:
             return self._begin_anew(request.hold)
         held = request.hold is not None
         more = pack(request.amounts if request.hold is None else request.hold.amounts) - pack(self._there)
-        over = trips.answered(payer, accounts, answer, more, held=held)
+        wrapping = wrapping_of(payer, request.permit) if request.hold is None else request.hold.wrapping
+        over = trips.answered(payer, accounts, answer, more, wrapping, held=held)
         if over is not None and payer.engine.enforce:
             self._give_back()
             if request.once is not None and request.once.hold is not None:  # by what was admitted under its key
                 return Judgement(REPLAYED)
-            return refused(denials.of_account(payer, request, over, accounts))
+            return refused(denials.of_account(payer, request, over, accounts), payer.ancestor_of(over.account))
         over = over or warning(accounts, more, payer.owner.level, own=more if held else 0)
         if over is not None:
             self._warned = denials.of_account(payer, request, over._replace(busy=False), accounts)
@@ -186,7 +187,7 @@ class _Errand:
         payer, before = self._payer, hold.trip
         owed = trips.owe(payer, hold, charged, partial(settlement.say_crossed, payer, self._asked.site))
         paid = charged if before is None else tuple(map(max, charged, before.paid))
-        hold.trip, self._there = trips.anew(payer, self._accounts, paid), NOTHING
+        hold.trip, self._there = trips.anew(payer, hold, self._accounts, paid), NOTHING
         write(trips.owing(payer, owed))
         trips.send(payer, owed)
 

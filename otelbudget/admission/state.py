@@ -13,7 +13,7 @@ from otelbudget import semconv
 from otelbudget.admission.payer import Around, Kind, Payer
 from otelbudget.engine.context import PERMIT
 from otelbudget.engine.recent import Work
-from otelbudget.ledger.account import Account, QuotaAccount
+from otelbudget.ledger.account import Account, QuotaAccount, SharedAccount
 from otelbudget.ledger.rules import rule_of, rules_of_budget
 from otelbudget.model.amounts import NANOS, UNLIMITED
 from otelbudget.model.windows import Window
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from otelbudget.errors import BudgetExceeded
     from otelbudget.model.budget import RunBudget
     from otelbudget.model.decision import Denial
+    from otelbudget.model.levels import Where
 
 Pending = dict["tuple[str | None, str]", "tuple[BudgetExceeded | None, RunState]"]
 
@@ -56,13 +57,15 @@ class RunState(Payer):
             it is not to be raised again), and the run whose budget refused.
         here: The last context looked at, and the site found for it.
         seen: How often each (resource, reason) was refused.
+        sharing: What keeps it in step with the other processes that work on it, see `runs.sharing`; None if it is not
+            shared.
     """
 
     # fmt: off
     __slots__ = (
         "above", "account", "alarms", "budget", "closed", "denials", "ended_ns", "estimated", "exported", "finished",
         "first_denial", "frozen", "here", "inside", "keys", "kind", "max_ns", "number", "outcome", "pending",
-        "per_run", "ran_out", "reraise", "seen", "site", "span", "started_ns", "tenant_said", "unpriced",
+        "per_run", "ran_out", "reraise", "seen", "sharing", "site", "span", "started_ns", "tenant_said", "unpriced",
         "until_ns", "wrapped_up",
     )
     # fmt: on
@@ -77,6 +80,7 @@ class RunState(Payer):
         parent: RunState | None = None,
         kind: Kind = "explicit",
         reraise: bool = True,
+        shared: bool = False,
     ) -> None:
         super().__init__(engine, owner, budget.name, budget.limits)
         self.budget = budget
@@ -85,15 +89,16 @@ class RunState(Payer):
         self.reraise = reraise
         self.number = secrets.randbits(128)
         warn = budget.on_exhausted == "warn"
-        self.account = Account(
+        self.account = (SharedAccount if shared else Account)(
             rules_of_budget(budget.ordinary_limits, budget.limits, budget.name, budget.thresholds, warn, budget.origin)
         )
         self.above = () if parent is None else parent.lineage
-        self.per_run: tuple[Account, ...] = self._per_run() if parent is None else parent.per_run
+        self.per_run: tuple[QuotaAccount, ...] = self._per_run() if parent is None else parent.per_run
         self.max_ns = budget.max_ns
         self.started_ns: int = engine.clock_ns()
         self.ended_ns: int = UNLIMITED
         self.closed = self.finished = self.wrapped_up = self.exported = self.estimated = False
+        self.sharing: Any = None
         self.frozen: str | None = None
         self.unpriced: str | None = None
         self.ran_out: str | None = None
@@ -123,21 +128,20 @@ class RunState(Payer):
         self.tenant_cell.active += 1
         self.engine.meters.live.add(self)
 
-    def _per_run(self) -> tuple[Account, ...]:
+    def _per_run(self) -> tuple[QuotaAccount, ...]:
         """The accounts of a root run's own quotas."""
-        found = []
+        found: dict[Where, QuotaAccount] = {}
         for where, quota in self.owner.payers().per_run:
-            account = QuotaAccount(where, quota.window, _WHOLE_RUN)
-            self.engine.ledger.limit(account, (rule_of(quota),))
-            found.append(account)
-        return tuple(found)
+            account = found.setdefault(where, QuotaAccount(where, quota.window, _WHOLE_RUN))
+            self.engine.ledger.limit(account, (*account.rules, rule_of(quota)))
+        return tuple(found.values())
 
     def refresh(self) -> None:
         """Work out what the ordinary case relies on, here and in the runs inside, after any change of state."""
         ends = [one.started_ns + one.max_ns for one in self.lineage if one.max_ns is not None]
         self.until_ns = min(ends, default=UNLIMITED)
         self.unusual = any(
-            one.closed or one.frozen is not None or one.unpriced is not None or not one.owner.known
+            one.closed or one.over or one.frozen is not None or one.unpriced is not None or not one.owner.known
             for one in self.lineage
         ) or (self.kind == "implicit" and bool(self.above))
         for one in tuple(self.inside or ()):
@@ -199,6 +203,11 @@ class RunState(Payer):
         return (*self.per_run, *self.run_accounts())
 
     @property
+    def over(self) -> bool:
+        """Whether it has ended where it was opened, in another process."""
+        return self.sharing is not None and bool(self.sharing.over)
+
+    @property
     def work(self) -> Work:
         """What tells its calls from those of others."""
         return Work(self.accounts, self.kind != "explicit")
@@ -239,6 +248,8 @@ class RunState(Payer):
     def forked(self) -> None:
         """In a forked process it is the parent's: to end, to report, and to write on its span."""
         self.finished = True
+        if self.sharing is not None:
+            self.sharing.opener = False
         self.span, self.site, self.here = None, NOWHERE, _NOT_LOOKED
 
     # --- where events go

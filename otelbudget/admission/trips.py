@@ -1,7 +1,7 @@
-"""Trips to a shared store: quotas are held, read and charged there; runs stay in this process.
+"""Trips to a shared store: quotas and shared runs are held, read and charged there; other runs stay in this process.
 
-A request is held here first; then one trip holds it on all its quotas, or it is given back. So nothing exceeds a limit
-anywhere, and a run's own limit is named before a wider quota.
+A request is held here first; then one trip holds it on all that the store keeps, or it is given back. So nothing
+exceeds a limit anywhere, and the limit of a run that is not shared is named before a wider quota.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from otelbudget.ledger.account import Crossing, Hold, QuotaAccount, Refusal, crossings
+from otelbudget.ledger.account import Account, Crossing, Hold, QuotaAccount, Refusal, SharedAccount, crossings
 from otelbudget.ledger.change import Changes
 from otelbudget.ledger.judging import exceeded, refusal
 from otelbudget.ledger.rules import Rule
@@ -24,11 +24,13 @@ from otelbudget.stores.owed import Owed
 if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
     from otelbudget.admission.request import Request
+    from otelbudget.admission.state import RunState
     from otelbudget.model.windows import WindowSpec
     from otelbudget.stores.shared import Shared
 
 Told = Callable[[list[Crossing]], object]
-Accounts = tuple[QuotaAccount, ...]
+Accounts = tuple[QuotaAccount | SharedAccount, ...]
+Place = tuple[str, int, int, bool]
 
 
 class Trip(NamedTuple):
@@ -48,17 +50,25 @@ class Trip(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def _limits(rules: tuple[Rule, ...], level: int) -> tuple[int, ...]:
-    """What the rules that refuse leave to a priority, -1 where they limit nothing."""
-    strict = [rule.limits[level] for rule in rules if not rule.warn] or [(UNLIMITED,) * len(NOTHING)]
+def _limits(rules: tuple[Rule, ...], level: int, *, full: bool = False) -> tuple[int, ...]:
+    """What the rules that refuse leave to a priority, or have in *full*; -1 where they limit nothing."""
+    strict = [rule.full if full else rule.limits[level] for rule in rules if not rule.warn]
+    strict = strict or [(UNLIMITED,) * len(NOTHING)]
     return tuple(-1 if least >= UNLIMITED else least for least in map(min, zip(*strict, strict=True)))
 
 
-def _lines(payer: Payer, accounts: Accounts) -> tuple[Line, ...]:
-    return tuple(_line(account, payer.owner.level) for account in accounts)
+def _lines(payer: Payer, accounts: Accounts, wrapping: Account | None = None) -> tuple[Line, ...]:
+    level = payer.owner.level
+    return tuple(
+        Line(*_place(account), _limits(account.rules, level, full=account is wrapping)) for account in accounts
+    )
 
 
-def _line(account: QuotaAccount, level: int) -> Line:
+def _place(account: QuotaAccount | SharedAccount) -> Place:
+    """What the store calls it, and in which window it is counted there."""
+    if account.there is not None:
+        return account.there
+    assert isinstance(account, QuotaAccount)
     spec = account.spec
     if spec.rolling_s is not None:
         start_s, end_s = 0, spec.rolling_s
@@ -66,7 +76,7 @@ def _line(account: QuotaAccount, level: int) -> Line:
         start_s, end_s = 0, FOREVER_S
     else:
         start_s, end_s = int(account.start_s), int(account.end_s)
-    return Line(_key(account), start_s, end_s, spec.rolling_s is not None, _limits(account.rules, level))
+    return _key(account), start_s, end_s, spec.rolling_s is not None
 
 
 def _key(account: QuotaAccount) -> str:
@@ -100,16 +110,17 @@ def _new_id() -> str:
 # --- before a request goes on
 
 
-def anew(payer: Payer, accounts: Accounts, paid: Sequence[int] = NOTHING) -> Trip:
-    """What is to hold on *accounts* from now on."""
-    return Trip(_new_id(), _shard(payer), _lines(payer, accounts), accounts, paid)
+def anew(payer: Payer, hold: Hold, accounts: Accounts, paid: Sequence[int] = NOTHING) -> Trip:
+    """What is to hold on *accounts* for *hold* from now on."""
+    return Trip(_new_id(), _shard(payer), _lines(payer, accounts, hold.wrapping), accounts, paid)
 
 
 def ask(payer: Payer, hold: Hold, before: Sequence[int]) -> Reserve:
     """What is asked of the store so that *hold*, which held *before* there, becomes what it is here by now."""
     trip: Trip = hold.trip
+    lines = _lines(payer, trip.accounts, hold.wrapping) if any(before) else trip.lines  # under the limits of now
     amounts, held, on_expiry = (_beyond(one, trip.paid) for one in (hold.amounts, before, hold.on_expiry))
-    return Reserve(trip.id, trip.shard, trip.lines, amounts, held, on_expiry, payer.engine.store.ttl_s)
+    return Reserve(trip.id, trip.shard, lines, amounts, held, on_expiry, payer.engine.store.ttl_s)
 
 
 def instead(payer: Payer, request: Request, accounts: Accounts) -> Reserve:
@@ -125,17 +136,19 @@ def look(payer: Payer, accounts: Accounts) -> tuple[str, tuple[Line, ...]]:
     return _shard(payer), _lines(payer, accounts)
 
 
-def answered(payer: Payer, accounts: Accounts, answer: Answer, more: int, *, held: bool) -> Refusal | None:
+def answered(
+    payer: Payer, accounts: Accounts, answer: Answer, more: int, wrapping: Account | None, *, held: bool
+) -> Refusal | None:
     """What refuses *more* by the *answer* of the store, which is noted for all who look at *accounts* here."""
     _note(payer, accounts, answer)
     level = payer.owner.level
     if not held:
-        return refusal(accounts, more, level)
+        return refusal(accounts, more, level, wrapping)
     if answer.refused is None:
         return None
     account, i = accounts[answer.refused], answer.resource
     used, taken = (amounts[i] for amounts in answer.states[answer.refused])
-    found = exceeded(account, i, used, taken, more, level)
+    found = exceeded(account, i, used, taken, more, level, full=account is wrapping)
     if found is None:  # other rules have come meanwhile
         found = Refusal(account, account.rules[0], i, used, taken - used, 0, step(more, i), busy=False)
     return found._replace(busy=answer.busy)
@@ -199,6 +212,13 @@ def _beyond(amounts: Sequence[int], paid: Sequence[int]) -> tuple[int, ...]:
     return tuple(max(0, a - b) for a, b in zip(amounts, paid, strict=True))
 
 
+def share(run: RunState, ends_s: int) -> None:
+    """Count a shared run, and what each run may use of quotas, in the store under its id, until *ends_s* at most."""
+    for account in run.kept[1]:
+        of = _key(account) if isinstance(account, QuotaAccount) else "run"
+        account.there = (f"{of}/{run.run_id}", 0, ends_s, False)
+
+
 # --- looking
 
 
@@ -222,6 +242,6 @@ def _note(payer: Payer, accounts: Accounts, answer: Answer) -> None:
     payer.engine.ledger.mirror(accounts, [(pack(used), pack(taken)) for used, taken in answer.states])
 
 
-def forget(payer: Payer, account: QuotaAccount) -> None:
+def forget(payer: Payer, account: QuotaAccount | SharedAccount) -> None:
     """Forget in the store what *account* has used."""
-    payer.engine.store.store.configure(_shard(payer), _key(account), Reset())
+    payer.engine.store.store.configure(_shard(payer), _place(account)[0], Reset())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from otelbudget.config.settings import Config, Estimates, TelemetryConfig, TenantFrom
+from otelbudget.config.settings import Config, Estimates, Inbound, TelemetryConfig, TenantFrom
 from otelbudget.config.store import StoreConfig
 
-__all__ = ["Config", "Estimates", "StoreConfig", "TelemetryConfig", "TenantFrom", "load_budget_config"]
+__all__ = ["Config", "Estimates", "Inbound", "StoreConfig", "TelemetryConfig", "TenantFrom", "load_budget_config"]
 
 
 def load_budget_config(path: str | os.PathLike[str]) -> Config:

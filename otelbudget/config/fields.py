@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from otelbudget.config import forms
 from otelbudget.config.kinds import Field, Form, ListOf, Named, Section, TextOr
-from otelbudget.config.settings import Estimates, TelemetryConfig, TenantFrom
+from otelbudget.config.settings import Estimates, Inbound, TelemetryConfig, TenantFrom
 from otelbudget.config.store import ON_ERROR, SHARD_BY, StoreConfig
 from otelbudget.model.amounts import RESOURCES
 from otelbudget.model.budget import RunBudget
@@ -124,6 +124,15 @@ _TENANT_FROM = Section(
     TenantFrom,
 )
 
+_INBOUND = Section(
+    {
+        "run": Field(
+            forms.FLAG, "Which shared run they are part of, by their baggage. Default false: anybody may send it."
+        )
+    },
+    Inbound,
+)
+
 _ESTIMATES = Section(
     {
         "output_tokens": Field(
@@ -212,6 +221,7 @@ FILE: Final = Section(
         "tenants": Field(Named(_TENANT, exact=True), "Tenant -> the organisation it belongs to."),
         "require_tenant": Field(forms.FLAG, "Refuse runs that name no tenant. Default false: they are `default`'s."),
         "tenant_from": Field(_TENANT_FROM, "How a run that names no tenant learns whose it is; at least one of both."),
+        "inbound": Field(_INBOUND, "What requests that come in are believed."),
         "quotas": Field(_QUOTAS, "What organisations, tenants, users, models and others may use per window."),
         "trust_reported_cost": Field(
             forms.FLAG, "Believe the cost that a response reports, for models not in `prices`. Default false."

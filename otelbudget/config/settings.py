@@ -101,6 +101,20 @@ class TenantFrom:
                 raise ConfigError(f"tenant_from.{name} must be a text that is not empty, got {value!r}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inbound:
+    """What requests that come in are believed.
+
+    Args:
+        run: Which shared run they are part of, by their baggage; only behind a gateway that lets nobody else say it.
+    """
+
+    run: bool = False
+
+    def __post_init__(self) -> None:
+        _flag("inbound.run", self.run)
+
+
 @dataclass(frozen=True, init=False, repr=False)
 class Config(Mapping[str, RunBudget]):
     """Budgets by name, and everything else a manager is set up with. A mapping of the budgets' names to `RunBudget`.
@@ -123,6 +137,7 @@ class Config(Mapping[str, RunBudget]):
         tenants: Tenant -> the organisation it belongs to; all others belong to ``default``.
         require_tenant: Refuse calls of runs that name no tenant, instead of charging them to ``default``.
         tenant_from: How root runs that name no tenant learn theirs; None does not look.
+        inbound: What requests that come in are believed; nothing if it is not said.
         trust_reported_cost: Believe the cost that a response reports, for models without a price in *prices*.
         store: Where accounts are kept: a `StoreConfig`, or its address alone; None is the memory of this process.
         source, lines: Where this was read from, and path of a setting -> its line there, for messages.
@@ -142,6 +157,7 @@ class Config(Mapping[str, RunBudget]):
     tenants: Mapping[str, str]
     require_tenant: bool
     tenant_from: TenantFrom | None
+    inbound: Inbound
     trust_reported_cost: bool
     store: StoreConfig
     source: str | None = field(compare=False)
@@ -163,6 +179,7 @@ class Config(Mapping[str, RunBudget]):
         tenants: Mapping[str, str] | None = None,
         require_tenant: bool = False,
         tenant_from: TenantFrom | None = None,
+        inbound: Inbound | None = None,
         trust_reported_cost: bool = False,
         store: StoreConfig | str | None = None,
         source: str | None = None,
@@ -185,6 +202,7 @@ class Config(Mapping[str, RunBudget]):
             tenants=_frozen(tenants, lambda _, org: _name(org)),
             require_tenant=_flag("require_tenant", require_tenant),
             tenant_from=tenant_from,
+            inbound=inbound or Inbound(),
             trust_reported_cost=_flag("trust_reported_cost", trust_reported_cost),
             store=store,
             lines=MappingProxyType(dict(lines or {})),

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
 
 from otelbudget.ledger.rules import Rule, limits_of
 from otelbudget.model.amounts import NOTHING, Amounts
 from otelbudget.model.levels import Where
 from otelbudget.model.quota import PRIORITIES
-from otelbudget.model.vector import SHIFTS, lane, unpack
+from otelbudget.model.vector import SHIFTS, greater, lane, unpack
 
 if TYPE_CHECKING:
     from otelbudget.model.windows import Window, WindowSpec
@@ -61,6 +61,10 @@ class Account:
     scope: str = "run"
     #: Whose it is; None for a run.
     where: Any = None
+    #: Where it is noted what a shared store says: of what is used, and of what is taken.
+    noted: ClassVar = ("used", "taken")
+    #: What a shared store calls it, and the window there: (key, start_s, end_s, rolling); None if that follows from it.
+    there: tuple[str, int, int, bool] | None = None
     dropped = False
     keep: Callable[[], None]
     #: Of a rolling window: what was charged when, by number of the bucket. None for all others.
@@ -91,6 +95,50 @@ class Account:
         return lane(self.taken, resource) - lane(self.used, resource)
 
 
+class SharedAccount(Account):
+    """What a run that several processes share has used: as its store has last said, and at least what this one has.
+
+    Attributes:
+        tally: What this process holds and charges; an account that limits nothing.
+        heard_used, heard_taken: What the store has said.
+    """
+
+    __slots__ = ("heard_taken", "heard_used", "tally", "there")
+    noted = ("heard_used", "heard_taken")
+
+    def __init__(self, rules: tuple[Rule, ...]) -> None:  # what the base has as attributes is worked out here
+        self.tally = Account(())
+        self.heard_used = self.heard_taken = self.floor = 0
+        self.there = None
+        self.rules = rules
+        self.limits = limits_of(rules)
+        self.mark = self.limits.mark
+
+    @property
+    def used(self) -> int:  # type: ignore[override]  # nobody sets it
+        """What was charged, by all processes."""
+        return greater(self.heard_used, self.tally.used)
+
+    @property
+    def taken(self) -> int:  # type: ignore[override]
+        """Used and held, by all processes."""
+        return greater(greater(self.heard_taken, self.tally.taken), self.used)
+
+    @property
+    def below(self) -> int:  # type: ignore[override]
+        """The part of `used` that child runs in this process spent."""
+        return self.tally.below
+
+    @property
+    def holds(self) -> int:  # type: ignore[override]
+        """How many holds of this process are open on it."""
+        return self.tally.holds
+
+    def reserved(self, resource: int) -> int:
+        """What is held of one resource, as the store has said."""
+        return lane(self.heard_taken, resource) - lane(self.heard_used, resource)
+
+
 class QuotaAccount(Account):
     """What an organisation, tenant, user, model, agent, conversation or tag has used in one window.
 
@@ -104,7 +152,7 @@ class QuotaAccount(Account):
 
     # fmt: off
     __slots__ = (
-        "__weakref__", "buckets", "dropped", "end_s", "scope", "shelf", "spec", "start_s", "where", "window",
+        "__weakref__", "buckets", "dropped", "end_s", "scope", "shelf", "spec", "start_s", "there", "where", "window",
     )
     # fmt: on
 
@@ -117,6 +165,7 @@ class QuotaAccount(Account):
         self.spec = spec
         self.window, self.start_s, self.end_s = window
         self.shelf = shelf
+        self.there = None
         self.buckets: dict[int, int] | None = None if spec.rolling_s is None else {}
         self.dropped = shelf is not None
 

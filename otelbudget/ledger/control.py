@@ -70,8 +70,11 @@ class Controlled(Locked):
         for one, (_, taken) in zip(accounts, states, strict=True):
             if taken and one.dropped:
                 one.keep()
-        noted = [(one, "used", used) for one, (used, _) in zip(accounts, states, strict=True)]
-        noted += [(one, "taken", taken) for one, (_, taken) in zip(accounts, states, strict=True)]
+        noted = [
+            (one, name, amount)
+            for one, state in zip(accounts, states, strict=True)
+            for name, amount in zip(one.noted, state, strict=True)
+        ]
         with self.lock:
             write(noted)
         self._ring()  # not what was put off as well: this may be part of that

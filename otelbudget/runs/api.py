@@ -1,9 +1,10 @@
-"""The functions that work without a manager in hand: `run`, `resume`, `current_run`, `wrap`."""
+"""The functions that work without a manager in hand: `run`, `resume`, `continue_run`, `current_run`, `wrap`."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
 from opentelemetry.context import get_current
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
 
     from otelbudget.engine.engine import Engine
     from otelbudget.model.budget import OnExhausted, RunBudget
+    from otelbudget.runs.continuing import Headers
     from otelbudget.runs.run import BudgetRun
     from otelbudget.runs.scope import RunOptions, RunScope
 
-__all__ = ["current_run", "paused_scope", "resume", "run", "wrap"]
+__all__ = ["continue_run", "current_run", "paused_scope", "resume", "run", "shared_scope", "wrap"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -59,9 +61,14 @@ def run(budget: str | RunBudget | None = None, **options: Unpack[RunOptions]) ->
             it is open, ``detached`` is independent of it.
         carve: ``{resource: amount}``, or a share from 0 to 1 of what is left there; None takes the limits of *budget*.
         reraise: Raise a pending denial when the block is left, should something have swallowed it.
+        shared: Let other processes work on it with `continue_run`: it is counted in the store that they share, its
+            limits are what they are here, its time is the store's. It ends for all when it is left here, and after a
+            week at the latest; if this process dies, it goes on. Requests made in it carry its id, tenant and user in
+            their baggage, wherever they go.
 
     Raises:
         ConfigError: No budget has that name.
+        StoreError: It is to be shared, and the store can't be reached.
         ValueError: Another organisation, tenant or user inside a run that is shared, another organisation or tenant
             inside a request, or an unknown priority or mode.
     """
@@ -93,12 +100,63 @@ def paused_scope(
     engine: Engine, state: Mapping[str, Any], on_exhausted: OnExhausted | None, *, reraise: bool
 ) -> RunScope:
     """`resume` on *engine*."""
-    from otelbudget.runs.resume import read
+    from otelbudget.runs.resume import read, rebuild
     from otelbudget.runs.run import BudgetRun
     from otelbudget.runs.scope import RunScope
 
     budget = read(state, on_exhausted)
-    return RunScope(BudgetRun, engine, budget, resumed=dict(state), reraise=reraise)
+    return RunScope(BudgetRun, engine, budget, goes_on=partial(rebuild, engine, budget, dict(state), reraise=reraise))
+
+
+def continue_run(
+    headers_or_id: str | Headers,
+    *,
+    tenant: str | None = None,
+    org: str | None = None,
+    on_exhausted: OnExhausted | None = None,
+    reraise: bool = True,
+) -> RunScope:
+    """Work on a run that another process has opened with ``shared=True``, as a block like that of `run`.
+
+    It is one run with one budget: what this process does in it counts with what all others do. Leaving it ends nothing,
+    and what it comes to is told where it was opened.
+
+    Args:
+        headers_or_id: Its id (``run.run_id``); or the headers of a request that was made in it, where the
+            configuration says ``inbound: {run: true}``.
+        tenant, org: Whose it is, where neither the headers nor the configuration say so.
+        on_exhausted: As in a `RunBudget`; None takes that of its budget, and raises if that is a function.
+        reraise: As for `run`.
+
+    Raises:
+        ConfigError: It is no id, or headers that name no run or are not to be believed.
+        BudgetError: On entering: no store is shared, it has no such run, or the run is another tenant's.
+        BudgetExceeded: On entering: the run has ended.
+        StoreError: On entering: the store can't be reached.
+    """
+    given: dict[str, Any] = {"tenant": tenant, "org": org, "on_exhausted": on_exhausted, "reraise": reraise}
+    return shared_scope(_engine(), headers_or_id, **given)
+
+
+def shared_scope(
+    engine: Engine,
+    headers_or_id: str | Headers,
+    tenant: str | None,
+    org: str | None,
+    on_exhausted: OnExhausted | None,
+    *,
+    reraise: bool,
+) -> RunScope:
+    """`continue_run` on *engine*."""
+    from otelbudget.engine.owner import Names
+    from otelbudget.runs.continuing import attach, named
+    from otelbudget.runs.run import BudgetRun
+    from otelbudget.runs.scope import RunScope
+
+    run_id, tenant = named(engine, headers_or_id, tenant)
+    names = Names(org=org, tenant=tenant)
+    made = partial(attach, engine, run_id, names, on_exhausted, reraise=reraise)
+    return RunScope(BudgetRun, engine, goes_on=made, shared=True, org=org, tenant=tenant)
 
 
 def _engine() -> Any:

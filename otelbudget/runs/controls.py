@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from otelbudget import semconv
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, STEPS, UNLIMITED, count, nanoseconds, nanousd
@@ -17,8 +17,9 @@ from otelbudget.telemetry import events
 if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
 
-__all__ = ["extend", "freeze", "reset"]
+__all__ = ["extend", "freeze", "limit", "reset"]
 
+T = TypeVar("T")
 _KNOWN = (*RESOURCES, "seconds")
 _IN_NANOS = {"cost_usd": nanousd, "seconds": nanoseconds}
 
@@ -34,7 +35,7 @@ def extend(
     """
     _check_names(actor, reason)
     wanted = _wanted(delta, to)
-    changes, _ = run.engine.ledger.locked(lambda: _extended(run, wanted, to or ()))
+    changes, _ = _changed(run, lambda: run.engine.ledger.locked(lambda: _extended(run, wanted, to or ())))
     run.refresh()
     if "seconds" in wanted:
         deadlines.moved(run)
@@ -65,8 +66,8 @@ def _extended(
 ) -> tuple[list[tuple[str, float, float]], list[object]]:
     """What has changed, (resource, from, to), and the denials dealt with, which are let go of after the lock."""
     old = {resource: _limit_of(run, resource) for resource in wanted}
-    for resource, limit in old.items():
-        if limit >= UNLIMITED:
+    for resource, was in old.items():
+        if was >= UNLIMITED:
             raise ValueError(f"max_{resource} is not limited, so it can't be extended")
     changes = []
     for resource, amount in wanted.items():
@@ -74,11 +75,7 @@ def _extended(
         if resource == "seconds":
             run.max_ns = new
         else:
-            i, rule = RESOURCES.index(resource), run.account.rule
-            full, limits = list(rule.full), list(rule.limits[0])
-            # What was set aside for wrapping up is spent once that is done.
-            full[i], limits[i] = new, new if run.wrapped_up else max(0, new - _set_aside(run, i))
-            _limit(run, full, limits)
+            limit(run, RESOURCES.index(resource), new)
         unit = NANOS if resource in _IN_NANOS else 1
         changes.append((resource, old[resource] / unit, new / unit))
     return changes, [run.forget(resource) for resource in wanted]
@@ -90,36 +87,50 @@ def _limit_of(run: RunState, resource: str) -> int:
     return run.account.rule.full[RESOURCES.index(resource)]
 
 
-def _set_aside(run: RunState, i: int) -> int:
-    return run.budget.limits[i] - run.budget.ordinary_limits[i]
-
-
-def _limit(run: RunState, full: Sequence[int], limits: Sequence[int]) -> None:
-    rule = replace(run.account.rule, full=tuple(full), limits=(tuple(limits),) * len(PRIORITIES))
+def limit(run: RunState, i: int, full: int) -> None:
+    """Limit one resource to *full* in all; what wrapping up may use stays set aside, until that is done."""
+    rule, budget = run.account.rule, run.budget
+    aside = 0 if run.wrapped_up else budget.limits[i] - budget.ordinary_limits[i]
+    whole, limits = list(rule.full), list(rule.limits[0])
+    whole[i], limits[i] = full, max(0, full - aside) if full < UNLIMITED else UNLIMITED
+    rule = replace(rule, full=tuple(whole), limits=(tuple(limits),) * len(PRIORITIES))
     run.engine.ledger.limit(run.account, (rule,))
+
+
+def _changed(run: RunState, change: Callable[[], T]) -> T:
+    """What *change* gives, once it is told to all who share *run*; if it can't be, nothing has changed."""
+    if run.sharing is None:
+        return change()
+    done: T = run.sharing.change(change)
+    return done
 
 
 def freeze(run: RunState, actor: str | None, reason: str | None, *, frozen: bool = True) -> None:
     """Refuse new calls and extensions of holds, or admit them again."""
     _check_names(actor, reason)
-    was = run.frozen is not None
-    run.frozen = (reason or "") if frozen else None
+    was = _changed(run, lambda: _frozen(run, (reason or "") if frozen else None))
     run.exported = run.exported and frozen  # it goes on here after all
     run.refresh()
     run.engine.ledger.after(room=True)
     _say(run, semconv.EVENT_FREEZE, actor, reason, {semconv.OLD: was, semconv.NEW: frozen})
 
 
+def _frozen(run: RunState, why: str | None) -> bool:
+    was, run.frozen = run.frozen is not None, why
+    return was
+
+
 def reset(run: RunState, actor: str | None, reason: str | None) -> None:
     """Nothing used, nothing refused, the clock at zero; limits and holds stay, thresholds are armed anew."""
     _check_names(actor, reason)
-    engine, rule = run.engine, run.account.rule
+    engine = run.engine
     if engine.ledger.later(lambda: reset(run, actor, reason)):
         return
-    old = unpack(engine.ledger.forget(run.account))
+    old = unpack(engine.ledger.forget(run.account) if run.sharing is None else run.sharing.forget())
     if run.wrapped_up:  # what an `extend` made ordinary since then is set aside again
         run.wrapped_up = False
-        _limit(run, rule.full, [max(0, limit - _set_aside(run, i)) for i, limit in enumerate(rule.full)])
+        for i, full in enumerate(run.account.rule.full):
+            limit(run, i, full)
     engine.ledger.locked(lambda: _forgotten(run))
     run.refresh()
     deadlines.moved(run)

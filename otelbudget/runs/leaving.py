@@ -29,6 +29,8 @@ def leave(run: RunState, error: BaseException | None) -> None:
     No exception: the first pending denial. BudgetExceeded, or what steers the program: nothing, it goes on unchanged.
     Another exception that a denial caused: BudgetExceeded from it. Any other: a note is added.
     """
+    if run.sharing is not None:
+        run.sharing.learn()
     pending = run.first_pending() if run.reraise else None
     kind = type(error)  # and not what the application's class says it is: that may raise
     exceeded = issubclass(kind, BudgetExceeded)
@@ -39,6 +41,8 @@ def leave(run: RunState, error: BaseException | None) -> None:
     exhausted = run.outcome == "exhausted" or exceeded or cause is not None
     _describe_end(run, pending if error is None else error)
     closing.close(run, "exhausted" if exhausted else "completed" if error is None else "error")
+    if run.sharing is not None:
+        run.sharing.close()
     # Nobody asks for them any more, and their tracebacks hold the frames of whatever was refused.
     run.pending = None
     if exceeded or steering:

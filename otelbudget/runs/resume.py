@@ -31,7 +31,7 @@ from otelbudget.telemetry import events
 if TYPE_CHECKING:
     from otelbudget.engine.engine import Engine
 
-__all__ = ["export", "links", "read", "rebuild"]
+__all__ = ["export", "form", "links", "names", "read", "rebuild"]
 
 _W3C: Final = TraceContextTextMapPropagator()
 #: What the attributes of a run's owner, and of the run itself, are called in its state.
@@ -56,6 +56,8 @@ def export(run: RunState, *, freeze: bool) -> dict[str, Any]:
 
 
 def _exported(run: RunState, *, freeze: bool) -> dict[str, Any]:
+    if run.sharing is not None:
+        raise BudgetError("a shared run needs no state: other processes go on with continue_run(run.run_id)")
     if run.parent is not None:
         raise BudgetError("a run inside another one has no state of its own: export the outermost run")
     if run.closed:
@@ -66,7 +68,7 @@ def _exported(run: RunState, *, freeze: bool) -> dict[str, Any]:
         raise BudgetError(f"{holds} calls of this run are in flight: export its state when they are settled")
     if inside := _open_inside(run):
         raise BudgetError(f"{inside} runs inside this one are open: export its state when they are left")
-    state = _form(run)
+    state = form(run)
     if freeze:
         run.exported, run.frozen = True, "its state was exported"
     return state
@@ -76,7 +78,8 @@ def _open_inside(run: RunState) -> int:
     return sum((not one.closed) + _open_inside(one) for one in tuple(run.inside or ()))
 
 
-def _form(run: RunState) -> dict[str, Any]:
+def form(run: RunState) -> dict[str, Any]:
+    """What another process needs to know of *run* to go on with it, as JSON can carry it."""
     carrier: dict[str, str] = {}
     _W3C.inject(carrier, trace.set_span_in_context(run.span or trace.INVALID_SPAN))
     return {
@@ -211,13 +214,20 @@ def links(state: Mapping[str, Any]) -> list[Link]:
     return [Link(span)] if span.is_valid else []
 
 
-def rebuild(engine: Engine, budget: RunBudget, state: Mapping[str, Any], *, reraise: bool) -> RunState:
-    """A run that goes on from *state*, which has been read; its time goes on from now.
+def names(state: Mapping[str, Any]) -> Names:
+    """Whose the run is."""
+    return Names(**{name: state[name] for name in _OWNER}, tags=tags_of(state["tags"]))
+
+
+def rebuild(
+    engine: Engine, budget: RunBudget, state: Mapping[str, Any], *, reraise: bool
+) -> tuple[RunState, list[Link]]:
+    """A run that goes on from *state*, which has been read, and links to its span; its time goes on from now.
 
     Raises:
         BudgetError: That run is open in this process.
     """
-    owner = engine.directory.owner(Names(**{name: state[name] for name in _OWNER}, tags=tags_of(state["tags"])))
+    owner = engine.directory.owner(names(state))
     if any(one.run_id == state["run_id"] for one in tuple(engine.meters.live)):
         raise BudgetError(
             f"run {state['run_id']} is open in this process: leave it before its state is resumed here,"
@@ -232,4 +242,4 @@ def rebuild(engine: Engine, budget: RunBudget, state: Mapping[str, Any], *, rera
     # Its own account, and those of quotas that every run has on its own; what was crossed before is no news.
     engine.ledger.charge(run.accounts, used, (), [])
     run.refresh()
-    return run
+    return run, links(state)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 from otelbudget.admission import booking, closing, settlement, trips
@@ -224,7 +226,11 @@ class BudgetRun(RunView):
         **delta: Unpack[LimitKeywords],
     ) -> None:
         """`extend` for coroutines."""
-        self.extend(to=to, actor=actor, reason=reason, **delta)
+        extend = partial(self.extend, to=to, actor=actor, reason=reason, **delta)
+        if self._state.sharing is None:
+            extend()
+        else:  # it asks the store
+            await asyncio.to_thread(extend)
 
     async def aremaining(self, *, fresh: bool = False) -> dict[str, Any]:
         """`remaining` for coroutines."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import json
 from copy import copy
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar, Unpack
@@ -11,15 +13,16 @@ from opentelemetry import trace
 from opentelemetry.context import attach, detach, get_current
 
 from otelbudget import semconv
-from otelbudget.admission import closing
+from otelbudget.admission import closing, trips
 from otelbudget.admission.state import RunState
 from otelbudget.engine import context
 from otelbudget.engine.engine import UNLIMITED_BUDGET
 from otelbudget.engine.owner import Names, tags_of
+from otelbudget.errors import StoreError
 from otelbudget.model.budget import RunBudget
 from otelbudget.model.keywords import unknown
 from otelbudget.model.quota import check_priority
-from otelbudget.runs import child, decorator, resume
+from otelbudget.runs import child, continuing, decorator, resume, sharing
 from otelbudget.runs.blocks import Block
 from otelbudget.runs.leaving import leave
 from otelbudget.telemetry import our_spans
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from opentelemetry.context import Context
+    from opentelemetry.trace import Link
 
     from otelbudget.engine.engine import Engine
     from otelbudget.engine.owner import Owner
@@ -56,13 +60,14 @@ class RunOptions(TypedDict, total=False):
     mode: Mode
     carve: Carve | None
     reraise: bool
+    shared: bool
 
 
 class RunScope(Block):
     """A run to be entered: ``with``, ``async with``, or a decorator that opens one per call.
 
     Options as in `otelbudget.run`. *parent* is the run it is part of; None takes the explicit run of this context, else
-    that of the agent's span. *resumed* is the state of the run that it continues, as a root run under *budget*.
+    that of the agent's span. *goes_on* makes the run that it continues, a root run, with links to its span before.
     """
 
     advice = "write `with otelbudget.run(...) as run:`, or `@otelbudget.run(...)` above a function"
@@ -74,7 +79,7 @@ class RunScope(Block):
         budget: str | RunBudget | None = None,
         *,
         parent: RunState | None = None,
-        resumed: Mapping[str, Any] | None = None,
+        goes_on: Callable[[], tuple[RunState, list[Link]]] | None = None,
         **options: Unpack[RunOptions],
     ) -> None:
         _check_spelling(budget, options)
@@ -89,7 +94,8 @@ class RunScope(Block):
         self._who = _names(options)
         self._parent = parent
         self._reraise = options.get("reraise", True)
-        self._resumed = resumed
+        self._goes_on = goes_on
+        self._shared = options.get("shared", False)
         self._run: RunState | None = None
         self._token: Token[Context] | None = None
         super().__init__()
@@ -105,19 +111,21 @@ class RunScope(Block):
         engine = self._engine
         closing.tend(engine)
         # An exception may come at any moment: until it is enlisted, nothing but this scope knows of the run.
-        run = self._run = self._made()
-        links = None if self._resumed is None else resume.links(self._resumed)
+        run, links = (self._made(), None) if self._goes_on is None else self._goes_on()
+        self._run = run
         span = our_spans.start(engine.tracer, f"{semconv.RUN_SPAN} {run.budget.name or 'custom'}", links=links)
         run.span = span
         run.site = site_of(span)
+        if run.sharing is not None:
+            if run.sharing.opener:
+                run.sharing.open(json.dumps(resume.form(run)))
+            run.sharing.follow()
         closing.write_limits(run, span)
         run.enlist()
-        return run, context.RUN.put(trace.set_span_in_context(span), run)
+        return run, context.RUN.put(continuing.carry(run, trace.set_span_in_context(span)), run)
 
     def _made(self) -> RunState:
         engine = self._engine
-        if self._resumed is not None:
-            return resume.rebuild(engine, engine.budget(self._budget), self._resumed, reraise=self._reraise)
         around = self._parent or self._around()
         parent = None if self._mode == "detached" else self._parent or self._part_of(around)
         names = self._names(parent, around)
@@ -126,7 +134,14 @@ class RunScope(Block):
         if parent is None:
             if self._mode == "carve":
                 raise ValueError("mode='carve' keeps a part of the run around it, and there is none here")
-            return RunState(engine, engine.budget(self._budget), owner, reraise=self._reraise)
+            root = sharing.root if self._shared else RunState
+            return root(engine, engine.budget(self._budget), owner, reraise=self._reraise)
+        if self._shared:
+            raise ValueError(
+                "a run inside another one is shared as far as that is: open the outermost with shared=True"
+            )
+        if self._mode == "carve" and any(one.sharing is not None for one in parent.lineage):
+            raise ValueError("nothing can be carved out of a shared run: give the run inside it a budget of its own")
         child.check(parent)
         budget = self._budget or UNLIMITED_BUDGET
         wants = child.wanted(self._carve, budget, parent) if self._mode == "carve" else None
@@ -177,19 +192,29 @@ class RunScope(Block):
         return run if run is not None and run.engine is self._engine else None
 
     def __enter__(self) -> BudgetRun:
+        self._check_new()
+        try:
+            return self._entered(*self.open())
+        except BaseException:  # nobody would ever leave it
+            self._undo()
+            raise
+
+    def _check_new(self) -> None:
         if self._run:
             raise RuntimeError("this run was entered before: make a new one with otelbudget.run(...)")
-        try:
-            run, here = self.open()
-            made = self._make(run)
-            self._token = attach(here)
-            return made
-        except BaseException:  # nobody would ever leave it
-            if self._token is not None:
-                detach(self._token)
-            if self._run is not None:
-                closing.discard(self._run)
-            raise
+
+    def _entered(self, run: RunState, here: Context) -> BudgetRun:
+        made = self._make(run)
+        self._token = attach(here)
+        return made
+
+    def _undo(self, *_: object) -> None:
+        if self._token is not None:
+            detach(self._token)
+        if self._run is not None:
+            closing.discard(self._run)
+        if self._run is not None and self._run.sharing is not None:
+            self._run.sharing.close()
 
     def __exit__(self, kind: Any, error: BaseException | None, tb: TracebackType | None) -> Literal[False]:
         run, token = self._run, self._token
@@ -200,9 +225,25 @@ class RunScope(Block):
         return False
 
     async def __aenter__(self) -> BudgetRun:
-        return self.__enter__()
+        if not self._shared:
+            return self.__enter__()
+        self._check_new()
+        opening = asyncio.ensure_future(asyncio.to_thread(self.open))  # it asks the store
+        try:
+            return self._entered(*await asyncio.shield(opening))
+        except BaseException:  # cancelled, the thread may be at it yet
+            opening.add_done_callback(self._undo)
+            raise
 
     async def __aexit__(self, kind: Any, error: BaseException | None, tb: TracebackType | None) -> Literal[False]:
+        try:
+            if self._run is not None and self._run.sharing is not None:
+                await trips.arefresh(self._run)
+        except StoreError:
+            pass
+        except BaseException as stopped:  # cancelled, and so is what was to be raised
+            self.__exit__(type(stopped), stopped, stopped.__traceback__)
+            raise
         return self.__exit__(kind, error, tb)
 
     def __call__(self, function: F) -> F:

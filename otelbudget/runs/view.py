@@ -55,7 +55,7 @@ class RunView:
 
     @property
     def direct_usage(self) -> Usage:
-        """What this run used itself, without its children."""
+        """What this run used itself, without its children; of a shared one, without those in this process."""
         closing.settle_overdue(self._state.engine)
         return sum_of(self._state.account.own(), estimated=self._state.estimated)
 
@@ -130,7 +130,7 @@ class RunView:
 
 def _state_of(run: RunState) -> State:
     """``closed``, ``frozen``, ``exhausted`` (its own budget has no model call left) or ``active``."""
-    if run.closed:
+    if run.closed or run.over:
         return "closed"
     if run.frozen is not None:
         return "frozen"

@@ -26,6 +26,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 
 from otelbudget.errors import BudgetError
 from otelbudget.model.amounts import UNLIMITED
+from otelbudget.stores.records import RunRecord
 
 __all__ = [
     "FOREVER_S",
@@ -236,6 +237,9 @@ class Store(Protocol):
 
         Those that have used nothing and on which nothing is held may be left out.
         """
+
+    def run(self, shard: str, run_id: str, record: RunRecord | None = None) -> RunRecord | None:
+        """The record of a shared run once *record* is `written`, if that is given; None if there is none."""
 
     def close(self) -> None:
         """Let go of files and sockets; every later call raises StoreError."""

@@ -37,6 +37,7 @@ from otelbudget.stores.base import (
 )
 from otelbudget.stores.blocks import Blocks, Held, Key, Lease, is_worth, least, left
 from otelbudget.stores.errands import Trips, amake, make
+from otelbudget.stores.records import RunRecord
 
 __all__ = ["Leased"]
 
@@ -123,6 +124,10 @@ class Leased:
         """See `Store.accounts`; what was spent of leases goes there before."""
         self._settle_all(shard)
         return self._store.accounts(shard, after)
+
+    def run(self, shard: str, run_id: str, record: RunRecord | None = None) -> RunRecord | None:
+        """See `Store.run`."""
+        return self._store.run(shard, run_id, record)
 
     def tend(self) -> None:
         """End what is old; whoever has this store calls it about every second."""

@@ -39,6 +39,7 @@ from otelbudget.stores.base import (
     Stored,
     WrongWindow,
 )
+from otelbudget.stores.records import RunRecord, Runs
 
 __all__ = ["MemoryStore"]
 
@@ -64,6 +65,7 @@ class _Shard:
     due: list[tuple[float, str]] = field(default_factory=list)
     overrides: dict[str, Override] = field(default_factory=dict)
     revision: int = 0
+    runs: Runs = field(default_factory=Runs)
 
     def keep(self, id: str, one: _Kept, until_s: float) -> None:
         self.kept[id], one.until_s = one, until_s
@@ -191,6 +193,11 @@ class MemoryStore:
         with self._trip(shard):
             found = [one for one in self._current(shard) if one.where.names[0] > after]
             return [_stored(one) for one in sorted(found, key=lambda one: one.where.names)[:PAGE]]
+
+    def run(self, shard: str, run_id: str, record: RunRecord | None = None) -> RunRecord | None:
+        """See `Store.run`."""
+        with self._trip(shard) as found:
+            return found.runs.run(run_id, record, self._now_s)
 
     def close(self) -> None:
         """Answer nothing any more."""

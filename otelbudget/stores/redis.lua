@@ -7,6 +7,7 @@
 --                                    That of a rolling one ends with the bucket of which used is the sum
 --   b:<start>_<end>r:<key>           what a rolling one has used, by the number of the bucket
 --   rules, revision                  overrides by key; when the shard began, and how often they have changed since
+--   r:<id>                           the record of a shared run: opened, state, changes, when it was opened, ms
 --
 -- Numbers are doubles, exact up to 2^53: no sum goes beyond TOP, which is above every limit.
 local TOP = 9007199254740991
@@ -323,6 +324,23 @@ function trips.reset()
     end
   end
   return answer('reset', {}, 0)
+end
+
+-- KEYS: holds, the record of a run. ARGV: how long it lives, ms; if it is to be written, opened, state, changes.
+function trips.run(lives, opened, state)
+  local key, changes = KEYS[2], tonumber(ARGV[6])
+  local row = call('GET', key)
+  local found = row and cmsgpack.unpack(row)
+  if found and now >= found[4] + lives then found = nil end
+  if not found and changes == 0 then
+    found = { opened, state, 0, now }
+    call('SET', key, cmsgpack.pack(found), 'PX', lives)
+  elseif found and changes == found[3] + 1 then
+    found[2], found[3] = state, changes
+    call('SET', key, cmsgpack.pack(found), 'KEEPTTL')
+  end
+  if not found then return { 'run', now } end
+  return { 'run', now, unpack(found) }
 end
 
 return trips[ARGV[1]](ARGV[3], ARGV[4], ARGV[5])

@@ -22,8 +22,7 @@ from otelbudget.stores.base import Answer, Line, Reserve, Settled, Store, WrongW
 from otelbudget.stores.failure import Failure
 from otelbudget.stores.health import Health
 from otelbudget.stores.owed import ById, Owed, Unsent, sending
-
-__all__ = ["Shared"]
+from otelbudget.stores.watched import Watched
 
 _log = logging.getLogger("otelbudget")
 #: How many settles wait for the store at most, and how long the end waits for them, seconds.
@@ -46,7 +45,7 @@ class Shared:
     Attributes:
         ttl_s: How long holds live there that nobody renews.
         health: What became of the trips.
-        owed: Where the ledger puts what it charges, by its id.
+        owed, watched: Where the ledger puts what it charges, by its id; what follows the store.
     """
 
     def __init__(
@@ -66,6 +65,7 @@ class Shared:
         self.overrides: Any = None  # what is set in the store, where somebody obeys it
         self._ended = threading.Event()
         self._tending: threading.Thread | None = None
+        self.watched = Watched(self._keep_alive)
         forking.tell(self)
 
     def shard(self, owner: Any) -> str:
@@ -100,7 +100,7 @@ class Shared:
 
     def _heard(self, shard: str, answer: Answer) -> Answer:
         if self.overrides is not None and self.overrides.heard(shard, answer.revision):
-            self._keep_alive()
+            self.watched.add(self.overrides)
         return answer
 
     def admits(self, asked: Reserve, *, held: bool) -> bool:
@@ -247,12 +247,12 @@ class Shared:
                 return
             self._retry()
             tend_leases()
-            if self.overrides is not None:
-                self.overrides.catch_up()
+            self.watched.catch_up()
             if time.monotonic() >= renew_s:
                 self._renew()
                 renew_s = time.monotonic() + self.ttl_s / 3
         until_s = time.monotonic() + FLUSH_S
+        self.watched.catch_up()
         while self._owed:
             self._retry(flying=True)
             if not self._spent() or time.monotonic() > until_s:

@@ -35,6 +35,7 @@ from otelbudget.stores.base import (
     judge,
 )
 from otelbudget.stores.health import Health
+from otelbudget.stores.records import RUN_S, RunRecord, written
 from otelbudget.stores.sqlite_file import File
 from otelbudget.stores.sqlite_schema import HELD, USED
 from otelbudget.stores.sqlite_tidy import Tidier
@@ -48,6 +49,9 @@ _ACCOUNTS = f"""SELECT key, start_s, end_s, length_s, {", ".join((*USED, *HELD))
     WHERE shard = ? AND key > ? AND (length_s > 0 OR (start_s <= ? AND end_s > ?)) ORDER BY key LIMIT ?"""
 _FORGET = f"""UPDATE account SET {", ".join(f"{used} = 0" for used in USED)}
     WHERE shard = ? AND key = ? AND length_s = 0 AND start_s <= ? AND end_s > ?"""
+
+
+_RUN = "SELECT opened, state, changes, opened_s FROM run WHERE shard = ? AND id = ? AND opened_s > ?"
 
 
 class SqliteStore:
@@ -126,6 +130,12 @@ class SqliteStore:
     def accounts(self, shard: str, after: str = "") -> Sequence[Stored]:
         """See `Store.accounts`."""
         return self._file.reading(lambda connection, now_s: _accounts(Trip(connection, shard, now_s), after))
+
+    def run(self, shard: str, run_id: str, record: RunRecord | None = None) -> RunRecord | None:
+        """See `Store.run`."""
+        if record is None:
+            return self._file.reading(lambda connection, now_s: _run(Trip(connection, shard, now_s), run_id))
+        return self._write(shard, partial(_run, run_id=run_id, record=record))
 
     def close(self) -> None:
         """Close the file, after the trips that are under way; does nothing the second time."""
@@ -233,6 +243,17 @@ def _configure(trip: Trip, key: str, change: Override | Reset | None) -> None:
     else:
         execute("INSERT OR REPLACE INTO override VALUES (?, ?, ?)", (*place, change.rules))
     execute("INSERT OR REPLACE INTO shard VALUES (?, ?)", (trip.shard, trip.revision() + 1))
+
+
+def _run(trip: Trip, run_id: str, record: RunRecord | None = None) -> RunRecord | None:
+    execute, place = trip.connection.execute, (trip.shard, run_id)
+    row = execute(_RUN, (*place, trip.now_s - RUN_S)).fetchone()
+    found = None if row is None else RunRecord(*row)
+    if record is not None:
+        found = written(found, record, trip.now_s)
+        if found is not None:
+            execute("INSERT OR REPLACE INTO run VALUES (?, ?, ?, ?, ?, ?)", (*place, *found[:4]))
+    return None if found is None else found._replace(now_s=trip.now_s)
 
 
 def _accounts(trip: Trip, after: str) -> list[Stored]:

@@ -2,7 +2,7 @@
 
 ``account`` has a row per account and window, with what was used (u) and what is held (h) of each resource. That of a
 rolling window has its length, and only what is held; what was used is in ``bucket``. ``hold`` has the open holds and
-the marks of those that have ended.
+the marks of those that have ended, ``run`` the records of shared runs.
 """
 
 from __future__ import annotations
@@ -37,6 +37,12 @@ _TABLES: Final = (
     "CREATE INDEX hold_open ON hold (shard, expires_s, id) WHERE state = 'open'",
     "CREATE INDEX hold_ended ON hold (expires_s) WHERE state <> 'open'",
 )
+#: Files that were made before there were shared runs get these, too.
+_RUNS: Final = (
+    """CREATE TABLE IF NOT EXISTS run (shard TEXT, id TEXT, opened TEXT NOT NULL, state TEXT NOT NULL,
+        changes INTEGER NOT NULL, opened_s REAL NOT NULL, PRIMARY KEY (shard, id)) WITHOUT ROWID""",
+    "CREATE INDEX IF NOT EXISTS run_opened ON run (opened_s)",
+)
 
 
 def prepare(connection: sqlite3.Connection) -> None:
@@ -55,6 +61,8 @@ def prepare(connection: sqlite3.Connection) -> None:
     if empty:
         _create(connection)
         _check(connection)
+    for table in _RUNS:
+        connection.execute(table)
 
 
 def _empty(connection: sqlite3.Connection) -> bool:

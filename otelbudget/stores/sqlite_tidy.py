@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from otelbudget.stores.base import KEPT_S
+from otelbudget.stores.records import RUN_S
 from otelbudget.stores.sqlite_schema import HELD
 
 __all__ = ["Tidier"]
@@ -27,6 +28,7 @@ _DELETE: Final = (
     f" (SELECT shard, key, start_s FROM account WHERE end_s <= :past_s AND {_IDLE} LIMIT :rows)",
     "DELETE FROM bucket WHERE (shard, key, number) IN"
     " (SELECT shard, key, number FROM bucket WHERE end_s <= :past_s LIMIT :rows)",
+    f"DELETE FROM run WHERE (shard, id) IN (SELECT shard, id FROM run WHERE opened_s <= :past_s - {RUN_S} LIMIT :rows)",
 )
 
 

@@ -21,6 +21,7 @@ from otelbudget.stores.base import (
     Stored,
     WrongWindow,
 )
+from otelbudget.stores.records import RunRecord
 
 Amounts = tuple[int, ...]
 
@@ -78,6 +79,7 @@ class ModelStore:
         self.charges: list[Charge] = []
         self.rules: dict[tuple[str, str], Override] = {}
         self.revisions: dict[str, int] = {}
+        self.runs: dict[tuple[str, str], RunRecord] = {}
         self.closed = False
 
     def reserve(self, asked: Reserve) -> Answer:
@@ -167,6 +169,20 @@ class ModelStore:
                 start_s, end_s = (0, line.end_s - line.start_s) if line.rolling else (line.start_s, line.end_s)
                 found[line.key] = Stored(line.key, start_s, end_s, line.rolling, *self.state(shard, line, now_s))
         return [found[key] for key in sorted(found)][:PAGE]
+
+    def run(self, shard: str, run_id: str, record: RunRecord | None = None) -> RunRecord | None:
+        now_s = self.now_s()
+        found = self.runs.get((shard, run_id))
+        if found is not None and now_s >= found.opened_s + 7 * 24 * 3600:
+            found = None
+        if record is not None and found is None and record.changes == 0:
+            found = RunRecord(record.opened, record.state, 0, now_s)
+        if record is not None and found is not None and record.changes == found.changes + 1:
+            found = RunRecord(found.opened, record.state, record.changes, found.opened_s)
+        if found is None:
+            return None
+        self.runs[shard, run_id] = found
+        return found._replace(now_s=now_s)
 
     def close(self) -> None:
         self.closed = True

@@ -20,6 +20,7 @@ import otelbudget
 from otelbudget import BudgetExceeded, Config, ConfigError, Quota, Quotas, QuotaService, StoreError, Usage
 from otelbudget.config import StoreConfig
 from otelbudget.stores.base import Line, Override, Reserve, Reset
+from otelbudget.stores.records import RunRecord
 from otelbudget.stores.redis import RedisStore
 
 pytestmark = pytest.mark.slow
@@ -100,6 +101,14 @@ async def test_coroutines_find_all_nodes_in_the_order_of_their_calls(spread: Red
 
     answers = await asyncio.gather(*(ask(shard, i) for i in range(30) for shard in SHARDS[:8]))
     assert [answer.refused for answer in answers] == [None] * 200 + [0] * 40
+
+
+def test_records_of_shared_runs_lie_with_their_shard(spread: RedisStore) -> None:
+    for shard in SHARDS:
+        assert spread.run(shard, "r1", RunRecord(shard, "open")) is not None
+        assert spread.run(shard, "r1", RunRecord("", "frozen", 1)) is not None
+    found = [spread.run(shard, "r1") for shard in SHARDS]
+    assert [one[:3] for one in found if one is not None] == [(shard, "frozen", 1) for shard in SHARDS]
 
 
 def test_a_slot_that_moves_takes_its_accounts_along(nodes: list[RedisServer], spread: RedisStore) -> None:

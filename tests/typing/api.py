@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
+from email.message import Message
 from typing import Any, assert_type
 
 import otelbudget
@@ -74,6 +75,15 @@ def pausing() -> None:
         state = run.export_state()
         assert_type(state, dict[str, Any])
     with otelbudget.resume(state, on_exhausted=lambda denial, run: True) as again:
+        assert_type(again, BudgetRun)
+
+
+def sharing() -> None:
+    with otelbudget.run(budget, shared=True) as run:
+        assert_type(run.run_id, str)
+    with otelbudget.continue_run(Message()), otelbudget.continue_run("0" * 32) as again:
+        assert_type(again, BudgetRun)
+    with otelbudget.continue_run({"baggage": ""}, tenant="acme", on_exhausted=lambda denial, run: True) as again:
         assert_type(again, BudgetRun)
 
 
