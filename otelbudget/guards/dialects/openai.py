@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from otelbudget.calls.sizing import Kept
 from otelbudget.guards.dialects import Dialect, Endpoints, cost_of, count, get, spoken, text_of
 from otelbudget.model.usage import Usage
 
@@ -78,6 +79,15 @@ class OpenAI(Dialect):
         return event.get("choices") == [] and self.usage(event, "") is not None
 
 
+class Responses(OpenAI):
+    """The Responses API, which keeps its answers, and conversations of them."""
+
+    def kept(self, body: Mapping[str, Any]) -> Kept:
+        """``previous_response_id``, and ``conversation``: an id, or an object with one."""
+        conversation = text_of(body, "conversation") or text_of(body.get("conversation"), "id")
+        return Kept(text_of(body, "previous_response_id"), conversation)
+
+
 def _prompts(prompt: object) -> int:
     """How many prompts a completion has: a list of texts or of token lists is several, a list of tokens one."""
     return len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
@@ -103,7 +113,7 @@ CHAT_MAXIMA: Final = ("max_completion_tokens", "max_tokens")
 ENDPOINTS: Final[Endpoints] = (
     ("/chat/completions", OpenAI("chat", CHAT_MAXIMA, asks_usage=True)),
     ("/completions", OpenAI("text_completion", ("max_tokens",))),
-    ("/responses", OpenAI("chat", ("max_output_tokens",))),
-    ("/responses/compact", OpenAI("chat")),
+    ("/responses", Responses("chat", ("max_output_tokens",))),
+    ("/responses/compact", Responses("chat")),
     ("/embeddings", OpenAI("embeddings")),
 )
