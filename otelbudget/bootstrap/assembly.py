@@ -24,6 +24,7 @@ from otelbudget.bootstrap.providers import equip
 from otelbudget.engine import context as contexts
 from otelbudget.engine.engine import Engine
 from otelbudget.errors import ConfigError
+from otelbudget.estimate import tokenizer
 from otelbudget.manager import BudgetManager
 from otelbudget.telemetry import events
 
@@ -106,6 +107,9 @@ class SetUp:
         self._route = MetricsRoute(engine.meters, arguments, configured_port, self._equipped.resource)
         last.callback(self._route.close)
         undo.callback(self._end, self._route.begin_closing)
+        given = arguments.tokenizer
+        undo.callback(tokenizer.use, None)
+        tokenizer.use(tokenizer.NAMED[given]() if isinstance(given, str) else given)
         self._connect(undo)
         self._guard(undo)
         self._follow(undo)

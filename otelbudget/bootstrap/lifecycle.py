@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from otelbudget.config import Config, StoreConfig
+    from otelbudget.estimate.tokenizer import Tokenizer
     from otelbudget.manager import BudgetManager
     from otelbudget.model.budget import RunBudget
     from otelbudget.stores.base import Store
@@ -51,6 +52,7 @@ def setup(
     instrument: Literal["auto", False] | Iterable[str] = "auto",
     strict: bool = False,
     reload_s: float | None = None,
+    tokenizer: Tokenizer | Literal["tiktoken"] | None = None,
 ) -> BudgetManager:
     """Switch budgets on for this process: guards, spans, metrics and the context in threads.
 
@@ -87,12 +89,16 @@ def setup(
             warns), nothing enforces or the port of ``/metrics`` is in use.
         reload_s: Look every so many seconds whether the file of the configuration has changed, and apply it as
             `BudgetManager.reload` does; None does not.
+        tokenizer: Counts text instead of estimating it: a function of a text and a model (or None) that gives a number
+            of tokens, None where it does not know the model; "tiktoken" (extra ``tokens``) with the vocabularies that
+            are in ``TIKTOKEN_CACHE_DIR``.
 
     Returns:
         The manager of this process.
 
     Raises:
         ConfigError: An argument, a variable or the file is wrong, or it is set up otherwise already.
+        ImportError: What *tokenizer* names is not installed.
     """
     given = dict(locals())  # the arguments, and nothing else yet
     if not isinstance(instrument, str | bool):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from otelbudget.admission import cost as costs
 from otelbudget.admission.cost import Price
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
     from otelbudget.engine.engine import Engine
     from otelbudget.engine.owner import Owner
+
+
+class Kept(NamedTuple):
+    """What a call goes on from: ids of an answer and of a conversation that its provider keeps, None if of none."""
+
+    answer: str | None = None
+    conversation: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +45,7 @@ class ModelRequest:
         answers: How many answers it asks for, at least 1.
         tier: The service tier that it asks for; None if it does not say.
         lowerable: Whoever sends it can send a lower maximum, see `ModelCall.max_output_tokens`.
+        kept: What of it the provider keeps for later calls; None if nothing.
     """
 
     provider: str
@@ -48,6 +56,7 @@ class ModelRequest:
     answers: int = 1
     tier: str | None = None
     lowerable: bool = False
+    kept: Kept | None = None
 
 
 def teach(engine: Engine, request: ModelRequest, usage: Usage, *, seen_whole: bool, lowered: bool) -> None:
@@ -56,11 +65,17 @@ def teach(engine: Engine, request: ModelRequest, usage: Usage, *, seen_whole: bo
     cost_nanousd = None
     if seen_whole and engine.config.trust_reported_cost:
         cost_nanousd = nanousd("reported_cost_usd", usage.reported_cost_usd or 0)
+    counted = seen_whole
+    if request.kept is not None:
+        for name in (usage.response_id, request.kept.conversation):
+            engine.learned.keep(request.provider, name, usage.tokens or 0)
+        # What it takes along of earlier turns says nothing of how well its own were counted.
+        counted = counted and not any(request.kept)
     engine.learned.learn(
         request.provider,
         request.model,
         usage,
-        counted_input=request.input_tokens if seen_whole else None,
+        counted_input=request.input_tokens if counted else None,
         answers=None if lowered or request.max_output_tokens == 0 else request.answers,
         cost_nanousd=cost_nanousd,
     )
@@ -88,6 +103,9 @@ class Sizing:
             corrected = engine.learned.input_tokens(request.provider, request.model, given)
             # An average of other texts may only add to what a hold has to cover, where it is to be an upper bound.
             given = corrected if expects else max(given, corrected)
+            if request.kept is not None:
+                taken_along = (engine.learned.kept_tokens(request.provider, name) for name in request.kept)
+                given = min(given + max(taken_along), CEILING - 1)
         if output is None or (output and expects):
             usual = engine.learned.output_tokens(request.provider, request.model)
             expected = (usual or engine.config.estimates.output_tokens) * request.answers

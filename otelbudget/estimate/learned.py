@@ -1,4 +1,5 @@
-"""What earlier calls of a model say about its next one: how long its answers are, how far counted input is off.
+"""What earlier calls say about the next one: how long a model's answers are, how far counted input is off, and how
+much is kept of a conversation by its provider.
 
 Pure but for its own lock: it knows only what `learn` is told, and forgets the model not asked about for longest.
 """
@@ -26,6 +27,8 @@ LOWEST: Final = 0.5
 HIGHEST: Final = 3.0
 #: Models remembered; their names come from callers, so their number has no other bound.
 MODELS: Final = 256
+#: Answers and conversations remembered, the newest of them.
+KEPT: Final = 10_000
 _MILLION: Final = 1_000_000
 
 
@@ -55,6 +58,7 @@ class Learned:
         # Re-entrant, since the garbage collector may settle a dropped call while this thread holds it.
         self._lock = forking.fresh(threading.RLock())
         self._models: OrderedDict[tuple[str, str], _Seen] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     def input_tokens(self, provider: str, model: str | None, counted: int) -> int:
         """*counted* input tokens, corrected by how far counts of this model were off, rounded up to a whole token.
@@ -64,6 +68,19 @@ class Learned:
         """
         with self._lock:
             return -(-counted * round(self._seen(provider, model).ratio * 1_000) // 1_000)
+
+    def keep(self, provider: str, name: str | None, tokens: int) -> None:
+        """Remember that the provider keeps *tokens*, input and output, under *name*; the most that was ever seen."""
+        if name is None:
+            return
+        with self._lock:
+            self._kept[provider, name] = max(tokens, self._kept.pop((provider, name), 0))
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+
+    def kept_tokens(self, provider: str, name: str | None) -> int:
+        """What the next turn takes along of the answer or conversation *name*; 0 if it was not seen here."""
+        return self._kept.get((provider, name or ""), 0)
 
     def output_tokens(self, provider: str, model: str | None) -> int | None:
         """What 95 % of its last 100 answers did not exceed, at least 1; None before the fifth.

@@ -1,10 +1,4 @@
-"""Text to tokens, before a call: an estimate that needs no tokenizer, no vocabulary and no network.
-
-It counts kinds of characters and borders between them, in C loops of `bytes`, by weights fitted to o200k_base so that
-they err on the high side: the median of estimate / true count is 1.1 to 1.25 for English, code, JSON, Western European
-languages, Chinese, Japanese and Korean, 1.5 to 1.6 for other scripts, 0.97 for Polish or Finnish, but 0.37 for letters
-at random. On the older cl100k_base it is lower outside English and code: 0.8 to 1.03, and 0.4 to 0.7 in other scripts.
-"""
+"""Requests to tokens, before a call: what in them is text, and how much all that is no text counts."""
 
 from __future__ import annotations
 
@@ -12,6 +6,8 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any, Final
+
+from otelbudget.estimate.tokenizer import count_texts
 
 #: Tokens around each message, and around the whole prompt (OpenAI's counting recipe says 3 and 3, names one more).
 PER_MESSAGE: Final = 4
@@ -23,9 +19,6 @@ PER_SMALL_IMAGE: Final = 85
 AUDIO_PER_TOKEN: Final = 1_000
 FILE_PER_TOKEN: Final = 25
 
-#: Longer texts are counted on evenly spaced pieces, so that the time has a bound.
-_WHOLE: Final = 1 << 18
-_PIECES: Final = 64
 #: How many values of a request are looked at.
 _MOST_VALUES: Final = 1_000_000
 
@@ -66,50 +59,9 @@ _BASE64: Final = re.compile(r"(?:data:[\w.+/-]*(?:;[\w=.-]+)*;base64,|[A-Za-z0-9
 _PICTURES: Final = ("iVBORw", "/9j/", "R0lGOD")
 _WEBP: Final = "RUJQ"
 
-# One letter per UTF-8 lead byte: what kind of character begins there.
-_KINDS: Final = (
-    ("a", "az"),
-    ("A", "AZ"),
-    ("0", "09"),
-    ("_", "\t\r "),
-    ("l", "\xc0\xcb"),  # Latin with marks
-    ("g", "\xcc\xcf"),  # Greek
-    ("c", "\xd0\xd3"),  # Cyrillic
-    ("h", "\xd4\xd7"),  # Armenian, Hebrew
-    ("r", "\xd8\xdf"),  # Arabic
-    ("i", "\xe0\xe1"),  # Indic scripts, Thai, Georgian, Khmer
-    ("p", "\xe2\xe2"),  # typographic signs
-    ("j", "\xe3\xe9"),  # Chinese, Japanese
-    ("k", "\xea\xed"),  # Korean
-    ("f", "\xee\xef"),  # full width
-    ("e", "\xf0\xff"),  # emoji
-)
-_LETTERS: Final = b"aAlgchrik"
-#: Thousandths of a token per character of a kind, per border between two kinds, per word (a run of letters).
-_PER_KIND: Final = {b"A": 190, b"0": 340, b".": 620} | {
-    letter.encode(): weight
-    for letter, weight in zip("lgchripjkfe", (1100, 500, 450, 600, 500, 600, 800, 1000, 800, 1200, 2000), strict=True)
-}
-_PER_BORDER: Final = {b"__": 350, b"aA": 1800, b"a0": 600, b"0a": 600, b".0": 700}
-_PER_LOWER: Final = 190
-_PER_WORD: Final = 500
 
-
-def _kinds() -> bytes:
-    table = bytearray(b"." * 256)
-    for letter, span in _KINDS:
-        first, last = ord(span[0]), ord(span[-1])
-        table[first : last + 1] = letter.encode() * (last + 1 - first)
-    return bytes(table)
-
-
-_KIND_OF: Final = _kinds()
-_CONTINUATION: Final = bytes(range(0x80, 0xC0))
-_WORD_OR_NOT: Final = bytes(ord("a") if i in _LETTERS else ord(".") for i in range(256))
-
-
-def estimate_tokens(value: object) -> int:
-    """About how many input tokens *value* is, rather too many than too few.
+def estimate_tokens(value: object, model: str | None = None) -> int:
+    """About how many input tokens *value* is.
 
     Example:
         >>> estimate_tokens("How does a token bucket limit requests?")
@@ -118,58 +70,37 @@ def estimate_tokens(value: object) -> int:
     Args:
         value: A text, a list of messages, a whole request body, or any JSON-like value, which counts as its JSON
             would. Nothing else is refused: an object counts by its attributes.
+        model: For a tokenizer, see ``setup(tokenizer=...)``; without one, all models count alike.
 
     Returns:
         At least 1, except 0 for None and for an empty text, list or mapping.
     """
     if isinstance(value, str):
-        return max(1, _text_tokens(value)) if value else 0
+        return max(1, count_texts([value], model)) if value else 0
     if not value:
         return 0 if value is None or isinstance(value, list | tuple | Mapping | bytes) else 1
     if isinstance(value, Mapping) and any(name in value for name in ("messages", "input", "prompt")):
-        return count_input(value)
+        return count_input(value, model)
     walk = _Walk()
     walk.add(value)
-    return max(1, walk.tokens())
+    return max(1, walk.tokens(model))
 
 
-def count_input(body: object) -> int:
+def count_input(body: object, model: str | None = None) -> int:
     """The input tokens of a whole request body as it is sent as JSON, estimated, at least 1. Never raises.
 
     Understands Anthropic's messages and OpenAI's chat completions, responses, completions and embeddings; token ids
     count one each. What the
-    provider keeps on its side (``previous_response_id``, a stored prompt) can't be seen. Takes 20 microseconds for a
-    short chat, 1.5 ms for 100 kB, at most 5 ms for a text of any length, and 0.1 s for 100,000 messages.
+    provider keeps on its side (``previous_response_id``, a stored prompt) can't be seen here.
     """
     if not isinstance(body, Mapping):
-        return max(1, estimate_tokens(body))
+        return max(1, estimate_tokens(body, model))
     walk = _Walk()
     for name in _READ:
         walk.add(body.get(name))
     for name in _READ_VERBATIM:
         walk.add(body.get(name), verbatim=True)
-    return max(1, walk.tokens() + PER_REQUEST)
-
-
-def _text_tokens(text: str) -> int:
-    if len(text) <= _WHOLE:
-        return -(-_weigh(text) // 1000)
-    size, stride = _WHOLE // _PIECES, len(text) // _PIECES
-    pieces = [text[start : start + size] for start in range(0, stride * _PIECES, stride)]
-    return -(-sum(map(_weigh, pieces)) * len(text) // (1000 * size * _PIECES))
-
-
-def _weigh(text: str) -> int:
-    """Thousandths of a token in *text*."""
-    kinds = text.encode("utf-8", "surrogatepass").translate(_KIND_OF, _CONTINUATION)
-    lower, weight = len(kinds) - kinds.count(b"_"), 0
-    for kind, each in _PER_KIND.items():
-        number = kinds.count(kind)
-        lower -= number
-        weight += number * each
-    weight += sum(kinds.count(border) * each for border, each in _PER_BORDER.items())
-    words = (b"." + kinds).translate(_WORD_OR_NOT).count(b".a")
-    return weight + lower * _PER_LOWER + words * _PER_WORD
+    return max(1, walk.tokens(model) + PER_REQUEST)
 
 
 class _Walk:
@@ -180,9 +111,9 @@ class _Walk:
         self._tokens = 0
         self._left = _MOST_VALUES
 
-    def tokens(self) -> int:
+    def tokens(self, model: str | None) -> int:
         """Of everything added so far."""
-        return self._tokens + _text_tokens("\n".join(self._texts))
+        return self._tokens + count_texts(self._texts, model)
 
     def add(self, value: object, *, verbatim: bool = False) -> None:
         """Add *value*; *verbatim* if a model reads the names in it as well."""

@@ -79,15 +79,17 @@ def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan 
     body: Mapping[str, Any] = {}
     with contained(f"reading a request of {sdk.name}"):
         body, provider = wire.body(sent), provider_of(client, sdk.provider)
+        model = text_of(body, "model")
         request = ModelRequest(
             provider=provider,
             operation=dialect.operation,
-            model=text_of(body, "model"),
-            input_tokens=count_input(body),
+            model=model,
+            input_tokens=count_input(body, model),
             max_output_tokens=dialect.max_output_tokens(body),
             answers=dialect.answers(body),
             tier=text_of(body, "service_tier"),
             lowerable=wire.open(sent) and bool(dialect.maximum_keys(body, provider)),
+            kept=dialect.kept(body),
         )
     endpoint = str(getattr(client, "base_url", "")), request.model
     ask = stream and dialect.asks_usage and wire.open(sent) and endpoint not in _without_usage and _may_ask()

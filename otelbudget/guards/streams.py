@@ -82,7 +82,7 @@ class StreamWatch(Watch):
         self._unheard = 0
         seen = self._seen()
         if len(self._text) > _TOGETHER:
-            self._tokens, self._text = self._tokens + estimate_tokens(self._text), ""
+            self._tokens, self._text = self._tokens + self._estimated(), ""
         try:
             self._charge.call.grow(seen)
         except BudgetExceeded as denial:
@@ -92,9 +92,12 @@ class StreamWatch(Watch):
 
     def _seen(self) -> int:
         """Estimate of the output seen so far; the maximum that was sent bounds it, as it does the model."""
-        tokens = self._tokens + (estimate_tokens(self._text) if self._text else 0)
+        tokens = self._tokens + self._estimated()
         maximum = self._charge.call.max_output_tokens
         return tokens if maximum is None else min(tokens, maximum)
+
+    def _estimated(self) -> int:
+        return estimate_tokens(self._text, self._charge.request.model)
 
     def _so_far(self) -> Usage:
         """The output seen, and the input as it was told or estimated."""

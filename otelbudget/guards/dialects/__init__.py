@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from otelbudget.calls.sizing import Kept
 from otelbudget.model.reported import cost_of, count, get, part_of
 from otelbudget.model.reported import text as text_of
 from otelbudget.model.usage import Usage
@@ -44,6 +45,10 @@ class Dialect(ABC):
             return 0
         maximum = next((n for key in self.maxima if (n := count(body.get(key)))), None)
         return None if maximum is None else maximum * self.answers(body)
+
+    def kept(self, body: Mapping[str, Any]) -> Kept | None:  # noqa: ARG002 - most keep nothing
+        """What of it the provider keeps for later requests; None if nothing."""
+        return None
 
     def maximum_keys(self, body: Mapping[str, Any], provider: str) -> tuple[str, ...]:  # noqa: ARG002 - some differ
         """Where a lower maximum is put: where the request has one, else where it would; empty if it can't be."""

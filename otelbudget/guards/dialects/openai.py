@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from otelbudget.guards.dialects import Dialect, Endpoints, count, get, spoken
+from otelbudget.calls.sizing import Kept
+from otelbudget.guards.dialects import Dialect, Endpoints, count, get, spoken, text_of
 from otelbudget.model.usage import Usage
 
 #: Providers of chat completions that know ``max_tokens`` and not its successor, by their own documentation.
@@ -54,6 +55,15 @@ def _choices(event: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [one for one in choices if isinstance(one, Mapping)] if isinstance(choices, list) else []
 
 
+class Responses(OpenAI):
+    """The Responses API, which keeps its answers, and conversations of them."""
+
+    def kept(self, body: Mapping[str, Any]) -> Kept:
+        """``previous_response_id``, and ``conversation``: an id, or an object with one."""
+        conversation = text_of(body, "conversation") or text_of(body.get("conversation"), "id")
+        return Kept(text_of(body, "previous_response_id"), conversation)
+
+
 def _prompts(prompt: object) -> int:
     """How many prompts a completion has: a list of texts or of token lists is several, a list of tokens one."""
     return len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
@@ -63,7 +73,7 @@ CHAT_MAXIMA: Final = ("max_completion_tokens", "max_tokens")
 ENDPOINTS: Final[Endpoints] = (
     ("/chat/completions", OpenAI("chat", CHAT_MAXIMA, asks_usage=True)),
     ("/completions", OpenAI("text_completion", ("max_tokens",), asks_usage=True)),
-    ("/responses", OpenAI("chat", ("max_output_tokens",))),
-    ("/responses/compact", OpenAI("chat")),
+    ("/responses", Responses("chat", ("max_output_tokens",))),
+    ("/responses/compact", Responses("chat")),
     ("/embeddings", OpenAI("embeddings")),
 )
