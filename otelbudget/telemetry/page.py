@@ -17,6 +17,7 @@ from prometheus_client.utils import floatToGoString
 
 from otelbudget import forking
 from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS, Family, HistogramFamily
+from otelbudget.telemetry.forks import ForkWatch
 
 if TYPE_CHECKING:
     from otelbudget.telemetry.cells import Meters
@@ -46,6 +47,7 @@ class Page:
         #: Per format: when its text was begun, and the text.
         self._texts: dict[bool, tuple[float, bytes]] = {}
         self._before_s = time.time()
+        self._forks = ForkWatch()
         forking.tell(self)
 
     def forked(self) -> None:
@@ -61,6 +63,7 @@ class Page:
             return self._texts[openmetrics][1]
 
     def _render(self, openmetrics: bool) -> bytes:
+        self._forks.scraped()
         began_s = time.time()
         now = self._meters.snapshot()
         lines: list[str] = []

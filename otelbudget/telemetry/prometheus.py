@@ -5,8 +5,6 @@ Exemplars appear in the OpenMetrics format only; the classic text format has no 
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any
@@ -17,12 +15,10 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar as PrometheusExemplar
 from prometheus_client.utils import floatToGoString
 
-from otelbudget import forking
 from otelbudget.telemetry.cells import Meters
 from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS, Family, HistogramFamily
+from otelbudget.telemetry.forks import ForkWatch
 from otelbudget.telemetry.histogram import Histogram
-
-_log = logging.getLogger(__name__)
 
 
 class PrometheusCollector(Collector):
@@ -30,18 +26,7 @@ class PrometheusCollector(Collector):
 
     def __init__(self, meters: Meters) -> None:
         self._meters = meters
-        self._forks = False
-        self._said = False
-        forking.before(self)
-        forking.tell(self)
-
-    def forking(self) -> None:
-        """Before a fork: from now on this page does not tell of all that is spent."""
-        self._forks = True
-
-    def forked(self) -> None:
-        """In a child, whose page tells of it all."""
-        self._forks = self._said = False
+        self._forks = ForkWatch()
 
     def describe(self) -> Iterator[Metric]:
         """The families without samples: registering asks for these names and need not collect."""
@@ -50,13 +35,7 @@ class PrometheusCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The families with their samples, all from the same moment."""
-        if self._forks and not self._said:
-            self._said = True
-            _log.warning(
-                "this page tells of process %d alone: each process that it has forked counts for itself, and has a page"
-                " of its own once it uses a budget",
-                os.getpid(),
-            )
+        self._forks.scraped()
         now = self._meters.snapshot()
         for family in FAMILIES:
             shown = _plain(family)
