@@ -18,7 +18,7 @@ from otelbudget.errors import ConfigError
 from otelbudget.model.amounts import NANOS, Money, count, nanousd
 from otelbudget.model.names import is_pattern, matching, undated
 from otelbudget.model.usage import Usage
-from otelbudget.model.values import remade
+from otelbudget.model.values import remade, said
 from otelbudget.pricing.listed import listed_price
 from otelbudget.pricing.rates import APART, EACH, PARTS, Known, Parts, Rates, rates
 
@@ -32,7 +32,7 @@ _ORDINARY: Final = (None, "auto", "default", "standard", "standard_only")
 _PRICED: Final = tuple(name for name in (*PARTS, *APART) if name not in ("image_output", "cache_write_1h"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Price:
     """What a model's tokens cost, in USD per *per* tokens, and what else it is paid for.
 
@@ -86,6 +86,9 @@ class Price:
             raise ConfigError("per must be at least 1 token, got 0")
         if self.discount > 1:
             raise ConfigError(f"discount must be a ratio from 0 to 1, got {self.discount}")
+
+    def __repr__(self) -> str:
+        return said(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return remade(self)
