@@ -15,7 +15,7 @@ from otelbudget.stores.base import GRACE_S, MARK_S, Answer, Reserve, Settle, Set
 from otelbudget.stores.block import CLOSED, Held, Key, Lease, Place, rules_of
 
 #: For how long an id that has ended is known at least, seconds: longer than anybody sends it again.
-KNOWN_S: Final = 30.0
+KNOWN_S: Final = 10.0
 
 
 class Blocks:
