@@ -2,69 +2,20 @@
 
 from __future__ import annotations
 
-import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
 from operator import add, sub
-from typing import Any, Final
+from typing import Final
 
 from otelbudget.errors import StoreError
-from otelbudget.ledger.account import Account, Hold
 from otelbudget.ledger.ledger import Ledger
-from otelbudget.ledger.rules import Rule, rules_of_budget
-from otelbudget.model.amounts import NOTHING, UNLIMITED, Amounts
+from otelbudget.model.amounts import Amounts
 from otelbudget.model.vector import pack, unpack
-from otelbudget.stores.base import GRACE_S, MARK_S, Answer, Line, Reserve, Settle, Settled, State
+from otelbudget.stores.base import GRACE_S, MARK_S, Answer, Reserve, Settle, Settled, State
+from otelbudget.stores.block import CLOSED, Held, Key, Lease, Place, rules_of
 
-Key = tuple[str, tuple[Line, ...]]
 #: For how long an id that has ended is known at least, seconds: longer than anybody sends it again.
-KNOWN_S: Final = 30.0
-
-
-class Lease:
-    """A block of the accounts of *key*, and what is spent and held of it: nothing more once it is closed.
-
-    Attributes:
-        block: What the store holds for it; nothing until it has said so.
-        states: What the others have, as it was when the block was taken.
-        until_s: When it is to be closed.
-    """
-
-    __slots__ = ("account", "block", "id", "is_open", "key", "lines", "shard", "states", "until_s")
-
-    def __init__(self, key: Key) -> None:
-        self.id = f"{secrets.randbits(128):032x}"
-        self.key = key
-        self.shard, self.lines = key
-        self.block: tuple[int, ...] = NOTHING
-        self.account = Account(_CLOSED)
-        self.is_open = False
-        self.states: tuple[State, ...] = ()
-        self.until_s = 0.0
-
-    def asks(self, block: tuple[int, ...], ttl_s: float) -> Reserve:
-        """What makes it a block of so much, all of which a crash charges."""
-        return Reserve(self.id, self.shard, self.lines, block, self.block, block, ttl_s)
-
-    def ends(self) -> Settle:
-        """What charges all that was spent."""
-        return Settle(self.id, self.shard, self.lines, self.block, tuple(unpack(self.account.used)), self.block)
-
-    def needed(self) -> tuple[int, ...]:
-        """What of the block is spent or held."""
-        return tuple(map(min, unpack(self.account.taken), self.block))
-
-
-class Held:
-    """A hold on a lease, until when it lives."""
-
-    __slots__ = ("hold", "lease", "until_s")
-
-    def __init__(self, asked: Reserve, lease: Lease, now_s: float) -> None:
-        amounts = Amounts(*asked.amounts)
-        self.hold = Hold(None, (lease.account,), amounts, pack(amounts), Amounts(*asked.on_expiry))
-        self.lease = lease
-        self.until_s = now_s + asked.ttl_s + GRACE_S
+KNOWN_S: Final = 10.0
 
 
 class Blocks:
@@ -93,7 +44,7 @@ class Blocks:
         self._ended: set[str] = set()
         self._ended_before: set[str] = set()
         self._due_s = self._turned_s = 0.0
-        self._told: dict[tuple[Any, ...], tuple[int, ...]] = {}
+        self._told: dict[Place, tuple[int, ...]] = {}
         self.answers = 0
 
     # --- leases
@@ -103,13 +54,13 @@ class Blocks:
         lease.states = self.seen(lease.key, answer).states
         lease.until_s = min([until_s, *(line.end_s for line in lease.lines if not line.rolling)])
         lease.is_open, self._due_s = True, min(self._due_s, lease.until_s)
-        self._ledger.limit(lease.account, _rules(limits))
+        self._ledger.limit(lease.account, rules_of(limits))
         self.live[lease.key] = lease
 
     def close(self, lease: Lease) -> None:
         """Admit nothing more on *lease*."""
         lease.is_open = False
-        self._ledger.limit(lease.account, _CLOSED)
+        self._ledger.limit(lease.account, CLOSED)
         self.ready.append(lease)
 
     def close_one(self, lease: Lease) -> None:
@@ -158,8 +109,9 @@ class Blocks:
         return tuple([(tuple(used), tuple(taken)) for used, taken in found])
 
     def _view(self, lease: Lease, now_s: float) -> Answer:
-        used, taken = unpack(lease.account.used), unpack(lease.account.taken)
-        states = tuple([(tuple(map(add, u, used)), tuple(map(add, t, taken))) for u, t in lease.states])
+        mine = unpack(lease.account.taken)
+        taken = [tuple(map(add, theirs, mine)) for _, theirs in lease.states]
+        states = tuple(zip(lease.used(), taken, strict=True))
         return Answer(None, -1, False, False, states, self.revisions[lease.shard], now_s)
 
     # --- holds
@@ -216,19 +168,17 @@ class Blocks:
             return None
         self.end(ended.id)
         self.let_go(held.lease)
-        spent = unpack(held.lease.account.used)
-        return self.told(ended, tuple([tuple(map(add, used, spent)) for used, _ in held.lease.states]))
+        return self.told(held.lease.places, ended, held.lease.used())
 
     def let_go(self, lease: Lease) -> None:
         """A hold on *lease* has ended."""
         if not lease.is_open and not lease.account.holds:
             self.ready.append(lease)
 
-    def told(self, ended: Settle, used: tuple[tuple[int, ...], ...]) -> Settled:
+    def told(self, places: Sequence[Place], ended: Settle, used: tuple[tuple[int, ...], ...]) -> Settled:
         """The answer that *used* is charged by now, of which this process knows a part already."""
         since = []
-        for line, now in zip(ended.lines, used, strict=True):
-            place = (ended.shard, *line[:4])
+        for place, now in zip(places, used, strict=True):
             since.append(self._told.get(place) or tuple(map(sub, now, ended.actual)))
             self._told[place] = now
         return Settled("open", used, self.clock_s(), tuple(since))
@@ -263,30 +213,3 @@ class Blocks:
         if now_s - self._turned_s > KNOWN_S:
             self._turned_s, self._ended, self._ended_before = now_s, set(), self._ended
             self._told = {place: used for place, used in tuple(self._told.items()) if place[4] or place[3] > now_s}
-
-
-def least(limits: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """Of each resource the least limit; -1 is none."""
-    return tuple([min([one for one in each if one >= 0], default=-1) for each in zip(*limits, strict=True)])
-
-
-def left(lines: Sequence[Line], answer: Answer) -> list[int]:
-    """How much of each resource all of *lines* have left."""
-    rooms = [
-        [max(0, limit - taken) if limit >= 0 else UNLIMITED for limit, taken in zip(line.limits, state[1], strict=True)]
-        for line, state in zip(lines, answer.states, strict=True)
-    ]
-    return list(map(min, zip(*rooms, strict=True)))
-
-
-def is_worth(block: Sequence[int], amounts: Sequence[int], limits: Sequence[int]) -> bool:
-    """Whether *amounts* fit into *block*, and something is left."""
-    return any(block) and all(b > a or not a or limit < 0 for a, b, limit in zip(amounts, block, limits, strict=True))
-
-
-def _rules(limits: Sequence[int]) -> tuple[Rule]:
-    some = tuple(limit if limit >= 0 else UNLIMITED for limit in limits)
-    return rules_of_budget(some, some, None, (), False, None)
-
-
-_CLOSED: Final = _rules(NOTHING)

@@ -35,7 +35,8 @@ from otelbudget.stores.base import (
     Stored,
     judge,
 )
-from otelbudget.stores.blocks import Blocks, Held, Key, Lease, is_worth, least, left
+from otelbudget.stores.block import Held, Key, Lease, is_worth, least, left, places_of
+from otelbudget.stores.blocks import Blocks
 from otelbudget.stores.errands import Trips, amake, make
 from otelbudget.stores.records import RunRecord
 
@@ -295,4 +296,4 @@ class Leased:
         if held is not None or not any(actual):
             blocks.end(ended.id)
         used = [used for used, _ in blocks.mine_too(key, [(used, used) for used in settled.used])]
-        return blocks.told(ended, tuple(used))._replace(was="expired" if expired else settled.was)
+        return blocks.told(places_of(*key), ended, tuple(used))._replace(was="expired" if expired else settled.was)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
@@ -359,6 +360,28 @@ def test_a_threshold_is_told_once_also_where_it_lies_between_two_blocks(place: P
                 Caller(opened_too).record("of another", 70, line, shard="default")
     assert state(service)[0] == 670
     assert [event["otelbudget.ratio"] for event in place.events("otelbudget.threshold")] == [0.36, 0.65]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_a_forked_child_has_leases_of_its_own(place: Place) -> None:
+    service = opened(place)
+    with otelbudget.run(reraise=False) as run:
+        held = run.reserve(tokens=10)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                with otelbudget.run(mode="detached", reraise=False) as own:
+                    own.reserve(tokens=40).commit(Usage(tokens=40))
+                otelbudget.shutdown()
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert state(service) == (40, 10, 950)
+        held.commit(Usage(tokens=5))
+    assert state(service) == (45, 0, 955)
 
 
 def test_the_yaml_says_how_large_a_block_is(tmp_path: Path) -> None:
