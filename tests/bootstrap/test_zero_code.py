@@ -58,7 +58,7 @@ def agent(built: Path, tmp_path: Path) -> Agent:
                 cwd=tmp_path,
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=150,
             )
             return done, server.requests
 
