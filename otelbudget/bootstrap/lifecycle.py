@@ -95,6 +95,7 @@ def setup(
 
     Raises:
         ConfigError: An argument, a variable or the file is wrong, no port is free, or it is set up otherwise already.
+        ImportError: What *tokenizer* names is not installed.
     """
     given = dict(locals())  # the arguments, and nothing else yet
     if not isinstance(instrument, str | bool):

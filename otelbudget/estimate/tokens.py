@@ -38,7 +38,7 @@ _TEXTS: Final = ("text", "content")
 
 
 def estimate_tokens(value: object, model: str | None = None) -> int:
-    """About how many input tokens *value* is, rather too many than too few.
+    """About how many input tokens *value* is.
 
     Example:
         >>> estimate_tokens("How does a token bucket limit requests?")

@@ -45,6 +45,7 @@ def setting_up() -> None:
     assert_type(otelbudget.current_run(), BudgetRun | None)
     assert_type(otelbudget.load_budget_config("budgets.yaml"), Config)
     assert_type(otelbudget.estimate_tokens("hello"), int)
+    assert_type(otelbudget.estimate_tokens("hello", "gpt-4o"), int)
     otelbudget.shutdown()
 
 
