@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiktoken
 from openai import OpenAI
 from provider import Provider, Reply
+from test_estimate_text import KINDS
 
 import otelbudget
 from otelbudget import ConfigError, RunBudget, estimate_tokens
@@ -149,7 +151,6 @@ def test_without_a_whole_vocabulary_tiktoken_is_not_asked_and_nothing_fetched(
 def test_tiktoken_counts_by_the_vocabulary_of_the_model_where_it_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiktoken = pytest.importorskip("tiktoken")
     ranks = {bytes([byte]): byte for byte in range(256)}
     bytewise = tiktoken.Encoding("o200k_base", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens={})
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
@@ -164,9 +165,7 @@ def test_tiktoken_counts_by_the_vocabulary_of_the_model_where_it_is_there(
 
 
 def test_the_vocabularies_of_this_machine_count_the_corpus_exactly() -> None:
-    from test_estimate_text import KINDS
-
-    counted = tokenizers.tiktoken() if "tiktoken" in sys.modules or pytest.importorskip("tiktoken") else None
+    counted = tokenizers.tiktoken()
     if counted is None or counted("a", "gpt-4o") is None or counted("a", "gpt-4") is None:
         pytest.skip("o200k_base and cl100k_base are not in TIKTOKEN_CACHE_DIR")
     for kind in KINDS:
