@@ -98,7 +98,7 @@ def _tools() -> Json:
     return found(
         "Which tools did it call?",
         "Checks of tool calls, with the tool's name and the decision.",
-        f'{{ {SPANS} && event.gen_ai.tool.name != nil }} | select({wanted})',
+        f"{{ {SPANS} && event.gen_ai.tool.name != nil }} | select({wanted})",
         _LINKS,
         spans=True,
     )
