@@ -18,7 +18,7 @@ from otelbudget.guards.boundary import contained
 from otelbudget.guards.charge import Charge
 from otelbudget.guards.dialects import Dialect, cost_of, dialect_of, text_of
 from otelbudget.guards.exchange import Exchange
-from otelbudget.guards.framing import PARSED, Framing, framing_of
+from otelbudget.guards.framing import Framing, framing_of
 from otelbudget.guards.providers import provider_of
 from otelbudget.guards.streams import BodyWatch, StreamWatch, json_usage
 from otelbudget.guards.watch import Watch
@@ -46,7 +46,7 @@ class Wire(NamedTuple):
         body: Gives its body; empty if nobody can read it.
         changed: Gives the same request with other values in its body.
         open: Whether it can be changed.
-        framing: Gives how a streamed answer is cut, for its content type.
+        framing: Gives how a streamed answer is cut, for its content type; None if it is no stream.
         attach: Lets a watch follow an answer.
     """
 
@@ -54,7 +54,7 @@ class Wire(NamedTuple):
     body: Callable[[Any], Mapping[str, Any]]
     changed: Callable[[Any, Mapping[str, Any]], Any]
     open: Callable[[Any], bool]
-    framing: Callable[[str], Framing] = framing_of
+    framing: Callable[[str], Framing | None] = framing_of
     attach: Callable[[Any, Watch], None] = watch.attach
 
 
@@ -211,7 +211,7 @@ class Way:
         self._plan.wire.attach(
             response,
             BodyWatch(self._charge, dialect)
-            if "json" in kind and framing is not PARSED
+            if framing is None
             else StreamWatch(self._charge, dialect, framing, hide_usage=hide),
         )
         self.exchange.response = None  # it must be free to go when nobody else has it any more

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from otelbudget.guards.dialects import Endpoints, anthropic, gemini, groq, mistral, openai
+from otelbudget.guards.dialects import Endpoints, anthropic, cohere, gemini, groq, mistral, ollama, openai
 
 
 class Sdk(NamedTuple):
@@ -39,3 +39,5 @@ SPEAKEASY: Final = (
     Sdk("mistralai.gcp", "mistralai.gcp.client", "gcp.vertex_ai", mistral.ENDPOINTS),
 )
 GOOGLE: Final = Sdk("google_genai", "google.genai", "gcp.gemini", gemini.ENDPOINTS)
+FERN: Final = (Sdk("cohere", "cohere", "cohere", cohere.ENDPOINTS),)
+OLLAMA: Final = Sdk("ollama", "ollama", "ollama", ollama.ENDPOINTS)

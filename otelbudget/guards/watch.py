@@ -11,6 +11,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from otelbudget.errors import BudgetExceeded
@@ -174,6 +175,37 @@ def attach_segments(response: Any, watch: Watch) -> None:
         async_segments=lambda: watch.aread(async_segments(), aclose),
     )
     weakref.finalize(response, watch.dropped).atexit = False
+
+
+class Parts:
+    """An answer in parts that the SDK has read itself, of which the first is here."""
+
+    def __init__(self, first: tuple[Any, ...], rest: Iterator[Any]) -> None:
+        self.left: Iterator[Any] = chain(first, rest)
+        self._rest: Any = rest
+
+    def follow(self, watch: Watch) -> None:
+        """Let *watch* follow them."""
+        self.left = watch.read(self.left, self._rest.close)
+
+
+class AsyncParts:
+    """`Parts` of asynchronous clients."""
+
+    def __init__(self, first: tuple[Any, ...], rest: AsyncIterator[Any]) -> None:
+        self.left = self._chained(first, rest)
+        self._rest: Any = rest
+
+    @staticmethod
+    async def _chained(first: tuple[Any, ...], rest: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        for part in first:
+            yield part
+        async for part in rest:
+            yield part
+
+    def follow(self, watch: Watch) -> None:
+        """Let *watch* follow them."""
+        self.left = watch.aread(self.left, self._rest.aclose)
 
 
 # --- answers dropped by the garbage collector

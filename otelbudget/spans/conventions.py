@@ -79,6 +79,8 @@ _CLIENT_SCOPES: Final[dict[str, str]] = {
     "opentelemetry.instrumentation.google_genai": "google_genai",
     "opentelemetry.instrumentation.google_generativeai": "google_genai",
     "openinference.instrumentation.google_genai": "google_genai",
+    "opentelemetry.instrumentation.cohere": "cohere",
+    "opentelemetry.instrumentation.ollama": "ollama",
     "litellm": "litellm",
     "opentelemetry.instrumentation.litellm": "litellm",
     "openinference.instrumentation.litellm": "litellm",

@@ -16,7 +16,7 @@ from typing import Any
 from otelbudget.demo.server import Request
 from otelbudget.demo.tokens import count_tokens, cut, prompt_tokens
 from otelbudget.demo.writer import Answer, write
-from provider import anthropic, gemini
+from provider import anthropic, cohere, gemini, ollama
 from provider.embeddings import embeddings
 from provider.script import Reply
 
@@ -56,6 +56,9 @@ def answer(request: Request, reply: Reply) -> Json | list[Event]:
         request = replace(request, body=anthropic.as_chat(request.body))
     elif request.path in gemini.PATHS:
         request = replace(request, body=gemini.as_chat(request.path, request.body))
+    elif request.path in (*cohere.PATHS, *ollama.PATHS):
+        module = cohere if request.path in cohere.PATHS else ollama
+        request = replace(request, body=module.as_chat(request.body))
     outcome = _outcome(request, reply)
     return list(events(outcome)) if request.body.get("stream") else body(outcome)
 
@@ -308,7 +311,12 @@ _FORMS: dict[str, _Forms] = {
     "/mistral/v1/agents/completions": (_chat, _mistral_events),
     anthropic.PATH: (anthropic.message, anthropic.events),
     **dict.fromkeys(gemini.PATHS, (gemini.content, gemini.events)),
+    cohere.CHAT: (cohere.message, cohere.events),
+    cohere.OLD_CHAT: (cohere.old_message, cohere.old_events),
+    **dict.fromkeys(ollama.PATHS, (ollama.last, ollama.lines)),
 }
+#: Path -> content type of a stream that has an event a line.
+LINES = {cohere.OLD_CHAT: "application/stream+json"} | dict.fromkeys(ollama.PATHS, "application/x-ndjson")
 _EMBEDDINGS = ("/v1/embeddings", "/openai/v1/embeddings", "/mistral/v1/embeddings")
 PATHS = (*_FORMS, *_EMBEDDINGS)
 
