@@ -18,10 +18,11 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from otelbudget.guards.bedrock import BedrockGuard
 from otelbudget.guards.fern import FernGuard
 from otelbudget.guards.google import GoogleGuard
 from otelbudget.guards.ollama import OllamaGuard
-from otelbudget.guards.sdks import FERN, GOOGLE, OLLAMA, SPEAKEASY, STAINLESS
+from otelbudget.guards.sdks import BEDROCK, FERN, GOOGLE, OLLAMA, SPEAKEASY, STAINLESS
 from otelbudget.guards.speakeasy import SpeakeasyGuard
 from otelbudget.guards.stainless import StainlessGuard
 
@@ -49,5 +50,6 @@ GUARDS: Final[dict[str, Guard]] = {
     **{sdk.name: SpeakeasyGuard(sdk) for sdk in SPEAKEASY},
     **{sdk.name: FernGuard(sdk) for sdk in FERN},
     GOOGLE.name: GoogleGuard(GOOGLE),
+    BEDROCK.name: BedrockGuard(BEDROCK),
     OLLAMA.name: OllamaGuard(OLLAMA),
 }

@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 
-#: Errors of httpx, httpx2 and aiohttp that come before the first byte of a request has left.
+#: Errors of httpx, httpx2, aiohttp and botocore that come before the first byte of a request has left.
 _BEFORE_SENDING: Final = frozenset(
     {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError", "ClientConnectorError"}
+    | {"EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError"}
 )
 
 

@@ -62,11 +62,13 @@ def _cut_messages(kept: bytes, chunk: bytes) -> tuple[list[bytes], bytes]:
 
 
 def _message_data(message: bytes) -> bytes:
-    """What Bedrock says: base64 in JSON."""
-    headers = int.from_bytes(message[4:8])
+    return chunk_data(message[_PRELUDE + int.from_bytes(message[4:8]) : -_CHECKSUM])
+
+
+def chunk_data(payload: bytes) -> bytes:
+    """What Bedrock says in a chunk of an invoked model: base64 in JSON."""
     try:
-        said = json.loads(message[_PRELUDE + headers : -_CHECKSUM])["bytes"]
-        return base64.b64decode(said)
+        return base64.b64decode(json.loads(payload)["bytes"])
     except (ValueError, LookupError, TypeError):
         return b""
 

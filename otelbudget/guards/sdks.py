@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from otelbudget.guards.dialects import Endpoints, anthropic, cohere, gemini, groq, mistral, ollama, openai
+from otelbudget.guards.dialects import Endpoints, anthropic, bedrock, cohere, gemini, groq, mistral, ollama, openai
 
 
 class Sdk(NamedTuple):
@@ -41,3 +41,4 @@ SPEAKEASY: Final = (
 GOOGLE: Final = Sdk("google_genai", "google.genai", "gcp.gemini", gemini.ENDPOINTS)
 FERN: Final = (Sdk("cohere", "cohere", "cohere", cohere.ENDPOINTS),)
 OLLAMA: Final = Sdk("ollama", "ollama", "ollama", ollama.ENDPOINTS)
+BEDROCK: Final = Sdk("bedrock", "botocore.client", "aws.bedrock", bedrock.ENDPOINTS)

@@ -5,6 +5,7 @@ At the HTTP response, where every way of reading ends, rather than at the SDK's 
 
 from __future__ import annotations
 
+import copy
 import gc
 import threading
 import weakref
@@ -175,6 +176,14 @@ def attach_segments(response: Any, watch: Watch) -> None:
         async_segments=lambda: watch.aread(async_segments(), aclose),
     )
     weakref.finalize(response, watch.dropped).atexit = False
+
+
+def twin(stream: Any, iterator: str) -> Any:
+    """A copy of an SDK's *stream* to be read in its place, so that what reads it and the stream are not in a circle,
+    which would last until it is collected; *iterator* is the attribute that has what reads it."""
+    other = copy.copy(stream)
+    delattr(other, iterator)
+    return other
 
 
 class Parts:

@@ -6,14 +6,18 @@ Each way takes the root URL of a `Provider`, whose answer is to be `USED`, and h
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import google_ways
 import mistral_ways
+import pytest
 from provider import Reply
+from provider.bedrock import CLAUDE
 
 USED = Reply(chunks=("one ", "two ", "three"), input_tokens=80, output_tokens=20)
 SAY: list[dict[str, str]] = [{"role": "user", "content": "Say it."}]
@@ -118,6 +122,45 @@ def _ollama_holders() -> list[Any]:
     return [module.BaseClient, module.Client, module.AsyncClient]
 
 
+# --- bedrock
+
+CONVERSE: dict[str, Any] = {
+    "modelId": CLAUDE,
+    "messages": [{"role": "user", "content": [{"text": "Say it."}]}],
+    "inferenceConfig": {"maxTokens": 100},
+}
+_CLAUDE = {"anthropic_version": "bedrock-2023-05-31", "max_tokens": 100, "messages": SAY}
+INVOKE: dict[str, Any] = {"modelId": CLAUDE, "body": json.dumps(_CLAUDE)}
+
+
+def bedrock(url: str, **options: Any) -> Any:
+    pytest.importorskip("boto3")
+    config = import_module("botocore.config").Config(**{"retries": {"max_attempts": 0}, **options})
+    keys = {"aws_access_key_id": "none", "aws_secret_access_key": "none", "region_name": "us-east-1"}
+    service = "bedrock-runtime"
+    return import_module("boto3.session").Session(**keys).client(service, endpoint_url=url, config=config)
+
+
+def _boto(ask: Callable[[Any], object]) -> Way:
+    def all_of_it(url: str) -> None:
+        with closing(bedrock(url)) as client:
+            ask(client)
+
+    return all_of_it
+
+
+BEDROCK: dict[str, Way] = {
+    "converse": _boto(lambda c: c.converse(**CONVERSE)),
+    "converse stream": _boto(lambda c: list(c.converse_stream(**CONVERSE)["stream"])),
+    "invoke": _boto(lambda c: c.invoke_model(**INVOKE)["body"].read()),
+    "invoke stream": _boto(lambda c: list(c.invoke_model_with_response_stream(**INVOKE)["body"])),
+}
+
+
+def _bedrock_holders() -> list[Any]:
+    return [import_module("botocore.client").BaseClient, import_module("botocore.endpoint").Endpoint]
+
+
 # --- mistralai, google-genai
 
 
@@ -148,5 +191,6 @@ KITS: dict[str, Kit] = {
         {"_request", "_async_request", "_request_once", "_async_request_once"},
     ),
     "cohere": Kit(COHERE, _cohere_holders, {"request", "stream", "_should_retry", "_retry_timeout_from_retries"}),
+    "bedrock": Kit(BEDROCK, _bedrock_holders, {"_make_api_call", "_send"}),
     "ollama": Kit(OLLAMA, _ollama_holders, {"_request", "_request_raw"}),
 }

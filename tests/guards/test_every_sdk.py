@@ -70,7 +70,7 @@ def test_an_error_answer_is_one_step_without_tokens(
         assert charged(run) == (1, 0, 0)
 
 
-@pytest.mark.parametrize(("sdk", "way"), [(sdk, way) for sdk, way in FOUR if sdk in ("cohere", "ollama")])
+@pytest.mark.parametrize(("sdk", "way"), [(sdk, way) for sdk, way in FOUR if sdk in ("cohere", "ollama", "bedrock")])
 def test_what_never_left_is_given_back(sdk: str, way: str, manager: BudgetManager) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

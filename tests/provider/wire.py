@@ -9,14 +9,14 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from otelbudget.demo.server import Request
 from otelbudget.demo.tokens import count_tokens, cut, prompt_tokens
 from otelbudget.demo.writer import Answer, write
-from provider import anthropic, cohere, gemini, ollama
+from provider import anthropic, bedrock, cohere, gemini, ollama
 from provider.embeddings import embeddings
 from provider.script import Reply
 
@@ -56,6 +56,8 @@ def answer(request: Request, reply: Reply) -> Json | list[Event]:
         request = replace(request, body=anthropic.as_chat(request.body))
     elif request.path in gemini.PATHS:
         request = replace(request, body=gemini.as_chat(request.path, request.body))
+    elif request.path in (*bedrock.CONVERSE, *bedrock.INVOKE):
+        request = replace(request, body=bedrock.as_chat(request.path, request.body))
     elif request.path in (*cohere.PATHS, *ollama.PATHS):
         module = cohere if request.path in cohere.PATHS else ollama
         request = replace(request, body=module.as_chat(request.body))
@@ -314,9 +316,38 @@ _FORMS: dict[str, _Forms] = {
     cohere.CHAT: (cohere.message, cohere.events),
     cohere.OLD_CHAT: (cohere.old_message, cohere.old_events),
     **dict.fromkeys(ollama.PATHS, (ollama.last, ollama.lines)),
+    **dict.fromkeys(bedrock.CONVERSE, (bedrock.converse, bedrock.converse_events)),
+    **dict.fromkeys(bedrock.INVOKE, (bedrock.invoked, bedrock.invoked_events)),
 }
-#: Path -> content type of a stream that has an event a line.
-LINES = {cohere.OLD_CHAT: "application/stream+json"} | dict.fromkeys(ollama.PATHS, "application/x-ndjson")
+
+
+def _line(event: Event) -> bytes:
+    return json.dumps(event).encode() + b"\n"
+
+
+def _sse(event: Event) -> bytes:
+    if isinstance(event, str):
+        return f"data: {event}\n\n".encode()
+    kind = f"event: {event['type']}\n" if "type" in event else ""
+    return f"{kind}data: {json.dumps(event)}\n\n".encode()
+
+
+_Frames = tuple[str, Callable[[Event], bytes]]
+_AWS: _Frames = ("application/vnd.amazon.eventstream", bedrock.frame)
+#: Path -> content type of a stream, and how its events are written.
+_FRAMES: dict[str, _Frames] = {
+    cohere.OLD_CHAT: ("application/stream+json", _line),
+    **dict.fromkeys(ollama.PATHS, ("application/x-ndjson", _line)),
+    **dict.fromkeys(bedrock.STREAMS, _AWS),
+}
+
+
+def framed(path: str, events: Sequence[Event]) -> tuple[str, list[bytes]]:
+    """Content type and pieces of a stream that answers a request to *path*."""
+    kind, write_event = _FRAMES.get(path, ("text/event-stream", _sse))
+    return kind, list(map(write_event, events))
+
+
 _EMBEDDINGS = ("/v1/embeddings", "/openai/v1/embeddings", "/mistral/v1/embeddings")
 PATHS = (*_FORMS, *_EMBEDDINGS)
 
