@@ -262,6 +262,11 @@ class ModelCall:
         )
         return replace(usage, input_tokens=given, output_tokens=made, tokens=None)
 
+    def late(self, usage: Usage) -> None:
+        """Charge what it has used since it was settled."""
+        model, provider = usage.model or self.request.model, usage.provider or self.request.provider
+        settlement.record(self.run, replace(usage, model=model, provider=provider), self.site, owner=self._owner)
+
     def _usage(self, input_tokens: int, output_tokens: int, **more: Any) -> Usage:
         asked = self.request
         return Usage(input_tokens, output_tokens, model=asked.model, provider=asked.provider, tier=asked.tier, **more)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from otelbudget.config.settings import Config, Estimates, Inbound, TelemetryConfig, TenantFrom
+from otelbudget.config.parts import Estimates, Inbound, TelemetryConfig, TenantFrom
+from otelbudget.config.settings import Config
 from otelbudget.config.store import StoreConfig
 
 __all__ = ["Config", "Estimates", "Inbound", "StoreConfig", "TelemetryConfig", "TenantFrom", "load_budget_config"]

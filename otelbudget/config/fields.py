@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from otelbudget.config import forms
 from otelbudget.config.kinds import Field, Form, ListOf, Named, Section, TextOr
-from otelbudget.config.settings import Estimates, Inbound, TelemetryConfig, TenantFrom
+from otelbudget.config.parts import Estimates, Inbound, TelemetryConfig, TenantFrom
 from otelbudget.config.store import ON_ERROR, SHARD_BY, StoreConfig
 from otelbudget.model.amounts import RESOURCES
 from otelbudget.model.budget import RunBudget

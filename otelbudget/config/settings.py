@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final
 
+from otelbudget.config.parts import Estimates, Inbound, TelemetryConfig, TenantFrom, flag, one_of
 from otelbudget.config.problems import did_you_mean
 from otelbudget.config.store import StoreConfig, check_shards
 from otelbudget.errors import ConfigError
-from otelbudget.model.amounts import count
 from otelbudget.model.budget import OnUnpriced, RunBudget
 from otelbudget.model.names import is_pattern
 from otelbudget.model.quota import Quotas
@@ -19,100 +19,6 @@ from otelbudget.pricing import Price, Prices
 
 #: Name of a default budget that was given as a value, in denials and metrics.
 DEFAULT_NAME: Final = "default"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimates:
-    """What a call is taken to use before it says so.
-
-    Args:
-        output_tokens: Tokens held for the answer of a request without a maximum of its own, at least 1.
-        hold: ``"max"`` holds the maximum that a request sets for its answer, so that a limit is never passed;
-            ``"expected"`` the smaller of that and what answers of the model usually take.
-        clamp: Lower a request's own maximum to what is left of the budget, instead of refusing the request.
-        min_output_tokens: What *clamp* never goes below, at least 1.
-        ask_usage: Ask servers for the usage of a stream where its request doesn't.
-        on_unknown: What a call is charged that was sent and of which nobody knows how it ended: ``"input"`` its input
-            and the output that was seen, ``"full"`` all that it holds, as the provider may bill it.
-    """
-
-    output_tokens: int = 256
-    hold: Literal["max", "expected"] = "max"
-    clamp: bool = False
-    min_output_tokens: int = 16
-    ask_usage: bool = True
-    on_unknown: Literal["input", "full"] = "input"
-
-    def __post_init__(self) -> None:
-        _at_least_1("estimates.output_tokens", self.output_tokens)
-        _one_of("estimates.hold", self.hold, "max", "expected")
-        _flag("estimates.clamp", self.clamp)
-        _flag("estimates.ask_usage", self.ask_usage)
-        _one_of("estimates.on_unknown", self.on_unknown, "input", "full")
-        _at_least_1("estimates.min_output_tokens", self.min_output_tokens)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TelemetryConfig:
-    """What is told, and within which bounds.
-
-    Args:
-        events: Where checks and records go: ``"span"``, events on spans; ``"log"``, log records; or ``"both"``.
-        max_tenants, max_models: Those with metrics of their own; all others are summed up as ``other``.
-        top_runs: How many runs, those that spend most, have gauges while they are active; 0 for none.
-        metrics_port: TCP port of ``/metrics``, 0 for any free one; None leaves it to ``setup()``.
-    """
-
-    events: Literal["span", "log", "both"] = "span"
-    max_tenants: int = 500
-    max_models: int = 50
-    top_runs: int = 20
-    metrics_port: int | None = None
-
-    def __post_init__(self) -> None:
-        _one_of("telemetry.events", self.events, "span", "log", "both")
-        _at_least_1("telemetry.max_tenants", self.max_tenants)
-        _at_least_1("telemetry.max_models", self.max_models)
-        count("telemetry.top_runs", self.top_runs, ConfigError)
-        port = self.metrics_port
-        if port is not None and count("telemetry.metrics_port", port, ConfigError) > 65_535:
-            raise ConfigError(f"telemetry.metrics_port must be from 0 to 65535, got {port}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TenantFrom:
-    """How a run that does not say whose it is learns it; at least one of both.
-
-    That is every root run that a span opens, and one that is opened by hand without a tenant.
-
-    Args:
-        span_attribute: Attribute of the span that opens the run, or of one around it; the innermost that has it counts.
-        baggage: Entry of the OpenTelemetry baggage; asked where no such span has the attribute.
-    """
-
-    span_attribute: str | None = None
-    baggage: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.span_attribute is None and self.baggage is None:
-            raise ConfigError("tenant_from needs span_attribute, baggage or both")
-        for name, value in (("span_attribute", self.span_attribute), ("baggage", self.baggage)):
-            if value is not None and not (isinstance(value, str) and value):
-                raise ConfigError(f"tenant_from.{name} must be a text that is not empty, got {value!r}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inbound:
-    """What requests that come in are believed.
-
-    Args:
-        run: Which shared run they are part of, by their baggage; only behind a gateway that lets nobody else say it.
-    """
-
-    run: bool = False
-
-    def __post_init__(self) -> None:
-        _flag("inbound.run", self.run)
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -186,7 +92,7 @@ class Config(Mapping[str, RunBudget]):
         lines: Mapping[tuple[str, ...], int] | None = None,
     ) -> None:
         if on_unpriced is not None:
-            _one_of("on_unpriced", on_unpriced, "deny", "estimate", "allow")
+            one_of("on_unpriced", on_unpriced, "deny", "estimate", "allow")
         if not isinstance(tenant_from, TenantFrom | None):
             raise ConfigError(f"tenant_from must be a TenantFrom, got {tenant_from!r} ({type(tenant_from).__name__})")
         store = StoreConfig("memory" if store is None else store) if not isinstance(store, StoreConfig) else store
@@ -200,10 +106,10 @@ class Config(Mapping[str, RunBudget]):
             on_unpriced=on_unpriced,
             quotas=quotas or Quotas(),
             tenants=_frozen(tenants, lambda _, org: _name(org)),
-            require_tenant=_flag("require_tenant", require_tenant),
+            require_tenant=flag("require_tenant", require_tenant),
             tenant_from=tenant_from,
             inbound=inbound or Inbound(),
-            trust_reported_cost=_flag("trust_reported_cost", trust_reported_cost),
+            trust_reported_cost=flag("trust_reported_cost", trust_reported_cost),
             store=store,
             lines=MappingProxyType(dict(lines or {})),
         )
@@ -285,19 +191,3 @@ def _named(name: str, budget: object) -> RunBudget:
     if not isinstance(budget, RunBudget):
         raise ConfigError(f"budget {name!r} must be a RunBudget, got {budget!r} ({type(budget).__name__})")
     return replace(budget, name=name) if budget.name is None else budget
-
-
-def _at_least_1(name: str, value: object) -> None:
-    if count(name, value, ConfigError) < 1:
-        raise ConfigError(f"{name} must be at least 1, got 0")
-
-
-def _flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name} must be True or False, got {value!r}")
-    return value
-
-
-def _one_of(name: str, value: object, *words: str) -> None:
-    if value not in words:
-        raise ConfigError(f"{name} must be {', '.join(map(repr, words[:-1]))} or {words[-1]!r}, got {value!r}")

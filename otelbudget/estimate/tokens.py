@@ -26,6 +26,7 @@ _MOST_VALUES: Final = 1_000_000
 _READ: Final = (
     *("messages", "input", "inputs", "prompt", "suffix", "instructions", "system"),
     *("contents", "content", "requests", "systemInstruction"),
+    *("message", "preamble", "chat_history", "documents", "texts"),  # Cohere's
 )
 _READ_VERBATIM: Final = ("tools", "functions", "response_format", "text")
 #: Fields of messages and their parts that the provider does not show to the model.

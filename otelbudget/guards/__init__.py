@@ -5,10 +5,11 @@ A guard sees the whole request (model, messages, maximum), holds what it can cos
 
 To add an SDK:
 
-1. Made by the generator Stainless (it has ``_base_client.SyncAPIClient``) or Speakeasy (``basesdk.BaseSDK``), it is one
-   row in `sdks`. For another mechanism, write a module after `stainless`, with a `guard.SdkGuard` that takes over the
-   SDK's functions, and a `call.Wire` that reads its requests; `call` has them admitted and settled, `exchange` notes
-   their attempts, `watch.Watch` follows answers that are read later.
+1. Made by the generator Stainless (it has ``_base_client.SyncAPIClient``), Speakeasy (``basesdk.BaseSDK``) or Fern
+   (``core.http_client``), it is one row in `sdks`. For another mechanism, write a module after `stainless`, or after
+   `ollama` if its answers are read by the SDK, with a `guard.SdkGuard` that takes over the SDK's functions, and a
+   `call.Wire` that reads its requests; `call` has them admitted and settled, `exchange` notes their attempts,
+   `watch.Watch` follows answers that are read later.
 2. If it speaks a wire format of its own, write a file in `dialects`, whose docstring says what it has.
 3. Name the instrumentation scopes of the SDK in `spans.conventions`, so that their spans are not charged a second time.
 """
@@ -17,8 +18,12 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from otelbudget.guards.bedrock import BedrockGuard
+from otelbudget.guards.fern import FernGuard
 from otelbudget.guards.google import GoogleGuard
-from otelbudget.guards.sdks import GOOGLE, KNOWN, SPEAKEASY, STAINLESS
+from otelbudget.guards.litellm import LitellmGuard
+from otelbudget.guards.ollama import OllamaGuard
+from otelbudget.guards.sdks import BEDROCK, FERN, GOOGLE, KNOWN, LITELLM, OLLAMA, SPEAKEASY, STAINLESS
 from otelbudget.guards.speakeasy import SpeakeasyGuard
 from otelbudget.guards.stainless import StainlessGuard
 
@@ -44,7 +49,11 @@ class Guard(Protocol):
 GUARDS: Final[dict[str, Guard]] = {
     **{sdk.name: StainlessGuard(sdk) for sdk in STAINLESS},
     **{sdk.name: SpeakeasyGuard(sdk) for sdk in SPEAKEASY},
+    **{sdk.name: FernGuard(sdk) for sdk in FERN},
     GOOGLE.name: GoogleGuard(GOOGLE),
+    BEDROCK.name: BedrockGuard(BEDROCK),
+    LITELLM.name: LitellmGuard(LITELLM),
+    OLLAMA.name: OllamaGuard(OLLAMA),
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from otelbudget.calls import model_call as calls
@@ -18,15 +19,16 @@ from otelbudget.guards.boundary import contained
 from otelbudget.guards.charge import Charge
 from otelbudget.guards.dialects import Dialect, cost_of, dialect_of, text_of
 from otelbudget.guards.exchange import Exchange
-from otelbudget.guards.framing import PARSED, Framing, framing_of
+from otelbudget.guards.framing import Framing, framing_of
+from otelbudget.guards.held import Part, held_here
 from otelbudget.guards.providers import provider_of
 from otelbudget.guards.streams import BodyWatch, StreamWatch, json_usage
 from otelbudget.guards.watch import Watch
+from otelbudget.model.usage import Usage
 
 if TYPE_CHECKING:
     from otelbudget.calls.model_call import ModelCall
     from otelbudget.guards.sdks import Sdk
-    from otelbudget.model.usage import Usage
 
 #: Where a proxy says what an answer cost.
 _COST_HEADER: Final = "x-litellm-response-cost"
@@ -46,16 +48,20 @@ class Wire(NamedTuple):
         body: Gives its body; empty if nobody can read it.
         changed: Gives the same request with other values in its body.
         open: Whether it can be changed.
-        framing: Gives how a streamed answer is cut, for its content type.
+        framing: Gives how a streamed answer is cut, for its content type; None if it is no stream.
         attach: Lets a watch follow an answer.
+        provider: Gives who answers a client, else a default.
+        holds: What is sent inside, through other guards, is a part of the call.
     """
 
     endpoint: Callable[[Any], tuple[str, str]]
     body: Callable[[Any], Mapping[str, Any]]
     changed: Callable[[Any, Mapping[str, Any]], Any]
     open: Callable[[Any], bool]
-    framing: Callable[[str], Framing] = framing_of
+    framing: Callable[[str], Framing | None] = framing_of
     attach: Callable[[Any, Watch], None] = watch.attach
+    provider: Callable[[Any, str], str] = provider_of
+    holds: bool = False
 
 
 class Plan(NamedTuple):
@@ -78,7 +84,7 @@ def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan 
     request = ModelRequest(provider=sdk.provider, operation=dialect.operation, model=None, input_tokens=1)
     body: Mapping[str, Any] = {}
     with contained(f"reading a request of {sdk.name}"):
-        body, provider = wire.body(sent), provider_of(client, sdk.provider)
+        body, provider = wire.body(sent), wire.provider(client, sdk.provider)
         model = text_of(body, "model")
         request = ModelRequest(
             provider=provider,
@@ -119,13 +125,13 @@ def _asking(given: object) -> Mapping[str, Any] | None:
 
 def carried(planned: Plan | None, sent: Any, send: Callable[[Any], Any]) -> Any:
     """Have *sent* admitted and sent, or raise BudgetExceeded; gives what *send*, the SDK's own, gives."""
-    call = None if planned is None else calls.begin(planned.request)
+    call = None if planned is None else _part(planned) or calls.begin(planned.request)
     if planned is None or call is None:
         return send(sent)
     way = Way(planned, call, sent)
     while True:
         try:
-            with way.exchange, call.active():
+            with way.exchange, call.active(), way.holding():
                 result = send(way.sent)
         except BaseException as error:
             if way.goes_on_without_usage(error):
@@ -138,13 +144,13 @@ def carried(planned: Plan | None, sent: Any, send: Callable[[Any], Any]) -> Any:
 
 async def acarried(planned: Plan | None, sent: Any, send: Callable[[Any], Awaitable[Any]]) -> Any:
     """`carried` for coroutine functions."""
-    call = None if planned is None else await calls.abegin(planned.request)
+    call = None if planned is None else _part(planned) or await calls.abegin(planned.request)
     if planned is None or call is None:
         return await send(sent)
     way = Way(planned, call, sent)
     while True:
         try:
-            with way.exchange, call.active():
+            with way.exchange, call.active(), way.holding():
                 result = await send(way.sent)
         except BaseException as error:
             if way.goes_on_without_usage(error):
@@ -155,10 +161,16 @@ async def acarried(planned: Plan | None, sent: Any, send: Callable[[Any], Awaita
         return result
 
 
+def _part(planned: Plan) -> Part | None:
+    """The call as a part of the one around it, if there is one."""
+    outer, request = held_here(), planned.request
+    return None if outer is None else Part(outer, request.max_output_tokens, request.input_tokens)
+
+
 class Way:
     """One admitted call on its way: what is *sent*, and its *exchange*, entered around the SDK's function."""
 
-    def __init__(self, planned: Plan, call: ModelCall, sent: Any) -> None:
+    def __init__(self, planned: Plan, call: ModelCall | Part, sent: Any) -> None:
         self.exchange = Exchange(call.again)
         self._plan = planned
         self._charge = Charge(call, planned.request, self.exchange)
@@ -171,6 +183,10 @@ class Way:
         asking = planned.stream_options
         self.sent = sent if asking is None else planned.wire.changed(sent, {"stream_options": asking})
         self._refused = False
+
+    def holding(self) -> AbstractContextManager[None]:
+        """What is sent inside is a part of this, with a mechanism that says so."""
+        return self._charge.holding() if self._plan.wire.holds else nullcontext()
 
     def goes_on_without_usage(self, error: BaseException) -> bool:
         """Whether the server may have refused because it was asked for the usage: then send what the caller gave."""
@@ -199,13 +215,17 @@ class Way:
             if response is not None and response.status_code >= 400:
                 self._charge.refused(self._usage_in(response))
                 return
-            if response is not None and not response.is_closed:
+            if response is not None and not response.is_closed and self._is_read(response):
                 self._follow(response)
                 return
-            told = self._plan.dialect.usage(result, self._plan.request.provider)
-            self._charge.answered(told or self._usage_in(response))
+            told = self._plan.dialect.usage(result, self._plan.request.provider) or self._usage_in(response)
+            self._charge.answered(told or (Usage(0, 0) if self._plan.dialect.fee else None))
             return
         self._charge.answered(None)
+
+    def _is_read(self, response: Any) -> bool:
+        """Whether what comes of it may say a usage: not sound and pictures."""
+        return not self._plan.dialect.fee or "event-stream" in response.headers.get("content-type", "")
 
     def _follow(self, response: Any) -> None:
         dialect, kind = self._plan.dialect, response.headers.get("content-type", "")
@@ -214,7 +234,7 @@ class Way:
         self._plan.wire.attach(
             response,
             BodyWatch(self._charge, dialect)
-            if "json" in kind and framing is not PARSED
+            if framing is None
             else StreamWatch(self._charge, dialect, framing, hide_usage=hide),
         )
         self.exchange.response = None  # it must be free to go when nobody else has it any more

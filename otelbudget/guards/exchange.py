@@ -1,26 +1,29 @@
 """How a guarded call travels: its attempts to send, the SDK's own retries included.
 
 Noted where all clients of a generator pass. Those of Stainless build a request for each attempt, process the response
-that goes to the caller, and sleep between the two when an attempt has failed. None is sent after the run's deadline.
+that goes to the caller, and sleep between the two when an attempt has failed; others have a function for an attempt.
+None is sent after the run's deadline.
 """
 
 from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-#: Errors of httpx, httpx2 and aiohttp that come before the first byte of a request has left.
+#: Errors of httpx, httpx2, aiohttp and botocore that come before the first byte of a request has left.
 _BEFORE_SENDING: Final = frozenset(
     {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError", "ClientConnectorError"}
+    | {"EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError"}
 )
 
 
 def never_sent(error: BaseException | None) -> bool:
     """Whether an error of the HTTP client, or one of the SDK caused by it, means that nothing was sent."""
-    names = {cls.__name__ for one in (error, getattr(error, "__cause__", None)) for cls in type(one).__mro__}
+    below = getattr(error, "__cause__", None) or getattr(error, "__context__", None)
+    names = {cls.__name__ for one in (error, below) for cls in type(one).__mro__}
     return not _BEFORE_SENDING.isdisjoint(names)
 
 
@@ -28,6 +31,20 @@ def _from_transport(error: BaseException) -> bool:
     """Whether it was raised below where httpx hands a request to what sends it."""
     names = (frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(name in ("handle_request", "handle_async_request") for name in names)
+
+
+class Answer(NamedTuple):
+    """What an SDK has read of an answer itself, as a response of an HTTP client looks; *unread* is what it has not."""
+
+    status_code: int
+    content: bytes = b""
+    unread: Any = None
+    headers: Mapping[str, str] = {}
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether all of it is here."""
+        return self.unread is None
 
 
 class Exchange:
@@ -136,6 +153,43 @@ def retrying(original: Callable[..., Any], temporary: Any, response: Any) -> Any
     """Of what wraps an answer that is not given to the caller, since there is another attempt."""
     answered(None)
     return original(temporary, response)
+
+
+class Attempts(NamedTuple):
+    """Guards of the function that makes one attempt: *status* is what its error says that the server has answered, if
+    it has; *answer* makes a response of what it gives."""
+
+    status: Callable[[Exception], object]
+    answer: Callable[[Any], Any] = lambda result: result
+
+    def one(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """An attempt of a plain function."""
+        begins()
+        try:
+            result = original(*args, **kwargs)
+        except Exception as error:
+            self._failed(error)
+            raise
+        answered(self.answer(result))
+        return result
+
+    async def aone(self, original: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
+        """An attempt of a coroutine function."""
+        begins()
+        try:
+            result = await original(*args, **kwargs)
+        except Exception as error:
+            self._failed(error)
+            raise
+        answered(self.answer(result))
+        return result
+
+    def _failed(self, error: Exception) -> None:
+        status = self.status(error)
+        if isinstance(status, int):
+            answered(Answer(status))
+        else:
+            lost(error)
 
 
 def begins() -> None:

@@ -1,4 +1,4 @@
-"""Cutting the body of a stream into its events: server-sent events, messages of AWS, and what has been cut already."""
+"""Cutting the body of a stream into its events: server-sent events, lines, messages of AWS, and what is cut already."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Framing(NamedTuple):
     data: Callable[[Any], bytes]
 
 
-def framing_of(content_type: str) -> Framing:
-    """How a body of this type is cut."""
-    return _AWS_MESSAGES if "vnd.amazon.eventstream" in content_type else _SERVER_SENT_EVENTS
+def framing_of(content_type: str) -> Framing | None:
+    """How a body of this type is cut; None if it is one piece of JSON."""
+    return next((framing for kind, framing in _BY_TYPE.items() if kind in content_type), _SERVER_SENT_EVENTS)
 
 
 def _cut_events(kept: bytes, chunk: bytes) -> tuple[list[bytes], bytes]:
@@ -43,6 +43,11 @@ def _event_data(event: bytes) -> bytes:
     return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
 
 
+def _cut_lines(kept: bytes, chunk: bytes) -> tuple[list[bytes], bytes]:
+    *lines, kept = (kept + chunk).splitlines(keepends=True) or [b""]
+    return ([*lines, kept], b"") if kept.endswith(b"\n") else (lines, kept)
+
+
 def _cut_messages(kept: bytes, chunk: bytes) -> tuple[list[bytes], bytes]:
     data, messages = kept + chunk, list[bytes]()
     while len(data) >= _CHECKSUM:
@@ -57,16 +62,26 @@ def _cut_messages(kept: bytes, chunk: bytes) -> tuple[list[bytes], bytes]:
 
 
 def _message_data(message: bytes) -> bytes:
-    """What Bedrock says: base64 in JSON."""
-    headers = int.from_bytes(message[4:8])
+    return chunk_data(message[_PRELUDE + int.from_bytes(message[4:8]) : -_CHECKSUM])
+
+
+def chunk_data(payload: bytes) -> bytes:
+    """What Bedrock says in a chunk of an invoked model: base64 in JSON."""
     try:
-        said = json.loads(message[_PRELUDE + headers : -_CHECKSUM])["bytes"]
-        return base64.b64decode(said)
+        return base64.b64decode(json.loads(payload)["bytes"])
     except (ValueError, LookupError, TypeError):
         return b""
 
 
 _SERVER_SENT_EVENTS: Final = Framing(_cut_events, _event_data)
 _AWS_MESSAGES: Final = Framing(_cut_messages, _message_data)
+_BY_TYPE: Final[dict[str, Framing | None]] = {
+    "vnd.amazon.eventstream": _AWS_MESSAGES,
+    "stream+json": Framing(_cut_lines, bytes.strip),
+    "json": None,
+}
 #: For events that the SDK has cut and read itself.
-PARSED: Final = Framing(lambda kept, event: ([event], kept), lambda event: json.dumps(event).encode())
+PARSED: Final = Framing(
+    lambda kept, event: ([event], kept),
+    lambda event: json.dumps(event, default=lambda value: getattr(value, "__dict__", None)).encode(),
+)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from otelbudget.guards import exchange, watch
+from otelbudget.guards import watch
 from otelbudget.guards.call import Wire, acarried, carried, json_body, plan
+from otelbudget.guards.exchange import Answer, Attempts
 from otelbudget.guards.framing import PARSED
 from otelbudget.guards.guard import SdkGuard
 
@@ -27,8 +28,8 @@ class GoogleGuard(SdkGuard):
         (base,) = self._classes()
         self._take(base, "_request", self._request)
         self._take(base, "_async_request", self._arequest)
-        self._note(base, "_request_once", _attempt)
-        self._note(base, "_async_request_once", _aattempt)
+        self._note(base, "_request_once", _ATTEMPTS.one)
+        self._note(base, "_async_request_once", _ATTEMPTS.aone)
 
     def _classes(self) -> tuple[Any, ...]:
         return (self._inside("_api_client").BaseApiClient,)
@@ -54,54 +55,15 @@ def _split(args: tuple[Any, ...], how: Mapping[str, Any]) -> tuple[Any, dict[str
     return named.pop("http_request"), named
 
 
-class _Answer(NamedTuple):
-    """An ``HttpResponse`` as other SDKs' look; *response* if its segments are still to be read."""
-
-    status_code: int
-    content: bytes = b""
-    response: Any = None
-    headers: Mapping[str, str] = {}
-
-    @property
-    def is_closed(self) -> bool:
-        return self.response is None
-
-
-def _answer(response: Any) -> _Answer:
+def _answer(response: Any) -> Answer:
+    """An ``HttpResponse`` as other SDKs' look."""
     streamed = response.response_stream
     if isinstance(streamed, list):
-        return _Answer(200, "".join(map(str, streamed)).encode(), None, response.headers)
-    return _Answer(200, b"", response, response.headers)
+        return Answer(200, "".join(map(str, streamed)).encode(), headers=response.headers)
+    return Answer(200, unread=response, headers=response.headers)
 
 
-def _note_failure(error: Exception) -> None:
-    code = getattr(error, "code", None)
-    if isinstance(code, int):  # an APIError
-        exchange.answered(_Answer(code))
-    else:
-        exchange.lost(error)
-
-
-def _attempt(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    exchange.begins()
-    try:
-        response = original(*args, **kwargs)
-    except Exception as error:
-        _note_failure(error)
-        raise
-    exchange.answered(_answer(response))
-    return response
-
-
-async def _aattempt(original: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
-    exchange.begins()
-    try:
-        response = await original(*args, **kwargs)
-    except Exception as error:
-        _note_failure(error)
-        raise
-    exchange.answered(_answer(response))
-    return response
+_ATTEMPTS: Final = Attempts(lambda error: getattr(error, "code", None), _answer)
 
 
 # --- the SDK's ``HttpRequest``
@@ -124,5 +86,5 @@ _WIRE: Final = Wire(
     changed=_changed,
     open=lambda request: isinstance(request.data, Mapping),
     framing=lambda _: PARSED,
-    attach=lambda answer, follower: watch.attach_segments(answer.response, follower),
+    attach=lambda answer, follower: watch.attach_segments(answer.unread, follower),
 )

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from otelbudget.guards.dialects import Endpoints, anthropic, gemini, groq, mistral, openai
+from otelbudget.guards.dialects import (
+    Endpoints,
+    anthropic,
+    bedrock,
+    cohere,
+    gemini,
+    groq,
+    litellm,
+    mistral,
+    ollama,
+    openai,
+)
 
 
 class Sdk(NamedTuple):
@@ -39,18 +50,21 @@ SPEAKEASY: Final = (
     Sdk("mistralai.gcp", "mistralai.gcp.client", "gcp.vertex_ai", mistral.ENDPOINTS),
 )
 GOOGLE: Final = Sdk("google_genai", "google.genai", "gcp.gemini", gemini.ENDPOINTS)
+FERN: Final = (Sdk("cohere", "cohere", "cohere", cohere.ENDPOINTS),)
+OLLAMA: Final = Sdk("ollama", "ollama", "ollama", ollama.ENDPOINTS)
+BEDROCK: Final = Sdk("bedrock", "botocore.client", "aws.bedrock", bedrock.ENDPOINTS)
+LITELLM: Final = Sdk("litellm", "litellm", "litellm", litellm.ENDPOINTS)
 
 #: Modules of SDKs that send requests to a model and had no guard; one that gets a guard may stay here.
 KNOWN: Final = (
-    *("ai21", "azure.ai.inference", "claude_agent_sdk", "cohere", "dashscope", "dspy", "gigachat"),
+    *("ai21", "azure.ai.inference", "claude_agent_sdk", "dashscope", "dspy", "gigachat"),
     *(
         "fireworks.client",
         "google.generativeai",
         "huggingface_hub.inference._client",
         "ibm_watsonx_ai",
-        "litellm",
         "llama_api_client",
     ),
-    *("ollama", "openrouter", "perplexity", "portkey_ai", "reka", "replicate", "sambanova", "vertexai", "voyageai"),
+    *("openrouter", "perplexity", "portkey_ai", "reka", "replicate", "sambanova", "vertexai", "voyageai"),
     *("volcenginesdkarkruntime", "writerai", "xai_sdk", "zai", "zhipuai"),
 )

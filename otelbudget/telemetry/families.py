@@ -6,13 +6,14 @@ To add a metric: a name in `semconv`, a cell that counts it, a row here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final, NamedTuple
+from collections.abc import Iterator
+from typing import Final
 
 from otelbudget import semconv
 from otelbudget._version import __version__
 from otelbudget.model.amounts import COST, NANOS, RESOURCES
 from otelbudget.telemetry.cell_types import ALLOW_SLOTS
+from otelbudget.telemetry.family import Family, HistogramFamily, Sample
 from otelbudget.telemetry.histogram import (
     CHECK_BUCKETS,
     COST_BUCKETS,
@@ -23,42 +24,6 @@ from otelbudget.telemetry.histogram import (
 )
 from otelbudget.telemetry.quota_gauges import QuotaLabels
 from otelbudget.telemetry.snapshot import Snapshot
-
-#: Label values in the order of the family's labels, and the value.
-Sample = tuple[tuple[str, ...], float]
-
-
-class Family(NamedTuple):
-    """A counter, if its name ends in ``_total``, or a gauge."""
-
-    #: As Prometheus shows it.
-    name: str
-    help: str
-    labels: tuple[str, ...]
-    #: For OpenTelemetry, in the notation of UCUM; Prometheus has it in the name.
-    unit: str
-    read: Callable[[Snapshot], Iterable[Sample]]
-
-    @property
-    def counts(self) -> bool:
-        """Whether it is a counter."""
-        return self.name.endswith("_total")
-
-    @property
-    def merge(self) -> Callable[[Iterable[float]], float]:
-        """What several samples under one label come to."""
-        return max if self.name in (semconv.M_BUDGET_RESET, semconv.M_ACTIVE_RUN_RATIO) else sum
-
-
-class HistogramFamily(NamedTuple):
-    """A histogram; `read` gives label values with what was observed under them."""
-
-    name: str
-    help: str
-    labels: tuple[str, ...]
-    unit: str
-    bounds: tuple[float, ...]
-    read: Callable[[Snapshot], Iterable[tuple[tuple[str, ...], Histogram]]]
 
 
 def _checks(now: Snapshot) -> Iterator[Sample]:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from prometheus_client.utils import floatToGoString
 
 from otelbudget import forking
-from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS, Family, HistogramFamily
+from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS
+from otelbudget.telemetry.family import Family, HistogramFamily
 from otelbudget.telemetry.forks import ForkWatch
 
 if TYPE_CHECKING:

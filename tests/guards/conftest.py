@@ -1,4 +1,4 @@
-"""A demo server, a manager that is switched on, and the guard of openai around each test."""
+"""A demo server, a manager that is switched on, and the guard of an SDK around each test."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from provider import Provider
 
+from otelbudget import Config
 from otelbudget.engine import context as contexts
 from otelbudget.guards import GUARDS
 from otelbudget.manager import BudgetManager
@@ -24,12 +25,24 @@ def server() -> Iterator[Provider]:
 
 
 @pytest.fixture
-def manager() -> Iterator[BudgetManager]:
-    manager = BudgetManager()
+def sdk() -> str:
+    """The SDK that is guarded, as `GUARDS` names it; test files have their own."""
+    return "openai"
+
+
+@pytest.fixture
+def config() -> Config:
+    return Config()
+
+
+@pytest.fixture
+def manager(sdk: str, config: Config) -> Iterator[BudgetManager]:
+    pytest.importorskip(GUARDS[sdk].module)
+    manager = BudgetManager(config)
     contexts.activate(manager.engine)
-    GUARDS["openai"].install()
+    GUARDS[sdk].install()
     yield manager
-    GUARDS["openai"].uninstall()
+    GUARDS[sdk].uninstall()
     contexts.deactivate(manager.engine)
 
 
@@ -63,7 +76,8 @@ def gateway(served: list[tuple[str, dict[str, Any]]], answer: dict[str, Any]) ->
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            said = self.rfile.read(int(self.headers["content-length"]))
+            body = json.loads(said) if said.startswith(b"{") else {}  # or it is a form
             served.append((self.path, body))
             status, said = (answer["make"](body) if "make" in answer else None) or (200, USED)
             data = said if isinstance(said, bytes) else json.dumps(said).encode()

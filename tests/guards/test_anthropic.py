@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
@@ -14,6 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from provider import Provider, Reply
+from provider.bedrock import frame
 
 from otelbudget import BudgetExceeded, Config, RunBudget
 from otelbudget.config import Estimates
@@ -246,17 +245,6 @@ PLATFORMS = {
 }
 
 
-def _aws_message(event: dict[str, Any]) -> bytes:
-    """An event as AWS frames it: lengths, checksum, headers, base64 in JSON, checksum."""
-    headers = b""
-    for name, value in ((":event-type", "chunk"), (":content-type", "application/json"), (":message-type", "event")):
-        headers += bytes([len(name)]) + name.encode() + b"\x07" + len(value).to_bytes(2) + value.encode()
-    payload = json.dumps({"bytes": base64.b64encode(json.dumps(event).encode()).decode()}).encode()
-    prelude = (16 + len(headers) + len(payload)).to_bytes(4) + len(headers).to_bytes(4)
-    body = prelude + binascii.crc32(prelude).to_bytes(4) + headers + payload
-    return body + binascii.crc32(body).to_bytes(4)
-
-
 def _sse(events: Iterable[dict[str, Any]]) -> bytes:
     return "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events).encode()
 
@@ -289,7 +277,7 @@ def test_streams_of_other_platforms_are_charged_exactly(
 ) -> None:
     if "Bedrock" in type(platform).__name__:
         answer.update(content_type="application/vnd.amazon.eventstream")
-        answer["make"] = lambda _: (200, b"".join(map(_aws_message, EVENTS)))
+        answer["make"] = lambda _: (200, b"".join(frame({"chunk": event}) for event in EVENTS))
     else:
         answer.update(make=lambda _: (200, _sse(EVENTS)), content_type="text/event-stream")
     with manager.run() as run, platform.messages.create(**CHAT, stream=True) as stream:

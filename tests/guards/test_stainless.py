@@ -10,34 +10,17 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from kits import charged
 from provider import Provider, Reply
 from sdks import MODELS, WAYS, Kit, kit
 
 from otelbudget import BudgetExceeded, Config, Quota, Quotas, RunBudget
-from otelbudget.engine import context as contexts
 from otelbudget.estimate.tokens import count_input, estimate_tokens
 from otelbudget.guards import GUARDS
 from otelbudget.manager import BudgetManager
 
 SDKS = tuple(MODELS)
 USED = Reply(chunks=("one ", "two ", "three"), input_tokens=80, output_tokens=20, cached_tokens=30, written_tokens=7)
-
-
-@pytest.fixture
-def config() -> Config:
-    return Config()
-
-
-@pytest.fixture
-def manager(config: Config, request: pytest.FixtureRequest) -> Iterator[BudgetManager]:
-    sdk = request.getfixturevalue("sdk")
-    manager = BudgetManager(config)
-    contexts.activate(manager.engine)
-    pytest.importorskip(GUARDS[sdk].module)
-    GUARDS[sdk].install()
-    yield manager
-    GUARDS[sdk].uninstall()
-    contexts.deactivate(manager.engine)
 
 
 @pytest.fixture(autouse=True)
@@ -57,11 +40,6 @@ def clients(sdk: str, server: Provider, manager: BudgetManager) -> Iterator[Kit]
         yield made
 
 
-def _charged(run: Any) -> tuple[int, int | None, int | None]:
-    assert run._state.account.holds == 0
-    return run.usage.steps, run.usage.input_tokens, run.usage.output_tokens
-
-
 @pytest.mark.parametrize("sdk", SDKS)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_call_that_is_denied_from_the_start_is_never_sent(
@@ -71,7 +49,7 @@ def test_a_call_that_is_denied_from_the_start_is_never_sent(
         with pytest.raises(BudgetExceeded) as caught:
             WAYS[way](clients)
         assert (type(caught.value), caught.value.__cause__) == (BudgetExceeded, None)
-        assert _charged(run) == (0, 0, 0)
+        assert charged(run) == (0, 0, 0)
     assert server.requests == 0
 
 
@@ -96,7 +74,7 @@ def test_one_step_of_five_wanted_is_one_request_and_its_tokens_are_the_server_s(
     server.enqueue(USED)
     with manager.run(RunBudget(max_steps=1), reraise=False) as run:
         assert _five_times(way, clients) == ["run"] * 4
-        assert _charged(run) == (1, 80, 20)
+        assert charged(run) == (1, 80, 20)
     assert server.requests == 1
 
 
@@ -133,7 +111,7 @@ def test_a_stream_left_early_is_charged_what_was_read(
         server.enqueue(USED)
         with manager.run() as run:
             leave(clients)
-            assert _charged(run) == (1, given, estimate_tokens("one "))
+            assert charged(run) == (1, given, estimate_tokens("one "))
     server.enqueue(USED)
     with manager.run() as run:
         stream = clients.create(clients.client, stream=True)
@@ -177,7 +155,7 @@ def test_a_stream_that_outgrows_the_budget_is_cut(
         with pytest.raises(BudgetExceeded) as caught:
             list(made.create(**body))
         assert caught.value.__cause__ is None
-        assert 500 < (_charged(run)[2] or 0) < 610
+        assert 500 < (charged(run)[2] or 0) < 610
 
 
 @pytest.mark.parametrize("sdk", SDKS)
@@ -192,15 +170,15 @@ def test_retries_of_the_sdk_are_one_step_and_each_lost_attempt_costs_its_input(
         ((Reply(status=500),) * 3, (1, 0, 0)),
         ((Reply(fault="reset"), Reply(status=400)), (1, given, 0)),
     )
-    for replies, charged in cases:
+    for replies, owed in cases:
         server.enqueue(*replies)
         manager.engine.learned = type(manager.engine.learned)()
         with manager.run(RunBudget(max_steps=1), reraise=False) as run:
             try:
                 clients.create(retrying)
             except clients.module.APIError:
-                assert charged[2] == 0
-            assert _charged(run) == charged
+                assert owed[2] == 0
+            assert charged(run) == owed
     assert server.requests == sum(len(replies) for replies, _ in cases)
 
 
@@ -215,7 +193,7 @@ def test_a_refused_connection_gives_everything_back(sdk: str, retries: int, mana
         with made.client, manager.run(RunBudget(max_steps=1)) as run:
             with pytest.raises(made.module.APIConnectionError):
                 way(made)
-            assert _charged(run) == (0, 0, 0)
+            assert charged(run) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("sdk", SDKS)
@@ -228,7 +206,7 @@ def test_a_timeout_after_sending_charges_the_input(
     with made.client, manager.run() as run:
         with pytest.raises(made.module.APITimeoutError):
             WAYS[way](made)
-        assert _charged(run) == (1, count_input(made.body), 0)
+        assert charged(run) == (1, count_input(made.body), 0)
 
 
 @pytest.mark.parametrize("sdk", SDKS)
@@ -239,12 +217,12 @@ def test_an_error_answer_is_one_step_without_tokens_and_other_endpoints_pass(
         clients.client.get("/models" if sdk == "openai" else "/v1/models", cast_to=object)
         with pytest.raises(clients.module.NotFoundError):
             clients.client.post("/v1/messages/count_tokens", cast_to=object, body=clients.body)
-        assert _charged(run) == (0, 0, 0)
+        assert charged(run) == (0, 0, 0)
     server.enqueue(Reply(status=400))
     with manager.run() as run:
         with pytest.raises(clients.module.BadRequestError):
             clients.create(clients.client)
-        assert _charged(run) == (1, 0, 0)
+        assert charged(run) == (1, 0, 0)
 
 
 def _functions(clients: Kit) -> list[Any]:
@@ -264,7 +242,8 @@ def test_the_sdk_is_as_before_when_the_guard_is_out(sdk: str, server: Provider) 
     changed = [f.__name__ for f, code, *_ in before if f.__code__ is not code]
     method = "_request" if sdk == "anthropic" and hasattr(made.client, "_request") else "request"
     assert sorted(changed) == sorted(
-        ["_build_request", "_calculate_retry_timeout", *2 * [method, "_process_response", "_sleep_for_retry"]]
+        ["_build_request", "_calculate_retry_timeout", "__iter__", "__aiter__"]
+        + 2 * [method, "_process_response", "_sleep_for_retry", "__init__"]
     )
     assert GUARDS[sdk].unreached() == []
     GUARDS[sdk].uninstall()

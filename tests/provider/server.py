@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from otelbudget.demo.server import DemoServer, Handler, Request
 from provider.script import Reply, Script
-from provider.wire import PATHS, Event, Json, answer, error, wrong
+from provider.wire import PATHS, Event, Json, answer, error, framed, wrong
 
 ORDINARY = Reply()
 
@@ -71,9 +71,10 @@ class ScriptedHandler(Handler):
         self._send(status, headers, [data[:middle], data[middle:]], reply)
 
     def _stream(self, events: Sequence[Event], reply: Reply) -> None:
-        pieces = [b"%x\r\n%s\r\n" % (len(data), data) for data in map(_sse, events)]
+        kind, pieces = framed(self.path, events)
+        pieces = [b"%x\r\n%s\r\n" % (len(data), data) for data in pieces]
         pieces[-1] += b"0\r\n\r\n"
-        headers = {"content-type": "text/event-stream", "transfer-encoding": "chunked"}
+        headers = {"content-type": kind, "transfer-encoding": "chunked"}
         self._send(200, headers, pieces, reply, self.server.demo.chunk_s)
 
     def _send(
@@ -160,10 +161,3 @@ class Provider(DemoServer):
             return self._prescribed.popleft()
         except IndexError:
             return self._choose(request) or ORDINARY
-
-
-def _sse(event: Event) -> bytes:
-    if isinstance(event, str):
-        return f"data: {event}\n\n".encode()
-    kind = f"event: {event['type']}\n" if "type" in event else ""
-    return f"{kind}data: {json.dumps(event)}\n\n".encode()

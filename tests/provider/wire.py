@@ -9,14 +9,14 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from otelbudget.demo.server import Request
 from otelbudget.demo.tokens import count_tokens, cut, prompt_tokens
 from otelbudget.demo.writer import Answer, write
-from provider import anthropic, gemini
+from provider import anthropic, bedrock, cohere, gemini, ollama
 from provider.embeddings import embeddings
 from provider.script import Reply
 
@@ -56,6 +56,11 @@ def answer(request: Request, reply: Reply) -> Json | list[Event]:
         request = replace(request, body=anthropic.as_chat(request.body))
     elif request.path in gemini.PATHS:
         request = replace(request, body=gemini.as_chat(request.path, request.body))
+    elif request.path in (*bedrock.CONVERSE, *bedrock.INVOKE):
+        request = replace(request, body=bedrock.as_chat(request.path, request.body))
+    elif request.path in (*cohere.PATHS, *ollama.PATHS):
+        module = cohere if request.path in cohere.PATHS else ollama
+        request = replace(request, body=module.as_chat(request.body))
     outcome = _outcome(request, reply)
     return list(events(outcome)) if request.body.get("stream") else body(outcome)
 
@@ -195,6 +200,10 @@ def _chat_events(outcome: Outcome) -> Iterator[Event]:
     yield "[DONE]"
 
 
+def _groq(outcome: Outcome) -> Json:
+    return _chat(outcome) | {"service_tier": "on_demand"}
+
+
 def _groq_events(outcome: Outcome) -> Iterator[Event]:
     """Groq tells the usage in its last chunk, asked or not, beside what OpenAI's form has."""
     *chunks, done = _chat_events(outcome)
@@ -302,13 +311,47 @@ _Forms = tuple[Callable[[Outcome], Json], Callable[[Outcome], Iterator[Event]]]
 _FORMS: dict[str, _Forms] = {
     "/v1/chat/completions": (_chat, _chat_events),
     "/v1/responses": (_response, _response_events),
-    "/openai/v1/chat/completions": (_chat, _groq_events),
+    "/openai/v1/chat/completions": (_groq, _groq_events),
     "/mistral/v1/chat/completions": (_chat, _mistral_events),
     "/mistral/v1/fim/completions": (_chat, _mistral_events),
     "/mistral/v1/agents/completions": (_chat, _mistral_events),
     anthropic.PATH: (anthropic.message, anthropic.events),
     **dict.fromkeys(gemini.PATHS, (gemini.content, gemini.events)),
+    cohere.CHAT: (cohere.message, cohere.events),
+    cohere.OLD_CHAT: (cohere.old_message, cohere.old_events),
+    **dict.fromkeys(ollama.PATHS, (ollama.last, ollama.lines)),
+    **dict.fromkeys(bedrock.CONVERSE, (bedrock.converse, bedrock.converse_events)),
+    **dict.fromkeys(bedrock.INVOKE, (bedrock.invoked, bedrock.invoked_events)),
 }
+
+
+def _line(event: Event) -> bytes:
+    return json.dumps(event).encode() + b"\n"
+
+
+def _sse(event: Event) -> bytes:
+    if isinstance(event, str):
+        return f"data: {event}\n\n".encode()
+    kind = f"event: {event['type']}\n" if "type" in event else ""
+    return f"{kind}data: {json.dumps(event)}\n\n".encode()
+
+
+_Frames = tuple[str, Callable[[Event], bytes]]
+_AWS: _Frames = ("application/vnd.amazon.eventstream", bedrock.frame)
+#: Path -> content type of a stream, and how its events are written.
+_FRAMES: dict[str, _Frames] = {
+    cohere.OLD_CHAT: ("application/stream+json", _line),
+    **dict.fromkeys(ollama.PATHS, ("application/x-ndjson", _line)),
+    **dict.fromkeys(bedrock.STREAMS, _AWS),
+}
+
+
+def framed(path: str, events: Sequence[Event]) -> tuple[str, list[bytes]]:
+    """Content type and pieces of a stream that answers a request to *path*."""
+    kind, write_event = _FRAMES.get(path, ("text/event-stream", _sse))
+    return kind, list(map(write_event, events))
+
+
 _EMBEDDINGS = ("/v1/embeddings", "/openai/v1/embeddings", "/mistral/v1/embeddings")
 PATHS = (*_FORMS, *_EMBEDDINGS)
 

@@ -25,7 +25,7 @@ from tools import collector, compose_reader, promtool
 
 import otelbudget
 from otelbudget import BudgetExceeded, Config, RunBudget
-from otelbudget.config.settings import TelemetryConfig
+from otelbudget.config.parts import TelemetryConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

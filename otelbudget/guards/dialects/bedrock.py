@@ -1,0 +1,111 @@
+"""What Bedrock's runtime speaks: Converse, the same for all models, and each model's own body inside InvokeModel.
+
+Requests are read as boto3 takes them. Of an invoked model Bedrock tells the usage in headers, and in the last chunk
+of a stream (``amazon-bedrock-invocationMetrics``); a body of Claude's knows its cache too. Counting tokens is no call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from otelbudget.guards.dialects import Dialect, Endpoints, anthropic, count, get, spoken
+from otelbudget.model.usage import Usage
+
+METRICS: Final = "amazon-bedrock-invocationMetrics"
+#: Names of the maximum in the bodies of models; those of Titan and Nova are one level down.
+_MAXIMA: Final = ("max_tokens", "max_completion_tokens", "max_tokens_to_sample", "max_gen_len", "maxTokens")
+_INNER: Final = (("textGenerationConfig", "maxTokenCount"), ("inferenceConfig", "maxTokens"))
+
+
+class Converse(Dialect):
+    """``converse`` and ``converse_stream``."""
+
+    def max_output_tokens(self, body: Mapping[str, Any]) -> int | None:
+        """That of ``inferenceConfig``."""
+        inner = body.get("inferenceConfig")
+        return super().max_output_tokens(inner if isinstance(inner, Mapping) else {})
+
+    def lowered(self, body: Mapping[str, Any], provider: str, maximum: int) -> Mapping[str, Any]:  # noqa: ARG002
+        """In ``inferenceConfig``."""
+        return {"inferenceConfig": {**(body.get("inferenceConfig") or {}), "maxTokens": maximum}}
+
+    def usage(self, answer: object, provider: str) -> Usage | None:
+        """What the total has besides the output is input, of the cache too."""
+        reported = get(answer, "usage")
+        names = ("inputTokens", "outputTokens", "totalTokens", "cacheReadInputTokens", "cacheWriteInputTokens")
+        given, made, total, read, written = (count(get(reported, name)) or 0 for name in names)
+        given = max(given, total - made)
+        if read + written > given:
+            given += read + written
+        if not (given or made):
+            return None
+        return Usage(given, made, cache_read_tokens=read, cache_write_tokens=written, provider=provider)
+
+    def part(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the last event says."""
+        return {"usage": get(event.get("metadata"), "usage")}
+
+    def words(self, event: Mapping[str, Any]) -> str:
+        """Text, thoughts, and the names and arguments of tools."""
+        parts = [get(event.get("contentBlockStart"), "start"), get(event.get("contentBlockDelta"), "delta")]
+        return "".join(spoken(parts))
+
+    def ends(self, event: Mapping[str, Any], usage: Usage | None) -> bool:
+        """With the event that has the usage."""
+        return usage is not None and "metadata" in event
+
+
+class Invoke(anthropic.Messages):
+    """``invoke_model`` and ``invoke_model_with_response_stream``, whatever the model."""
+
+    def max_output_tokens(self, body: Mapping[str, Any]) -> int | None:
+        """The first that is given, of all models' names."""
+        inner = (count(get(body.get(outer), name)) for outer, name in _INNER)
+        return next((n for n in inner if n is not None), super().max_output_tokens(body))
+
+    def maximum_keys(self, body: Mapping[str, Any], provider: str) -> tuple[str, ...]:
+        """Where it has one: which name another model knows can't be told."""
+        found = super().maximum_keys(body, provider)
+        return tuple(key for key in found if body.get(key) is not None)
+
+    def usage(self, answer: object, provider: str) -> Usage | None:
+        """That of Claude's body, else Bedrock's own."""
+        told = super().usage(answer, provider)
+        metrics = get(answer, METRICS)
+        given, made = (count(get(metrics, name)) or 0 for name in ("inputTokenCount", "outputTokenCount"))
+        return told or (Usage(given, made, provider=provider) if given or made else None)
+
+    def part(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What Claude says of its message, or Bedrock's own at the end."""
+        metrics = event.get(METRICS)
+        if metrics is None:
+            return super().part(event)
+        counts = {"input_tokens": get(metrics, "inputTokenCount"), "output_tokens": get(metrics, "outputTokenCount")}
+        return {"usage": counts}
+
+    def words(self, event: Mapping[str, Any]) -> str:
+        """Claude's, else those of other models' chunks."""
+        if "type" in event:
+            return super().words(event)
+        inner = get(event.get("contentBlockDelta"), "delta")
+        return "".join(spoken([inner, *(event.get(key) for key in ("outputText", "generation", "text", "choices"))]))
+
+    def ends(self, event: Mapping[str, Any], usage: Usage | None) -> bool:
+        """With Bedrock's own usage, or Claude's."""
+        return METRICS in event or super().ends(event, usage)
+
+
+_CONVERSE: Final = Converse("chat", ("maxTokens",))
+_INVOKE: Final = Invoke("chat", _MAXIMA)
+#: Ends of model and operation.
+ENDPOINTS: Final[Endpoints] = (
+    ("/Converse", _CONVERSE),
+    ("/ConverseStream", _CONVERSE),
+    ("embed*/InvokeModel", Invoke("embeddings")),
+    *((f"{kind}*/InvokeModel", Invoke("image_generation", fee=True)) for kind in ("stability.", "image", "canvas")),
+    ("rerank*/InvokeModel", Invoke("rerank", fee=True)),
+    ("/StartAsyncInvoke", Invoke("batch", fee=True)),
+    ("/InvokeModel", _INVOKE),
+    ("/InvokeModelWithResponseStream", _INVOKE),
+)

@@ -1,0 +1,130 @@
+"""The guard of SDKs made by the Fern generator.
+
+It sits in ``core.http_client``: ``request`` calls itself for each retry, ``stream`` is a generator under a context
+manager and makes one attempt.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from typing import Any, Final
+
+from otelbudget.guards import exchange, patching
+from otelbudget.guards.call import Wire, acarried, carried, plan
+from otelbudget.guards.guard import SdkGuard
+
+
+class FernGuard(SdkGuard):
+    """The guard of one SDK."""
+
+    def _take_over(self) -> None:
+        sync, asynchronous = self._classes()
+        self._take(sync, "request", self._request)
+        self._take(sync, "stream", self._stream)
+        self._take(asynchronous, "request", self._arequest)
+        self._take(asynchronous, "stream", self._astream)
+        module = self._inside("core.http_client")
+        self._notes.extend(patching.take_over(module._should_retry, _answered))
+        self._notes.extend(patching.take_over(module._retry_timeout_from_retries, _failed))
+
+    def _classes(self) -> tuple[Any, ...]:
+        module = self._inside("core.http_client")
+        return module.HttpClient, module.AsyncHttpClient
+
+    def _taken(self) -> tuple[str, ...]:
+        return ("request", "stream")
+
+    def _request(self, original: Callable[..., Any], client: Any, path: Any = None, **how: Any) -> Any:
+        how["path"] = path
+        if how.get("retries"):
+            exchange.begins()
+            return original(client, **how)
+
+        def send(sent: Mapping[str, Any]) -> Any:
+            exchange.begins()
+            return exchange.answered(original(client, **sent))
+
+        return carried(self._plan(client, how), how, send)
+
+    async def _arequest(
+        self, original: Callable[..., Awaitable[Any]], client: Any, path: Any = None, **how: Any
+    ) -> Any:
+        how["path"] = path
+        if how.get("retries"):
+            exchange.begins()
+            return await original(client, **how)
+
+        async def send(sent: Mapping[str, Any]) -> Any:
+            exchange.begins()
+            return exchange.answered(await original(client, **sent))
+
+        return await acarried(self._plan(client, how), how, send)
+
+    def _stream(self, original: Callable[..., Any], client: Any, path: Any = None, **how: Any) -> Iterator[Any]:
+        how["path"] = path
+        with ExitStack() as stack:
+
+            def send(sent: Mapping[str, Any]) -> Any:
+                exchange.begins()
+                return exchange.answered(stack.enter_context(contextmanager(original)(client, **sent)))
+
+            yield carried(self._plan(client, how), how, send)
+
+    async def _astream(
+        self, original: Callable[..., Any], client: Any, path: Any = None, **how: Any
+    ) -> AsyncIterator[Any]:
+        how["path"] = path
+        async with AsyncExitStack() as stack:
+
+            async def send(sent: Mapping[str, Any]) -> Any:
+                exchange.begins()
+                opened = asynccontextmanager(original)(client, **sent)
+                return exchange.answered(await stack.enter_async_context(opened))
+
+            yield await acarried(self._plan(client, how), how, send)
+
+    def _plan(self, client: Any, how: Mapping[str, Any]) -> Any:
+        return plan(self._sdk, _WIRE, client, how, stream=False)
+
+
+def _answered(original: Callable[..., Any], *args: Any, **how: Any) -> Any:
+    """Of what looks at each response."""
+    exchange.answered(None)
+    return original(*args, **how)
+
+
+def _failed(original: Callable[..., Any], *args: Any, **how: Any) -> Any:
+    """Of what says when to try again, asked where the error of an attempt is handled."""
+    if error := sys.exc_info()[1]:
+        exchange.lost(error)
+    return original(*args, **how)
+
+
+# --- the keyword arguments of a request
+
+
+def _body(how: Mapping[str, Any]) -> Mapping[str, Any]:
+    given, unset = how.get("json"), how.get("omit")
+    body = {name: value for name, value in given.items() if value is not unset} if isinstance(given, Mapping) else {}
+    return {**body, **_more(how)}
+
+
+def _more(how: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (how.get("request_options") or {}).get("additional_body_parameters") or {}
+
+
+def _changed(how: Mapping[str, Any], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    changed = {**how, "json": {**how["json"], **values}}
+    if more := _more(how):
+        changed["request_options"] = {**how["request_options"], "additional_body_parameters": {**more, **values}}
+    return changed
+
+
+_WIRE: Final = Wire(
+    endpoint=lambda how: (how["method"], str(how["path"] or how.get("base_url"))),
+    body=_body,
+    changed=_changed,
+    open=lambda how: isinstance(how.get("json"), Mapping),
+)
