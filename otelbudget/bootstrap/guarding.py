@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -49,9 +50,12 @@ class Guarding:
             self._hooks.append(ImportHook(GUARDS[sdk].module, partial(self._imported, sdk)))
 
     def prove(self, deaf: str) -> None:
-        """Raise unless there is a guard, and that of every SDK installed is reached; *deaf*: spans don't help."""
+        """Raise unless there is a guard, and that of every SDK installed is reached; *deaf*: spans don't help.
+
+        What is slow to import is asked only if the application has done it.
+        """
         for sdk in GUARDS:
-            if not installed(GUARDS[sdk].module):
+            if not installed(GUARDS[sdk].module) or (GUARDS[sdk].slow and GUARDS[sdk].module not in sys.modules):
                 continue
             try:
                 importlib.import_module(GUARDS[sdk].module)

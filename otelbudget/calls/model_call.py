@@ -251,6 +251,11 @@ class ModelCall:
             events.change_event(self.site, semconv.EVENT_STREAM_CUT, cut)
         self._settle(usage, error)
 
+    def late(self, usage: Usage) -> None:
+        """Charge what it has used since it was settled."""
+        model, provider = usage.model or self.request.model, usage.provider or self.request.provider
+        settlement.record(self.run, replace(usage, model=model, provider=provider), self.site, owner=self._owner)
+
     def _usage(self, input_tokens: int, output_tokens: int, **more: Any) -> Usage:
         return Usage(input_tokens, output_tokens, model=self.request.model, provider=self.request.provider, **more)
 

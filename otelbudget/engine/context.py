@@ -44,11 +44,13 @@ class Slot:
         return otel_context.attach(otel_context.set_value(self._key, value))
 
 
-#: The explicit run; the tool call that encloses; the permit to wrap up; the runs whose `on_exhausted` is being asked.
+#: The explicit run; the tool call that encloses; the permit to wrap up; the runs whose `on_exhausted` is being asked;
+#: what a call inside is a part of.
 RUN: Final = Slot("otelbudget-run")
 TOOL_CALL: Final = Slot("otelbudget-tool-call")
 PERMIT: Final = Slot("otelbudget-wrap-up")
 ASKING: Final = Slot("otelbudget-on-exhausted")
+HELD: Final = Slot("otelbudget-held")
 run_in, detach = RUN.of, otel_context.detach
 
 

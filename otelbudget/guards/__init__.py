@@ -21,8 +21,9 @@ from typing import Final, Protocol
 from otelbudget.guards.bedrock import BedrockGuard
 from otelbudget.guards.fern import FernGuard
 from otelbudget.guards.google import GoogleGuard
+from otelbudget.guards.litellm import LitellmGuard
 from otelbudget.guards.ollama import OllamaGuard
-from otelbudget.guards.sdks import BEDROCK, FERN, GOOGLE, OLLAMA, SPEAKEASY, STAINLESS
+from otelbudget.guards.sdks import BEDROCK, FERN, GOOGLE, LITELLM, OLLAMA, SPEAKEASY, STAINLESS
 from otelbudget.guards.speakeasy import SpeakeasyGuard
 from otelbudget.guards.stainless import StainlessGuard
 
@@ -33,6 +34,10 @@ class Guard(Protocol):
     @property
     def module(self) -> str:
         """The module whose import means that the SDK is used."""
+
+    @property
+    def slow(self) -> bool:
+        """Whether importing it is left to the application."""
 
     def install(self) -> None:
         """Put the guard in, unless it is; an ImportError if its SDK is not installed."""
@@ -51,5 +56,6 @@ GUARDS: Final[dict[str, Guard]] = {
     **{sdk.name: FernGuard(sdk) for sdk in FERN},
     GOOGLE.name: GoogleGuard(GOOGLE),
     BEDROCK.name: BedrockGuard(BEDROCK),
+    LITELLM.name: LitellmGuard(LITELLM),
     OLLAMA.name: OllamaGuard(OLLAMA),
 }

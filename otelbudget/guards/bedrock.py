@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import weakref
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, Final, NamedTuple
@@ -18,7 +17,8 @@ from otelbudget.guards.dialects.bedrock import METRICS
 from otelbudget.guards.exchange import Answer, Attempts
 from otelbudget.guards.framing import Framing, chunk_data
 from otelbudget.guards.guard import SdkGuard
-from otelbudget.guards.watch import Watch, twin
+from otelbudget.guards.readers import reading, twin
+from otelbudget.guards.watch import Watch, follow
 
 _COUNTS: Final = {"inputTokenCount": "input", "outputTokenCount": "output"}
 
@@ -30,6 +30,7 @@ class BedrockGuard(SdkGuard):
         (base,) = self._classes()
         self._take(base, "_make_api_call", self._call)
         self._note(import_module("botocore.endpoint").Endpoint, "_send", _ATTEMPTS.one)
+        self._note(import_module("botocore.eventstream").EventStream, "__iter__", reading)
 
     def _classes(self) -> tuple[Any, ...]:
         return (import_module(self._sdk.module).BaseClient,)
@@ -106,7 +107,7 @@ def _attach(answer: Answer, watch: Watch) -> None:
         watch.dropped()
 
     stream._event_generator, stream.close = watch.read(messages, raw.close), close
-    weakref.finalize(stream, watch.dropped).atexit = False
+    follow(stream, watch)
 
 
 def _data(message: Any) -> bytes:

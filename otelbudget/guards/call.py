@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from opentelemetry.context import get_current
 
 from otelbudget.calls import model_call as calls
 from otelbudget.calls.sizing import ModelRequest
-from otelbudget.engine.context import active_engine
+from otelbudget.engine.context import HELD, active_engine
 from otelbudget.estimate.tokens import count_input
 from otelbudget.guards import watch
 from otelbudget.guards.boundary import contained
@@ -19,14 +22,15 @@ from otelbudget.guards.charge import Charge
 from otelbudget.guards.dialects import Dialect, cost_of, dialect_of, text_of
 from otelbudget.guards.exchange import Exchange
 from otelbudget.guards.framing import Framing, framing_of
+from otelbudget.guards.held import Part
 from otelbudget.guards.providers import provider_of
 from otelbudget.guards.streams import BodyWatch, StreamWatch, json_usage
 from otelbudget.guards.watch import Watch
+from otelbudget.model.usage import Usage
 
 if TYPE_CHECKING:
     from otelbudget.calls.model_call import ModelCall
     from otelbudget.guards.sdks import Sdk
-    from otelbudget.model.usage import Usage
 
 #: Where a proxy says what an answer cost.
 _COST_HEADER: Final = "x-litellm-response-cost"
@@ -48,6 +52,8 @@ class Wire(NamedTuple):
         open: Whether it can be changed.
         framing: Gives how a streamed answer is cut, for its content type; None if it is no stream.
         attach: Lets a watch follow an answer.
+        provider: Gives who answers a client, else a default.
+        holds: What is sent inside, through other guards, is a part of the call.
     """
 
     endpoint: Callable[[Any], tuple[str, str]]
@@ -56,6 +62,8 @@ class Wire(NamedTuple):
     open: Callable[[Any], bool]
     framing: Callable[[str], Framing | None] = framing_of
     attach: Callable[[Any, Watch], None] = watch.attach
+    provider: Callable[[Any, str], str] = provider_of
+    holds: bool = False
 
 
 class Plan(NamedTuple):
@@ -67,6 +75,8 @@ class Plan(NamedTuple):
     request: ModelRequest
     stream_options: Mapping[str, Any] | None
     endpoint: tuple[str, str | None]
+    #: The call that it is in.
+    around: Charge | None
 
 
 def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan | None:
@@ -78,7 +88,7 @@ def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan 
     request = ModelRequest(provider=sdk.provider, operation=dialect.operation, model=None, input_tokens=1)
     body: Mapping[str, Any] = {}
     with contained(f"reading a request of {sdk.name}"):
-        body, provider = wire.body(sent), provider_of(client, sdk.provider)
+        body, provider = wire.body(sent), wire.provider(client, sdk.provider)
         request = ModelRequest(
             provider=provider,
             operation=dialect.operation,
@@ -90,7 +100,8 @@ def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan 
         )
     endpoint = str(getattr(client, "base_url", "")), request.model
     ask = stream and dialect.asks_usage and wire.open(sent) and endpoint not in _without_usage and _may_ask()
-    return Plan(sdk, wire, dialect, request, _asking(body.get("stream_options")) if ask else None, endpoint)
+    options = _asking(body.get("stream_options")) if ask else None
+    return Plan(sdk, wire, dialect, request, options, endpoint, HELD.of(get_current()))
 
 
 def _may_ask() -> bool:
@@ -116,13 +127,13 @@ def _asking(given: object) -> Mapping[str, Any] | None:
 
 def carried(planned: Plan | None, sent: Any, send: Callable[[Any], Any]) -> Any:
     """Have *sent* admitted and sent, or raise BudgetExceeded; gives what *send*, the SDK's own, gives."""
-    call = None if planned is None else calls.begin(planned.request)
+    call = None if planned is None else (planned.around and _part(planned)) or calls.begin(planned.request)
     if planned is None or call is None:
         return send(sent)
     way = Way(planned, call, sent)
     while True:
         try:
-            with way.exchange, call.active():
+            with way.exchange, call.active(), way.holding():
                 result = send(way.sent)
         except BaseException as error:
             if way.goes_on_without_usage(error):
@@ -135,13 +146,13 @@ def carried(planned: Plan | None, sent: Any, send: Callable[[Any], Any]) -> Any:
 
 async def acarried(planned: Plan | None, sent: Any, send: Callable[[Any], Awaitable[Any]]) -> Any:
     """`carried` for coroutine functions."""
-    call = None if planned is None else await calls.abegin(planned.request)
+    call = None if planned is None else (planned.around and _part(planned)) or await calls.abegin(planned.request)
     if planned is None or call is None:
         return await send(sent)
     way = Way(planned, call, sent)
     while True:
         try:
-            with way.exchange, call.active():
+            with way.exchange, call.active(), way.holding():
                 result = await send(way.sent)
         except BaseException as error:
             if way.goes_on_without_usage(error):
@@ -152,10 +163,18 @@ async def acarried(planned: Plan | None, sent: Any, send: Callable[[Any], Awaita
         return result
 
 
+def _part(planned: Plan) -> Part | None:
+    """The call as a part of the one around it, if that is still going on."""
+    outer, request = planned.around, planned.request
+    if outer is None or outer.call.settled:
+        return None
+    return Part(outer, request.max_output_tokens, request.input_tokens)
+
+
 class Way:
     """One admitted call on its way: what is *sent*, and its *exchange*, entered around the SDK's function."""
 
-    def __init__(self, planned: Plan, call: ModelCall, sent: Any) -> None:
+    def __init__(self, planned: Plan, call: ModelCall | Part, sent: Any) -> None:
         self.exchange = Exchange(call.again)
         self._plan = planned
         self._charge = Charge(call, planned.request, self.exchange)
@@ -168,6 +187,10 @@ class Way:
         asking = planned.stream_options
         self.sent = sent if asking is None else planned.wire.changed(sent, {"stream_options": asking})
         self._refused = False
+        #: What is sent inside is a part of this, with a mechanism that says so.
+        self.holding: Callable[[], AbstractContextManager[None]] = (
+            self._charge.holding if planned.wire.holds else nullcontext
+        )
 
     def goes_on_without_usage(self, error: BaseException) -> bool:
         """Whether the server may have refused because it was asked for the usage: then send what the caller gave."""
@@ -196,13 +219,17 @@ class Way:
             if response is not None and response.status_code >= 400:
                 self._charge.refused(self._usage_in(response))
                 return
-            if response is not None and not response.is_closed:
+            if response is not None and not response.is_closed and self._is_read(response):
                 self._follow(response)
                 return
-            told = self._plan.dialect.usage(result, self._plan.request.provider)
-            self._charge.answered(told or self._usage_in(response))
+            told = self._plan.dialect.usage(result, self._plan.request.provider) or self._usage_in(response)
+            self._charge.answered(told or (Usage(0, 0) if self._plan.dialect.fee else None))
             return
         self._charge.answered(None)
+
+    def _is_read(self, response: Any) -> bool:
+        """Whether what comes of it may say a usage: not sound and pictures."""
+        return not self._plan.dialect.fee or "event-stream" in response.headers.get("content-type", "")
 
     def _follow(self, response: Any) -> None:
         dialect, kind = self._plan.dialect, response.headers.get("content-type", "")

@@ -3,48 +3,92 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
+from opentelemetry.context import get_current
+
+from otelbudget.engine.context import HELD, attached
 from otelbudget.model.amounts import nanousd, usd
 from otelbudget.model.usage import Usage
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from decimal import Decimal
 
     from otelbudget.calls.model_call import ModelCall
     from otelbudget.calls.sizing import ModelRequest
     from otelbudget.guards.exchange import Exchange
+    from otelbudget.guards.held import Part
+
+_COUNTS: Final = ("input_tokens", "output_tokens")
+_ADDED: Final = (*_COUNTS, "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
+
+
+def _sums(one: Usage, other: Usage) -> dict[str, Any]:
+    return {name: (getattr(one, name) or 0) + (getattr(other, name) or 0) for name in _ADDED}
 
 
 class Charge:
     """One admitted call and its settlement. Attempts without an answer may have been worked on: each adds the input."""
 
-    __slots__ = ("call", "exchange", "reported_cost_usd", "request")
+    __slots__ = ("_charged", "_noted", "call", "exchange", "reported_cost_usd", "request")
 
-    def __init__(self, call: ModelCall, request: ModelRequest, exchange: Exchange) -> None:
+    def __init__(self, call: ModelCall | Part, request: ModelRequest, exchange: Exchange) -> None:
         self.call = call
         self.request = request
         self.exchange = exchange
         #: What a header of the answer says it cost, for a usage that does not say.
         self.reported_cost_usd: Decimal | None = None
+        self._charged: Usage | None = None
+        self._noted: Usage | None = None
+
+    def holding(self) -> AbstractContextManager[None]:
+        """Have the calls inside be parts of this one."""
+        return attached(HELD.put(get_current(), self))
+
+    def note(self, usage: Usage) -> None:
+        """A part has used this: what the parts say goes before what is said of the whole."""
+        before, usage = self._noted, dataclasses.replace(usage, steps=1)
+        self._noted = usage if before is None else dataclasses.replace(usage, tokens=None, **_sums(before, usage))
 
     def answered(self, usage: Usage | None) -> None:
         """An answer arrived; None if it says no usage: then the hold is charged."""
+        usage = self._noted or usage
         if usage is not None and usage.reported_cost_usd is None and self.reported_cost_usd is not None:
             usage = dataclasses.replace(usage, reported_cost_usd=self.reported_cost_usd)
-        self.call.commit(usage and self._with_earlier(usage))
+        usage = usage and self._with_earlier(usage)
+        before, self._charged = self._charged, usage
+        if before is None:
+            self.call.commit(usage)
+        else:
+            self._late(before, usage)
 
     def refused(self, usage: Usage | None, error: BaseException | None = None) -> None:
         """The server answered with an error, perhaps with a usage."""
+        usage = self._noted or usage
         if self.exchange.earlier:
             usage = self._with_earlier(usage or Usage(input_tokens=0, output_tokens=0))
         self.call.failed(usage, error)
 
     def lost(self, error: BaseException | None, usage: Usage | None = None) -> None:
         """It was sent, no whole answer came: *usage* is what was seen of it, None if nothing."""
+        usage = self._noted or usage
         if usage is None:
             usage = Usage(self.call.input_tokens, 0, model=self.request.model, provider=self.request.provider)
-        self.call.unknown(error=error, usage=self._with_earlier(dataclasses.replace(usage, estimated=True)))
+        usage = self._with_earlier(dataclasses.replace(usage, estimated=True))
+        before, self._charged = self._charged, usage
+        if before is None:
+            self.call.unknown(error=error, usage=usage)
+        else:
+            self._late(before, usage)
+
+    def _late(self, before: Usage, usage: Usage | None) -> None:
+        """Charge what came after the call was settled, since its reader had let go of it."""
+        if usage is None:
+            return
+        given, made = (max(0, (getattr(usage, name) or 0) - (getattr(before, name) or 0)) for name in _COUNTS)
+        if given or made:
+            self.call.late(Usage(given, made, steps=0, model=usage.model, provider=usage.provider))
 
     def _with_earlier(self, usage: Usage) -> Usage:
         attempts = self.exchange.earlier

@@ -10,15 +10,15 @@ from types import FunctionType
 from typing import Any
 
 from otelbudget import forking
-from otelbudget.guards import patching, watch
+from otelbudget.guards import patching, readers, watch
 from otelbudget.guards.patching import Takeover
 from otelbudget.guards.sdks import Sdk
-
-_lock = forking.fresh(threading.Lock())
 
 
 class SdkGuard(ABC):
     """The guard of one SDK; a mechanism says what it takes over."""
+
+    _lock = forking.fresh(threading.Lock())
 
     def __init__(self, sdk: Sdk) -> None:
         self._sdk = sdk
@@ -46,9 +46,14 @@ class SdkGuard(ABC):
         """The module whose import means that the SDK is used."""
         return self._sdk.module
 
+    @property
+    def slow(self) -> bool:
+        """Whether importing it is left to the application."""
+        return self._sdk.slow
+
     def install(self) -> None:
         """Put the guard in, unless it is; an ImportError if the SDK is not installed."""
-        with _lock:
+        with self._lock:
             if not self._calls:
                 self._take_over()
                 watch.notice_collections(self)
@@ -69,7 +74,7 @@ class SdkGuard(ABC):
 
     def uninstall(self) -> None:
         """Take the guard out: the SDK's functions have their own bodies again, and whoever holds the guard passes."""
-        with _lock:
+        with self._lock:
             self._undo()
 
     def _undo(self) -> None:
@@ -84,6 +89,13 @@ class SdkGuard(ABC):
 
     def _take(self, cls: type, name: str, guard: Callable[..., Any]) -> None:
         self._calls.extend(patching.take_over(vars(cls).get(name), guard))
+
+    def _note_stream(self, cls: type, asynchronous: type) -> None:
+        """Hear of who reads the streams of these classes."""
+        self._note(cls, "__iter__", readers.reading)
+        self._note(asynchronous, "__aiter__", readers.areading)
+        for each in (cls, asynchronous):
+            self._note(each, "__init__", readers.opening)
 
     def _note(self, cls: type, name: str, guard: Callable[..., Any]) -> None:
         self._notes.extend(patching.take_over(vars(cls).get(name), guard))

@@ -5,6 +5,7 @@ A stream is a generator that sends its request when its first part is asked for,
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -12,7 +13,8 @@ from otelbudget.guards.call import Wire, acarried, carried, plan
 from otelbudget.guards.exchange import Answer, Attempts
 from otelbudget.guards.framing import PARSED
 from otelbudget.guards.guard import SdkGuard
-from otelbudget.guards.watch import AsyncParts, Parts
+from otelbudget.guards.parts import AsyncParts, Parts
+from otelbudget.guards.readers import let_go
 
 
 class OllamaGuard(SdkGuard):
@@ -43,7 +45,11 @@ class OllamaGuard(SdkGuard):
     ) -> Any:
         asked = _Asked(args, how)
         if how.get("stream"):
-            return self._astream(original, client, cls, asked)
+            opened: list[AsyncParts] = []
+            stream = self._astream(original, client, cls, asked, opened)
+            # The loop closes it later than its reader lets it go.
+            weakref.finalize(stream, _let_go, opened).atexit = False
+            return stream
         planned = self._plan(client, asked)
         return await acarried(planned, asked, lambda sent: original(client, cls, *sent.args, **sent.how))
 
@@ -56,18 +62,24 @@ class OllamaGuard(SdkGuard):
         yield from parts.left
 
     async def _astream(
-        self, original: Callable[..., Awaitable[Any]], client: Any, cls: Any, asked: _Asked
+        self, original: Callable[..., Awaitable[Any]], client: Any, cls: Any, asked: _Asked, opened: list[AsyncParts]
     ) -> AsyncIterator[Any]:
         async def send(sent: _Asked) -> AsyncParts:
             parts = await original(client, cls, *sent.args, **sent.how)
             return AsyncParts(tuple(part for part in [await anext(parts, None)] if part is not None), parts)
 
         parts = await acarried(self._plan(client, asked), asked, lambda sent: _ATTEMPTS.aone(send, sent))
+        opened.append(parts)
         async for part in parts.left:
             yield part
 
     def _plan(self, client: Any, asked: _Asked) -> Any:
         return plan(self._sdk, _WIRE, client, asked, stream=False)
+
+
+def _let_go(opened: list[AsyncParts]) -> None:
+    for parts in opened:
+        let_go(parts)
 
 
 class _Asked(NamedTuple):

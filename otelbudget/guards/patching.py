@@ -41,14 +41,14 @@ class Takeover:
         self.original = _copy(function)
         self.active = True
         self._guard = guard
-        stub = _async_stub if inspect.iscoroutinefunction(function) else _stub
+        stub = _async_stub if is_coroutine(function) else _stub
         # The function's name, and as many variables to close over as it has, used or not.
         self._code = stub.__code__.replace(
             co_name=function.__name__, co_qualname=function.__qualname__, co_freevars=function.__code__.co_freevars
         )
         # The signature first, since it can no longer be told from the stub's code, and the code last: until then the
         # additional default is an unused one.
-        vars(function).setdefault("__signature__", inspect.signature(self.original))
+        vars(function).setdefault("__signature__", inspect.signature(function))
         function.__kwdefaults__ = {**(function.__kwdefaults__ or {}), _STUB_NAME: self._call}
         function.__code__ = self._code
 
@@ -68,6 +68,11 @@ class Takeover:
         self.function.__kwdefaults__ = self.original.__kwdefaults__
         if "__signature__" not in vars(self.original):
             vars(self.function).pop("__signature__", None)
+
+
+def is_coroutine(function: FunctionType) -> bool:
+    """Whether its calls are to be awaited."""
+    return inspect.iscoroutinefunction(function)
 
 
 def _copy(function: FunctionType) -> FunctionType:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from otelbudget.guards.dialects import Endpoints, anthropic, bedrock, cohere, gemini, groq, mistral, ollama, openai
+from otelbudget.guards.dialects import (
+    Endpoints,
+    anthropic,
+    bedrock,
+    cohere,
+    gemini,
+    groq,
+    litellm,
+    mistral,
+    ollama,
+    openai,
+)
 
 
 class Sdk(NamedTuple):
@@ -16,6 +27,7 @@ class Sdk(NamedTuple):
         provider: Who answers if the client does not say, see `providers`.
         endpoints: Ends of paths, the first that fits, and what goes there.
         function: With Stainless, the innermost method of its base clients that every logical call passes once.
+        slow: Importing it takes seconds and asks the network, so that only applications do it.
     """
 
     name: str
@@ -23,6 +35,7 @@ class Sdk(NamedTuple):
     provider: str
     endpoints: Endpoints
     function: str = "request"
+    slow: bool = False
 
 
 STAINLESS: Final = (
@@ -42,3 +55,4 @@ GOOGLE: Final = Sdk("google_genai", "google.genai", "gcp.gemini", gemini.ENDPOIN
 FERN: Final = (Sdk("cohere", "cohere", "cohere", cohere.ENDPOINTS),)
 OLLAMA: Final = Sdk("ollama", "ollama", "ollama", ollama.ENDPOINTS)
 BEDROCK: Final = Sdk("bedrock", "botocore.client", "aws.bedrock", bedrock.ENDPOINTS)
+LITELLM: Final = Sdk("litellm", "litellm", "litellm", litellm.ENDPOINTS, slow=True)

@@ -23,6 +23,8 @@ class SpeakeasyGuard(SdkGuard):
         (base,) = self._classes()
         self._take(base, "do_request", self._request)
         self._take(base, "do_request_async", self._arequest)
+        streaming = self._inside("utils.eventstreaming")
+        self._note_stream(streaming.EventStream, streaming.EventStreamAsync)
         hooks = self._inside("_hooks.sdkhooks").SDKHooks
         self._note(hooks, "before_request", exchange.building)
         self._note(hooks, "after_error", exchange.failing)

@@ -37,6 +37,8 @@ class StainlessGuard(SdkGuard):
             self._take(base, function, guard)
             self._note(base, "_process_response", exchange.processing)
             self._note(base, "_sleep_for_retry", exchange.sleeping)
+        streaming = self._inside("_streaming")
+        self._note_stream(streaming.Stream, streaming.AsyncStream)
         for inherited, guard in (("_build_request", exchange.building), ("_calculate_retry_timeout", exchange.pausing)):
             self._notes.extend(patching.take_over(getattr(sync, inherited, None), guard))
 

@@ -28,7 +28,7 @@ class StreamWatch(Watch):
 
     def __init__(self, charge: Charge, dialect: Dialect, framing: Framing, *, hide_usage: bool) -> None:
         super().__init__()
-        self._charge = charge
+        self.charge = charge
         self._dialect = dialect
         self._framing = framing
         self._hide_usage = hide_usage
@@ -68,7 +68,7 @@ class StreamWatch(Watch):
         if isinstance(usage := part.get("usage"), Mapping):
             told = {name: value for name, value in usage.items() if value is not None}
             self._answer["usage"] = self._answer.get("usage", {}) | told
-            self._usage = self._dialect.usage(self._answer, self._charge.request.provider)
+            self._usage = self._dialect.usage(self._answer, self.charge.request.provider)
         self._ended = self._ended or self._dialect.ends(event, self._usage)
         if words := self._dialect.words(event):
             self._count(words)
@@ -84,16 +84,16 @@ class StreamWatch(Watch):
         if len(self._text) > _TOGETHER:
             self._tokens, self._text = self._tokens + estimate_tokens(self._text), ""
         try:
-            self._charge.call.grow(seen)
+            self.charge.call.grow(seen)
         except BudgetExceeded as denial:
             self.settled = True
-            self._charge.lost(denial, self._so_far())
+            self.charge.lost(denial, self._so_far())
             raise
 
     def _seen(self) -> int:
         """Estimate of the output seen so far; the maximum that was sent bounds it, as it does the model."""
         tokens = self._tokens + (estimate_tokens(self._text) if self._text else 0)
-        maximum = self._charge.call.max_output_tokens
+        maximum = self.charge.call.max_output_tokens
         return tokens if maximum is None else min(tokens, maximum)
 
     def _so_far(self) -> Usage:
@@ -101,9 +101,9 @@ class StreamWatch(Watch):
         if self._usage is not None:
             made = max(self._seen(), self._usage.output_tokens or 0)
             return dataclasses.replace(self._usage, output_tokens=made, tokens=None, estimated=True)
-        request = self._charge.request
+        request = self.charge.request
         return Usage(
-            self._charge.call.input_tokens,
+            self.charge.call.input_tokens,
             self._seen(),
             model=self._answer.get("model") or request.model,
             provider=request.provider,
@@ -114,14 +114,14 @@ class StreamWatch(Watch):
     def complete(self) -> None:
         """Charge the usage that came with it, else the estimate of its input and the output seen."""
         told = self._usage is not None and self._ended
-        self._charge.answered(self._usage if told else self._so_far())
+        self.charge.answered(self._usage if told else self._so_far())
 
     def lost(self, error: BaseException | None) -> None:
         """Charge the usage if it had come, else the input and the output seen."""
         if self._ended:
             self.complete()
         else:
-            self._charge.lost(error, self._so_far())
+            self.charge.lost(error, self._so_far())
 
 
 class BodyWatch(Watch):
@@ -129,7 +129,7 @@ class BodyWatch(Watch):
 
     def __init__(self, charge: Charge, dialect: Dialect) -> None:
         super().__init__()
-        self._charge = charge
+        self.charge = charge
         self._dialect = dialect
         self._body = bytearray()
 
@@ -140,11 +140,11 @@ class BodyWatch(Watch):
 
     def complete(self) -> None:
         """Charge its usage."""
-        self._charge.answered(json_usage(self._body, self._dialect, self._charge.request.provider))
+        self.charge.answered(json_usage(self._body, self._dialect, self.charge.request.provider))
 
     def lost(self, error: BaseException | None) -> None:
         """The model has worked, but what it made was not read."""
-        self._charge.lost(error)
+        self.charge.lost(error)
 
 
 def json_usage(body: bytes | bytearray, dialect: Dialect, provider: str) -> Usage | None:

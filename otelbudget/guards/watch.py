@@ -5,26 +5,30 @@ At the HTTP response, where every way of reading ends, rather than at the SDK's 
 
 from __future__ import annotations
 
-import copy
 import gc
 import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from itertools import chain
-from typing import Any
+from typing import Any, Final
 
 from otelbudget.errors import BudgetExceeded
 from otelbudget.guards.boundary import contained
 
+_ATTRIBUTE: Final = "_otelbudget_watch"
+
 
 class Watch(ABC):
-    """Follows the body of one answer and settles once: at its end or an error, or when it is closed or dropped."""
+    """Follows the body of one answer and settles at its end or an error, or when it is closed or dropped.
+
+    Whoever reads on after that has it settled once more, for what was read since.
+    """
 
     def __init__(self) -> None:
         self.settled = False
         self._reading = False
+        self._read_on = False
 
     # --- for subclasses
 
@@ -80,9 +84,50 @@ class Watch(ABC):
             raise
         self._settle(self.complete)
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is being read now."""
+        return self._reading
+
+    def take(self, following: Callable[[], Any]) -> Any:
+        """The next part that is shown, of an iterator that is asked for one at a time."""
+        while True:
+            self._reading = True
+            try:
+                part = following()
+            except StopIteration:
+                self._settle(self.complete)
+                raise
+            except BaseException as error:
+                self._broke(error)
+                raise
+            for shown in self._taken(part):
+                return shown
+
+    async def atake(self, following: Callable[[], Awaitable[Any]]) -> Any:
+        """`take` for asynchronous iterators."""
+        while True:
+            self._reading = True
+            try:
+                part = await following()
+            except StopAsyncIteration:
+                self._settle(self.complete)
+                raise
+            except BaseException as error:
+                self._broke(error)
+                raise
+            for shown in self._taken(part):
+                return shown
+
+    def _taken(self, part: Any) -> list[Any]:
+        try:
+            return list(self._shown([part]))
+        finally:
+            self._reading = False
+
     def dropped(self) -> None:
         """Nobody reads on. While something is being read, the reader settles: the client closes at the end as well."""
-        if self.settled or self._reading:
+        if self._reading or (self.settled and not self._read_on):
             return
         if _collecting == threading.get_ident():
             # The collector can interrupt this thread anywhere, also where it holds a lock that settling needs.
@@ -93,7 +138,7 @@ class Watch(ABC):
     def _shown(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         """The pieces that the application is to see; while it has one, it is the one who reads."""
         for piece in pieces:
-            shown = True
+            shown, self._read_on = True, self.settled
             with contained("reading a streamed answer"):
                 shown = self.see(piece)
             if shown:
@@ -110,8 +155,8 @@ class Watch(ABC):
 
     def _settle(self, settle: Callable[..., None], *args: Any) -> None:
         self._reading = False
-        if not self.settled:
-            self.settled = True
+        if not self.settled or self._read_on:
+            self.settled, self._read_on = True, False
             with contained("settling a streamed answer"):
                 settle(*args)
 
@@ -119,7 +164,19 @@ class Watch(ABC):
 def attach(response: Any, watch: Watch) -> None:
     """Let *watch* follow the body of *response*, which nobody has read yet, however it will be read."""
     _Shadows(response, watch)
+    follow(response, watch)
+
+
+def follow(response: Any, watch: Watch) -> None:
+    """Let *watch* be the one of *response*, which settles when that is gone."""
+    vars(response)[_ATTRIBUTE] = watch
     weakref.finalize(response, watch.dropped).atexit = False
+
+
+def watch_of(stream: Any) -> Watch | None:
+    """What follows *stream* or the response that it has, if anything does."""
+    places = (getattr(one, "__dict__", {}) for one in (stream, getattr(stream, "response", None)))
+    return next((place[_ATTRIBUTE] for place in places if _ATTRIBUTE in place), None)
 
 
 class _Shadows:
@@ -136,11 +193,11 @@ class _Shadows:
 
     def iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
         chunks: Iterator[bytes] = self._plain["iter_bytes"](chunk_size)
-        return chunks if self._watch.settled else self._watch.read(chunks, self._plain["close"])
+        return self._watch.read(chunks, self._plain["close"])
 
     def aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
         chunks: AsyncIterator[bytes] = self._plain["aiter_bytes"](chunk_size)
-        return chunks if self._watch.settled else self._watch.aread(chunks, self._plain["aclose"])
+        return self._watch.aread(chunks, self._plain["aclose"])
 
     def close(self) -> None:
         try:
@@ -175,46 +232,7 @@ def attach_segments(response: Any, watch: Watch) -> None:
         segments=lambda: watch.read(segments(), below.close),
         async_segments=lambda: watch.aread(async_segments(), aclose),
     )
-    weakref.finalize(response, watch.dropped).atexit = False
-
-
-def twin(stream: Any, iterator: str) -> Any:
-    """A copy of an SDK's *stream* to be read in its place, so that what reads it and the stream are not in a circle,
-    which would last until it is collected; *iterator* is the attribute that has what reads it."""
-    other = copy.copy(stream)
-    delattr(other, iterator)
-    return other
-
-
-class Parts:
-    """An answer in parts that the SDK has read itself, of which the first is here."""
-
-    def __init__(self, first: tuple[Any, ...], rest: Iterator[Any]) -> None:
-        self.left: Iterator[Any] = chain(first, rest)
-        self._rest: Any = rest
-
-    def follow(self, watch: Watch) -> None:
-        """Let *watch* follow them."""
-        self.left = watch.read(self.left, self._rest.close)
-
-
-class AsyncParts:
-    """`Parts` of asynchronous clients."""
-
-    def __init__(self, first: tuple[Any, ...], rest: AsyncIterator[Any]) -> None:
-        self.left = self._chained(first, rest)
-        self._rest: Any = rest
-
-    @staticmethod
-    async def _chained(first: tuple[Any, ...], rest: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        for part in first:
-            yield part
-        async for part in rest:
-            yield part
-
-    def follow(self, watch: Watch) -> None:
-        """Let *watch* follow them."""
-        self.left = watch.aread(self.left, self._rest.aclose)
+    follow(response, watch)
 
 
 # --- answers dropped by the garbage collector

@@ -102,9 +102,24 @@ MISTRAL = """lambda c=made.Mistral(api_key="none", server_url=f"{server.root_url
 GEMINI = """lambda c=made.Client(api_key="none", http_options={"base_url": server.root_url}): c.models.generate_content(
     model="gemini-2.5-flash", contents="Say it.")"""
 
+COHERE = """lambda c=made.ClientV2(api_key="none", base_url=f"{server.root_url}/cohere"): c.chat(
+    model="command-a-03-2025", messages=[{"role": "user", "content": "Say it."}])"""
+OLLAMA = """lambda c=made.Client(host=server.root_url): c.chat(
+    model="m", messages=[{"role": "user", "content": "Say it."}])"""
+BEDROCK = """lambda c=made.client("bedrock-runtime", endpoint_url=server.root_url, region_name="us-east-1",
+    aws_access_key_id="none", aws_secret_access_key="none"): c.converse(
+    modelId="anthropic.claude-haiku-4-5", messages=[{"role": "user", "content": [{"text": "Say it."}]}])"""
+
 
 @pytest.mark.parametrize(
-    ("module", "sdk", "ask"), [("mistralai.client", "mistralai", MISTRAL), ("google.genai", "google_genai", GEMINI)]
+    ("module", "sdk", "ask"),
+    [
+        ("mistralai.client", "mistralai", MISTRAL),
+        ("google.genai", "google_genai", GEMINI),
+        ("cohere", "cohere", COHERE),
+        ("ollama", "ollama", OLLAMA),
+        ("boto3", "bedrock", BEDROCK),
+    ],
 )
 def test_an_sdk_of_another_kind_is_guarded_when_it_is_imported_and_not_imported_by_us(
     script: Script, module: str, sdk: str, ask: str

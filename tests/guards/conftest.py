@@ -76,7 +76,8 @@ def gateway(served: list[tuple[str, dict[str, Any]]], answer: dict[str, Any]) ->
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            said = self.rfile.read(int(self.headers["content-length"]))
+            body = json.loads(said) if said.startswith(b"{") else {}  # or it is a form
             served.append((self.path, body))
             status, said = (answer["make"](body) if "make" in answer else None) or (200, USED)
             data = said if isinstance(said, bytes) else json.dumps(said).encode()

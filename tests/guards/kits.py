@@ -158,7 +158,9 @@ BEDROCK: dict[str, Way] = {
 
 
 def _bedrock_holders() -> list[Any]:
-    return [import_module("botocore.client").BaseClient, import_module("botocore.endpoint").Endpoint]
+    names = ("client.BaseClient", "endpoint.Endpoint", "eventstream.EventStream")
+    found = [name.rpartition(".") for name in names]
+    return [getattr(import_module(f"botocore.{inside}"), name) for inside, _, name in found]
 
 
 # --- mistralai, google-genai
@@ -166,7 +168,13 @@ def _bedrock_holders() -> list[Any]:
 
 def _mistral_holders() -> list[Any]:
     module = import_module("mistralai.client")
-    names = ("basesdk.BaseSDK", "_hooks.sdkhooks.SDKHooks", "utils.retries.TemporaryError")
+    names = (
+        "utils.eventstreaming.EventStream",
+        "utils.eventstreaming.EventStreamAsync",
+        "basesdk.BaseSDK",
+        "_hooks.sdkhooks.SDKHooks",
+        "utils.retries.TemporaryError",
+    )
     found = [name.rpartition(".") for name in names]
     return [getattr(import_module(f"{module.__name__}.{inside}"), name) for inside, _, name in found]
 
@@ -183,7 +191,7 @@ KITS: dict[str, Kit] = {
     "mistralai": Kit(
         {name: _mistral(ask) for name, ask in mistral_ways.WAYS.items()},
         _mistral_holders,
-        {"do_request", "do_request_async", "before_request", "after_error", "__init__"},
+        {"do_request", "do_request_async", "before_request", "after_error", "__init__", "__iter__", "__aiter__"},
     ),
     "google_genai": Kit(
         {name: partial(google_ways.call, name) for name in google_ways.WAYS},
@@ -191,6 +199,6 @@ KITS: dict[str, Kit] = {
         {"_request", "_async_request", "_request_once", "_async_request_once"},
     ),
     "cohere": Kit(COHERE, _cohere_holders, {"request", "stream", "_should_retry", "_retry_timeout_from_retries"}),
-    "bedrock": Kit(BEDROCK, _bedrock_holders, {"_make_api_call", "_send"}),
+    "bedrock": Kit(BEDROCK, _bedrock_holders, {"_make_api_call", "_send", "__iter__"}),
     "ollama": Kit(OLLAMA, _ollama_holders, {"_request", "_request_raw"}),
 }

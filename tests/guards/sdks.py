@@ -43,7 +43,9 @@ class Kit(NamedTuple):
     def bases(self) -> list[type]:
         """All classes that the guard may touch."""
         inside = import_module(f"{self.module.__name__}._base_client")
-        return [inside.BaseClient, inside.SyncAPIClient, inside.AsyncAPIClient, type(self.client), type(self.aclient)]
+        streams = import_module(f"{self.module.__name__}._streaming")
+        classes = [inside.SyncAPIClient, inside.AsyncAPIClient, streams.Stream, streams.AsyncStream]
+        return [*classes, inside.BaseClient, type(self.client), type(self.aclient)]
 
 
 def kit(sdk: str, server: Provider | str, **options: Any) -> Kit:

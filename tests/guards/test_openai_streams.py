@@ -6,6 +6,7 @@ import asyncio
 import gc
 from typing import Any
 
+import httpx
 import httpx2
 import openai
 import pytest
@@ -169,7 +170,6 @@ def test_break_and_close_charges_what_was_read(server: Provider, manager: Budget
     with manager.run() as run:
         stream = client.chat.completions.create(**CHAT, stream=True)
         _read_until(stream, "two")
-        assert run._state.account.holds == 1
         stream.close()
         assert _charged(run) == (1, INPUT, estimate_tokens("one two "))
         stream.close()
@@ -194,20 +194,13 @@ def test_leaving_a_helper_s_block_charges_what_was_read(
         assert _charged(run) == (1, INPUT, estimate_tokens("one "))
 
 
-def test_an_abandoned_stream_is_charged_at_the_next_call(
-    server: Provider, manager: BudgetManager, client: OpenAI
-) -> None:
+def test_an_abandoned_stream_is_charged_at_once(server: Provider, manager: BudgetManager, client: OpenAI) -> None:
     server.enqueue(THREE)
     with manager.run() as run:
         stream = client.chat.completions.create(**CHAT, stream=True)
         _read_until(stream, "one")
         del stream
-        gc.collect()
-        assert run._state.account.holds == 1  # nothing is settled inside the collector, which may run under any lock
-        client.embeddings.create(model="e", input="next")
-        assert run._state.account.holds == 0
-    steps, _, made = _charged(run)
-    assert (steps, made) == (2, estimate_tokens("one "))
+        assert _charged(run) == (1, INPUT, estimate_tokens("one "))
 
 
 def test_a_stream_that_was_never_read_is_charged_its_input(
@@ -289,7 +282,9 @@ def test_a_dropped_stream_is_charged_what_was_read(server: Provider, manager: Bu
     read: list[str] = []
     with manager.run() as run:
         stream = client.chat.completions.create(**CHAT, stream=True)
-        with pytest.raises((openai.APIConnectionError, httpx2.TransportError)):  # older releases don't wrap it
+        with pytest.raises(
+            (openai.APIConnectionError, httpx2.TransportError, httpx.TransportError)
+        ):  # older releases don't wrap it
             read.extend(map(_words, stream))
         assert run._state.account.holds == 0
     assert read

@@ -242,7 +242,8 @@ def test_the_sdk_is_as_before_when_the_guard_is_out(sdk: str, server: Provider) 
     changed = [f.__name__ for f, code, *_ in before if f.__code__ is not code]
     method = "_request" if sdk == "anthropic" and hasattr(made.client, "_request") else "request"
     assert sorted(changed) == sorted(
-        ["_build_request", "_calculate_retry_timeout", *2 * [method, "_process_response", "_sleep_for_retry"]]
+        ["_build_request", "_calculate_retry_timeout", "__iter__", "__aiter__"]
+        + 2 * [method, "_process_response", "_sleep_for_retry", "__init__"]
     )
     assert GUARDS[sdk].unreached() == []
     GUARDS[sdk].uninstall()

@@ -31,10 +31,12 @@ def run(server: Provider, manager: BudgetManager, client: OpenAI) -> Iterator[Bu
     manager.engine.overdue.append(watch.settle_dropped)
     server.enqueue(Reply(chunks=("one ", "two ", "three")))
     with manager.run(RunBudget(max_tokens=LIMIT)) as run:
-        for chunk in client.chat.completions.create(**CHAT, stream=True, max_tokens=400):
-            if chunk.choices and chunk.choices[0].delta.content:
-                break
-        del chunk
+        stream = client.chat.completions.create(**CHAT, stream=True, max_tokens=400)
+        circle: list[Any] = [stream]
+        circle.append(circle)
+        while not next(stream).choices[0].delta.content:
+            pass
+        del stream, circle
         gc.collect()
         assert (run._state.account.holds, used(run)) == (1, [0] * 7)
         yield run

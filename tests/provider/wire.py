@@ -200,6 +200,10 @@ def _chat_events(outcome: Outcome) -> Iterator[Event]:
     yield "[DONE]"
 
 
+def _groq(outcome: Outcome) -> Json:
+    return _chat(outcome) | {"service_tier": "on_demand"}
+
+
 def _groq_events(outcome: Outcome) -> Iterator[Event]:
     """Groq tells the usage in its last chunk, asked or not, beside what OpenAI's form has."""
     *chunks, done = _chat_events(outcome)
@@ -307,7 +311,7 @@ _Forms = tuple[Callable[[Outcome], Json], Callable[[Outcome], Iterator[Event]]]
 _FORMS: dict[str, _Forms] = {
     "/v1/chat/completions": (_chat, _chat_events),
     "/v1/responses": (_response, _response_events),
-    "/openai/v1/chat/completions": (_chat, _groq_events),
+    "/openai/v1/chat/completions": (_groq, _groq_events),
     "/mistral/v1/chat/completions": (_chat, _mistral_events),
     "/mistral/v1/fim/completions": (_chat, _mistral_events),
     "/mistral/v1/agents/completions": (_chat, _mistral_events),

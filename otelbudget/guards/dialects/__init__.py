@@ -25,19 +25,21 @@ class Dialect(ABC):
         operation: ``gen_ai.operation.name``.
         maxima: Keys of the request's own maximum output; the first one given counts.
         asks_usage: Streams say their usage only if ``stream_options`` asks.
+        fee: It makes no tokens, but costs something: a step, and the usage if the answer says one.
     """
 
     operation: str
     maxima: tuple[str, ...] = ()
     asks_usage: bool = False
+    fee: bool = False
 
     def answers(self, body: Mapping[str, Any]) -> int:  # noqa: ARG002 - some dialects can ask for several
         """How many answers are made, each up to the maximum."""
         return 1
 
     def max_output_tokens(self, body: Mapping[str, Any]) -> int | None:
-        """The most that the request allows to be made, over all its answers; 0 for embeddings, None if open."""
-        if self.operation == "embeddings":
+        """The most that the request allows to be made, over all its answers; 0 where there is none, None if open."""
+        if self.fee or self.operation == "embeddings":
             return 0
         maximum = next((n for key in self.maxima if (n := count(body.get(key)))), None)
         return None if maximum is None else maximum * self.answers(body)

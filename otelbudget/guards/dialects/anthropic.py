@@ -1,4 +1,4 @@
-"""Anthropic's messages, also as Bedrock and Vertex AI speak them. Counting tokens and batches are no model calls.
+"""Anthropic's messages, also as Bedrock and Vertex AI speak them. Counting tokens is no model call, a batch a step.
 
 Its ``input_tokens`` are those that no cache had anything to do with: what was read from a cache and written to one
 comes on top. A stream tells the input in ``message_start`` and the output in ``message_delta``.
@@ -67,4 +67,7 @@ def _beside(reported: object) -> list[object]:
     return [one for one in iterations if get(one, "type") in _BESIDE] if isinstance(iterations, list) else []
 
 
-ENDPOINTS: Final[Endpoints] = (("/messages", Messages("chat", ("max_tokens",))),)
+ENDPOINTS: Final[Endpoints] = (
+    ("/messages", Messages("chat", ("max_tokens",))),
+    ("/messages/batches", Messages("batch", fee=True)),
+)

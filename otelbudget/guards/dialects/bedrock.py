@@ -103,6 +103,9 @@ ENDPOINTS: Final[Endpoints] = (
     ("/Converse", _CONVERSE),
     ("/ConverseStream", _CONVERSE),
     ("embed*/InvokeModel", Invoke("embeddings")),
+    *((f"{kind}*/InvokeModel", Invoke("image_generation", fee=True)) for kind in ("stability.", "image", "canvas")),
+    ("rerank*/InvokeModel", Invoke("rerank", fee=True)),
+    ("/StartAsyncInvoke", Invoke("batch", fee=True)),
     ("/InvokeModel", _INVOKE),
     ("/InvokeModelWithResponseStream", _INVOKE),
 )

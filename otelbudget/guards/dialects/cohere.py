@@ -1,4 +1,4 @@
-"""Cohere's wire format, of its first version and its second. Tokenizing makes no tokens.
+"""Cohere's wire format, of its first version and its second. Tokenizing is no call.
 
 An answer tells both what the model has read and made (``tokens``) and what is billed of it; the former is charged.
 """
@@ -60,4 +60,7 @@ ENDPOINTS: Final[Endpoints] = (
     ("/chat", _CHAT),
     ("/generate", Cohere("text_completion", ("max_tokens",))),
     ("/embed", _EMBEDDING),
+    ("/rerank", Cohere("rerank", fee=True)),
+    ("/classify", Cohere("classify", fee=True)),
+    ("/parse", Cohere("ocr", fee=True)),
 )

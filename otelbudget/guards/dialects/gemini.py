@@ -1,4 +1,4 @@
-"""Gemini's wire format. Counting tokens, images, videos and what Vertex AI calls ``predict`` are no model calls here.
+"""Gemini's wire format. Counting tokens is no model call; images, videos and batches are a step.
 
 Each chunk of a stream tells the usage so far, the first ones that of the prompt alone; thoughts are output and are in
 the total.
@@ -75,4 +75,7 @@ ENDPOINTS: Final[Endpoints] = (
     (":streamGenerateContent", _CONTENT),
     (":embedContent", _EMBEDDING),
     (":batchEmbedContents", _EMBEDDING),
+    (":predict", Gemini("image_generation", fee=True)),
+    (":predictLongRunning", Gemini("video_generation", fee=True)),
+    (":batchGenerateContent", Gemini("batch", fee=True)),
 )

@@ -41,5 +41,9 @@ ENDPOINTS: Final[Endpoints] = (
     # On Vertex AI, where all models have the same.
     ("/rawPredict", _CHAT),
     ("/streamRawPredict", _CHAT),
+    ("/ocr", openai.fee("ocr")),
+    ("/*moderations", openai.fee("moderation")),
+    ("/*classifications", openai.fee("moderation")),
+    ("/batch/jobs", openai.fee("batch")),
     *openai.ENDPOINTS,
 )

@@ -1,4 +1,7 @@
-"""OpenAI's wire format, which most providers speak: chat completions, completions, responses and embeddings."""
+"""OpenAI's wire format, which most providers speak: chat completions, completions, responses and embeddings.
+
+Pictures, sound, moderation and batches are a step each; an upscaled or edited picture is one too.
+"""
 
 from __future__ import annotations
 
@@ -78,6 +81,11 @@ class OpenAI(Dialect):
         return event.get("choices") == [] and self.usage(event, "") is not None
 
 
+def fee(operation: str) -> OpenAI:
+    """An endpoint that makes no tokens, but costs something."""
+    return OpenAI(operation, fee=True)
+
+
 def _prompts(prompt: object) -> int:
     """How many prompts a completion has: a list of texts or of token lists is several, a list of tokens one."""
     return len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
@@ -106,4 +114,10 @@ ENDPOINTS: Final[Endpoints] = (
     ("/responses", OpenAI("chat", ("max_output_tokens",))),
     ("/responses/compact", OpenAI("chat")),
     ("/embeddings", OpenAI("embeddings")),
+    ("/images/*", fee("image_generation")),
+    ("/audio/speech", fee("speech")),
+    ("/audio/trans*", fee("transcription")),
+    ("/moderations", fee("moderation")),
+    ("/batches", fee("batch")),
+    ("/videos", fee("video_generation")),
 )

@@ -1,0 +1,55 @@
+"""A call inside a call that is held already: what a library sends through an SDK that is guarded too.
+
+It is neither judged nor charged by itself: it tells the outer call what it used, and that is charged when that ends.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from otelbudget.guards.charge import Charge
+    from otelbudget.model.usage import Usage
+
+
+class Part:
+    """A part of the call of *outer*, for a guard inside, in place of a `ModelCall`."""
+
+    max_output_tokens: int | None
+    settled = False
+
+    def __init__(self, outer: Charge, max_output_tokens: int | None, input_tokens: int) -> None:
+        self._outer = outer
+        self.max_output_tokens = max_output_tokens
+        self.input_tokens = input_tokens
+
+    def active(self) -> AbstractContextManager[Any]:
+        """The outer call has its span."""
+        return nullcontext()
+
+    def again(self, in_s: float = 0) -> None:
+        """A retry inside; what it would raise, the library around would take for an error of its own."""
+
+    def grow(self, output_tokens: int) -> None:
+        """The outer call sees its stream itself."""
+
+    def commit(self, usage: Usage | None = None) -> None:
+        """The outer call is told what was used."""
+        if usage is not None:
+            self._outer.note(usage)
+
+    def failed(self, usage: Usage | None = None, error: BaseException | None = None) -> None:  # noqa: ARG002
+        """An attempt that ended in an error."""
+        self.commit(usage)
+
+    def unknown(self, *, error: BaseException | None = None, usage: Usage | None = None) -> None:  # noqa: ARG002
+        """An attempt that nobody knows the end of."""
+        self.commit(usage)
+
+    def release(self, error: BaseException | None = None) -> None:
+        """An attempt that never left."""
+
+    def late(self, usage: Usage) -> None:
+        """More of an attempt."""
+        self._outer.note(usage)

@@ -1,0 +1,218 @@
+"""The guard of ``litellm``: outermost, so that its retries, its fallbacks and its ``Router`` are one call.
+
+It sits in the functions that applications call and those of the Router. What goes out inside, through another guarded
+SDK or another function of litellm, is a part of that call, see `held`. A denial is nothing that litellm ever sees.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from importlib import import_module
+from types import FunctionType
+from typing import Any, Final, NamedTuple
+
+from otelbudget.guards import patching, readers
+from otelbudget.guards.call import Wire, acarried, carried, plan
+from otelbudget.guards.exchange import Answer, Attempts
+from otelbudget.guards.framing import Framing
+from otelbudget.guards.guard import SdkGuard
+from otelbudget.guards.watch import Watch, follow, watch_of
+
+#: Function, of which there is an asynchronous twin -> its first parameters.
+_FUNCTIONS: Final = {
+    "completion": ("model", "messages"),
+    "text_completion": ("prompt", "model"),
+    "embedding": ("model", "input"),
+    "responses": ("input", "model"),
+}
+_ROUTER: Final = {**_FUNCTIONS, "text_completion": ("model", "prompt")}
+#: Names of litellm's providers that GenAI has others for.
+_PROVIDERS: Final = {
+    "azure": "azure.ai.openai",
+    "bedrock": "aws.bedrock",
+    "bedrock_converse": "aws.bedrock",
+    "cohere_chat": "cohere",
+    "gemini": "gcp.gemini",
+    "mistral": "mistral_ai",
+    "together_ai": "together",
+    "vertex_ai": "gcp.vertex_ai",
+    "xai": "x_ai",
+}
+
+
+class LitellmGuard(SdkGuard):
+    """The guard of the SDK."""
+
+    def _take_over(self) -> None:
+        (router,) = self._classes()
+        for name, leading in _FUNCTIONS.items():
+            for spelled in (name, f"a{name}"):
+                self._take_function(self._function(spelled), name, leading)
+                method = patching.innermost(getattr(router, spelled, None))
+                self._take_function(method, name, ("self", *_ROUTER[name]))
+
+    def _take_function(self, function: Any, name: str, leading: tuple[str, ...]) -> None:
+        if not isinstance(function, FunctionType):
+            return
+        guard = self._acall if patching.is_coroutine(function) else self._call
+        self._calls.append(patching.Takeover(function, partial(guard, name, leading)))
+
+    def _function(self, name: str) -> Any:
+        """The outermost function of litellm's own: others may have wrapped it, and it wraps its inner ones."""
+        found: Any = getattr(import_module(self._sdk.module), name, None)
+        while found is not None and not str(getattr(found, "__module__", "")).startswith("litellm."):
+            found = getattr(found, "__wrapped__", None)
+        while type(found).__name__.endswith("FunctionWrapper"):  # wrapt's, which has the module of what it wraps
+            found = found.__wrapped__
+        return found
+
+    def _classes(self) -> tuple[Any, ...]:
+        return (import_module(self._sdk.module).Router,)
+
+    def _taken(self) -> tuple[str, ...]:
+        return ("completion", "acompletion")
+
+    def unreached(self) -> list[str]:
+        """The functions that applications call and that do not pass the guard."""
+        names = (spelled for name in _FUNCTIONS for spelled in (name, f"a{name}"))
+        return [f"litellm.{name}" for name in names if not self._takes(self._function(name))]
+
+    def _call(self, name: str, leading: tuple[str, ...], original: Callable[..., Any], *args: Any, **how: Any) -> Any:
+        asked = _Asked(name, args, how, leading)
+        if how.get(f"a{name}") is True:  # it gives a coroutine of its twin
+            return original(*args, **how)
+        return carried(self._plan(asked), asked, partial(self._send, original))
+
+    async def _acall(
+        self, name: str, leading: tuple[str, ...], original: Callable[..., Awaitable[Any]], *args: Any, **how: Any
+    ) -> Any:
+        asked = _Asked(name, args, how, leading)
+        return await acarried(self._plan(asked), asked, partial(self._asend, original))
+
+    def _plan(self, asked: _Asked) -> Any:
+        return plan(self._sdk, _WIRE, asked, asked, stream=asked.how.get("stream") is True)
+
+    def _send(self, original: Callable[..., Any], asked: _Asked) -> Any:
+        return self._hearing(_ATTEMPTS.one(original, *asked.args, **asked.how))
+
+    async def _asend(self, original: Callable[..., Awaitable[Any]], asked: _Asked) -> Any:
+        return self._hearing(await _ATTEMPTS.aone(original, *asked.args, **asked.how))
+
+    def _hearing(self, result: Any) -> Any:
+        """Hear of what is read of *result*, if it is a stream; a class made for one call goes with it."""
+        if _is_stream(result):
+            with self._lock:
+                self._hear(type(result))
+        return result
+
+    def _hear(self, cls: type) -> None:
+        for name, guard in _READING.items():
+            function = patching.innermost(getattr(cls, name, None))
+            if function is None or not function.__module__.startswith("litellm."):
+                continue
+            if not any(note.takes(function) for note in self._notes):
+                note = patching.Takeover(function, guard)
+                if "<locals>" not in function.__qualname__:
+                    self._notes.append(note)
+
+
+class _Asked(NamedTuple):
+    """The arguments of a call."""
+
+    name: str
+    args: tuple[Any, ...]
+    how: Mapping[str, Any]
+    leading: tuple[str, ...]
+
+    @property
+    def base_url(self) -> str:
+        """Who is asked, as far as it is said."""
+        return f"{self.how.get('api_base')} {self.how.get('model')}"
+
+    def body(self) -> Mapping[str, Any]:
+        """By name, as OpenAI has them; with the model that a Router means, without its provider."""
+        named = {**dict(zip(self.leading, self.args, strict=False)), **self.how}
+        return {**named, "model": self.resolved(named)[0]}
+
+    def resolved(self, named: Mapping[str, Any]) -> tuple[str, str]:
+        """Model and provider."""
+        model = str(named.get("model"))
+        if "self" in named:
+            listed = getattr(named["self"], "model_list", None) or ()
+            model = next((one["litellm_params"]["model"] for one in listed if one["model_name"] == model), model)
+        try:
+            found, provider, *_ = import_module("litellm").get_llm_provider(model, named.get("custom_llm_provider"))
+        except Exception:  # noqa: BLE001 - litellm will say it better
+            return model, "litellm"
+        return found, _PROVIDERS.get(provider, provider)
+
+
+def _changed(asked: _Asked, values: Mapping[str, Any]) -> _Asked:
+    return asked._replace(how={**asked.how, **values})
+
+
+# --- streams, which are read as iterators of their own
+
+
+def _next(original: Callable[..., Any], stream: Any) -> Any:
+    watch: Any = watch_of(stream)
+    if watch is None or watch.busy:
+        return original(stream)
+    with watch.charge.holding():  # some send their request when they are first read
+        return watch.take(partial(original, stream))
+
+
+async def _anext(original: Callable[..., Awaitable[Any]], stream: Any) -> Any:
+    watch: Any = watch_of(stream)
+    if watch is None or watch.busy:
+        return await original(stream)
+    with watch.charge.holding():  # some send their request when they are first read
+        return await watch.atake(partial(original, stream))
+
+
+_READING: Final = {"__next__": _next, "__anext__": _anext, "__iter__": readers.reading, "__aiter__": readers.areading}
+
+
+def _answer(result: Any) -> Answer:
+    return Answer(200, unread=result if _is_stream(result) else None)
+
+
+def _is_stream(result: Any) -> bool:
+    return hasattr(type(result), "__next__") or hasattr(type(result), "__anext__")
+
+
+def _attach(answer: Answer, watch: Watch) -> None:
+    follow(answer.unread, watch)
+
+
+def _data(chunk: Any) -> bytes:
+    """What a chunk says; its usage may be where only litellm looks."""
+    usage = getattr(chunk, "usage", None) or (getattr(chunk, "_hidden_params", None) or {}).get("usage")
+    said = {**_plain(chunk), **({} if usage is None else {"usage": usage})}
+    return json.dumps(said, default=_plain).encode()
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump() if hasattr(value, "model_dump") else getattr(value, "__dict__", {})
+
+
+_CHUNKS: Final = Framing(lambda kept, chunk: ([chunk], kept), _data)
+_ATTEMPTS: Final = Attempts(lambda error: getattr(error, "status_code", None), _answer)
+_PATHS: Final = {
+    "completion": "/chat/completions",
+    "text_completion": "/completions",
+    "embedding": "/embeddings",
+    "responses": "/responses",
+}
+_WIRE: Final = Wire(
+    endpoint=lambda asked: ("POST", _PATHS[asked.name]),
+    body=_Asked.body,
+    changed=_changed,
+    open=lambda _: True,
+    framing=lambda _: _CHUNKS,
+    attach=_attach,
+    provider=lambda asked, _: asked.resolved({**dict(zip(asked.leading, asked.args, strict=False)), **asked.how})[1],
+    holds=True,
+)

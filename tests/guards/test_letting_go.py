@@ -1,0 +1,165 @@
+"""A stream lets go of its hold when its reader lets go of it, before the next request is judged; nobody collects."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from kits import CONVERSE, OLLAMA_CHAT, bedrock, charged, ollama
+from mistral_ways import CHAT, mistral
+from provider import Provider, Reply
+from sdks import MODELS, kit
+
+from otelbudget import RunBudget
+from otelbudget.guards import GUARDS
+from otelbudget.manager import BudgetManager
+
+SHORT = Reply(chunks=("one ", "two ", "three"), input_tokens=10, output_tokens=3)
+#: Each stream holds a hundred tokens and more, and leaves some ten.
+LIMIT = RunBudget(max_tokens=1000)
+
+
+def _stainless(sdk: str) -> Callable[..., Any]:
+    def opener(url: str, asynchronous: bool) -> Any:
+        made = kit(sdk, url)
+        return lambda: made.create(made.aclient if asynchronous else made.client, stream=True)
+
+    return opener
+
+
+def _mistral(url: str, asynchronous: bool) -> Any:
+    client = mistral(url)
+    return lambda: (client.chat.stream_async if asynchronous else client.chat.stream)(**CHAT)
+
+
+def _ollama(url: str, asynchronous: bool) -> Any:
+    client = ollama("AsyncClient" if asynchronous else "Client")(url)
+    return lambda: client.chat(**OLLAMA_CHAT, stream=True)
+
+
+def _bedrock(url: str, asynchronous: bool) -> Any:
+    if asynchronous:
+        pytest.skip("there is none")
+    client = bedrock(url)
+    return lambda: client.converse_stream(**CONVERSE)["stream"]
+
+
+OPENERS: dict[str, Callable[..., Any]] = {
+    **{sdk: _stainless(sdk) for sdk in MODELS},
+    "mistralai": _mistral,
+    "ollama": _ollama,
+    "bedrock": _bedrock,
+}
+EVERY = pytest.mark.parametrize("sdk", OPENERS)
+#: Of the SDKs themselves; and connections that nobody closes, as nobody does here.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _nobody_collects() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+    gc.collect()
+
+
+def _leave_the_loop(stream: Any) -> None:
+    for _ in stream:
+        break
+
+
+LEAVINGS: dict[str, Callable[[Any], object]] = {
+    "break": _leave_the_loop,
+    "next(iter())": lambda stream: next(iter(stream)),
+    "dropped": lambda _: None,
+}
+
+
+@EVERY
+@pytest.mark.parametrize("leaving", LEAVINGS)
+def test_twenty_streams_that_are_left_after_one_event_fit_where_five_are_held(
+    sdk: str, leaving: str, server: Provider, manager: BudgetManager
+) -> None:
+    server.enqueue(*[SHORT] * 20)
+    with manager.run(LIMIT) as run:
+        opened = OPENERS[sdk](server.root_url, False)
+        for _ in range(20):
+            LEAVINGS[leaving](opened())
+        assert charged(run)[0] == (0 if (sdk, leaving) == ("ollama", "dropped") else 20)
+
+
+@EVERY
+def test_a_loop_that_is_left_lets_go_though_the_stream_is_kept(
+    sdk: str, server: Provider, manager: BudgetManager
+) -> None:
+    if sdk == "ollama":
+        pytest.skip("its stream is the reader itself")
+    server.enqueue(SHORT)
+    with manager.run(LIMIT) as run:
+        stream = OPENERS[sdk](server.root_url, False)()
+        _leave_the_loop(stream)
+        assert charged(run)[0] == 1
+
+
+@EVERY
+@pytest.mark.parametrize("way", ["break", "cancelled"])
+def test_asynchronous_streams_too_and_when_their_task_is_cancelled(
+    sdk: str, way: str, server: Provider, manager: BudgetManager
+) -> None:
+    async def read_one(opened: Callable[[], Any], ready: asyncio.Event) -> None:
+        async for _ in await opened():
+            ready.set()
+            if way == "break":
+                break
+            await asyncio.sleep(60)
+
+    async def all_of_it() -> None:
+        opened = OPENERS[sdk](server.root_url, True)
+        for _ in range(12):
+            ready = asyncio.Event()
+            task = asyncio.ensure_future(read_one(opened, ready))
+            await ready.wait()
+            if way == "cancelled":
+                task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    server.enqueue(*[SHORT] * 12)
+    with manager.run(LIMIT) as run:
+        if sdk == "bedrock":
+            pytest.skip("it has no asynchronous client")
+        asyncio.run(all_of_it())
+        assert run.usage.steps == 12
+
+
+@pytest.mark.parametrize("sdk", ["openai", "anthropic", "mistralai", "bedrock"])
+def test_who_goes_on_reading_is_charged_the_rest_late(sdk: str, server: Provider, manager: BudgetManager) -> None:
+    server.enqueue(SHORT)
+    with manager.run(LIMIT) as run:
+        stream = OPENERS[sdk](server.root_url, False)()
+        _leave_the_loop(stream)
+        assert charged(run)[2] != 3 or sdk == "anthropic"
+        for _ in stream:
+            pass
+        steps, _, made = charged(run)
+        assert (steps, made) == (1, 3)
+
+
+@pytest.mark.parametrize("sdk", ["openai", "groq", "mistralai", "bedrock"])
+def test_a_stream_that_is_read_whole_has_its_events_and_its_usage(
+    sdk: str, server: Provider, manager: BudgetManager
+) -> None:
+    assert GUARDS[sdk].unreached() == []
+    server.enqueue(SHORT)
+    with manager.run(LIMIT) as run:
+        seen = str(list(OPENERS[sdk](server.root_url, False)()))
+        assert all(word in seen for word in ("one ", "two ", "three"))
+        assert charged(run) == (1, 10, 3)

@@ -1,0 +1,207 @@
+"""The guard of litellm, outermost: its retries, its fallbacks and its Router are one call, and a denial is nobody's."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from kits import charged
+from provider import Provider, Reply
+
+from otelbudget import BudgetExceeded, Config, RunBudget
+from otelbudget.guards import GUARDS
+from otelbudget.manager import BudgetManager
+
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it asks the network when it is imported
+#: Of litellm itself, which leaves clients and tasks of its own behind, and warns of what it serializes.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),
+]
+USED = Reply(chunks=("one ", "two ", "three"), input_tokens=80, output_tokens=20)
+SAY: dict[str, Any] = {"messages": [{"role": "user", "content": "Say it."}], "max_tokens": 100}
+
+
+@pytest.fixture
+def sdk() -> str:
+    return "litellm"
+
+
+@pytest.fixture
+def litellm() -> Iterator[Any]:
+    litellm = pytest.importorskip("litellm")
+    yield litellm
+    litellm.in_memory_llm_clients_cache.flush_cache()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it closes nothing
+        gc.collect()
+
+
+@pytest.fixture(params=["alone", "with openai's"])
+def inner(request: pytest.FixtureRequest, manager: BudgetManager) -> Iterator[None]:
+    """Whether the SDKs that litellm sends through are guarded as well."""
+    if request.param != "alone":
+        GUARDS["openai"].install()
+    yield
+    GUARDS["openai"].uninstall()
+
+
+def _routes(server: Provider) -> dict[str, dict[str, Any]]:
+    key = {"api_key": "none"}
+    return {
+        "openai": {"model": "openai/gpt-4o-mini", "api_base": server.base_url, **key},
+        "anthropic": {"model": "anthropic/claude-haiku-4-5", "api_base": server.root_url, **key},
+        "groq": {"model": "groq/llama-3.3-70b-versatile", "api_base": f"{server.root_url}/openai/v1", **key},
+        "mistral": {"model": "mistral/mistral-small-latest", "api_base": f"{server.root_url}/mistral/v1", **key},
+    }
+
+
+async def _acollect(made: Any) -> None:
+    async for _ in await made:
+        pass
+
+
+WAYS: dict[str, Callable[[Any, dict[str, Any]], object]] = {
+    "sync": lambda made, how: made.completion(**SAY, **how),
+    "stream": lambda made, how: list(made.completion(**SAY, **how, stream=True)),
+    "async": lambda made, how: asyncio.run(made.acompletion(**SAY, **how)),
+    "async stream": lambda made, how: asyncio.run(_acollect(made.acompletion(**SAY, **how, stream=True))),
+}
+
+
+def _five(ask: Callable[[], object]) -> list[object]:
+    """What became of five calls."""
+    seen: list[object] = []
+    for _ in range(5):
+        try:
+            ask()
+            seen.append("answered")
+        except BudgetExceeded as denial:
+            seen.append(denial.__cause__)
+    return seen
+
+
+@pytest.mark.usefixtures("inner")
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("route", ["openai", "anthropic", "groq", "mistral"])
+def test_denied_from_the_start_no_request_and_one_step_of_five_is_one(
+    route: str, way: str, server: Provider, manager: BudgetManager, litellm: Any
+) -> None:
+    how = _routes(server)[route]
+    for steps in (0, 1):
+        server.enqueue(*[USED] * steps)
+        with manager.run(RunBudget(max_steps=steps), reraise=False) as run:
+            assert _five(lambda: WAYS[way](litellm, how)) == ["answered"] * steps + [None] * (5 - steps)
+            assert charged(run) == (steps, 80 * steps, 20 * steps)
+        assert server.requests == steps
+
+
+@pytest.mark.usefixtures("inner")
+@pytest.mark.parametrize("way", WAYS)
+def test_the_router_s_retries_are_one_call_and_a_denial_is_not_retried(
+    way: str, server: Provider, manager: BudgetManager, litellm: Any
+) -> None:
+    params = _routes(server)["openai"]
+    router = litellm.Router(
+        model_list=[{"model_name": "mine", "litellm_params": params}],
+        num_retries=2,
+        retry_after=0,
+        disable_cooldowns=True,
+    )
+    with manager.run(RunBudget(max_steps=1), reraise=False) as run:
+        server.enqueue(Reply(status=500), *[USED] * 3)
+        assert _five(lambda: WAYS[way](router, {"model": "mine"})) == ["answered"] + [None] * 4
+        assert charged(run) == (1, 80, 20)
+    assert server.requests == 2
+
+
+@pytest.mark.usefixtures("inner")
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_fallbacks_and_retries_are_one_call(way: str, server: Provider, manager: BudgetManager, litellm: Any) -> None:
+    routes = _routes(server)
+    server.enqueue(Reply(status=400), USED)
+    with manager.run(RunBudget(max_steps=1), reraise=False) as run:
+        WAYS[way](litellm, {**routes["openai"], "fallbacks": [routes["anthropic"]]})
+        assert charged(run) == (1, 80, 20)
+    assert server.requests == 2
+
+
+@pytest.mark.usefixtures("inner")
+def test_embeddings_responses_and_texts_are_guarded_too(server: Provider, manager: BudgetManager, litellm: Any) -> None:
+    how = _routes(server)["openai"]
+    embed = {**how, "model": "openai/text-embedding-3-small"}
+    asks: dict[str, Callable[[], object]] = {
+        "embedding": lambda: litellm.embedding(input=["Say it."], **embed),
+        "aembedding": lambda: asyncio.run(litellm.aembedding(input=["Say it."], **embed)),
+        "responses": lambda: litellm.responses(input="Say it.", **how),
+        "responses stream": lambda: list(litellm.responses(input="Say it.", **how, stream=True)),
+        "aresponses": lambda: asyncio.run(litellm.aresponses(input="Say it.", **how)),
+        "aresponses stream": lambda: asyncio.run(_acollect(litellm.aresponses(input="Say it.", **how, stream=True))),
+    }
+    for name, ask in asks.items():
+        before = server.requests
+        server.enqueue(USED)
+        with manager.run(RunBudget(max_steps=1), reraise=False) as run:
+            assert _five(ask) == ["answered"] + [None] * 4, name
+            assert charged(run) == (1, 80, 0 if "embedding" in name else 20), name
+        assert server.requests == before + 1
+
+
+@pytest.mark.usefixtures("inner")
+def test_a_stream_that_outgrows_the_budget_is_cut_and_one_left_early_lets_go(
+    server: Provider, manager: BudgetManager, litellm: Any
+) -> None:
+    how = {"messages": SAY["messages"], **_routes(server)["openai"], "stream": True}
+    server.enqueue(Reply(chunks=tuple(f"word{i} " for i in range(900)), input_tokens=10, output_tokens=900))
+    with manager.run(RunBudget(max_output_tokens=600), reraise=False) as run:
+        with pytest.raises(BudgetExceeded) as caught:
+            list(litellm.completion(**how))
+        assert caught.value.__cause__ is None
+        assert 500 < (charged(run)[2] or 0) < 610
+    server.enqueue(*[USED] * 8)
+    with manager.run(RunBudget(max_tokens=1000)) as run:
+        for _ in range(8):
+            for _ in litellm.completion(**how):
+                break
+            assert run._state.account.holds == 0
+
+
+@pytest.mark.parametrize("config", [Config()])
+def test_what_is_called_inside_is_a_part_and_what_comes_after_is_not(
+    server: Provider, manager: BudgetManager, litellm: Any
+) -> None:
+    GUARDS["openai"].install()
+    try:
+        import openai
+
+        client = openai.OpenAI(base_url=server.base_url, api_key="none")
+        server.enqueue(USED, USED)
+        with manager.run() as run:
+            litellm.completion(**SAY, **_routes(server)["openai"])
+            client.chat.completions.create(model="gpt-4o-mini", **SAY)
+            assert charged(run) == (2, 160, 40)
+        client.close()
+    finally:
+        GUARDS["openai"].uninstall()
+
+
+def test_litellm_is_as_before_when_the_guard_is_out(server: Provider, manager: BudgetManager, litellm: Any) -> None:
+    guard: Any = GUARDS["litellm"]
+    list(litellm.completion(**SAY, **_routes(server)["openai"], stream=True))
+    changed = [takeover.function for takeover in (*guard._calls, *guard._notes)]
+    assert guard.unreached() == []
+    guard.uninstall()
+    assert len(changed) > 12
+    assert all(function.__module__.startswith("litellm.") for function in changed)
+    assert not [f for f in changed if f.__code__.co_name == "_stub" or "_otelbudget_guard" in (f.__kwdefaults__ or {})]
+    assert "messages" in inspect.signature(litellm.completion).parameters
+    assert guard.unreached()
+    with manager.run(RunBudget(max_steps=0)) as run:
+        litellm.completion(**SAY, **_routes(server)["openai"])
+        assert charged(run) == (0, 0, 0)
