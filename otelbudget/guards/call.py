@@ -10,9 +10,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from opentelemetry.context import get_current
+
 from otelbudget.calls import model_call as calls
 from otelbudget.calls.sizing import ModelRequest
-from otelbudget.engine.context import active_engine
+from otelbudget.engine.context import HELD, active_engine
 from otelbudget.estimate.tokens import count_input
 from otelbudget.guards import watch
 from otelbudget.guards.boundary import contained
@@ -20,7 +22,7 @@ from otelbudget.guards.charge import Charge
 from otelbudget.guards.dialects import Dialect, cost_of, dialect_of, text_of
 from otelbudget.guards.exchange import Exchange
 from otelbudget.guards.framing import Framing, framing_of
-from otelbudget.guards.held import Part, held_here
+from otelbudget.guards.held import Part
 from otelbudget.guards.providers import provider_of
 from otelbudget.guards.streams import BodyWatch, StreamWatch, json_usage
 from otelbudget.guards.watch import Watch
@@ -73,6 +75,8 @@ class Plan(NamedTuple):
     request: ModelRequest
     stream_options: Mapping[str, Any] | None
     endpoint: tuple[str, str | None]
+    #: The call that it is in.
+    around: Charge | None
 
 
 def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan | None:
@@ -99,7 +103,8 @@ def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan 
         )
     endpoint = str(getattr(client, "base_url", "")), request.model
     ask = stream and dialect.asks_usage and wire.open(sent) and endpoint not in _without_usage and _may_ask()
-    return Plan(sdk, wire, dialect, request, _asking(body.get("stream_options")) if ask else None, endpoint)
+    options = _asking(body.get("stream_options")) if ask else None
+    return Plan(sdk, wire, dialect, request, options, endpoint, HELD.of(get_current()))
 
 
 def _may_ask() -> bool:
@@ -125,7 +130,7 @@ def _asking(given: object) -> Mapping[str, Any] | None:
 
 def carried(planned: Plan | None, sent: Any, send: Callable[[Any], Any]) -> Any:
     """Have *sent* admitted and sent, or raise BudgetExceeded; gives what *send*, the SDK's own, gives."""
-    call = None if planned is None else _part(planned) or calls.begin(planned.request)
+    call = None if planned is None else (planned.around and _part(planned)) or calls.begin(planned.request)
     if planned is None or call is None:
         return send(sent)
     way = Way(planned, call, sent)
@@ -144,7 +149,7 @@ def carried(planned: Plan | None, sent: Any, send: Callable[[Any], Any]) -> Any:
 
 async def acarried(planned: Plan | None, sent: Any, send: Callable[[Any], Awaitable[Any]]) -> Any:
     """`carried` for coroutine functions."""
-    call = None if planned is None else _part(planned) or await calls.abegin(planned.request)
+    call = None if planned is None else (planned.around and _part(planned)) or await calls.abegin(planned.request)
     if planned is None or call is None:
         return await send(sent)
     way = Way(planned, call, sent)
@@ -162,9 +167,11 @@ async def acarried(planned: Plan | None, sent: Any, send: Callable[[Any], Awaita
 
 
 def _part(planned: Plan) -> Part | None:
-    """The call as a part of the one around it, if there is one."""
-    outer, request = held_here(), planned.request
-    return None if outer is None else Part(outer, request.max_output_tokens, request.input_tokens)
+    """The call as a part of the one around it, if that is still going on."""
+    outer, request = planned.around, planned.request
+    if outer is None or outer.call.settled:
+        return None
+    return Part(outer, request.max_output_tokens, request.input_tokens)
 
 
 class Way:
@@ -183,10 +190,10 @@ class Way:
         asking = planned.stream_options
         self.sent = sent if asking is None else planned.wire.changed(sent, {"stream_options": asking})
         self._refused = False
-
-    def holding(self) -> AbstractContextManager[None]:
-        """What is sent inside is a part of this, with a mechanism that says so."""
-        return self._charge.holding() if self._plan.wire.holds else nullcontext()
+        #: What is sent inside is a part of this, with a mechanism that says so.
+        self.holding: Callable[[], AbstractContextManager[None]] = (
+            self._charge.holding if planned.wire.holds else nullcontext
+        )
 
     def goes_on_without_usage(self, error: BaseException) -> bool:
         """Whether the server may have refused because it was asked for the usage: then send what the caller gave."""

@@ -57,8 +57,11 @@ class Charge:
         if usage is not None and usage.reported_cost_usd is None and self.reported_cost_usd is not None:
             usage = dataclasses.replace(usage, reported_cost_usd=self.reported_cost_usd)
         usage = usage and self._with_earlier(usage)
-        if not self._is_late(usage):
+        before, self._charged = self._charged, usage
+        if before is None:
             self.call.commit(usage)
+        else:
+            self._late(before, usage)
 
     def refused(self, usage: Usage | None, error: BaseException | None = None) -> None:
         """The server answered with an error, perhaps with a usage."""
@@ -73,19 +76,19 @@ class Charge:
         if usage is None:
             usage = Usage(self.call.input_tokens, 0, model=self.request.model, provider=self.request.provider)
         usage = self._with_earlier(dataclasses.replace(usage, estimated=True))
-        if not self._is_late(usage):
-            self.call.unknown(error=error, usage=usage)
-
-    def _is_late(self, usage: Usage | None) -> bool:
-        """Whether the call was settled before, since its reader had let go of it: then what came to it is charged."""
         before, self._charged = self._charged, usage
         if before is None:
-            return False
-        counts = [(getattr(usage, name) or 0) - (getattr(before, name) or 0) for name in _COUNTS]
-        if usage is not None and max(counts) > 0:
-            given, made = (max(0, more) for more in counts)
+            self.call.unknown(error=error, usage=usage)
+        else:
+            self._late(before, usage)
+
+    def _late(self, before: Usage, usage: Usage | None) -> None:
+        """Charge what came after the call was settled, since its reader had let go of it."""
+        if usage is None:
+            return
+        given, made = (max(0, (getattr(usage, name) or 0) - (getattr(before, name) or 0)) for name in _COUNTS)
+        if given or made:
             self.call.late(Usage(given, made, steps=0, model=usage.model, provider=usage.provider))
-        return True
 
     def _with_earlier(self, usage: Usage) -> Usage:
         attempts = self.exchange.earlier

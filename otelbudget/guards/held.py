@@ -8,10 +8,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.context import get_current
-
-from otelbudget.engine.context import HELD
-
 if TYPE_CHECKING:
     from otelbudget.guards.charge import Charge
     from otelbudget.model.usage import Usage
@@ -57,9 +53,3 @@ class Part:
     def late(self, usage: Usage) -> None:
         """More of an attempt."""
         self._outer.note(usage)
-
-
-def held_here() -> Charge | None:
-    """The call around, if it is still going on."""
-    outer: Charge | None = HELD.of(get_current())
-    return None if outer is None or outer.call.settled else outer

@@ -137,8 +137,8 @@ _BEDROCK: Final = Names(
     apart=True,
 )
 _COHERE: Final = Names(
-    ("billed_units.input_tokens", "tokens.input_tokens"),
-    ("billed_units.output_tokens", "tokens.output_tokens"),
+    ("tokens.input_tokens", "billed_units.input_tokens"),
+    ("tokens.output_tokens", "billed_units.output_tokens"),
     parts={"cache_read_tokens": ("cached_tokens",)},
 )
 _OLLAMA: Final = Names(("prompt_eval_count",), ("eval_count",))

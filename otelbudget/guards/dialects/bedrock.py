@@ -30,18 +30,6 @@ class Converse(Dialect):
         """In ``inferenceConfig``."""
         return {"inferenceConfig": {**(body.get("inferenceConfig") or {}), "maxTokens": maximum}}
 
-    def usage(self, answer: object, provider: str) -> Usage | None:
-        """What the total has besides the output is input, of the cache too."""
-        reported = get(answer, "usage")
-        names = ("inputTokens", "outputTokens", "totalTokens", "cacheReadInputTokens", "cacheWriteInputTokens")
-        given, made, total, read, written = (count(get(reported, name)) or 0 for name in names)
-        given = max(given, total - made)
-        if read + written > given:
-            given += read + written
-        if not (given or made):
-            return None
-        return Usage(given, made, cache_read_tokens=read, cache_write_tokens=written, provider=provider)
-
     def part(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the last event says."""
         return {"usage": get(event.get("metadata"), "usage")}

@@ -22,21 +22,6 @@ class Cohere(Dialect):
         """Generations."""
         return count(body.get("num_generations")) or 1
 
-    def usage(self, answer: object, provider: str) -> Usage | None:
-        """That of ``usage``, or of ``meta`` where the first version has it."""
-        reported = get(answer, "usage") or get(answer, "meta")
-        tokens = get(reported, "tokens") or get(reported, "billed_units")
-        given, made = count(get(tokens, "input_tokens")) or 0, count(get(tokens, "output_tokens")) or 0
-        if not (given or made):
-            return None
-        return Usage(
-            given,
-            made,
-            cache_read_tokens=min(count(get(reported, "cached_tokens")) or 0, given),
-            provider=provider,
-            response_id=text_of(answer, "id") or text_of(answer, "generation_id"),
-        )
-
     def part(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the last event says."""
         whole = event.get("response")

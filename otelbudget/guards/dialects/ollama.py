@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from otelbudget.guards.dialects import Dialect, Endpoints, count, get, spoken, text_of
+from otelbudget.guards.dialects import Dialect, Endpoints, spoken
 from otelbudget.model.usage import Usage
 
 _COUNTS: Final = ("prompt_eval_count", "eval_count")
@@ -22,13 +22,6 @@ class Ollama(Dialect):
     def lowered(self, body: Mapping[str, Any], provider: str, maximum: int) -> Mapping[str, Any]:  # noqa: ARG002
         """In ``options``."""
         return {"options": {**(body.get("options") or {}), "num_predict": maximum}}
-
-    def usage(self, answer: object, provider: str) -> Usage | None:
-        """Absent counts are those of nothing: a prompt that was cached, an answer that is empty."""
-        given, made = (count(get(get(answer, "usage") or answer, name)) for name in _COUNTS)
-        if given is None and made is None:
-            return None
-        return Usage(given or 0, made or 0, model=text_of(answer, "model"), provider=provider)
 
     def part(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
         """The line, with its counts as its usage."""
