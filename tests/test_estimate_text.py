@@ -59,13 +59,18 @@ def test_no_kind_of_text_is_estimated_much_too_low_or_too_high(kind: Kind) -> No
     assert -0.20 < kind.error() < 0.30
 
 
-@EACH
-@pytest.mark.parametrize("vocabulary", ["o200k", "cl100k"])
+def _in_reach(kind: Kind, vocabulary: str) -> bool:
+    """Whether the estimate is near enough for a single call to say how far it is off."""
+    return sum(getattr(kind, vocabulary)) <= HIGHEST * sum(map(text_tokens, kind.texts))
+
+
+PAIRS = [(kind, vocabulary) for kind in KINDS for vocabulary in ("o200k", "cl100k") if _in_reach(kind, vocabulary)]
+
+
+@pytest.mark.parametrize(("kind", "vocabulary"), PAIRS, ids=lambda one: getattr(one, "name", one))
 def test_twenty_answers_correct_the_estimate_of_each_kind_and_of_another_tokenizer(kind: Kind, vocabulary: str) -> None:
     learned, chosen = Learned(), random.Random(kind.name)
     counts = dict(zip(kind.texts, getattr(kind, vocabulary), strict=True))
-    if sum(counts.values()) > HIGHEST * sum(map(text_tokens, kind.texts)):
-        pytest.skip("so far off that no call may say so")
 
     def call() -> tuple[int, int]:
         texts = chosen.choices(kind.texts, k=8)
