@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode, use_span
 from world import World, held, said, used
 
-from otelbudget import BudgetExceeded, RunBudget, Usage
+from otelbudget import BudgetExceeded, Config, RunBudget, Usage
 from otelbudget.calls.model_call import BLOCK, ModelCall, ModelRequest, abegin, begin
+from otelbudget.config import TelemetryConfig
 from otelbudget.engine import context as contexts
+from otelbudget.pricing import Price
 
 CHAT = ModelRequest(provider="openai", operation="chat", model="demo", input_tokens=40, max_output_tokens=60)
 
@@ -149,6 +152,24 @@ def test_without_an_instrumentor_the_guard_opens_a_span_after_the_conventions(wo
     ]
     assert world.span("http").parent == span.context
     assert span.parent == world.span("otelbudget.run").context
+
+
+@pytest.mark.parametrize(("reported", "source"), [(None, "local"), ("0.5", "provider")])
+def test_a_cost_is_said_in_the_names_proposed_for_the_conventions_where_that_is_wanted(
+    reported: str | None, source: str, make_world: Callable[..., World]
+) -> None:
+    prices = {} if reported else {"demo": Price(input=1, output=2)}
+    config = Config(telemetry=TelemetryConfig(semconv_cost=True), prices=prices, trust_reported_cost=True)
+    world = make_world(config=config)
+    world.activate()
+    with world.run():
+        begun().commit(Usage(30, 20, model="demo", reported_cost_usd=reported and Decimal(reported)))
+    attributes = dict(world.span("chat demo").attributes or {})
+    assert {name: attributes[name] for name in attributes if "usage.cost" in name} == {
+        "gen_ai.usage.cost.amount": 0.5 if reported else 0.00007,
+        "gen_ai.usage.cost.currency": "USD",
+        "gen_ai.usage.cost.source": source,
+    }
 
 
 def test_a_denied_call_has_a_span_with_the_check_and_status_error(world: World) -> None:

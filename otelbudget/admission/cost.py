@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from otelbudget.model.amounts import COST, NOTHING, Amounts, amounts_from, nanousd
+from otelbudget import semconv
+from otelbudget.model.amounts import COST, NANOS, NOTHING, Amounts, amounts_from, nanousd
 from otelbudget.model.usage import Usage
 
 if TYPE_CHECKING:
@@ -26,6 +27,17 @@ class Price(NamedTuple):
     unpriced: bool = False
     denies: bool = False
     source: str = ""
+
+    def attributes(self, nanousd: int, *, semconv_cost: bool) -> dict[str, Any]:
+        """What a call's span says of it where *nanousd* were charged; with *semconv_cost* in proposed names too."""
+        usd = nanousd / NANOS
+        said: dict[str, Any] = {semconv.COST_USD: usd}
+        if self.source:
+            said[semconv.COST_SOURCE] = self.source
+        if semconv_cost and not self.unpriced:
+            source = "provider" if self.source.startswith("provider") else "local"
+            said |= {semconv.GEN_AI_COST: usd, semconv.GEN_AI_COST_CURRENCY: "USD", semconv.GEN_AI_COST_SOURCE: source}
+        return said
 
 
 def price(payer: Payer, usage: Usage, asked_model: str | None = None, owner: Owner | None = None) -> Price:

@@ -16,7 +16,7 @@ from otelbudget.admission import closing, notices, trips
 from otelbudget.admission.cost import Price, price
 from otelbudget.admission.request import Once
 from otelbudget.ledger.change import Changes
-from otelbudget.model.amounts import COST, INPUT, NANOS, NESTED, NOTHING, OUTPUT, STEPS, TOOLS, Amounts, Unsaid
+from otelbudget.model.amounts import COST, INPUT, NESTED, NOTHING, OUTPUT, STEPS, TOOLS, Amounts, Unsaid
 from otelbudget.model.usage import Usage, sum_of
 from otelbudget.model.vector import pack
 from otelbudget.telemetry import events
@@ -259,8 +259,8 @@ def _announce(
         payer.say(site, events.record_event, charged, flags)
         if site is not payer.site and payer.kind != "quota" and span.is_recording():
             # As an attribute of the call's own span, since trace queries sum over attributes and not over events.
-            source = {semconv.COST_SOURCE: charge.cost.source} if charge.cost.source else {}
-            payer.say(site, events.mark, {semconv.COST_USD: amounts[COST] / NANOS, **source})
+            semconv_cost = payer.engine.config.telemetry.semconv_cost
+            payer.say(site, events.mark, charge.cost.attributes(amounts[COST], semconv_cost=semconv_cost))
     if crossed:
         say_crossed(payer, site, crossed)
     if payer.kind == "implicit" and payer.run is not None:

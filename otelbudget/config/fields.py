@@ -164,6 +164,7 @@ _TELEMETRY = Section(
         "max_models": Field(forms.COUNT, "Models with metrics of their own. Default 50."),
         "top_runs": Field(forms.COUNT, "Runs with gauges of their own while they are active. Default 20."),
         "metrics_port": Field(forms.COUNT, "TCP port of /metrics; 0 takes any free one."),
+        "semconv_cost": Field(forms.FLAG, "Say costs as gen_ai.usage.cost.* too, a proposal. Default false."),
     },
     TelemetryConfig,
     may_be_empty=True,

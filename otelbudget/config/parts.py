@@ -49,6 +49,7 @@ class TelemetryConfig:
         max_tenants, max_models: Those with metrics of their own; all others are summed up as ``other``.
         top_runs: How many runs, those that spend most, have gauges while they are active; 0 for none.
         metrics_port: TCP port of ``/metrics``, 0 for any free one; None leaves it to ``setup()``.
+        semconv_cost: Say what a call cost as ``gen_ai.usage.cost.*`` too, as is proposed for the GenAI conventions.
     """
 
     events: Literal["span", "log", "both"] = "span"
@@ -56,12 +57,14 @@ class TelemetryConfig:
     max_models: int = 50
     top_runs: int = 20
     metrics_port: int | None = None
+    semconv_cost: bool = False
 
     def __post_init__(self) -> None:
         one_of("telemetry.events", self.events, "span", "log", "both")
         at_least_1("telemetry.max_tenants", self.max_tenants)
         at_least_1("telemetry.max_models", self.max_models)
         count("telemetry.top_runs", self.top_runs, ConfigError)
+        flag("telemetry.semconv_cost", self.semconv_cost)
         port = self.metrics_port
         if port is not None and count("telemetry.metrics_port", port, ConfigError) > 65_535:
             raise ConfigError(f"telemetry.metrics_port must be from 0 to 65535, got {port}")
