@@ -39,10 +39,10 @@ def assert_enforced(outcome: dict[str, Any]) -> None:
     assert outcome["escaped"] is None
     assert [outcome["used"][name] for name in ("steps", "tokens", "input_tokens")] == [2, 300, 200]
     counters = outcome["counters"]
-    checks = "otelbudget_checks_total{budget=two,decision=%s,operation=call,reason=%s,tenant=acme}"
+    checks = "otelbudget_checks_total{budget=two,decision=%s,operation=call,reason=%s,resource=%s,tenant=acme}"
     assert {k: v for k, v in counters.items() if k.startswith("otelbudget_checks_total")} == {
-        checks % ("allow", ""): 2,
-        checks % ("deny", "limit"): 1,
+        checks % ("allow", "", ""): 2,
+        checks % ("deny", "limit", "steps"): 1,
     }
     assert counters["otelbudget_records_total{budget=two,tenant=acme}"] == 2
     tokens = {k: v for k, v in counters.items() if k.startswith("otelbudget_tokens_total")}
