@@ -131,7 +131,8 @@ def _metrics(screen: Screen, result: Result) -> None:
         screen.line((name, "plain"))
         for series, value in group:
             number: Cell = (f"{value:g}", "bad" if _DENIED in series else "plain")
-            screen.line((f"{series.removeprefix(name)} ", "dim"), number, indent=4)
+            labels = series.removeprefix(name).replace(',resource=""', "").replace('",', '", ')  # a long one is wrapped
+            screen.line((f"{labels} ", "dim"), number, indent=4)
     screen.line((f"and {len(told) - len(shown)} more, of the other tenants", "dim"))
 
 
