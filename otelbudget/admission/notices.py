@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from otelbudget.admission.cost import Price
     from otelbudget.admission.payer import Payer
+    from otelbudget.admission.state import RunState
     from otelbudget.engine.engine import Engine
     from otelbudget.ledger.account import Account
     from otelbudget.model.decision import Denial
@@ -106,6 +107,19 @@ def dropped(payer: Payer) -> None:
         " nothing is charged; use it as a block, `with run.reserve(...) as held:`",
         _who(payer),
     )
+
+
+def recorded_again(run: RunState) -> None:
+    """Warn, once per run, of a call that was recorded although a guard or a span had charged it."""
+    if not run.recorded_again:
+        run.recorded_again = True
+        _tell(
+            _log,
+            logging.WARNING,
+            "%s recorded a call that was charged already, by its guard or its span; it is charged once. What is"
+            " guarded needs no record() and no commit()",
+            _who(run),
+        )
 
 
 def overage(denial: Denial) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
+from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 
 from otelbudget.model.usage import Usage
 
 #: How many are remembered.
 _KEPT: Final = 256
+#: Who tells of a call that its guard or span has told of: `record` and `commit`.
+_THE_USER: Final = "otelbudget.record"
 
 
 class Work(NamedTuple):
@@ -38,6 +41,9 @@ class _Settled(NamedTuple):
         return tokens and (unopened or theirs[-1] in self.work.accounts) and start_ns <= self.began_ns <= end_ns
 
 
+_last: ContextVar[_Settled | None] = ContextVar("otelbudget-last-call", default=None)
+
+
 class Recent:
     """The calls that were charged last."""
 
@@ -46,7 +52,9 @@ class Recent:
 
     def settled(self, work: Work, usage: Usage, began_ns: int, reporter: str | None) -> None:
         """Remember a charged call."""
-        self._settled.append(_Settled(work, usage, began_ns, reporter, set()))
+        one = _Settled(work, usage, began_ns, reporter, set())
+        self._settled.append(one)
+        _last.set(one)
 
     def was_settled(self, work: Work, usage: Usage, start_ns: int, end_ns: int, reporter: str | None) -> bool:
         """Whether a call that a span reports was charged before, told by another layer."""
@@ -56,3 +64,20 @@ class Recent:
                 one.told.add(reporter)
                 return True
         return False
+
+    def was_seen(self, account: Any, usage: Usage) -> bool:
+        """Whether a call that a user records on *account* was charged to it before: the one with its response, else the
+        last one made here, if it used as much."""
+        if usage.steps != 1 or usage.tool_calls or not usage.tokens:
+            return False
+        told = tuple(self._settled) if usage.response_id is not None else ()
+        found = next((one for one in reversed(told) if one.usage.response_id == usage.response_id), _last.get())
+        if found is None or _THE_USER in found.told or account not in found.work.accounts:
+            return False
+        if None not in (found.usage.response_id, usage.response_id):
+            same = found.usage.response_id == usage.response_id
+        else:
+            same = found.usage.tokens == usage.tokens
+        if same:
+            found.told.add(_THE_USER)
+        return same

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from otelbudget.admission import notices
 from otelbudget.admission.request import Once
 from otelbudget.errors import IdempotencyError
 from otelbudget.model.amounts import RESOURCES, Amounts, shown
@@ -50,6 +51,15 @@ def keys_of(payer: Payer) -> Keys:
     keys: Keys = run.keys or Keys(run.engine, "a run")
     run.keys = keys
     return keys
+
+
+def unpaid(payer: Payer, usage: Usage) -> Usage:
+    """What is still to be charged of *usage* that a user tells: nothing if a guard or a span has charged the call."""
+    run = payer.run
+    if run is None or not payer.engine.recent.was_seen(run.account, usage):
+        return usage
+    notices.recorded_again(run)
+    return Usage(0, 0, cost_usd=0, steps=0, tool_calls=usage.tool_calls, model=usage.model)
 
 
 class Keys:

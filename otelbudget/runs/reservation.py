@@ -28,7 +28,7 @@ from otelbudget.model.keywords import OnUnknown, ReserveKeywords, ResourceKeywor
 from otelbudget.model.usage import Usage, sum_of
 from otelbudget.runs import asking
 from otelbudget.runs.blocks import Block
-from otelbudget.runs.idempotency import CHARGED, REPLAYED, Keys, Recorded, as_key, keys_of
+from otelbudget.runs.idempotency import CHARGED, REPLAYED, Keys, Recorded, as_key, keys_of, unpaid
 from otelbudget.runs.receipt import text
 from otelbudget.telemetry import events
 
@@ -58,7 +58,7 @@ class Reservation:
         already_settled: A `release` has come after it was settled, and changed nothing.
     """
 
-    __slots__ = ("__weakref__", "_hold", "_payer", "already_settled", "model", "on_unknown", "replayed")
+    __slots__ = ("__weakref__", "_hold", "_payer", "_said", "already_settled", "model", "on_unknown", "replayed")
 
     def __init__(self, payer: Payer, hold: Hold, on_unknown: OnUnknown, model: str | None) -> None:
         self._payer = payer
@@ -66,6 +66,8 @@ class Reservation:
         self.on_unknown: OnUnknown = on_unknown
         self.replayed = self.already_settled = False
         self._hold = hold
+        #: What it was committed with, be that charged already or not.
+        self._said: Usage | None = None
 
     @property
     def settled(self) -> bool:
@@ -93,10 +95,12 @@ class Reservation:
             IdempotencyError: It was committed before with another usage.
         """
         spent = None if usage is None else self._spent(usage)
+        if spent is not None and not self.settled:
+            self._said, spent = spent, unpaid(self._payer, spent)
         here = self._payer.around()
         if settlement.settle(self._payer, self._hold, spent, here.site, asked_model=self.model, owner=here.owner):
             return CHARGED
-        if spent != self._hold.paid:
+        if spent not in (self._hold.paid, self._said):
             raise IdempotencyError("this reservation was committed before with another usage; it was charged once")
         return REPLAYED
 

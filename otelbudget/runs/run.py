@@ -14,7 +14,7 @@ from otelbudget.model.budget import RunBudget
 from otelbudget.model.keywords import AmountKeywords, LimitKeywords, ReserveKeywords
 from otelbudget.model.usage import Usage
 from otelbudget.runs import asking, controls, reservation, resume, tool_call
-from otelbudget.runs.idempotency import CHARGED, REPLAYED, Recorded, as_key, keys_of
+from otelbudget.runs.idempotency import CHARGED, REPLAYED, Recorded, as_key, keys_of, unpaid
 from otelbudget.runs.reservation import AsyncReserve
 from otelbudget.runs.scope import RunOptions, RunScope
 from otelbudget.runs.timeout import Timeout
@@ -85,11 +85,15 @@ class BudgetRun(RunView):
     def record(self, usage: object, *, idempotency_key: str | None = None) -> Recorded:
         """Charge what was used, over the limit too. Never raises a denial.
 
+        A call that a guard or a span has charged already is charged nothing more, and warned of once: that with the
+        same response id, else the last one made here, if it used as many tokens.
+
         Args:
             usage: A `Usage`, or what `Usage.of` reads: an answer, a message, or the usage that it reports.
 
         Returns:
-            Whether it was ``replayed``: charged under the same *idempotency_key* before, so that nothing has changed.
+            Whether it was ``replayed``: charged before, under the same *idempotency_key* or by its guard, and nothing
+            has changed.
 
         Raises:
             IdempotencyError: That key has been used in this run for something else; nothing is charged.
@@ -100,6 +104,9 @@ class BudgetRun(RunView):
         run, once = self._state, None
         if idempotency_key is not None:
             once = keys_of(run).once(run.tenant, as_key(idempotency_key), Once("record", usage))
+        told, usage = usage, unpaid(run, usage)
+        if told is not usage and once is None:
+            return REPLAYED
         _, site, owner, permit = run.around()
         done = settlement.record(run, usage, site, permit=permit, once=once, owner=owner)
         return CHARGED if done else REPLAYED

@@ -1,0 +1,119 @@
+"""Calls that their guard charges and that the application records as well: each is charged once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI, OpenAI
+from openai_ways import CHAT
+
+from otelbudget import RunBudget, Usage
+from otelbudget.errors import IdempotencyError
+from otelbudget.manager import BudgetManager
+
+TOTAL = 15
+
+
+@pytest.fixture
+def call(gateway: str, answer: dict[str, Any], manager: BudgetManager) -> Callable[[], Any]:
+    ids = iter(range(100))
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": TOTAL}
+    answer["make"] = lambda _: (200, {"id": f"c-{next(ids)}", "model": "m", "choices": [], "usage": usage})
+    client = OpenAI(base_url=gateway, api_key="none", max_retries=0)
+    return lambda: client.chat.completions.create(**CHAT)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        lambda run, said: run.record_call(said.usage.total_tokens),
+        lambda run, said: run.record(said),
+        lambda run, said: run.record(said.usage),
+        lambda run, said: run.record(Usage(10, 5, cost_usd=1)),
+        lambda run, said: run.record(said, idempotency_key=said.id),
+        lambda run, said: run.reserve(steps=1).commit(said.usage.total_tokens),
+        lambda run, said: run.reserve(tokens=9, cost_usd=3).commit(said),
+    ],
+)
+def test_a_guarded_call_that_is_recorded_too_is_charged_once_and_warned_of_once(
+    record: Callable[[Any, Any], Any], manager: BudgetManager, call: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with manager.run(RunBudget(max_tokens=100_000)) as run:
+        for _ in range(3):
+            record(run, call())
+    assert (run.usage.steps, run.usage.tokens, run.usage.cost_usd) == (3, 3 * TOTAL, 0)
+    assert [one.levelno for one in caplog.records if "charged already" in one.getMessage()] == [logging.WARNING]
+
+
+def test_in_a_run_above_it_is_the_same_call(manager: BudgetManager, call: Callable[[], Any]) -> None:
+    with manager.run(RunBudget()) as run:
+        with run.child():
+            said = call()
+        run.record(said)
+    assert run.usage.tokens == TOTAL
+
+
+async def test_a_coroutine_records_what_it_awaited(
+    manager: BudgetManager, gateway: str, call: Callable[[], Any]
+) -> None:
+    async with AsyncOpenAI(base_url=gateway, api_key="none", max_retries=0) as client, manager.run() as run:
+        said = await client.chat.completions.create(**CHAT)
+        await run.arecord_call(said.usage.total_tokens)
+    assert run.usage.tokens == TOTAL
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Usage(tokens=TOTAL + 1),
+        Usage(10, 5, steps=2),
+        Usage(10, 5, tool_calls=1),
+        Usage(10, 5, response_id="another"),
+        Usage(0, 0),
+    ],
+)
+def test_another_call_is_charged(other: Usage, manager: BudgetManager, call: Callable[[], Any]) -> None:
+    with manager.run(RunBudget()) as run:
+        call()
+        run.record(other)
+    assert run.usage.steps == 1 + other.steps
+    assert run.usage.tokens == TOTAL + (other.tokens or 0)
+
+
+def test_a_second_call_of_the_same_size_is_charged(manager: BudgetManager, call: Callable[[], Any]) -> None:
+    with manager.run(RunBudget()) as run:
+        call()
+        for _ in range(3):
+            run.record_call(TOTAL)
+    assert run.usage.tokens == 3 * TOTAL
+
+
+def test_a_call_of_another_run_is_charged(manager: BudgetManager, call: Callable[[], Any]) -> None:
+    with manager.run(RunBudget()):
+        said = call()
+    with manager.run(RunBudget()) as run:
+        run.record(said)
+    assert run.usage.tokens == TOTAL
+
+
+def test_the_same_answer_recorded_again_under_its_key_is_replayed(
+    manager: BudgetManager, call: Callable[[], Any]
+) -> None:
+    with manager.run(RunBudget()) as run:
+        said = call()
+        assert [run.record(said, idempotency_key="k").replayed for _ in range(2)] == [False, True]
+        with pytest.raises(IdempotencyError):
+            run.record(Usage(tokens=1), idempotency_key="k")
+    assert run.usage.tokens == TOTAL
+
+
+def test_a_commit_of_it_may_come_twice(manager: BudgetManager, call: Callable[[], Any]) -> None:
+    with manager.run(RunBudget()) as run:
+        said, held = call(), run.reserve(tokens=100)
+        assert [held.commit(said).replayed for _ in range(2)] == [False, True]
+        with pytest.raises(IdempotencyError):
+            held.commit(TOTAL + 1)
+    assert run.usage.tokens == TOTAL
