@@ -49,6 +49,17 @@ def test_a_usage_that_leaves_its_parts_out_is_the_same_as_one_that_has_them() ->
     assert Usage(2, 50, cache_read_tokens=9_842) == Usage(9_844, 50, cache_read_tokens=9_842)
     assert Usage(10, 1_499, reasoning_tokens=2_809) == Usage(10, 4_308, reasoning_tokens=2_809)
     assert Usage(2, 50, tokens=52, cache_write_tokens=100).tokens == 152
+    assert Usage(10, 5, audio_input_tokens=100, audio_output_tokens=90) == Usage(
+        110, 95, audio_input_tokens=100, audio_output_tokens=90
+    )
+    assert Usage(10, 5, image_output_tokens=1_290).output_tokens == 1_295
+
+
+def test_sound_and_pictures_above_their_whole_are_left_out_of_it() -> None:
+    sound = {"prompt_tokens_details": {"audio_tokens": 100}, "completion_tokens_details": {"audio_tokens": 90}}
+    assert split(Usage.of({"prompt_tokens": 10, "completion_tokens": 5, **sound})) == (110, 95, 0, 0)
+    whole = {"prompt_tokens": 110, "completion_tokens": 95, "total_tokens": 205}
+    assert split(Usage.of(whole | sound)) == (110, 95, 0, 0)
 
 
 def test_a_total_proves_which_part_its_wholes_leave_out() -> None:

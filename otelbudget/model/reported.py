@@ -16,6 +16,7 @@ from otelbudget.model.usage_names import (
     COST,
     ID,
     KINDS,
+    MADE,
     MODEL,
     PLACES,
     REASONING,
@@ -151,8 +152,10 @@ def tokens_in(place: object, names: Names) -> dict[str, Any]:
     if given is not None:
         given += _greatest(place, names.more_input)
         given = given + cached if names.apart else whole(given, cached)
+        given = whole(given, parts.get("audio_input_tokens", 0))
     if made is not None or more:
         made = whole((made or 0) + more, reasoning)
+        made = whole(made, max(parts.get(name, 0) for name in MADE))
     if total is not None:
         given, made = _completed(given, made, total, cached)
     if given is None and made is None:

@@ -117,10 +117,10 @@ class Usage:
             made = tokens - given
             given = Unsaid(given) if nobody_says else given
         cached, reasoned = self.cache_read_tokens + self.cache_write_tokens, self.reasoning_tokens
-        if given is not None and given < cached:
-            given = whole(given, cached)
-        if made is not None and made < reasoned and not isinstance(given, Unsaid):
-            made = whole(made, reasoned)
+        if given is not None and given < max(cached, self.audio_input_tokens):
+            given = whole(whole(given, cached), self.audio_input_tokens)
+        if made is not None and not isinstance(given, Unsaid):
+            made = whole(whole(made, reasoned), max(self.audio_output_tokens, self.image_output_tokens))
         split = (given or 0) + (made or 0)
         if split >= CEILING:
             count("tokens", split)

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 #: The parts that make up a whole, where it leaves them out.
 CACHED: Final = ("cache_read_tokens", "cache_write_tokens")
 REASONING: Final = "reasoning_tokens"
+MADE: Final = ("audio_output_tokens", "image_output_tokens")
 
 
 class Names(NamedTuple):
