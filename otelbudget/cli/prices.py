@@ -67,8 +67,8 @@ def _of_all(prices: Prices, provider: str | None) -> Any:
     from otelbudget.pricing.listed import listed_models
 
     yield from (_fact(name, known) for name, known in prices.table().items())
-    for owner, model in listed_models():
-        known = prices.known(model, owner) if provider in (None, owner) and not prices.gives(model) else None
+    for owner, model in listed_models(provider):
+        known = None if prices.gives(model) else prices.known(model, owner)
         if known is not None:
             yield _fact(model, known)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -50,10 +51,9 @@ def listed_price(model: str, provider: str | None, now_s: float, tier: str | Non
             raise
         return None
     now = datetime.fromtimestamp(now_s, UTC)
-    # A client may speak one provider's protocol to another one: by its own provider first, then by name alone.
-    own = (_PROVIDERS.get(provider), provider.replace("_", "-"), provider) if isinstance(provider, str) else ()
     context = {"service_tier": tier, "processing": tier} if tier else None
-    for asked in (*(one for one in dict.fromkeys(own) if one), None):
+    # A client may speak one provider's protocol to another one: by its own provider first, then by name alone.
+    for asked in (*_ids(provider), None):
         try:
             found = calc_price(
                 Usage(input_tokens=0),
@@ -71,13 +71,25 @@ def listed_price(model: str, provider: str | None, now_s: float, tier: str | Non
     return None
 
 
-def listed_models() -> list[tuple[str, str]]:
-    """(provider, model) of all that the genai-prices package lists; empty if it is not installed."""
+def _ids(provider: object) -> tuple[str, ...]:
+    """What the list may know *provider* as."""
+    own = (_PROVIDERS.get(provider), provider.replace("_", "-"), provider) if isinstance(provider, str) else ()
+    return tuple(one for one in dict.fromkeys(own) if one)
+
+
+def listed_models(provider: str | None = None) -> list[tuple[str, str]]:
+    """(provider, model) of all that the genai-prices package lists, or of *provider*; empty if it is not installed."""
     try:
         from genai_prices.data_snapshot import get_snapshot
     except ImportError:
         return []
-    return [(provider.id, model.id) for provider in get_snapshot().providers for model in provider.models]
+    snapshot = get_snapshot()
+    providers = snapshot.providers if provider is None else []
+    for name in _ids(provider):
+        with suppress(LookupError):
+            providers = [snapshot.find_provider(None, name, None)]
+            break
+    return [(one.id, model.id) for one in providers for model in one.models]
 
 
 def _known(found: Any, now_s: float, *, changes: bool) -> Known | None:

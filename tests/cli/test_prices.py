@@ -49,3 +49,16 @@ def test_prices_of_the_file_come_first(folder: Path, capsys: pytest.CaptureFixtu
     assert not any(line.startswith("gpt-4o ") for line in lines[2:])
     assert main(["prices", "list", "--provider", "groq", "--json"]) == 0
     assert all("prices" in one["source"] for one in json.loads(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize(
+    ("name", "listed"), [("aws.bedrock", "aws"), ("gcp.gemini", "google"), ("azure.ai.openai", "azure")]
+)
+def test_the_list_of_a_provider_is_found_by_the_name_that_telemetry_has_for_it(
+    name: str, listed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prices", "list", "--provider", name, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found) > 10
+    assert {one["source"].partition(": ")[2].partition("/")[0] for one in found} == {listed}
+    assert main(["prices", "list", "--provider", "nobody"]) == 1
