@@ -205,3 +205,8 @@ def test_data_is_never_text_in_any_item(item: dict[str, Any]) -> None:
 
 def test_what_the_model_reads_as_text_is_text_whatever_it_looks_like() -> None:
     assert count_input({"messages": [{"role": "user", "content": "iVBORw0KGgo" * 10_000}]}) > 20_000
+
+
+def test_a_picture_in_a_tool_is_a_picture() -> None:
+    tool = {"type": "image_generation", "input_image_mask": {"image_url": PICTURE}}
+    assert estimate_tokens({"input": "Draw.", "tools": [tool]}) < 1_600

@@ -131,7 +131,9 @@ class _Walk:
     def _inside(self, name: str, value: Any, verbatim: bool) -> Any:
         """Count *value* itself, which has a *name*; gives the values inside it, with theirs."""
         if isinstance(value, str):
-            if len(value) >= _SHORTEST_DATA and not (verbatim or name in _SAID) and _BASE64.match(value):
+            # Of what is read as it stands, nothing but a picture's own address is data: the mask of a tool.
+            read = not value.startswith("data:") if verbatim else name in _SAID
+            if len(value) >= _SHORTEST_DATA and not read and _BASE64.match(value):
                 self._tokens += _data(value, len(value))
             else:
                 self._texts.append(value)
