@@ -210,3 +210,28 @@ def test_what_the_model_reads_as_text_is_text_whatever_it_looks_like() -> None:
 def test_a_picture_in_a_tool_is_a_picture() -> None:
     tool = {"type": "image_generation", "input_image_mask": {"image_url": PICTURE}}
     assert estimate_tokens({"input": "Draw.", "tools": [tool]}) < 1_600
+
+
+SCHEMA = {"type": "object", "description": "A word " * 1_000}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"tools": [{"name": "look", "input_schema": SCHEMA}]},
+        {"toolConfig": {"tools": [{"toolSpec": {"name": "look", "inputSchema": {"json": SCHEMA}}}]}},
+        {"generationConfig": {"responseSchema": SCHEMA}},
+        {"generationConfig": {"responseJsonSchema": SCHEMA, "temperature": 1}},
+        {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}},
+        {"inputText": SCHEMA["description"]},
+    ],
+)
+def test_what_a_model_reads_beside_the_messages_is_counted_in_every_dialect(body: dict[str, Any]) -> None:
+    assert 2_000 <= count_input({"messages": [], **body}) < 2_700
+
+
+@pytest.mark.parametrize("wrong", [None, 3, "x" * 9, [1], [None], {}])
+def test_settings_of_another_form_are_no_obstacle(wrong: object) -> None:
+    for name in ("toolConfig", "generationConfig", "output_config", "tools"):
+        assert count_input({"messages": [], name: wrong}) < 20

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from otelbudget.estimate.tokenizer import count_texts
+from otelbudget.model.reported import at
 
 #: Tokens around each message, and around the whole prompt (OpenAI's counting recipe says 3 and 3, names one more).
 PER_MESSAGE: Final = 4
@@ -27,8 +28,13 @@ _READ: Final = (
     *("messages", "input", "inputs", "prompt", "suffix", "instructions", "system"),
     *("contents", "content", "requests", "systemInstruction"),
     *("message", "preamble", "chat_history", "documents", "texts"),  # Cohere's
+    "inputText",  # Amazon Titan's
 )
-_READ_VERBATIM: Final = ("tools", "functions", "response_format", "text")
+_READ_VERBATIM: Final = (
+    *("tools", "functions", "response_format", "text"),
+    *("output_config.format", "output_format", "toolConfig.tools"),  # Anthropic's, Bedrock's
+    *("generationConfig.responseSchema", "generationConfig.responseJsonSchema"),
+)
 #: Fields of messages and their parts that the provider does not show to the model.
 _UNSEEN: Final = frozenset(
     {"type", "role", "id", "call_id", "tool_call_id", "index", "status"}
@@ -100,7 +106,7 @@ def count_input(body: object, model: str | None = None) -> int:
     for name in _READ:
         walk.add(body.get(name))
     for name in _READ_VERBATIM:
-        walk.add(body.get(name), verbatim=True)
+        walk.add(at(body, name), verbatim=True)
     return max(1, walk.tokens(model) + PER_REQUEST)
 
 
