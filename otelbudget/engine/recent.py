@@ -81,3 +81,15 @@ class Recent:
         if same:
             found.told.add(_THE_USER)
         return same
+
+    def last_here(self) -> object:
+        """The call that was charged last in this context, for `made_since`."""
+        return _last.get()
+
+    def made_since(self, before: object, account: Any) -> bool:
+        """Whether a call has been charged to *account* here since *before* was the last one; it is told of by that."""
+        last = _last.get()
+        if last is None or last is before or _THE_USER in last.told or account not in last.work.accounts:
+            return False
+        last.told.add(_THE_USER)
+        return True

@@ -32,6 +32,8 @@ class Recorded:
     replayed: bool
 
 
+#: Of a call that is charged already.
+NOTHING_MORE: Final = Usage(0, 0, cost_usd=0, steps=0)
 CHARGED: Final = Recorded(replayed=False)
 REPLAYED: Final = Recorded(replayed=True)
 
@@ -59,7 +61,7 @@ def unpaid(payer: Payer, usage: Usage) -> Usage:
     if run is None or not payer.engine.recent.was_seen(run.account, usage):
         return usage
     notices.recorded_again(run)
-    return Usage(0, 0, cost_usd=0, steps=0, tool_calls=usage.tool_calls, model=usage.model)
+    return NOTHING_MORE
 
 
 class Keys:

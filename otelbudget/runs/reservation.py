@@ -28,7 +28,7 @@ from otelbudget.model.keywords import OnUnknown, ReserveKeywords, ResourceKeywor
 from otelbudget.model.usage import Usage, sum_of
 from otelbudget.runs import asking
 from otelbudget.runs.blocks import Block
-from otelbudget.runs.idempotency import CHARGED, REPLAYED, Keys, Recorded, as_key, keys_of, unpaid
+from otelbudget.runs.idempotency import CHARGED, NOTHING_MORE, REPLAYED, Keys, Recorded, as_key, keys_of, unpaid
 from otelbudget.runs.receipt import text
 from otelbudget.telemetry import events
 
@@ -49,7 +49,7 @@ class Reservation:
     """Amounts held on a run and everything above it, or on a tenant's quotas, in the windows of when it was made.
 
     As a block: leaving it without `commit` or `release` charges the whole hold and warns; leaving it by an exception
-    does what *on_unknown* says.
+    does what *on_unknown* says; either charges nothing more where a guard has charged a call made in the block.
 
     Attributes:
         on_unknown: After an exception, ``full`` charges the hold, ``input`` its steps and input tokens, ``open`` leaves
@@ -58,15 +58,17 @@ class Reservation:
         already_settled: A `release` has come after it was settled, and changed nothing.
     """
 
-    __slots__ = ("__weakref__", "_hold", "_payer", "_said", "already_settled", "model", "on_unknown", "replayed")
+    __slots__ = (
+        *("__weakref__", "_before", "_hold", "_payer", "_said"),
+        *("already_settled", "model", "on_unknown", "replayed"),
+    )
 
     def __init__(self, payer: Payer, hold: Hold, on_unknown: OnUnknown, model: str | None) -> None:
         self._payer = payer
         self.model = model
         self.on_unknown: OnUnknown = on_unknown
         self.replayed = self.already_settled = False
-        self._hold = hold
-        #: What it was committed with, be that charged already or not.
+        self._hold, self._before = hold, payer.engine.recent.last_here()
         self._said: Usage | None = None
 
     @property
@@ -162,11 +164,16 @@ class Reservation:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self.settled or (kind is not None and self.on_unknown == "open"):
             return
+        settlement.settle(self._payer, self._hold, self._owed(kind), self._payer.around().site)
+
+    def _owed(self, kind: type[BaseException] | None) -> Usage:
+        payer, held = self._payer, self._hold.amounts
+        if payer.run is not None and payer.engine.recent.made_since(self._before, payer.run.account):
+            return NOTHING_MORE
         if kind is None:
             self._warn_forgotten()
-        held = self._hold.amounts
         owed = _input_part(held) if kind is not None and self.on_unknown == "input" else held
-        settlement.settle(self._payer, self._hold, sum_of(owed, estimated=True), self._payer.around().site)
+        return sum_of(owed, estimated=True)
 
     async def __aenter__(self) -> Reservation:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -117,3 +118,36 @@ def test_a_commit_of_it_may_come_twice(manager: BudgetManager, call: Callable[[]
         with pytest.raises(IdempotencyError):
             held.commit(TOTAL + 1)
     assert run.usage.tokens == TOTAL
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError])
+def test_a_block_around_a_guarded_call_ends_with_it(
+    error: type[Exception] | None, manager: BudgetManager, call: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with manager.run(RunBudget()) as run, contextlib.suppress(RuntimeError), run.reserve(tokens=500):
+        call()
+        if error is not None:
+            raise error
+    assert (run.usage.steps, run.usage.tokens) == (1, TOTAL)
+    assert not caplog.records
+
+
+async def test_so_does_an_asynchronous_one(manager: BudgetManager, call: Callable[[], Any]) -> None:
+    async with manager.run(RunBudget()) as run:
+        async with run.areserve(tokens=500):
+            call()
+        async with run.areserve(tokens=500):
+            pass
+    assert (run.usage.steps, run.usage.tokens) == (2, TOTAL + 500)
+
+
+def test_a_block_after_a_guarded_call_is_charged_and_so_are_its_tools(
+    manager: BudgetManager, call: Callable[[], Any]
+) -> None:
+    with manager.run(RunBudget()) as run:
+        call()
+        with run.reserve(tokens=500):
+            pass
+        with run.reserve(tokens=500, tool_calls=2):
+            call()
+    assert (run.usage.steps, run.usage.tokens, run.usage.tool_calls) == (3, 2 * TOTAL + 500, 2)
