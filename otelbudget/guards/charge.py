@@ -9,7 +9,7 @@ from opentelemetry.context import get_current
 
 from otelbudget.engine.context import HELD, attached
 from otelbudget.model.amounts import nanousd, usd
-from otelbudget.model.usage import Usage
+from otelbudget.model.usage import PARTS, Usage
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from otelbudget.guards.held import Part
 
 _COUNTS: Final = ("input_tokens", "output_tokens")
-_ADDED: Final = (*_COUNTS, "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
+_ADDED: Final = (*_COUNTS, *PARTS)
 
 
 def _sums(one: Usage, other: Usage) -> dict[str, Any]:
-    return {name: (getattr(one, name) or 0) + (getattr(other, name) or 0) for name in _ADDED}
+    sums: dict[str, Any] = {name: (getattr(one, name) or 0) + (getattr(other, name) or 0) for name in _ADDED}
+    mine, others = one.reported_cost_usd, other.reported_cost_usd
+    if mine is None or others is None:  # nobody says that of both
+        return sums | {"reported_cost_usd": None}
+    return sums | {"reported_cost_usd": usd(nanousd("cost", mine) + nanousd("cost", others))}
 
 
 class Charge:

@@ -37,7 +37,9 @@ _APART = (
     "images",
     "searches",
 )
-_COUNTS = ("steps", "tool_calls", *CACHED, REASONING, *_APART, *_MAY_BE_UNKNOWN)
+#: All that is a part of something, or has a price of its own.
+PARTS = (*CACHED, REASONING, *_APART)
+_COUNTS = ("steps", "tool_calls", *PARTS, *_MAY_BE_UNKNOWN)
 
 
 @spelled
