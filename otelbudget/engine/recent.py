@@ -86,10 +86,13 @@ class Recent:
         """The call that was charged last in this context, for `made_since`."""
         return _last.get()
 
-    def made_since(self, before: object, account: Any) -> bool:
-        """Whether a call has been charged to *account* here since *before* was the last one; it is told of by that."""
+    def made_since(self, before: object, account: Any, *, answered: bool) -> bool:
+        """Whether a call, or one that was *answered*, has been charged to *account* here since *before* was the last
+        one; it is told of by that."""
         last = _last.get()
         if last is None or last is before or _THE_USER in last.told or account not in last.work.accounts:
+            return False
+        if answered and not last.usage.tokens:
             return False
         last.told.add(_THE_USER)
         return True

@@ -167,8 +167,8 @@ class Reservation:
         settlement.settle(self._payer, self._hold, self._owed(kind), self._payer.around().site)
 
     def _owed(self, kind: type[BaseException] | None) -> Usage:
-        payer, held = self._payer, self._hold.amounts
-        if payer.run is not None and payer.engine.recent.made_since(self._before, payer.run.account):
+        run, held, recent = self._payer.run, self._hold.amounts, self._payer.engine.recent
+        if run is not None and recent.made_since(self._before, run.account, answered=kind is None):
             return NOTHING_MORE
         if kind is None:
             self._warn_forgotten()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, InternalServerError, OpenAI
 from openai_ways import CHAT
 
 from otelbudget import RunBudget, Usage
@@ -151,3 +151,18 @@ def test_a_block_after_a_guarded_call_is_charged_and_so_are_its_tools(
         with run.reserve(tokens=500, tool_calls=2):
             call()
     assert (run.usage.steps, run.usage.tokens, run.usage.tool_calls) == (3, 2 * TOTAL + 500, 2)
+
+
+@pytest.mark.parametrize(("raises", "tokens"), [(True, 0), (False, 500)])
+def test_a_block_around_a_guarded_call_that_failed_is_charged_where_it_goes_on(
+    raises: bool, tokens: int, manager: BudgetManager, gateway: str, answer: dict[str, Any]
+) -> None:
+    answer["make"] = lambda _: (500, {"error": {"message": "no"}})
+    client = OpenAI(base_url=gateway, api_key="none", max_retries=0)
+    with manager.run(RunBudget()) as run, contextlib.suppress(InternalServerError), run.reserve(tokens=500):
+        try:
+            client.chat.completions.create(**CHAT)
+        except InternalServerError:
+            if raises:
+                raise
+    assert run.usage.tokens == tokens
