@@ -10,6 +10,8 @@ from typing import Final, NamedTuple
 
 #: How long a shared run lives at most, in seconds from its opening: then its record is gone, and its account ends.
 RUN_S: Final = 7 * 86_400
+#: From how many on a store of one process looks for those that are over, which it does not give in any case.
+MANY: Final = 1_000
 
 
 class RunRecord(NamedTuple):
@@ -44,14 +46,21 @@ class Runs:
 
     def run(self, run_id: str, record: RunRecord | None, now_s: float) -> RunRecord | None:
         """See `Store.run`."""
-        for other, one in tuple(self._kept.items()):
-            if now_s < one.opened_s + RUN_S:
-                break
-            del self._kept[other]
+        if len(self._kept) >= MANY:
+            self._forget(now_s)
         found = self._kept.get(run_id)
+        if found is not None and now_s >= found.opened_s + RUN_S:
+            found = None
         if record is not None:
             found = written(found, record, now_s)
         if found is None:
             return None
         self._kept[run_id] = found
         return found._replace(now_s=now_s)
+
+    def _forget(self, now_s: float) -> None:
+        """Let go of those that are over, the first opened first."""
+        for run_id, one in tuple(self._kept.items()):
+            if now_s < one.opened_s + RUN_S:
+                break
+            del self._kept[run_id]
