@@ -68,9 +68,11 @@ class Blocks:
         if lease.is_open:
             self._close_live(lease.key)
 
-    def close_all(self, shard: str | None = None) -> bool:
-        """Close those of *shard*, or all; gives whether there were any."""
+    def close_all(self, shard: str | None = None, account: str | None = None) -> bool:
+        """Close those of *shard*, or all, or only those that *account* is one of; gives whether there were any."""
         found = [key for key in tuple(self.live) if shard in (None, key[0])]
+        if account is not None:
+            found = [key for key in found if any(line.key == account for line in key[1])]
         for key in found:
             self._close_live(key)
         return bool(found)

@@ -40,8 +40,6 @@ from otelbudget.stores.blocks import Blocks
 from otelbudget.stores.errands import Trips, amake, make
 from otelbudget.stores.records import RunRecord
 
-__all__ = ["Leased"]
-
 _log = logging.getLogger("otelbudget")
 #: How long a block lives, and how many there are at a time at most.
 BLOCK_S: Final = 3.0
@@ -143,6 +141,10 @@ class Leased:
             self._blocks.expire(held)
         self._settle_all()
         self._store.close()
+
+    def let_go(self, shard: str, account: str) -> None:
+        """Spend no more of blocks of *account*; the next trip settles them."""
+        self._blocks.close_all(shard, account)
 
     def _settle_all(self, shard: str | None = None) -> None:
         self._blocks.close_all(shard)
@@ -274,8 +276,7 @@ class Leased:
         return self._blocks.seen(key, answer)
 
     def _settle(self, ended: Settle, settled: Settled | None) -> Trips[Settled]:
-        if settled is None:
-            settled = yield from self._settle_there(ended)
+        settled = settled or (yield from self._settle_there(ended))
         yield from self._give_back()
         return settled
 
