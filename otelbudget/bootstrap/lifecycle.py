@@ -68,7 +68,7 @@ def setup(
         store: Where quotas are counted: ``memory`` of this process, ``sqlite:///path.db`` (three slashes from here,
             four from the root) for all processes of this machine that name the same file, ``redis://host:port/db`` for
             those of all machines, or a store of yours; None takes what the configuration says, else memory. Runs stay
-            in this process.
+            in this process, but those of ``run(shared=True)``.
         metrics_port: Where ``/metrics`` is, or the next free port; 0 for any, None for no page. "auto" is 9464, or
             ``OTEL_EXPORTER_PROMETHEUS_PORT``; where metrics are pushed or the application serves *registry*, no page.
             Each worker process has a page of its own, a forked one from its first check on; many had better push.
