@@ -497,6 +497,17 @@ def test_requests_made_in_it_carry_who_it_is_and_no_limits(here: BudgetManager, 
     assert "baggage" not in left
 
 
+@pytest.mark.parametrize("name", ["\ud800", "two\nlines", "x" * 5_000])
+def test_a_name_that_cannot_travel_stays_and_keeps_no_request_from_being_made(
+    here: BudgetManager, there: BudgetManager, name: str
+) -> None:
+    headers: dict[str, str] = {}
+    with here.run(FIVE, tenant=name, user=name, shared=True) as run:
+        propagate.inject(headers)
+        with there.continue_run(headers) as other:
+            assert (other.run_id, other.tenant, other.user) == (run.run_id, name, name)
+
+
 def test_a_run_of_its_own_inside_is_not_taken_for_it(here: BudgetManager) -> None:
     with here.run(FIVE, tenant="acme", user="u1", shared=True), here.run(mode="detached"):
         assert baggage.get_all() == {}
