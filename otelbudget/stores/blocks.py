@@ -107,7 +107,8 @@ class Blocks:
                 for n in [places[line[:4]] for line in lease.lines if line[:4] in places]:
                     used, taken = found[n]
                     used[:] = map(add, used, spent)
-                    taken[:] = [max(0, a + b - c) for a, b, c in zip(taken, here, lease.block, strict=True)]
+                    # At least that much, where the store has lost the block.
+                    taken[:] = [max(u, a + b - c) for u, a, b, c in zip(used, taken, here, lease.block, strict=True)]
         return tuple([(tuple(used), tuple(taken)) for used, taken in found])
 
     def _view(self, lease: Lease, now_s: float) -> Answer:
