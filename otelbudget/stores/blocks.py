@@ -90,6 +90,11 @@ class Blocks:
             return None
         return lease if lease.id in self.all else None
 
+    def keep(self, lease: Lease) -> None:
+        """*lease* could not be settled, and is ready for another try."""
+        self.all[lease.id] = lease
+        self.ready.append(lease)
+
     def seen(self, key: Key, answer: Answer) -> Answer:
         """An *answer* of the store, with `mine_too`."""
         self.revisions[key[0]] = answer.revision

@@ -246,15 +246,15 @@ class Leased:
             try:
                 yield from self._give_back_one(lease)
             except BaseException as error:
-                blocks.ready.append(lease)
+                blocks.keep(lease)
                 if isinstance(error, StoreError):  # once more later
                     return
                 raise
 
     def _give_back_one(self, lease: Lease) -> Trips[None]:
         if not lease.account.holds:
+            self._blocks.all.pop(lease.id, None)  # before, or what it has spent would be counted twice meanwhile
             yield "settle", lease.ends()
-            self._blocks.all.pop(lease.id, None)
         elif self._taking.setdefault(lease.id, lease) is lease:
             try:
                 needed = lease.needed()

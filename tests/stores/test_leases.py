@@ -229,6 +229,23 @@ def test_what_is_held_is_never_below_nothing_where_the_store_has_lost_a_block(mi
     assert taken >= used
 
 
+def test_what_is_being_settled_is_counted_once(
+    mine: Caller, central: Counted, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def settle(ended: Settle) -> Any:
+        settled = ModelStore.settle(central, ended)
+        seen.append(mine.state(LINE))  # as another thread does before this one has the answer
+        return settled
+
+    spend(mine, "a", 20)
+    monkeypatch.setattr(central, "settle", settle)
+    clock.now_s += BLOCK_S
+    tend(mine)
+    assert seen == [(20, 20)]
+
+
 def test_a_settle_that_is_sent_twice_charges_once(mine: Caller, central: Counted) -> None:
     mine.reserve("a", 10, LINE)
     assert [mine.settle("a", 10, LINE).was for _ in range(2)] == ["open", "settled"]
