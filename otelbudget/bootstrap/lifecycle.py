@@ -67,8 +67,8 @@ def setup(
             ``OTELBUDGET_CONFIG`` names, else ``./budgets.yaml`` if there is one, else limits nothing and warns.
         store: Where quotas are counted: ``memory`` of this process, ``sqlite:///path.db`` (three slashes from here,
             four from the root) for all processes of this machine that name the same file, ``redis://host:port/db`` for
-            those of all machines, or a store of yours; None takes what the configuration says, else memory. Runs stay
-            in this process.
+            those of all machines, or a store of yours; None takes what the configuration says, else memory. An address
+            takes the place of the configured one, and nothing else. Only runs with ``shared=True`` are counted there.
         metrics_port: Where ``/metrics`` is, or the next free port; 0 for any, None for no page. "auto" is 9464, or
             ``OTEL_EXPORTER_PROMETHEUS_PORT``; where metrics are pushed or the application serves *registry*, no page.
             Each worker process has a page of its own, a forked one from its first check on; many had better push.

@@ -57,7 +57,8 @@ def run(options: argparse.Namespace) -> int:
     manager = BudgetManager(shared_config(options))
     try:
         if options.action == "list":
-            rows = _accounts(manager.engine.store.store, options.org)
+            shards = shards_of(manager.engine.config, [options.org])
+            rows = [row for shard in shards for row in _accounts(manager.engine.store.store, shard)]
         else:
             service = QuotaService(store=manager)
             _change(service, options)
@@ -73,14 +74,14 @@ def run(options: argparse.Namespace) -> int:
 
 def shared_config(options: argparse.Namespace) -> Config:
     """What ``--config``, else ./budgets.yaml says, with the ``--store``; ConfigError if that is nothing to share."""
-    from otelbudget.config import Config, StoreConfig, load_budget_config
+    from otelbudget.config import Config, load_budget_config
     from otelbudget.errors import ConfigError
 
     here = Path("budgets.yaml")
     path = options.config or (here if here.is_file() else None)
     config = Config() if path is None else load_budget_config(path)
     if options.store is not None:
-        config = replace(config, store=StoreConfig(options.store))
+        config = replace(config, store=config.store.at(options.store))
     if config.store.url == "memory":
         raise ConfigError("quotas in the memory of a process can't be seen from here: name a --store that they share")
     return config
@@ -102,11 +103,19 @@ def _change(service: QuotaService, options: argparse.Namespace) -> None:
     service.set_quota(options.tenant, quota, actor=actor, reason=options.reason)
 
 
-def _accounts(store: Store, org: str) -> list[dict[str, Any]]:
+def shards_of(config: Config, orgs: list[str]) -> list[str]:
+    """Where the accounts of *orgs* lie; of tenants that are kept apart, those that are configured."""
+    if config.store.shard_by != "tenant":
+        return orgs
+    tenants = dict.fromkeys(("default", *config.named_tenants))
+    return [f"{org}/{tenant}" for org in orgs for tenant in tenants]
+
+
+def _accounts(store: Store, shard: str) -> list[dict[str, Any]]:
     from otelbudget.model.amounts import RESOURCES, shown
 
     rows = []
-    for one in stored(store, org):
+    for one in stored(store, shard):
         for i, resource in enumerate(RESOURCES):
             used, taken = (amounts[i] for amounts in (one.used, one.taken))
             if taken:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import urllib.request
 from collections.abc import Iterator
 from http.client import HTTPException
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -93,7 +94,8 @@ def read_page(address: str) -> Iterator[Reading]:
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as page:
             lines = [line for line in page.read().decode().splitlines() if line.startswith(_WANTED)]
-        samples = [one for family in text_string_to_metric_families("\n".join(lines) + "\n") for one in family.samples]
+        families = text_string_to_metric_families("\n".join(lines) + "\n")
+        samples = [one for family in families for one in family.samples if isfinite(one.value)]
     except (ValueError, HTTPException) as error:
         raise PageError(f"{url} is no page of metrics: {error}") from error
     except OSError as error:

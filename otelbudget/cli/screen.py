@@ -78,6 +78,8 @@ class Screen:
         return lines
 
     def _painted(self, text: str, colour: str) -> str:
+        # Names come from anywhere, and a terminal obeys what is written to it.
+        text = text if text.isprintable() else "".join([one if one.isprintable() else "\ufffd" for one in text])
         return f"\x1b[{colour}m{text}\x1b[0m" if self._coloured and colour else text
 
     def _write(self, text: str) -> None:

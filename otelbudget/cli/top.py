@@ -12,7 +12,7 @@ from time import sleep, strftime
 from typing import Final
 
 from otelbudget.cli.demo import seconds
-from otelbudget.cli.quota import shared_config
+from otelbudget.cli.quota import shards_of, shared_config
 from otelbudget.cli.readings import Reading, page_url, read_page, read_store
 from otelbudget.cli.screen import NEAR, Cell, Mark, Screen, amount, bar
 from otelbudget.errors import BudgetError, ConfigError
@@ -80,11 +80,9 @@ def _sources(options: argparse.Namespace, undo: ExitStack) -> Iterator[tuple[str
         hint = "" if "--store" not in str(error) else ", or an ADDRESS of a /metrics page"
         raise ConfigError(f"{error}{hint}") from error
     orgs = [options.org] if options.org else list(dict.fromkeys(("default", *config.tenants.values())))
-    tenants = ("default", *config.named_tenants) if config.store.shard_by == "tenant" else ()
-    shards = [f"{org}/{tenant}" for org in orgs for tenant in tenants] or orgs
     engine = Engine(config)
     undo.callback(engine.close)
-    yield concealed(config.store.url), partial(read_store, engine, shards)
+    yield concealed(config.store.url), partial(read_store, engine, shards_of(config, orgs))
 
 
 def _look(sources: dict[str, Callable[[], Iterable[Reading]]]) -> Round:

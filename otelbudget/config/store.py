@@ -104,6 +104,11 @@ class StoreConfig:
         """The file of an ``sqlite`` store; None of the one in memory."""
         return self.url.removeprefix(_FILE) if self.url.startswith(_FILE) else None
 
+    def at(self, url: str) -> StoreConfig:
+        """The same at another address; a timeout that was not said is the usual one there."""
+        said = self.timeout_s != (_SERVER_S if self.is_server else _FILE_S)
+        return replace(self, url=url, timeout_s=self.timeout_s if said else _UNSAID)
+
     def beside(self, folder: str) -> StoreConfig:
         """The same with a relative path taken from *folder*."""
         return self if self.path is None else replace(self, url=_FILE + os.path.join(folder, self.path))

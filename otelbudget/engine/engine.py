@@ -99,7 +99,7 @@ class Engine:
         )
 
     def _shared(self, store: Store | StoreConfig | str) -> Shared | None:
-        named = StoreConfig(store) if isinstance(store, str) else store
+        named = self.config.store.at(store) if isinstance(store, str) else store
         said = named if isinstance(named, StoreConfig) else self.config.store
         check_shards(said, self.config.quotas)
         opened = open_store(named, self.ledger.clock_s) if isinstance(named, StoreConfig) else named

@@ -34,18 +34,20 @@ class SharedOverrides:
     def __init__(self, directory: Directory, store: Shared) -> None:
         self._directory = directory
         self._store = store
-        #: By shard: the revision that is in force here, and one that has been heard of since.
-        self._read: dict[str, int] = {}
-        self._heard: dict[str, int] = {}
+        #: By shard: the revision that is in force here, and one that has been heard of since; each with how often the
+        #: store had lost its data by then, after which revisions begin anew.
+        self._read: dict[str, tuple[int, int]] = {}
+        self._heard: dict[str, tuple[int, int]] = {}
         # What was read later is put in force later, and what is set here starts from what is in force.
         self._lock = forking.fresh(threading.RLock())
         store.overrides = self
 
     def heard(self, shard: str, revision: int) -> bool:
         """Note what an answer says of *shard*; whether that is news, to be read by `catch_up`."""
-        if revision == self._read.get(shard, 0):
+        now = (self._store.health.wiped, revision)
+        if now == self._read.get(shard, (0, 0)):
             return False
-        self._heard[shard] = revision
+        self._heard[shard] = now
         return True
 
     def catch_up(self) -> bool:

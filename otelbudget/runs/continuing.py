@@ -49,7 +49,7 @@ def carry(run: RunState, context: Context) -> Context:
     said = (root.run_id, root.tenant, root.user) if root.sharing is not None else (None, None, None)
     for name, value in zip(_CARRIED, said, strict=True):
         removed = baggage.remove_baggage(name, context)
-        context = removed if value is None else baggage.set_baggage(name, value, context)
+        context = baggage.set_baggage(name, value, removed) if _is_name(value) else removed
     return context
 
 
@@ -86,7 +86,12 @@ def _said(headers: Any) -> list[str | None]:
     lines = [_text(value) for name, value in headers.items() if _text(name).lower() == "baggage"]
     context = _W3C.extract({"baggage": ",".join(lines)}, Context())
     found = (baggage.get_baggage(name, context) for name in _CARRIED)
-    return [one if isinstance(one, str) and 0 < len(one) <= LONGEST and one.isprintable() else None for one in found]
+    return [str(one) if _is_name(one) else None for one in found]
+
+
+def _is_name(value: object) -> bool:
+    """Whether it can travel, and is believed on arrival."""
+    return isinstance(value, str) and 0 < len(value) <= LONGEST and value.isprintable()
 
 
 def _text(value: object) -> str:

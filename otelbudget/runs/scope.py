@@ -13,12 +13,11 @@ from opentelemetry import trace
 from opentelemetry.context import attach, detach, get_current
 
 from otelbudget import semconv
-from otelbudget.admission import closing, trips
+from otelbudget.admission import closing
 from otelbudget.admission.state import RunState
 from otelbudget.engine import context
 from otelbudget.engine.engine import UNLIMITED_BUDGET
 from otelbudget.engine.owner import Names, tags_of
-from otelbudget.errors import StoreError
 from otelbudget.model.budget import RunBudget
 from otelbudget.model.keywords import unknown
 from otelbudget.model.quota import check_priority
@@ -238,9 +237,7 @@ class RunScope(Block):
     async def __aexit__(self, kind: Any, error: BaseException | None, tb: TracebackType | None) -> Literal[False]:
         try:
             if self._run is not None and self._run.sharing is not None:
-                await trips.arefresh(self._run)
-        except StoreError:
-            pass
+                await self._run.sharing.alearn()
         except BaseException as stopped:  # cancelled, and so is what was to be raised
             self.__exit__(type(stopped), stopped, stopped.__traceback__)
             raise

@@ -24,6 +24,7 @@ from otelbudget.ledger.account import SharedAccount
 from otelbudget.model.amounts import NANOS
 from otelbudget.runs import controls
 from otelbudget.runs import timeout as deadlines
+from otelbudget.stores.lease import Leased
 from otelbudget.stores.records import RUN_S, RunRecord
 
 if TYPE_CHECKING:
@@ -144,9 +145,21 @@ class Sharing:
 
     def learn(self) -> None:
         """Ask the store what all have used, for what is told as the run is left."""
+        self._let_go()
         if asyncio._get_running_loop() is None:
             with suppress(StoreError):
                 trips.refresh(self._run)
+
+    async def alearn(self) -> None:
+        """`learn` for coroutines."""
+        self._let_go()
+        with suppress(StoreError):
+            await trips.arefresh(self._run)
+
+    def _let_go(self) -> None:
+        """Let the others know at once what was spent here, not as its leases end."""
+        if isinstance(self._store.store, Leased) and self._run.account.there is not None:
+            self._store.store.let_go(self._place[0], self._run.account.there[0])
 
     def close(self) -> None:
         """The run was left here: it has ended for all if it was opened here, at the latest when the store is back."""

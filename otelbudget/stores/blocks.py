@@ -68,9 +68,11 @@ class Blocks:
         if lease.is_open:
             self._close_live(lease.key)
 
-    def close_all(self, shard: str | None = None) -> bool:
-        """Close those of *shard*, or all; gives whether there were any."""
+    def close_all(self, shard: str | None = None, account: str | None = None) -> bool:
+        """Close those of *shard*, or all, or only those that *account* is one of; gives whether there were any."""
         found = [key for key in tuple(self.live) if shard in (None, key[0])]
+        if account is not None:
+            found = [key for key in found if any(line.key == account for line in key[1])]
         for key in found:
             self._close_live(key)
         return bool(found)
@@ -87,6 +89,11 @@ class Blocks:
         except IndexError:  # another thread has it
             return None
         return lease if lease.id in self.all else None
+
+    def keep(self, lease: Lease) -> None:
+        """*lease* could not be settled, and is ready for another try."""
+        self.all[lease.id] = lease
+        self.ready.append(lease)
 
     def seen(self, key: Key, answer: Answer) -> Answer:
         """An *answer* of the store, with `mine_too`."""
@@ -105,7 +112,8 @@ class Blocks:
                 for n in [places[line[:4]] for line in lease.lines if line[:4] in places]:
                     used, taken = found[n]
                     used[:] = map(add, used, spent)
-                    taken[:] = [max(0, a + b - c) for a, b, c in zip(taken, here, lease.block, strict=True)]
+                    # At least that much, where the store has lost the block.
+                    taken[:] = [max(u, a + b - c) for u, a, b, c in zip(used, taken, here, lease.block, strict=True)]
         return tuple([(tuple(used), tuple(taken)) for used, taken in found])
 
     def _view(self, lease: Lease, now_s: float) -> Answer:

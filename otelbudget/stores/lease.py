@@ -40,8 +40,6 @@ from otelbudget.stores.blocks import Blocks
 from otelbudget.stores.errands import Trips, amake, make
 from otelbudget.stores.records import RunRecord
 
-__all__ = ["Leased"]
-
 _log = logging.getLogger("otelbudget")
 #: How long a block lives, and how many there are at a time at most.
 BLOCK_S: Final = 3.0
@@ -144,6 +142,10 @@ class Leased:
         self._settle_all()
         self._store.close()
 
+    def let_go(self, shard: str, account: str) -> None:
+        """Spend no more of blocks of *account*; the next trip settles them."""
+        self._blocks.close_all(shard, account)
+
     def _settle_all(self, shard: str | None = None) -> None:
         self._blocks.close_all(shard)
         make(self._store, self._give_back())
@@ -244,15 +246,15 @@ class Leased:
             try:
                 yield from self._give_back_one(lease)
             except BaseException as error:
-                blocks.ready.append(lease)
+                blocks.keep(lease)
                 if isinstance(error, StoreError):  # once more later
                     return
                 raise
 
     def _give_back_one(self, lease: Lease) -> Trips[None]:
         if not lease.account.holds:
+            self._blocks.all.pop(lease.id, None)  # before, or what it has spent would be counted twice meanwhile
             yield "settle", lease.ends()
-            self._blocks.all.pop(lease.id, None)
         elif self._taking.setdefault(lease.id, lease) is lease:
             try:
                 needed = lease.needed()
@@ -274,8 +276,7 @@ class Leased:
         return self._blocks.seen(key, answer)
 
     def _settle(self, ended: Settle, settled: Settled | None) -> Trips[Settled]:
-        if settled is None:
-            settled = yield from self._settle_there(ended)
+        settled = settled or (yield from self._settle_there(ended))
         yield from self._give_back()
         return settled
 

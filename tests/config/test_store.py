@@ -12,6 +12,7 @@ import pytest
 import otelbudget
 from otelbudget import Quota, Quotas
 from otelbudget.config import Config, StoreConfig, load_budget_config
+from otelbudget.engine.engine import Engine
 from otelbudget.errors import ConfigError
 
 Read = Callable[..., Config]
@@ -166,3 +167,13 @@ def test_a_store_made_in_code_is_as_strict(options: dict[str, object], says: str
     with pytest.raises(ConfigError, match=says) as refused:
         StoreConfig(**options)  # type: ignore[arg-type]
     assert "s3cret" not in str(refused.value)
+
+
+def test_an_address_in_code_replaces_the_address_and_nothing_else(tmp_path: Path) -> None:
+    said: Any = {"on_error": "fail_open", "ttl_s": 30, "shard_by": "tenant", "lease": 0.01}
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    for before, timeout_s in (({}, 5), ({"timeout_s": 0.1}, 0.1)):
+        engine = Engine(Config(store=StoreConfig("redis://h", **said, **before)), store=url)
+        assert engine.store.said == StoreConfig(url, timeout_s=timeout_s, **said)
+        assert engine.store.failure.name == "fail_open"
+        engine.close()

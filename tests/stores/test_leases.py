@@ -220,6 +220,32 @@ def test_a_block_that_may_have_been_given_is_let_go_of(mine: Caller, central: Co
     assert Caller(central).state(LINE) == (0, 0)
 
 
+def test_what_is_held_is_never_below_nothing_where_the_store_has_lost_a_block(mine: Caller, central: Counted) -> None:
+    spend(mine, "a", 20)
+    mine.reserve("b", 10, LINE)
+    central.holds.clear()
+    used, taken = mine.state(LINE)
+    assert used == 20
+    assert taken >= used
+
+
+def test_what_is_being_settled_is_counted_once(
+    mine: Caller, central: Counted, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def settle(ended: Settle) -> Any:
+        settled = ModelStore.settle(central, ended)
+        seen.append(mine.state(LINE))  # as another thread does before this one has the answer
+        return settled
+
+    spend(mine, "a", 20)
+    monkeypatch.setattr(central, "settle", settle)
+    clock.now_s += BLOCK_S
+    tend(mine)
+    assert seen == [(20, 20)]
+
+
 def test_a_settle_that_is_sent_twice_charges_once(mine: Caller, central: Counted) -> None:
     mine.reserve("a", 10, LINE)
     assert [mine.settle("a", 10, LINE).was for _ in range(2)] == ["open", "settled"]

@@ -105,3 +105,19 @@ def test_a_store_that_is_not_there_is_an_error_in_words(
     said = capsys.readouterr().err
     assert "can't be reached" in said or "refused" in said.lower()
     assert "s3cr3t" not in said
+
+
+def test_another_address_has_the_tenants_apart_as_the_file_says(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    apart = "quotas: {{tenants: {{acme: [{{tokens: 10k, per: day}}]}}}}\nstore: {{url: '{}', shard_by: tenant}}"
+    Path("budgets.yaml").write_text(apart.format(url), "utf-8")
+    manager = BudgetManager(load_budget_config("budgets.yaml"))
+    Path("budgets.yaml").write_text(apart.format("redis://127.0.0.1:1/0"), "utf-8")
+    service = QuotaService(store=manager)
+    service.consume_quota("acme", 70)
+    assert rows(capsys, "set", "acme", "--tokens", "50", "--store", url)[0]["used"] == 70
+    assert service.remaining("acme") == 0
+    assert [row["used"] for row in rows(capsys, "list", "--store", url) if row["resource"] == "tokens"] == [70]
+    manager.shutdown()

@@ -461,6 +461,27 @@ def test_what_it_comes_to_is_told_once_where_it_was_opened(here: BudgetManager, 
 # --- how it travels
 
 
+def test_what_was_spent_of_leases_is_told_as_soon_as_it_is_left(make: Make, url: str) -> None:
+    leased = StoreConfig(url, timeout_s=5, lease=0.1)
+    here, there = make(url, store=leased), make(url, store=leased)
+    with here.run(RunBudget(max_tokens=1_000), shared=True) as run:
+        with there.continue_run(run.run_id) as other, other.reserve(tokens=10) as held:
+            held.commit(Usage(tokens=10))
+        with run.reserve(tokens=20) as held:
+            held.commit(Usage(tokens=20))
+    assert run.usage.tokens == 30
+
+
+async def test_the_same_for_coroutines(make: Make, url: str) -> None:
+    leased = StoreConfig(url, timeout_s=5, lease=0.1)
+    here, there = make(url, store=leased), make(url, store=leased)
+    async with here.run(RunBudget(max_tokens=1_000), shared=True) as run:
+        async with there.continue_run(run.run_id) as other, await other.areserve(tokens=10) as held:
+            held.commit(Usage(tokens=10))
+        await run.acheck()
+    assert run.usage.tokens == 10
+
+
 def test_requests_made_in_it_carry_who_it_is_and_no_limits(here: BudgetManager, there: BudgetManager) -> None:
     headers: dict[str, str] = {}
     with here.run(FIVE, tenant="ac me/ü", user="u=1", shared=True) as run:
@@ -474,6 +495,17 @@ def test_requests_made_in_it_carry_who_it_is_and_no_limits(here: BudgetManager, 
     assert "1000" not in headers["baggage"].replace(run.run_id, "")
     propagate.inject(left := {})
     assert "baggage" not in left
+
+
+@pytest.mark.parametrize("name", ["\ud800", "two\nlines", "x" * 5_000])
+def test_a_name_that_cannot_travel_stays_and_keeps_no_request_from_being_made(
+    here: BudgetManager, there: BudgetManager, name: str
+) -> None:
+    headers: dict[str, str] = {}
+    with here.run(FIVE, tenant=name, user=name, shared=True) as run:
+        propagate.inject(headers)
+        with there.continue_run(headers) as other:
+            assert (other.run_id, other.tenant, other.user) == (run.run_id, name, name)
 
 
 def test_a_run_of_its_own_inside_is_not_taken_for_it(here: BudgetManager) -> None:

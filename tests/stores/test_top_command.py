@@ -166,7 +166,15 @@ class Other(BaseHTTPRequestHandler):
     """Something else that listens."""
 
     def do_GET(self) -> None:
-        body = {"/words": b"\xff\xfe hello", "/broken": b'otelbudget_budget_used{scope="x" 5\n', "/other": b"up 1\n"}
+        ours = 'otelbudget_build_info{version="1"} 1\notelbudget_budget_used{scope="tenant",tenant="%s"} %s\n'
+        body = {
+            "/words": b"\xff\xfe hello",
+            "/broken": b'otelbudget_budget_used{scope="x" 5\n',
+            "/other": b"up 1\n",
+            "/nan": (ours % ("acme", "NaN")).encode(),
+            "/inf": (ours % ("acme", "-Inf")).encode(),
+            "/escape": (ours % ("\x1b[2Jac\\nme\x07", 5)).encode(),
+        }
         self.send_response(200 if self.path in body else 503)
         self.end_headers()
         self.wfile.write(body.get(self.path, b""))
@@ -201,6 +209,18 @@ def test_what_cannot_be_read_is_told_and_hides_nothing(
         strict=True,
     ):
         assert expected in error
+
+
+@pytest.mark.parametrize("path", ["/nan", "/inf"])
+def test_amounts_that_are_no_numbers_are_left_out(other: str, path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert look(capsys, f"{other}{path}") == ([], [])
+
+
+def test_names_never_steer_the_terminal(other: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["top", "--once", f"{other}/escape"]) == 0
+    head, line = capsys.readouterr().out.splitlines()
+    assert "\ufffd[2Jac\ufffdme\ufffd" in line
+    assert (head + line).isprintable()
 
 
 def test_a_live_view_goes_on_when_a_page_goes_and_comes_and_says_as_lines_what_has_changed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from shared_kit import Place, state
 from store_kit import NOTHING, Caller, lifetime, limit, tokens
 
 import otelbudget
-from otelbudget import BudgetExceeded, Quota, Quotas, QuotaService, Usage
+from otelbudget import BudgetExceeded, BudgetManager, Config, Quota, Quotas, QuotaService, StoreError, Usage
+from otelbudget.config import StoreConfig
 from otelbudget.stores.base import Settle
 from otelbudget.stores.redis import RedisStore
 
@@ -118,3 +120,27 @@ def test_a_request_that_the_store_does_not_answer_says_so_on_its_span(tmp_path: 
     unreachable = {"otelbudget.store": "sqlite", "otelbudget.reason": "unreachable"}
     assert place.events("otelbudget.store_error") == [unreachable]
     otelbudget.shutdown()
+
+
+def test_what_is_set_anew_after_it_is_obeyed_by_all(place: Place) -> None:
+    """Also where nobody has asked in between, and as often was set as before."""
+    wanted = Quotas(default=[Quota(tokens=1000, per="lifetime", name="q")])
+    managers = [BudgetManager(Config(quotas=wanted, store=StoreConfig(place.url, timeout_s=5))) for _ in range(2)]
+    here, there = (QuotaService(store=manager) for manager in managers)
+
+    def limit_there() -> Any:
+        with suppress(StoreError):
+            there.remaining("acme")  # whose answer tells of it
+        there.remaining("acme")
+        managers[1].engine.caught_up()
+        return there.usage("acme").lines[0].limit
+
+    here.set_quota("acme", Quota(tokens=500, per="lifetime"))
+    assert limit_there() == 500
+    wipe(place)
+    with suppress(StoreError):
+        here.remaining("acme")
+    here.set_quota("acme", Quota(tokens=50, per="lifetime"))
+    assert limit_there() == 50
+    for manager in managers:
+        manager.shutdown()

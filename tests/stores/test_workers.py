@@ -105,9 +105,10 @@ def spent(service: QuotaService) -> Any:
 def test_workers_of_a_server_share_the_quota_and_each_serves_its_own_page(server: str, config: str) -> None:
     with served(SERVERS[server], config) as (url, log), ThreadPoolExecutor(8) as clients:
         answers: Answers = []
-        while sum(answer["spent"] for answer in answers) < 60:
+        # The last worker may be long in starting, when the first has spent it all.
+        while sum(answer["spent"] for answer in answers) < 60 or len({answer["pid"] for answer in answers}) < 2:
             answers += map(json.loads, clients.map(fetch, [url] * 16))
-            assert len(answers) < 600, log.read_text()
+            assert len(answers) < 20_000, log.read_text()
         answers += map(json.loads, clients.map(fetch, [url] * 16))
         by_process = Counter(answer["pid"] for answer in answers if answer["spent"])
         assert sum(by_process.values()) == 60
