@@ -15,6 +15,7 @@ from opentelemetry.context import get_current
 from otelbudget.calls import model_call as calls
 from otelbudget.calls.sizing import ModelRequest
 from otelbudget.engine.context import HELD, active_engine
+from otelbudget.errors import BudgetExceeded, found_in
 from otelbudget.estimate.tokens import count_input
 from otelbudget.guards import watch
 from otelbudget.guards.boundary import contained
@@ -141,7 +142,8 @@ def carried(planned: Plan | None, sent: Any, send: Callable[[Any], Any]) -> Any:
         except BaseException as error:
             if way.goes_on_without_usage(error):
                 continue
-            way.failed(error)
+            if (denial := way.failed(error)) is not None:
+                raise denial from None
             raise
         way.arrived(result)
         return result
@@ -160,7 +162,8 @@ async def acarried(planned: Plan | None, sent: Any, send: Callable[[Any], Awaita
         except BaseException as error:
             if way.goes_on_without_usage(error):
                 continue
-            way.failed(error)
+            if (denial := way.failed(error)) is not None:
+                raise denial from None
             raise
         way.arrived(result)
         return result
@@ -171,6 +174,7 @@ def _part(planned: Plan) -> Part | None:
     outer, request = planned.around, planned.request
     if outer is None or outer.call.settled:
         return None
+    outer.parts()
     return Part(outer, request.max_output_tokens, request.input_tokens)
 
 
@@ -246,8 +250,9 @@ class Way:
         )
         self.exchange.response = None  # it must be free to go when nobody else has it any more
 
-    def failed(self, error: BaseException) -> None:
-        """The SDK's function raised: settle by what is known of the attempts."""
+    def failed(self, error: BaseException) -> BudgetExceeded | None:
+        """The SDK's function raised: settle by what is known of the attempts; gives the denial of a part, of which a
+        library makes an error of its own."""
         with contained(f"settling a failed call of {self._plan.sdk.name}"):
             response = self.exchange.response or getattr(error, "response", None)
             if response is None:
@@ -259,6 +264,7 @@ class Way:
                 self._charge.answered(self._usage_in(response))
             else:
                 self._charge.lost(error)
+        return found_in(error) if self._plan.wire.holds and isinstance(error, Exception) else None
 
     def _no_answer(self, error: BaseException) -> None:
         exchange = self.exchange

@@ -32,10 +32,14 @@ def _sums(one: Usage, other: Usage) -> dict[str, Any]:
     return sums | {"reported_cost_usd": usd(nanousd("cost", mine) + nanousd("cost", others))}
 
 
+def _tokens(usage: Usage) -> int:
+    return (usage.input_tokens or 0) + (usage.output_tokens or 0)
+
+
 class Charge:
     """One admitted call and its settlement. Attempts without an answer may have been worked on: each adds the input."""
 
-    __slots__ = ("_charged", "_noted", "call", "exchange", "reported_cost_usd", "request")
+    __slots__ = ("_charged", "_noted", "_parted", "call", "exchange", "reported_cost_usd", "request")
 
     def __init__(self, call: ModelCall | Part, request: ModelRequest, exchange: Exchange) -> None:
         self.call = call
@@ -45,10 +49,21 @@ class Charge:
         self.reported_cost_usd: Decimal | None = None
         self._charged: Usage | None = None
         self._noted: Usage | None = None
+        self._parted = False
 
     def holding(self) -> AbstractContextManager[None]:
         """Have the calls inside be parts of this one."""
         return attached(HELD.put(get_current(), self))
+
+    def parts(self) -> None:
+        """A part is about to be sent.
+
+        Raises:
+            BudgetExceeded: It is not the first, and comes after the run's deadline.
+        """
+        if self._parted:
+            self.call.again()
+        self._parted = True
 
     def note(self, usage: Usage) -> None:
         """A part has used this: what the parts say goes before what is said of the whole."""
@@ -76,7 +91,8 @@ class Charge:
 
     def lost(self, error: BaseException | None, usage: Usage | None = None) -> None:
         """It was sent, no whole answer came: *usage* is what was seen of it, None if nothing."""
-        usage = self._noted or usage
+        # A part is settled as soon as its reader lets go of it, so what was seen of the whole may be more.
+        usage = max((one for one in (self._noted, usage) if one is not None), key=_tokens, default=None)
         if usage is None:
             usage = Usage(self.call.input_tokens, 0, model=self.request.model, provider=self.request.provider)
         usage = self._with_earlier(dataclasses.replace(usage, estimated=True))

@@ -17,19 +17,24 @@ class Part:
     """A part of the call of *outer*, for a guard inside, in place of a `ModelCall`."""
 
     max_output_tokens: int | None
-    settled = False
 
     def __init__(self, outer: Charge, max_output_tokens: int | None, input_tokens: int) -> None:
         self._outer = outer
         self.max_output_tokens = max_output_tokens
         self.input_tokens = input_tokens
 
+    @property
+    def settled(self) -> bool:
+        """Whether the outer call is over: what is sent after that is a call of its own."""
+        return self._outer.call.settled
+
     def active(self) -> AbstractContextManager[Any]:
         """The outer call has its span."""
         return nullcontext()
 
     def again(self, in_s: float = 0) -> None:
-        """A retry inside; what it would raise, the library around would take for an error of its own."""
+        """A retry inside: none is sent after the deadline of the outer call, whose guard tells its caller."""
+        self._outer.call.again(in_s)
 
     def grow(self, output_tokens: int) -> None:
         """The outer call sees its stream itself."""

@@ -29,6 +29,7 @@ class Watch(ABC):
         self.settled = False
         self._reading = False
         self._read_on = False
+        self._cut = False
 
     # --- for subclasses
 
@@ -90,8 +91,8 @@ class Watch(ABC):
         return self._reading
 
     def take(self, following: Callable[[], Any]) -> Any:
-        """The next part that is shown, of an iterator that is asked for one at a time."""
-        while True:
+        """The next part that is shown, of an iterator that is asked for one at a time; none once it has been cut."""
+        while not self._cut:
             self._reading = True
             try:
                 part = following()
@@ -103,10 +104,11 @@ class Watch(ABC):
                 raise
             for shown in self._taken(part):
                 return shown
+        raise StopIteration
 
     async def atake(self, following: Callable[[], Awaitable[Any]]) -> Any:
         """`take` for asynchronous iterators."""
-        while True:
+        while not self._cut:
             self._reading = True
             try:
                 part = await following()
@@ -118,10 +120,14 @@ class Watch(ABC):
                 raise
             for shown in self._taken(part):
                 return shown
+        raise StopAsyncIteration
 
     def _taken(self, part: Any) -> list[Any]:
         try:
             return list(self._shown([part]))
+        except BudgetExceeded:
+            self._cut = True
+            raise
         finally:
             self._reading = False
 

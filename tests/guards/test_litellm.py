@@ -67,8 +67,11 @@ def _routes(server: Provider) -> dict[str, dict[str, Any]]:
 
 
 async def _acollect(made: Any) -> None:
-    async for _ in await made:
-        pass
+    await _all(await made)
+
+
+async def _all(stream: Any) -> int:
+    return len([part async for part in stream])
 
 
 WAYS: dict[str, Callable[[Any, dict[str, Any]], object]] = {
@@ -174,6 +177,104 @@ def test_a_stream_that_outgrows_the_budget_is_cut_and_one_left_early_lets_go(
             for _ in litellm.completion(**how):
                 break
             assert run._state.account.holds == 0
+
+
+@pytest.mark.usefixtures("inner")
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_a_stream_that_was_cut_is_at_its_end(kind: str, server: Provider, manager: BudgetManager, litellm: Any) -> None:
+    how = {"messages": SAY["messages"], **_routes(server)["openai"], "stream": True}
+    server.enqueue(Reply(chunks=tuple(f"word{i} " for i in range(900)), input_tokens=10, output_tokens=900))
+
+    async def read_on() -> int:
+        stream = await litellm.acompletion(**how)
+        with pytest.raises(BudgetExceeded):
+            await _all(stream)
+        return await _all(stream)
+
+    with manager.run(RunBudget(max_output_tokens=600), reraise=False) as run:
+        if kind == "async":
+            assert asyncio.run(read_on()) == 0
+        else:
+            stream = litellm.completion(**how)
+            with pytest.raises(BudgetExceeded):
+                list(stream)
+            assert list(stream) == []
+        assert 500 < (charged(run)[2] or 0) < 610
+
+
+@pytest.mark.usefixtures("inner")
+def test_an_async_stream_that_is_left_costs_the_output_seen(
+    server: Provider, manager: BudgetManager, litellm: Any
+) -> None:
+    how = {"messages": SAY["messages"], **_routes(server)["openai"], "stream": True}
+    server.enqueue(Reply(chunks=tuple(f"word{i} " for i in range(90)), input_tokens=10, output_tokens=90))
+
+    async def leave() -> None:
+        seen = 0
+        async for _ in await litellm.acompletion(**how):
+            seen += 1
+            if seen == 40:
+                break
+
+    with manager.run() as run:
+        asyncio.run(leave())
+        assert 40 < (charged(run)[2] or 0) < 130
+
+
+def test_retries_through_a_guarded_sdk_end_with_the_run_s_time(
+    server: Provider, manager: BudgetManager, litellm: Any
+) -> None:
+    GUARDS["openai"].install()
+    try:
+        server.enqueue(*[Reply(status=500, headers={"retry-after": "30"})] * 9)
+        with (
+            pytest.raises(BudgetExceeded) as caught,
+            manager.run(RunBudget(max_seconds=20)) as run,
+        ):
+            litellm.completion(**SAY, **_routes(server)["openai"], max_retries=2)
+        assert caught.value.reason == "deadline"
+        assert charged(run) == (1, 0, 0)
+        assert server.requests == 1
+    finally:
+        GUARDS["openai"].uninstall()
+
+
+def test_a_task_that_outlives_the_call_it_began_in_pays_for_itself(
+    server: Provider, manager: BudgetManager, litellm: Any
+) -> None:
+    GUARDS["openai"].install()
+    later = []
+
+    class Handler(litellm.CustomLLM):  # type: ignore[misc, name-defined]
+        async def acompletion(self, *_: Any, **__: Any) -> Any:
+            later.append(asyncio.create_task(_afterwards(server)))
+            return litellm.mock_completion("gpt-4o-mini", SAY["messages"], mock_response="Said.")
+
+    async def all_of_it() -> None:
+        await router.acompletion(model="mine", **SAY)
+        over.set()
+        await later[0]
+
+    over = asyncio.Event()
+
+    async def _afterwards(server: Provider) -> None:
+        await over.wait()
+        async with openai.AsyncOpenAI(base_url=server.base_url, api_key="none") as client:
+            await client.chat.completions.create(model="gpt-4o-mini", **SAY)
+
+    import openai
+
+    litellm.custom_provider_map = [{"provider": "mine", "custom_handler": Handler()}]
+    litellm.utils.custom_llm_setup()
+    router = litellm.Router(model_list=[{"model_name": "mine", "litellm_params": {"model": "mine/one"}}])
+    server.enqueue(USED)
+    try:
+        with manager.run() as run:
+            asyncio.run(all_of_it())
+            assert charged(run)[0] == 2
+    finally:
+        litellm.custom_provider_map = []
+        GUARDS["openai"].uninstall()
 
 
 @pytest.mark.parametrize("config", [Config()])
