@@ -112,6 +112,8 @@ class ModelCall:
     _began_ns: int = field(default_factory=time.time_ns)
     _hold: Hold = field(init=False)
     _wanted_output: int = field(init=False)
+    #: How much more than was settled its reader may read.
+    _read_on: int = 0
 
     # --- admission
 
@@ -189,18 +191,26 @@ class ModelCall:
         if run.engine.clock_ns() + in_ns >= run.until_ns:
             asking.decide(run, Request("call", site=self.site, seconds_ns=in_ns), judge=timeout.judge)
 
-    def grow(self, output_tokens: int) -> None:
-        """Tell how much output a stream has shown so far; the hold follows in blocks.
+    def grow(self, output_tokens: int, charged: int = 0) -> None:
+        """Tell how much output a stream has shown so far; the hold follows in blocks. Where it has been settled, for
+        *charged* of output, since its reader let go: what is read on must fit, too.
 
         Raises:
-            BudgetExceeded: No more output can be paid for: close the stream, then call `unknown`.
+            BudgetExceeded: No more output can be paid for: close the stream, then call `unknown`, or `late`.
         """
-        missing = output_tokens - self._hold.amounts[OUTPUT]
-        if missing <= 0 or self._hold.state != "open":
-            return
-        block = -(-missing // BLOCK) * BLOCK
-        amounts = Amounts(0, block, 0, block, cost.price(self.run, self._usage(0, block), None, self._owner).nanousd)
-        asking.decide(self.run, Request("call", amounts, self.site, hold=self._hold, change="grow"))
+        held = None if self.settled else self._hold
+        missing = output_tokens - (charged + self._read_on if held is None else held.amounts[OUTPUT])
+        if missing <= 0 or (held is None and self.run.closed):
+            return  # what is read after its run is charged
+        more, maximum = -(-missing // BLOCK) * BLOCK, self.max_output_tokens
+        if held is None:
+            self._read_on += more
+            more = self._read_on if maximum is None else min(self._read_on, max(0, maximum - charged))
+        amounts = Amounts(0, more, 0, more, cost.price(self.run, self._usage(0, more), None, self._owner).nanousd)
+        if held is None:
+            asking.decide(self.run, Request("call", amounts, self.site, self.request.model, self._owner))
+        else:
+            asking.decide(self.run, Request("call", amounts, self.site, hold=held, change="grow"))
 
     # --- settlement
 

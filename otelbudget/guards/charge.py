@@ -70,6 +70,10 @@ class Charge:
         before, usage = self._noted, dataclasses.replace(usage, steps=1)
         self._noted = usage if before is None else dataclasses.replace(usage, tokens=None, **_sums(before, usage))
 
+    def grow(self, output_tokens: int) -> None:
+        """A stream has shown so much output; raises BudgetExceeded if no more can be paid for."""
+        self.call.grow(output_tokens, (self._charged and self._charged.output_tokens) or 0)
+
     def answered(self, usage: Usage | None) -> None:
         """An answer arrived; None if it says no usage: then the hold is charged."""
         usage = self._noted or usage

@@ -36,7 +36,7 @@ class Part:
         """A retry inside: none is sent after the deadline of the outer call, whose guard tells its caller."""
         self._outer.call.again(in_s)
 
-    def grow(self, output_tokens: int) -> None:
+    def grow(self, output_tokens: int, charged: int = 0) -> None:
         """The outer call sees its stream itself."""
 
     def commit(self, usage: Usage | None = None) -> None:

@@ -84,7 +84,7 @@ class StreamWatch(Watch):
         if len(self._text) > _TOGETHER:
             self._tokens, self._text = self._tokens + self._estimated(), ""
         try:
-            self.charge.call.grow(seen)
+            self.charge.grow(seen)
         except BudgetExceeded as denial:
             self.settled = True
             self.charge.lost(denial, self._so_far())

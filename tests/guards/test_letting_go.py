@@ -14,7 +14,7 @@ from mistral_ways import CHAT, mistral
 from provider import Provider, Reply
 from sdks import MODELS, kit
 
-from otelbudget import RunBudget
+from otelbudget import BudgetExceeded, RunBudget, Usage
 from otelbudget.guards import GUARDS
 from otelbudget.manager import BudgetManager
 
@@ -151,6 +151,21 @@ def test_who_goes_on_reading_is_charged_the_rest_late(sdk: str, server: Provider
             pass
         steps, _, made = charged(run)
         assert (steps, made) == (1, 3)
+
+
+@pytest.mark.parametrize("sdk", ["openai", "anthropic", "mistralai", "bedrock"])
+def test_who_goes_on_reading_is_stopped_where_nothing_is_left(
+    sdk: str, server: Provider, manager: BudgetManager
+) -> None:
+    server.enqueue(Reply(chunks=tuple(f"word{i} " for i in range(80)), input_tokens=10, output_tokens=90))
+    with manager.run(RunBudget(max_tokens=130), reraise=False) as run:
+        stream = OPENERS[sdk](server.root_url, False)()
+        _leave_the_loop(stream)
+        run.record(Usage(tokens=100))
+        with pytest.raises(BudgetExceeded):
+            list(stream)
+        assert charged(run)[0] == 2
+        assert run.usage.tokens < 160
 
 
 @pytest.mark.parametrize("sdk", ["openai", "groq", "mistralai", "bedrock"])
