@@ -69,6 +69,9 @@ class Charge:
         """A part has used this: what the parts say goes before what is said of the whole."""
         before, usage = self._noted, dataclasses.replace(usage, steps=1)
         self._noted = usage if before is None else dataclasses.replace(usage, tokens=None, **_sums(before, usage))
+        if self._charged is not None:  # it has outlived the whole
+            self._late(self._charged, self._noted)
+            self._charged = max(self._charged, self._noted, key=_tokens)
 
     def grow(self, output_tokens: int) -> None:
         """A stream has shown so much output; raises BudgetExceeded if no more can be paid for."""

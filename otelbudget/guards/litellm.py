@@ -180,7 +180,9 @@ def _answer(result: Any) -> Answer:
 
 
 def _is_stream(result: Any) -> bool:
-    return hasattr(type(result), "__next__") or hasattr(type(result), "__anext__")
+    """Not a bare generator, which litellm wraps once more before an application sees it."""
+    kind = type(result)
+    return hasattr(result, "__dict__") and (hasattr(kind, "__next__") or hasattr(kind, "__anext__"))
 
 
 def _attach(answer: Answer, watch: Watch) -> None:

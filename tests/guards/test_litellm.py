@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,7 +69,11 @@ def _routes(server: Provider) -> dict[str, dict[str, Any]]:
 
 
 async def _acollect(made: Any) -> None:
-    await _all(await made)
+    await _acount(made)
+
+
+async def _acount(made: Any) -> int:
+    return await _all(await made)
 
 
 async def _all(stream: Any) -> int:
@@ -221,6 +227,27 @@ def test_an_async_stream_that_is_left_costs_the_output_seen(
         assert 40 < (charged(run)[2] or 0) < 130
 
 
+@pytest.mark.usefixtures("inner")
+@pytest.mark.parametrize("way", ["text_completion", "atext_completion"])
+def test_a_stream_of_text_completions_is_charged_what_it_says(
+    way: str, gateway: str, answer: dict[str, Any], manager: BudgetManager, litellm: Any
+) -> None:
+    chunk = {"id": "c", "object": "text_completion", "created": 1, "model": "gpt-3.5-turbo-instruct"}
+    said = [{**chunk, "choices": [{"index": 0, "text": word, "finish_reason": None}]} for word in ("one ", "two ")]
+    said += [{**chunk, "choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}]
+    said += [{**chunk, "choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}}]
+    lines = [f"data: {json.dumps(one)}\n\n" for one in said]
+    answer["make"] = lambda _: (200, "".join([*lines, "data: [DONE]\n\n"]).encode())
+    how = {"model": "text-completion-openai/gpt-3.5-turbo-instruct", "api_base": gateway, "api_key": "none"}
+    made = getattr(litellm, way)
+    with manager.run() as run:
+        if way == "text_completion":
+            assert list(made(prompt="Say", stream=True, **how))
+        else:
+            assert asyncio.run(_acount(made(prompt="Say", stream=True, **how)))
+        assert charged(run) == (1, 7, 2)
+
+
 def test_retries_through_a_guarded_sdk_end_with_the_run_s_time(
     server: Provider, manager: BudgetManager, litellm: Any
 ) -> None:
@@ -239,39 +266,45 @@ def test_retries_through_a_guarded_sdk_end_with_the_run_s_time(
         GUARDS["openai"].uninstall()
 
 
-def test_a_task_that_outlives_the_call_it_began_in_pays_for_itself(
-    server: Provider, manager: BudgetManager, litellm: Any
+@pytest.mark.parametrize("begins", ["inside", "after"])
+def test_a_task_that_outlives_the_call_it_began_in_is_paid_for(
+    begins: str, server: Provider, manager: BudgetManager, litellm: Any
 ) -> None:
     GUARDS["openai"].install()
-    later = []
+    import openai
+
+    tasks = []
+    over = asyncio.Event()
 
     class Handler(litellm.CustomLLM):  # type: ignore[misc, name-defined]
         async def acompletion(self, *_: Any, **__: Any) -> Any:
-            later.append(asyncio.create_task(_afterwards(server)))
+            tasks.append(asyncio.create_task(go_on()))
+            while begins == "inside" and not server.requests:
+                await asyncio.sleep(0.01)
             return litellm.mock_completion("gpt-4o-mini", SAY["messages"], mock_response="Said.")
+
+    async def go_on() -> None:
+        if begins == "after":
+            await over.wait()
+        async with openai.AsyncOpenAI(base_url=server.base_url, api_key="none") as client:
+            await client.chat.completions.create(model="gpt-4o-mini", **SAY)
 
     async def all_of_it() -> None:
         await router.acompletion(model="mine", **SAY)
         over.set()
-        await later[0]
-
-    over = asyncio.Event()
-
-    async def _afterwards(server: Provider) -> None:
-        await over.wait()
-        async with openai.AsyncOpenAI(base_url=server.base_url, api_key="none") as client:
-            await client.chat.completions.create(model="gpt-4o-mini", **SAY)
-
-    import openai
+        await tasks[0]
 
     litellm.custom_provider_map = [{"provider": "mine", "custom_handler": Handler()}]
     litellm.utils.custom_llm_setup()
     router = litellm.Router(model_list=[{"model_name": "mine", "litellm_params": {"model": "mine/one"}}])
-    server.enqueue(USED)
+    server.enqueue(replace(USED, latency_s=0.3))
     try:
         with manager.run() as run:
             asyncio.run(all_of_it())
-            assert charged(run)[0] == 2
+            steps, given, made = charged(run)
+            assert steps == (2 if begins == "after" else 1)
+            assert (given or 0) >= 80
+            assert (made or 0) >= 20
     finally:
         litellm.custom_provider_map = []
         GUARDS["openai"].uninstall()
