@@ -1,44 +1,42 @@
 -- One trip to a Redis or Valkey store: ARGV[1] says which. Redis runs a script as one step, on its own clock.
 --
 -- All keys are ob:{shard}:..., so they lie together on a cluster, also those that are found only here:
+--   revision, rules                  when the shard began, and how often its overrides have changed since; those by key
 --   holds                            the open holds, by when they expire, ms
 --   h:<id>                           an open hold, or the mark of an ended one
---   a:<start>_<end>[r]:<key>         an account in a window (r: a rolling one, of that length): used, held; packed.
---                                    That of a rolling one ends with the bucket of which used is the sum
---   b:<start>_<end>r:<key>           what a rolling one has used, by the number of the bucket
---   rules, revision                  overrides by key; when the shard began, and how often they have changed since
+--   a:<start>_<end>:<key>            an account in a window: used, held; packed
+--   w:<length>:<key>                 one in a rolling window: the same, and the bucket of which used is the sum
+--   b:<length>:<key>                 what that has used, by the number of the bucket
 --   r:<id>                           the record of a shared run: opened, state, changes, when it was opened, ms
 --
 -- Numbers are doubles, exact up to 2^53: no sum goes beyond TOP, which is above every limit.
+--
+-- All of this runs for each trip, and making a function or a named field takes longer than using it: there are few
+-- functions, the trips at the end are branches, and what only rolling windows need is not in other accounts.
 local TOP = 9007199254740991
 local HIGHEST_HELD = 4611686018427387904 -- 2^62, which still fits when it is packed
 local GRACE, MARK, KEYED_MARK, KEPT = 5000, 3600000, 86400000, 86400000
-local RECLAIMED, BUCKETS, KEPT_BUCKETS = 20, 60, 128
+local RECLAIMED, ONE_MORE = 20, '21' -- a text, which needn't become one for each trip
+local BUCKETS, KEPT_BUCKETS = 60, 128
 local SEVEN = '<i8i8i8i8i8i8i8'
 local FOURTEEN = '<i8i8i8i8i8i8i8i8i8i8i8i8i8i8'
-local EMPTY = string.rep('\0', 112)
+local ROLLING, LIFETIME = 119, '0_9007199254740991:' -- "w", and what follows "a:" of a lifetime
+local CHANGED = 15
+local NOTHING = { 0, 0, 0, 0, 0, 0, 0 }
 
-local call = redis.call
-local holds = KEYS[1]
-local prefix = string.sub(holds, 1, -6)
-local now = tonumber(ARGV[2])
+-- KEYS: revision; a hold, of which there need be none, or the record of a run; accounts.
+local call, trip, now = redis.call, ARGV[1], tonumber(ARGV[2])
+local prefix = string.sub(KEYS[1], 1, -9)
+local holds, kind = prefix .. 'holds', #prefix + 1
+local lines, others, plain, saturated, revision = {}, nil, {}, 0, nil
 if not now then
   local time = call('TIME')
   now = time[1] * 1000 + math.floor(time[2] / 1000)
 end
-local accounts, rows, plain, saturated = {}, {}, {}, 0
 
+-- Amounts of each resource, and then where the next ones begin.
 local function numbers(text, from)
-  local found = { struct.unpack(SEVEN, text, from) }
-  found[8] = nil -- where the next ones begin
-  return found
-end
-
-local function any(amounts)
-  for i = 1, 7 do
-    if amounts[i] ~= 0 then return true end
-  end
-  return false
+  return { struct.unpack(SEVEN, text, from) }
 end
 
 local function sum(a, b)
@@ -47,152 +45,97 @@ local function sum(a, b)
   return TOP
 end
 
-local function buckets_of(key)
-  return prefix .. 'b' .. string.sub(key, #prefix + 2)
-end
-
-local function add_buckets(key, one)
-  local found, used = call('HGETALL', buckets_of(key)), { 0, 0, 0, 0, 0, 0, 0 }
+-- What only a rolling account has, and the sum of its buckets, as windows.bucket counts them, if it has moved on.
+local function roll(one, key, row)
+  local length, name = string.match(key, '^(%d+)(:.*)$', kind + 2)
+  one.bucket, one.buckets = math.floor(now * BUCKETS / (length * 1000)), prefix .. 'b:' .. length .. name
+  one.lives = math.ceil(length * 1000 * (BUCKETS + 1) / BUCKETS) + KEPT
+  if not row or struct.unpack('<i8', row, 113) == one.bucket then return end
+  for i = 1, 7 do one[i] = 0 end
+  local found = call('HGETALL', one.buckets)
   for n = 1, #found, 2 do
     if tonumber(found[n]) >= one.bucket - BUCKETS then
       local amounts = numbers(found[n + 1])
-      for i = 1, 7 do used[i] = sum(used[i], amounts[i]) end
+      for i = 1, 7 do one[i] = sum(one[i], amounts[i]) end
     end
   end
-  for i = 1, 7 do one[i] = used[i] end
-  one.row = struct.pack(FOURTEEN, unpack(one, 1, 14))
 end
 
--- An account as this trip leaves it: [1] to [7] are used, [8] to [14] held.
-local function account(key)
-  if accounts[key] then return accounts[key] end
-  local first, last, rolling = string.match(key, '^a:(%-?%d+)_(%-?%d+)(r?):', #prefix + 1)
-  local row = rows[key]
-  if row == nil then row = call('GET', key) end
-  row = row or EMPTY
-  local one = { first = tonumber(first), last = tonumber(last), row = row, struct.unpack(FOURTEEN, row) }
-  if rolling == 'r' then
-    one.bucket = math.floor(now * BUCKETS / (one.last * 1000)) -- as windows.bucket
-    one.row = string.sub(row, 1, 112)
-    if row ~= EMPTY and struct.unpack('<i8', row, 113) ~= one.bucket then add_buckets(key, one) end
+-- Those go that have left the window long ago; not the latest, which count again if the clock is set back.
+local function charge_bucket(one, actual)
+  local field = string.format('%.0f', one.bucket)
+  local row = call('HGET', one.buckets, field)
+  local amounts = row and numbers(row) or { 0, 0, 0, 0, 0, 0, 0 }
+  for i = 1, 7 do amounts[i] = math.min(amounts[i] + actual[i], TOP) end
+  call('HSET', one.buckets, field, struct.pack(SEVEN, unpack(amounts, 1, 7)))
+  call('PEXPIRE', one.buckets, one.lives)
+  if row or call('HLEN', one.buckets) <= KEPT_BUCKETS then return end
+  local found = {}
+  for n, number in ipairs(call('HKEYS', one.buckets)) do found[n] = tonumber(number) end
+  table.sort(found)
+  for n = 1, #found - KEPT_BUCKETS / 2 do
+    if found[n] < one.bucket - BUCKETS then call('HDEL', one.buckets, string.format('%.0f', found[n])) end
   end
-  accounts[key] = one
+end
+
+-- An account as this trip leaves it: [1] to [7] are used, [8] to [14] held, [CHANGED] is true if it is to be written.
+local function account(key, row)
+  local one = { struct.unpack(FOURTEEN, row or string.rep('\0', 112)) }
+  if string.byte(key, kind) == ROLLING then roll(one, key, row) end
   return one
 end
 
--- Who has seen an earlier beginning knows by this one that data was lost.
-local function begin()
-  local time = call('TIME')
-  local began = string.format('%s%06d.0', time[1], time[2])
-  call('SET', prefix .. 'revision', began)
-  return began
-end
-
--- The accounts of this trip, read at once with the hold, which it gives, and the revision.
-local function accounts_from(first)
-  local lines = { unpack(KEYS, first) }
-  local asked = { prefix .. 'revision', KEYS[2], unpack(lines) }
-  -- Nothing is ever there: a node of a cluster that gives this slot away refuses it, and so the whole trip, before that
-  -- has written anything; what it needs further on may have gone.
-  asked[#asked + 1] = prefix .. 'none'
-  local found = call('MGET', unpack(asked))
-  for n, key in ipairs(lines) do rows[key] = found[n + 2] end
-  return lines, found[1] or begin(), found[2] and cmsgpack.unpack(found[2])
-end
-
-local function hold(lines, more, sign)
-  for _, key in ipairs(lines) do
-    local one = account(key)
-    for i = 1, 7 do
-      if more[i] ~= 0 then
-        local held = one[7 + i] + sign * more[i]
-        one[7 + i] = held < 0 and 0 or held > HIGHEST_HELD and HIGHEST_HELD or held
-      end
-    end
-    one.changed = true
+local function accounts_of(keys)
+  if not others then
+    others = {}
+    for n = 1, #lines do others[KEYS[n + 2]] = lines[n] end
   end
-end
-
-local function charge(lines, actual)
-  if not any(actual) then return end
-  for _, key in ipairs(lines) do
-    local one = account(key)
-    local charged = one.charged or { 0, 0, 0, 0, 0, 0, 0 }
-    for i = 1, 7 do
-      if actual[i] ~= 0 then
-        one[i], charged[i] = sum(one[i], actual[i]), charged[i] + actual[i]
-      end
-    end
-    one.changed, one.charged = true, charged
-  end
-end
-
--- Those that have left the window long ago; not the latest, which count again if the clock is set back.
-local function drop_buckets(buckets, first)
-  if call('HLEN', buckets) <= KEPT_BUCKETS then return end
   local found = {}
-  for _, number in ipairs(call('HKEYS', buckets)) do found[#found + 1] = tonumber(number) end
-  table.sort(found)
-  for n = 1, #found - KEPT_BUCKETS / 2 do
-    if found[n] < first then call('HDEL', buckets, string.format('%.0f', found[n])) end
+  for n, key in ipairs(keys) do
+    others[key] = others[key] or account(key, call('GET', key))
+    found[n] = others[key]
   end
+  return found
 end
 
-local function write_bucket(buckets, one, ttl)
-  local field = string.format('%.0f', one.bucket)
-  local row = call('HGET', buckets, field)
-  local amounts = row and numbers(row) or { 0, 0, 0, 0, 0, 0, 0 }
-  for i = 1, 7 do amounts[i] = math.min(amounts[i] + one.charged[i], TOP) end
-  call('HSET', buckets, field, struct.pack(SEVEN, unpack(amounts)))
-  call('PEXPIRE', buckets, ttl)
-  if not row then drop_buckets(buckets, one.bucket - BUCKETS) end
-end
-
-local function set(key, row)
-  plain[#plain + 1], plain[#plain + 2] = key, row
-end
-
--- An account goes when its window is long over and nothing is held on it; a lifetime never.
-local function write()
-  for key, one in pairs(accounts) do
-    if one.changed then
-      one.row = struct.pack(FOURTEEN, unpack(one, 1, 14))
-      local row, ttl = one.row, math.max(one.last * 1000 - now, 0) + KEPT
-      if one.bucket then
-        ttl = math.ceil(one.last * 1000 * (BUCKETS + 1) / BUCKETS) + KEPT
-        row = row .. struct.pack('<i8', one.bucket)
-        if one.charged then write_bucket(buckets_of(key), one, ttl) end
+-- Hold so much more on each account, or with the sign -1 less, and charge what was used.
+local function change(those, held, sign, used)
+  for n = 1, #those do
+    local one, changed, charged = those[n], false, false
+    for i = 1, 7 do
+      local more, spent = held[i], used[i]
+      if more ~= 0 then
+        more, changed = one[7 + i] + sign * more, true
+        one[7 + i] = more < 0 and 0 or more > HIGHEST_HELD and HIGHEST_HELD or more
       end
-      if one.last == TOP or one[8] + one[9] + one[10] + one[11] + one[12] + one[13] + one[14] > 0 then
-        set(key, row)
-      else
-        call('SET', key, row, 'PX', ttl)
+      if spent ~= 0 then
+        local total = one[i] + spent
+        one[i], charged = total < TOP and total or sum(one[i], spent), true
       end
     end
+    if changed or charged then one[CHANGED] = true end
+    if charged and one.bucket then charge_bucket(one, used) end
   end
-  if #plain > 0 then call('MSET', unpack(plain)) end
 end
 
 -- The mark of an ended hold: state and digest, and of one that has expired amounts and on_expiry, packed. An open one
--- has the keys of its accounts as well.
-local function mark(key, ...)
-  local _, digest = ...
-  call('SET', key, cmsgpack.pack({ ... }), 'PX', digest == '' and MARK or KEYED_MARK)
+-- has the keys of its accounts as well, packed.
+local function mark(key, digest, ended)
+  call('SET', key, cmsgpack.pack(ended), 'PX', digest == '' and MARK or KEYED_MARK)
   call('ZREM', holds, string.sub(key, #prefix + 3))
 end
 
 local function reclaim(but)
   local left = RECLAIMED
-  for _, id in ipairs(call('ZRANGEBYSCORE', holds, '-inf', now, 'LIMIT', 0, RECLAIMED + 1)) do
+  for _, id in ipairs(call('ZRANGEBYSCORE', holds, '-inf', now, 'LIMIT', '0', ONE_MORE)) do
     local key = prefix .. 'h:' .. id
     if key ~= but and left > 0 then
       left = left - 1
       local row = call('GET', key)
       if row then
         local due = cmsgpack.unpack(row)
-        hold(due[5], numbers(due[3]), -1)
-        charge(due[5], numbers(due[4]))
-        mark(key, 'expired', due[2], due[3], due[4])
+        change(accounts_of(cmsgpack.unpack(due[5])), numbers(due[3]), -1, numbers(due[4]))
+        mark(key, due[2], { 'expired', due[2], due[3], due[4] })
       else
         call('ZREM', holds, id)
       end
@@ -200,39 +143,49 @@ local function reclaim(but)
   end
 end
 
-local function in_their_windows(lines)
-  for _, key in ipairs(lines) do
-    local one = account(key)
-    if not one.bucket and (now < one.first * 1000 or now >= one.last * 1000) then return false end
+-- What is stored of an account. It goes when its window is long over and nothing is held on it; a lifetime never.
+local function write(key, one)
+  local row = struct.pack(FOURTEEN, unpack(one, 1, 14))
+  if one[CHANGED] ~= true then return row end
+  one[CHANGED] = false
+  local stored, lives = one.bucket and row .. struct.pack('<i8', one.bucket) or row, false
+  if one[8] + one[9] + one[10] + one[11] + one[12] + one[13] + one[14] == 0 then
+    lives = one.lives
+    if not lives and string.sub(key, kind + 2, kind + 20) ~= LIFETIME then
+      lives = math.max(string.match(key, '_(%-?%d+):', kind + 2) * 1000 - now, 0) + KEPT
+    end
   end
-  return true
-end
-
-local function same(lines, others)
-  for n = 1, math.max(#lines, #others) do
-    if lines[n] ~= others[n] then return false end
+  if lives then
+    call('SET', key, stored, 'PX', lives)
+  else
+    local n = #plain
+    plain[n + 1], plain[n + 2] = key, stored
   end
-  return true
+  return row
 end
 
 -- Code, now, whether a sum has stopped, used and held of each line, the line and the resource that refuse, revision.
-local function answer(code, lines, revision, line, resource)
+local function answer(code, line, resource)
   local seen = {}
-  for _, key in ipairs(lines) do account(key) end
-  write()
-  for n, key in ipairs(lines) do seen[n] = accounts[key].row end
+  for n = 1, #lines do seen[n] = write(KEYS[n + 2], lines[n]) end
+  if others then
+    for key, one in pairs(others) do write(key, one) end
+  end
+  if #plain > 0 then call('MSET', unpack(plain)) end
   return { code, now, saturated, table.concat(seen), line or -1, resource or -1, revision }
 end
 
--- As stores.base.judge: code, line, resource.
-local function judge(lines, limits, amounts, own)
-  local busy
-  for n, key in ipairs(lines) do
-    local one, limit = account(key), { struct.unpack(SEVEN, limits, 56 * n - 55) }
-    for i = 1, 7 do
+-- As stores.base.judge: code, line, resource. The limits begin with which resources have any; each line's follow.
+local function judge(limits, amounts, own)
+  local limited, busy = #limits / 8 / (#lines + 1), nil
+  local limit = { struct.unpack('<' .. string.rep('i8', #limits / 8), limits) }
+  for n = 1, #lines do
+    local one = lines[n]
+    for at = 1, limited do
+      local i, most = limit[at], limit[limited * n + at]
       local more = amounts[i] - own[i]
-      if more > 0 and limit[i] >= 0 and one[i] + one[7 + i] + more > limit[i] then
-        if one[i] + amounts[i] > limit[i] then return 'limit', n - 1, i - 1 end
+      if more > 0 and most >= 0 and one[i] + one[7 + i] + more > most then
+        if one[i] + amounts[i] > most then return 'limit', n - 1, i - 1 end
         busy = busy or { n - 1, i - 1 }
       end
     end
@@ -240,107 +193,114 @@ local function judge(lines, limits, amounts, own)
   if busy then return 'busy', busy[1], busy[2] end
 end
 
-local trips = {}
-
--- KEYS: holds, the hold, accounts. ARGV: digest; ms to live, amounts, held, on_expiry; limits of each line.
-function trips.reserve(digest, asked, limits)
-  local key, lines, revision, found = KEYS[2], accounts_from(3)
-  if found and digest ~= '' and found[2] ~= '' and found[2] ~= digest then return { 'payload', now } end
-  local amounts, new = numbers(asked, 9), not found and not any(numbers(asked, 65))
-  if new and not in_their_windows(lines) then return { 'window', now } end
-  reclaim(key)
-  if not new and not (found and found[1] == 'open') then return answer('gone', lines, revision) end
-  if found and not same(lines, found[5]) then return { 'lines', now } end
-  local own = found and numbers(found[3]) or { 0, 0, 0, 0, 0, 0, 0 }
-  local code, line, resource = judge(lines, limits, amounts, own)
-  if code then return answer(code, lines, revision, line, resource) end
-  if found then hold(lines, own, -1) end
-  hold(lines, amounts, 1)
-  local packed, on_expiry = string.sub(asked, 9, 64), string.sub(asked, 121)
-  set(key, cmsgpack.pack({ 'open', found and found[2] or digest, packed, on_expiry, lines }))
-  call('ZADD', holds, now + struct.unpack('<i8', asked) + GRACE, string.sub(key, #prefix + 3))
-  return answer('held', lines, revision)
+-- All of KEYS at once. At "none" nothing ever is: a node of a cluster that gives this slot away refuses it, and so the
+-- whole trip, before that has written anything; what it needs further on may have gone.
+local read = call('MGET', prefix .. 'none', unpack(KEYS))
+local key, found = KEYS[2], read[3] and cmsgpack.unpack(read[3])
+for n = 3, #KEYS do lines[n - 2] = account(KEYS[n], read[n + 1]) end
+revision = read[2]
+-- Who has seen an earlier beginning knows by this one that data was lost.
+if not revision then
+  local time = call('TIME')
+  revision = string.format('%s%06d.0', time[1], time[2])
+  call('SET', KEYS[1], revision)
 end
 
--- KEYS: holds, the hold, accounts. ARGV: digest; held, actual.
-function trips.settle(digest, ended)
-  local key, lines, revision, found = KEYS[2], accounts_from(3)
+-- ARGV: digest; ms to live, 0 if it is new, from and to when all windows last, amounts, on_expiry; limits, see judge.
+if trip == 'reserve' then
+  local digest, asked, limits = ARGV[3], ARGV[4], ARGV[5]
   if found and digest ~= '' and found[2] ~= '' and found[2] ~= digest then return { 'payload', now } end
-  local actual, was = numbers(ended, 57), found and found[1] or 'unknown'
+  local ttl, known, first, last = struct.unpack('<i8i8i8i8', asked)
+  local new = not found and known == 0
+  if new and (now < first * 1000 or now >= last * 1000) then return { 'window', now } end
+  reclaim(key)
+  if not new and not (found and found[1] == 'open') then return answer('gone') end
+  local keys = cmsgpack.pack({ unpack(KEYS, 3) })
+  if found and found[5] ~= keys then return { 'lines', now } end
+  local amounts, own = numbers(asked, 33), found and numbers(found[3]) or NOTHING
+  local code, line, resource = judge(limits, amounts, own)
+  if code then return answer(code, line, resource) end
+  if found then change(lines, own, -1, NOTHING) end
+  change(lines, amounts, 1, NOTHING)
+  local packed, on_expiry = string.sub(asked, 33, 88), string.sub(asked, 89)
+  plain = { key, cmsgpack.pack({ 'open', found and found[2] or digest, packed, on_expiry, keys }) }
+  call('ZADD', holds, now + ttl + GRACE, string.sub(key, #prefix + 3))
+  return answer('held')
+end
+
+-- ARGV: digest; 0 if a record charges something, from and to when all windows last, actual.
+if trip == 'settle' then
+  local digest, ended = ARGV[3], ARGV[4]
+  if found and digest ~= '' and found[2] ~= '' and found[2] ~= digest then return { 'payload', now } end
+  local actual, was = numbers(ended, 25), found and found[1] or 'unknown'
   if was == 'unknown' then
-    if any(actual) and not any(numbers(ended)) and not in_their_windows(lines) then return { 'window', now } end
-    charge(lines, actual)
+    local known, first, last = struct.unpack('<i8i8i8', ended)
+    if known == 0 and (now < first * 1000 or now >= last * 1000) then return { 'window', now } end
+    change(lines, NOTHING, 1, actual)
   elseif was == 'open' then
-    hold(found[5], numbers(found[3]), -1)
-    charge(found[5], actual)
+    local its = cmsgpack.pack({ unpack(KEYS, 3) }) == found[5] and lines or accounts_of(cmsgpack.unpack(found[5]))
+    change(its, numbers(found[3]), -1, actual)
   elseif was == 'expired' then
     local paid = numbers(found[4])
     for i = 1, 7 do actual[i] = math.max(0, actual[i] - paid[i]) end
-    charge(lines, actual)
+    change(lines, NOTHING, 1, actual)
   end
-  if was ~= 'settled' then mark(key, 'settled', found and found[2] or digest) end
-  return answer(was, lines, revision)
+  if was ~= 'settled' then
+    digest = found and found[2] or digest
+    mark(key, digest, { 'settled', digest })
+  end
+  return answer(was)
 end
 
--- KEYS: holds, a hold that is not there, accounts.
-function trips.read()
-  local lines, revision = accounts_from(3)
+if trip == 'read' then
   reclaim()
-  return answer('seen', lines, revision)
+  return answer('seen')
 end
 
 -- The same without reclaiming.
-function trips.look()
-  local lines, revision = accounts_from(3)
-  return answer('seen', lines, revision)
-end
+if trip == 'look' then return answer('seen') end
 
--- KEYS: holds. ARGV: ms to live, ids.
-function trips.renew()
+-- ARGV: ms to live, ids.
+if trip == 'renew' then
   for n = 4, #ARGV do call('ZADD', holds, 'XX', now + ARGV[3] + GRACE, ARGV[n]) end
   return { 'renewed', now }
 end
 
--- KEYS: holds. ARGV: key, and the rules if they are not to be removed.
-function trips.configure(key, rules)
-  if rules then
-    call('HSET', prefix .. 'rules', key, rules)
+-- ARGV: key, and the rules if they are not to be removed.
+if trip == 'configure' then
+  if ARGV[4] then
+    call('HSET', prefix .. 'rules', ARGV[3], ARGV[4])
   else
-    call('HDEL', prefix .. 'rules', key)
+    call('HDEL', prefix .. 'rules', ARGV[3])
   end
-  local began, changes = string.match(call('GET', prefix .. 'revision') or begin(), '^(%d+)%.(%d+)$')
-  call('SET', prefix .. 'revision', string.format('%s.%d', began, changes + 1))
+  local began, changes = string.match(revision, '^(%d+)%.(%d+)$')
+  call('SET', KEYS[1], string.format('%s.%d', began, changes + 1))
   return { 'configured', now }
 end
 
--- KEYS: holds, a hold that is not there, accounts.
-function trips.reset()
-  for n = 3, #KEYS do
-    local one = account(KEYS[n])
-    if in_their_windows({ KEYS[n] }) then
+if trip == 'reset' then
+  for n, one in ipairs(lines) do
+    local first, last = string.match(KEYS[n + 2], '^(%-?%d+)_(%-?%d+):', kind + 2)
+    if one.bucket or now >= first * 1000 and now < last * 1000 then
       for i = 1, 7 do one[i] = 0 end
-      if one.bucket then call('DEL', buckets_of(KEYS[n])) end
-      one.changed = true
+      if one.bucket then call('DEL', one.buckets) end
+      one[CHANGED] = true
     end
   end
-  return answer('reset', {}, 0)
+  return answer('reset')
 end
 
--- KEYS: holds, the record of a run. ARGV: how long it lives, ms; if it is to be written, opened, state, changes.
-function trips.run(lives, opened, state)
-  local key, changes = KEYS[2], tonumber(ARGV[6])
-  local row = call('GET', key)
-  local found = row and cmsgpack.unpack(row)
-  if found and now >= found[4] + lives then found = nil end
+-- ARGV: how long it lives, ms; if it is to be written, opened, state, changes.
+if trip == 'run' then
+  local changes = tonumber(ARGV[6])
+  if found and now >= found[4] + ARGV[3] then found = nil end
   if not found and changes == 0 then
-    found = { opened, state, 0, now }
-    call('SET', key, cmsgpack.pack(found), 'PX', lives)
+    found = { ARGV[4], ARGV[5], 0, now }
+    call('SET', key, cmsgpack.pack(found), 'PX', ARGV[3])
   elseif found and changes == found[3] + 1 then
-    found[2], found[3] = state, changes
+    found[2], found[3] = ARGV[5], changes
     call('SET', key, cmsgpack.pack(found), 'KEEPTTL')
   end
   if not found then return { 'run', now } end
   return { 'run', now, unpack(found) }
 end
-
-return trips[ARGV[1]](ARGV[3], ARGV[4], ARGV[5])

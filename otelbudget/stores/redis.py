@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from operator import add
-from struct import Struct
+from struct import Struct, pack
 from typing import Any, Final
 from urllib.parse import quote
 
 from otelbudget.errors import IdempotencyError
 from otelbudget.stores.base import (
+    FOREVER_S,
     PAGE,
     Answer,
     Line,
@@ -37,15 +37,14 @@ from otelbudget.stores.redis_wire import Wire
 
 __all__ = ["RedisStore"]
 
-_RESERVE: Final = Struct("<22q")
-_SETTLE: Final = Struct("<14q")
-_LIMITS: Final = Struct("<7q")
+_RESERVE: Final = Struct("<18q")
+_SETTLE: Final = Struct("<10q")
 _STATE: Final = Struct("<14q")
 #: How many keys of the server one step of a listing looks at.
 _STEP: Final = 1_000
 #: How far off what the server says may be when it is read: less than that is no other clock.
 _TRIP_S: Final = 1.0
-_ACCOUNT: Final = re.compile(rb"a:(-?\d+)_(-?\d+)(r?):(.*)", re.DOTALL)
+_ACCOUNT: Final = re.compile(rb"(?:a:(-?\d+)_|w:)(-?\d+):(.*)", re.DOTALL)
 
 
 class ServerClock:
@@ -115,11 +114,11 @@ class RedisStore:
 
     def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         """See `Store.read`."""
-        return self._answer(shard, self._wire.trip(_keys(shard, lines), "read", self._now()))
+        return self._answer(shard, self._wire.trip(_keys(shard, _packed(shard, lines)[0]), "read", self._now()))
 
     async def aread(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         """See `Store.aread`."""
-        return self._answer(shard, await self._wire.atrip(_keys(shard, lines), "read", self._now()))
+        return self._answer(shard, await self._wire.atrip(_keys(shard, _packed(shard, lines)[0]), "read", self._now()))
 
     def renew(self, shard: str, ids: Sequence[str], ttl_s: float) -> None:
         """See `Store.renew`."""
@@ -129,7 +128,7 @@ class RedisStore:
         """See `Store.configure`; a reset looks through the keys of the server."""
         if isinstance(change, Reset):
             lines = [line for line in self._find(shard) if line.key == key]
-            self._wire.trip(_keys(shard, lines), "reset", self._now())
+            self._wire.trip(_keys(shard, _names(shard, lines)), "reset", self._now())
         else:
             rules = () if change is None else (_bytes(change.rules),)
             self._wire.trip(_keys(shard), "configure", self._now(), _bytes(key), *rules)
@@ -145,13 +144,13 @@ class RedisStore:
         now_s = self._answer(shard, self._wire.trip(_keys(shard), "look", self._now())).now_s
         found = [line for line in self._find(shard) if line.key > after]
         page = sorted(line for line in found if line.rolling or line.start_s <= now_s < line.end_s)[:PAGE]
-        seen = self._answer(shard, self._wire.trip(_keys(shard, page), "look", self._now()))
+        seen = self._answer(shard, self._wire.trip(_keys(shard, _names(shard, page)), "look", self._now()))
         return [Stored(*line[:4], *state) for line, state in zip(page, seen.states, strict=True)]
 
     def run(self, shard: str, run_id: str, record: RunRecord | None = None) -> RunRecord | None:
         """See `Store.run`."""
         texts = () if record is None else (_bytes(record.opened), _bytes(record.state), record.changes)
-        keys = [_prefix(shard) + b"holds", _prefix(shard) + b"r:" + _bytes(run_id)]
+        keys = [_prefix(shard) + b"revision", _prefix(shard) + b"r:" + _bytes(run_id)]
         _, now_ms, *found = self._wire.trip(keys, "run", self._now(), RUN_S * 1000, *texts)
         self.server_clock.learn(now_ms / 1000, _TRIP_S)
         if not found:
@@ -170,9 +169,9 @@ class RedisStore:
         return ""
 
     def _reserve(self, asked: Reserve) -> tuple[Any, ...]:
-        keys = _keys(asked.shard, asked.lines, asked.id)
-        numbers = _RESERVE.pack(round(asked.ttl_s * 1000), *asked.amounts, *asked.held, *asked.on_expiry)
-        return keys, "reserve", self._now(), _bytes(asked.digest), numbers, _packed(asked.shard, asked.lines)[1]
+        names, limits, window = _packed(asked.shard, asked.lines)
+        numbers = _RESERVE.pack(round(asked.ttl_s * 1000), any(asked.held), *window, *asked.amounts, *asked.on_expiry)
+        return _keys(asked.shard, names, asked.id), "reserve", self._now(), _bytes(asked.digest), numbers, limits
 
     def _answered(self, asked: Reserve, reply: list[Any]) -> Answer:
         if reply[0] == b"lines":
@@ -181,23 +180,30 @@ class RedisStore:
         return self._answer(asked.shard, reply)
 
     def _settle(self, ended: Settle) -> tuple[Any, ...]:
-        keys = _keys(ended.shard, ended.lines, ended.id)
-        return keys, "settle", self._now(), _bytes(ended.digest), _SETTLE.pack(*ended.held, *ended.actual)
+        names, _, window = _packed(ended.shard, ended.lines)
+        numbers = _SETTLE.pack(any(ended.held) or not any(ended.actual), *window, *ended.actual)
+        return _keys(ended.shard, names, ended.id), "settle", self._now(), _bytes(ended.digest), numbers
 
     def _settled(self, ended: Settle, reply: list[Any]) -> Settled:
         self._check(reply[0], reply[1], ended.id)
-        seen = self._answer(ended.shard, reply)
-        return Settled(reply[0].decode(), tuple(used for used, _ in seen.states), seen.now_s)
+        now_s, _ = self._learned(ended.shard, reply)
+        return Settled(reply[0].decode(), tuple([row[:7] for row in _STATE.iter_unpack(reply[3])]), now_s)
 
     def _answer(self, shard: str, reply: list[Any]) -> Answer:
-        code, now_ms, saturated, rows, line, resource, revision = reply
+        code, _, _, rows, line, resource, _ = reply
+        now_s, changes = self._learned(shard, reply)
+        refused = None if line < 0 else line
+        return Answer(refused, resource, code == b"busy", code == b"gone", _states(rows), changes, now_s)
+
+    def _learned(self, shard: str, reply: list[Any]) -> tuple[float, int]:
+        """What any answer says: the server's clock, and how often overrides have changed."""
+        _, now_ms, saturated, _, _, _, revision = reply
         if saturated:
             self.health.is_saturated(self._wire.where)
         began, _, changes = revision.partition(b".")
         self.health.look(self._wire.where, shard, began)
         self.server_clock.learn(now_ms / 1000, _TRIP_S)
-        refused = None if line < 0 else line
-        return Answer(refused, resource, code == b"busy", code == b"gone", _states(rows), int(changes), now_ms / 1000)
+        return now_ms / 1000, int(changes)
 
     def _check(self, code: bytes, now_ms: int, id: str) -> None:
         if code == b"window":
@@ -210,26 +216,35 @@ class RedisStore:
         """The accounts of *shard* that the server has."""
         self._wire.trip(_keys(shard), "look", self._now())  # which tells where on a cluster they are
         prefix, found, cursor = _prefix(shard), set[bytes](), b"0"
-        pattern = re.sub(rb"([][*?\\^-])", rb"\\\1", prefix) + b"a:*"
+        pattern = re.sub(rb"([][*?\\^-])", rb"\\\1", prefix) + b"[aw]:*"
         while True:
             cursor, names = self._wire.send(("SCAN", cursor, "MATCH", pattern, "COUNT", _STEP), prefix)
             found.update(names)
             if cursor == b"0":
                 break
-        places = [_ACCOUNT.fullmatch(name, len(prefix)) for name in found]
-        return [Line(_text(one[4]), int(one[1]), int(one[2]), bool(one[3]), ()) for one in places if one is not None]
+        places = [one for name in found if (one := _ACCOUNT.fullmatch(name, len(prefix)))]
+        return [Line(_text(one[3]), int(one[1] or 0), int(one[2]), one[1] is None, ()) for one in places]
 
 
-def _keys(shard: str, lines: Sequence[Line] = (), id: str = "") -> list[bytes]:
+def _keys(shard: str, names: Iterable[bytes] = (), id: str = "") -> list[bytes]:
     prefix = _prefix(shard)
-    return [prefix + b"holds", prefix + b"h:" + _bytes(id), *_packed(shard, tuple(lines))[0]]
+    return [prefix + b"revision", prefix + b"h:" + _bytes(id), *names]
 
 
 @lru_cache(maxsize=4096)
-def _packed(shard: str, lines: tuple[Line, ...]) -> tuple[tuple[bytes, ...], bytes]:
-    """The keys of the accounts of *lines*, and their limits."""
-    limits = b"".join([_LIMITS.pack(*line.limits) for line in lines if line.limits])
-    return tuple([_prefix(shard) + _name(line) for line in lines]), limits
+def _packed(shard: str, lines: tuple[Line, ...]) -> tuple[tuple[bytes, ...], bytes, tuple[int, int]]:
+    """The keys of the accounts of *lines*, their limits, and from when to when the windows of all of them last."""
+    limited = [i for i in range(7) if any(line.limits[i] >= 0 for line in lines)]
+    limits = [i + 1 for i in limited] + [line.limits[i] for line in lines for i in limited]
+    dated = [line for line in lines if not line.rolling]
+    first_s = max((line.start_s for line in dated), default=-FOREVER_S)
+    last_s = min((line.end_s for line in dated), default=FOREVER_S)
+    return _names(shard, lines), pack(f"<{len(limits)}q", *limits), (first_s, last_s)
+
+
+def _names(shard: str, lines: Iterable[Line]) -> tuple[bytes, ...]:
+    """The keys of the accounts of *lines*."""
+    return tuple([_prefix(shard) + _name(line) for line in lines])
 
 
 @lru_cache(maxsize=4096)
@@ -240,12 +255,18 @@ def _prefix(shard: str) -> bytes:
 
 def _name(line: Line) -> bytes:
     key, start_s, end_s, rolling, _ = line
-    place = f"a:0_{end_s - start_s}r:" if rolling else f"a:{start_s}_{end_s}:"
+    place = f"w:{end_s - start_s}:" if rolling else f"a:{start_s}_{end_s}:"
     return _bytes(place + key)
 
 
 def _states(rows: bytes) -> tuple[State, ...]:
-    return tuple([(row[:7], tuple(map(add, row[:7], row[7:]))) for row in _STATE.iter_unpack(rows)])
+    """Used, and used and held; written out, as every reserve waits for it."""
+    return tuple(
+        [
+            ((a, b, c, d, e, f, g), (a + h, b + i, c + j, d + k, e + m, f + n, g + o))
+            for a, b, c, d, e, f, g, h, i, j, k, m, n, o in _STATE.iter_unpack(rows)
+        ]
+    )
 
 
 def _bytes(text: str) -> bytes:

@@ -149,7 +149,7 @@ def test_a_trip_while_a_slot_moves_happens_as_a_whole_or_not_at_all(nodes: list[
     caller.record("r", 3, *lines)
     caller.reserve("a", 10, *lines)
     caller.reserve("due", 7, *lines, ttl_s=-6.0)
-    for part in ("b:", "h:due", "a:0_3600r", "holds"):
+    for part in ("b:", "h:due", "w:3600", "holds"):
         move = Move(nodes, "acme")
         move.some(part)
         for trip in (
