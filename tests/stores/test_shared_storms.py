@@ -69,7 +69,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return Place(request.param, tmp_path)
 
 
-@pytest.mark.parametrize("lease", ["0%", "2%"])
+@pytest.mark.parametrize(("place", "lease"), [("sqlite", "0%"), ("sqlite", "2%"), ("redis", "0%")], indirect=["place"])
 def test_sixteen_processes_of_sixteen_threads_spend_all_and_no_more(place: Place, tmp_path: Path, lease: str) -> None:
     workers = [start(tmp_path, place.url, 2000, "threads", timeout="30s", lease=lease) for _ in range(16)]
     assert sum(spent(worker) for worker in workers) == 2000
