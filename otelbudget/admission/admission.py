@@ -100,7 +100,8 @@ def _taken(
         crossed, over = (done, None) if isinstance(done, list) else ((), done)
     elif hold is None:
         more = 0 if force else pack(request.amounts)
-        over = ledger.check(accounts, more, payer.owner.level, count, now_ns, wrapping_of(payer, request.permit))
+        wrapping = None if request.permit is None else wrapping_of(payer, request.permit)
+        over = ledger.check(accounts, more, payer.owner.level, count, now_ns, wrapping)
     elif request.change is not None:
         joining, grow = _joining(payer, request, hold), request.change == "grow"
         # Not counted: it belongs to the request that made the hold.

@@ -57,7 +57,7 @@ def _mark(payer: Payer, site: Site, decision: str, denial: Denial | None) -> Non
     span = site.span
     if span is None or site is payer.site or payer.kind == "quota" or not span.is_recording():
         return
-    attributes: dict[str, Any] = {semconv.RUN_ID: payer.run_id, semconv.TENANT: payer.tenant}
+    attributes: dict[str, Any] = {semconv.RUN_ID: payer.run_id, semconv.TENANT: payer.owner.tenant}
     attributes[semconv.DECISION] = decision
     if denial is not None:
         attributes[semconv.REASON] = denial.reason

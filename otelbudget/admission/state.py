@@ -211,12 +211,13 @@ class RunState(Payer):
     @property
     def work(self) -> Work:
         """What tells its calls from those of others."""
-        return Work(self.accounts, self.kind != "explicit")
+        return Work(self.run_accounts() if self.above else (self.account,), self.kind != "explicit")
 
     @property
     def on_unpriced(self) -> str | None:
         """What its budget says of a model without a price, or else that of a run above; None if none does."""
-        return next((one.budget.on_unpriced for one in reversed(self.lineage) if one.budget.on_unpriced), None)
+        said: str | None = self.budget.on_unpriced
+        return self.above[-1].on_unpriced if said is None and self.above else said
 
     @property
     def org(self) -> str:

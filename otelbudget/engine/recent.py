@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 
@@ -49,6 +50,8 @@ class Recent:
 
     def __init__(self) -> None:
         self._settled: deque[_Settled] = deque(maxlen=_KEPT)
+        #: Gives the call that was charged last in this context, for `made_since`.
+        self.last_here: Callable[[], object] = _last.get
 
     def settled(self, work: Work, usage: Usage, began_ns: int, reporter: str | None) -> None:
         """Remember a charged call."""
@@ -70,8 +73,10 @@ class Recent:
         last one made here, if it used as much."""
         if usage.steps != 1 or usage.tool_calls or not usage.tokens:
             return False
-        told = tuple(self._settled) if usage.response_id is not None else ()
-        found = next((one for one in reversed(told) if one.usage.response_id == usage.response_id), _last.get())
+        found = _last.get()
+        if usage.response_id is not None:
+            told = reversed(tuple(self._settled))
+            found = next((one for one in told if one.usage.response_id == usage.response_id), found)
         if found is None or _THE_USER in found.told or account not in found.work.accounts:
             return False
         if None not in (found.usage.response_id, usage.response_id):
@@ -81,10 +86,6 @@ class Recent:
         if same:
             found.told.add(_THE_USER)
         return same
-
-    def last_here(self) -> object:
-        """The call that was charged last in this context, for `made_since`."""
-        return _last.get()
 
     def made_since(self, before: object, account: Any, *, answered: bool) -> bool:
         """Whether a call, or one that was *answered*, has been charged to *account* here since *before* was the last

@@ -57,10 +57,11 @@ def keys_of(payer: Payer) -> Keys:
 
 def unpaid(payer: Payer, usage: Usage) -> Usage:
     """What is still to be charged of *usage* that a user tells: nothing if a guard or a span has charged the call."""
-    run = payer.run
-    if run is None or not payer.engine.recent.was_seen(run.account, usage):
+    account = getattr(payer, "account", None)  # who is no run has none
+    if account is None or not payer.engine.recent.was_seen(account, usage):
         return usage
-    notices.recorded_again(run)
+    if payer.run is not None:
+        notices.recorded_again(payer.run)
     return NOTHING_MORE
 
 
