@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import asynccontextmanager
 from types import FunctionType
 from typing import Any, cast
 
@@ -23,8 +24,28 @@ async def _async_stub(*args: Any, _otelbudget_guard: Callable[..., Any], **kwarg
     return await _otelbudget_guard(*args, **kwargs)
 
 
+def _generator_stub(*args: Any, _otelbudget_guard: Callable[..., Any], **kwargs: Any) -> Any:
+    return (yield from _otelbudget_guard(*args, **kwargs))
+
+
+async def _async_generator_stub(*args: Any, _otelbudget_guard: Callable[..., Any], **kwargs: Any) -> Any:
+    async with _otelbudget_guard(*args, **kwargs) as made:
+        yield made
+
+
+def _stub_for(function: FunctionType) -> FunctionType:
+    """The stub of the same type, since a function takes no code of another; they see the function's globals only."""
+    if inspect.isasyncgenfunction(function):
+        return cast("FunctionType", _async_generator_stub)
+    if inspect.isgeneratorfunction(function):
+        return cast("FunctionType", _generator_stub)
+    return cast("FunctionType", _async_stub if is_coroutine(function) else _stub)
+
+
 class Takeover:
-    """A function, plain or async, whose calls run ``guard(original, *args, **kwargs)`` until `undo`.
+    """A function whose calls run ``guard(original, *args, **kwargs)`` until `undo`.
+
+    It may be a coroutine function or a generator function; an asynchronous one of these yields once.
 
     Example:
         >>> def double(n: int) -> int:
@@ -41,15 +62,15 @@ class Takeover:
         self.original = _copy(function)
         self.active = True
         self._guard = guard
-        stub = _async_stub if is_coroutine(function) else _stub
+        call = asynccontextmanager(self._call) if inspect.isasyncgenfunction(function) else self._call
         # The function's name, and as many variables to close over as it has, used or not.
-        self._code = stub.__code__.replace(
+        self._code = _stub_for(function).__code__.replace(
             co_name=function.__name__, co_qualname=function.__qualname__, co_freevars=function.__code__.co_freevars
         )
         # The signature first, since it can no longer be told from the stub's code, and the code last: until then the
         # additional default is an unused one.
         vars(function).setdefault("__signature__", inspect.signature(function))
-        function.__kwdefaults__ = {**(function.__kwdefaults__ or {}), _STUB_NAME: self._call}
+        function.__kwdefaults__ = {**(function.__kwdefaults__ or {}), _STUB_NAME: call}
         function.__code__ = self._code
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
