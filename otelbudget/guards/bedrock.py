@@ -30,7 +30,7 @@ class BedrockGuard(SdkGuard):
         (base,) = self._classes()
         self._take(base, "_make_api_call", self._call)
         self._note(import_module("botocore.endpoint").Endpoint, "_send", _ATTEMPTS.one)
-        self._note(import_module("botocore.eventstream").EventStream, "__iter__", reading)
+        self._replace(import_module("botocore.eventstream").EventStream, "__iter__", reading)
 
     def _classes(self) -> tuple[Any, ...]:
         return (import_module(self._sdk.module).BaseClient,)

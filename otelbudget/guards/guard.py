@@ -11,7 +11,7 @@ from typing import Any
 
 from otelbudget import forking
 from otelbudget.guards import patching, readers, watch
-from otelbudget.guards.patching import Takeover
+from otelbudget.guards.patching import Replaced, Takeover
 from otelbudget.guards.sdks import Sdk
 
 
@@ -24,6 +24,7 @@ class SdkGuard(ABC):
         self._sdk = sdk
         self._calls: list[Takeover] = []
         self._notes: list[Takeover] = []
+        self._replaced: list[Replaced] = []
 
     @abstractmethod
     def _take_over(self) -> None:
@@ -75,8 +76,11 @@ class SdkGuard(ABC):
     def _undo(self) -> None:
         for takeover in (*self._calls, *self._notes):
             takeover.undo()
+        for one in self._replaced:
+            one.undo()
         self._calls.clear()
         self._notes.clear()
+        self._replaced.clear()
         watch.forget_collections(self)
 
     def _inside(self, name: str) -> Any:
@@ -87,10 +91,14 @@ class SdkGuard(ABC):
 
     def _note_stream(self, cls: type, asynchronous: type) -> None:
         """Hear of who reads the streams of these classes."""
-        self._note(cls, "__iter__", readers.reading)
-        self._note(asynchronous, "__aiter__", readers.areading)
+        self._replace(cls, "__iter__", readers.reading)
+        self._replace(asynchronous, "__aiter__", readers.areading)
         for each in (cls, asynchronous):
             self._note(each, "__init__", readers.opening)
+
+    def _replace(self, cls: type, name: str, guard: Callable[..., Any]) -> None:
+        if name in vars(cls):
+            self._replaced.append(Replaced(cls, name, guard))
 
     def _note(self, cls: type, name: str, guard: Callable[..., Any]) -> None:
         self._notes.extend(patching.take_over(vars(cls).get(name), guard))

@@ -34,7 +34,7 @@ async def _async_generator_stub(*args: Any, _otelbudget_guard: Callable[..., Any
 
 
 def _stub_for(function: FunctionType) -> FunctionType:
-    """The stub of the same type, since a function takes no code of another; they see the function's globals only."""
+    """The stub of the same type, since a function takes no code of another. Stubs see the function's globals only."""
     if inspect.isasyncgenfunction(function):
         return cast("FunctionType", _async_generator_stub)
     if inspect.isgeneratorfunction(function):
@@ -45,7 +45,7 @@ def _stub_for(function: FunctionType) -> FunctionType:
 class Takeover:
     """A function whose calls run ``guard(original, *args, **kwargs)`` until `undo`.
 
-    It may be a coroutine function or a generator function; an asynchronous one of these yields once.
+    It may be a coroutine function, or one that `contextlib` makes context managers of.
 
     Example:
         >>> def double(n: int) -> int:
@@ -94,6 +94,29 @@ class Takeover:
 def is_coroutine(function: FunctionType) -> bool:
     """Whether its calls are to be awaited."""
     return inspect.iscoroutinefunction(function)
+
+
+class Replaced:
+    """A method of a class in whose place is one that runs ``guard(original, *args, **kwargs)`` until `undo`.
+
+    For what Python looks up in the class at each use, as `__iter__`: whatever is given by the guard goes to who asks,
+    also where the original is a generator function, which takes only the code of another.
+    """
+
+    def __init__(self, cls: type, name: str, guard: Callable[..., Any]) -> None:
+        self._cls, self._name, self._original, self._guard = cls, name, vars(cls)[name], guard
+        self._active = True
+        self._ours = functools.wraps(self._original)(lambda *args, **kwargs: self._call(*args, **kwargs))
+        setattr(cls, name, self._ours)
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
+        return self._guard(self._original, *args, **kwargs) if self._active else self._original(*args, **kwargs)
+
+    def undo(self) -> None:
+        """Put the original back. What another tool has put there since stays, and what is here passes on."""
+        self._active = False
+        if vars(self._cls).get(self._name) is self._ours:
+            setattr(self._cls, self._name, self._original)
 
 
 def _copy(function: FunctionType) -> FunctionType:

@@ -240,6 +240,8 @@ def test_the_sdk_is_as_before_when_the_guard_is_out(sdk: str, server: Provider) 
     GUARDS[sdk].install()
     GUARDS[sdk].install()
     changed = [f.__name__ for f, code, *_ in before if f.__code__ is not code]
+    for cls, was in zip(made.bases(), attributes, strict=True):
+        changed += [name for name in was if vars(cls)[name] is not was[name]]
     method = "_request" if sdk == "anthropic" and hasattr(made.client, "_request") else "request"
     assert sorted(changed) == sorted(
         ["_build_request", "_calculate_retry_timeout", "__iter__", "__aiter__"]
