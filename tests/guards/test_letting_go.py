@@ -41,9 +41,7 @@ def _ollama(url: str, asynchronous: bool) -> Any:
     return lambda: client.chat(**OLLAMA_CHAT, stream=True)
 
 
-def _bedrock(url: str, asynchronous: bool) -> Any:
-    if asynchronous:
-        pytest.skip("there is none")
+def _bedrock(url: str, _: bool) -> Any:
     client = bedrock(url)
     return lambda: client.converse_stream(**CONVERSE)["stream"]
 
@@ -96,12 +94,11 @@ def test_twenty_streams_that_are_left_after_one_event_fit_where_five_are_held(
         assert charged(run)[0] == (0 if (sdk, leaving) == ("ollama", "dropped") else 20)
 
 
-@EVERY
+#: Ollama's stream is the reader itself.
+@pytest.mark.parametrize("sdk", [sdk for sdk in OPENERS if sdk != "ollama"])
 def test_a_loop_that_is_left_lets_go_though_the_stream_is_kept(
     sdk: str, server: Provider, manager: BudgetManager
 ) -> None:
-    if sdk == "ollama":
-        pytest.skip("its stream is the reader itself")
     server.enqueue(SHORT)
     with manager.run(LIMIT) as run:
         stream = OPENERS[sdk](server.root_url, False)()
@@ -109,7 +106,8 @@ def test_a_loop_that_is_left_lets_go_though_the_stream_is_kept(
         assert charged(run)[0] == 1
 
 
-@EVERY
+#: boto3 has no asynchronous client.
+@pytest.mark.parametrize("sdk", [sdk for sdk in OPENERS if sdk != "bedrock"])
 @pytest.mark.parametrize("way", ["break", "cancelled"])
 def test_asynchronous_streams_too_and_when_their_task_is_cancelled(
     sdk: str, way: str, server: Provider, manager: BudgetManager
@@ -134,8 +132,6 @@ def test_asynchronous_streams_too_and_when_their_task_is_cancelled(
 
     server.enqueue(*[SHORT] * 12)
     with manager.run(LIMIT) as run:
-        if sdk == "bedrock":
-            pytest.skip("it has no asynchronous client")
         asyncio.run(all_of_it())
         assert run.usage.steps == 12
 
