@@ -16,10 +16,10 @@ def main() -> None:
     otelbudget.setup(RunBudget(max_steps=3, max_tokens=2000), metrics_port=None)
 
     service = find_service()
-    client = openai.OpenAI(base_url=service.base_url, api_key=service.api_key)
     questions = ["What is a token bucket?", "What is backpressure?", "What is a lease?", "What is a trace?"]
 
-    with otelbudget.run(tenant="acme", reraise=False) as run:
+    client = openai.OpenAI(base_url=service.base_url, api_key=service.api_key)
+    with client, otelbudget.run(tenant="acme", reraise=False) as run:
         for question in questions:
             try:
                 answer = client.chat.completions.create(

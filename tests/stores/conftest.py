@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shared_kit import handed_out
 from store_kit import STORES, Caller, Clock
 
 from otelbudget.stores.sqlite import SqliteStore
@@ -15,6 +16,14 @@ from otelbudget.stores.sqlite import SqliteStore
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture(autouse=True)
+def stores_closed() -> Iterator[None]:
+    """Closes what the places of shared quotas handed out."""
+    yield
+    while handed_out:
+        handed_out.pop().close()
 
 
 @pytest.fixture(params=STORES)

@@ -16,11 +16,15 @@ from store_kit import ClockedRedis
 import otelbudget
 from otelbudget import BudgetManager, Config, Quota, Quotas, QuotaService
 from otelbudget.pricing import Price, Prices
+from otelbudget.stores.base import Store
 from otelbudget.stores.memory import MemoryStore
 from otelbudget.stores.sqlite import SqliteStore
 
 #: One dollar per million tokens in, two out.
 PRICES = Prices({"demo": Price(input=1, output=2)}, listed=False)
+
+#: The stores of the running test.
+handed_out: list[Store] = []
 
 
 class Later:
@@ -45,11 +49,17 @@ class Place:
         self.exporter = InMemorySpanExporter()
 
     def store(self) -> Any:
+        """One more store of this place; the fixture `stores_closed` closes it."""
+        if self.kind == "none":
+            return None
         if self.kind == "memory":
-            return MemoryStore(clock_s=self.clock)
-        if self.kind == "redis":
-            return ClockedRedis(self.url, self.clock)
-        return SqliteStore(self.path, clock_s=self.clock) if self.kind == "sqlite" else None
+            made: Store = MemoryStore(clock_s=self.clock)
+        elif self.kind == "redis":
+            made = ClockedRedis(self.url, self.clock)
+        else:
+            made = SqliteStore(self.path, clock_s=self.clock)
+        handed_out.append(made)
+        return made
 
     def setup(self, config: Any = None, **options: Any) -> BudgetManager:
         """The manager of this process."""
