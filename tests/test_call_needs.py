@@ -63,9 +63,9 @@ def test_the_fifth_answer_of_a_model_replaces_the_default_and_never_the_requests
         taught(Usage(40, 30), times=AFTER - 1)
         assert held_by(world, OPEN) == [296, 40, 256]
         taught(Usage(40, 30), times=1)
-    assert held_by(world, OPEN) == [70, 40, 30]
+    assert held_by(world, OPEN) == [78, 40, 38]
     assert held_by(world, CHAT) == [100, 40, 60]
-    assert held_by(world, replace(OPEN, model="demo-2025-01-01")) == [70, 40, 30]
+    assert held_by(world, replace(OPEN, model="demo-2025-01-01")) == [78, 40, 38]
     assert held_by(world, replace(OPEN, model="other")) == [296, 40, 256]
     assert held_by(world, replace(OPEN, provider="other")) == [296, 40, 256]
 
@@ -75,8 +75,8 @@ def test_what_is_expected_is_held_for_each_answer(world: World) -> None:
     assert held_by(world, three) == [40 + 768, 40, 768]
     with world.run():
         taught(Usage(40, 90), three)
-    assert held_by(world, three) == [130, 40, 90]
-    assert held_by(world, OPEN) == [70, 40, 30]
+    assert held_by(world, three) == [154, 40, 114]
+    assert held_by(world, OPEN) == [78, 40, 38]
 
 
 def test_what_teaches_nothing(world: World) -> None:
@@ -124,7 +124,7 @@ def test_a_span_that_counts_no_input_does_not_teach_how_far_counts_are_off(world
         for _ in range(AFTER):
             with world.tracer.start_as_current_span("chat", attributes=chat) as span:
                 span.set_attributes({"gen_ai.usage.input_tokens": 500, "gen_ai.usage.output_tokens": 30})
-    assert held_by(world, replace(OPEN, provider="p")) == [70, 40, 30]
+    assert held_by(world, replace(OPEN, provider="p")) == [78, 40, 38]
 
 
 def test_the_input_of_a_span_that_nobody_counted_is_not_corrected(world: World) -> None:
@@ -142,7 +142,7 @@ def test_expected_holds_the_smaller_of_the_maximum_and_what_answers_take(make_wo
     assert held_by(world, replace(CHAT, max_output_tokens=0)) == [40, 40, 0]
     with world.run():
         taught(Usage(40, 30))
-    assert held_by(world, replace(CHAT, max_output_tokens=4_000)) == [70, 40, 30]
+    assert held_by(world, replace(CHAT, max_output_tokens=4_000)) == [78, 40, 38]
 
 
 def test_a_stream_that_was_expected_to_be_shorter_grows_in_blocks(make_world: Callable[..., World]) -> None:

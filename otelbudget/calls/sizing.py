@@ -1,8 +1,9 @@
 """What a model call needs before it is sent: its input, its output and their price; and how it could do with less.
 
-The output is the request's own maximum, over all answers it asks for; without one, what 95 % of the model's answers
-did not exceed (after five of them), else ``estimates.output_tokens``, for each answer. ``estimates.hold: expected``
-holds the smaller of both. What a caller wants to decide itself is held by ``run.reserve(output_tokens=...)``.
+The output is the request's own maximum, over all answers it asks for; without one, a quarter more than the longest of
+the model's last hundred answers (after five of them), else ``estimates.output_tokens``, for each answer.
+``estimates.hold: expected`` holds the smaller of both. What a caller wants to decide itself is held by
+``run.reserve(output_tokens=...)``.
 """
 
 from __future__ import annotations

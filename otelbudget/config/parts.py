@@ -16,7 +16,7 @@ class Estimates:
     Args:
         output_tokens: Tokens held for the answer of a request without a maximum of its own, at least 1.
         hold: ``"max"`` holds the maximum that a request sets for its answer, so that a limit is never passed;
-            ``"expected"`` the smaller of that and what answers of the model usually take.
+            ``"expected"`` the smaller of that and a quarter more than the longest of the model's last 100 answers.
         clamp: Lower a request's own maximum to what is left of the budget, instead of refusing the request.
         min_output_tokens: What *clamp* never goes below, at least 1.
         ask_usage: Ask servers for the usage of a stream where its request doesn't.

@@ -52,7 +52,7 @@ def _held_and_cost(hold: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int
 
 # Its agents allow themselves 400 tokens of output and take 60: a hard hold is dearer than what answers come to.
 @pytest.mark.slow
-@pytest.mark.parametrize(("hold", "covered", "most"), [("max", 0.99, 2.0), ("expected", 0.90, 1.5)])
+@pytest.mark.parametrize(("hold", "covered", "most"), [("max", 0.99, 2.0), ("expected", 0.99, 1.5)])
 def test_holds_cover_the_cost_of_calls(hold: str, covered: float, most: float, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = _held_and_cost(hold, monkeypatch)
     assert sum(held >= cost for held, cost in seen) / len(seen) >= covered
