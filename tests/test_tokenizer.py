@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from test_estimate_text import KINDS
 
 import otelbudget
 from otelbudget import ConfigError, RunBudget, estimate_tokens
+from otelbudget.demo.server import Request
 from otelbudget.estimate import tokenizer as tokenizers
 from otelbudget.estimate.text import text_tokens
 from otelbudget.estimate.tokenizer import Counter
@@ -63,6 +66,35 @@ def test_a_tokenizer_counts_what_the_guard_holds_and_what_estimate_tokens_says()
     assert estimate_tokens([{"role": "user", "content": "three words here"}]) == 3 + PER_MESSAGE
     otelbudget.shutdown()
     assert estimate_tokens(LONG, "m") == text_tokens(LONG)
+
+
+def test_with_an_exact_tokenizer_parallel_calls_with_tools_use_a_limit_up_and_never_pass_it() -> None:
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+    ask: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Look up."}], "tools": [tool] * 3}
+
+    def answered(request: Request) -> Reply:
+        body = request.body
+        read = sum(PER_MESSAGE + len(one["content"]) for one in body["messages"])
+        tools = json.dumps(body["tools"], separators=(",", ":"))
+        return Reply(input_tokens=PER_REQUEST + read + len(tools), output_tokens=body["max_completion_tokens"])
+
+    each = PER_REQUEST + PER_MESSAGE + len("Look up.") + len(json.dumps([tool] * 3, separators=(",", ":"))) + 10
+    setup(lambda text, _model: len(text), RunBudget(max_tokens=5 * each + each // 2))
+    with (
+        Provider(script=answered) as server,
+        OpenAI(base_url=server.base_url, api_key="none", max_retries=0) as client,
+        otelbudget.run(reraise=False) as run,
+        ThreadPoolExecutor(8) as pool,
+    ):
+
+        def call(_: int) -> bool:
+            with contextlib.suppress(otelbudget.BudgetExceeded):
+                client.chat.completions.create(**ask, max_completion_tokens=10)
+                return True
+            return False
+
+        assert sum(pool.map(call, range(24))) == server.requests == 5
+        assert run.usage.tokens == 5 * each
 
 
 def test_a_model_that_the_tokenizer_does_not_know_is_estimated() -> None:

@@ -141,7 +141,7 @@ _ESTIMATES = Section(
         ),
         "hold": Field(
             forms.words("max", "expected"),
-            "max (default) holds the request's own maximum; expected at most a quarter more than the longest of the model's last answers.",
+            "max (default) holds the request's own maximum; expected less, by how long its answers were.",
         ),
         "clamp": Field(forms.FLAG, "Lower a request's maximum to what is left, instead of refusing. Default false."),
         "min_output_tokens": Field(forms.COUNT, "What clamp never goes below. Default 16."),

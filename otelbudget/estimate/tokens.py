@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from base64 import b64encode
 from collections.abc import Mapping
@@ -23,14 +24,14 @@ FILE_PER_TOKEN: Final = 25
 #: How many values of a request are looked at.
 _MOST_VALUES: Final = 1_000_000
 
-#: What a model reads of a request body, in every dialect; the second group is read as it stands, names and all.
+#: What a model reads of a request body, in every dialect; the second group is read as the JSON that it is.
 _READ: Final = (
     *("messages", "input", "inputs", "prompt", "suffix", "instructions", "system"),
     *("contents", "content", "requests", "systemInstruction"),
     *("message", "preamble", "chat_history", "documents", "texts"),  # Cohere's
     "inputText",  # Amazon Titan's
 )
-_READ_VERBATIM: Final = (
+_READ_AS_JSON: Final = (
     *("tools", "functions", "response_format", "text"),
     *("output_config.format", "output_format", "toolConfig.tools"),  # Anthropic's, Bedrock's
     *("generationConfig.responseSchema", "generationConfig.responseJsonSchema"),
@@ -65,6 +66,8 @@ _BASE64: Final = re.compile(r"(?:data:[\w.+/-]*(?:;[\w=.-]+)*;base64,|[A-Za-z0-9
 #: How base64 of PNG, JPEG and GIF begins, and what that of WebP has in its middle.
 _PICTURES: Final = ("iVBORw", "/9j/", "R0lGOD")
 _WEBP: Final = "RUJQ"
+#: The mask of a tool that makes pictures.
+_IN_JSON: Final = re.compile('"data:[^"]*"')
 
 
 def estimate_tokens(value: object, model: str | None = None) -> int:
@@ -105,8 +108,8 @@ def count_input(body: object, model: str | None = None) -> int:
     walk = _Walk()
     for name in _READ:
         walk.add(body.get(name))
-    for name in _READ_VERBATIM:
-        walk.add(at(body, name), verbatim=True)
+    for name in _READ_AS_JSON:
+        walk.add_json(at(body, name))
     return max(1, walk.tokens(model) + PER_REQUEST)
 
 
@@ -122,29 +125,41 @@ class _Walk:
         """Of everything added so far."""
         return self._tokens + count_texts(self._texts, model)
 
-    def add(self, value: object, *, verbatim: bool = False) -> None:
-        """Add *value*; *verbatim* if a model reads the names in it as well."""
+    def add_json(self, value: object) -> None:
+        """Add *value* as JSON, with the names and the punctuation in it."""
+        if value:
+            try:
+                text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=vars)
+            except Exception:  # noqa: BLE001  what is no JSON is counted all the same
+                self.add(value)
+            else:
+                self._texts.append(_IN_JSON.sub(self._without_data, text))
+
+    def _without_data(self, found: re.Match[str]) -> str:
+        self._tokens += _data(found[0][1:], len(found[0]))
+        return '""'
+
+    def add(self, value: object) -> None:
+        """Add the texts in *value*, without the names of its fields."""
         queue = [("content", value)]
         while queue and self._left > 0:
             self._left -= 1
             name, found = queue.pop()
             try:
-                queue.extend(self._inside(name, found, verbatim))
+                queue.extend(self._inside(name, found))
             except Exception:  # noqa: BLE001  a value that can't be read must not stop the call it belongs to
                 self._tokens += 1
         self._tokens += len(queue)
 
-    def _inside(self, name: str, value: Any, verbatim: bool) -> Any:
+    def _inside(self, name: str, value: Any) -> Any:
         """Count *value* itself, which has a *name*; gives the values inside it, with theirs."""
         if isinstance(value, str):
-            # Of what is read as it stands, nothing but a picture's own address is data: the mask of a tool.
-            read = not value.startswith("data:") if verbatim else name in _SAID
-            if len(value) >= _SHORTEST_DATA and not read and _BASE64.match(value):
+            if len(value) >= _SHORTEST_DATA and name not in _SAID and _BASE64.match(value):
                 self._tokens += _data(value, len(value))
             else:
                 self._texts.append(value)
         elif isinstance(value, Mapping):
-            return self._mapping(value, verbatim)
+            return self._mapping(value)
         elif isinstance(value, list | tuple | set | frozenset):
             if not set(map(type, value)) <= {int, float}:
                 return [(name, one) for one in value]
@@ -156,18 +171,18 @@ class _Walk:
         elif value is not None:
             attributes = getattr(value, "__dict__", None)
             if isinstance(attributes, dict) and not callable(value):
-                return self._mapping(attributes, verbatim)
+                return self._mapping(attributes)
             self._tokens += 1
         return ()
 
-    def _mapping(self, value: Mapping[Any, Any], verbatim: bool) -> Any:
+    def _mapping(self, value: Mapping[Any, Any]) -> Any:
         kind = value.get("type")
-        media = 0 if verbatim else _media(kind, value) if isinstance(kind, str) else _inline(value)
+        media = _media(kind, value) if isinstance(kind, str) else _inline(value)
         if media:
             self._tokens += media
             return ()
         items = list(value.items())
-        if verbatim or not (kind is not None or "role" in value):
+        if kind is None and "role" not in value:
             self._tokens += len(items)
             return [pair for name, inner in items for pair in (("content", name), (name, inner))]
         self._tokens += PER_MESSAGE if "role" in value else 0
