@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     prices = _prices(options.file)
     found = list(_of_one(prices, options) if options.what == "show" else _of_all(prices, options.provider))
     if options.json:
-        print(json.dumps(found[0] if options.what == "show" and found else found, indent=2))
+        print(json.dumps(next(iter(found), None) if options.what == "show" else found, indent=2))
     elif not found:
         print("no price is known; add one under `prices:`, or install the extra `prices`")
     elif options.what == "show":
