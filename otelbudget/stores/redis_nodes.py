@@ -93,7 +93,9 @@ class Nodes:
         tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
         if issubclass(pool.connection_class, (self._redis.SSLConnection, self._redis.asyncio.SSLConnection)):
             options["ssl"] = tls["ssl"] = True
-        sentinels = package.Sentinel(self._sentinels, sentinel_kwargs=self._bounds | self._login | tls)
+        # A Sentinel that fails is not asked again and again, with pauses, before the next one is.
+        how = self._bounds | self._login | tls | {"retry": None}
+        sentinels = package.Sentinel(self._sentinels, sentinel_kwargs=how)
         return package.SentinelConnectionPool(self._service, sentinels, **options)
 
     def connect(self, address: Address) -> Any:

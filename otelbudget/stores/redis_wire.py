@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ __all__ = ["Wire"]
 _SCRIPT: Final = files("otelbudget.stores").joinpath("redis.lua").read_bytes()
 _SHA: Final = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest()
 _LOAD: Final = ("SCRIPT", "LOAD", _SCRIPT)
+#: How redis-py names a Sentinel in its errors, with all of its settings.
+_CLIENT: Final = re.compile(r"(?:<redis\.|Redis<).*?(?:>\)>\)>|>>>) - ")
 #: What a child inherited of event loops that are its parent's: never to be touched, not even closed.
 _inherited: list[Any] = []
 
@@ -158,7 +161,7 @@ class Wire:
 
     def failed(self, why: object) -> StoreError:
         """An error that says where, and *why*."""
-        return StoreError(f"store {self.where}: {why}")
+        return StoreError(f"store {self.where}: {_CLIENT.sub('', str(why))}")
 
     def close(self) -> None:
         """Hang up, in the middle of trips too; nothing is sent any more."""
