@@ -186,7 +186,7 @@ def _blocked(payer: Payer, request: Request, now_ns: int) -> Iterator[Blocked]:
     """All that is in the way about the state of the lineage, in the order of evaluation."""
     lineage, permit = payer.lineage, request.permit
     # What was admitted may go on in a run that has ended.
-    running = request.change is not None and request.operation == "call"
+    running = request.change not in (None, "adopt") and request.operation == "call"
     for one in () if running else lineage:
         if one.closed or one.over:
             yield denials.of_run(one, payer, "closed"), one, False

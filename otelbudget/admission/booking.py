@@ -40,7 +40,10 @@ def admitted(payer: Payer, request: Request, judged: Judgement) -> Decision:
         settlement.tell_expired(payer.engine)
     if decision is REPLAYED:
         return decision
-    if site.span is not None and request.change is None:  # a change of an open hold is not another check
+    if site.span is not None and request.change in (
+        None,
+        "adopt",
+    ):  # another change of an open hold is not another check
         if decision.denial is None:
             payer.say(site, events.check_event, "allow", judged.tightest, request.tool)
         else:

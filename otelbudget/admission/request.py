@@ -23,6 +23,7 @@ Smaller = Callable[[Callable[[Sequence[int]], bool]], Amounts | None]
 GONE: Final = Decision(True)
 #: What a request with an idempotency key comes to that was admitted before.
 REPLAYED: Final = Decision(True)
+_EXACTLY: Final = ("resize", "adopt")
 
 
 @dataclass(slots=True, eq=False)
@@ -57,7 +58,8 @@ class Request(NamedTuple):
         owner: Whose quotas, where that is not the payer's own (in an agent's span); else None.
         hold: Registered on admission, for *keeper*. None: nothing is held.
         keeper: What keeps the hold alive.
-        change: *hold* is open, and is to ``grow`` by *amounts*, or to ``resize`` to exactly these.
+        change: *hold* is open, and is to ``grow`` by *amounts*, or to ``resize`` to exactly these; ``adopt`` is that
+            for a call that is new, and so is judged by the state of its run as well.
         seconds_ns: Wall time that has to be left.
         permit: The permit to wrap up of the context, if any.
         unpriced: The model that no price is known for, if that matters here.
@@ -74,7 +76,7 @@ class Request(NamedTuple):
     owner: Owner | None = None
     hold: Hold | None = None
     keeper: Any = None
-    change: Literal["grow", "resize"] | None = None
+    change: Literal["grow", "resize", "adopt"] | None = None
     seconds_ns: int = 0
     permit: Any = None
     unpriced: str | None = None
@@ -86,7 +88,7 @@ class Request(NamedTuple):
     @property
     def beyond(self) -> int:
         """A vector of what it asks for on top of what its hold has."""
-        return pack(self.amounts) - (self.hold.vector if self.hold is not None and self.change == "resize" else 0)
+        return pack(self.amounts) - (self.hold.vector if self.hold is not None and self.change in _EXACTLY else 0)
 
 
 class Judgement(NamedTuple):

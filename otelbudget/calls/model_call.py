@@ -18,13 +18,13 @@ from otelbudget import semconv
 from otelbudget.admission import cost, settlement
 from otelbudget.admission.request import GONE, Request
 from otelbudget.calls import span as call_span
-from otelbudget.calls.sizing import ModelRequest, Sizing, teach
+from otelbudget.calls.sizing import ModelRequest, Sizing, as_held, teach
 from otelbudget.engine import context as contexts
 from otelbudget.errors import BudgetExceeded
 from otelbudget.ledger.account import Hold
 from otelbudget.model.amounts import COST, INPUT, NANOS, OUTPUT, Amounts, usd
 from otelbudget.model.usage import Usage
-from otelbudget.runs import ambient, asking, timeout
+from otelbudget.runs import ambient, asking, reservation, timeout
 from otelbudget.runs import tool_call as tools
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site, site_of
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from otelbudget.admission.state import RunState
     from otelbudget.engine.owner import Owner
+    from otelbudget.runs.reservation import Reservation
 
 #: By how many output tokens a stream's hold grows when it has used it up.
 BLOCK: Final = 256
@@ -106,6 +107,8 @@ class ModelCall:
     reporter: str | None = None
     #: A guard has taken over what a span around it reserved.
     adopted: bool = False
+    #: The reservation whose hold it has taken over, and which lives as long as this.
+    _lender: Reservation | None = None
     #: The request's own maximum as it was admitted, for all answers: below that of *request*, or where that has none,
     #: whoever sends it must lower it to this. None if there is none.
     max_output_tokens: int | None = field(init=False)
@@ -117,13 +120,15 @@ class ModelCall:
 
     # --- admission
 
-    def ask(self, change: Literal["resize"] | None = None) -> Request:
+    def ask(self, change: Literal["resize", "adopt"] | None = None) -> Request:
         """What admitting this call means, its hold included; or that its hold becomes what it needs by now."""
         around = self.run.around()
         if change is None:
-            self._hold = Hold(self.run)
             self._owner = self._owner or around.owner
-        wanted = Sizing(self.run, self.request, self._owner, seen_whole=self.reporter is None)
+            self._lender, lent = reservation.lent_here(self.run, self.request.model, around.owner)
+            self._hold, change = (Hold(self.run), None) if lent is None else (lent, "adopt")
+        reserved = None if self._lender is None else self._hold.amounts
+        wanted = Sizing(self.run, self.request, self._owner, seen_whole=self.reporter is None, reserved=reserved)
         self._wanted_output, self.max_output_tokens = wanted.amounts[OUTPUT], self.request.max_output_tokens
         self._hold.on_expiry = wanted.on_expiry
         self._hold.counts = settlement.expiry_counts(self.run, self.request.model, wanted.on_expiry)
@@ -171,7 +176,7 @@ class ModelCall:
 
     def refused(self, error: BaseException) -> None:
         """Return what a call holds that is not sent after all, and end our own span of it."""
-        if self.adopted:
+        if self.adopted or self._lender is not None:
             settlement.give_back(self.run, self._hold)
         call_span.end(self.own_span, error)
 
@@ -261,16 +266,8 @@ class ModelCall:
             cut: dict[str, events.Value | None] = {semconv.TOKENS_OUTPUT: made, semconv.REASON: error.reason}
             events.change_event(self.site, semconv.EVENT_STREAM_CUT, cut)
         elif self.run.engine.config.estimates.on_unknown == "full":
-            usage = self._as_held(usage)
+            usage = as_held(self._hold.amounts, usage)
         self._settle(usage, error)
-
-    def _as_held(self, usage: Usage) -> Usage:
-        """*usage*, or what is held where that is more."""
-        given, made = (
-            max(self._hold.amounts[i], said or 0)
-            for i, said in ((INPUT, usage.input_tokens), (OUTPUT, usage.output_tokens))
-        )
-        return replace(usage, input_tokens=given, output_tokens=made, tokens=None)
 
     def late(self, usage: Usage) -> None:
         """Charge what it has used since it was settled."""

@@ -9,13 +9,13 @@ the model's last hundred answers (after five of them), else ``estimates.output_t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from otelbudget.admission import cost as costs
 from otelbudget.admission.cost import Price
 from otelbudget.admission.request import Smaller
-from otelbudget.model.amounts import CEILING, INPUT, OUTPUT, Amounts, nanousd
+from otelbudget.model.amounts import CEILING, INPUT, OUTPUT, STEPS, TOKENS, Amounts, nanousd
 from otelbudget.model.usage import Usage
 from otelbudget.pricing.rates import Parts
 
@@ -82,11 +82,17 @@ def teach(engine: Engine, request: ModelRequest, usage: Usage, *, seen_whole: bo
     )
 
 
+def as_held(held: Amounts, usage: Usage) -> Usage:
+    """*usage*, or what is *held* where that is more."""
+    given, made = max(held[INPUT], usage.input_tokens or 0), max(held[OUTPUT], usage.output_tokens or 0)
+    return replace(usage, input_tokens=given, output_tokens=made, tokens=None)
+
+
 class Sizing:
     """What *request* needs of *run* and of the quotas of *owner*.
 
     A guard has *seen_whole*: its input was counted, and it names its model; a span that tells of it may learn both
-    later.
+    later. Where a reservation is around it, what was *reserved* says its steps, and its output if the request does not.
 
     Attributes:
         amounts: What it asks of its budgets; its output is never 0 where there is one.
@@ -95,10 +101,19 @@ class Sizing:
         own_maximum: That of the request, if it is what is held.
     """
 
-    def __init__(self, run: RunState, request: ModelRequest, owner: Owner | None, *, seen_whole: bool) -> None:
+    def __init__(
+        self,
+        run: RunState,
+        request: ModelRequest,
+        owner: Owner | None,
+        *,
+        seen_whole: bool,
+        reserved: Amounts | None = None,
+    ) -> None:
         engine = run.engine
         expects = engine.config.estimates.hold == "expected"
         self._run, self._request, self._owner, self._seen_whole = run, request, owner, seen_whole
+        self._steps = 1 if reserved is None else min(reserved[STEPS], 1)
         given, output = request.input_tokens, request.max_output_tokens
         if seen_whole:
             corrected = engine.learned.input_tokens(request.provider, request.model, given)
@@ -107,7 +122,9 @@ class Sizing:
             if request.kept is not None:
                 taken_along = (engine.learned.kept_tokens(request.provider, name) for name in request.kept)
                 given = min(given + max(taken_along), CEILING - 1)
-        if output is None or (output and expects):
+        if output is None and reserved is not None and reserved[TOKENS] > given:
+            output = reserved[TOKENS] - given
+        elif output is None or (output and expects):
             usual = engine.learned.output_tokens(request.provider, request.model)
             expected = (usual or engine.config.estimates.output_tokens) * request.answers
             output = expected if output is None else min(output, expected)
@@ -132,7 +149,7 @@ class Sizing:
             model, provider = self._request.model, self._request.provider
             usage = Usage(given, output, model=model, provider=provider, estimated=True)
             price = costs.price(self._run, usage, owner=self._owner)
-        return Amounts(1, given + output, given, output, price.nanousd), price
+        return Amounts(self._steps, given + output, given, output, price.nanousd), price
 
     def _without_price(self, amounts: Amounts, price: Price) -> Amounts:
         """What it holds where no price is known, and whether it is refused for that."""

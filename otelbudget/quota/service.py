@@ -30,7 +30,7 @@ from otelbudget.model.values import spelled
 from otelbudget.model.vector import unpack
 from otelbudget.quota.changes import Change, QuotaLike, daily_of, listed
 from otelbudget.quota.usage import QuotaUsage, usage_of
-from otelbudget.runs import asking, reservation
+from otelbudget.runs import asking, reserving
 from otelbudget.runs.idempotency import Keys, as_key
 from otelbudget.runs.reservation import Reservation
 
@@ -162,7 +162,7 @@ class QuotaService:
         """
         asked = _given(amounts, tokens=tokens, model=model, idempotency_key=idempotency_key)
         asked.update(wait_s=wait_s, on_unknown=on_unknown)
-        return reservation.reserve(self._payer(tenant, priority, user), asked, self._keys)
+        return reserving.reserve(self._payer(tenant, priority, user), asked, self._keys)
 
     def consume_quota(
         self,

@@ -1,55 +1,70 @@
-"""`Reservation`: an amount held for one call, from its admission to its settlement."""
+"""`Reservation`: an amount held for one call, from its admission to its settlement.
+
+A guarded call made in its block takes over its hold, see `lend`.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Final, Unpack
+from contextvars import ContextVar
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Unpack
 from weakref import ref
 
 from otelbudget import semconv
 from otelbudget.admission import settlement
-from otelbudget.admission.cost import wanted
-from otelbudget.admission.request import GONE, Once, Request
+from otelbudget.admission.request import GONE, Request
 from otelbudget.errors import IdempotencyError
-from otelbudget.ledger.account import Hold
+from otelbudget.ledger.change import write
 from otelbudget.model.amounts import (
     COST,
     NOTHING,
     OUTPUT,
     RESOURCES,
     TOKENS,
+    TOOLS,
     Amounts,
     amounts_from,
-    nanoseconds,
     shown,
 )
-from otelbudget.model.keywords import OnUnknown, ReserveKeywords, ResourceKeywords, unknown
+from otelbudget.model.keywords import OnUnknown, ResourceKeywords
 from otelbudget.model.usage import Usage, sum_of
 from otelbudget.runs import asking
-from otelbudget.runs.blocks import Block
-from otelbudget.runs.idempotency import CHARGED, NOTHING_MORE, REPLAYED, Keys, Recorded, as_key, keys_of, unpaid
+from otelbudget.runs.idempotency import CHARGED, NOTHING_MORE, REPLAYED, Recorded, unpaid
 from otelbudget.runs.receipt import text
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
     from types import TracebackType
 
     from otelbudget.admission.payer import Payer
+    from otelbudget.admission.state import RunState
+    from otelbudget.engine.owner import Owner
+    from otelbudget.ledger.account import Hold
     from otelbudget.model.decision import Decision
 
-__all__ = ["AsyncReserve", "Reservation", "reserve"]
+__all__ = ["Reservation"]
 
 
-_KNOWN: Final = {**ReserveKeywords.__annotations__, "seconds": None}  # which has an error of its own
+_entered: ContextVar[ref[Reservation] | None] = ContextVar("otelbudget-reservation", default=None)
+
+
+def lent_here(run: RunState, model: str | None, owner: Owner | None) -> tuple[Reservation, Hold] | tuple[None, None]:
+    """The reservation in whose block this is, and its hold for a call of *run*, which then settles it; None if it is
+    not for such a call, or for no more."""
+    entered = _entered.get()
+    made = None if entered is None else entered()
+    held = None if made is None else made.lend(run, model, owner)
+    return (None, None) if made is None or held is None else (made, held)
 
 
 class Reservation:
     """Amounts held on a run and everything above it, or on a tenant's quotas, in the windows of when it was made.
 
     As a block: leaving it without `commit` or `release` charges the whole hold and warns; leaving it by an exception
-    does what *on_unknown* says; either charges nothing more where a guard has charged a call made in the block.
+    does what *on_unknown* says; either charges nothing more where a guard has charged a call made in the block. The
+    first of these takes over what is held, whatever is committed after it.
 
     Attributes:
         on_unknown: After an exception, ``full`` charges the hold, ``input`` its steps and input tokens, ``open`` leaves
@@ -59,21 +74,24 @@ class Reservation:
     """
 
     __slots__ = (
-        *("__weakref__", "_before", "_hold", "_payer", "_said"),
+        *("__weakref__", "_before", "_hold", "_inside", "_lent", "_outer", "_owner", "_payer", "_said"),
         *("already_settled", "model", "on_unknown", "replayed"),
     )
 
-    def __init__(self, payer: Payer, hold: Hold, on_unknown: OnUnknown, model: str | None) -> None:
+    def __init__(self, payer: Payer, hold: Hold, on_unknown: OnUnknown, model: str | None, owner: Owner | None) -> None:
         self._payer = payer
+        self._owner = owner
         self.model = model
         self.on_unknown: OnUnknown = on_unknown
         self.replayed = self.already_settled = False
         self._hold, self._before = hold, payer.engine.recent.last_here()
         self._said: Usage | None = None
+        self._lent: Hold | None = None
+        self._inside, self._outer = False, _entered.get()
 
     @property
     def settled(self) -> bool:
-        """Whether it was committed, released or has expired."""
+        """Whether it was committed, released or taken over by a call, or has expired."""
         return self._hold.state != "open"
 
     @property
@@ -97,8 +115,12 @@ class Reservation:
             IdempotencyError: It was committed before with another usage.
         """
         spent = None if usage is None else self._spent(usage)
-        if spent is not None and not self.settled:
-            self._said, spent = spent, unpaid(self._payer, spent)
+        if self._hold.state == ("open" if self._lent is None else "released"):  # nothing was committed yet
+            if self._served():
+                write([(self._hold, "state", "committed"), (self._hold, "paid", spent)])
+                return CHARGED
+            if spent is not None:
+                self._said, spent = spent, unpaid(self._payer, spent)
         here = self._payer.around()
         if settlement.settle(self._payer, self._hold, spent, here.site, asked_model=self.model, owner=here.owner):
             return CHARGED
@@ -158,13 +180,45 @@ class Reservation:
         amounts = ", ".join(f"{name} {text(name, amount)}" for name, amount in self.held.items())
         return f"<Reservation of {amounts or 'nothing'}, {self._hold.state}>"
 
+    def lend(self, run: RunState, model: str | None, owner: Owner | None) -> Hold | None:
+        """What `lent_here` gives of this one."""
+        return self._payer.engine.ledger.locked(partial(self._lend, run, model, owner)) if self._inside else None
+
+    def _lend(self, run: RunState, model: str | None, owner: Owner | None) -> Hold | None:
+        held = self._hold
+        other = self._payer is not run or self.model not in (None, model) or self._owner is not owner
+        if other or held.state != "open" or held.amounts[TOOLS]:
+            return None
+        # What is left of it is as good as released: committed all the same, it is charged in full.
+        left = replace(held, state="released")
+        write([(self, "_lent", held), (self, "_hold", left)])
+        return held
+
+    def _served(self) -> bool:
+        """Whether a call that has taken it over is under way, or got an answer."""
+        lent = self._lent
+        if lent is None or lent.state == "open":
+            return lent is not None
+        return lent.paid is not None and not (lent.paid.tokens == lent.paid.cost_usd == 0)
+
     def __enter__(self) -> Reservation:
+        self._inside, self._outer = True, _entered.get()
+        _entered.set(ref(self))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if self.settled or (kind is not None and self.on_unknown == "open"):
-            return
-        settlement.settle(self._payer, self._hold, self._owed(kind), self._payer.around().site)
+        self._inside, here = False, _entered.get()
+        if here is not None and here() is self:  # else it is left in another context
+            _entered.set(self._outer)
+        if self._owes(kind):
+            settlement.settle(self._payer, self._hold, self._owed(kind), self._payer.around().site)
+
+    def _owes(self, kind: type[BaseException] | None) -> bool:
+        """Whether leaving its block charges anything."""
+        if self._lent is None:
+            return not (self.settled or (kind is not None and self.on_unknown == "open"))
+        # Without an answer the block may have gone on with another call, that nothing has seen.
+        return kind is None and not (self._served() or self.already_settled or self._hold.state == "committed")
 
     def _owed(self, kind: type[BaseException] | None) -> Usage:
         run, held, recent = self._payer.run, self._hold.amounts, self._payer.engine.recent
@@ -197,99 +251,6 @@ class Reservation:
 def _check_open(extended: Decision) -> None:
     if extended is GONE:
         raise ValueError("this reservation is settled, it can't hold more")
-
-
-def reserve(payer: Payer, given: dict[str, Any], keys: Keys | None = None) -> Reservation:
-    """Hold *given* for one call of *payer*."""
-    request, made, wait_ns = _request(payer, given, keys)
-    asking.decide(payer, request, wait_ns)
-    return made if request.once is None else _replayed(request.once, made)
-
-
-def _request(payer: Payer, given: dict[str, Any], keys: Keys | None) -> tuple[Request, Reservation, int]:
-    """What is asked for, the reservation that it becomes, and how long it may wait."""
-    if strange := given.keys() - _KNOWN:
-        raise unknown("reserve() has no", min(strange), _KNOWN)
-    wait_ns = nanoseconds("wait_s", given.pop("wait_s")) if "wait_s" in given else 0
-    on_unknown = given.pop("on_unknown", "full")
-    if on_unknown not in ("input", "full", "open"):
-        raise ValueError(f"on_unknown must be 'input', 'full' or 'open', got {on_unknown!r}")
-    if "seconds" in given:
-        raise ValueError("seconds can't be reserved: time passes by itself; use check(seconds=...)")
-    key = given.pop("idempotency_key", None)
-    priced = "cost_usd" in given
-    _, site, owner, permit = payer.around()
-    amounts, model, unpriced = wanted(payer, given, owner)
-    hold = Hold(payer)
-    made = Reservation(payer, hold, on_unknown, model)
-    once = None
-    if key is not None:
-        keys = keys or keys_of(payer)
-        # Prices may change between two equal requests, so only a cost that was given is part of what is compared.
-        payload = amounts if priced else amounts._replace(cost_nanousd=0)
-        once = keys.once(payer.tenant, as_key(key), Once("reserve", payload, on_unknown))
-    request = Request("reserve", amounts, site, model, owner, hold, made, permit=permit, unpriced=unpriced, once=once)
-    return request, made, wait_ns
-
-
-def _replayed(once: Once, made: Reservation) -> Reservation:
-    """The reservation that a key stands for: the one just *made*, or an earlier one."""
-    if once.hold is None or once.hold is made._hold:
-        return made
-    hold = once.hold
-    earlier: Reservation | None = hold.owner()
-    if earlier is None:  # its object is gone: this one takes its place
-        made._payer, made._hold, made.on_unknown, earlier = hold.payer, hold, once.on_unknown, made
-        hold.owner = ref(made)
-    earlier.replayed = True
-    return earlier
-
-
-class AsyncReserve(Block, Coroutine[Any, Any, Reservation]):
-    """What `areserve` gives: a coroutine, and an async block."""
-
-    advice = "write `await run.areserve(...)`, or `async with run.areserve(...) as held:`"
-
-    def __init__(self, payer: Payer, given: dict[str, Any], keys: Keys | None = None) -> None:
-        self._asked = (payer, given, keys)
-        self._begun: Coroutine[Any, Any, Reservation] | None = None
-        super().__init__()
-
-    @property
-    def _coroutine(self) -> Coroutine[Any, Any, Reservation]:
-        self.used = True
-        self._begun = self._begun or self._reserve(*self._asked)
-        return self._begun
-
-    def __await__(self) -> Generator[Any, None, Reservation]:
-        return self._coroutine.__await__()
-
-    def send(self, value: Any) -> Any:
-        """As a coroutine has it."""
-        return self._coroutine.send(value)
-
-    def throw(self, *error: Any) -> Any:
-        """As a coroutine has it."""
-        return self._coroutine.throw(*error)
-
-    def close(self) -> None:
-        """As a coroutine has it."""
-        self.used = True
-        if self._begun is not None:
-            self._begun.close()
-
-    @staticmethod
-    async def _reserve(payer: Payer, given: dict[str, Any], keys: Keys | None) -> Reservation:
-        request, made, wait_ns = _request(payer, dict(given), keys)
-        await asking.adecide(payer, request, wait_ns)
-        return made if request.once is None else _replayed(request.once, made)
-
-    async def __aenter__(self) -> Reservation:
-        self._made = await self
-        return self._made
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: Any) -> None:
-        self._made.__exit__(kind, error, tb)
 
 
 def _input_part(amounts: Amounts) -> Amounts:

@@ -13,9 +13,9 @@ from otelbudget.model.amounts import Money, count
 from otelbudget.model.budget import RunBudget
 from otelbudget.model.keywords import AmountKeywords, LimitKeywords, ReserveKeywords
 from otelbudget.model.usage import Usage
-from otelbudget.runs import asking, controls, reservation, resume, tool_call
+from otelbudget.runs import asking, controls, reserving, resume, tool_call
 from otelbudget.runs.idempotency import CHARGED, REPLAYED, Recorded, as_key, keys_of, unpaid
-from otelbudget.runs.reservation import AsyncReserve
+from otelbudget.runs.reserving import AsyncReserve
 from otelbudget.runs.scope import RunOptions, RunScope
 from otelbudget.runs.timeout import Timeout
 from otelbudget.runs.view import RunView
@@ -78,7 +78,7 @@ class BudgetRun(RunView):
             BudgetExceeded: It does not fit; nothing is held anywhere.
             IdempotencyError: The key has been used in this run for something else.
         """
-        return reservation.reserve(self._state, dict(amounts))
+        return reserving.reserve(self._state, dict(amounts))
 
     # --- spending
 

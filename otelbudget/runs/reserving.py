@@ -1,0 +1,119 @@
+"""Making reservations: what ``reserve`` and ``areserve`` do."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
+
+from otelbudget.admission.cost import wanted
+from otelbudget.admission.request import Once, Request
+from otelbudget.ledger.account import Hold
+from otelbudget.model.amounts import nanoseconds
+from otelbudget.model.keywords import ReserveKeywords, unknown
+from otelbudget.runs import asking
+from otelbudget.runs.blocks import Block
+from otelbudget.runs.idempotency import Keys, as_key, keys_of
+from otelbudget.runs.reservation import Reservation
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from otelbudget.admission.payer import Payer
+
+__all__ = ["AsyncReserve", "reserve"]
+
+_KNOWN: Final = {**ReserveKeywords.__annotations__, "seconds": None}  # which has an error of its own
+
+
+def reserve(payer: Payer, given: dict[str, Any], keys: Keys | None = None) -> Reservation:
+    """Hold *given* for one call of *payer*."""
+    request, made, wait_ns = _request(payer, given, keys)
+    asking.decide(payer, request, wait_ns)
+    return made if request.once is None else _replayed(request.once, made)
+
+
+def _request(payer: Payer, given: dict[str, Any], keys: Keys | None) -> tuple[Request, Reservation, int]:
+    """What is asked for, the reservation that it becomes, and how long it may wait."""
+    if strange := given.keys() - _KNOWN:
+        raise unknown("reserve() has no", min(strange), _KNOWN)
+    wait_ns = nanoseconds("wait_s", given.pop("wait_s")) if "wait_s" in given else 0
+    on_unknown = given.pop("on_unknown", "full")
+    if on_unknown not in ("input", "full", "open"):
+        raise ValueError(f"on_unknown must be 'input', 'full' or 'open', got {on_unknown!r}")
+    if "seconds" in given:
+        raise ValueError("seconds can't be reserved: time passes by itself; use check(seconds=...)")
+    key = given.pop("idempotency_key", None)
+    priced = "cost_usd" in given
+    _, site, owner, permit = payer.around()
+    amounts, model, unpriced = wanted(payer, given, owner)
+    hold = Hold(payer)
+    made = Reservation(payer, hold, on_unknown, model, owner)
+    once = None
+    if key is not None:
+        keys = keys or keys_of(payer)
+        # Prices may change between two equal requests, so only a cost that was given is part of what is compared.
+        payload = amounts if priced else amounts._replace(cost_nanousd=0)
+        once = keys.once(payer.tenant, as_key(key), Once("reserve", payload, on_unknown))
+    request = Request("reserve", amounts, site, model, owner, hold, made, permit=permit, unpriced=unpriced, once=once)
+    return request, made, wait_ns
+
+
+def _replayed(once: Once, made: Reservation) -> Reservation:
+    """The reservation that a key stands for: the one just *made*, or an earlier one."""
+    if once.hold is None or once.hold is made._hold:
+        return made
+    hold = once.hold
+    earlier: Reservation | None = hold.owner()
+    if earlier is None:  # its object is gone: this one takes its place
+        made._payer, made._hold, made.on_unknown, earlier = hold.payer, hold, once.on_unknown, made
+        hold.owner = ref(made)
+    earlier.replayed = True
+    return earlier
+
+
+class AsyncReserve(Block, Coroutine[Any, Any, Reservation]):
+    """What `areserve` gives: a coroutine, and an async block."""
+
+    advice = "write `await run.areserve(...)`, or `async with run.areserve(...) as held:`"
+
+    def __init__(self, payer: Payer, given: dict[str, Any], keys: Keys | None = None) -> None:
+        self._asked = (payer, given, keys)
+        self._begun: Coroutine[Any, Any, Reservation] | None = None
+        super().__init__()
+
+    @property
+    def _coroutine(self) -> Coroutine[Any, Any, Reservation]:
+        self.used = True
+        self._begun = self._begun or self._reserve(*self._asked)
+        return self._begun
+
+    def __await__(self) -> Generator[Any, None, Reservation]:
+        return self._coroutine.__await__()
+
+    def send(self, value: Any) -> Any:
+        """As a coroutine has it."""
+        return self._coroutine.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """As a coroutine has it."""
+        return self._coroutine.throw(*error)
+
+    def close(self) -> None:
+        """As a coroutine has it."""
+        self.used = True
+        if self._begun is not None:
+            self._begun.close()
+
+    @staticmethod
+    async def _reserve(payer: Payer, given: dict[str, Any], keys: Keys | None) -> Reservation:
+        request, made, wait_ns = _request(payer, dict(given), keys)
+        await asking.adecide(payer, request, wait_ns)
+        return made if request.once is None else _replayed(request.once, made)
+
+    async def __aenter__(self) -> Reservation:
+        self._made = await self
+        return self._made.__enter__()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: Any) -> None:
+        self._made.__exit__(kind, error, tb)
