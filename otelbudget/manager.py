@@ -94,6 +94,8 @@ class BudgetManager(SpanProcessor):
         run: RunState | None = contexts.run_in(context)
         if run is None or run.engine is not self.engine:
             run = self.live_spans.runs.of(context)
+        else:
+            run = self.live_spans.runs.within(run, context)
         return BudgetRun(run or ambient_run(self.engine))
 
     def check(self, **amounts: Unpack[AmountKeywords]) -> Decision:

@@ -106,7 +106,9 @@ def probed(payer: Payer, judged: Judgement) -> bool:
 
 def _pend(run: RunState, blocker: RunState, denial: Denial, error: BudgetExceeded) -> None:
     key = (denial.resource, denial.reason)
-    for one in {run, blocker}:
+    # A run that nobody opened can't raise it again at its end: that is for the one around it.
+    opened = [one for one in run.lineage if one.kind != "implicit"] if blocker.kind == "implicit" else []
+    for one in {run, blocker, *opened[-1:]}:
         if denial.reason in ("limit", "deadline"):
             one.ran_out = one.ran_out or denial.resource
         # The exception keeps frames alive, and so whatever they hold: only for who will raise it again.

@@ -97,10 +97,13 @@ def deactivate(engine: Engine) -> None:
 
 
 def run_here() -> Any:
-    """The run that a call made here would be charged to: the explicit one, else that of the enclosing agent's span or
-    unit of work; None outside every run."""
+    """The run that a call made here would be charged to: the explicit one, or of an agent's span in it whose name has a
+    budget; else that of the enclosing agent's span or unit of work; None outside every run."""
     context = otel_context.get_current()
     run = run_in(context)
-    if run is None and _active is not None and _active.spans is not None:
-        run = _active.spans.runs.of(context)
+    if _active is not None and _active.spans is not None:
+        if run is None:
+            run = _active.spans.runs.of(context)
+        elif _active.config.agents:
+            run = _active.spans.runs.within(run, context)
     return run

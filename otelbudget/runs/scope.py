@@ -186,8 +186,9 @@ class RunScope(Block):
         """The run that this one is in: an explicit one or an agent's, not that of a whole request or job."""
         here = get_current()
         run: RunState | None = context.run_in(here)
-        if run is None and self._engine.spans is not None:
-            run = self._engine.spans.runs.of_agent(here)
+        if self._engine.spans is not None:
+            implicit = self._engine.spans.runs
+            run = implicit.of_agent(here) if run is None else implicit.within(run, here)
         return run if run is not None and run.engine is self._engine else None
 
     def __enter__(self) -> BudgetRun:

@@ -1,7 +1,8 @@
 """The runs that nobody opens: those of agents' spans, and of the local root span of a request or job.
 
 One begins with the first call inside its span and ends with the span. It takes its tenant from what the configuration
-says (`tenant_from`), and an agent's run is a child of the run of the agent around it.
+says (`tenant_from`), and an agent's run is a child of the run of the agent around it. Inside of an explicit run only an
+agent whose name has a budget has one, as a child of that.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from opentelemetry import trace
 from otelbudget import forking
 from otelbudget.admission import closing
 from otelbudget.admission.state import RunState
+from otelbudget.engine import context as contexts
 from otelbudget.engine.engine import UNLIMITED_BUDGET
 from otelbudget.engine.owner import Names
 from otelbudget.spans.conventions import Kind
@@ -68,9 +70,19 @@ class ImplicitRuns:
 
     def of_agent(self, context: Context) -> RunState | None:
         """The run of the agent's span that encloses *context*, or None."""
-        run: RunState | None = None
+        return self._of_agents(context, None)
+
+    def within(self, explicit: RunState, context: Context) -> RunState:
+        """The run of *context* inside of an *explicit* one: that of an agent in it whose name has a budget, else it."""
+        named = explicit.engine is self._engine and self._engine.config.agents
+        return (named and self._of_agents(context, explicit)) or explicit
+
+    def _of_agents(self, context: Context, explicit: RunState | None) -> RunState | None:
+        run, named = explicit, self._engine.config.agents
         for node in reversed(self._tree.around(context)):
-            if node.kind is Kind.AGENT:
+            if node.kind is Kind.AGENT and (
+                explicit is None or (node.name in named and contexts.run_in(node.context) is explicit)
+            ):
                 run = self._opened(node, run, context)
         return run
 
