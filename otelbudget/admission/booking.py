@@ -40,10 +40,8 @@ def admitted(payer: Payer, request: Request, judged: Judgement) -> Decision:
         settlement.tell_expired(payer.engine)
     if decision is REPLAYED:
         return decision
-    if site.span is not None and request.change in (
-        None,
-        "adopt",
-    ):  # another change of an open hold is not another check
+    # Another change of an open hold is not another check.
+    if site.span is not None and request.change in (None, "adopt"):
         if decision.denial is None:
             payer.say(site, events.check_event, "allow", judged.tightest, request.tool)
         else:

@@ -240,9 +240,9 @@ def test_answers_teach_how_much_is_held_for_the_next(server: Provider, manager: 
             answer = client.chat.completions.create(**CHAT, stream=stream)
             if stream:
                 list(answer)
-    with manager.run(RunBudget(max_tokens=2 * INPUT + 19), reraise=False), pytest.raises(BudgetExceeded) as denied:
+    with manager.run(RunBudget(max_tokens=2 * INPUT + 24), reraise=False), pytest.raises(BudgetExceeded) as denied:
         client.chat.completions.create(**CHAT)
-    assert denied.value.requested == 2 * INPUT + 20
+    assert denied.value.requested == 2 * INPUT + 25
 
 
 @pytest.mark.parametrize("config", [Config()])
