@@ -125,7 +125,9 @@ class ModelCall:
         around = self.run.around()
         if change is None:
             self._owner = self._owner or around.owner
-            self._lender, lent = reservation.lent_here(self.run, self.request.model, around.owner)
+            lent = None
+            if reservation.entered.get() is not None:
+                self._lender, lent = reservation.lent_here(self.run, self.request.model, around.owner)
             self._hold, change = (Hold(self.run), None) if lent is None else (lent, "adopt")
         reserved = None if self._lender is None else self._hold.amounts
         wanted = Sizing(self.run, self.request, self._owner, seen_whole=self.reporter is None, reserved=reserved)

@@ -47,14 +47,15 @@ if TYPE_CHECKING:
 __all__ = ["Reservation"]
 
 
-_entered: ContextVar[ref[Reservation] | None] = ContextVar("otelbudget-reservation", default=None)
+#: The reservation in whose block this is.
+entered: ContextVar[ref[Reservation] | None] = ContextVar("otelbudget-reservation", default=None)
 
 
 def lent_here(run: RunState, model: str | None, owner: Owner | None) -> tuple[Reservation, Hold] | tuple[None, None]:
     """The reservation in whose block this is, and its hold for a call of *run*, which then settles it; None if it is
     not for such a call, or for no more."""
-    entered = _entered.get()
-    made = None if entered is None else entered()
+    here = entered.get()
+    made = None if here is None else here()
     held = None if made is None else made.lend(run, model, owner)
     return (None, None) if made is None or held is None else (made, held)
 
@@ -87,7 +88,7 @@ class Reservation:
         self._hold, self._before = hold, payer.engine.recent.last_here()
         self._said: Usage | None = None
         self._lent: Hold | None = None
-        self._inside, self._outer = False, _entered.get()
+        self._inside, self._outer = False, entered.get()
 
     @property
     def settled(self) -> bool:
@@ -202,14 +203,14 @@ class Reservation:
         return lent.paid is not None and not (lent.paid.tokens == lent.paid.cost_usd == 0)
 
     def __enter__(self) -> Reservation:
-        self._inside, self._outer = True, _entered.get()
-        _entered.set(ref(self))
+        self._inside, self._outer = True, entered.get()
+        entered.set(ref(self))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._inside, here = False, _entered.get()
+        self._inside, here = False, entered.get()
         if here is not None and here() is self:  # else it is left in another context
-            _entered.set(self._outer)
+            entered.set(self._outer)
         if self._owes(kind):
             settlement.settle(self._payer, self._hold, self._owed(kind), self._payer.around().site)
 
