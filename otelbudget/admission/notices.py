@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from otelbudget.admission.cost import Price
     from otelbudget.admission.payer import Payer
-    from otelbudget.admission.state import RunState
     from otelbudget.engine.engine import Engine
     from otelbudget.ledger.account import Account
     from otelbudget.model.decision import Denial
@@ -109,17 +108,14 @@ def dropped(payer: Payer) -> None:
     )
 
 
-def recorded_again(run: RunState) -> None:
-    """Warn, once per run, of a call that was recorded although a guard or a span had charged it."""
-    if not run.recorded_again:
-        run.recorded_again = True
-        _tell(
-            _log,
-            logging.WARNING,
-            "%s recorded a call that was charged already, by its guard or its span; it is charged once. What is"
-            " guarded needs no record() and no commit()",
-            _who(run),
-        )
+def recorded_again(payer: Payer) -> None:
+    """Warn, once, of a call that was recorded although a guard or a span had charged it."""
+    payer.engine.warn_once(
+        "recorded again",
+        "%s recorded a call that was charged already, by its guard or its span; it is charged once. What is guarded"
+        " needs no record(), no commit() and no consume_quota()",
+        _who(payer),
+    )
 
 
 def overage(denial: Denial) -> None:

@@ -52,7 +52,6 @@ class RunState(Payer):
         frozen: Why it is frozen, or None.
         alarms: The `timeout` blocks, of this run and of those inside it, that its deadline ends; None before the first.
         unpriced: A model that was charged without a price (empty if unknown), or None.
-        recorded_again: It was told that somebody records calls which a guard or a span has charged already.
         ran_out: The resource of the first `limit` or `deadline` denial that this run's budget or request met, or None.
         pending: Raised denials that nobody has dealt with, by (resource, reason), oldest first: the exception (None if
             it is not to be raised again), and the run whose budget refused.
@@ -66,7 +65,7 @@ class RunState(Payer):
     __slots__ = (
         "above", "account", "alarms", "budget", "closed", "denials", "ended_ns", "estimated", "exported", "finished",
         "first_denial", "frozen", "here", "inside", "keys", "kind", "max_ns", "number", "outcome", "pending",
-        "per_run", "ran_out", "recorded_again", "reraise", "seen", "sharing", "site", "span", "started_ns",
+        "per_run", "ran_out", "reraise", "seen", "sharing", "site", "span", "started_ns",
         "tenant_said", "unpriced", "until_ns", "wrapped_up",
     )
     # fmt: on
@@ -98,7 +97,7 @@ class RunState(Payer):
         self.max_ns = budget.max_ns
         self.started_ns: int = engine.clock_ns()
         self.ended_ns: int = UNLIMITED
-        self.closed = self.finished = self.wrapped_up = self.exported = self.estimated = self.recorded_again = False
+        self.closed = self.finished = self.wrapped_up = self.exported = self.estimated = False
         self.sharing: Any = None
         self.frozen: str | None = None
         self.unpriced: str | None = None
@@ -211,7 +210,7 @@ class RunState(Payer):
     @property
     def work(self) -> Work:
         """What tells its calls from those of others."""
-        return Work(self.run_accounts() if self.above else (self.account,), self.kind != "explicit")
+        return Work(self.run_accounts() if self.above else (self.account,), self.kind != "explicit", self.owner)
 
     @property
     def on_unpriced(self) -> str | None:

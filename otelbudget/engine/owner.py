@@ -76,6 +76,11 @@ class Owner:
         self.level = PRIORITIES.index(self.priority)
         self.known = known
 
+    def includes(self, other: Owner) -> bool:
+        """Whether the quotas of this one are charged for all that *other* spends."""
+        same = (self._directory, self.org, self.tenant) == (other._directory, other.org, other.tenant)
+        return same and self.user in (None, other.user)
+
     def payers(self, model: str | None = None) -> Payers:
         """What a request of *model*, made now, counts on beside runs."""
         directory = self._directory

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 
+from otelbudget.engine.owner import Owner
 from otelbudget.model.usage import Usage
 
 #: How many are remembered.
@@ -16,10 +17,17 @@ _THE_USER: Final = "otelbudget.record"
 
 
 class Work(NamedTuple):
-    """The run of a call: the accounts of its lineage, and whether it is one that nobody opened."""
+    """The run of a call: the accounts of its lineage, whether it is one that nobody opened, and whose it is."""
 
     accounts: tuple[Any, ...]
     unopened: bool
+    owner: Owner
+
+    def paid_by(self, payer: Any) -> bool:
+        """Whether *payer*, a run or the quotas of a tenant, was charged for the call."""
+        if payer.run is None:
+            return bool(payer.owner.includes(self.owner))
+        return payer.run.account in self.accounts
 
 
 class _Settled(NamedTuple):
@@ -68,16 +76,16 @@ class Recent:
                 return True
         return False
 
-    def was_seen(self, account: Any, usage: Usage) -> bool:
-        """Whether a call that a user records on *account* was charged to it before: the one with its response, else the
-        last one made here, if it used as much."""
-        if usage.steps != 1 or usage.tool_calls or not usage.tokens:
+    def was_seen(self, payer: Any, usage: Usage) -> bool:
+        """Whether a call that a user records on *payer* was charged to it before: the one with its response, else the
+        last one made here, if it used as much. Quotas may be told of a call without its step."""
+        if usage.steps not in ((1,) if payer.run else (0, 1)) or usage.tool_calls or not usage.tokens:
             return False
         found = _last.get()
         if usage.response_id is not None:
             told = reversed(tuple(self._settled))
             found = next((one for one in told if one.usage.response_id == usage.response_id), found)
-        if found is None or _THE_USER in found.told or account not in found.work.accounts:
+        if found is None or _THE_USER in found.told or not found.work.paid_by(payer):
             return False
         if None not in (found.usage.response_id, usage.response_id):
             same = found.usage.response_id == usage.response_id
@@ -87,11 +95,11 @@ class Recent:
             found.told.add(_THE_USER)
         return same
 
-    def made_since(self, before: object, account: Any, *, answered: bool) -> bool:
-        """Whether a call, or one that was *answered*, has been charged to *account* here since *before* was the last
-        one; it is told of by that."""
+    def made_since(self, before: object, payer: Any, *, answered: bool) -> bool:
+        """Whether a call, or one that was *answered*, has been charged to *payer* here since *before* was the last one;
+        it is told of by that."""
         last = _last.get()
-        if last is None or last is before or _THE_USER in last.told or account not in last.work.accounts:
+        if last is None or last is before or _THE_USER in last.told or not last.work.paid_by(payer):
             return False
         if answered and not last.usage.tokens:
             return False

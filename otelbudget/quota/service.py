@@ -31,7 +31,7 @@ from otelbudget.model.vector import unpack
 from otelbudget.quota.changes import Change, QuotaLike, daily_of, listed
 from otelbudget.quota.usage import QuotaUsage, usage_of
 from otelbudget.runs import asking, reserving
-from otelbudget.runs.idempotency import Keys, as_key
+from otelbudget.runs.idempotency import Keys, as_key, unpaid
 from otelbudget.runs.reservation import Reservation
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class QuotaService:
         idempotency_key: str | None = None,
         **amounts: Unpack[OtherKeywords],
     ) -> None:
-        """Charge what was used to the present windows, over the quotas too: it has been used.
+        """Charge what was used to the present windows, over the quotas too, and no call again that a guard has charged.
 
         A `Usage` in place of tokens is charged as `BudgetRun.record` does; else steps are charged if they are given,
         and with *model* the tokens cost what they cost there, unless ``cost_usd`` says it. With *idempotency_key* the
@@ -187,7 +187,7 @@ class QuotaService:
         once = None
         if idempotency_key is not None:
             once = self._keys.once(tenant, as_key(idempotency_key), Once("record", usage))
-        settlement.record(payer, usage, payer.around().site, nested=nested, once=once)
+        settlement.record(payer, unpaid(payer, usage), payer.around().site, nested=nested, once=once)
 
     # --- looking
 

@@ -57,11 +57,9 @@ def keys_of(payer: Payer) -> Keys:
 
 def unpaid(payer: Payer, usage: Usage) -> Usage:
     """What is still to be charged of *usage* that a user tells: nothing if a guard or a span has charged the call."""
-    account = getattr(payer, "account", None)  # who is no run has none
-    if account is None or not payer.engine.recent.was_seen(account, usage):
+    if not payer.engine.recent.was_seen(payer, usage):
         return usage
-    if payer.run is not None:
-        notices.recorded_again(payer.run)
+    notices.recorded_again(payer)
     return NOTHING_MORE
 
 

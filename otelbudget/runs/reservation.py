@@ -222,8 +222,8 @@ class Reservation:
         return kind is None and not (self._served() or self.already_settled or self._hold.state == "committed")
 
     def _owed(self, kind: type[BaseException] | None) -> Usage:
-        run, held, recent = self._payer.run, self._hold.amounts, self._payer.engine.recent
-        if run is not None and recent.made_since(self._before, run.account, answered=kind is None):
+        payer, held = self._payer, self._hold.amounts
+        if payer.engine.recent.made_since(self._before, payer, answered=kind is None):
             return NOTHING_MORE
         if kind is None:
             self._warn_forgotten()

@@ -11,7 +11,7 @@ import pytest
 from openai import AsyncOpenAI, InternalServerError, OpenAI
 from openai_ways import CHAT
 
-from otelbudget import RunBudget, Usage
+from otelbudget import Config, Quota, Quotas, QuotaService, RunBudget, Usage
 from otelbudget.errors import IdempotencyError
 from otelbudget.manager import BudgetManager
 
@@ -47,6 +47,62 @@ def test_a_guarded_call_that_is_recorded_too_is_charged_once_and_warned_of_once(
             record(run, call())
     assert (run.usage.steps, run.usage.tokens, run.usage.cost_usd) == (3, 3 * TOTAL, 0)
     assert [one.levelno for one in caplog.records if "charged already" in one.getMessage()] == [logging.WARNING]
+
+
+QUOTAS = Config(quotas=Quotas(default=[Quota(tokens=100_000, steps=100_000)]))
+
+
+@pytest.mark.parametrize("config", [QUOTAS])
+@pytest.mark.parametrize(
+    "consume",
+    [
+        lambda service, said: service.consume_quota("acme", said.usage.total_tokens),
+        lambda service, said: service.consume_quota("acme", said.usage.total_tokens, user="u", steps=1),
+        lambda service, said: service.consume_quota("acme", Usage.of(said), idempotency_key=said.id),
+        lambda service, said: service.reserve("acme", 50).commit(said),
+    ],
+)
+def test_a_guarded_call_that_is_consumed_from_a_quota_too_is_charged_once_and_warned_of_once(
+    consume: Callable[[Any, Any], Any],
+    manager: BudgetManager,
+    call: Callable[[], Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    service = QuotaService(store=manager)
+    with manager.run(RunBudget(), tenant="acme", user="u"):
+        for _ in range(3):
+            service.check_quota("acme", 50)
+            consume(service, call())
+    assert [(one.resource, one.used) for one in service.usage("acme").lines] == [("steps", 3), ("tokens", 3 * TOTAL)]
+    assert [one.levelno for one in caplog.records if "charged already" in one.getMessage()] == [logging.WARNING]
+
+
+@pytest.mark.parametrize("config", [QUOTAS])
+def test_a_block_of_a_quota_around_a_guarded_call_of_the_tenant_ends_with_it(
+    manager: BudgetManager, call: Callable[[], Any]
+) -> None:
+    service = QuotaService(store=manager)
+    with manager.run(RunBudget(), tenant="acme"), service.reserve("acme", 500):
+        call()
+    assert [one.used for one in service.usage("acme").lines if one.resource == "tokens"] == [TOTAL]
+
+
+@pytest.mark.parametrize("config", [QUOTAS])
+def test_what_is_consumed_by_another_or_in_another_service_is_charged(
+    manager: BudgetManager, call: Callable[[], Any]
+) -> None:
+    here, elsewhere = QuotaService(store=manager), QuotaService(100_000, store="memory")
+    with manager.run(RunBudget(), tenant="acme", user="u"):
+        call()
+        here.consume_quota("globex", TOTAL)
+        here.consume_quota("acme", TOTAL, user="another")
+        elsewhere.consume_quota("acme", TOTAL)
+        here.consume_quota("acme", TOTAL + 1)
+    used = {
+        (service, tenant): sum(one.used for one in service.usage(tenant).lines if one.resource == "tokens")
+        for service, tenant in ((here, "acme"), (here, "globex"), (elsewhere, "acme"))
+    }
+    assert list(used.values()) == [3 * TOTAL + 1, TOTAL, TOTAL]
 
 
 def test_in_a_run_above_it_is_the_same_call(manager: BudgetManager, call: Callable[[], Any]) -> None:
