@@ -11,6 +11,8 @@ into ``STORES`` of ``tests/stores/store_kit.py``, whose suite proves every rule.
   reclaim up to `RECLAIMED` expired holds of their shard, the longest overdue first, never the one that they are about.
   Until then it can be settled, resized and renewed like any other.
 - **An ended id stays as a mark** for `MARK_S` of the store's clock, `KEYED_MARK_S` if it has a digest, perhaps longer.
+- **A key**: of one id with digests, what was settled for nothing has expired, at no charge. What has expired is held anew
+  by the next new hold, and one that is open lives on unchanged.
 - **Rolling windows** are counted in 60 buckets, by `windows.bucket`. All that lies in the window or ahead of it counts:
   what was charged while the clock was ahead, until that has left the window, and what an advanced clock left behind,
   once it is set back. So a clock that steps, back or forth and however far, forgets nothing.
@@ -102,7 +104,7 @@ class Reserve(NamedTuple):
         held: What it holds as far as the caller knows; nothing for a new one.
         on_expiry: What is charged if it expires.
         ttl_s: How long it lives without being renewed.
-        digest: Of the payload, if *id* comes from an idempotency key; else empty.
+        digest: Of the payload, if *id* comes from an idempotency key, see `keyed`; else empty.
     """
 
     id: str
@@ -123,7 +125,7 @@ class Settle(NamedTuple):
         lines: Those of the hold; of a record, the windows of now.
         held: What the hold held; nothing tells a record.
         on_expiry: What expiry charged, for a store that does not keep it.
-        digest: Of the payload of a record with an idempotency key; else empty.
+        digest: Of the payload of the hold or record, if it has an idempotency key; else empty.
     """
 
     id: str
@@ -146,6 +148,7 @@ class Answer(NamedTuple):
         states: Of each line, after the trip.
         revision: Grows with every change of the shard's overrides.
         now_s: The store's clock.
+        replayed: Somebody else holds it open, under the same key; nothing was changed.
     """
 
     refused: int | None
@@ -155,6 +158,7 @@ class Answer(NamedTuple):
     states: tuple[State, ...]
     revision: int
     now_s: float
+    replayed: bool = False
 
 
 class Settled(NamedTuple):
@@ -165,12 +169,14 @@ class Settled(NamedTuple):
         used: By each line, after the trip.
         now_s: The store's clock.
         since: What each line had used when this process was told last, if that is less than before this trip.
+        replayed: Somebody else has settled it, under the same key.
     """
 
     was: Literal["open", "expired", "unknown", "settled"]
     used: tuple[tuple[int, ...], ...]
     now_s: float
     since: tuple[tuple[int, ...], ...] | None = None
+    replayed: bool = False
 
 
 class Override(NamedTuple):

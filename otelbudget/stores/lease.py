@@ -294,7 +294,8 @@ class Leased:
         paid = held.hold.on_expiry if held is not None and expired else NOTHING
         actual = tuple([max(0, a - b) for a, b in zip(ended.actual, paid, strict=True)])
         settled: Settled = yield "settle", ended._replace(actual=actual)
-        if held is not None or not any(actual):
+        if held is not None or not (any(actual) or ended.digest):
             blocks.end(ended.id)
         used = [used for used, _ in blocks.mine_too(key, [(used, used) for used in settled.used])]
-        return blocks.told(places_of(*key), ended, tuple(used))._replace(was="expired" if expired else settled.was)
+        said = blocks.told(places_of(*key), ended, tuple(used))
+        return said._replace(was="expired" if expired else settled.was, replayed=settled.replayed)

@@ -14,15 +14,17 @@ from heapq import heappop, heappush
 from typing import Any, Final
 
 from otelbudget import forking
-from otelbudget.errors import IdempotencyError, StoreError
-from otelbudget.ledger.account import Hold, QuotaAccount, Refusal
+from otelbudget.errors import StoreError
+from otelbudget.ledger.account import Hold, HoldState, QuotaAccount, Refusal
 from otelbudget.ledger.accounts import Accounts
+from otelbudget.ledger.change import Changes
 from otelbudget.ledger.ledger import Ledger
 from otelbudget.ledger.rules import rules_of_budget
-from otelbudget.model.amounts import UNLIMITED, Amounts
+from otelbudget.model.amounts import NOTHING, UNLIMITED, Amounts
 from otelbudget.model.levels import Where
 from otelbudget.model.vector import pack, unpack
 from otelbudget.model.windows import Window, WindowSpec
+from otelbudget.stores import keyed
 from otelbudget.stores.base import (
     GRACE_S,
     KEYED_MARK_S,
@@ -99,9 +101,16 @@ class MemoryStore:
         """See `Store.reserve`."""
         with self._trip(asked.shard) as shard:
             one = self._find(shard, asked.id, asked.digest)
+            again = one is not None and keyed.is_again(one.digest, asked)
+            if again and one is not None and one.hold.state == "expired":
+                one = None
             if one is None and not any(asked.held):
                 self._check_windows(asked.lines)
             self._reclaim(asked.shard, but=asked.id)
+            if again and one is not None and one.hold.state == "open":
+                shard.keep(asked.id, one, self._now_s + asked.ttl_s + GRACE_S)
+                replayed = keyed.is_of_another(one.digest, asked.digest)
+                return self._seen(asked.shard, asked.lines)._replace(replayed=replayed)
             if (one is None and any(asked.held)) or (one is not None and one.hold.state != "open"):
                 return self._seen(asked.shard, asked.lines)._replace(gone=True)
             if one is not None and _places(one.lines) != _places(asked.lines):
@@ -116,7 +125,7 @@ class MemoryStore:
             if account.rules is not rules:
                 self._ledger.limit(account, rules)
         until_s, amounts = self._now_s + asked.ttl_s + GRACE_S, Amounts(*asked.amounts)
-        kept = one or _Kept(asked.lines, asked.digest)
+        before, kept = shard.kept.get(asked.id), one or _Kept(asked.lines, asked.digest)
         hold = kept.hold
         refused: Refusal | None
         if one is not None:
@@ -127,6 +136,7 @@ class MemoryStore:
             refused = self._ledger.hold(hold, self, (), 0, [])
         seen = self._seen(asked.shard, asked.lines)
         if refused is not None:
+            shard.kept[asked.id] = before or kept
             at = next(n for n, account in enumerate(accounts) if account is refused.account)
             return seen._replace(refused=at, resource=refused.resource, busy=refused.busy)
         hold.on_expiry = Amounts(*asked.on_expiry)
@@ -140,21 +150,26 @@ class MemoryStore:
             kept = one or _Kept(ended.lines, ended.digest)
             hold, actual = kept.hold, pack(ended.actual)
             was = _WAS.get(hold.state, "settled")
-            accounts = self._of(ended.shard, kept.lines)  # as they are now, rolling ones too
+            ends_as: HoldState = "expired" if kept.digest and not actual else "committed"
+            accounts = self._of(ended.shard, kept.lines if was == "open" else ended.lines)  # as they are now, rolling ones too
             if one is None:
                 if actual and not any(ended.held):
                     self._check_windows(ended.lines)
                 shard.kept[ended.id] = kept
-                self._ledger.charge(accounts, actual, (), [(hold, "state", "committed")])
+                self._ledger.charge(accounts, actual, (), [(hold, "state", ends_as)])
             elif was == "open":
-                self._ledger.settle(hold, actual, "committed")
+                writes: Changes = [] if actual else [(hold, "on_expiry", NOTHING)]
+                self._ledger.settle(hold, actual, ends_as, (), writes)
             elif was == "expired":
+                hold.accounts = accounts
                 more = [max(0, a - b) for a, b in zip(ended.actual, hold.on_expiry, strict=True)]
-                self._ledger.settle(hold, pack(more), "committed", was="expired")
+                self._ledger.settle(hold, pack(more), ends_as, was="expired")
+            replayed = was == "settled" and keyed.is_of_another(kept.digest, ended.digest)
             if was != "settled":
+                kept.digest = kept.digest and (ended.digest or kept.digest)
                 shard.keep(ended.id, kept, self._mark_until_s(kept))
             states = self._seen(ended.shard, ended.lines).states
-            return Settled(was, tuple(used for used, _ in states), self._now_s)
+            return Settled(was, tuple(used for used, _ in states), self._now_s, replayed=replayed)
 
     def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         """See `Store.read`."""
@@ -235,8 +250,7 @@ class MemoryStore:
         one = shard.kept.get(id)
         if one is None or one.hold.state == "new":  # it was refused
             return None
-        if digest and one.digest not in ("", digest):
-            raise IdempotencyError(f"{id!r} was used before with another payload")
+        keyed.check(id, one.digest, digest)
         return one
 
     def _check_windows(self, lines: tuple[Line, ...]) -> None:

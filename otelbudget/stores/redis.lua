@@ -22,7 +22,7 @@ local SEVEN = '<i8i8i8i8i8i8i8'
 local FOURTEEN = '<i8i8i8i8i8i8i8i8i8i8i8i8i8i8'
 local ROLLING, LIFETIME = 119, '0_9007199254740991:' -- "w", and what follows "a:" of a lifetime
 local CHANGED = 15
-local NOTHING = { 0, 0, 0, 0, 0, 0, 0 }
+local NOTHING, NONE = { 0, 0, 0, 0, 0, 0, 0 }, string.rep('\0', 56) -- and packed
 
 -- KEYS: revision; a hold, of which there need be none, or the record of a run; accounts.
 local call, trip, now = redis.call, ARGV[1], tonumber(ARGV[2])
@@ -37,6 +37,11 @@ end
 -- Amounts of each resource, and then where the next ones begin.
 local function numbers(text, from)
   return { struct.unpack(SEVEN, text, from) }
+end
+
+-- Whether a digest is of another payload: the first of its two words says what was asked, the second who has.
+local function differs(kept, digest)
+  return digest ~= '' and kept ~= '' and string.match(kept, '^[^ ]*') ~= string.match(digest, '^[^ ]*')
 end
 
 local function sum(a, b)
@@ -209,11 +214,17 @@ end
 -- ARGV: digest; ms to live, 0 if it is new, from and to when all windows last, amounts, on_expiry; limits, see judge.
 if trip == 'reserve' then
   local digest, asked, limits = ARGV[3], ARGV[4], ARGV[5]
-  if found and digest ~= '' and found[2] ~= '' and found[2] ~= digest then return { 'payload', now } end
+  if found and differs(found[2], digest) then return { 'payload', now } end
   local ttl, known, first, last = struct.unpack('<i8i8i8i8', asked)
+  local again = found and known == 0 and digest ~= '' and found[2] ~= ''
+  if again and found[1] == 'expired' then found = nil end
   local new = not found and known == 0
   if new and (now < first * 1000 or now >= last * 1000) then return { 'window', now } end
   reclaim(key)
+  if again and found and found[1] == 'open' then
+    call('ZADD', holds, now + ttl + GRACE, string.sub(key, #prefix + 3))
+    return answer(found[2] == digest and 'held' or 'replayed')
+  end
   if not new and not (found and found[1] == 'open') then return answer('gone') end
   local keys = cmsgpack.pack({ unpack(KEYS, 3) })
   if found and found[5] ~= keys then return { 'lines', now } end
@@ -230,8 +241,9 @@ end
 
 -- ARGV: digest; 0 if a record charges something, from and to when all windows last, actual.
 if trip == 'settle' then
-  local digest, ended = ARGV[3], ARGV[4]
-  if found and digest ~= '' and found[2] ~= '' and found[2] ~= digest then return { 'payload', now } end
+  local digest, ended, others_did = ARGV[3], ARGV[4], 0
+  if found and differs(found[2], digest) then return { 'payload', now } end
+  if found and found[1] == 'settled' and digest ~= '' and found[2] ~= '' and found[2] ~= digest then others_did = 1 end
   local actual, was = numbers(ended, 25), found and found[1] or 'unknown'
   if was == 'unknown' then
     local known, first, last = struct.unpack('<i8i8i8', ended)
@@ -245,11 +257,13 @@ if trip == 'settle' then
     for i = 1, 7 do actual[i] = math.max(0, actual[i] - paid[i]) end
     change(lines, NOTHING, 1, actual)
   end
-  if was ~= 'settled' then
-    digest = found and found[2] or digest
-    mark(key, digest, { 'settled', digest })
+  if found and (digest == '' or found[2] == '') then digest = found[2] end
+  if digest == '' or string.sub(ended, 25) ~= NONE then
+    if was ~= 'settled' then mark(key, digest, { 'settled', digest }) end
+  elseif was == 'open' or was == 'unknown' then
+    mark(key, digest, { 'expired', digest, NONE, NONE })
   end
-  return answer(was)
+  return answer(was, others_did)
 end
 
 if trip == 'read' then

@@ -187,13 +187,15 @@ class RedisStore:
     def _settled(self, ended: Settle, reply: list[Any]) -> Settled:
         self._check(reply[0], reply[1], ended.id)
         now_s, _ = self._learned(ended.shard, reply)
-        return Settled(reply[0].decode(), tuple([row[:7] for row in _STATE.iter_unpack(reply[3])]), now_s)
+        used = tuple([row[:7] for row in _STATE.iter_unpack(reply[3])])
+        return Settled(reply[0].decode(), used, now_s, replayed=reply[4] == 1)
 
     def _answer(self, shard: str, reply: list[Any]) -> Answer:
         code, _, _, rows, line, resource, _ = reply
         now_s, changes = self._learned(shard, reply)
         refused = None if line < 0 else line
-        return Answer(refused, resource, code == b"busy", code == b"gone", _states(rows), changes, now_s)
+        states, replayed = _states(rows), code == b"replayed"
+        return Answer(refused, resource, code == b"busy", code == b"gone", states, changes, now_s, replayed)
 
     def _learned(self, shard: str, reply: list[Any]) -> tuple[float, int]:
         """What any answer says: the server's clock, and how often overrides have changed."""

@@ -19,7 +19,8 @@ from operator import add, sub
 from typing import Any, TypeVar
 
 from otelbudget import forking
-from otelbudget.errors import ConfigError, IdempotencyError, StoreError
+from otelbudget.errors import ConfigError, StoreError
+from otelbudget.stores import keyed
 from otelbudget.stores.base import (
     GRACE_S,
     PAGE,
@@ -186,11 +187,17 @@ def _worker() -> ThreadPoolExecutor:
 
 def _reserve(trip: Trip, asked: Reserve) -> Answer:
     found = trip.find(asked.id)
-    _same_payload(found, asked.id, asked.digest)
+    keyed.check(asked.id, found.digest if found else "", asked.digest)
+    again = found is not None and keyed.is_again(found.digest, asked)
+    if again and found is not None and found.state == "expired":
+        found = None
     new = found is None and not any(asked.held)
     if new:
         _check_windows(trip, asked.lines)
     trip.reclaim(but=asked.id)
+    if again and found is not None and found.state == "open":
+        trip.renew([asked.id], asked.ttl_s)
+        return _seen(trip, asked.lines)._replace(replayed=keyed.is_of_another(found.digest, asked.digest))
     if not new and (found is None or found.state != "open"):
         return _seen(trip, asked.lines)._replace(gone=True)
     lines = _told(asked.lines)
@@ -211,7 +218,7 @@ def _reserve(trip: Trip, asked: Reserve) -> Answer:
 
 def _settle(trip: Trip, ended: Settle) -> Settled:
     found = trip.find(ended.id)
-    _same_payload(found, ended.id, ended.digest)
+    keyed.check(ended.id, found.digest if found else "", ended.digest)
     if found is None:
         if any(ended.actual) and not any(ended.held):
             _check_windows(trip, ended.lines)
@@ -222,10 +229,14 @@ def _settle(trip: Trip, ended: Settle) -> Settled:
     elif found.state == "expired":
         paid = json.loads(found.on_expiry)
         trip.charge(ended.lines, [max(0, a - b) for a, b in zip(ended.actual, paid, strict=True)])
-    if found.state != "settled":
-        trip.mark(Hold(ended.id, "settled", found.digest, "", "", ""))
+    digest = found.digest and (ended.digest or found.digest)
+    if digest and not any(ended.actual) and found.state in ("open", "unknown"):
+        trip.mark(Hold(ended.id, "expired", digest, "", "", json.dumps(ended.actual)))
+    elif found.state != "settled" and (any(ended.actual) or not digest):
+        trip.mark(Hold(ended.id, "settled", digest, "", "", ""))
+    replayed = found.state == "settled" and keyed.is_of_another(found.digest, ended.digest)
     used = tuple(used for used, _ in trip.states(ended.lines))
-    return Settled(found.state, used, trip.now_s)  # type: ignore[arg-type]  # the four states
+    return Settled(found.state, used, trip.now_s, replayed=replayed)  # type: ignore[arg-type]  # the four states
 
 
 def _seen(trip: Trip, lines: tuple[Line, ...]) -> Answer:
@@ -266,11 +277,6 @@ def _accounts(trip: Trip, after: str) -> list[Stored]:
         taken = tuple(map(add, used, held))
         found.append(Stored(key, start_s, length_s or end_s, length_s > 0, used, taken))
     return found
-
-
-def _same_payload(found: Hold | None, id: str, digest: str) -> None:
-    if found is not None and digest and found.digest not in ("", digest):
-        raise IdempotencyError(f"{id!r} was used before with another payload")
 
 
 def _check_windows(trip: Trip, lines: tuple[Line, ...]) -> None:

@@ -84,11 +84,20 @@ class ModelStore:
 
     def reserve(self, asked: Reserve) -> Answer:
         now_s = self.now_s()
-        hold = self.find(asked.shard, asked.id)
+        hold, before = self.find(asked.shard, asked.id), None
         if hold is None and not any(asked.held):
             self.check_windows(asked.lines, now_s)
-        if hold is not None and asked.digest and hold.digest and asked.digest != hold.digest:
-            raise IdempotencyError(asked.id)
+        if hold is not None and asked.digest and hold.digest:
+            if asked.digest.split()[0] != hold.digest.split()[0]:
+                raise IdempotencyError(asked.id)
+            if not any(asked.held) and hold.state == "open":
+                self.reclaim(asked.shard, now_s, but=asked.id)
+                hold.expires_s = now_s + asked.ttl_s + GRACE_S
+                seen = self.seen(asked.shard, asked.lines, now_s)
+                return seen._replace(replayed=hold.digest != asked.digest)
+            if not any(asked.held) and hold.state == "expired":
+                before, hold = hold, None
+                self.check_windows(asked.lines, now_s)
         self.reclaim(asked.shard, now_s, but=asked.id)
         if (hold is None and any(asked.held)) or (hold is not None and hold.state != "open"):
             return self.seen(asked.shard, asked.lines, now_s)._replace(gone=True)
@@ -105,6 +114,8 @@ class ModelStore:
         if refusals:
             busy, at, i = min(refusals)  # limits before busy ones
             return seen._replace(refused=at, resource=i, busy=busy)
+        if before is not None:
+            self.holds.remove(before)
         if hold is None:
             hold = Hold(asked.shard, asked.id, asked.lines, asked.amounts, asked.on_expiry, 0, asked.digest)
             self.holds.append(hold)
@@ -115,7 +126,8 @@ class ModelStore:
     def settle(self, ended: Settle) -> Settled:
         now_s = self.now_s()
         hold = self.find(ended.shard, ended.id)
-        if hold is not None and ended.digest and hold.digest and ended.digest != hold.digest:
+        keyed = hold is not None and ended.digest and hold.digest
+        if hold is not None and keyed and ended.digest.split()[0] != hold.digest.split()[0]:
             raise IdempotencyError(ended.id)
         was = "unknown" if hold is None else hold.state
         if hold is None:
@@ -123,13 +135,20 @@ class ModelStore:
                 self.check_windows(ended.lines, now_s)
             hold = Hold(ended.shard, ended.id, ended.lines, (0,) * 7, (0,) * 7, 0, ended.digest)
             self.holds.append(hold)
-        hold.state = "settled"
+        replayed = bool(was == "settled" and keyed and ended.digest != hold.digest)
+        if was != "settled" and hold.digest:
+            hold.digest = ended.digest or hold.digest
+        if not hold.digest or any(ended.actual):
+            hold.state = "settled"
+        elif was in ("open", "unknown"):
+            hold.state, hold.on_expiry = "expired", (0,) * 7
         if was in ("open", "unknown"):
-            self.charge(hold, ended.actual, now_s)
+            self.charge(ended.shard, hold.lines, ended.actual, now_s)
         elif was == "expired":
-            self.charge(hold, tuple(max(0, a - b) for a, b in zip(ended.actual, hold.on_expiry, strict=True)), now_s)
+            more = tuple(max(0, a - b) for a, b in zip(ended.actual, hold.on_expiry, strict=True))
+            self.charge(ended.shard, ended.lines, more, now_s)
         used = tuple(used for used, _ in self.seen(ended.shard, ended.lines, now_s).states)
-        return Settled(was, used, now_s)  # type: ignore[arg-type]
+        return Settled(was, used, now_s, replayed=replayed)  # type: ignore[arg-type]
 
     def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         now_s = self.now_s()
@@ -204,15 +223,15 @@ class ModelStore:
     def find(self, shard: str, id: str) -> Hold | None:
         return next((hold for hold in self.holds if (hold.shard, hold.id) == (shard, id)), None)
 
-    def charge(self, hold: Hold, actual: Amounts, now_s: float) -> None:
-        for line in hold.lines:
-            self.charges.append(Charge(hold.shard, *line[:4], now_s, actual))
+    def charge(self, shard: str, lines: tuple[Line, ...], actual: Amounts, now_s: float) -> None:
+        for line in lines:
+            self.charges.append(Charge(shard, *line[:4], now_s, actual))
 
     def reclaim(self, shard: str, now_s: float, but: str = "") -> None:
         due = [h for h in self.holds if h.shard == shard and h.state == "open" and h.expires_s <= now_s and h.id != but]
         for hold in sorted(due, key=lambda h: (h.expires_s, h.id))[:RECLAIMED]:
             hold.state = "expired"
-            self.charge(hold, hold.on_expiry, now_s)
+            self.charge(shard, hold.lines, hold.on_expiry, now_s)
 
     def state(self, shard: str, line: Line, now_s: float) -> State:
         used = total([one.actual for one in self.charges if one.is_on(shard, line) and one.counts(now_s)])

@@ -302,6 +302,67 @@ def test_a_keyed_reserve_that_was_released_before_it_came_is_gone(caller: Caller
     assert caller.reserve("a", 10, digest="one").gone
 
 
+def said(settled: Settled) -> tuple[str, bool]:
+    return settled.was, settled.replayed
+
+
+def test_a_keyed_hold_is_replayed_to_another_process_as_it_is(caller: Caller, clock: Clock) -> None:
+    line, tomorrow = day(clock.now_s, limits=limit(25)), day(clock.now_s + DAY_S, limits=limit(25))
+    caller.reserve("a", 10, line, digest="one here")
+    caller.reserve("a", 20, line, held=10, digest="one here")
+    assert not caller.reserve("a", 10, line, digest="one here").replayed
+    clock.advance(40)
+    theirs = caller.reserve("a", 10, line, digest="one there")
+    assert (theirs.replayed, theirs.gone, theirs.refused, theirs.states[0][1]) == (True, False, None, tokens(20))
+    clock.advance(40)
+    assert caller.reserve("a", 10, tomorrow, digest="one there").replayed  # it is held, and lives on
+    assert said(caller.settle("a", 7, tomorrow, digest="one there")) == ("open", False)
+    assert said(caller.settle("a", 7, line, digest="one here")) == ("settled", True)
+    assert caller.reserve("a", 10, line, digest="one here").gone
+    assert caller.state(line) == (7, 7)
+    assert caller.state(tomorrow) == (0, 0)
+
+
+@pytest.mark.parametrize("end", ["release", "expire", "expire and release"])
+def test_a_keyed_hold_that_ended_for_nothing_is_held_anew_and_charged_once(
+    caller: Caller, clock: Clock, end: str
+) -> None:
+    caller.reserve("a", 10, digest="one here")
+    if end != "release":
+        clock.advance(65)
+        caller.state()
+    if end != "expire":
+        caller.settle("a", 0, digest="one here")
+    assert caller.state() == (0, 0)
+    with pytest.raises(IdempotencyError):
+        caller.reserve("a", 20, digest="two here")
+    assert caller.reserve("a", 10, lifetime(limits=limit(9)), digest="one there").refused == 0
+    with pytest.raises(IdempotencyError):
+        caller.reserve("a", 20, digest="two here")
+    answer = caller.reserve("a", 10, digest="one there")
+    assert (answer.gone, answer.replayed, caller.state()) == (False, False, (0, 10))
+    assert caller.settle("a", 8, digest="one here").was == "open"  # late, but first
+    assert said(caller.settle("a", 9, digest="one there")) == ("settled", True)
+    assert caller.state() == (8, 8)
+
+
+def test_a_keyed_hold_that_was_released_is_charged_if_it_is_committed_after_all(caller: Caller) -> None:
+    caller.reserve("a", 10, digest="one here")
+    for actual in (0, 0, 8, 8, 0):
+        caller.settle("a", actual, digest="one here")
+    assert caller.state() == (8, 8)
+    assert caller.reserve("a", 10, digest="one here").gone
+
+
+def test_a_keyed_record_tells_who_comes_second(caller: Caller) -> None:
+    digests = ("one here", "one here", "one there")
+    found = [caller.record("r", 5, digest=digest) for digest in digests]
+    assert list(map(said, found)) == [("unknown", False), ("settled", False), ("settled", True)]
+    with pytest.raises(IdempotencyError):
+        caller.record("r", 5, digest="two there")
+    assert caller.state() == (5, 5)
+
+
 def test_an_ended_id_is_remembered_for_an_hour_and_with_a_key_for_a_day(caller: Caller, clock: Clock) -> None:
     caller.reserve("a", 10)
     caller.settle("a", 10)

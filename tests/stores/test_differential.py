@@ -106,7 +106,7 @@ class Walk:
     def make(self) -> Reserve:
         lines, amounts = self.lines(self.rng.choice(tuple(LIMITS))), self.amounts()
         on_expiry = tuple(self.rng.randint(0, amount) for amount in amounts)
-        ttl_s, digest = self.rng.choice((5.0, 20.0, 60.0)), self.rng.choice(("", "d"))
+        ttl_s, digest = self.rng.choice((5.0, 20.0, 60.0)), self.rng.choice(("", "d a"))
         id, shard = f"h{self.rng.random():.3f} {self.trips}", self.rng.choice(SHARDS)
         asked = Reserve(id, shard, lines, amounts, (0,) * 7, on_expiry, ttl_s, digest)
         self.made = [*self.made[-KEPT:], asked]
@@ -118,7 +118,7 @@ class Walk:
 
     def again(self) -> Callable[[Store], Any]:
         asked = self.known()
-        asked = asked._replace(digest=self.rng.choice((asked.digest, "other")))
+        asked = asked._replace(digest=self.rng.choice((asked.digest, "d b", "other a")))
         return lambda store: store.reserve(asked)
 
     def resize(self) -> Callable[[Store], Any]:
@@ -131,12 +131,13 @@ class Walk:
     def end(self) -> Callable[[Store], Any]:
         hold = self.known()
         actual = self.amounts() if self.rng.random() < 0.7 else (0,) * 7
-        ended = Settle(hold.id, hold.shard, hold.lines, hold.amounts, actual, hold.on_expiry)
+        digest = self.rng.choice(("", "d a", "d b", "other a"))
+        ended = Settle(hold.id, hold.shard, hold.lines, hold.amounts, actual, hold.on_expiry, digest)
         return lambda store: store.settle(ended)
 
     def record(self) -> Callable[[Store], Any]:
         id, lines = f"r{max(self.first, self.trips - self.rng.choice((0, 0, 3)))}", self.lines("low")
-        ended = Settle(id, self.rng.choice(SHARDS), lines, (0,) * 7, self.amounts(), (0,) * 7, self.rng.choice("  d"))
+        ended = Settle(id, self.rng.choice(SHARDS), lines, (0,) * 7, self.amounts(), (0,) * 7, self.rng.choice(("", "", "d a", "d b")))
         return lambda store: store.settle(ended)
 
     def read(self) -> Callable[[Store], Any]:
@@ -203,7 +204,7 @@ def sorts(answer: Any) -> list[str]:
     if hasattr(answer, "was"):
         return [answer.was]
     if hasattr(answer, "gone"):
-        names = {"gone": answer.gone, "busy": answer.busy, "limit": answer.refused is not None and not answer.busy}
+        names = {"gone": answer.gone, "replayed": answer.replayed, "busy": answer.busy, "limit": answer.refused is not None and not answer.busy}
         return [name for name, holds in names.items() if holds] or ["admitted"]
     return []
 
