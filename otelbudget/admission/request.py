@@ -23,6 +23,8 @@ Smaller = Callable[[Callable[[Sequence[int]], bool]], Amounts | None]
 GONE: Final = Decision(True)
 #: What a request with an idempotency key comes to that was admitted before.
 REPLAYED: Final = Decision(True)
+#: What a hold was paid with that somebody else has settled, under the same key.
+ELSEWHERE: Final = object()
 _EXACTLY: Final = ("resize", "adopt")
 
 
@@ -31,13 +33,18 @@ class Once:
     """What a key stands for.
 
     Attributes:
+        there: The id and the digest by which a shared store knows it; None for a key that nobody else has.
+        asking: How many are being decided or charged under it.
         hold: What was held for a reserve; None until it is admitted.
         done: The usage of a record was charged.
     """
 
     kind: Literal["reserve", "record"]
+    key: str
     payload: Amounts | Usage
     on_unknown: Any = "full"
+    there: tuple[str, str] | None = None
+    asking: int = 0
     hold: Hold | None = None
     done: bool = False
 

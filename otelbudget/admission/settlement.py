@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from otelbudget import semconv
 from otelbudget.admission import closing, notices, trips
 from otelbudget.admission.cost import Price, price
+from otelbudget.admission.counting import counts_of
 from otelbudget.admission.request import Once
 from otelbudget.ledger.change import Changes
 from otelbudget.model.amounts import COST, INPUT, NESTED, NOTHING, OUTPUT, STEPS, TOOLS, Amounts, Unsaid
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
     from otelbudget.ledger.account import Account, Crossing, Hold
 
-Count = tuple[Any, str, int]
-
 
 def record(
     payer: Payer, usage: Usage, site: Site, *, nested: int = 0, permit: Any = None, once: Any = None, owner: Any = None
@@ -38,7 +37,7 @@ def record(
     """Charge *usage* to *payer* and everything above it; False if that was done before, under the key of *once*."""
     ledger = payer.engine.ledger
     if ledger.lock._is_owned():  # type: ignore[attr-defined]
-        once = once or Once("record", usage)
+        once = once or Once("record", "", usage)
         return ledger.later(partial(record, payer, usage, site, nested=nested, permit=permit, once=once, owner=owner))
     cost = price(payer, usage, owner=owner)
     amounts = usage.amounts(cost.nanousd)
@@ -51,12 +50,18 @@ def record(
     bound = payer.binding(usage.model, owner)
     if bound.free:
         notices.unlimited_run(payer)
-    owed = trips.owe_record(payer, bound.shared, amounts, partial(say_crossed, payer, site))
-    if owed:
+    owed = trips.owe_record(payer, bound.shared, amounts, partial(say_crossed, payer, site), once)
+    keyed = bool(owed) and once is not None and once.there is not None and not once.done
+    settled = payer.engine.store.settle_first(owed[0]) if keyed else None
+    if settled is not None and settled.replayed:
+        return False
+    if owed and settled is None:
         writes += trips.owing(payer, owed)
-    crossed = ledger.charge(bound.here, pack(amounts), _counts(payer, usage, amounts, cost), writes, once=once)
+    crossed = ledger.charge(bound.here, pack(amounts), counts_of(payer, usage, amounts, cost), writes, once=once)
     if crossed is None:
         return False
+    if keyed:
+        owed = trips.sent_first(payer, owed, settled)
     charge = _Charge(cost, usage, amounts)
     _announce(payer, charge, site, crossed, owed, owner=owner, late=payer.closed, wrap_up=wraps_up)
     return True
@@ -105,7 +110,7 @@ def settle(
             owed = trips.owe(payer, held, whole.amounts, told, late=was == "released")
             owed += trips.owe_record(payer, joining, whole.amounts, told)
         writes: Changes = [(held, "paid", usage), *(trips.owing(payer, owed) if owed else ())]
-        counts = _counts(payer, charge.usage, charge.amounts, charge.cost)
+        counts = counts_of(payer, charge.usage, charge.amounts, charge.cost)
         due, full = pack(charge.amounts), pack(whole.amounts) if here else 0
         crossed = ledger.settle(held, due, "committed", counts, writes, was=was, joining=here, whole=full)
     late = was == "released" or payer.closed
@@ -189,32 +194,6 @@ def _complete(usage: Usage | None, held: Amounts) -> Usage:
 
 
 # --- what is counted and said
-
-
-def _counts(payer: Payer, usage: Usage, amounts: Amounts, cost: Price) -> list[Count]:
-    """The counters that charging *amounts* raises."""
-    model = usage.model
-    spend = payer.spend_cell if model is None else payer.engine.meters.spend(payer.owner.tenant, model)
-    counts = [(payer.cell, "records", 1), (spend, "input", amounts[INPUT]), (spend, "output", amounts[OUTPUT])]
-    if amounts[COST]:
-        counts.append((spend, "cost_nanousd", amounts[COST]))
-    if amounts[TOOLS]:
-        counts.append((payer.tenant_cell, "tool_calls", amounts[TOOLS]))
-    if usage.cache_read_tokens or usage.cache_write_tokens or usage.reasoning_tokens:
-        details = payer.engine.meters.details(payer.owner.tenant, model)
-        counts.append((details, "cache_read", usage.cache_read_tokens))
-        counts.append((details, "cache_write", usage.cache_write_tokens))
-        counts.append((details, "reasoning", usage.reasoning_tokens))
-    if cost.unpriced:
-        counts.append((payer.engine.meters.unpriced_calls(model), "n", 1))
-    return counts
-
-
-def expiry_counts(payer: Payer, model: str | None, charged: Amounts) -> list[Count]:
-    """The counters that an expiry raises which charges *charged* for *model*; they are born at zero by that."""
-    spend = payer.engine.meters.spend(payer.owner.tenant, model)
-    counts = [(payer.cell, "records", 1), (spend, "input", charged[INPUT]), (spend, "output", charged[OUTPUT])]
-    return [*counts, (spend, "cost_nanousd", charged[COST])]
 
 
 def _refuse_unpriced(payer: Payer, model: str | None) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from otelbudget.admission import denial as denials
 from otelbudget.admission import settlement, trips
 from otelbudget.admission.admission import count_of, judge_here, wrapping_of
-from otelbudget.admission.request import GONE, REPLAYED, Judgement, Once, Request, refused
+from otelbudget.admission.request import ELSEWHERE, GONE, REPLAYED, Judgement, Once, Request, refused
 from otelbudget.errors import StoreError
 from otelbudget.ledger.account import Hold
 from otelbudget.ledger.change import write
@@ -90,7 +90,7 @@ class _Errand:
         if hold is None or request.change is None:
             self._accounts = accounts
             if hold is not None and accounts:
-                hold.trip = trips.anew(payer, hold, accounts)
+                hold.trip = trips.anew(payer, hold, accounts, once=once)
         elif request.model is not None and settlement.late_known(payer, hold, request.model, request.owner):
             self._accounts = accounts
             self._move(hold, NOTHING)
@@ -110,6 +110,8 @@ class _Errand:
         payer, request, accounts = self._payer, self._asked, self._accounts
         if payer.engine.store.health.untold:
             self._tell()
+        if answer.replayed or (answer.gone and self._keyed and request.change is None):
+            return self._as_before(gone=answer.gone)
         if answer.gone and request.change is None:  # never admitted by an id that has ended
             return self.failed(WrongWindow(answer.now_s))
         if answer.gone and request.hold is not None:
@@ -119,7 +121,7 @@ class _Errand:
         wrapping = wrapping_of(payer, request.permit) if request.hold is None else request.hold.wrapping
         over = trips.answered(payer, accounts, answer, more, wrapping, held=held)
         if over is not None and payer.engine.enforce:
-            self._give_back()
+            self._give_back(there=False)
             if request.once is not None and request.once.hold is not None:  # by what was admitted under its key
                 return Judgement(REPLAYED)
             return refused(denials.of_account(payer, request, over, accounts), payer.ancestor_of(over.account))
@@ -132,7 +134,7 @@ class _Errand:
         """What comes of it without an answer; None to try again in the windows of now."""
         hold = self._asked.hold
         if isinstance(error, WrongWindow) and self._tries and hold is not None and self._asked.change is None:
-            self._give_back()
+            self._give_back(there=False)
             self._tries -= 1
             hold.trip, hold.state = None, "new"
             return None
@@ -197,18 +199,41 @@ class _Errand:
             return self.failed(StoreError("what was held there has expired"))
         self._tries -= 1
         self._give_back()
-        self._move(hold, hold.on_expiry)
+        if self._keyed:  # which has charged nothing, and is held anew under its key
+            self._there = NOTHING
+        else:
+            self._move(hold, hold.on_expiry)
         return None
 
-    def _give_back(self, error: BaseException | None = None) -> None:
-        """Let go of what was held here; the store is told, since it may have held it all the same."""
+    @property
+    def _keyed(self) -> bool:
+        """Whether the store knows what is held by its key."""
+        hold = self._asked.hold
+        return hold is not None and hold.trip is not None and bool(hold.trip.digest)
+
+    def _as_before(self, *, gone: bool) -> Judgement:
+        """It was admitted before, in another process; *gone*: and it is settled there."""
+        once, hold, ledger = self._asked.once, self._asked.hold, self._payer.engine.ledger
+        assert once is not None
+        assert hold is not None
+        if not ledger.locked(lambda: _first(once, hold)):
+            self._give_back()
+        elif gone:
+            ledger.settle(hold, 0, "committed", writes=[(hold, "paid", ELSEWHERE)])
+        return Judgement(REPLAYED)
+
+    def _give_back(self, error: BaseException | None = None, *, there: bool = True) -> None:
+        """Let go of what was held here; the store is told if it may be held *there* all the same.
+
+        Not under a key: that is another's as well, who may have it by now, and whoever asks again is given it.
+        """
         payer, request, hold = self._payer, self._asked, self._asked.hold
         if hold is None or hold.state != "open":
             return
         if request.change is not None:
             payer.engine.ledger.resize(hold, self._before, force=True)
             return
-        known = hold.trip is not None and not isinstance(error, Unsent | WrongWindow)
+        known = there and hold.trip is not None and not self._keyed and not isinstance(error, Unsent | WrongWindow)
         owed = trips.owe(payer, hold, NOTHING, lambda _: None) if known else ()
         payer.engine.ledger.settle(hold, 0, "released", writes=trips.owing(payer, owed))
         if owed and isinstance(error, StoreError):

@@ -23,7 +23,7 @@ from otelbudget.stores.owed import Owed
 
 if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
-    from otelbudget.admission.request import Request
+    from otelbudget.admission.request import Once, Request
     from otelbudget.admission.state import RunState
     from otelbudget.model.windows import WindowSpec
     from otelbudget.stores.shared import Shared
@@ -40,6 +40,7 @@ class Trip(NamedTuple):
         id, shard, lines: As the store knows it.
         accounts: Those of the lines.
         paid: What the expiry of an earlier one has charged.
+        digest: Of the payload, if the id follows from an idempotency key; else empty.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Trip(NamedTuple):
     lines: tuple[Line, ...]
     accounts: Accounts
     paid: Sequence[int] = NOTHING
+    digest: str = ""
 
 
 @lru_cache(maxsize=4096)
@@ -107,12 +109,18 @@ def _new_id() -> str:
     return f"{secrets.randbits(128):032x}"
 
 
+def _named(once: Once | None) -> tuple[str, str]:
+    """The id of what is asked of the store, and its digest."""
+    return (_new_id(), "") if once is None or once.there is None else once.there
+
+
 # --- before a request goes on
 
 
-def anew(payer: Payer, hold: Hold, accounts: Accounts, paid: Sequence[int] = NOTHING) -> Trip:
-    """What is to hold on *accounts* for *hold* from now on."""
-    return Trip(_new_id(), _shard(payer), _lines(payer, accounts, hold.wrapping), accounts, paid)
+def anew(payer: Payer, hold: Hold, accounts: Accounts, paid: Sequence[int] = NOTHING, once: Once | None = None) -> Trip:
+    """What is to hold on *accounts* for *hold* from now on, under the key of *once*, if there is one."""
+    id, digest = _named(once)
+    return Trip(id, _shard(payer), _lines(payer, accounts, hold.wrapping), accounts, paid, digest)
 
 
 def ask(payer: Payer, hold: Hold, before: Sequence[int]) -> Reserve:
@@ -120,7 +128,7 @@ def ask(payer: Payer, hold: Hold, before: Sequence[int]) -> Reserve:
     trip: Trip = hold.trip
     lines = _lines(payer, trip.accounts, hold.wrapping) if any(before) else trip.lines  # under the limits of now
     amounts, held, on_expiry = (_beyond(one, trip.paid) for one in (hold.amounts, before, hold.on_expiry))
-    return Reserve(trip.id, trip.shard, lines, amounts, held, on_expiry, payer.engine.store.ttl_s)
+    return Reserve(trip.id, trip.shard, lines, amounts, held, on_expiry, payer.engine.store.ttl_s, trip.digest)
 
 
 def instead(payer: Payer, request: Request, accounts: Accounts) -> Reserve:
@@ -162,17 +170,21 @@ def owe(payer: Payer, hold: Hold, actual: Amounts, told: Told, *, late: bool = F
     trip: Trip | None = hold.trip
     if trip is None:
         return ()
-    hold_id = f"{trip.id}:late" if late else trip.id
+    hold_id = f"{trip.id}:late" if late and not trip.digest else trip.id  # under a key it is charged once altogether
     held, charged, on_expiry = (_beyond(one, trip.paid) for one in (hold.amounts, actual, hold.on_expiry))
-    return _owed(payer, trip.accounts, Settle(hold_id, trip.shard, trip.lines, held, charged, on_expiry), told)
+    ended = Settle(hold_id, trip.shard, trip.lines, held, charged, on_expiry, trip.digest)
+    return _owed(payer, trip.accounts, ended, told)
 
 
-def owe_record(payer: Payer, accounts: Sequence[Any], actual: Amounts, told: Told) -> tuple[Owed, ...]:
+def owe_record(
+    payer: Payer, accounts: Sequence[Any], actual: Amounts, told: Told, once: Once | None = None
+) -> tuple[Owed, ...]:
     """What charges the store for what was held nowhere; *told* which thresholds that crossed."""
     if not accounts:
         return ()
     there, nothing = tuple(accounts), tuple(NOTHING)
-    ended = Settle(_new_id(), _shard(payer), _lines(payer, there), nothing, tuple(actual), nothing)
+    id, digest = _named(once)
+    ended = Settle(id, _shard(payer), _lines(payer, there), nothing, tuple(actual), nothing, digest)
     return _owed(payer, there, ended, told)
 
 
@@ -191,9 +203,19 @@ def send(payer: Payer, owed: tuple[Owed, ...]) -> None:
         payer.engine.store.settle(one)
 
 
+def sent_first(payer: Payer, owed: tuple[Owed, ...], settled: Settled | None) -> tuple[Owed, ...]:
+    """What is still to be sent now that the ledger has charged what the store was asked about before; None: in vain."""
+    for one in owed:
+        if settled is None:
+            payer.engine.store.put_off()
+        else:
+            one.told(settled)
+    return ()
+
+
 def _settled(payer: Payer, accounts: Accounts, ended: Settle, told: Told, answer: Settled) -> None:
     paid = ended.on_expiry if answer.was == "expired" else NOTHING
-    charged = pack(_beyond(ended.actual, paid))  # `settled` answers one that came twice
+    charged = 0 if answer.replayed else pack(_beyond(ended.actual, paid))  # `settled` answers one that came twice
     held = ended.held if answer.was == "open" else NOTHING
     crossed: list[Crossing] = []
     states = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, Literal, Unpack
 
 from otelbudget.admission import settlement, trips
@@ -57,7 +58,7 @@ class QuotaService:
         600
 
     Amount keywords are those of `BudgetRun`; *model* and *user* ask and charge their quotas as well. Every check is an
-    event on the current span and counted. An idempotency key is the tenant's; 100,000 are remembered.
+    event on the current span and counted. An idempotency key is the tenant's; a process remembers 100,000.
 
     Args:
         default_daily_quota: What a tenant without quotas of its own may use: tokens per day, a `Quota`, or several;
@@ -105,7 +106,7 @@ class QuotaService:
                 tenants={tenant: listed(theirs, daily) for tenant, theirs in (quotas or {}).items()},
             )
             self._engine = _engine_at(store, Config(quotas=own), clock_s)
-        self._keys = Keys(self._engine, "a quota service", self._engine.quota_keys)
+        self._keys = Keys(self._engine, "a quota service", self._engine.quota_keys, shared_as=("tenant",))
 
     def __repr__(self) -> str:
         return f"<QuotaService: {self._engine.config.quotas!r}>"
@@ -154,7 +155,8 @@ class QuotaService:
 
         Args:
             wait_s: How many seconds to wait until it fits, at most.
-            idempotency_key: The same request once more gives the same reservation.
+            idempotency_key: The same request once more gives the same reservation, in all processes of a store; there
+                it is held anew once it was released or has expired.
             on_unknown: What leaving the block by an exception charges: the hold, its input, or nothing (``open``).
 
         Raises:
@@ -176,18 +178,16 @@ class QuotaService:
     ) -> None:
         """Charge what was used to the present windows, over the quotas too, and no call again that a guard has charged.
 
-        A `Usage` in place of tokens is charged as `BudgetRun.record` does; else steps are charged if they are given,
-        and with *model* the tokens cost what they cost there, unless ``cost_usd`` says it. With *idempotency_key* the
-        same charge is made once.
+        A `Usage` is charged as `BudgetRun.record` does; else steps are charged if they are given, and with *model* the
+        tokens cost what they cost there, unless ``cost_usd`` says it. With *idempotency_key* it is charged once.
         """
         usage, nested = (tokens, 0) if isinstance(tokens, Usage) else _spent(_given(amounts, tokens=tokens), model)
         if usage is tokens and (amounts or model is not None):
             raise TypeError("consume_quota() takes a Usage, or amounts and a model, and got both")
         payer = self._payer(tenant, "normal", user)
-        once = None
-        if idempotency_key is not None:
-            once = self._keys.once(tenant, as_key(idempotency_key), Once("record", usage))
-        settlement.record(payer, unpaid(payer, usage), payer.around().site, nested=nested, once=once)
+        key, keys = idempotency_key, self._keys
+        with nullcontext() if key is None else keys.asking(tenant, Once("record", as_key(key), usage)) as once:
+            settlement.record(payer, unpaid(payer, usage), payer.around().site, nested=nested, once=once)
 
     # --- looking
 

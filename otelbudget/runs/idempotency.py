@@ -2,11 +2,17 @@
 
 What a key stands for is looked at in the critical section in which its request would be admitted or charged. So of two
 equal requests that come at the same moment one is done and the other finds it; a refused one leaves nothing behind.
+
+The keys of a tenant and of a shared run are known to the store that its processes share: there a request has an id that
+follows from its key. What is in doubt stays in doubt there, for whoever asks again: it is not taken back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from otelbudget.admission import notices
@@ -14,6 +20,7 @@ from otelbudget.admission.request import Once
 from otelbudget.errors import IdempotencyError
 from otelbudget.model.amounts import RESOURCES, Amounts, shown
 from otelbudget.model.usage import Usage
+from otelbudget.stores import keyed
 
 if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
@@ -50,7 +57,7 @@ def keys_of(payer: Payer) -> Keys:
     """The keys of a run."""
     run = payer.run
     assert run is not None  # others bring theirs
-    keys: Keys = run.keys or Keys(run.engine, "a run")
+    keys: Keys = run.keys or Keys(run.engine, "a run", shared_as=("run", run.run_id) if run.sharing else ())
     run.keys = keys
     return keys
 
@@ -64,35 +71,59 @@ def unpaid(payer: Payer, usage: Usage) -> Usage:
 
 
 class Keys:
-    """The keys of a run, or those of all tenants of a quota service; *whose* says so in words."""
+    """The keys of a run, or those of all tenants of a quota service; *whose* says so in words.
 
-    def __init__(self, engine: Engine, whose: str, kept: dict[tuple[str, str], Once] | None = None) -> None:
+    Args:
+        shared_as: Whose they are in a store that processes share; nothing where nobody else has them.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        whose: str,
+        kept: dict[tuple[str, str], Once] | None = None,
+        *,
+        shared_as: tuple[str, ...] = (),
+    ) -> None:
         self._engine = engine
         self._whose = whose
         self._kept = {} if kept is None else kept
+        self._shared_as = shared_as if engine.store is not None else ()
 
-    def once(self, tenant: str, key: str, asked: Once) -> Once:
-        """What *key* stands for: what was done under it before, else *asked*.
+    @contextmanager
+    def asking(self, tenant: str, asked: Once) -> Iterator[Once]:
+        """What its key stands for while *asked* is decided: what was done under it before, else *asked*.
 
         Raises:
-            IdempotencyError: Something else has been done under it; nothing changes.
+            IdempotencyError: Something else has been done under it, or is being decided; nothing changes.
         """
-        found = self._kept.setdefault((tenant, key), asked)
-        if found is asked and len(self._kept) > KEPT:
+        if self._shared_as:
+            digest = keyed.digest_of((asked.kind, _said(asked.payload)), self._engine.store.asker)
+            asked.there = keyed.id_of(*self._shared_as, tenant, asked.key), digest
+        locked = self._engine.ledger.locked
+        once = locked(partial(self._found, (tenant, asked.key), asked))
+        if once is None:
+            raise _other(self._kept[tenant, asked.key], asked)
+        if once is asked and len(self._kept) > KEPT:
             self._make_room(asked)
-        if found.kind == asked.kind and found.payload == asked.payload:
-            return found
-        if found.hold is None and not found.done:  # it was refused
-            self._kept[tenant, key] = asked
-            return asked
-        if found.kind != asked.kind:
+        try:
+            yield once
+        except IdempotencyError as error:  # of the store, which knows nothing but what follows from the key
             raise IdempotencyError(
-                f"the key {key!r} was used for {found.kind}() before and is used for {asked.kind}() now"
-            )
-        raise IdempotencyError(
-            f"the key {key!r} was used before for {_said(found.payload)} and is used now for {_said(asked.payload)}:"
-            f" nothing has changed; take a key of its own for every request"
-        )
+                f"the key {asked.key!r} was used before for something else, perhaps in another process: nothing has"
+                " changed; take a key of its own for every request"
+            ) from error
+        finally:
+            locked(partial(_counted, once, -1))
+
+    def _found(self, place: tuple[str, str], asked: Once) -> Once | None:
+        found = self._kept.setdefault(place, asked)
+        if found.kind != asked.kind or found.payload != asked.payload:
+            if found.hold is not None or found.done or found.asking:
+                return None
+            found = self._kept[place] = asked  # the other one was refused
+        _counted(found, 1)
+        return found
 
     def _make_room(self, asked: Once) -> None:
         settled = [key for key, one in tuple(self._kept.items()) if not one.open and one is not asked]
@@ -105,6 +136,21 @@ class Keys:
             self._whose,
             KEPT,
         )
+
+
+def _counted(once: Once, by: int) -> None:
+    once.asking += by
+
+
+def _other(found: Once, asked: Once) -> IdempotencyError:
+    """The error that *found* was, or is being, done under the key of *asked*."""
+    if found.kind != asked.kind:
+        said = f"for {found.kind}() before and is used for {asked.kind}() now"
+    else:
+        said = f"before for {_said(found.payload)} and is used now for {_said(asked.payload)}"
+    return IdempotencyError(
+        f"the key {asked.key!r} was used {said}: nothing has changed; take a key of its own for every request"
+    )
 
 
 def _said(payload: Amounts | Usage) -> str:

@@ -14,7 +14,7 @@ from weakref import ref
 
 from otelbudget import semconv
 from otelbudget.admission import settlement
-from otelbudget.admission.request import GONE, Request
+from otelbudget.admission.request import ELSEWHERE, GONE, Request
 from otelbudget.errors import IdempotencyError
 from otelbudget.ledger.change import write
 from otelbudget.model.amounts import (
@@ -125,7 +125,7 @@ class Reservation:
         here = self._payer.around()
         if settlement.settle(self._payer, self._hold, spent, here.site, asked_model=self.model, owner=here.owner):
             return CHARGED
-        if spent not in (self._hold.paid, self._said):
+        if self._hold.paid is not ELSEWHERE and spent not in (self._hold.paid, self._said):
             raise IdempotencyError("this reservation was committed before with another usage; it was charged once")
         return REPLAYED
 

@@ -1,4 +1,4 @@
-"""Making reservations: what ``reserve`` and ``areserve`` do."""
+"""`reserve`: what is asked for, under an idempotency key too, and the reservation that it becomes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
 from otelbudget.admission.cost import wanted
-from otelbudget.admission.request import Once, Request
+from otelbudget.admission.request import REPLAYED, Once, Request
 from otelbudget.ledger.account import Hold
 from otelbudget.model.amounts import nanoseconds
 from otelbudget.model.keywords import ReserveKeywords, unknown
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from otelbudget.admission.payer import Payer
+    from otelbudget.model.decision import Decision
 
 __all__ = ["AsyncReserve", "reserve"]
 
@@ -28,12 +29,16 @@ _KNOWN: Final = {**ReserveKeywords.__annotations__, "seconds": None}  # which ha
 
 def reserve(payer: Payer, given: dict[str, Any], keys: Keys | None = None) -> Reservation:
     """Hold *given* for one call of *payer*."""
-    request, made, wait_ns = _request(payer, given, keys)
-    asking.decide(payer, request, wait_ns)
-    return made if request.once is None else _replayed(request.once, made)
+    request, made, wait_ns = _request(payer, given)
+    if request.once is None:
+        asking.decide(payer, request, wait_ns)
+        return made
+    with (keys or keys_of(payer)).asking(payer.tenant, request.once) as once:
+        decision = asking.decide(payer, request._replace(once=once), wait_ns)
+    return _replayed(once, made, decision)
 
 
-def _request(payer: Payer, given: dict[str, Any], keys: Keys | None) -> tuple[Request, Reservation, int]:
+def _request(payer: Payer, given: dict[str, Any]) -> tuple[Request, Reservation, int]:
     """What is asked for, the reservation that it becomes, and how long it may wait."""
     if strange := given.keys() - _KNOWN:
         raise unknown("reserve() has no", min(strange), _KNOWN)
@@ -51,17 +56,17 @@ def _request(payer: Payer, given: dict[str, Any], keys: Keys | None) -> tuple[Re
     made = Reservation(payer, hold, on_unknown, model, owner)
     once = None
     if key is not None:
-        keys = keys or keys_of(payer)
         # Prices may change between two equal requests, so only a cost that was given is part of what is compared.
         payload = amounts if priced else amounts._replace(cost_nanousd=0)
-        once = keys.once(payer.tenant, as_key(key), Once("reserve", payload, on_unknown))
+        once = Once("reserve", as_key(key), payload, on_unknown)
     request = Request("reserve", amounts, site, model, owner, hold, made, permit=permit, unpriced=unpriced, once=once)
     return request, made, wait_ns
 
 
-def _replayed(once: Once, made: Reservation) -> Reservation:
+def _replayed(once: Once, made: Reservation, decision: Decision) -> Reservation:
     """The reservation that a key stands for: the one just *made*, or an earlier one."""
     if once.hold is None or once.hold is made._hold:
+        made.replayed = decision is REPLAYED  # in another process
         return made
     hold = once.hold
     earlier: Reservation | None = hold.owner()
@@ -77,8 +82,8 @@ class AsyncReserve(Block, Coroutine[Any, Any, Reservation]):
 
     advice = "write `await run.areserve(...)`, or `async with run.areserve(...) as held:`"
 
-    def __init__(self, payer: Payer, given: dict[str, Any], keys: Keys | None = None) -> None:
-        self._asked = (payer, given, keys)
+    def __init__(self, payer: Payer, given: dict[str, Any]) -> None:
+        self._asked = (payer, given)
         self._begun: Coroutine[Any, Any, Reservation] | None = None
         super().__init__()
 
@@ -106,10 +111,14 @@ class AsyncReserve(Block, Coroutine[Any, Any, Reservation]):
             self._begun.close()
 
     @staticmethod
-    async def _reserve(payer: Payer, given: dict[str, Any], keys: Keys | None) -> Reservation:
-        request, made, wait_ns = _request(payer, dict(given), keys)
-        await asking.adecide(payer, request, wait_ns)
-        return made if request.once is None else _replayed(request.once, made)
+    async def _reserve(payer: Payer, given: dict[str, Any]) -> Reservation:
+        request, made, wait_ns = _request(payer, dict(given))
+        if request.once is None:
+            await asking.adecide(payer, request, wait_ns)
+            return made
+        with keys_of(payer).asking(payer.tenant, request.once) as once:
+            decision = await asking.adecide(payer, request._replace(once=once), wait_ns)
+        return _replayed(once, made, decision)
 
     async def __aenter__(self) -> Reservation:
         self._made = await self

@@ -72,7 +72,8 @@ class BudgetRun(RunView):
 
         With ``wait_s`` it waits so many seconds at most while open holds, a freeze or a limit refuse it. With
         ``idempotency_key`` the same request once more, as long as the run is open, gives the same reservation, settled
-        or not, and marks it ``replayed``; a refused one leaves no key. A retry of one call reserves ``steps=0``.
+        or not, and marks it ``replayed``; a refused one leaves no key. The keys of a shared run are those of all its
+        processes. A retry of one call reserves ``steps=0``.
 
         Raises:
             BudgetExceeded: It does not fit; nothing is held anywhere.
@@ -100,16 +101,11 @@ class BudgetRun(RunView):
         """
         if hasattr(usage, "__index__"):
             raise TypeError(f"record() takes a Usage, got {usage!r}; for tokens alone use record_call(tokens)")
-        usage = Usage.of(usage)
-        run, once = self._state, None
-        if idempotency_key is not None:
-            once = keys_of(run).once(run.tenant, as_key(idempotency_key), Once("record", usage))
-        told, usage = usage, unpaid(run, usage)
-        if told is not usage and once is None:
-            return REPLAYED
-        _, site, owner, permit = run.around()
-        done = settlement.record(run, usage, site, permit=permit, once=once, owner=owner)
-        return CHARGED if done else REPLAYED
+        run, usage = self._state, Usage.of(usage)
+        if idempotency_key is None:
+            return _recorded(run, usage)
+        with keys_of(run).asking(run.tenant, Once("record", as_key(idempotency_key), usage)) as once:
+            return _recorded(run, usage, once)
 
     def record_call(self, tokens: int = 0) -> None:
         """Charge one model call of *tokens* tokens."""
@@ -218,7 +214,10 @@ class BudgetRun(RunView):
 
     async def arecord(self, usage: object, *, idempotency_key: str | None = None) -> Recorded:
         """`record` for coroutines."""
-        return self.record(usage, idempotency_key=idempotency_key)
+        record = partial(self.record, usage, idempotency_key=idempotency_key)
+        if idempotency_key is None or self._state.sharing is None:
+            return record()
+        return await asyncio.to_thread(record)  # it asks the store
 
     async def arecord_call(self, tokens: int = 0) -> None:
         """`record_call` for coroutines."""
@@ -244,6 +243,15 @@ class BudgetRun(RunView):
         if fresh:
             await trips.arefresh(self._state)
         return self.remaining()
+
+
+def _recorded(run: RunState, usage: Usage, once: Once | None = None) -> Recorded:
+    told, usage = usage, unpaid(run, usage)
+    if told is not usage and once is None:
+        return REPLAYED
+    _, site, owner, permit = run.around()
+    done = settlement.record(run, usage, site, permit=permit, once=once, owner=owner)
+    return CHARGED if done else REPLAYED
 
 
 RunState.handle = BudgetRun

@@ -11,8 +11,8 @@ into ``STORES`` of ``tests/stores/store_kit.py``, whose suite proves every rule.
   reclaim up to `RECLAIMED` expired holds of their shard, the longest overdue first, never the one that they are about.
   Until then it can be settled, resized and renewed like any other.
 - **An ended id stays as a mark** for `MARK_S` of the store's clock, `KEYED_MARK_S` if it has a digest, perhaps longer.
-- **A key**: of one id with digests, what was settled for nothing has expired, at no charge. What has expired is held anew
-  by the next new hold, and one that is open lives on unchanged.
+- **A key**: of an id with a digest, what is settled for nothing expires, at no charge. What has expired is held anew by
+  the next new hold, and what is open lives on unchanged.
 - **Rolling windows** are counted in 60 buckets, by `windows.bucket`. All that lies in the window or ahead of it counts:
   what was charged while the clock was ahead, until that has left the window, and what an advanced clock left behind,
   once it is set back. So a clock that steps, back or forth and however far, forgets nothing.

@@ -290,12 +290,11 @@ class Leased:
         if held is None and blocks.has_ended(ended.id) and not ended.digest:
             seen = yield from self._read(key)
             return Settled("settled", tuple([used for used, _ in seen.states]), seen.now_s)
-        expired = held is not None and held.hold.state == "expired"
-        paid = held.hold.on_expiry if held is not None and expired else NOTHING
-        actual = tuple([max(0, a - b) for a, b in zip(ended.actual, paid, strict=True)])
+        paid = held.hold.on_expiry if held is not None and held.hold.state == "expired" else None
+        actual = tuple([max(0, a - b) for a, b in zip(ended.actual, paid or NOTHING, strict=True)])
         settled: Settled = yield "settle", ended._replace(actual=actual)
         if held is not None or not (any(actual) or ended.digest):
             blocks.end(ended.id)
-        used = [used for used, _ in blocks.mine_too(key, [(used, used) for used in settled.used])]
-        said = blocks.told(places_of(*key), ended, tuple(used))
-        return said._replace(was="expired" if expired else settled.was, replayed=settled.replayed)
+        used = [one for one, _ in blocks.mine_too(key, [(one, one) for one in settled.used])]
+        was = settled.was if paid is None else "expired"
+        return blocks.told(places_of(*key), ended, tuple(used))._replace(was=was, replayed=settled.replayed)

@@ -9,13 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any, Final
 
 from otelbudget import forking
 from otelbudget.errors import StoreError
-from otelbudget.ledger.account import Hold, HoldState, QuotaAccount, Refusal
+from otelbudget.ledger.account import HoldState, QuotaAccount, Refusal
 from otelbudget.ledger.accounts import Accounts
 from otelbudget.ledger.change import Changes
 from otelbudget.ledger.ledger import Ledger
@@ -41,37 +40,13 @@ from otelbudget.stores.base import (
     Stored,
     WrongWindow,
 )
-from otelbudget.stores.records import RunRecord, Runs
+from otelbudget.stores.memory_shard import Kept, Shard
+from otelbudget.stores.records import RunRecord
 
 __all__ = ["MemoryStore"]
 
 _LIFETIME: Final = WindowSpec("lifetime")
 _WAS: Final[dict[str, Any]] = {"new": "unknown", "open": "open", "expired": "expired"}
-
-
-@dataclass(slots=True, eq=False)
-class _Kept:
-    """A hold, or the mark of one that has ended, and until when it is kept."""
-
-    lines: tuple[Line, ...]
-    digest: str
-    until_s: float = 0.0
-    hold: Hold = field(default_factory=Hold)
-
-
-@dataclass(slots=True)
-class _Shard:
-    """What is kept together; *due* has (until_s, id), also of times that were put off since."""
-
-    kept: dict[str, _Kept] = field(default_factory=dict)
-    due: list[tuple[float, str]] = field(default_factory=list)
-    overrides: dict[str, Override] = field(default_factory=dict)
-    revision: int = 0
-    runs: Runs = field(default_factory=Runs)
-
-    def keep(self, id: str, one: _Kept, until_s: float) -> None:
-        self.kept[id], one.until_s = one, until_s
-        heappush(self.due, (until_s, id))
 
 
 class MemoryStore:
@@ -91,7 +66,7 @@ class MemoryStore:
         self._clock_s = clock_s
         self._ledger = Ledger(clock_s=lambda: self._now_s)  # one moment for a whole trip
         self._accounts = Accounts(self._ledger)
-        self._shards: dict[str, _Shard] = {}
+        self._shards: dict[str, Shard] = {}
         self._now_s = 0.0
         self._closed = False
         self._lock = forking.hold(threading.RLock())  # re-entrant only because it knows its owner
@@ -117,7 +92,7 @@ class MemoryStore:
                 raise ValueError(f"hold {asked.id!r} was made on other lines")
             return self._held(shard, asked, one)
 
-    def _held(self, shard: _Shard, asked: Reserve, one: _Kept | None) -> Answer:
+    def _held(self, shard: Shard, asked: Reserve, one: Kept | None) -> Answer:
         accounts = self._of(asked.shard, asked.lines)
         for account, line in zip(accounts, asked.lines, strict=True):
             limits = tuple(limit if limit >= 0 else UNLIMITED for limit in line.limits)
@@ -125,7 +100,7 @@ class MemoryStore:
             if account.rules is not rules:
                 self._ledger.limit(account, rules)
         until_s, amounts = self._now_s + asked.ttl_s + GRACE_S, Amounts(*asked.amounts)
-        before, kept = shard.kept.get(asked.id), one or _Kept(asked.lines, asked.digest)
+        before, kept = shard.kept.get(asked.id), one or Kept(asked.lines, asked.digest)
         hold = kept.hold
         refused: Refusal | None
         if one is not None:
@@ -147,11 +122,13 @@ class MemoryStore:
         """See `Store.settle`."""
         with self._trip(ended.shard) as shard:
             one = self._find(shard, ended.id, ended.digest)
-            kept = one or _Kept(ended.lines, ended.digest)
+            kept = one or Kept(ended.lines, ended.digest)
             hold, actual = kept.hold, pack(ended.actual)
             was = _WAS.get(hold.state, "settled")
             ends_as: HoldState = "expired" if kept.digest and not actual else "committed"
-            accounts = self._of(ended.shard, kept.lines if was == "open" else ended.lines)  # as they are now, rolling ones too
+            accounts = self._of(
+                ended.shard, kept.lines if was == "open" else ended.lines
+            )  # as they are now, rolling ones too
             if one is None:
                 if actual and not any(ended.held):
                     self._check_windows(ended.lines)
@@ -237,16 +214,16 @@ class MemoryStore:
     # --- inside a trip
 
     @contextmanager
-    def _trip(self, shard: str) -> Iterator[_Shard]:
+    def _trip(self, shard: str) -> Iterator[Shard]:
         if self._lock._is_owned():  # type: ignore[attr-defined]  # what threading.Condition asks of a lock
             raise StoreError("this thread is in the middle of a trip, which a finalizer or signal handler interrupts")
         with self._lock:
             if self._closed:
                 raise StoreError("the store is closed")
             self._now_s = self._clock_s()
-            yield self._shards.setdefault(shard, _Shard())
+            yield self._shards.setdefault(shard, Shard())
 
-    def _find(self, shard: _Shard, id: str, digest: str = "") -> _Kept | None:
+    def _find(self, shard: Shard, id: str, digest: str = "") -> Kept | None:
         one = shard.kept.get(id)
         if one is None or one.hold.state == "new":  # it was refused
             return None
@@ -277,7 +254,7 @@ class MemoryStore:
         if spared:
             heappush(shard.due, (spared, but))
 
-    def _mark_until_s(self, one: _Kept) -> float:
+    def _mark_until_s(self, one: Kept) -> float:
         return self._now_s + (KEYED_MARK_S if one.digest else MARK_S)
 
     def _of(self, shard: str, lines: tuple[Line, ...]) -> tuple[QuotaAccount, ...]:

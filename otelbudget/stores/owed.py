@@ -40,6 +40,20 @@ class Owed:
 class ById:
     """What is owed, as attributes: so it is put there in the one step in which the ledger changes."""
 
+    def due(self, *, flying: bool = False) -> Iterator[Owed]:
+        """What is to be sent, in order; with *flying* also what somebody is about to send."""
+        for owed in tuple(vars(self).values()):
+            if flying or owed.due_s <= time.monotonic():
+                yield owed
+
+    def drop(self, owed: Owed) -> bool:
+        """Forget it; False if that was done before."""
+        return vars(self).pop(owed.ended.id, None) is not None
+
+    def spent(self) -> int:
+        """How much of it charges something; what only gives back comes back by itself."""
+        return sum(any(owed.ended.actual) for owed in tuple(vars(self).values()))
+
 
 class Unsent(StoreError):
     """What waits could not be sent, so neither was the request after it: the store knows nothing of that."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +45,7 @@ class Shared:
 
     Attributes:
         ttl_s: How long holds live there that nobody renews.
+        asker: Tells trips of this process from those of others under the same idempotency key.
         health: What became of the trips.
         owed, watched: Where the ledger puts what it charges, by its id; what follows the store.
     """
@@ -60,6 +62,7 @@ class Shared:
         self.health: Health = getattr(store, "health", None) or Health()
         self.said, self._count, self.name = said, count, store.name
         self.ttl_s: float = getattr(store, "ttl_s", 60.0)
+        self.asker = secrets.token_hex(8)
         self._open_holds, self.owed = open_holds, ById()
         self._owed: dict[str, Owed] = vars(self.owed)  # in the order in which they are sent
         self.overrides: Any = None  # what is set in the store, where somebody obeys it
@@ -159,14 +162,27 @@ class Shared:
             self._keep_alive()
             raise
 
+    def settle_first(self, owed: Owed) -> Settled | None:
+        """Send what is charged here only if the store has not charged it before; None if that can't be known now."""
+        try:
+            self._catch_up()
+            settled = self._sent(owed)
+        except StoreError:
+            self.failure.settled(owed.ended, reached=False)
+            return None
+        self.failure.settled(owed.ended, reached=True)
+        return settled
+
+    def _sent(self, owed: Owed) -> Settled:
+        with sending(owed), self._asking():
+            try:
+                return self.store.settle(owed.ended)
+            except WrongWindow:
+                return self.store.settle(owed.in_its_window())
+
     def _send(self, owed: Owed) -> None:
         if owed.ended.id in self._owed:
-            with sending(owed), self._asking():
-                try:
-                    settled = self.store.settle(owed.ended)
-                except WrongWindow:
-                    settled = self.store.settle(owed.in_its_window())
-            self._answered(owed, settled)
+            self._answered(owed, self._sent(owed))
 
     async def _asend(self, owed: Owed) -> None:
         if owed.ended.id in self._owed:
@@ -179,25 +195,15 @@ class Shared:
 
     def _answered(self, owed: Owed, settled: Settled) -> None:
         self.failure.settled(owed.ended, reached=True)
-        if self._drop(owed):  # sent twice, it was charged once and is told once
+        if self.owed.drop(owed):  # sent twice, it was charged once and is told once
             owed.told(settled)
 
-    def _due(self, *, flying: bool = False) -> Iterator[Owed]:
-        """What is to be sent, in order; with *flying* also what somebody is about to send."""
-        for owed in tuple(self._owed.values()):
-            if flying or owed.due_s <= time.monotonic():
-                yield owed
-
-    def _drop(self, owed: Owed) -> bool:
-        """Forget it; False if that was done before."""
-        return self._owed.pop(owed.ended.id, None) is not None
-
     def _lose(self, owed: Owed) -> None:
-        self._count([(self.health, "lost", int(self._drop(owed)))])
+        self._count([(self.health, "lost", int(self.owed.drop(owed)))])
 
     def _catch_up(self, *, flying: bool = False) -> None:
         """Send what waits, in order; StoreError if the store still doesn't take it."""
-        for owed in self._due(flying=flying):
+        for owed in self.owed.due(flying=flying):
             self._send(owed)
 
     def _catch_up_first(self) -> None:
@@ -211,7 +217,7 @@ class Shared:
         if self._owed:
             await asyncio.sleep(0)  # what this task has settled goes first
         try:
-            for owed in self._due():
+            for owed in self.owed.due():
                 await self._asend(owed)
         except StoreError as error:
             raise Unsent(str(error)) from error
@@ -226,7 +232,7 @@ class Shared:
         self.store.close()
         if self._tending is not None:
             self._tending.join(0.1)  # now it gets no answer any more
-        if spent := self._spent():
+        if spent := self.owed.spent():
             self._count([(self.health, "lost", spent)])
             _log.error("%d settlements never reached the %s store", spent, self.name)
         self._owed.clear()
@@ -255,13 +261,13 @@ class Shared:
         self.watched.catch_up()
         while self._owed:
             self._retry(flying=True)
-            if not self._spent() or time.monotonic() > until_s:
+            if not self.owed.spent() or time.monotonic() > until_s:
                 break
             time.sleep(0.01)
 
     def _retry(self, *, flying: bool = False) -> None:
         """Send what waits; what fails otherwise than by the store's absence is given up, and the rest goes on."""
-        for owed in self._due(flying=flying):
+        for owed in self.owed.due(flying=flying):
             try:
                 self._send(owed)
             except StoreError:
@@ -269,10 +275,6 @@ class Shared:
             except Exception:  # noqa: BLE001 - whatever it is, the thread goes on
                 _log.exception("a settlement for the %s store was given up: %r", self.name, owed.ended)
                 self._lose(owed)
-
-    def _spent(self) -> int:
-        """How much of what waits charges something; what only gives back comes back by itself."""
-        return sum(any(owed.ended.actual) for owed in tuple(self._owed.values()))
 
     def _renew(self) -> None:
         shards: dict[str, list[str]] = {}
@@ -287,6 +289,7 @@ class Shared:
 
     def forked(self) -> None:
         """In a forked process holds and settles are the parent's, and so is the thread."""
+        self.asker = secrets.token_hex(8)
         self._owed.clear()
         self._tending = None
         self._ended = threading.Event()

@@ -187,6 +187,27 @@ def test_the_same_key_asked_while_the_first_is_being_decided_gets_the_same_reser
         assert held(run)[:2] == [1, 60]
 
 
+def test_something_else_under_a_key_that_is_being_decided_is_an_error(world: World) -> None:
+    wrong = 0
+
+    def more(_: Any, run: Any) -> bool:
+        nonlocal wrong
+        for ask in (
+            lambda: run.reserve(tokens=5, idempotency_key="k"),
+            lambda: run.record(Usage(), idempotency_key="k"),
+        ):
+            with pytest.raises(IdempotencyError, match="the key 'k'"):
+                ask()
+            wrong += 1
+        return False
+
+    with world.run(RunBudget(max_tokens=10, on_exhausted=more), reraise=False) as run:
+        with pytest.raises(BudgetExceeded):
+            run.reserve(tokens=60, idempotency_key="k")
+        assert (wrong, held(run)[0]) == (2, 0)
+        assert not run.reserve(tokens=5, idempotency_key="k").replayed  # a refusal leaves no key
+
+
 async def test_tasks_share_a_key_too(world: World) -> None:
     async def more(_: Any, run: Any) -> bool:
         await asyncio.sleep(0.01)
