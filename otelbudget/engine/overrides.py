@@ -73,7 +73,7 @@ class SharedOverrides:
         """A block that changes what is set for *tenant*: from what the store has by now, to what it gets.
 
         Raises:
-            StoreError: The store can't be reached; nothing has changed.
+            StoreError: The store can't be reached; nothing has changed here, and may have there.
         """
         with self._lock:
             self._adopt(self._shard(tenant))

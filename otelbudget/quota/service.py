@@ -224,7 +224,7 @@ class QuotaService:
 
         Raises:
             ConfigError: It is no quota, or one per run; nothing has changed then.
-            StoreError: The store can't be reached; nothing has changed then.
+            StoreError: The store can't be reached; it may have changed all the same, and can be set again.
         """
         directory, change = self._engine.directory, Change(self._payer(tenant).tenant, actor, reason)
         changes: list[tuple[Quota | None, Quota | None]] = []

@@ -164,6 +164,9 @@ class BudgetRun(RunView):
         """Raise this run's own limits by *delta*, or set them: ``run.extend(to={"steps": 4})``.
 
         Denials of what is extended are dealt with.
+
+        Raises:
+            StoreError: The store of a shared run did not answer; the message says if it may have been extended.
         """
         controls.extend(self._state, delta, to, actor, reason)
 

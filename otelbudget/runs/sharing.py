@@ -104,7 +104,7 @@ class Sharing:
         """What *change* gives, which changes the run from what it is by now; others obey within `LOOK_S` or so.
 
         Raises:
-            StoreError: The store can't be reached; nothing has changed.
+            StoreError: The store can't be reached; its message says if it may have been changed all the same.
             BudgetError: The run is not there any more.
         """
         while True:
@@ -123,6 +123,12 @@ class Sharing:
             by = secrets.token_hex(8)  # or the same change of somebody else would pass for this one
             wanted = RunRecord("", self._state(by=by), self._changes + 1)
             kept = self._store.store.run(*self._place, wanted)
+        except StoreError as error:
+            self._put(json.loads(before))
+            raise StoreError(
+                f"{error}; whether run {self._run.run_id} was changed is not known: it may have been, or be yet. Look at"
+                " it when the store is back, or make a change that may be made twice: extend(to=...), freeze(), reset()"
+            ) from error
         except BaseException:
             self._put(json.loads(before))
             raise

@@ -654,6 +654,38 @@ def test_a_store_that_is_away_refuses_its_opening_its_changes_and_to_continue_it
         assert (run.state, len(manager.engine.meters.live)) == ("active", 1)
 
 
+def test_a_change_whose_answer_was_lost_is_said_to_be_in_doubt_and_obeyed_if_it_was_made(
+    here: BudgetManager, there: BudgetManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = here.engine.store.store
+    write = store.run
+
+    def lost(*asked: Any) -> Any:
+        found = write(*asked)
+        if len(asked) > 2:
+            raise StoreError("no answer in time")
+        return found
+
+    def away(*_: Any) -> Any:
+        raise StoreError("away")
+
+    with here.run(FIVE, shared=True) as run, there.continue_run(run.run_id) as same:
+        with monkeypatch.context() as broken:
+            broken.setattr(store, "run", lost)
+            with pytest.raises(StoreError, match=r"no answer in time; whether run .* was changed .* extend\(to=") as said:
+                run.extend(steps=5)
+            assert isinstance(said.value.__cause__, StoreError)
+            assert run.remaining()["steps"] == 5  # as long as nobody knows
+            broken.setattr(store, "run", away)
+            with pytest.raises(StoreError, match="^away$"):  # so nothing was changed
+                run.extend(steps=5)
+        for manager in (here, there):
+            look(manager, monkeypatch)
+        assert [one.remaining()["steps"] for one in (run, same)] == [10, 10]
+        run.extend(to={"steps": 10})  # which may be done again
+        assert run.remaining()["steps"] == 10
+
+
 def test_its_end_is_told_when_the_store_is_back(make: Make, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     here, there = make(file), make(file)
 
