@@ -98,7 +98,7 @@ def limit(run: RunState, i: int, full: int) -> None:
 
 
 def _changed(run: RunState, change: Callable[[], T]) -> T:
-    """What *change* gives, once it is told to all who share *run*; as long as that is not known, it is as it was here."""
+    """What *change* gives, once all who share *run* are told; as long as that is not known, it is as it was."""
     if run.sharing is None:
         return change()
     done: T = run.sharing.change(change)

@@ -126,8 +126,8 @@ class Sharing:
         except StoreError as error:
             self._put(json.loads(before))
             raise StoreError(
-                f"{error}; whether run {self._run.run_id} was changed is not known: it may have been, or be yet. Look at"
-                " it when the store is back, or make a change that may be made twice: extend(to=...), freeze(), reset()"
+                f"{error}; whether run {self._run.run_id} was changed is not known: it may have been, or be yet. Look"
+                " when the store is back, or make a change that may be made twice: extend(to=...), freeze(), reset()"
             ) from error
         except BaseException:
             self._put(json.loads(before))

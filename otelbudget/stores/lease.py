@@ -14,12 +14,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal
+from contextlib import suppress
 from operator import add, sub
-from typing import Final
 
 from otelbudget import forking
-from otelbudget.errors import StoreError
 from otelbudget.model.amounts import NOTHING
 from otelbudget.model.vector import unpack
 from otelbudget.stores.base import (
@@ -35,18 +33,16 @@ from otelbudget.stores.base import (
     Stored,
     judge,
 )
-from otelbudget.stores.block import Held, Key, Lease, is_worth, least, left, places_of
-from otelbudget.stores.blocks import Blocks
+from otelbudget.stores.block import Held, Key, places_of
 from otelbudget.stores.errands import Trips, amake, make
+from otelbudget.stores.leasing import Leasing
+from otelbudget.stores.owed import Unsent
 from otelbudget.stores.records import RunRecord
 
 _log = logging.getLogger("otelbudget")
-#: How long a block lives, and how many there are at a time at most.
-BLOCK_S: Final = 3.0
-MOST: Final = 200
 
 
-class Leased:
+class Leased(Leasing):
     """*store*, with leases.
 
     Args:
@@ -56,20 +52,10 @@ class Leased:
     """
 
     def __init__(self, store: Store, share: float, clock_s: Callable[[], float] = time.time) -> None:
+        super().__init__(store, share, clock_s)
         self.name = store.name
-        self.ttl_s: float = getattr(store, "ttl_s", 60.0)
         self.health = getattr(store, "health", None)
-        self._store = store
-        self._share = Decimal(str(share))
-        self._clock_s = clock_s
-        self.forked()
         forking.tell(self)
-
-    def forked(self) -> None:
-        """In a child leases and holds are the parent's."""
-        self._blocks = Blocks(self._clock_s)
-        self._taking: dict[Key | str, object] = {}  # accounts of which a block is taken, leases that change
-        self._tight: dict[Key, float] = {}  # until when no block is asked for, since there was no room for one
 
     @property
     def answers(self) -> int:
@@ -94,6 +80,16 @@ class Leased:
         """See `Store.asettle`."""
         settled = self._blocks.settle(ended)
         return settled if settled and not self._blocks.ready else await amake(self._store, self._settle(ended, settled))
+
+    def settle_alone(self, ended: Settle) -> Settled:
+        """`settle`, which gives nothing back, so that it is one trip or none."""
+        settled = self._blocks.settle(ended)
+        return make(self._store, self._settle_there(ended)) if settled is None else settled
+
+    async def asettle_alone(self, ended: Settle) -> Settled:
+        """`settle_alone` for coroutines."""
+        settled = self._blocks.settle(ended)
+        return await amake(self._store, self._settle_there(ended)) if settled is None else settled
 
     def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         """See `Store.read`."""
@@ -130,8 +126,11 @@ class Leased:
 
     def tend(self) -> None:
         """End what is old; whoever has this store calls it about every second."""
+        self._tidy()
         try:
-            make(self._store, self._tidy())
+            make(self._store, self._give_back())
+        except Unsent:  # once more then
+            pass
         except Exception as error:  # noqa: BLE001 - whatever it is, who calls goes on
             _log.warning("leases of the %s store were not settled yet: %r", self.name, error)
 
@@ -139,7 +138,8 @@ class Leased:
         """Settle what was spent of leases, if the store can be reached, and close it."""
         for held in tuple(self._blocks.held.values()):
             self._blocks.expire(held)
-        self._settle_all()
+        with suppress(Unsent):
+            self._settle_all()
         self._store.close()
 
     def let_go(self, shard: str, account: str) -> None:
@@ -153,10 +153,14 @@ class Leased:
     # --- trips, as generators that know nothing of waiting
 
     def _reserve(self, asked: Reserve) -> Trips[Answer]:
-        yield from self._tidy()
+        self._tidy()
         held = self._blocks.held.get(asked.id)
+        answer = None if held is None else self._blocks.resize(held, asked)
+        if answer is not None:
+            return answer
+        yield from self._give_back()
         if held is not None:
-            return self._blocks.resize(held, asked) or (yield from self._grow(held, asked))
+            return (yield from self._grow(held, asked))
         if self._blocks.has_ended(asked.id):
             seen = yield from self._read((asked.shard, asked.lines))
             return seen._replace(gone=True)
@@ -197,87 +201,16 @@ class Leased:
                 return answer
             yield from self._give_back()
 
-    def _lease(self, asked: Reserve) -> Trips[None]:
-        """Take the next block of its accounts, if there is room for one that is worth it and nobody else does."""
-        key, mine = (asked.shard, asked.lines), object()
-        if len(self._blocks.all) >= MOST or key in self._tight or self._taking.setdefault(key, mine) is not mine:
-            return
-        try:
-            limits = least([line.limits for line in asked.lines])
-            block = tuple(int(max(0, limit) * self._share) for limit in limits)
-            while is_worth(block, asked.amounts, limits):
-                answer = yield from self._take(key, block, limits)
-                if answer.refused is None:
-                    return
-                self._tight[key] = self._clock_s() + BLOCK_S
-                block = tuple([min(b, room) // 2 for b, room in zip(block, left(asked.lines, answer), strict=True)])
-        finally:
-            self._taking.pop(key, None)
-
-    def _take(self, key: Key, block: tuple[int, ...], limits: tuple[int, ...]) -> Trips[Answer]:
-        """Ask for a block, in place of the one before."""
-        before = self._blocks.live.pop(key, None)
-        if before is not None:
-            self._blocks.close(before)
-            yield from self._give_back()
-        lease = Lease(key)
-        self._blocks.all[lease.id] = lease
-        answer: Answer
-        try:
-            answer = yield "reserve", lease.asks(block, self.ttl_s)
-        except BaseException:
-            self._blocks.ready.append(lease)  # the store may have it
-            raise
-        if answer.refused is None and not answer.gone:
-            lease.block = block
-            bounds = tuple(b if limit >= 0 else -1 for b, limit in zip(block, limits, strict=True))
-            self._blocks.open(lease, answer, bounds, self._clock_s() + BLOCK_S)
-        else:
-            self._blocks.all.pop(lease.id, None)
-        return answer
-
-    def _give_back(self) -> Trips[None]:
-        """Settle closed leases, or give back what nobody needs of them, as far as the store can be reached."""
-        blocks = self._blocks
-        while blocks.ready:
-            lease = blocks.next_ready()
-            if lease is None or lease.id in self._taking:
-                continue
-            try:
-                yield from self._give_back_one(lease)
-            except BaseException as error:
-                blocks.keep(lease)
-                if isinstance(error, StoreError):  # once more later
-                    return
-                raise
-
-    def _give_back_one(self, lease: Lease) -> Trips[None]:
-        if not lease.account.holds:
-            self._blocks.all.pop(lease.id, None)  # before, or what it has spent would be counted twice meanwhile
-            yield "settle", lease.ends()
-        elif self._taking.setdefault(lease.id, lease) is lease:
-            try:
-                needed = lease.needed()
-                if needed != lease.block:
-                    yield "reserve", lease.asks(needed, self.ttl_s)
-                    lease.block = needed
-            finally:
-                self._taking.pop(lease.id, None)
-
-    def _tidy(self) -> Trips[None]:
-        self._blocks.tidy()
-        now_s = self._clock_s()
-        self._tight = {key: until_s for key, until_s in tuple(self._tight.items()) if until_s > now_s}
-        yield from self._give_back()
-
     def _read(self, key: Key) -> Trips[Answer]:
-        yield from self._tidy()
+        self._tidy()
+        yield from self._give_back()
         answer: Answer = yield "read", *key
         return self._blocks.seen(key, answer)
 
     def _settle(self, ended: Settle, settled: Settled | None) -> Trips[Settled]:
         settled = settled or (yield from self._settle_there(ended))
-        yield from self._give_back()
+        with suppress(Unsent):  # once more later
+            yield from self._give_back()
         return settled
 
     def _settle_there(self, ended: Settle) -> Trips[Settled]:

@@ -12,14 +12,14 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 from otelbudget import forking
 from otelbudget.config.store import StoreConfig
 from otelbudget.errors import StoreError
-from otelbudget.stores.base import Answer, Line, Reserve, Settled, Store, WrongWindow
+from otelbudget.stores.base import Answer, Line, Reserve, Settle, Settled, Store, WrongWindow
 from otelbudget.stores.failure import Failure
 from otelbudget.stores.health import Health
 from otelbudget.stores.owed import ById, Owed, Unsent, sending
@@ -147,14 +147,14 @@ class Shared:
     def _settle(self, owed: Owed) -> None:
         try:
             self._catch_up()
-            self._send(owed)
+            self._send(owed, self.store.settle)
         except StoreError:
             self.failure.settled(owed.ended, reached=False)
             self.put_off()
 
     async def _asettle(self, owed: Owed) -> None:
         try:
-            await self._asend(owed)
+            await self._asend(owed, self.store.asettle)
         except StoreError:
             self.failure.settled(owed.ended, reached=False)
             self.put_off()
@@ -166,31 +166,31 @@ class Shared:
         """Send what is charged here only if the store has not charged it before; None if that can't be known now."""
         try:
             self._catch_up()
-            settled = self._sent(owed)
+            settled = self._sent(owed, self.store.settle)
         except StoreError:
             self.failure.settled(owed.ended, reached=False)
             return None
         self.failure.settled(owed.ended, reached=True)
         return settled
 
-    def _sent(self, owed: Owed) -> Settled:
+    def _sent(self, owed: Owed, settle: Callable[[Settle], Settled]) -> Settled:
         with sending(owed), self._asking():
             try:
-                return self.store.settle(owed.ended)
+                return settle(owed.ended)
             except WrongWindow:
-                return self.store.settle(owed.in_its_window())
+                return settle(owed.in_its_window())
 
-    def _send(self, owed: Owed) -> None:
+    def _send(self, owed: Owed, settle: Callable[[Settle], Settled]) -> None:
         if owed.ended.id in self._owed:
-            self._answered(owed, self._sent(owed))
+            self._answered(owed, self._sent(owed, settle))
 
-    async def _asend(self, owed: Owed) -> None:
+    async def _asend(self, owed: Owed, settle: Callable[[Settle], Awaitable[Settled]]) -> None:
         if owed.ended.id in self._owed:
             with sending(owed), self._asking():
                 try:
-                    settled = await self.store.asettle(owed.ended)
+                    settled = await settle(owed.ended)
                 except WrongWindow:
-                    settled = await self.store.asettle(owed.in_its_window())
+                    settled = await settle(owed.in_its_window())
             self._answered(owed, settled)
 
     def _answered(self, owed: Owed, settled: Settled) -> None:
@@ -204,7 +204,7 @@ class Shared:
     def _catch_up(self, *, flying: bool = False) -> None:
         """Send what waits, in order; StoreError if the store still doesn't take it."""
         for owed in self.owed.due(flying=flying):
-            self._send(owed)
+            self._send(owed, getattr(self.store, "settle_alone", self.store.settle))
 
     def _catch_up_first(self) -> None:
         """Send what was spent before a request, so that it sees that."""
@@ -218,7 +218,7 @@ class Shared:
             await asyncio.sleep(0)  # what this task has settled goes first
         try:
             for owed in self.owed.due():
-                await self._asend(owed)
+                await self._asend(owed, getattr(self.store, "asettle_alone", self.store.asettle))
         except StoreError as error:
             raise Unsent(str(error)) from error
 
@@ -269,7 +269,7 @@ class Shared:
         """Send what waits; what fails otherwise than by the store's absence is given up, and the rest goes on."""
         for owed in self.owed.due(flying=flying):
             try:
-                self._send(owed)
+                self._send(owed, getattr(self.store, "settle_alone", self.store.settle))
             except StoreError:
                 return
             except Exception:  # noqa: BLE001 - whatever it is, the thread goes on

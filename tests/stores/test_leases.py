@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -17,9 +17,11 @@ from store_model import ModelStore
 import otelbudget
 from otelbudget import BudgetExceeded, Config, ConfigError, Quota, Quotas, QuotaService, StoreError, Usage
 from otelbudget.config import StoreConfig, load_budget_config
+from otelbudget.stores import shared
 from otelbudget.stores.base import Line, Reserve, Reset, Settle
 from otelbudget.stores.blocks import Blocks
-from otelbudget.stores.lease import BLOCK_S, Leased
+from otelbudget.stores.lease import Leased
+from otelbudget.stores.leasing import BLOCK_S
 from otelbudget.stores.memory import MemoryStore
 
 LINE = lifetime(limits=limit(1000))
@@ -37,10 +39,12 @@ class Counted(ModelStore):
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock)
         self.trips: list[str] = []
+        self.failed: list[bool] = []
         self.away = False
 
     def now_s(self) -> float:
         if self.away:
+            self.failed.append(True)
             raise StoreError("away")
         return super().now_s()
 
@@ -347,6 +351,57 @@ def test_a_store_that_is_away_is_told_once_whatever_leases_answer(
     said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("the model store")]
     starts = [line.split(":")[0] for line in said]
     assert starts == ["the model store can't be reached", "the model store is reached again"]
+
+
+@pytest.mark.parametrize("how", ["plain", "coroutine"])
+def test_a_request_ends_with_the_first_trip_that_fails(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(shared, "RETRY_S", 1_000)  # by then nobody looks any more
+    central, place, failed = Counted(clock), Place("none", tmp_path), []
+    config = Config(quotas=Quotas(default=[Quota(tokens=1000, per="lifetime")]), store=StoreConfig(lease=0.1))
+    leased: Any = place.setup(config, store=central).engine.store.store
+
+    def unavailable(ask: Callable[[], Any]) -> None:
+        with pytest.raises(BudgetExceeded) as stopped:
+            ask()
+        assert stopped.value.reason == "store_unavailable"
+
+    with otelbudget.run(reraise=False) as run:
+        asks: list[Callable[[], Any]] = [
+            lambda: unavailable(lambda: run.reserve(tokens=60)),
+            lambda: unavailable(lambda: run.check(tokens=60)),
+            lambda: run.record(Usage(tokens=5)),
+            lambda: unavailable(lambda: held[0].extend(tokens=300)),
+            lambda: held.pop().commit(Usage(tokens=5)),
+            lambda: held.pop().release(),
+        ]
+        if how == "coroutine":
+            asks = [
+                lambda: unavailable(lambda: asyncio.run(_await(run.areserve(tokens=60)))),
+                lambda: unavailable(lambda: asyncio.run(run.acheck(tokens=60))),
+                lambda: unavailable(lambda: asyncio.run(held[0].aextend(tokens=300))),
+            ]
+        held = [run.reserve(tokens=7) for _ in range(40)]
+        central.away, central.failed = True, failed
+        for _ in range(4):
+            leased._blocks.close_all()
+            for ask in asks:
+                failed.clear()
+                ask()
+                assert len(failed) <= 1, ask
+        central.away = False
+        run.reserve(tokens=1).release()
+        while held:
+            held.pop().release()
+    otelbudget.shutdown()
+    central.closed = False
+    (account,) = central.accounts("default")
+    assert account.used[1] == account.taken[1] == (40 if how == "plain" else 0)
+
+
+async def _await(asked: Any) -> Any:
+    return await asked
 
 
 @pytest.fixture(params=["sqlite", "redis"])
