@@ -17,10 +17,10 @@ from otelbudget.calls.sizing import ModelRequest
 from otelbudget.engine.context import HELD, active_engine
 from otelbudget.errors import BudgetExceeded, found_in
 from otelbudget.estimate.tokens import count_input
-from otelbudget.guards import watch
+from otelbudget.guards import caps, watch
 from otelbudget.guards.boundary import contained
 from otelbudget.guards.charge import Charge
-from otelbudget.guards.dialects import Dialect, cost_of, dialect_of, text_of
+from otelbudget.guards.dialects import Dialect, cost_of, dialect_of, get, text_of
 from otelbudget.guards.exchange import Exchange
 from otelbudget.guards.framing import Framing, framing_of
 from otelbudget.guards.held import Part
@@ -204,7 +204,10 @@ class Way:
         status = getattr(error, "status_code", None)
         if self.sent is self._given or not isinstance(status, int):
             return False
-        said = f"{error} {getattr(error, 'body', '')}".lower()
+        body = getattr(error, "body", "")
+        said = f"{error} {body}".lower()
+        if caps.is_cap(body) or caps.is_cap(get(body, "error")):
+            return False
         if status not in _MAYBE_ASKED and not any(name in said for name in _ASKED):
             return False
         self.sent, self._refused = self._given, True
@@ -230,6 +233,9 @@ class Way:
                 self._follow(response)
                 return
             told = self._plan.dialect.usage(result, self._plan.request.provider) or self._usage_in(response)
+            if told is None and caps.in_body(self._body(response)):
+                self._charge.refused(None)
+                return
             self._charge.answered(told or (Usage(0, 0) if self._plan.dialect.fee else None))
             return
         self._charge.answered(None)
@@ -280,8 +286,11 @@ class Way:
 
     def _usage_in(self, response: Any) -> Usage | None:
         """The usage in the body of a response that has been read."""
+        return json_usage(self._body(response), self._plan.dialect, self._plan.request.provider)
+
+    @staticmethod
+    def _body(response: Any) -> bytes:
         try:
-            body = b"" if response is None else response.content
+            return b"" if response is None else response.content
         except RuntimeError:  # nobody has read it
-            return None
-        return json_usage(body, self._plan.dialect, self._plan.request.provider)
+            return b""

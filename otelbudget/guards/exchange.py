@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 
-#: Errors of httpx, httpx2, aiohttp and botocore that come before the first byte of a request has left.
+#: Errors of httpx, httpx2, aiohttp and botocore that come before the first byte of a request has left; and litellm's of
+#: its own ``max_budget``.
 _BEFORE_SENDING: Final = frozenset(
     {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError", "ClientConnectorError"}
-    | {"EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError"}
+    | {"EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError", "BudgetExceededError"}
 )
 
 

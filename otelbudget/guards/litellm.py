@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from otelbudget.guards import patching, readers
 from otelbudget.guards.call import Wire, acarried, carried, plan
-from otelbudget.guards.exchange import Answer, Attempts
+from otelbudget.guards.exchange import Answer, Attempts, never_sent
 from otelbudget.guards.framing import Framing
 from otelbudget.guards.guard import SdkGuard
 from otelbudget.guards.watch import Watch, follow, watch_of
@@ -201,7 +201,7 @@ def _plain(value: Any) -> Any:
 
 
 _CHUNKS: Final = Framing(lambda kept, chunk: ([chunk], kept), _data)
-_ATTEMPTS: Final = Attempts(lambda error: getattr(error, "status_code", None), _answer)
+_ATTEMPTS: Final = Attempts(lambda error: None if never_sent(error) else getattr(error, "status_code", None), _answer)
 _PATHS: Final = {
     "completion": "/chat/completions",
     "text_completion": "/completions",

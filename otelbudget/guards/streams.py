@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget.errors import BudgetExceeded
 from otelbudget.estimate.tokens import estimate_tokens
+from otelbudget.guards.caps import in_body, in_event
 from otelbudget.guards.dialects import Dialect, text_of
 from otelbudget.guards.watch import Watch
 from otelbudget.model.usage import Usage
@@ -36,7 +37,7 @@ class StreamWatch(Watch):
         #: What the events have said about the answer as a whole.
         self._answer: dict[str, Any] = {}
         self._usage: Usage | None = None
-        self._ended = False
+        self._ended = self._capped = False
         self._tokens = 0
         self._text = ""
         self._unheard = 0
@@ -69,6 +70,7 @@ class StreamWatch(Watch):
             told = {name: value for name, value in usage.items() if value is not None}
             self._answer["usage"] = self._answer.get("usage", {}) | told
             self._usage = self._dialect.usage(self._answer, self.charge.request.provider)
+        self._capped = self._capped or in_event(event)
         self._ended = self._ended or self._dialect.ends(event, self._usage)
         if words := self._dialect.words(event):
             self._count(words)
@@ -116,15 +118,22 @@ class StreamWatch(Watch):
 
     def complete(self) -> None:
         """Charge the usage that came with it, else the estimate of its input and the output seen."""
+        if self._nothing_made():
+            self.charge.refused(None)
+            return
         told = self._usage is not None and self._ended
         self.charge.answered(self._usage if told else self._so_far())
 
     def lost(self, error: BaseException | None) -> None:
         """Charge the usage if it had come, else the input and the output seen."""
-        if self._ended:
+        if self._ended or self._nothing_made():
             self.complete()
         else:
             self.charge.lost(error, self._so_far())
+
+    def _nothing_made(self) -> bool:
+        """Whether a cap of the provider's has stopped it before it said anything."""
+        return self._capped and self._usage is None and not (self._tokens or self._text)
 
 
 class BodyWatch(Watch):
@@ -143,7 +152,11 @@ class BodyWatch(Watch):
 
     def complete(self) -> None:
         """Charge its usage."""
-        self.charge.answered(json_usage(self._body, self._dialect, self.charge.request.provider))
+        told = json_usage(self._body, self._dialect, self.charge.request.provider)
+        if told is None and in_body(self._body):
+            self.charge.refused(None)
+        else:
+            self.charge.answered(told)
 
     def lost(self, error: BaseException | None) -> None:
         """The model has worked, but what it made was not read."""

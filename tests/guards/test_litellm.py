@@ -343,3 +343,13 @@ def test_litellm_is_as_before_when_the_guard_is_out(server: Provider, manager: B
     with manager.run(RunBudget(max_steps=0)) as run:
         litellm.completion(**SAY, **_routes(server)["openai"])
         assert charged(run) == (0, 0, 0)
+
+
+def test_litellms_own_budget_is_no_denial_of_ours_and_costs_nothing(
+    litellm: Any, manager: BudgetManager, server: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(litellm, "max_budget", 0.01)
+    monkeypatch.setattr(litellm, "_current_cost", 1.0)
+    with manager.run(RunBudget(max_steps=1)) as run, pytest.raises(litellm.BudgetExceededError):
+        litellm.completion(**SAY, **_routes(server)["openai"])
+    assert (run.usage.steps, run.usage.tokens, server.requests) == (0, 0, 0)
