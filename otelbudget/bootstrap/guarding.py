@@ -17,6 +17,7 @@ from otelbudget.bootstrap.instrumentors import CANDIDATES, installed, instrument
 from otelbudget.errors import ConfigError
 from otelbudget.guards import GUARDS, unguarded
 from otelbudget.guards.boundary import contained
+from otelbudget.guards.sdks import WHY
 from otelbudget.guards.watch import settle_dropped
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ class Guarding:
         if module not in self.passing:
             self.passing.append(module)
         _log.warning(
-            "nothing guards %s: its calls are stopped, or counted, only where an instrumentation shows them as spans;"
+            "nothing guards %s%s: its calls are stopped, or counted, only where an instrumentation shows them as spans;"
             " `otelbudget doctor` says what enforces what, and run.reserve() holds a call of any SDK",
             module,
+            f" ({WHY[module]})" if module in WHY else "",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, version
@@ -17,7 +18,9 @@ from otelbudget.bootstrap.metrics import page_wanted, push_wanted
 from otelbudget.bootstrap.sampler import can_drop
 from otelbudget.config.store import concealed
 from otelbudget.errors import BudgetExceeded, StoreError
+from otelbudget.estimate.tokenizer import tiktoken
 from otelbudget.guards import GUARDS, unguarded
+from otelbudget.guards.sdks import WHY
 from otelbudget.integrations import HOOKS
 from otelbudget.manager import BudgetManager
 
@@ -64,6 +67,7 @@ _PACKAGES: Final = packages_distributions()
 
 def examine(config: Config) -> dict[str, list[Finding]]:
     """Section -> what was found. Imports every SDK that is installed; sends nothing to any of them."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or it asks the network when it is imported
     return {
         "budgets": [_budgets(config)],
         "model SDKs": [*_guarded(), *_passing()],
@@ -99,9 +103,9 @@ def _guarded() -> Iterator[Finding]:
 
 
 def _passing() -> Iterator[Finding]:
-    for module in filter(installed, unguarded()):
-        says = "no guard: stopped and counted only by spans that let a refusal through, or by run.reserve()"
-        yield Finding(module, _version(module), "warn", says)
+    for module in filter(installed, dict.fromkeys([*unguarded(), *WHY])):
+        by_spans = "stopped and counted only by spans that let a refusal through, or by run.reserve()"
+        yield Finding(module, _version(module), "warn", f"no guard: {WHY.get(module, by_spans)}")
 
 
 def _instrumentors() -> Iterator[Finding]:
@@ -187,14 +191,23 @@ def _prices(config: Config) -> Iterator[Finding]:
     says = "lists models, offline" if listed else "not used: install 'otelbudget[prices]' for the prices of most models"
     yield Finding("genai-prices", _dist("genai-prices"), "good" if listed else "plain", says)
     yield Finding("prices", "", "plain", f"{named} model{'s' * (named != 1)} priced by name in the configuration")
-    yield Finding("tokenizer", "", "plain", "built in: an estimate that needs no vocabulary and learns from answers")
+    yield _tokenizer()
+
+
+def _tokenizer() -> Finding:
+    """What counts text here where ``setup()`` is told ``tokenizer="tiktoken"``, and where it is told nothing."""
+    built_in = "built in: an estimate that needs no vocabulary and learns from answers"
+    if not installed("tiktoken"):
+        return Finding("tokenizer", "", "plain", built_in)
+    found = "has its vocabularies" if tiktoken() else "has no vocabulary on this machine, so it would not be used"
+    return Finding("tokenizer", "", "plain", f"{built_in}; setup(tokenizer='tiktoken') {found}")
 
 
 def _version(module: str) -> str:
     """Of the package that has *module*."""
-    dashed = module.replace(".", "-").replace("_", "-")
+    dashed = f"{module.replace('.', '-').replace('_', '-')}-"
     names = _PACKAGES.get(module.partition(".")[0], ())
-    return _dist(next((name for name in names if name.replace("_", "-") == dashed), (*names, "")[0]))
+    return _dist(next((name for name in names if dashed.startswith(f"{name.replace('_', '-')}-")), (*names, "")[0]))
 
 
 def _dist(name: str) -> str:

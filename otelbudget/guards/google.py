@@ -1,4 +1,5 @@
-"""The guard of ``google-genai``: Gemini, on its own API and on Vertex AI. Its websockets and Interactions are not seen.
+"""The guard of ``google-genai``: Gemini, on its own API and on Vertex AI; its websockets (Live) are not seen, and its
+Interactions are Speakeasy's.
 
 It sits in ``_api_client.BaseApiClient._request`` and its async twin, which each logical call passes once; retries run
 ``_request_once`` inside. There are three HTTP clients below, so an answer is followed where it has been cut already:

@@ -61,7 +61,7 @@ class SdkGuard(ABC):
         return [
             f"{cls.__module__}.{cls.__qualname__}"
             for cls in patching.subclasses(*classes)
-            if not all(patching.reaches(cls, name, self._takes) for name in self._taken())
+            if not all(patching.reaches(cls, name, self._takes) for name in self._taken() if hasattr(cls, name))
             or not all(patching.reaches(cls, name, entries.__contains__) for name in self._entries())
         ]
 

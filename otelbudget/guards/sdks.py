@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from otelbudget.guards.dialects import (
@@ -47,6 +48,8 @@ STAINLESS: Final = (
 SPEAKEASY: Final = (
     Sdk("mistralai", "mistralai.client", "mistral_ai", mistral.ENDPOINTS),
     Sdk("mistralai.azure", "mistralai.azure.client", "azure.ai.inference", mistral.ENDPOINTS),
+    # Google's newer API has a client of its own, imported when it is first used.
+    Sdk("google_genai.interactions", "google.genai._gaos", "gcp.gemini", gemini.INTERACTIONS),
     Sdk("mistralai.gcp", "mistralai.gcp.client", "gcp.vertex_ai", mistral.ENDPOINTS),
 )
 GOOGLE: Final = Sdk("google_genai", "google.genai", "gcp.gemini", gemini.ENDPOINTS)
@@ -68,3 +71,12 @@ KNOWN: Final = (
     *("openrouter", "perplexity", "portkey_ai", "reka", "replicate", "sambanova", "vertexai", "voyageai"),
     *("volcenginesdkarkruntime", "writerai", "xai_sdk", "zai", "zhipuai"),
 )
+
+#: Module -> why nothing here can stop what it sends, and what can. What is not in `KNOWN` is imported by many who call
+#: no model with it, so only `otelbudget doctor` tells of it.
+WHY: Final[Mapping[str, str]] = {
+    "aiobotocore.client": "has a method of its own where boto3's guard is; call Bedrock through boto3",
+    "claude_agent_sdk": "its loop calls models in a subprocess; give its options max_budget_usd and max_turns",
+    "dspy": "its own client opens its own sockets and swallows what callbacks raise; let it call through litellm",
+    "google.genai.live": "its Live API talks over a websocket, which nobody counts; bound it with run.reserve()",
+}

@@ -9,29 +9,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from otelbudget.guards import exchange
 from otelbudget.guards.call import Wire, acarried, carried, json_body, plan
 from otelbudget.guards.guard import SdkGuard
 
+#: Classes of streams, and what Google calls them.
+_STREAMS = {"EventStream": "Stream", "EventStreamAsync": "AsyncStream"}
+
 
 class SpeakeasyGuard(SdkGuard):
     """The guard of one SDK."""
 
     def _take_over(self) -> None:
-        (base,) = self._classes()
-        self._take(base, "do_request", self._request)
-        self._take(base, "do_request_async", self._arequest)
+        for base in self._classes():
+            self._take(base, "do_request", self._request)
+            self._take(base, "do_request_async", self._arequest)
         streaming = self._inside("utils.eventstreaming")
-        self._note_stream(streaming.EventStream, streaming.EventStreamAsync)
-        hooks = self._inside("_hooks.sdkhooks").SDKHooks
-        self._note(hooks, "before_request", exchange.building)
-        self._note(hooks, "after_error", exchange.failing)
+        self._note_stream(*(vars(streaming).get(name) or vars(streaming)[ours] for ours, name in _STREAMS.items()))
+        for hooks in self._hooks():
+            self._note(hooks, "before_request", exchange.building)
+            self._note(hooks, "after_error", exchange.failing)
         self._note(self._inside("utils.retries").TemporaryError, "__init__", exchange.retrying)
 
     def _classes(self) -> tuple[Any, ...]:
-        return (self._inside("basesdk").BaseSDK,)
+        """One of both kinds of clients, or one of each, as Google has it."""
+        there = vars(self._inside("basesdk"))
+        return tuple(there[name] for name in ("BaseSDK", "AsyncBaseSDK") if name in there)
+
+    def _hooks(self) -> tuple[Any, ...]:
+        found = [self._inside("_hooks.sdkhooks").SDKHooks]
+        with suppress(ModuleNotFoundError):
+            found.append(self._inside("_hooks.asyncsdkhooks").AsyncSDKHooks)
+        return tuple(found)
 
     def _taken(self) -> tuple[str, ...]:
         return ("do_request", "do_request_async")

@@ -127,6 +127,14 @@ _GEMINI: Final = Names(
     more_input=("toolUsePromptTokenCount", "tool_use_prompt_token_count"),
     more_output=("thoughtsTokenCount", "thoughts_token_count"),
 )
+_INTERACTIONS: Final = Names(
+    ("total_input_tokens",),
+    ("total_output_tokens",),
+    ("total_tokens",),
+    {"cache_read_tokens": ("total_cached_tokens",), REASONING: ("total_thought_tokens",)},
+    more_input=("total_tool_use_tokens",),
+    more_output=("total_thought_tokens",),
+)
 _BEDROCK: Final = Names(
     ("inputTokens",),
     ("outputTokens",),
@@ -145,7 +153,7 @@ _COHERE: Final = Names(
 _OLLAMA: Final = Names(("prompt_eval_count",), ("eval_count",))
 
 #: The first that fits is it; a total alone says least.
-SPLIT: Final = (_CHAT, _ANTHROPIC, _RESPONSES, _GEMINI, _BEDROCK, _COHERE, _OLLAMA)
+SPLIT: Final = (_CHAT, _ANTHROPIC, _RESPONSES, _GEMINI, _INTERACTIONS, _BEDROCK, _COHERE, _OLLAMA)
 KINDS: Final = (*SPLIT, *(kind._replace(marks=kind.total) for kind in SPLIT if kind.total))
 ROOTS: Final = frozenset(
     path.partition(".")[0] for kind in KINDS for path in (*kind.input, *kind.output, *kind.total, *kind.marks)
@@ -153,14 +161,14 @@ ROOTS: Final = frozenset(
 #: Where an answer, a message or an event has its usage; else it is one.
 PLACES: Final = (
     *("usage", "usage_metadata", "usageMetadata", "x_groq.usage", "choices.0.usage", "meta"),
-    *("response.usage", "message.usage", "delta.usage", "response.meta"),
+    *("response.usage", "message.usage", "delta.usage", "response.meta", "interaction.usage"),
     *("response_metadata.token_usage", "response_metadata.usage", "llm_output.token_usage"),
 )
 #: LangChain's messages have an id of their own, and the provider's in their metadata.
 MODEL: Final = (
-    *("model", "response.model", "message.model", "modelVersion", "model_version"),
+    *("model", "response.model", "message.model", "modelVersion", "model_version", "interaction.model"),
     *("response_metadata.model_name", "response_metadata.model"),
 )
-ID: Final = ("response_metadata.id", "id", "response.id", "message.id", "responseId", "response_id")
+ID: Final = ("response_metadata.id", "id", "response.id", "message.id", "responseId", "response_id", "interaction.id")
 TIER: Final = ("service_tier", "usage.service_tier", "response.service_tier", "response_metadata.service_tier")
 COST: Final = ("cost", "cost.total_cost")

@@ -272,3 +272,14 @@ def test_strict_refuses_where_one_is_imported_and_warns_of_one_that_comes_later(
     with pytest.raises(ConfigError, match="strict=True: nothing guards xai_sdk, which this process has imported"):
         setup(strict=True)
     assert facts() is None
+
+
+def test_the_warning_says_why_and_what_to_do_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "claude_agent_sdk.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    setup()
+    importlib.import_module("claude_agent_sdk")
+    assert "nothing guards claude_agent_sdk (its loop calls models in a subprocess; give its options" in caplog.text
+    sys.modules.pop("claude_agent_sdk", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,46 @@ def test_an_sdk_without_a_guard_and_instrumentors_that_swallow_are_named(
     assert "no guard" in found["model SDKs"]["xai_sdk"]["says"]
     assert "swallows" in found["instrumentations"]["openinference-instrumentation-openai"]["says"]
     assert "let a refusal through" in found["instrumentations"]["opentelemetry-instrumentation-genai-openai"]["says"]
+
+
+@pytest.mark.parametrize(
+    ("module", "why"),
+    [
+        ("dspy", "its own sockets"),
+        ("claude_agent_sdk", "max_budget_usd"),
+        ("aiobotocore.client", "through boto3"),
+        ("google.genai.live", "websocket"),
+    ],
+)
+def test_it_says_why_what_can_not_be_stopped_is_not(
+    module: str, why: str, doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if module.startswith("google"):
+        pytest.importorskip("google.genai")
+    else:
+        package, _, inner = module.partition(".")
+        (tmp_path / package).mkdir()
+        for name in filter(None, ("__init__", inner)):
+            (tmp_path / package / f"{name}.py").write_text("")
+        monkeypatch.syspath_prepend(tmp_path)
+    code, found = doctor()
+    assert code == 0
+    assert found["model SDKs"][module]["state"] == "warn"
+    assert why in found["model SDKs"][module]["says"]
+
+
+def test_it_says_which_tokenizer_counts(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tiktoken")
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    _, found = doctor()
+    assert "built in" in found["prices and estimates"]["tokenizer"]["says"]
+    assert "no vocabulary on this machine" in found["prices and estimates"]["tokenizer"]["says"]
+
+
+def test_litellm_is_imported_without_the_network(monkeypatch: pytest.MonkeyPatch, doctor: Doctor) -> None:
+    monkeypatch.delenv("LITELLM_LOCAL_MODEL_COST_MAP", raising=False)
+    doctor()
+    assert os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] == "True"
 
 
 def test_it_fails_where_a_client_goes_round_its_guard(doctor: Doctor) -> None:

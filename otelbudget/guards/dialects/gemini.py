@@ -1,7 +1,7 @@
 """Gemini's wire format. Counting tokens is no model call; images, videos and batches are a step.
 
 Each chunk of a stream tells the usage so far, the first ones that of the prompt alone; thoughts are output and are in
-the total.
+the total. Interactions are another format, which keeps its answers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from otelbudget.guards.dialects import Dialect, Endpoints, count, get, spoken
+from otelbudget.calls.sizing import Kept
+from otelbudget.guards.dialects import Dialect, Endpoints, count, get, spoken, text_of
 from otelbudget.model.usage import Usage
 
 
@@ -43,6 +44,31 @@ class Gemini(Dialect):
         return usage is not None and any(reasons)
 
 
+class Interaction(Dialect):
+    """``interactions``: of a model, or of an agent of Google's, which is one step whatever it does."""
+
+    def max_output_tokens(self, body: Mapping[str, Any]) -> int | None:
+        """That of ``generation_config``."""
+        inner = body.get("generation_config")
+        return super().max_output_tokens(inner if isinstance(inner, Mapping) else {})
+
+    def lowered(self, body: Mapping[str, Any], provider: str, maximum: int) -> Mapping[str, Any]:  # noqa: ARG002
+        """In ``generation_config``."""
+        return {"generation_config": {**(body.get("generation_config") or {}), "max_output_tokens": maximum}}
+
+    def kept(self, body: Mapping[str, Any]) -> Kept:
+        """``previous_interaction_id``."""
+        return Kept(text_of(body, "previous_interaction_id"))
+
+    def words(self, event: Mapping[str, Any]) -> str:
+        """Text, thoughts, and the arguments of functions."""
+        return "".join(spoken(event.get("delta")))
+
+    def ends(self, event: Mapping[str, Any], usage: Usage | None) -> bool:
+        """With the event that has the whole of it."""
+        return event.get("event_type") == "interaction.completed" and usage is not None
+
+
 _CONTENT: Final = Gemini("generate_content", ("maxOutputTokens",))
 _EMBEDDING: Final = Gemini("embeddings")
 ENDPOINTS: Final[Endpoints] = (
@@ -54,3 +80,4 @@ ENDPOINTS: Final[Endpoints] = (
     (":predictLongRunning", Gemini("video_generation", fee=True)),
     (":batchGenerateContent", Gemini("batch", fee=True)),
 )
+INTERACTIONS: Final[Endpoints] = (("/interactions", Interaction("generate_content", ("max_output_tokens",))),)
