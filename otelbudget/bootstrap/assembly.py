@@ -147,6 +147,12 @@ class SetUp:
         demanded = arguments.instrument != "auto"
         self._guarding.begin(demanded=demanded)
         if arguments.strict:
+            if self._equipped.swallows:
+                raise ConfigError(
+                    "strict=True: this OpenTelemetry SDK swallows what a span processor raises, so that spans of the"
+                    " provider that is joined stop nothing. Let setup() make the provider, or leave strict=False to"
+                    " enforce by guards and explicit checks only"
+                )
             self._guarding.prove(self._equipped.deaf, named=arguments.to_instrument if demanded else ())
 
     def _follow(self, undo: ExitStack) -> None:

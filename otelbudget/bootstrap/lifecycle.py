@@ -86,7 +86,8 @@ def setup(
         enforce: False counts and reports everything and refuses nothing.
         instrument: "auto" switches at most one GenAI instrumentor per SDK on; or the SDKs to instrument; or False.
         strict: Raise if a model SDK that is imported, or that *instrument* names, is not guarded (one imported later
-            warns), nothing enforces or the port of ``/metrics`` is in use.
+            warns), nothing enforces, the SDK keeps refusals from spans of a provider that is joined or the port of
+            ``/metrics`` is in use.
         reload_s: Look every so many seconds whether the file of the configuration has changed, and apply it as
             `BudgetManager.reload` does; None does not.
         tokenizer: Counts text instead of estimating it: a function of a text and a model (or None) that gives a number

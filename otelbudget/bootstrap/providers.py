@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import ProxyTracerProvider
 
 from otelbudget import forking
 from otelbudget.bootstrap.dispatcher import Dispatcher
 from otelbudget.bootstrap.forwarder import Forwarder
 from otelbudget.bootstrap.sampler import BudgetSampler, can_drop
-from otelbudget.errors import ConfigError
+from otelbudget.errors import BudgetExceeded, ConfigError
 
 _SERVICE_NAME = "service.name"
 _lock = forking.fresh(threading.Lock())
@@ -57,6 +59,11 @@ class Equipped:
         return sampler is not None and can_drop(sampler)
 
     @property
+    def swallows(self) -> bool:
+        """Whether it keeps a refusal from who starts a span."""
+        return not (self.ours or self.deaf or refusals_arrive())
+
+    @property
     def resource(self) -> Resource | None:
         """Its resource, where it shows one."""
         resource = getattr(self.provider, "resource", None)
@@ -66,6 +73,22 @@ class Equipped:
     def service_name(self) -> str | None:
         """The name of the service in its resource."""
         return None if self.resource is None else str(self.resource.attributes.get(_SERVICE_NAME))
+
+
+class _Refusing(SpanProcessor):
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002 - the SDK's signature
+        raise BudgetExceeded
+
+
+def refusals_arrive() -> bool:
+    """Whether a refusal by a processor that a provider was given reaches who starts a span: found out by trying."""
+    provider = TracerProvider(ALWAYS_ON, shutdown_on_exit=False)
+    provider.add_span_processor(_Refusing())
+    try:
+        provider.get_tracer(__name__).start_span("refused")
+    except BudgetExceeded:
+        return True
+    return False
 
 
 def equip(given: Any, service_name: str | None) -> Equipped:

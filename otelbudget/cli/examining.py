@@ -8,16 +8,15 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, version
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from opentelemetry.context import Context
-from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.sdk.trace import TracerProvider
 
 from otelbudget.bootstrap.exporters import Signal, named_exporters, variable
 from otelbudget.bootstrap.instrumentors import installed
 from otelbudget.bootstrap.metrics import page_wanted, push_wanted
+from otelbudget.bootstrap.providers import refusals_arrive
 from otelbudget.bootstrap.sampler import can_drop
 from otelbudget.config.store import concealed
-from otelbudget.errors import BudgetExceeded, StoreError
+from otelbudget.errors import StoreError
 from otelbudget.estimate.tokenizer import tiktoken
 from otelbudget.guards import GUARDS, unguarded
 from otelbudget.guards.sdks import WHY
@@ -123,28 +122,12 @@ def _frameworks() -> Iterator[Finding]:
         yield Finding(module, _version(module), "plain", f"its model calls stop where their SDK does{says}")
 
 
-class _Refusing(SpanProcessor):
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002 - the SDK's signature
-        raise BudgetExceeded
-
-
-def _arrives() -> bool:
-    """Whether a refusal by a processor that a provider was given reaches who starts a span: found out by trying."""
-    provider = TracerProvider(ALWAYS_ON, shutdown_on_exit=False)
-    provider.add_span_processor(_Refusing())
-    try:
-        provider.get_tracer(__name__).start_span("refused")
-    except BudgetExceeded:
-        return True
-    return False
-
-
 def _spans() -> Iterator[Finding]:
     provider = TracerProvider(shutdown_on_exit=False)
     if variable("OTEL_SDK_DISABLED").lower() == "true":
         yield Finding("SDK", "", "warn", "OTEL_SDK_DISABLED is set: only guards and explicit checks enforce")
         return
-    if _arrives():
+    if refusals_arrive():
         yield Finding("refusals", _dist("opentelemetry-sdk"), "good", "a span processor's refusal reaches the caller")
     else:
         says = "this SDK swallows what a span processor raises: spans stop calls only where setup() makes the provider"
