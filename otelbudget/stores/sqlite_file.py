@@ -36,6 +36,31 @@ class _BusyError(Exception):
     """Another connection is writing; nothing was changed."""
 
 
+class _Connection(sqlite3.Connection):
+    """One that takes every text: half a surrogate pair (JSON may bring it, UTF-8 has none) is written as an escape.
+
+    Else what was spent under such a name would wait for good, and what others have spent behind it.
+    """
+
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        """As it is."""
+        try:
+            return super().execute(sql, parameters)
+        except UnicodeEncodeError:
+            return super().execute(sql, _escaped(parameters))
+
+    def executemany(self, sql: str, parameters: Any) -> sqlite3.Cursor:
+        """As it is; rows may be written twice, so what they say is what is there after it."""
+        try:
+            return super().executemany(sql, parameters)
+        except UnicodeEncodeError:
+            return super().executemany(sql, map(_escaped, parameters))
+
+
+def _escaped(row: Any) -> list[Any]:
+    return [one.encode(errors="backslashreplace").decode() if isinstance(one, str) else one for one in row]
+
+
 class File:
     """The file at *path*, opened when it is first needed.
 
@@ -120,7 +145,7 @@ class File:
                 connection.execute(begin)
                 answer = work(connection, self._clock_s())
                 connection.execute("COMMIT")
-            except (sqlite3.Error, OverflowError, UnicodeError) as error:
+            except (sqlite3.Error, OverflowError) as error:
                 self._undo(connection)
                 raise self._translated(error) from error
             except BaseException:
@@ -146,7 +171,9 @@ class File:
         connection = None
         try:
             # It does not wait by itself: that would hold our lock and leave signals waiting, too.
-            connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
+            connection = sqlite3.connect(
+                self.path, timeout=0, isolation_level=None, check_same_thread=False, factory=_Connection
+            )
             prepare(connection)
             identity = _identity(self.path)
             if self._identity not in (None, identity):

@@ -427,6 +427,15 @@ def test_odd_names_are_names(caller: Caller) -> None:
     assert caller.settle("i'd \x00", 10, odd, shard="s'\x00").was == "open"
 
 
+def test_half_a_surrogate_pair_which_json_may_bring_is_a_name_too(caller: Caller) -> None:
+    odd = lifetime("\ud800")
+    caller.reserve("\udfff", 10, odd, rolling(60, "\ud801"), shard="\ud800", digest="\ud800")
+    assert caller.state(odd, shard="\ud800") == (0, 10)
+    assert caller.settle("\udfff", 10, odd, rolling(60, "\ud801"), shard="\ud800").was == "open"
+    assert caller.state(rolling(60, "\ud801"), shard="\ud800") == (10, 10)
+    assert caller.state(lifetime("\ud802"), shard="\ud800") == (0, 0)
+
+
 async def test_coroutines_get_the_same_answers(caller: Caller) -> None:
     store = caller.store
     asked = Reserve("a", "acme", (lifetime(),), tokens(10), NOTHING, NOTHING, 60.0)

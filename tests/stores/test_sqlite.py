@@ -162,13 +162,6 @@ def test_sums_stop_above_every_limit_and_never_fail(make: Callable[..., Caller],
     assert store.reserve("more", most, lifetime("free")).refused is None
 
 
-def test_a_name_that_is_no_text_is_an_error_of_the_store(make: Callable[..., Caller]) -> None:
-    store = make()
-    with pytest.raises(StoreError):
-        store.record("\ud800", 1)
-    assert store.state() == (0, 0)
-
-
 def test_a_locked_file_is_an_error_within_the_bound_and_nothing_changed(
     make: Callable[..., Caller], path: Path
 ) -> None:
