@@ -12,6 +12,8 @@ from otelbudget.telemetry.cell_types import Tally
 OTHER: Final = "other"
 #: Label of a budget that has no name.
 UNNAMED: Final = "custom"
+#: Characters of a name that is not from the configuration, at most: every series repeats it.
+_LONGEST: Final = 200
 
 
 class Room:
@@ -31,7 +33,8 @@ class Room:
 
 
 class Names:
-    """Label values in use: reserved names always have room, others come first seen first served, then ``other``.
+    """Label values in use: reserved names always have room, others come first seen first served, then ``other``,
+    which those are too that are longer than a label should be.
 
     Args:
         limit: How many names there may be at once, ``other`` not counted.
@@ -56,7 +59,8 @@ class Names:
         if name in self._in_use or name == OTHER:
             return name
         name = name.encode(errors="replace").decode()  # half a surrogate pair would spoil every scrape
-        if name not in self.reserved | self._in_use and len(self.reserved | self._in_use) >= self._limit:
+        taken = self.reserved | self._in_use
+        if name not in taken and (len(taken) >= self._limit or len(name) > _LONGEST):
             self._overflow.n += 1
             return OTHER
         self._in_use.add(name)

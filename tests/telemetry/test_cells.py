@@ -67,6 +67,12 @@ def test_names_of_the_configuration_have_room_whoever_comes_first() -> None:
     assert overflow.n == 2
 
 
+def test_a_name_that_is_too_long_for_a_label_is_other_unless_it_is_configured() -> None:
+    names = Names(3, overflow := Tally(), ["c" * 201])
+    assert [names.label(name) for name in ("a" * 200, "b" * 201, "c" * 201)] == ["a" * 200, "other", "c" * 201]
+    assert overflow.n == 1
+
+
 def test_a_release_date_does_not_make_another_model(quiet: Traffic) -> None:
     plain = quiet.meters.spend("acme", "gpt-9")
     assert quiet.meters.spend("acme", "gpt-9-2026-01-31") is plain
