@@ -258,10 +258,10 @@ class ModelCall:
 
     def unknown(
         self, output_tokens: int = 0, error: BaseException | None = None, *, usage: Usage | None = None
-    ) -> None:
+    ) -> Usage:
         """It was sent and nobody knows how it ended: one step, the input estimate and the output seen, flagged; or
         *usage*, where more than that is known. With ``estimates.on_unknown: full`` at least what it holds, unless its
-        stream was cut for want of budget."""
+        stream was cut for want of budget. Gives what is charged."""
         usage = usage or self._usage(self.input_tokens, output_tokens, estimated=True)
         if isinstance(error, BudgetExceeded):
             made = usage.output_tokens
@@ -270,6 +270,7 @@ class ModelCall:
         elif self.run.engine.config.estimates.on_unknown == "full":
             usage = as_held(self._hold.amounts, usage)
         self._settle(usage, error)
+        return usage
 
     def late(self, usage: Usage) -> None:
         """Charge what it has used since it was settled."""

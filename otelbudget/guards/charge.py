@@ -71,7 +71,6 @@ class Charge:
         self._noted = usage if before is None else dataclasses.replace(usage, tokens=None, **_sums(before, usage))
         if self._charged is not None:  # it has outlived the whole
             self._late(self._charged, self._noted)
-            self._charged = max(self._charged, self._noted, key=_tokens)
 
     def grow(self, output_tokens: int) -> None:
         """A stream has shown so much output; raises BudgetExceeded if no more can be paid for."""
@@ -83,11 +82,11 @@ class Charge:
         if usage is not None and usage.reported_cost_usd is None and self.reported_cost_usd is not None:
             usage = dataclasses.replace(usage, reported_cost_usd=self.reported_cost_usd)
         usage = usage and self._with_earlier(usage)
-        before, self._charged = self._charged, usage
-        if before is None:
+        if self._charged is None:
+            self._charged = usage
             self.call.commit(usage)
         else:
-            self._late(before, usage)
+            self._late(self._charged, usage)
 
     def refused(self, usage: Usage | None, error: BaseException | None = None) -> None:
         """The server answered with an error, perhaps with a usage."""
@@ -103,18 +102,22 @@ class Charge:
         if usage is None:
             usage = Usage(self.call.input_tokens, 0, model=self.request.model, provider=self.request.provider)
         usage = self._with_earlier(dataclasses.replace(usage, estimated=True))
-        before, self._charged = self._charged, usage
-        if before is None:
-            self.call.unknown(error=error, usage=usage)
+        if self._charged is None:
+            self._charged = usage  # whatever comes while it is settled is late
+            self._charged = self.call.unknown(error=error, usage=usage)
         else:
-            self._late(before, usage)
+            self._late(self._charged, usage)
 
     def _late(self, before: Usage, usage: Usage | None) -> None:
         """Charge what came after the call was settled, since its reader had let go of it."""
         if usage is None:
             return
-        given, made = (max(0, (getattr(usage, name) or 0) - (getattr(before, name) or 0)) for name in _COUNTS)
+        had = [getattr(before, name) or 0 for name in _COUNTS]
+        given, made = (max(0, (getattr(usage, name) or 0) - then) for name, then in zip(_COUNTS, had, strict=True))
         if given or made:
+            self._charged = dataclasses.replace(
+                before, input_tokens=had[0] + given, output_tokens=had[1] + made, tokens=None
+            )
             self.call.late(Usage(given, made, steps=0, model=usage.model, provider=usage.provider))
 
     def _with_earlier(self, usage: Usage) -> Usage:

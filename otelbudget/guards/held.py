@@ -48,9 +48,10 @@ class Part:
         """An attempt that ended in an error."""
         self.commit(usage)
 
-    def unknown(self, *, error: BaseException | None = None, usage: Usage | None = None) -> None:  # noqa: ARG002
+    def unknown(self, *, error: BaseException | None = None, usage: Usage) -> Usage:  # noqa: ARG002
         """An attempt that nobody knows the end of."""
         self.commit(usage)
+        return usage
 
     def release(self, error: BaseException | None = None) -> None:
         """An attempt that never left."""

@@ -14,7 +14,8 @@ from mistral_ways import CHAT, mistral
 from provider import Provider, Reply
 from sdks import MODELS, kit
 
-from otelbudget import BudgetExceeded, RunBudget, Usage
+from otelbudget import BudgetExceeded, Config, RunBudget, Usage
+from otelbudget.config import Estimates
 from otelbudget.guards import GUARDS
 from otelbudget.manager import BudgetManager
 
@@ -147,6 +148,22 @@ def test_who_goes_on_reading_is_charged_the_rest_late(sdk: str, server: Provider
             pass
         steps, _, made = charged(run)
         assert (steps, made) == (1, 3)
+
+
+@pytest.mark.parametrize("sdk", ["openai", "anthropic", "mistralai", "bedrock"])
+@pytest.mark.parametrize("config", [Config(estimates=Estimates(on_unknown="full"))])
+def test_who_goes_on_reading_what_was_charged_in_full_is_charged_nothing_more(
+    sdk: str, config: Config, server: Provider, manager: BudgetManager
+) -> None:
+    server.enqueue(Reply(chunks=("one ", "two ", "three"), input_tokens=1, output_tokens=3))
+    with manager.run(RunBudget()) as run:
+        stream = OPENERS[sdk](server.root_url, False)()
+        _leave_the_loop(stream)
+        full = charged(run)
+        assert full[2] == 100
+        _leave_the_loop(stream)
+        list(stream)
+        assert charged(run) == full
 
 
 @pytest.mark.parametrize("sdk", ["openai", "anthropic", "mistralai", "bedrock"])
