@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 
 from otelbudget.engine.owner import Owner
+from otelbudget.model.amounts import Unsaid
 from otelbudget.model.usage import Usage
 
 #: How many are remembered.
@@ -44,10 +45,21 @@ class _Settled(NamedTuple):
         """
         mine, theirs = self.usage, work.accounts
         unopened = self.work.unopened and work.unopened
-        if mine.response_id is not None and usage.response_id is not None:
+        if mine.response_id and usage.response_id:
             return mine.response_id == usage.response_id and (unopened or self.work.accounts[0] is theirs[0])
         tokens = (mine.input_tokens, mine.output_tokens) == (usage.input_tokens, usage.output_tokens)
         return tokens and (unopened or theirs[-1] in self.work.accounts) and start_ns <= self.began_ns <= end_ns
+
+    def recorded(self, payer: Any, usage: Usage) -> bool:
+        """Whether it is the call that a user records: by its response, else by the tokens that both of them know; each
+        stands for one record."""
+        mine = self.usage
+        if _THE_USER in self.told or not self.work.paid_by(payer):
+            return False
+        if mine.response_id and usage.response_id:
+            return mine.response_id == usage.response_id
+        given = (mine.input_tokens, usage.input_tokens)
+        return mine.tokens == usage.tokens and (given[0] == given[1] or any(isinstance(one, Unsaid) for one in given))
 
 
 _last: ContextVar[_Settled | None] = ContextVar("otelbudget-last-call", default=None)
@@ -81,19 +93,13 @@ class Recent:
         last one made here, if it used as much. Quotas may be told of a call without its step."""
         if usage.steps not in ((1,) if payer.run else (0, 1)) or usage.tool_calls or not usage.tokens:
             return False
-        found = _last.get()
-        if usage.response_id is not None:
-            told = reversed(tuple(self._settled))
-            found = next((one for one in told if one.usage.response_id == usage.response_id), found)
-        if found is None or _THE_USER in found.told or not found.work.paid_by(payer):
-            return False
-        if None not in (found.usage.response_id, usage.response_id):
-            same = found.usage.response_id == usage.response_id
-        else:
-            same = found.usage.tokens == usage.tokens
-        if same:
-            found.told.add(_THE_USER)
-        return same
+        name, last = usage.response_id, _last.get()
+        named = [one for one in tuple(self._settled) if one.usage.response_id == name] if name else []
+        for one in named or ([] if last is None else [last]):
+            if one.recorded(payer, usage):
+                one.told.add(_THE_USER)
+                return True
+        return False
 
     def made_since(self, before: object, payer: Any, *, answered: bool) -> bool:
         """Whether a call, or one that was *answered*, has been charged to *payer* here since *before* was the last one;

@@ -87,7 +87,7 @@ class BudgetRun(RunView):
         """Charge what was used, over the limit too. Never raises a denial.
 
         A call that a guard or a span has charged already is charged nothing more, and warned of once: that with the
-        same response id, else the last one made here, if it used as many tokens.
+        same response id, else the last one made here, if it used as many tokens, of input too if that is said.
 
         Args:
             usage: A `Usage`, or what `Usage.of` reads: an answer, a message, or the usage that it reports.

@@ -126,6 +126,7 @@ async def test_a_coroutine_records_what_it_awaited(
     "other",
     [
         Usage(tokens=TOTAL + 1),
+        Usage(5, 10),
         Usage(10, 5, steps=2),
         Usage(10, 5, tool_calls=1),
         Usage(10, 5, response_id="another"),
@@ -146,6 +147,20 @@ def test_a_second_call_of_the_same_size_is_charged(manager: BudgetManager, call:
         for _ in range(3):
             run.record_call(TOTAL)
     assert run.usage.tokens == 3 * TOTAL
+
+
+def test_calls_of_a_server_that_names_all_alike_are_charged_once_each(
+    manager: BudgetManager, gateway: str, answer: dict[str, Any]
+) -> None:
+    client = OpenAI(base_url=gateway, api_key="none", max_retries=0)
+    usage = {"prompt_tokens": 10, "completion_tokens": 5}
+    for name in ("always-1", ""):
+        answer["make"] = lambda _, name=name: (200, {"id": name, "model": "m", "choices": [], "usage": usage})
+        with manager.run(RunBudget()) as run:
+            for said in [client.chat.completions.create(**CHAT) for _ in range(2 if name else 1)]:
+                run.record(said)
+            run.record(Usage(tokens=100, response_id=name))  # of a call that nobody has guarded
+        assert run.usage.tokens == (2 * TOTAL if name else TOTAL) + 100
 
 
 def test_a_call_of_another_run_is_charged(manager: BudgetManager, call: Callable[[], Any]) -> None:
