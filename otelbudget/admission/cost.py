@@ -47,12 +47,12 @@ def price(payer: Payer, usage: Usage, asked_model: str | None = None, owner: Own
         return Price(usage.cost_nanousd or 0, source="caller")
     if usage.reported_cost_usd and (reported := _reported(payer, usage, asked_model)) is not None:
         return Price(reported, source="provider")
-    if not (usage.input_tokens or usage.output_tokens):
-        return Price(0)
     asked, answered = asked_model or usage.model, usage.model or asked_model
     known = payer.engine.prices.known(asked, usage.provider, answered=answered, tier=usage.tier)
     if known is not None:
         return Price(known.cost(usage), source=known.source)
+    if not (usage.input_tokens or usage.output_tokens):
+        return Price(0)
     for model in dict.fromkeys((answered, asked)) if usage.estimated else ():
         told = payer.engine.learned.cost_nanousd(usage.provider, model, usage.tokens or 0)
         if told is not None:  # as dear as its responses said before

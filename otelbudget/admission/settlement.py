@@ -136,7 +136,7 @@ def _charge_of(
         return _Charge(Price(held[COST]), _complete(None, held), held)
     usage = _complete(given, held)
     cost = price(payer, usage, asked_model, owner)
-    nothing = not (usage.input_tokens or usage.output_tokens)
+    nothing = not (usage.input_tokens or usage.output_tokens or cost.nanousd)
     if held[COST] and given.cost_usd is None and not by_price and (cost.unpriced or nothing):
         cost = Price(held[COST])
     amounts = usage.amounts(cost.nanousd)

@@ -287,6 +287,8 @@ class ModelCall:
         run, held, asked = self.run, self._hold.amounts, self.request.model
         if self.request.tier is not None and usage.tier is None:
             usage = replace(usage, tier=self.request.tier)
+        if self.request.images and not usage.images:
+            usage = replace(usage, images=self.request.images)
         if self.own_span is not None:
             call_span.describe(self.own_span, usage)
         if not settlement.settle(

@@ -44,6 +44,7 @@ class ModelRequest:
         max_output_tokens: The request's own maximum times the number of answers; 0 where there is no output; None if
             it has none.
         answers: How many answers it asks for, at least 1.
+        images: How many pictures it asks for.
         tier: The service tier that it asks for; None if it does not say.
         lowerable: Whoever sends it can send a lower maximum, see `ModelCall.max_output_tokens`.
         kept: What of it the provider keeps for later calls; None if nothing.
@@ -55,6 +56,7 @@ class ModelRequest:
     input_tokens: int
     max_output_tokens: int | None = None
     answers: int = 1
+    images: int = 0
     tier: str | None = None
     lowerable: bool = False
     kept: Kept | None = None
@@ -144,7 +146,7 @@ class Sizing:
         """The same at its price, or what the policy makes of it."""
         given = self._input
         if self._known is not None:
-            price = Price(self._known.cost(Parts(given, output)))
+            price = Price(self._known.cost(Parts(given, output, images=self._request.images)))
         else:
             model, provider = self._request.model, self._request.provider
             usage = Usage(given, output, model=model, provider=provider, estimated=True)

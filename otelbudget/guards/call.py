@@ -98,6 +98,7 @@ def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan 
             input_tokens=count_input(body, model),
             max_output_tokens=dialect.max_output_tokens(body),
             answers=dialect.answers(body),
+            images=dialect.images(body),
             tier=text_of(body, "service_tier"),
             lowerable=wire.open(sent) and bool(dialect.maximum_keys(body, provider)),
             kept=dialect.kept(body),

@@ -59,6 +59,7 @@ class Parts(NamedTuple):
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
     steps: int = 1
+    images: int = 0
 
 
 @dataclass(frozen=True, slots=True)

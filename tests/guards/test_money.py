@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from itertools import product
 from typing import Any
 
@@ -13,7 +14,7 @@ from openai import OpenAI
 from openai_ways import CHAT
 from provider import Provider, Reply
 
-from otelbudget import BudgetExceeded, Config, RunBudget
+from otelbudget import BudgetExceeded, Config, RunBudget, Usage
 from otelbudget.config import Estimates
 from otelbudget.engine import context as contexts
 from otelbudget.guards import GUARDS
@@ -206,3 +207,44 @@ def test_an_answer_whose_usage_makes_no_sense_is_charged_and_never_raises(
             assert (run.usage.output_tokens or 0) > (before.output_tokens or 0)
     assert run.usage.steps == len(usages)
     assert run._state.account.holds == 0
+
+
+# --- what is paid by the piece
+
+PIECES = {"painter": Price(input=0, image=0.04), "voice": Price(input=0, request=0.5), "m": Price(input=0, search=0.01)}
+
+
+@pytest.mark.parametrize("config", [Config(prices=PIECES)])
+@pytest.mark.parametrize(
+    ("usage", "cost"),
+    [
+        (Usage(0, 0, images=2, model="painter"), "0.08"),
+        (Usage(0, 0, model="voice"), "0.5"),
+        (Usage(0, 0, searches=3, model="m"), "0.03"),
+    ],
+)
+def test_what_is_paid_by_the_piece_costs_that_without_any_token(
+    usage: Usage, cost: str, manager: BudgetManager
+) -> None:
+    with manager.run() as run:
+        run.record(usage)
+        assert str(run.usage.cost_usd) == cost
+        run.reserve(cost_usd=9, model=usage.model).commit(usage)
+        assert run.usage.cost_usd == 2 * Decimal(cost)
+
+
+@pytest.mark.parametrize("config", [Config(prices=PIECES)])
+def test_a_guarded_picture_is_held_and_charged_at_its_price_by_how_many_are_asked_for(
+    manager: BudgetManager, gateway: str, answer: dict[str, Any]
+) -> None:
+    answer["make"] = lambda _: (200, {"created": 1, "data": [{"url": "x"}, {"url": "y"}]})
+    with OpenAI(base_url=gateway, api_key="none", max_retries=0) as client:
+        with manager.run(RunBudget(max_cost_usd=0.08)) as run:
+            client.images.generate(model="painter", prompt="A budget.", n=2)
+        assert str(run.usage.cost_usd) == "0.08"
+        with manager.run(RunBudget(max_cost_usd=0.07), reraise=False) as run, pytest.raises(BudgetExceeded):
+            client.images.generate(model="painter", prompt="A budget.", n=2)
+        answer["make"] = lambda _: (400, {"error": {"message": "no"}})
+        with manager.run() as run, pytest.raises(openai.BadRequestError):
+            client.images.generate(model="painter", prompt="A budget.")
+        assert (run.usage.steps, run.usage.cost_usd) == (1, 0)

@@ -11,14 +11,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Final
 
 from otelbudget.calls.sizing import Kept
-from otelbudget.model.reported import cost_of, count, get, part_of
+from otelbudget.model.reported import at, cost_of, count, get, part_of
 from otelbudget.model.reported import text as text_of
 from otelbudget.model.usage import Usage
 
 __all__ = ["Dialect", "Endpoints", "cost_of", "count", "dialect_of", "get", "spoken", "text_of"]
+
+#: Where a request says how many pictures it wants: OpenAI's, Google's, Amazon's.
+_IMAGES: Final = ("n", "parameters.sampleCount", "imageGenerationConfig.numberOfImages")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,12 @@ class Dialect(ABC):
     def answers(self, body: Mapping[str, Any]) -> int:  # noqa: ARG002 - some dialects can ask for several
         """How many answers are made, each up to the maximum."""
         return 1
+
+    def images(self, body: Mapping[str, Any]) -> int:
+        """How many pictures it makes."""
+        if self.operation != "image_generation":
+            return 0
+        return next((n for path in _IMAGES if (n := count(at(body, path)))), 1)
 
     def max_output_tokens(self, body: Mapping[str, Any]) -> int | None:
         """The most that the request allows to be made, over all its answers; 0 where there is none, None if open."""
