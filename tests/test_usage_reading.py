@@ -270,3 +270,30 @@ def test_nothing_that_is_reported_raises_or_takes_back(answer: object) -> None:
     usage = Usage.reported(answer)
     if usage is not None:
         assert (usage.tokens or usage.input_tokens or usage.output_tokens or 0) > 0
+
+
+def web(*actions: str | None) -> list[dict[str, Any]]:
+    return [{"type": "web_search_call", **({"action": {"type": one}} if one else {})} for one in actions]
+
+
+@pytest.mark.parametrize(
+    ("answer", "searches"),
+    [
+        ({"output": [*web("search", "open_page", "search", None), {"type": "message"}]}, 3),
+        ({"response": {"output": web("search")}}, 1),
+        ({"modelVersion": "gemini-3-pro", "candidates": [{"groundingMetadata": {"webSearchQueries": ["a", "b"]}}]}, 2),
+        (
+            {"modelVersion": "gemini-2.5-pro", "candidates": [{"groundingMetadata": {"webSearchQueries": ["a", "b"]}}]},
+            1,
+        ),
+        ({"model_version": "gemini-3-pro", "candidates": [SimpleNamespace(grounding_metadata=None)]}, 0),
+        ({"output": [None, "web_search_call", 5], "candidates": [{"groundingMetadata": {"webSearchQueries": 5}}]}, 0),
+        ({"output": "web", "candidates": {}}, 0),
+    ],
+)
+def test_searches_that_an_answer_shows_and_its_usage_leaves_out_are_counted(
+    answer: dict[str, Any], searches: int
+) -> None:
+    usage = {"input_tokens": 8, "output_tokens": 2}
+    assert Usage.of({"usage": usage} | answer).searches == searches
+    assert Usage.of({"usage": usage | {"server_tool_use": {"web_search_requests": 9}}} | answer).searches == 9

@@ -18,7 +18,9 @@ from otelbudget.model.usage_names import (
     KINDS,
     MADE,
     MODEL,
+    PAID_ONCE,
     PLACES,
+    QUERIES,
     REASONING,
     ROOTS,
     TIER,
@@ -116,6 +118,7 @@ def part_of(event: object) -> dict[str, Any]:
         "id": text(event, *ID),
         "service_tier": text(event, *TIER),
         "usage": usage_in(event)[0],
+        "searches": _searches(event),
     }
 
 
@@ -130,6 +133,7 @@ def fields_of(answer: object) -> dict[str, Any] | None:
                 found[name] = found.get(name, 0) + tokens
     if not (found.get("input_tokens") or found.get("output_tokens") or found.get("tokens")):
         return None
+    found.setdefault("searches", count(at(answer, "searches")) or _searches(answer))
     return found | {
         "model": text(answer, *MODEL),
         "response_id": text(answer, *ID),
@@ -138,9 +142,22 @@ def fields_of(answer: object) -> dict[str, Any] | None:
     }
 
 
+def _searches(answer: object) -> int:
+    """Searches of the provider's that *answer* shows, of those whose usages leave them out."""
+    shown = [one for one in _all(answer, "output", "response.output") if at(one, "type") == "web_search_call"]
+    queries = sum(len(_all(one, *QUERIES)) for one in _all(answer, "candidates"))
+    if queries > 1 and (text(answer, *MODEL) or "").startswith(PAID_ONCE):
+        queries = 1
+    return queries + sum(at(one, "action.type") in (None, "search") for one in shown)
+
+
+def _all(holder: object, *paths: str) -> list[Any]:
+    """What the first list at one of *paths* has."""
+    return next((found for path in paths if isinstance(found := at(holder, path), list)), [])
+
+
 def _beside(place: object) -> list[object]:
-    iterations = at(place, "iterations")
-    return [one for one in iterations if get(one, "type") in _BESIDE] if isinstance(iterations, list) else []
+    return [one for one in _all(place, "iterations") if get(one, "type") in _BESIDE]
 
 
 def tokens_in(place: object, names: Names) -> dict[str, Any]:

@@ -171,4 +171,7 @@ MODEL: Final = (
 )
 ID: Final = ("response_metadata.id", "id", "response.id", "message.id", "responseId", "response_id", "interaction.id")
 TIER: Final = ("service_tier", "usage.service_tier", "response.service_tier", "response_metadata.service_tier")
+#: Where Gemini lists what it has searched for, and the models whose searches cost the same however many they are.
+QUERIES: Final = ("groundingMetadata.webSearchQueries", "grounding_metadata.web_search_queries")
+PAID_ONCE: Final = ("gemini-1", "gemini-2")
 COST: Final = ("cost", "cost.total_cost")

@@ -248,3 +248,18 @@ def test_a_guarded_picture_is_held_and_charged_at_its_price_by_how_many_are_aske
         with manager.run() as run, pytest.raises(openai.BadRequestError):
             client.images.generate(model="painter", prompt="A budget.")
         assert (run.usage.steps, run.usage.cost_usd) == (1, 0)
+
+
+@pytest.mark.parametrize("config", [Config(prices={"m": Price(input=0, search=0.01)})])
+@pytest.mark.parametrize("stream", [False, True])
+def test_searches_of_the_provider_are_charged(
+    stream: bool, manager: BudgetManager, gateway: str, answer: dict[str, Any]
+) -> None:
+    output = [{"type": "web_search_call", "id": "w", "status": "completed", "action": {"type": "search", "query": "q"}}]
+    whole = {"id": "r", "model": "m", "output": output * 2, "usage": {"input_tokens": 9, "output_tokens": 1}}
+    done = b"data: " + json.dumps({"type": "response.completed", "response": whole}).encode() + b"\n\n"
+    answer["make"] = lambda _: (200, done if stream else whole)
+    with OpenAI(base_url=gateway, api_key="none", max_retries=0) as client, manager.run() as run:
+        for _ in client.responses.create(model="m", input="Find it.", tools=[{"type": "web_search"}], stream=stream):
+            pass
+    assert str(run.usage.cost_usd) == "0.02"
