@@ -185,6 +185,63 @@ IN_HAND: dict[str, tuple[Any, Usage]] = {
         Usage(8, 2, response_id="c"),
     ),
     "moonshot's stream": ({"choices": [{"usage": {"prompt_tokens": 8, "completion_tokens": 2}}]}, Usage(8, 2)),
+    "a transcription": (
+        {
+            "usage": {
+                "type": "tokens",
+                "input_tokens": 9,
+                "output_tokens": 2,
+                "total_tokens": 11,
+                "input_token_details": {"text_tokens": 1, "audio_tokens": 8},
+            }
+        },
+        Usage(9, 2, audio_input_tokens=8),
+    ),
+    "a realtime answer": (
+        {
+            "response": {
+                "usage": {
+                    "input_tokens": 9,
+                    "output_tokens": 6,
+                    "input_token_details": {"text_tokens": 5, "audio_tokens": 4, "cached_tokens": 3},
+                    "output_token_details": {"text_tokens": 1, "audio_tokens": 5},
+                }
+            }
+        },
+        Usage(9, 6, cache_read_tokens=3, audio_input_tokens=4, audio_output_tokens=5),
+    ),
+    "gemini's tier": (
+        SimpleNamespace(
+            usage_metadata=SimpleNamespace(prompt_token_count=8, candidates_token_count=3, service_tier="flex")
+        ),
+        Usage(8, 3, tier="flex"),
+    ),
+    "bedrock's tier and cache": (
+        {
+            "serviceTier": {"type": "priority"},
+            "usage": {
+                "inputTokens": 1,
+                "outputTokens": 2,
+                "cacheWriteInputTokens": 5,
+                "cacheDetails": [{"ttl": "5m", "inputTokens": 3}, {"ttl": "1h", "inputTokens": 2}],
+            },
+        },
+        Usage(6, 2, cache_write_tokens=5, cache_write_1h_tokens=2, tier="priority"),
+    ),
+    "bedrock's stream": ({"metadata": {"usage": {"inputTokens": 8, "outputTokens": 2}}}, Usage(8, 2)),
+    "llama on bedrock": ({"generation": "x", "prompt_token_count": 8, "generation_token_count": 2}, Usage(8, 2)),
+    "langchain's claude": (
+        {
+            "input_tokens": 90,
+            "output_tokens": 5,
+            "input_token_details": {
+                "cache_creation": 0,
+                "ephemeral_5m_input_tokens": 30,
+                "ephemeral_1h_input_tokens": 40,
+            },
+        },
+        Usage(90, 5, cache_write_tokens=70, cache_write_1h_tokens=40),
+    ),
     "embeddings": ({"usage": {"prompt_tokens": 8, "total_tokens": 8}}, Usage(8, 0)),
     "langchain": (
         {

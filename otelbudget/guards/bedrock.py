@@ -65,7 +65,8 @@ def _answer(result: dict[str, Any]) -> Answer:
     if stream is not None or hasattr(body, "get_initial_response"):
         return Answer(200, unread=stream or body, headers=headers)
     if body is None:
-        return Answer(200, json.dumps({"usage": result.get("usage")}).encode(), headers=headers)
+        told = {name: result.get(name) for name in ("usage", "serviceTier")}
+        return Answer(200, json.dumps(told).encode(), headers=headers)
     data = body.read()
     result["body"] = type(body)(io.BytesIO(data), len(data))
     counts = {name: _number(headers.get(f"x-amzn-bedrock-{kind}-token-count")) for name, kind in _COUNTS.items()}

@@ -28,6 +28,7 @@ from otelbudget.guards.providers import provider_of
 from otelbudget.guards.streams import BodyWatch, StreamWatch, json_usage
 from otelbudget.guards.watch import Watch
 from otelbudget.model.usage import Usage
+from otelbudget.model.usage_names import TIER
 
 if TYPE_CHECKING:
     from otelbudget.calls.model_call import ModelCall
@@ -99,7 +100,7 @@ def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan 
             max_output_tokens=dialect.max_output_tokens(body),
             answers=dialect.answers(body),
             images=dialect.images(body),
-            tier=text_of(body, "service_tier"),
+            tier=text_of(body, *TIER),
             lowerable=wire.open(sent) and bool(dialect.maximum_keys(body, provider)),
             kept=dialect.kept(body),
         )

@@ -41,7 +41,7 @@ def get(holder: object, name: str) -> Any:
 
 
 def at(holder: object, path: str) -> Any:
-    """What is at *path*, or None; in a list a step is a number, or Gemini's name of a modality."""
+    """What is at *path*, or None; in a list a step is a number, Gemini's name of a modality or Bedrock's of a time."""
     steps = _steps(path)
     if isinstance(holder, _MAPPINGS) and steps[0] not in holder:
         return holder.get(path)
@@ -68,9 +68,11 @@ def _steps(path: str) -> tuple[str, ...]:
 def _of_list(values: Sequence[object], step: str) -> Any:
     if step.isdigit():
         return values[int(step)] if int(step) < len(values) else None
-    named = (one for one in values if str(getattr(get(one, "modality"), "value", get(one, "modality"))) == step)
-    one = next(named, None)
-    return get(one, "tokenCount") or get(one, "token_count")
+    for one in values:
+        name = get(one, "modality") or get(one, "ttl")
+        if getattr(name, "value", name) == step:
+            return get(one, "tokenCount") or get(one, "token_count") or get(one, "inputTokens")
+    return None
 
 
 def count(value: object) -> int | None:
@@ -213,7 +215,8 @@ def _first(place: object, paths: tuple[str, ...]) -> int | None:
 def _greatest(place: object, paths: tuple[str, ...]) -> int:
     most = 0
     for path in paths:
-        value = at(place, path)
-        if value:
+        if "+" in path:
+            most = max(most, sum(_greatest(place, (one,)) for one in path.split("+")))
+        elif value := at(place, path):
             most = max(most, count(value) or 0)
     return most

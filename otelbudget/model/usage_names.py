@@ -19,7 +19,7 @@ class Names(NamedTuple):
 
     Args:
         input, output, total: The wholes; of several paths the first that has a number counts.
-        parts: Field of `Usage` -> paths, of which the greatest number counts.
+        parts: Field of `Usage` -> paths, or sums of them, of which the greatest number counts.
         apart: Whether the input leaves out what a cache had to do with, by its definition.
         more_input, more_output: What comes on top of the input and of the output.
         marks: Only what has one of these is of this kind; if empty, what has an input or an output.
@@ -64,17 +64,17 @@ _RESPONSES: Final = Names(
     ("output_tokens",),
     ("total_tokens", "tokens"),
     {
-        # OpenAI's Responses; LangChain's usage_metadata; pydantic-ai's and our own names
+        # OpenAI's Responses, and its sound; LangChain's usage_metadata; pydantic-ai's and our own names
         "cache_read_tokens": (
             "input_tokens_details.cached_tokens",
+            "input_token_details.cached_tokens",
             "input_token_details.cache_read",
             "cache_read_tokens",
         ),
         "cache_write_tokens": (
             "input_tokens_details.cache_write_tokens",
             "input_token_details.cache_creation",
-            "input_token_details.ephemeral_5m_input_tokens",
-            "input_token_details.ephemeral_1h_input_tokens",
+            "input_token_details.ephemeral_5m_input_tokens+input_token_details.ephemeral_1h_input_tokens",
             "cache_write_tokens",
         ),
         REASONING: (
@@ -85,12 +85,14 @@ _RESPONSES: Final = Names(
         ),
         "audio_input_tokens": (
             "input_tokens_details.audio_tokens",
+            "input_token_details.audio_tokens",
             "input_token_details.audio",
             "input_audio_tokens",
             "audio_input_tokens",
         ),
         "audio_output_tokens": (
             "output_tokens_details.audio_tokens",
+            "output_token_details.audio_tokens",
             "output_token_details.audio",
             "output_audio_tokens",
             "audio_output_tokens",
@@ -115,7 +117,7 @@ _ANTHROPIC: Final = _RESPONSES._replace(
 )
 _GEMINI: Final = Names(
     ("promptTokenCount", "prompt_token_count"),
-    ("candidatesTokenCount", "candidates_token_count"),
+    ("candidatesTokenCount", "candidates_token_count", "generation_token_count"),  # the last is Llama's on Bedrock
     ("totalTokenCount", "total_token_count"),
     {
         "cache_read_tokens": ("cachedContentTokenCount", "cached_content_token_count"),
@@ -142,6 +144,7 @@ _BEDROCK: Final = Names(
     {
         "cache_read_tokens": ("cacheReadInputTokens", "cacheReadInputTokenCount"),
         "cache_write_tokens": ("cacheWriteInputTokens", "cacheWriteInputTokenCount"),
+        "cache_write_1h_tokens": ("cacheDetails.1h",),
     },
     apart=True,
 )
@@ -161,7 +164,7 @@ ROOTS: Final = frozenset(
 #: Where an answer, a message or an event has its usage; else it is one.
 PLACES: Final = (
     *("usage", "usage_metadata", "usageMetadata", "x_groq.usage", "choices.0.usage", "meta"),
-    *("response.usage", "message.usage", "delta.usage", "response.meta", "interaction.usage"),
+    *("response.usage", "message.usage", "delta.usage", "response.meta", "metadata.usage", "interaction.usage"),
     *("response_metadata.token_usage", "response_metadata.usage", "llm_output.token_usage"),
 )
 #: LangChain's messages have an id of their own, and the provider's in their metadata.
@@ -170,7 +173,11 @@ MODEL: Final = (
     *("response_metadata.model_name", "response_metadata.model"),
 )
 ID: Final = ("response_metadata.id", "id", "response.id", "message.id", "responseId", "response_id", "interaction.id")
-TIER: Final = ("service_tier", "usage.service_tier", "response.service_tier", "response_metadata.service_tier")
+TIER: Final = (
+    *("service_tier", "usage.service_tier", "response.service_tier", "response_metadata.service_tier"),
+    *("serviceTier", "serviceTier.type", "metadata.serviceTier.type"),  # Gemini asks so; Bedrock's
+    *("usageMetadata.serviceTier", "usage_metadata.service_tier"),
+)
 #: Where Gemini lists what it has searched for, and the models whose searches cost the same however many they are.
 QUERIES: Final = ("groundingMetadata.webSearchQueries", "grounding_metadata.web_search_queries")
 PAID_ONCE: Final = ("gemini-1", "gemini-2")

@@ -16,6 +16,7 @@ from otelbudget import BudgetExceeded, Config, RunBudget
 from otelbudget.config import Estimates
 from otelbudget.estimate.tokens import count_input, estimate_tokens
 from otelbudget.manager import BudgetManager
+from otelbudget.pricing import Price
 
 exceptions = pytest.importorskip("botocore.exceptions")
 GIVEN = count_input(CONVERSE)
@@ -148,3 +149,13 @@ def test_embeddings_hold_no_output_and_counting_and_other_services_pass(
     model.close()
     other.close()
     assert len(served) == 3
+
+
+@pytest.mark.parametrize("config", [Config(prices={"*": Price(input=0, output=2, tiers={"priority": 2})})])
+@pytest.mark.parametrize("method", ["converse", "converse_stream"])
+def test_a_tier_has_its_price(method: str, server: Provider, manager: BudgetManager, client: Any) -> None:
+    server.enqueue(Reply(text="one", output_tokens=1_000))
+    asked = {**CONVERSE, "inferenceConfig": {"maxTokens": 1_000}, "serviceTier": {"type": "priority"}}
+    with manager.run() as run:
+        list(getattr(client, method)(**asked).get("stream", ()))
+    assert str(run.usage.cost_usd) == "0.004"

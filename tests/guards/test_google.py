@@ -20,6 +20,7 @@ from otelbudget.config import Estimates
 from otelbudget.estimate.tokens import count_input, estimate_tokens
 from otelbudget.guards import GUARDS
 from otelbudget.manager import BudgetManager
+from otelbudget.pricing import Price
 
 genai = pytest.importorskip("google.genai")
 from google.genai import errors, types  # noqa: E402 - they need the SDK
@@ -208,3 +209,12 @@ def test_vertex_ai_is_guarded_too(
             client.models.generate_content(model=MODEL, contents=SAY)
     client.close()
     assert len(served) == 1
+
+
+@pytest.mark.parametrize("config", [Config(prices={MODEL: Price(input=0, output=2, tiers={"priority": 2})})])
+def test_a_tier_has_its_price(server: Provider, manager: BudgetManager, client: Any) -> None:
+    server.enqueue(Reply(text="one", output_tokens=1_000))
+    asked = types.GenerateContentConfig(max_output_tokens=1_000, service_tier=types.ServiceTier.PRIORITY)
+    with manager.run() as run:
+        client.models.generate_content(model=MODEL, contents=SAY, config=asked)
+    assert str(run.usage.cost_usd) == "0.004"

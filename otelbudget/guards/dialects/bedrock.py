@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from otelbudget.guards.dialects import Dialect, Endpoints, anthropic, count, get, spoken
+from otelbudget.model.reported import part_of
 from otelbudget.model.usage import Usage
 
 METRICS: Final = "amazon-bedrock-invocationMetrics"
@@ -32,7 +33,7 @@ class Converse(Dialect):
 
     def part(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the last event says."""
-        return {"usage": get(event.get("metadata"), "usage")}
+        return part_of({"metadata": event.get("metadata")})
 
     def words(self, event: Mapping[str, Any]) -> str:
         """Text, thoughts, and the names and arguments of tools."""
