@@ -76,6 +76,7 @@ def test_a_total_proves_which_part_its_wholes_leave_out() -> None:
     assert of(550) == (500, 50)
     assert of(850) == (800, 50), "the prompt leaves its cached part out"
     assert of(590) == (500, 90), "the completion leaves its reasoning out"
+    assert of(890) == (800, 90), "both do"
     assert of(100) == (500, 50), "a total below its parts is wrong"
 
 

@@ -176,7 +176,7 @@ def tokens_in(place: object, names: Names) -> dict[str, Any]:
         made = whole((made or 0) + more, reasoning)
         made = whole(made, max(parts.get(name, 0) for name in MADE))
     if total is not None:
-        given, made = _completed(given, made, total, cached)
+        given, made = _completed(given, made, total, cached, reasoning)
     if given is None and made is None:
         return {} if total is None else {"tokens": total, **_there(parts)}
     return _there({"input_tokens": given, "output_tokens": made}, None) | _there(parts)
@@ -187,16 +187,18 @@ def whole(said: int, parts: int) -> int:
     return said + parts if parts > said else said
 
 
-def _completed(given: int | None, made: int | None, total: int, cached: int) -> tuple[int | None, int | None]:
-    """Input and output by what the total proves: one of them that was not told, or cached input or reasoning that was
-    left out of it."""
+def _completed(
+    given: int | None, made: int | None, total: int, cached: int, reasoning: int
+) -> tuple[int | None, int | None]:
+    """Input and output by what the total proves: one of them that was not told, or cached input, reasoning or both that
+    were left out of it."""
     if given is None:
         return (total - made if made is not None and total > made else None), made
     left = total - given - (made or 0)
     if left < 0:
         return given, made
-    if made is not None and left == cached:
-        return given + cached, made
+    if made is not None and left in (cached, cached + reasoning):
+        return given + cached, made + left - cached
     return given, (made or 0) + left
 
 
