@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import urlsplit
 
+from otelbudget.pricing.listed import listed_provider
+
 #: Client class -> provider, whatever host it talks to.
 _BY_CLASS: Final = {
     "BaseAzureClient": "azure.ai.openai",
@@ -44,19 +46,17 @@ _BY_HOST: Final = (
 
 
 def provider_of(client: object, default: str) -> str:
-    """Who answers *client*: by its class, else by the host it talks to, else *default*."""
+    """Who answers *client*: by its class, else by the address it talks to, else *default*."""
     for cls in type(client).__mro__:
         if cls.__name__ in _BY_CLASS:
             return _BY_CLASS[cls.__name__]
     if getattr(client, "vertexai", None) is True:  # google-genai's
         return "gcp.vertex_ai"
-    return _at_host(str(getattr(getattr(client, "base_url", None), "host", ""))) or default
+    url = getattr(client, "base_url", None)
+    return (provider_at(str(url)) if getattr(url, "host", None) else None) or default
 
 
 def provider_at(base_url: str) -> str | None:
-    """Who answers at an address; None if it is nobody known."""
-    return _at_host(urlsplit(base_url).hostname or "")
-
-
-def _at_host(host: str) -> str | None:
-    return next((provider for end, provider in _BY_HOST if host.endswith(end)), None)
+    """Who answers at an address, else whose it is by the price list; None if it is nobody known."""
+    host = urlsplit(base_url).hostname or ""
+    return next((provider for end, provider in _BY_HOST if host.endswith(end)), None) or listed_provider(base_url)

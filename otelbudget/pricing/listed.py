@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -52,12 +52,15 @@ def listed_price(model: str, provider: str | None, now_s: float, tier: str | Non
         return None
     now = datetime.fromtimestamp(now_s, UTC)
     context = {"service_tier": tier, "processing": tier} if tier else None
-    # A client may speak one provider's protocol to another one: by its own provider first, then by name alone.
-    for asked in (*_ids(provider), None):
+    # A client may speak one provider's protocol to another one: by its own provider first, then by name alone, then by
+    # the provider that a gateway has in front of the name.
+    front, _, behind = model.partition("/")
+    asked_by = [*((one, model) for one in (*_ids(provider), None)), *((one, behind) for one in _ids(front) if behind)]
+    for asked, name in asked_by:
         try:
             found = calc_price(
                 Usage(input_tokens=0),
-                model,
+                name,
                 provider_id=asked,
                 genai_request_timestamp=now,
                 **({"price_context": context} if context else {}),
@@ -75,6 +78,16 @@ def _ids(provider: object) -> tuple[str, ...]:
     """What the list may know *provider* as."""
     own = (_PROVIDERS.get(provider), provider.replace("_", "-"), provider) if isinstance(provider, str) else ()
     return tuple(one for one in dict.fromkeys(own) if one)
+
+
+@lru_cache(maxsize=256)
+def listed_provider(base_url: str) -> str | None:
+    """Whose address that is by the genai-prices package; None if it is not installed, or does not know it."""
+    with suppress(ImportError, LookupError):
+        from genai_prices.data_snapshot import get_snapshot
+
+        return get_snapshot().find_provider(None, None, base_url).id
+    return None
 
 
 def listed_models(provider: str | None = None) -> list[tuple[str, str]]:

@@ -152,6 +152,10 @@ def test_the_tier_that_is_asked_for_is_held_and_charged_unless_the_answer_says_a
         ("https://api.cerebras.ai/v1", "llama3.1-8b", 100),
         ("https://api.x.ai/v1", "grok-4", 3_000),
         ("https://mine.openai.azure.com/openai/v1", "gpt-4o", 2_500),
+        ("https://router.huggingface.co/groq/openai/v1", "openai/gpt-oss-120b", 150),
+        ("https://gateway.example/v1", "openai/gpt-4o", 2_500),
+        ("https://gateway.example/v1", "anthropic/claude-sonnet-4-5", 3_000),
+        ("https://us-central1-aiplatform.googleapis.com/v1/endpoints/openapi", "google/gemini-2.5-flash", 300),
     ],
 )
 def test_the_price_is_that_of_the_address_that_is_called(base_url: str, model: str, per_million: int) -> None:
