@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Who names nothing but this directory wants all of it, and not what the default suite takes of it."""
+    paths = [(config.invocation_params.dir / name.partition("::")[0]).resolve() for name in config.args]
+    if config.option.markexpr == "not slow" and all(path.is_relative_to(HERE) for path in paths):
+        config.option.markexpr = "stack"
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """All that is here is of the stack; pytest asks only for what is here."""
+    item.add_marker("stack")
 
 
 @pytest.fixture(scope="session")
