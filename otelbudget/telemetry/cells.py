@@ -26,8 +26,8 @@ from otelbudget.telemetry.histogram import (
     Trace,
 )
 from otelbudget.telemetry.labels import OTHER, UNNAMED, Names, Room
-from otelbudget.telemetry.quota_gauges import QuotaGauges, QuotaReadings
-from otelbudget.telemetry.snapshot import ActiveRuns, Snapshot
+from otelbudget.telemetry.quota_gauges import QuotaGauges
+from otelbudget.telemetry.snapshot import ActiveRuns, Snapshot, copies
 
 if TYPE_CHECKING:
     from otelbudget.ledger.account import QuotaAccount
@@ -270,20 +270,20 @@ class Meters:
         self.overflow.n = self.events_suppressed = 0
 
     def snapshot(self) -> Snapshot:
-        """A copy of everything, taken under the lock; quotas a moment before the rest."""
-        copied = self._ledger.locked(partial(self._copied, self._quotas.read()))
+        """A copy of everything, each cell as of one moment; quotas first."""
+        locked = self._ledger.locked
+        read: dict[str, Any] = {"quotas": self._quotas.read(), "budgets": copies(self._budgets, locked)}
+        read |= {"spends": copies(self._spends, locked), "details": copies(self._details, locked)}
+        copied = locked(partial(self._copied, tenants=copies(self._tenants, locked), **read))
         old_ns = self._clock_ns() - MIN_RUN_AGE_S * NANOS
         runs = [run for run in tuple(self.live) if run.started_ns <= old_ns]
         shown = self._active.of(runs, self._tenant_names.shown, self._budget_names.shown)
         return copied._replace(active_runs=shown)
 
-    def _copied(self, quotas: QuotaReadings) -> Snapshot:
+    def _copied(self, **read: Any) -> Snapshot:
         opened, oldest_s = self._ledger.open.age(self._clock_ns())
         return Snapshot(
-            budgets=[copy(cell) for cell in self._budgets.values()],
-            spends=[copy(cell) for cell in self._spends.values()],
-            details=[copy(cell) for cell in self._details.values()],
-            tenants=[copy(cell) for cell in self._tenants.values()],
+            **read,
             check_seconds={operation: copy(found) for operation, found in self.check_seconds.items()},
             estimate_ratio={model: copy(found) for model, found in self.estimate_ratio.items()},
             unpriced={model: tally.n for model, tally in self.unpriced.copy().items()},
@@ -295,6 +295,5 @@ class Meters:
             store=self.store,
             policy="" if self._shared is None else self._shared.failure.name,
             health=None if self._shared is None else copy(self._shared.health),
-            quotas=quotas,
             reload_ok=self.reload_ok,
         )

@@ -7,6 +7,7 @@ when it counts: one that is new began after the scrape before, so Prometheus see
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from itertools import accumulate
@@ -45,8 +46,8 @@ class Page:
         self._meters = meters
         self._lock = forking.fresh(Lock())
         self._known: _Known = {}
-        #: Per format: when its text was begun, and the text.
-        self._texts: dict[bool, tuple[float, bytes]] = {}
+        #: Per format, compressed or not: when its text was begun, and the text.
+        self._texts: dict[tuple[bool, bool], tuple[float, bytes]] = {}
         self._before_s = time.time()
         self._forks = ForkWatch()
         forking.tell(self)
@@ -55,15 +56,15 @@ class Page:
         """In a forked process all counts begin anew."""
         self._known, self._before_s = {}, time.time()
 
-    def text(self, openmetrics: bool) -> bytes:
+    def text(self, openmetrics: bool, gzipped: bool = False) -> bytes:
         """What the page says now."""
-        asked = time.monotonic()
+        asked, form = time.monotonic(), (openmetrics, gzipped)
         with self._lock:
-            if self._texts.get(openmetrics, (0.0,))[0] < asked:
-                self._texts[openmetrics] = (time.monotonic(), self._render(openmetrics))
-            return self._texts[openmetrics][1]
+            if self._texts.get(form, (0.0,))[0] < asked:
+                self._texts[form] = (time.monotonic(), self._render(*form))
+            return self._texts[form][1]
 
-    def _render(self, openmetrics: bool) -> bytes:
+    def _render(self, openmetrics: bool, gzipped: bool) -> bytes:
         self._forks.scraped()
         began_s = time.time()
         now = self._meters.snapshot()
@@ -77,7 +78,8 @@ class Page:
         if openmetrics:
             lines.append("# EOF\n")
         self._before_s = began_s
-        return "".join(lines).encode()
+        text = "".join(lines).encode()
+        return zlib.compress(text, level=1, wbits=31) if gzipped else text  # level 9 takes longer than the text itself
 
     def _plain(self, family: Family, now: Snapshot, created: bool) -> Iterator[str]:
         before, shown = self._known.get(family.name, {}), {}

@@ -1,10 +1,13 @@
-"""What a scrape sees: a consistent copy of the cells, and the runs in progress that are closest to their limits."""
+"""What a scrape sees: a copy of the cells, and the runs in progress that are closest to their limits."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
+from copy import copy
+from functools import partial
 from heapq import nlargest
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from otelbudget.model.amounts import COST, NANOS, UNLIMITED
 from otelbudget.model.vector import unpack
@@ -15,6 +18,12 @@ if TYPE_CHECKING:
     from otelbudget.telemetry.cell_types import BudgetCell, DetailCell, SpendCell, TenantCell
     from otelbudget.telemetry.histogram import Histogram
     from otelbudget.telemetry.quota_gauges import QuotaReadings
+
+
+#: Cells copied in one go: a check that comes meanwhile waits for no more.
+_AT_A_TIME: Final = 250
+
+Cell = TypeVar("Cell")
 
 
 class ActiveRun(NamedTuple):
@@ -28,7 +37,7 @@ class ActiveRun(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """A consistent copy of all cells; nothing in it changes any more."""
+    """A copy of all cells; nothing in it changes any more."""
 
     budgets: list[BudgetCell]
     spends: list[SpendCell]
@@ -47,6 +56,20 @@ class Snapshot(NamedTuple):
     health: Health | None
     quotas: QuotaReadings
     reload_ok: bool | None
+
+
+def copies(cells: dict[Any, Cell], locked: Callable[[Callable[[], list[Cell]]], list[Cell]]) -> list[Cell]:
+    """A copy of each of *cells*, some at a time under the lock that *locked* takes; checks come in between."""
+    found: list[Cell] = []
+    left = tuple(cells.copy().values())  # others add to it
+    for at in range(0, len(left), _AT_A_TIME):
+        found += locked(partial(_copies, left[at : at + _AT_A_TIME]))
+        time.sleep(0)  # else this thread, which is running, has the lock again before those that wait have woken
+    return found
+
+
+def _copies(cells: tuple[Cell, ...]) -> list[Cell]:
+    return [copy(cell) for cell in cells]
 
 
 class ActiveRuns:

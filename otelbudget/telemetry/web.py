@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -57,11 +56,8 @@ def _respond(environ: dict[str, Any], metrics: _Application, start: _Start) -> I
 def _application_of(page: Page) -> _Application:
     def answer(environ: dict[str, Any], start: _Start) -> Iterable[bytes]:
         _, kind = choose_encoder(environ.get("HTTP_ACCEPT", ""))
-        body, headers = page.text("openmetrics" in kind), [("Content-Type", kind)]
-        if gzip_accepted(environ.get("HTTP_ACCEPT_ENCODING", "")):
-            body = zlib.compress(body, level=1, wbits=31)  # level 9 takes longer than the page itself
-            headers.append(("Content-Encoding", "gzip"))
-        start("200 OK", headers)
-        return [body]
+        gzipped = gzip_accepted(environ.get("HTTP_ACCEPT_ENCODING", ""))
+        start("200 OK", [("Content-Type", kind), *([("Content-Encoding", "gzip")] if gzipped else ())])
+        return [page.text("openmetrics" in kind, gzipped)]
 
     return answer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from otelbudget import RunBudget
 from otelbudget.ledger.ledger import Ledger
 from otelbudget.semconv import M_RUN_COST
-from otelbudget.telemetry import cells
+from otelbudget.telemetry import cells, snapshot
 from otelbudget.telemetry.cell_types import Tally
 from otelbudget.telemetry.cells import Meters
 from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS
@@ -47,6 +49,23 @@ def test_ten_thousand_runs_of_seven_hundred_tenants_stay_bounded_and_add_up() ->
     assert sum(cell.cost_nanousd for cell in now.spends) == 70_000
     assert sum(sum(found.counts) for cell in now.tenants for found in cell.runs.values()) == 3 * 10_000
     assert now.label_overflow > 0
+
+
+def test_checks_come_in_between_while_a_scrape_copies_many_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger()
+    meters = Meters(ledger, tuple, clock_ns=lambda: 0)
+    for i in range(4_000):
+        meters.spend(f"tenant-{i % 400}", f"model-{i // 400}").input += 1
+    came_in: list[int] = []
+
+    def check(_: float) -> None:
+        other = threading.Thread(target=lambda: ledger.locked(lambda: came_in.append(1)))
+        other.start()
+        other.join(20)
+
+    monkeypatch.setattr(snapshot, "time", SimpleNamespace(sleep=check))
+    assert sum(cell.input for cell in meters.snapshot().spends) == 4_000
+    assert len(came_in) >= 4_000 / 250
 
 
 def test_budget_names_made_up_at_run_time_are_bounded() -> None:

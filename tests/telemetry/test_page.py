@@ -113,15 +113,15 @@ def test_scrapes_that_wait_for_one_at_work_share_the_next(
     page = Page(busy.meters)
     render, rendered, go_on, at_work = page._render, [], threading.Event(), threading.Event()
 
-    def slow(openmetrics: bool) -> bytes:
-        rendered.append(openmetrics)
+    def slow(*form: bool) -> bytes:
+        rendered.append(form)
         at_work.set()
         assert go_on.wait(20)
-        return render(openmetrics)
+        return render(*form)
 
     monkeypatch.setattr(page, "_render", slow)
     texts: list[bytes] = []
-    scrapers = [threading.Thread(target=lambda: texts.append(page.text(True))) for _ in range(8)]
+    scrapers = [threading.Thread(target=lambda: texts.append(page.text(True, True))) for _ in range(8)]
     scrapers[0].start()
     assert at_work.wait(20)
     for scraper in scrapers[1:]:
