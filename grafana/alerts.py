@@ -14,6 +14,9 @@ _EMPTY_IN = "otelbudget:quota_exhausted_in:seconds"
 _GROWTH = "otelbudget:quota_growth:ratio_per_second"
 _DENIALS = "otelbudget:denials:rate5m"
 _SPEND = "otelbudget:cost_usd:rate5m"
+_MISCOUNTED = " + ".join(
+    f"increase(otelbudget_{what}_total[15m])" for what in ("store_wiped", "store_saturated", "settles_lost")
+)
 _WHOSE = (
     "{{ $labels.scope }} {{ $labels.tenant }}{{ if not $labels.tenant }}{{ $labels.org }} {{ $labels.model }}"
     "{{ $labels.agent }} {{ $labels.tag }}{{ end }}"
@@ -167,6 +170,15 @@ def health() -> list[Json]:
             "critical",
             "Requests are admitted without the {{ $labels.store }} store",
             "{{ $value | humanize }} in five minutes, by the policy {{ $labels.policy }}: quotas may be exceeded.",
+        ),
+        _alert(
+            "StoreMiscounts",
+            f"sum by (store) ({_MISCOUNTED}) > 0",
+            "0m",
+            "critical",
+            "The {{ $labels.store }} store has counted too little",
+            "{{ $value | humanize }} times in 15 minutes its data was gone, a sum was full, or a settlement never "
+            "reached it (the log says which): quotas may be exceeded.",
         ),
         _alert(
             "ReservationLeaked",

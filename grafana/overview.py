@@ -204,18 +204,18 @@ def _latency() -> Json:
 
 def _store() -> Json:
     return timeseries(
-        "Is the store there?",
-        "Per minute: trips that a shared store did not answer, requests admitted without its word, settlements lost. "
-        "Nothing where quotas are in memory.",
+        "Is the store well?",
+        "Per minute: trips that a shared store did not answer, requests admitted without its word, settlements lost; "
+        "accounts that are gone and begin anew, sums that count no further. Nothing where quotas are in memory.",
         [
-            query(
-                "sum by (store) (rate(otelbudget_store_errors_total[$__rate_interval])) * 60", "{{store}}: no answer"
-            ),
-            query(
-                "sum by (policy) (rate(otelbudget_store_unguarded_checks_total[$__rate_interval])) * 60",
-                "{{policy}}: admitted",
-            ),
-            query("sum by (store) (rate(otelbudget_settles_lost_total[$__rate_interval])) * 60", "{{store}}: lost"),
+            query(f"sum by ({by}) (rate({metric}[$__rate_interval])) * 60", f"{{{{{by}}}}}: {what}")
+            for metric, by, what in (
+                ("otelbudget_store_errors_total", "store", "no answer"),
+                ("otelbudget_store_unguarded_checks_total", "policy", "admitted"),
+                ("otelbudget_settles_lost_total", "store", "lost"),
+                ("otelbudget_store_wiped_total", "store", "gone"),
+                ("otelbudget_store_saturated_total", "store", "full"),
+            )
         ],
         unit="suffix:/min",
     )

@@ -42,6 +42,11 @@ def _checks(decision: str, counts: str, **more: str) -> dict[str, str]:
     return {"otelbudget_checks_total{" + ", ".join(f'{k}="{v}"' for k, v in labels.items()) + "}": counts}
 
 
+def _store(wrong: str = "") -> dict[str, str]:
+    """What a process says of its store, to which something *wrong* happened a few minutes before the half hour."""
+    return {f"otelbudget_{what}_total{{{STORE}}}": "0x26 1x400" if what == wrong else "0x400" for what in MISCOUNTS}
+
+
 def _buckets(metric: str, labels: str, counts: Mapping[str, str]) -> dict[str, str]:
     return {f'{metric}_bucket{{{labels}, le="{le}"}}': count for le, count in counts.items()}
 
@@ -49,6 +54,7 @@ def _buckets(metric: str, labels: str, counts: Mapping[str, str]) -> dict[str, s
 DENIED = _checks("deny", "0+6x400", reason="limit", resource="tokens")
 REPEATED = 'otelbudget_repeated_denials_total{tenant="acme", budget="daily"}'
 STORE = 'store="redis"'
+MISCOUNTS = ("store_wiped", "store_saturated", "settles_lost")
 #: What it is, the series each minute, and the alerts that fire after half an hour.
 SCENARIOS: list[tuple[str, dict[str, str], set[str]]] = [
     ("all is well", _quota("100x400"), set()),
@@ -100,6 +106,8 @@ SCENARIOS: list[tuple[str, dict[str, str], set[str]]] = [
         REPORTS | {f'otelbudget_store_unguarded_checks_total{{{STORE}, policy="fail_open"}}': "0x26 9x400"},
         {"FailOpen"},
     ),
+    ("a store that nothing is wrong with", REPORTS | _store(), set()),
+    *((f"a store with {what}", REPORTS | _store(what), {"StoreMiscounts"}) for what in MISCOUNTS),
     ("a leak", REPORTS | {f"otelbudget_reservation_oldest_seconds{{{STORE}}}": "0+60x400"}, {"ReservationLeaked"}),
     ("spans that get lost", REPORTS | {"otelcol_exporter_send_failed_spans": "0+5x400"}, {"TracesLost"}),
     ("a bad file", REPORTS | {"otelbudget_config_last_reload_successful": "1x20 0x400"}, {"ConfigReloadFailed"}),

@@ -91,6 +91,14 @@ def test_every_query_aggregates(board: Any) -> None:
         assert re.search(r"\b(sum|max|min|count) ?(by \([\w, ]+\) ?)?\(", expr), expr
 
 
+def test_a_legend_names_labels_that_its_query_keeps_or_makes(board: Any) -> None:
+    """Also where the demo has no data to show it with."""
+    for target in [target for panel in board["panels"] for target in panel["targets"] if "expr" in target]:
+        for label in re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]):
+            given = rf'\bby \([\w, ]*\b{label}\b|label_replace\(.*, "{label}", '
+            assert re.search(given, target["expr"]), (target["expr"], label)
+
+
 #: The first that is found in a query says its unit.
 UNITS = (
     (r"bottomk\(", "s"),

@@ -28,7 +28,7 @@ MAY_BE_EMPTY = {
     ("Runs out next", ""): HOUR,
     ("Which quotas are used most?", "unless"): HOUR,
     ("Store", ""): MEMORY,
-    ("Is the store there?", ""): MEMORY,
+    ("Is the store well?", ""): MEMORY,
     ("Last reload", ""): "the demo does not follow its file",
     (
         "Which runs are burning?",
