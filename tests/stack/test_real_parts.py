@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import urllib.request
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -149,6 +154,52 @@ def test_spans_log_records_and_metrics_arrive(tmp_path: Path) -> None:
         page = until(lambda: "otelbudget_checks_total" in (found := _read(ports["8889"], "/metrics")) and found, 30, "")
         assert re.search(r'otelbudget_checks_total\{.*decision="deny".*resource="steps".*\} 1', page)
         assert "otelcol_" in _read(ports["8888"], "/metrics")
+
+
+@contextmanager
+def _workers(directory: Path, collector_port: int, *options: str) -> Iterator[tuple[int, int]]:
+    """The port of a gunicorn of two workers that share a quota and push to the collector, and who answered first."""
+    (port,), budgets = _free_ports(1), directory / "budgets.yaml"
+    quotas = "quotas: {default: [{cost_usd: 900, per: lifetime}]}"
+    budgets.write_text(f"{quotas}\nstore: {{url: sqlite:///{directory}/shared.db, timeout: 5s}}\n", "utf-8")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    environment = inherited | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "stores"), inherited.get("PYTHONPATH", "")]),
+        "WORKER_BUDGETS": str(budgets),
+        "OTEL_METRICS_EXPORTER": "otlp",
+        "OTEL_METRIC_EXPORT_INTERVAL": "500",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector_port}",
+    }
+    command = [sys.executable, "-m", "gunicorn", "--workers", "2", *options, "--bind", f"127.0.0.1:{port}"]
+    with (directory / "server.log").open("w") as log:
+        server = subprocess.Popen([*command, "worker_app:wsgi"], env=environment, stdout=log, stderr=log)
+        try:
+            yield port, json.loads(until(lambda: _read(port, "/"), 60, "gunicorn answers"))["pid"]
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait(30)
+
+
+def _costs(page: str) -> list[float]:
+    """What each process has spent, by the collector's page."""
+    return sorted(float(cost) for cost in re.findall(r"^otelbudget_cost_usd_total\{.*\} (\S+)$", page, re.MULTILINE))
+
+
+@pytest.mark.parametrize("options", [(), ("--preload",)])
+def test_what_each_worker_pushes_is_kept_apart_by_the_collector(options: tuple[str, ...], tmp_path: Path) -> None:
+    with (
+        _collecting(tmp_path) as (ports, _),
+        _workers(tmp_path, ports["4318"], *options) as (port, first),
+        ThreadPoolExecutor(8) as clients,
+    ):
+        spent = Counter([first])  # requests by process, of five cents each
+        while len(spent) < 2:
+            said = [json.loads(body) for body in clients.map(_read, [port] * 16, ["/"] * 16)]
+            assert all(one["spent"] and one["page"] is None for one in said)
+            spent.update(one["pid"] for one in said)
+        wanted = pytest.approx(sorted(number / 20 for number in spent.values()))
+        until(lambda: _costs(_read(ports["8889"], "/metrics")) == wanted, 30, "what both have spent is shown")
 
 
 def test_prometheus_reads_its_files_and_finds_what_is_misspelt(tmp_path: Path) -> None:
