@@ -49,18 +49,21 @@ class Blocks:
 
     # --- leases
 
-    def open(self, lease: Lease, answer: Answer, limits: tuple[int, ...], until_s: float) -> None:
-        """Spend from *lease*, which the store has admitted, until then or until it is closed."""
+    def open(self, lease: Lease, answer: Answer, block: Sequence[int], limits: Sequence[int], until_s: float) -> None:
+        """Spend from *lease*, to which the store has given *block*, until then or until it is closed."""
+        lease.is_open = True  # first, or whoever tidies up gives it back
+        lease.block = tuple(block)
+        bounds = [b if limit >= 0 else -1 for b, limit in zip(block, limits, strict=True)]
         lease.states = self.seen(lease.key, answer).states
         lease.until_s = min([until_s, *(line.end_s for line in lease.lines if not line.rolling)])
-        lease.is_open, self._due_s = True, min(self._due_s, lease.until_s)
-        self._ledger.limit(lease.account, rules_of(limits))
+        self._due_s = min(self._due_s, lease.until_s)
+        self._ledger.limit(lease.account, rules_of(bounds))
         self.live[lease.key] = lease
 
     def close(self, lease: Lease) -> None:
         """Admit nothing more on *lease*."""
-        lease.is_open = False
         self._ledger.limit(lease.account, CLOSED)
+        lease.is_open = False  # only now may it be settled: nothing more is held on it
         self.ready.append(lease)
 
     def close_one(self, lease: Lease) -> None:

@@ -67,9 +67,7 @@ class Leasing:
             self._blocks.ready.append(lease)  # the store may have it
             raise
         if answer.refused is None and not answer.gone:
-            lease.block = block
-            bounds = tuple(b if limit >= 0 else -1 for b, limit in zip(block, limits, strict=True))
-            self._blocks.open(lease, answer, bounds, self._clock_s() + BLOCK_S)
+            self._blocks.open(lease, answer, block, limits, self._clock_s() + BLOCK_S)
         else:
             self._blocks.all.pop(lease.id, None)
         return answer
@@ -101,6 +99,7 @@ class Leasing:
                     lease.block = needed
             finally:
                 self._taking.pop(lease.id, None)
+                self._blocks.let_go(lease)  # as nobody could look at it meanwhile
 
     def _tidy(self) -> None:
         """Close what is old."""

@@ -250,6 +250,68 @@ def test_what_is_being_settled_is_counted_once(
     assert seen == [(20, 20)]
 
 
+@pytest.mark.parametrize("moment", ["open", "seen"])
+def test_a_block_that_was_just_taken_is_not_given_back_by_another_thread(
+    mine: Caller, central: Counted, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    method = getattr(Blocks, moment)
+
+    def looked_at(self: Any, *given: Any) -> Any:
+        self._due_s = 0.0
+        tend(mine)
+        return method(self, *given)
+
+    monkeypatch.setattr(Blocks, moment, looked_at)
+    assert spend(mine, "a", 30)
+    mine.store.close()
+    central.closed = False
+    assert Caller(central).state(LINE) == (30, 30)
+
+
+def test_a_block_whose_last_hold_ends_while_its_rest_is_given_back_is_settled_all_the_same(
+    mine: Caller, central: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine.reserve("a", 10, LINE)
+    mine.reserve("b", 20, LINE)
+    reserve = central.reserve
+
+    def slow(asked: Any) -> Any:
+        answer = reserve(asked)
+        if asked.amounts[1] == 30:  # the rest of the block
+            mine.settle("a", 5, LINE)
+            mine.settle("b", 5, LINE)  # as another thread does
+        return answer
+
+    monkeypatch.setattr(central, "reserve", slow)
+    leased: Any = mine.store
+    leased.let_go("acme", LINE.key)
+    tend(mine)
+    assert Caller(central).state(LINE) == (10, 10)
+
+
+def test_what_is_held_on_a_block_in_the_moment_it_is_closed_is_charged(
+    mine: Caller, central: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine.reserve("a", 10, LINE)
+    blocks: Any = mine.store._blocks  # type: ignore[attr-defined]
+    ((key, lease),) = blocks.live.items()
+    limit = blocks._ledger.limit
+    late = Reserve("b", "acme", (LINE,), tokens(7), NOTHING, NOTHING, 60.0)
+
+    def slow(account: Any, rules: Any) -> None:  # other threads come in between
+        mine.settle("a", 10, LINE)
+        tend(mine)
+        blocks.live[key] = lease  # one of them had found it before
+        assert blocks.hold(late) is not None
+        blocks.live.clear()
+        limit(account, rules)
+
+    monkeypatch.setattr(blocks._ledger, "limit", slow)
+    blocks.close_all()
+    mine.settle("b", 7, LINE)
+    assert Caller(central).state(LINE) == (17, 17)
+
+
 def test_a_settle_that_is_sent_twice_charges_once(mine: Caller, central: Counted) -> None:
     mine.reserve("a", 10, LINE)
     assert [mine.settle("a", 10, LINE).was for _ in range(2)] == ["open", "settled"]

@@ -19,6 +19,7 @@ from shared_kit import Place
 from store_kit import Caller
 
 from otelbudget.stores.base import Stored
+from otelbudget.stores.redis import RedisStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 WORKER = Path(__file__).with_name("shared_worker.py")
@@ -151,6 +152,30 @@ def test_whatever_happens_to_the_server_all_is_spent_once(
     assert one.used[1] == one.taken[1] == limit
     assert sums == limit
     proxy.close()
+
+
+@pytest.mark.parametrize(("limit", "lease"), [(2_000, "0%"), (10_000, "2%")])
+@pytest.mark.parametrize(
+    ("on_error", "says"),
+    [("fail_open", "admitted without it"), ("local_fallback", "held to a share of their limits")],
+)
+def test_what_a_policy_admits_while_the_server_is_away_is_charged_when_it_is_back(
+    server: RedisServer, tmp_path: Path, limit: int, lease: str, on_error: str, says: str
+) -> None:
+    caller, policy = Caller(RedisStore(server.url, timeout_s=5)), {"on_error": on_error, "fallback_share": "10%"}
+    workers = [start(tmp_path, server.url, limit, "threads", ttl="5s", lease=lease, **policy) for _ in range(4)]
+    while not (found := caller.store.accounts("default")) or found[0].used[1] < limit // 3:
+        time.sleep(0.01)
+    server.kill()
+    time.sleep(1)
+    server.start()
+    sums = sum(spent(worker) for worker in workers)
+    one = account(caller)
+    assert one.used[1] == one.taken[1] == sums  # all of it, once
+    assert any(says in log.read_text() for log in _logs)
+    assert sums >= limit
+    assert on_error == "fail_open" or sums <= 1.4 * limit  # a tenth for each of four processes
+    caller.store.close()
 
 
 @pytest.mark.parametrize("lease", ["0%", "2%"])
