@@ -18,7 +18,7 @@ from otelbudget.ledger.rules import Rule
 from otelbudget.model.amounts import NOTHING, UNLIMITED, Amounts
 from otelbudget.model.levels import LEVELS, Where
 from otelbudget.model.vector import pack, step
-from otelbudget.stores.base import FOREVER_S, Answer, Line, Reserve, Reset, Settle, Settled
+from otelbudget.stores.base import FOREVER_S, Answer, Line, Reserve, Reset, Settle, Settled, Stored
 from otelbudget.stores.owed import Owed
 
 if TYPE_CHECKING:
@@ -239,6 +239,12 @@ def share(run: RunState, ends_s: int) -> None:
     for account in run.kept[1]:
         of = _key(account) if isinstance(account, QuotaAccount) else "run"
         account.there = (f"{of}/{run.run_id}", 0, ends_s, False)
+
+
+def run_of(account: Stored) -> str | None:
+    """The id of the shared run that has *account*; None if it is not one's."""
+    key, start_s, end_s, rolling = account[:4]
+    return None if rolling or start_s or end_s == FOREVER_S else key.rpartition("/")[2]  # see `share`
 
 
 # --- looking

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from otelbudget.config import Config
     from otelbudget.quota import QuotaService
     from otelbudget.stores.base import Store, Stored
+    from otelbudget.stores.records import RunRecord
 
 _LIMITS: Final = ("steps", "tokens", "input_tokens", "output_tokens", "cost_usd", "tool_calls")
 _MORE: Final = """The store and the configured quotas are those of ./budgets.yaml, or of --config. What is set holds for
@@ -124,12 +125,23 @@ def _accounts(store: Store, shard: str) -> list[dict[str, Any]]:
     return rows
 
 
-def stored(store: Store, shard: str) -> Iterator[Stored]:
-    """All accounts of a shard in their windows of now."""
-    after = ""
+def stored(store: Store, shard: str, over: set[str] | None = None) -> Iterator[Stored]:
+    """All accounts of a shard in their windows of now, but those of shared runs that are *over*: found out once."""
+    from otelbudget.admission.trips import run_of
+
+    after, over = "", set() if over is None else over
     while page := store.accounts(shard, after):
-        yield from page
         after = page[-1].key
+        for one in page:
+            run_id = run_of(one)
+            if run_id is not None and run_id not in over and _is_over(store.run(shard, run_id)):
+                over.add(run_id)
+            if run_id not in over:
+                yield one
+
+
+def _is_over(record: RunRecord | None) -> bool:
+    return record is not None and bool(json.loads(record.state)["over"])
 
 
 def _plain(value: Any) -> Any:

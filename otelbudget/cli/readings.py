@@ -53,14 +53,14 @@ class PageError(BudgetError):
     """There is no page of otelbudget at an address."""
 
 
-def read_store(engine: Engine, shards: list[str]) -> Iterator[Reading]:
-    """What a shared store has counted, beside the quotas that are configured and set."""
+def read_store(engine: Engine, shards: list[str], over: set[str]) -> Iterator[Reading]:
+    """What a shared store has counted, beside the quotas that are configured and set; *over* as in `stored`."""
     from otelbudget.cli.quota import stored
 
     for shard in shards:
         engine.store.read(shard, ())  # which says whether somebody has set quotas
         engine.caught_up()
-        for one in stored(engine.store.store, shard):
+        for one in stored(engine.store.store, shard, over):
             yield from _of_account(engine, one)
 
 

@@ -82,7 +82,7 @@ def _sources(options: argparse.Namespace, undo: ExitStack) -> Iterator[tuple[str
     orgs = [options.org] if options.org else list(dict.fromkeys(("default", *config.tenants.values())))
     engine = Engine(config)
     undo.callback(engine.close)
-    yield concealed(config.store.url), partial(read_store, engine, shards_of(config, orgs))
+    yield concealed(config.store.url), partial(read_store, engine, shards_of(config, orgs), set())
 
 
 def _look(sources: dict[str, Callable[[], Iterable[Reading]]]) -> Round:

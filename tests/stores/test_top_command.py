@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from redis_server import empty_server, free_port
 from store_kit import Caller, lifetime
 
-from otelbudget import BudgetManager, Quota, QuotaService, RunBudget, load_budget_config
+from otelbudget import BudgetManager, Quota, Quotas, QuotaService, RunBudget, load_budget_config
 from otelbudget.cli import main, top
 from otelbudget.telemetry.prometheus import PrometheusCollector
 from otelbudget.telemetry.server import MetricsServer
@@ -125,6 +126,32 @@ def test_what_nobody_configured_here_is_shown_without_a_limit(
     ]
     assert main(["top", "--once", "--store", url]) == 0
     assert "day Europe/Berlin" in capsys.readouterr().out
+
+
+def test_a_shared_run_is_shown_as_long_as_it_goes_on(
+    url: str,
+    make: Callable[[str], BudgetManager],
+    capsys: pytest.CaptureFixture[str],
+    rounds: Callable[..., None],
+) -> None:
+    manager = make(url)
+    quotas = Quotas(default=[Quota(steps=9, per="run", name="each")])
+    manager.reload(replace(manager.engine.config, quotas=quotas))
+    with ExitStack() as first, manager.run(tenant="acme", shared=True) as other:
+        run = first.enter_context(manager.run(tenant="acme", shared=True, mode="detached"))
+        for one in (run, other):
+            one.record_call(7)
+        rounds(first.close)
+        assert main(["top", "--json"]) == 0
+        shown = [json.loads(line)["readings"] for line in capsys.readouterr().out.splitlines()]
+        assert [{one["whose"] for one in looked if one["scope"] == "run"} for looked in shown] == [
+            {run.run_id, other.run_id},
+            {other.run_id},
+        ]
+        assert [sum(one["quota"].startswith("run UTC/") for one in looked) for looked in shown] == [6, 3]
+        assert main(["quota", "list", "--json"]) == 0
+        accounts = {one["account"] for one in json.loads(capsys.readouterr().out)}
+        assert {one.rpartition("/")[2] for one in accounts} == {other.run_id}
 
 
 def test_pages_of_processes_that_share_a_store_are_one_and_those_that_do_not_stand_side_by_side(
