@@ -125,10 +125,11 @@ class ModelCall:
         around = self.run.around()
         if change is None:
             self._owner = self._owner or around.owner
-            lent = None
+            self._hold = Hold(self.run)
             if reservation.entered.get() is not None:
                 self._lender, lent = reservation.lent_here(self.run, self.request.model, around.owner)
-            self._hold, change = (Hold(self.run), None) if lent is None else (lent, "adopt")
+                if lent is not None:  # what a permit to wrap up has admitted is not asked for it once more
+                    self._hold, change = lent, "adopt" if lent.permit is None else "resize"
         reserved = None if self._lender is None else self._hold.amounts
         wanted = Sizing(self.run, self.request, self._owner, seen_whole=self.reporter is None, reserved=reserved)
         self._wanted_output, self.max_output_tokens = wanted.amounts[OUTPUT], self.request.max_output_tokens

@@ -231,7 +231,7 @@ class Reservation:
         return sum_of(owed, estimated=True)
 
     async def __aenter__(self) -> Reservation:
-        return self
+        return self.__enter__()
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: Any) -> None:
         self.__exit__(kind, error, tb)

@@ -65,9 +65,10 @@ def test_a_commit_of_another_number_charges_nothing_more(
     assert not caplog.records
 
 
-async def test_so_do_coroutines(manager: BudgetManager, server: Provider, aclient: AsyncOpenAI) -> None:
+@pytest.mark.parametrize("how", ["reserve", "areserve"])
+async def test_so_do_coroutines(how: str, manager: BudgetManager, server: Provider, aclient: AsyncOpenAI) -> None:
     server.enqueue(ANSWERED)
-    async with manager.run(TIGHT) as run, run.areserve(tokens=SIZE):
+    async with manager.run(TIGHT) as run, getattr(run, how)(tokens=SIZE):
         await aclient.chat.completions.create(**CHAT)
     assert spent(run) == (1, TOTAL, 0)
 
@@ -139,6 +140,22 @@ def test_what_stops_a_run_stops_such_a_call_too(
         run.acknowledge()
         held.release()
     assert not server.requests
+
+
+def test_the_last_call_of_a_run_may_be_made_in_a_reservation(
+    manager: BudgetManager, server: Provider, client: OpenAI
+) -> None:
+    server.enqueue(ANSWERED, ANSWERED)
+    with manager.run(RunBudget(max_steps=2, max_tokens=1_000, wrap_up={"tokens": SIZE})) as run:
+        call(client)
+        with pytest.raises(BudgetExceeded):
+            call(client)
+        with run.wrap_up(), run.reserve(tokens=100):
+            call(client, max_tokens=50)
+            with pytest.raises(BudgetExceeded):
+                call(client, max_tokens=50)
+        run.acknowledge()
+    assert spent(run) == (2, 2 * TOTAL, 0)
 
 
 def test_what_is_known_to_have_failed_is_charged_a_step_and_what_was_never_sent_nothing(
