@@ -76,7 +76,7 @@ KNOWN: Final = (
 #: no model with it, so only `otelbudget doctor` tells of it.
 WHY: Final[Mapping[str, str]] = {
     "aiobotocore.client": "has a method of its own where boto3's guard is; call Bedrock through boto3",
-    "claude_agent_sdk": "its loop calls models in a subprocess; give its options max_budget_usd and max_turns",
+    "claude_agent_sdk": "its loop is a subprocess; otelbudget.integrations.claude_agent.query gives it what is left",
     "dspy": "its own client opens its own sockets and swallows what callbacks raise; let it call through litellm",
     "google.genai.live": "its Live API talks over a websocket, which nobody counts; bound it with run.reserve()",
 }

@@ -17,6 +17,7 @@ HOOKS: Final = {
     "agent_framework": "agent_framework.budget_middleware",
     "crewai": "crewai.budget_tools",
     "fastmcp": "fastmcp.BudgetMiddleware",
+    "claude_agent_sdk": "claude_agent.query",
     "celery": "celery.BudgetTask",
     "starlette": "asgi.BudgetMiddleware",
     "fastapi": "asgi.BudgetMiddleware",

@@ -19,16 +19,21 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
+    from otelbudget.admission.state import RunState
     from otelbudget.errors import BudgetExceeded
+
+
+def run_here() -> RunState | None:
+    """The run that a call made here is charged to, also outside every run; None where nothing is set up."""
+    run: RunState | None = contexts.run_here()
+    engine = contexts.active_engine()
+    return run if run is not None or engine is None else ambient.outside(engine)
 
 
 def tool_call(name: str, call_id: str | None = None) -> ToolCall | nullcontext[None]:
     """A tool call of the run of here as a block, as `BudgetRun.tool_call` gives it, also outside every run."""
-    engine = contexts.active_engine()
-    run = contexts.run_here()
-    if run is None and engine is None:
-        return nullcontext()
-    return ToolCall(run or ambient.outside(engine), name, call_id or None)  # type: ignore[arg-type]  # one is there
+    run = run_here()
+    return nullcontext() if run is None else ToolCall(run, name, call_id or None)
 
 
 def agent_span(name: str | None) -> Span | None:

@@ -281,5 +281,5 @@ def test_the_warning_says_why_and_what_to_do_instead(
     monkeypatch.syspath_prepend(tmp_path)
     setup()
     importlib.import_module("claude_agent_sdk")
-    assert "nothing guards claude_agent_sdk (its loop calls models in a subprocess; give its options" in caplog.text
+    assert "nothing guards claude_agent_sdk (its loop is a subprocess; otelbudget.integrations" in caplog.text
     sys.modules.pop("claude_agent_sdk", None)
