@@ -239,9 +239,8 @@ class ModelCall:
             reckoned = usd(held[COST]) if held[COST] else None
             usage = self._usage(held[INPUT], held[OUTPUT], cost_usd=reckoned, estimated=True)
         elif usage.model is None or usage.provider is None:
-            usage = replace(
-                usage, model=usage.model or self.request.model, provider=usage.provider or self.request.provider
-            )
+            asked = self.request
+            usage = replace(usage, model=usage.model or asked.model, provider=usage.provider or asked.provider)
         if self._settle(usage):
             lowered = self.max_output_tokens != self.request.max_output_tokens
             teach(self.run.engine, self.request, usage, seen_whole=self.reporter is None, lowered=lowered)
@@ -285,16 +284,14 @@ class ModelCall:
     def _settle(self, usage: Usage, error: BaseException | None = None) -> bool:
         if self._hold.state in ("committed", "released"):
             return False
-        run, held, asked = self.run, self._hold.amounts, self.request.model
+        run, hold, held, asked = self.run, self._hold, self._hold.amounts, self.request.model
         if self.request.tier is not None and usage.tier is None:
             usage = replace(usage, tier=self.request.tier)
         if self.request.images and not usage.images:
             usage = replace(usage, images=self.request.images)
         if self.own_span is not None:
             call_span.describe(self.own_span, usage)
-        if not settlement.settle(
-            run, self._hold, usage, self.site, asked_model=asked, by_price=True, owner=self._owner
-        ):
+        if not settlement.settle(run, hold, usage, self.site, asked_model=asked, by_price=True, owner=self._owner):
             return False
         run.engine.recent.settled(run.work, usage, self._began_ns, self.reporter)
         if not usage.estimated and usage.tokens and (estimate := held[INPUT] + held[OUTPUT]):
