@@ -50,10 +50,10 @@ def instant(expr: str, legend: str = "__auto", **options: Any) -> Json:
     return query(expr, legend, range=False, instant=True, **options)
 
 
-def traces(query: str, *, spans: bool = False) -> Json:
+def traces(query: str, *, spans: bool = False, **options: Any) -> Json:
     """What Tempo finds with a TraceQL query: traces, or with *spans* the spans and what is selected of them."""
-    kind = "spans" if spans else "traces"
-    return {"datasource": TEMPO, "queryType": "traceql", "query": query, "tableType": kind, "limit": 50, "spss": 20}
+    shown = {"tableType": "spans" if spans else "traces", "limit": 50, "spss": 20}
+    return {"datasource": TEMPO, "queryType": "traceql", "query": query, **shown, **options}
 
 
 def stat(
@@ -179,9 +179,9 @@ def share_column(name: str, width: int | None = None) -> Json:
     return column(name, width, unit="percentunit", decimals=1, min=0, max=1, **colour)
 
 
-def link_to(board: str, title: str, variable: str) -> Json:
-    """A link of a cell to another board, with the cell's value as a variable of it."""
-    return {"title": title, "url": f"/d/otelbudget-{board}?var-{variable}=${{__value.raw}}&${{__url_time_range}}"}
+def link_to(board: str, title: str, variable: str, value: str = "${__value.raw}") -> Json:
+    """A link to another board, with a *value*, which is that of the cell, as a variable of it."""
+    return {"title": title, "url": f"/d/otelbudget-{board}?var-{variable}={value}&${{__url_time_range}}"}
 
 
 def found(title: str, description: str, query: str, links: Mapping[str, Json], *, spans: bool = False) -> Json:

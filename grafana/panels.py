@@ -22,7 +22,7 @@ def fullest_quotas(only: str = "", *, amounts: bool = False) -> Json:
         "mode": column("Mode", 75),
         "Value #A": share_column("Share used", 125),
         "Value #B": column("Empty in", 80, unit="s", decimals=0),
-        "Value #C": column("Begins anew in", 110, unit="s", decimals=0),
+        "Value #C": column("Begins anew in", 120, unit="s", decimals=0),
         "Value #D": column("At its end", 85, unit="percentunit", decimals=0),
     }
     if amounts:

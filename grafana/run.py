@@ -7,12 +7,16 @@ from frame import dashboard, text_variable
 
 OWN = 'run_id="$run"'
 SPANS = 'span.otelbudget.run.id = "$run"'
-#: From the id of a trace to the trace, further down.
-_SHOW = {
-    "title": "Show this trace",
-    "url": "/d/otelbudget-run?var-run=${run}&var-trace=${__value.raw}&${__url_time_range}",
-}
-_LINKS = {"traceID": _SHOW, "Trace ID": _SHOW}
+
+
+def _show(trace_id: str) -> Json:
+    """From the id of a trace, or of a span, to the trace further down: viewers may not open Explore."""
+    url = f"/d/otelbudget-run?var-run=${{run}}&var-trace={trace_id}&${{__url_time_range}}"
+    return {"title": "Show this trace", "url": url}
+
+
+_OF_SPANS = {"spanID": _show("${__data.fields.traceIdHidden}")}
+_OF_TRACES = {"traceID": _show("${__value.raw}")}
 _ENDED = "ended, or too young: see its trace"
 
 
@@ -63,7 +67,7 @@ def _outcome() -> Json:
         "How did it end, and what did it use of its limits?",
         "Its run span; what has no limit is empty. A span can be found about half a minute after it ended.",
         f'{{ name =~ "otelbudget.run.*" && {SPANS} }} | select({wanted})',
-        _LINKS,
+        _OF_SPANS,
         spans=True,
     )
 
@@ -88,7 +92,7 @@ def _refusals() -> Json:
         "What was it refused?",
         "Calls that were refused, by which budget and for want of what.",
         f'{{ {SPANS} && span.otelbudget.decision = "deny" }} | select({wanted})',
-        _LINKS,
+        _OF_SPANS,
         spans=True,
     )
 
@@ -99,7 +103,7 @@ def _tools() -> Json:
         "Which tools did it call?",
         "Checks of tool calls, with the tool's name and the decision.",
         f"{{ {SPANS} && event.gen_ai.tool.name != nil }} | select({wanted})",
-        _LINKS,
+        _OF_SPANS,
         spans=True,
     )
 
@@ -110,10 +114,10 @@ def _thresholds() -> Json:
         "Which thresholds did it cross?",
         "Shares of a limit that were reached in this run, of its budget or of a quota.",
         f'{{ {SPANS} && event:name = "otelbudget.threshold" }} | select({wanted})',
-        _LINKS,
+        _OF_SPANS,
         spans=True,
     )
 
 
 def _traces() -> Json:
-    return found("Which traces is it in?", "An id shows that trace below.", f"{{ {SPANS} }}", _LINKS)
+    return found("Which traces is it in?", "An id shows that trace below.", f"{{ {SPANS} }}", _OF_TRACES)

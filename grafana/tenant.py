@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import panels
 import queries
-from blocks import Json, bars, column, found, instant, link_to, query, stat, table, timeseries
+from blocks import TEMPO, Json, bars, column, instant, link_to, query, stat, table, timeseries, traces
 from frame import dashboard, tenant_variable
 
 OWN = 'tenant="$tenant"'
@@ -147,12 +147,15 @@ def _users() -> Json:
 
 
 def _dearest() -> Json:
-    spans = (
-        '{ span.otelbudget.tenant = "$tenant" && name =~ "otelbudget.run.*" && span.otelbudget.used.cost_usd > 0.0 }'
-    )
-    return found(
+    cost = "span.otelbudget.used.cost_usd"
+    spans = f'{{ span.otelbudget.tenant = "$tenant" && name =~ "otelbudget.run.*" && {cost} > 0.0 }}'
+    by_run = f"{spans} | sum_over_time({cost}) by (span.otelbudget.run.id) | topk(10)"
+    panel = bars(
         "Which runs were dearest?",
-        "Run spans of the range shown by what they and the runs inside them cost; from the traces.",
-        f"{spans} | sum_over_time(span.otelbudget.used.cost_usd) by (span.otelbudget.run.id) | topk(10)",
-        {"span.otelbudget.run.id": link_to("run", "This run", "run")},
+        "The ten run spans of the range shown that cost most, with the runs inside them; from the traces.",
+        traces(by_run, metricsQueryType="instant"),
+        unit="currencyUSD",
     )
+    # Each run is a series of its own, with its id as the name.
+    panel["fieldConfig"]["defaults"]["links"] = [link_to("run", "This run", "run", "${__series.name}")]
+    return panel | {"datasource": TEMPO}

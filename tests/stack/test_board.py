@@ -122,6 +122,37 @@ def test_units_are_those_of_what_is_asked_for(board: Any) -> None:
             assert panel["fieldConfig"]["defaults"]["unit"] == wanted, (panel["title"], asked)
 
 
+#: What a column of a table asks for, by its heading, and its unit.
+COLUMNS = {
+    "Spent": (r"increase\(otelbudget_cost_usd_total", "currencyUSD"),
+    "Per hour": (r"rate\(otelbudget_cost_usd_total.* \* 3600$", "currencyUSD"),
+    "Cost": (r"^topk\(10, .*_active_run_cost_usd", "currencyUSD"),
+    "Nearest limit": (r"^max .*_active_run_used_ratio", "percentunit"),
+    "Fullest quota": (r"^max by \(tenant\) \(max by .* / \(otelbudget_budget_limit", "percentunit"),
+    "Share used": (rf"\(topk\(15, max by \({WHICH}\) \(otelbudget_budget_used", "percentunit"),
+    "At its end": (r"\) \+ .* \* on .*_reset_timestamp_seconds", "percentunit"),
+    "Empty in": (r"> 0\.01\) / ", "s"),
+    "Begins anew in": (r"\* 0 \+ on .*_reset_timestamp_seconds", "s"),
+    "Used": (rf"\(max by \({WHICH}\) \(otelbudget_budget_used{{", "short"),
+    "Held": (rf"\(max by \({WHICH}\) \(otelbudget_budget_reserved{{", "short"),
+    "Limit": (rf"\(max by \({WHICH}\) \(otelbudget_budget_limit{{", "short"),
+    "Refused": (r'increase\(otelbudget_checks_total{.*decision="deny"', "locale"),
+    "Users": (r"otelbudget_users_over_ratio", "locale"),
+}
+
+
+def test_columns_ask_for_what_their_heading_says_and_have_its_unit(board: Any) -> None:
+    for panel in board["panels"]:
+        asked = {f"Value #{target['refId']}": target.get("expr", "") for target in panel["targets"]}
+        for override in panel["fieldConfig"]["overrides"] if panel["type"] == "table" else ():
+            field = re.sub("^Value$", "Value #A", override["matcher"]["options"])
+            if field in asked:
+                shown = {one["id"]: one["value"] for one in override["properties"]}
+                pattern, unit = COLUMNS[shown["displayName"]]
+                assert re.search(pattern, asked[field]), (shown["displayName"], asked[field])
+                assert shown.get("unit", "locale") == unit, shown["displayName"]
+
+
 def test_amounts_of_different_units_are_never_mixed(board: Any) -> None:
     """Quotas are in USD, tokens and calls: every resource is kept apart."""
     for expr in _expressions(board):
@@ -147,8 +178,38 @@ def test_traces_are_asked_for_attributes_that_are_written(board: Any) -> None:
     for found in re.findall(r"(?:span|event)\.((?:otelbudget|gen_ai)[\w.]+)", " ".join(queries)):
         prefixes = (semconv.USED_PREFIX, semconv.LIMIT_PREFIX)
         assert found in ATTRIBUTES or found.startswith(prefixes), found
-    for number in re.findall(r"[<>]=? ([\d.]+)", " ".join(queries)):
-        assert "." in number  # a float attribute compared with an integer never matches
+
+
+#: TraceQL that was tried on a real Tempo. A float attribute compared with an integer never matches; aggregates are of
+#: spans' attributes, as of several events of a span one counts, and only of those that have it; there is no quantile.
+ATTRIBUTE = r"(?:(?:span|event)\.[\w.]+|name|event:name)"
+CONDITION = rf'{ATTRIBUTE} (?:(?:=|=~) "[^"]+"|!= nil|[<>]=? \d+\.\d+)'
+SPANSET = rf"{{ {CONDITION}(?: && {CONDITION})* }}"
+SEARCH = re.compile(rf"{SPANSET}(?: \| select\({ATTRIBUTE}(?:, {ATTRIBUTE})*\))?|\$trace")
+AGGREGATE = re.compile(
+    rf"({SPANSET}) \| (?:sum|avg|max)_over_time\((span\.[\w.]+)\) by \({ATTRIBUTE}\)(?: \| topk\(\d+\))?"
+)
+LITERALS = {"$run", "$tenant", "deny", "otelbudget.run.*", semconv.EVENT_THRESHOLD}
+#: What Tempo's data source calls the columns that links hang on.
+TEMPO_COLUMNS = {"traces": {"traceID"}, "spans": {"spanID"}}
+
+
+def test_traces_are_asked_for_in_a_form_that_works(board: Any) -> None:
+    for panel in board["panels"]:
+        for query in [target["query"] for target in panel["targets"] if "query" in target]:
+            aggregate = AGGREGATE.fullmatch(query)
+            assert aggregate or SEARCH.fullmatch(query), query
+            assert aggregate is None or f"{aggregate[2]} > 0.0" in aggregate[1], query
+            assert set(re.findall(r'"([^"]+)"', query)) <= LITERALS
+            # It gives each series a frame of its own, and a table shows one.
+            assert aggregate is None or panel["type"] in ("timeseries", "bargauge")
+
+
+def test_links_of_what_tempo_finds_hang_on_columns_that_are_there(board: Any) -> None:
+    for panel in board["panels"]:
+        if panel["type"] == "table" and "query" in panel["targets"][0]:
+            linked = {override["matcher"]["options"] for override in panel["fieldConfig"]["overrides"]}
+            assert linked == TEMPO_COLUMNS[panel["targets"][0]["tableType"]], panel["title"]
 
 
 @pytest.mark.parametrize(
