@@ -592,6 +592,14 @@ def test_a_report_after_the_fact_is_charged_and_refuses_nothing(world: World) ->
         assert used(run)[:2] == [2, 20]
 
 
+def test_a_report_costs_what_the_file_says_of_the_model_that_was_asked_for(world: World) -> None:
+    told = {"gen_ai.usage.input_tokens": 30, "gen_ai.usage.output_tokens": 20}
+    with world.run() as run:
+        with model(world, **told, **{"gen_ai.response.model": "gpt-4o-2024-08-06"}):
+            pass
+        assert used(run)[4] == 70_000
+
+
 def test_a_response_id_that_one_instrumentation_repeats_makes_no_call_free(world: World) -> None:
     with world.run(RunBudget(max_steps=3), reraise=False) as run:
         for _ in range(3):

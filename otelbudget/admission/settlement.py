@@ -32,14 +32,23 @@ if TYPE_CHECKING:
 
 
 def record(
-    payer: Payer, usage: Usage, site: Site, *, nested: int = 0, permit: Any = None, once: Any = None, owner: Any = None
+    payer: Payer,
+    usage: Usage,
+    site: Site,
+    *,
+    asked_model: str | None = None,
+    nested: int = 0,
+    permit: Any = None,
+    once: Any = None,
+    owner: Any = None,
 ) -> bool:
     """Charge *usage* to *payer* and everything above it; False if that was done before, under the key of *once*."""
     ledger = payer.engine.ledger
     if ledger.lock._is_owned():  # type: ignore[attr-defined]
         once = once or Once("record", "", usage)
-        return ledger.later(partial(record, payer, usage, site, nested=nested, permit=permit, once=once, owner=owner))
-    cost = price(payer, usage, owner=owner)
+        more = {"asked_model": asked_model, "nested": nested, "permit": permit, "owner": owner}
+        return ledger.later(partial(record, payer, usage, site, once=once, **more))
+    cost = price(payer, usage, asked_model, owner)
     amounts = usage.amounts(cost.nanousd)
     if nested:
         amounts = amounts._replace(nested_tool_calls=nested)

@@ -274,8 +274,9 @@ class ModelCall:
 
     def late(self, usage: Usage) -> None:
         """Charge what it has used since it was settled."""
-        model, provider = usage.model or self.request.model, usage.provider or self.request.provider
-        settlement.record(self.run, replace(usage, model=model, provider=provider), self.site, owner=self._owner)
+        asked = self.request
+        names = {name: getattr(usage, name) or getattr(asked, name) for name in ("model", "provider", "tier")}
+        settlement.record(self.run, replace(usage, **names), self.site, asked_model=asked.model, owner=self._owner)
 
     def _usage(self, input_tokens: int, output_tokens: int, **more: Any) -> Usage:
         asked = self.request

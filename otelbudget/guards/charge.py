@@ -10,6 +10,7 @@ from opentelemetry.context import get_current
 from otelbudget.engine.context import HELD, attached
 from otelbudget.model.amounts import nanousd, usd
 from otelbudget.model.usage import PARTS, Usage
+from otelbudget.model.usage_names import CACHED, MADE, REASONING
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 _COUNTS: Final = ("input_tokens", "output_tokens")
 _ADDED: Final = (*_COUNTS, *PARTS)
+_PARTS_OF: Final = {
+    **dict.fromkeys((*CACHED, "audio_input_tokens"), "input_tokens"),
+    **dict.fromkeys((REASONING, *MADE), "output_tokens"),
+}
 
 
 def _sums(one: Usage, other: Usage) -> dict[str, Any]:
@@ -30,6 +35,14 @@ def _sums(one: Usage, other: Usage) -> dict[str, Any]:
     if mine is None or others is None:  # nobody says that of both
         return sums | {"reported_cost_usd": None}
     return sums | {"reported_cost_usd": usd(nanousd("cost", mine) + nanousd("cost", others))}
+
+
+def _more(before: Usage, usage: Usage) -> dict[str, Any]:
+    """What *usage* has beyond *before*; no more of a part than of what it is a part of, or it would be added to it."""
+    more = {name: max(0, (getattr(usage, name) or 0) - (getattr(before, name) or 0)) for name in _ADDED}
+    more |= {part: min(more[part], more[whole]) for part, whole in _PARTS_OF.items()}
+    written = more["input_tokens"] - more["cache_read_tokens"]
+    return more | {name: min(more[name], written) for name in ("cache_write_tokens", "cache_write_1h_tokens")}
 
 
 def _tokens(usage: Usage) -> int:
@@ -112,13 +125,12 @@ class Charge:
         """Charge what came after the call was settled, since its reader had let go of it."""
         if usage is None:
             return
-        had = [getattr(before, name) or 0 for name in _COUNTS]
-        given, made = (max(0, (getattr(usage, name) or 0) - then) for name, then in zip(_COUNTS, had, strict=True))
-        if given or made:
-            self._charged = dataclasses.replace(
-                before, input_tokens=had[0] + given, output_tokens=had[1] + made, tokens=None
-            )
-            self.call.late(Usage(given, made, steps=0, model=usage.model, provider=usage.provider))
+        more = _more(before, usage)
+        if any(more.values()):
+            named = {name: getattr(usage, name) for name in ("model", "provider", "tier")}
+            late = Usage(**more, **named, steps=0)
+            self._charged = dataclasses.replace(before, tokens=None, **_sums(before, late))
+            self.call.late(late)
 
     def _with_earlier(self, usage: Usage) -> Usage:
         attempts = self.exchange.earlier

@@ -145,6 +145,7 @@ model_name: Final = _text(
     "llm.request.model_name",
     "embedding.model_name",
 )
+requested_model: Final = _text(sc.GEN_AI_REQUEST_MODEL, "llm.request.model_name")
 #: The GenAI provider, and its id of the response.
 provider_name: Final = _text(sc.GEN_AI_PROVIDER, "gen_ai.system", "llm.provider", "llm.system")
 response_id: Final = _text(sc.GEN_AI_RESPONSE_ID)

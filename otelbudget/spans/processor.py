@@ -91,7 +91,8 @@ class LiveSpans:
             return
         run = self._payer(node.context)
         if run is not None and not self._was_settled(run, usage, span, node.scope):
-            settlement.record(run, usage, run.site, owner=self._owner(run, node))
+            asked = spans.requested_model(span.attributes)
+            settlement.record(run, usage, run.site, asked_model=asked, owner=self._owner(run, node))
             self._engine.recent.settled(run.work, usage, span.start_time, node.scope)
             for one in self.tree.around(node.context, exact=True):
                 one.inner = True

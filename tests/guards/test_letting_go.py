@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from otelbudget import BudgetExceeded, Config, RunBudget, Usage
 from otelbudget.config import Estimates
 from otelbudget.guards import GUARDS
 from otelbudget.manager import BudgetManager
+from otelbudget.pricing import Price
 
 SHORT = Reply(chunks=("one ", "two ", "three"), input_tokens=10, output_tokens=3)
 #: Each stream holds a hundred tokens and more, and leaves some ten.
@@ -148,6 +150,19 @@ def test_who_goes_on_reading_is_charged_the_rest_late(sdk: str, server: Provider
             pass
         steps, _, made = charged(run)
         assert (steps, made) == (1, 3)
+
+
+@pytest.mark.parametrize("config", [Config(prices={"*": Price(input=10, output=0, cache_read=1)})])
+@pytest.mark.parametrize("sdk", ["openai", "anthropic", "mistralai", "bedrock"])
+def test_what_comes_late_costs_what_its_parts_do(sdk: str, server: Provider, manager: BudgetManager) -> None:
+    server.enqueue(replace(SHORT, input_tokens=90_000, cached_tokens=60_000))
+    with manager.run() as run:
+        stream = OPENERS[sdk](server.root_url, False)()
+        _leave_the_loop(stream)
+        for _ in stream:
+            pass
+    assert run.usage.input_tokens == 90_000
+    assert 0.36 <= float(run.usage.cost_usd or 0) < 0.361
 
 
 @pytest.mark.parametrize("sdk", ["openai", "anthropic", "mistralai", "bedrock"])

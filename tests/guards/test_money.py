@@ -111,6 +111,22 @@ def test_what_the_file_says_of_the_requested_name_comes_before_the_one_that_answ
     assert run.usage.cost_usd == 7
 
 
+@pytest.mark.parametrize("config", [Config(prices=PROD)])
+def test_what_comes_late_of_a_stream_costs_that_too(
+    manager: BudgetManager, gateway: str, answer: dict[str, Any]
+) -> None:
+    used = {"prompt_tokens": 900_000, "completion_tokens": 100_000}
+    chunks = [one | {"model": "gpt-4o"} for one in (_delta("Hi"), {"choices": [], "usage": used})]
+    answer["make"] = lambda _: (200, _events(*chunks) + b"data: [DONE]\n\n")
+    with OpenAI(base_url=gateway, api_key="none", max_retries=0) as client, manager.run() as run:
+        stream = client.chat.completions.create(model="prod-chat", messages=CHAT["messages"], stream=True)
+        for _ in stream:
+            break
+        assert run.usage.steps == 1
+        list(stream)
+    assert run.usage.cost_usd == 7
+
+
 @pytest.mark.parametrize("config", [Config(prices={"m": Price(input=1, output=2, tiers={"priority": 2})})])
 def test_the_tier_that_answered_has_its_own_price(manager: BudgetManager, gateway: str, answer: dict[str, Any]) -> None:
     used = {"prompt_tokens": 500_000, "completion_tokens": 250_000}
