@@ -146,6 +146,8 @@ class Payer:
         """That some of what was charged is an estimate."""
         for one in self.lineage:
             one.estimated = True
+            if one is self:
+                one.estimates = True
 
     @property
     def tenant(self) -> str:

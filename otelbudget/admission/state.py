@@ -48,7 +48,7 @@ class RunState(Payer):
         account: Its own ledger account.
         per_run: Those of the quotas that each root run has on its own.
         inside: The runs inside it; None before the first.
-        estimated: Some of what it and those inside it have used is an estimate.
+        estimated, estimates: Some of what it and those inside it have used is an estimate; of what it has used itself.
         frozen: Why it is frozen, or None.
         alarms: The `timeout` blocks, of this run and of those inside it, that its deadline ends; None before the first.
         unpriced: A model that was charged without a price (empty if unknown), or None.
@@ -63,9 +63,9 @@ class RunState(Payer):
 
     # fmt: off
     __slots__ = (
-        "above", "account", "alarms", "budget", "closed", "denials", "ended_ns", "estimated", "exported", "finished",
-        "first_denial", "frozen", "here", "inside", "keys", "kind", "max_ns", "number", "outcome", "pending",
-        "per_run", "ran_out", "reraise", "seen", "sharing", "site", "span", "started_ns",
+        "above", "account", "alarms", "budget", "closed", "denials", "ended_ns", "estimated", "estimates", "exported",
+        "finished", "first_denial", "frozen", "here", "inside", "keys", "kind", "max_ns", "number", "outcome",
+        "pending", "per_run", "ran_out", "reraise", "seen", "sharing", "site", "span", "started_ns",
         "tenant_said", "unpriced", "until_ns", "wrapped_up",
     )
     # fmt: on
@@ -97,7 +97,7 @@ class RunState(Payer):
         self.max_ns = budget.max_ns
         self.started_ns: int = engine.clock_ns()
         self.ended_ns: int = UNLIMITED
-        self.closed = self.finished = self.wrapped_up = self.exported = self.estimated = False
+        self.closed = self.finished = self.wrapped_up = self.exported = self.estimated = self.estimates = False
         self.sharing: Any = None
         self.frozen: str | None = None
         self.unpriced: str | None = None

@@ -57,7 +57,7 @@ class RunView:
     def direct_usage(self) -> Usage:
         """What this run used itself, without its children; of a shared one, without those in this process."""
         closing.settle_overdue(self._state.engine)
-        return sum_of(self._state.account.own(), estimated=self._state.estimated)
+        return sum_of(self._state.account.own(), estimated=self._state.estimates)
 
     @property
     def state(self) -> State:

@@ -51,6 +51,7 @@ def test_a_run_says_that_some_of_what_it_used_is_an_estimate(world: World, charg
             world.advance(100)
             run.check()  # what has expired is settled by the next operation
         assert (root.usage.estimated, run.usage.estimated) == (True, True)
+        assert (root.direct_usage.estimated, run.direct_usage.estimated) == (False, True)
 
 
 def test_a_price_for_every_model_also_prices_a_call_without_one(make_world: Callable[..., World]) -> None:
