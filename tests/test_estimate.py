@@ -191,6 +191,7 @@ def test_two_texts_are_about_as_much_as_their_parts(first: str, second: str) -> 
         {"type": "image_generation_call", "id": "ig_1", "result": "iVBORw0KGgo" * 200_000},
         {"type": "function_call_output", "output": [{"type": "input_image", "image_url": PICTURE}]},
         {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "UklG" * 500_000}}]},
+        {"role": "user", "content": [{"type": "input_audio", "input_audio": "UklG" * 500_000}]},
         {"role": "assistant", "content": "", "audio": {"id": "a", "data": "data:audio/wav;base64," + "UklG" * 500_000}},
         {"role": "user", "content": [{"type": "input_file", "file_id": "file-1"}]},
         {"role": "user", "content": "What is it?", "images": ["/9j/" * 500_000]},

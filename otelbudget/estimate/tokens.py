@@ -224,6 +224,6 @@ def _inline(part: Mapping[Any, Any]) -> int:
 
 
 def _data_length(part: Mapping[Any, Any], inside: str, name: str) -> int:
-    inner = part.get(inside)
-    data = inner.get(name) if isinstance(inner, Mapping) else part.get(name)
+    inner = part.get(inside)  # Mistral has sound there itself
+    data = inner.get(name) if isinstance(inner, Mapping) else inner or part.get(name)
     return len(data) if isinstance(data, str | bytes) else 0

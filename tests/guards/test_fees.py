@@ -76,6 +76,23 @@ def test_other_providers_have_them_too(endpoints: Any, path: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("endpoints", "path", "body", "images"),
+    [
+        (openai.ENDPOINTS, "/v1/images/generations", {"n": 3}, 3),
+        (openai.ENDPOINTS, "/v1/images/edits", {"n": None}, 1),
+        (openai.ENDPOINTS, "/v1/chat/completions", {"n": 3}, 0),
+        (gemini.ENDPOINTS, "/v1beta/models/imagen-4:predict", {"parameters": {"sampleCount": 4}}, 4),
+        (bedrock.ENDPOINTS, "nova-canvas/InvokeModel", {"imageGenerationConfig": {"numberOfImages": 2}}, 2),
+        (bedrock.ENDPOINTS, "stability.sd3/InvokeModel", {"n": "many"}, 1),
+    ],
+)
+def test_pictures_that_are_asked_for_are_counted(endpoints: Any, path: str, body: Any, images: int) -> None:
+    found = dialect_of(endpoints, "post", path)
+    assert found is not None
+    assert found.images(body) == images
+
+
+@pytest.mark.parametrize(
     ("endpoints", "path"),
     [
         (anthropic.ENDPOINTS, "/v1/messages/count_tokens"),
