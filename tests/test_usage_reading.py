@@ -49,6 +49,9 @@ def test_a_usage_that_leaves_its_parts_out_is_the_same_as_one_that_has_them() ->
     assert Usage(2, 50, cache_read_tokens=9_842) == Usage(9_844, 50, cache_read_tokens=9_842)
     assert Usage(10, 1_499, reasoning_tokens=2_809) == Usage(10, 4_308, reasoning_tokens=2_809)
     assert Usage(2, 50, tokens=52, cache_write_tokens=100).tokens == 152
+    assert Usage(2, 50, tokens=152, cache_write_tokens=100).tokens == 152
+    with pytest.raises(ValueError, match="tokens \\(153\\) is not"):
+        Usage(2, 50, tokens=153, cache_write_tokens=100)
     assert Usage(10, 5, audio_input_tokens=100, audio_output_tokens=90) == Usage(
         110, 95, audio_input_tokens=100, audio_output_tokens=90
     )

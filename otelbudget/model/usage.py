@@ -109,9 +109,7 @@ class Usage:
                 put(name, usd(nanousd(name, getattr(self, name))))
         given, made, tokens = self.input_tokens, self.output_tokens, self.tokens
         split, known = (given or 0) + (made or 0), given is not None and made is not None
-        if tokens is not None and known and tokens != split:
-            raise ValueError(f"tokens ({tokens}) is not input_tokens ({given}) + output_tokens ({made})")
-        if tokens is not None and tokens < split:
+        if tokens is not None and not known and tokens < split:
             raise ValueError(f"tokens ({tokens}) is less than the input or output tokens given")
         if tokens is not None and not known:
             nobody_says = given is None and made is None
@@ -123,7 +121,9 @@ class Usage:
             given = whole(whole(given, cached), self.audio_input_tokens)
         if made is not None and not isinstance(given, Unsaid):
             made = whole(whole(made, reasoned), max(self.audio_output_tokens, self.image_output_tokens))
-        split = (given or 0) + (made or 0)
+        told, split = split, (given or 0) + (made or 0)
+        if tokens is not None and known and tokens not in (told, split):
+            raise ValueError(f"tokens ({tokens}) is not input_tokens ({given}) + output_tokens ({made})")
         if split >= CEILING:
             count("tokens", split)
         put("input_tokens", given)
