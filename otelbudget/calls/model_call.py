@@ -236,8 +236,9 @@ class ModelCall:
         """The answer is here. None: it carries no usage, so the estimate is charged and flagged."""
         if usage is None:
             held = self._hold.amounts
-            reckoned = usd(held[COST]) if held[COST] else None
-            usage = self._usage(held[INPUT], held[OUTPUT], cost_usd=reckoned, estimated=True)
+            usage = self._usage(
+                held[INPUT], held[OUTPUT], cost_usd=usd(held[COST]) if held[COST] else None, estimated=True
+            )
         elif usage.model is None or usage.provider is None:
             asked = self.request
             usage = replace(usage, model=usage.model or asked.model, provider=usage.provider or asked.provider)
@@ -274,9 +275,9 @@ class ModelCall:
 
     def late(self, usage: Usage) -> None:
         """Charge what it has used since it was settled."""
-        asked = self.request
-        names = {name: getattr(usage, name) or getattr(asked, name) for name in ("model", "provider", "tier")}
-        settlement.record(self.run, replace(usage, **names), self.site, asked_model=asked.model, owner=self._owner)
+        names = {n: getattr(usage, n) or getattr(self.request, n) for n in ("model", "provider", "tier")}
+        asked, usage = self.request.model, replace(usage, **names)
+        settlement.record(self.run, usage, self.site, asked_model=asked, owner=self._owner)
 
     def _usage(self, input_tokens: int, output_tokens: int, **more: Any) -> Usage:
         asked = self.request
@@ -285,14 +286,14 @@ class ModelCall:
     def _settle(self, usage: Usage, error: BaseException | None = None) -> bool:
         if self._hold.state in ("committed", "released"):
             return False
-        run, hold, held, asked = self.run, self._hold, self._hold.amounts, self.request.model
-        if self.request.tier is not None and usage.tier is None:
-            usage = replace(usage, tier=self.request.tier)
-        if self.request.images and not usage.images:
-            usage = replace(usage, images=self.request.images)
+        run, held, asked = self.run, self._hold.amounts, self.request.model
+        tier, images = usage.tier or self.request.tier, usage.images or self.request.images
+        if tier != usage.tier or images != usage.images:
+            usage = replace(usage, tier=tier, images=images)
         if self.own_span is not None:
             call_span.describe(self.own_span, usage)
-        if not settlement.settle(run, hold, usage, self.site, asked_model=asked, by_price=True, owner=self._owner):
+        done = settlement.settle(run, self._hold, usage, self.site, asked_model=asked, by_price=True, owner=self._owner)
+        if not done:
             return False
         run.engine.recent.settled(run.work, usage, self._began_ns, self.reporter)
         if not usage.estimated and usage.tokens and (estimate := held[INPUT] + held[OUTPUT]):
