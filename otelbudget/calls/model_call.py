@@ -236,9 +236,8 @@ class ModelCall:
         """The answer is here. None: it carries no usage, so the estimate is charged and flagged."""
         if usage is None:
             held = self._hold.amounts
-            usage = self._usage(
-                held[INPUT], held[OUTPUT], cost_usd=usd(held[COST]) if held[COST] else None, estimated=True
-            )
+            cost = usd(held[COST]) if held[COST] else None
+            usage = self._usage(held[INPUT], held[OUTPUT], cost_usd=cost, estimated=True)
         elif usage.model is None or usage.provider is None:
             asked = self.request
             usage = replace(usage, model=usage.model or asked.model, provider=usage.provider or asked.provider)
@@ -286,14 +285,13 @@ class ModelCall:
     def _settle(self, usage: Usage, error: BaseException | None = None) -> bool:
         if self._hold.state in ("committed", "released"):
             return False
-        run, held, asked = self.run, self._hold.amounts, self.request.model
+        run, hold, held, asked = self.run, self._hold, self._hold.amounts, self.request.model
         tier, images = usage.tier or self.request.tier, usage.images or self.request.images
         if tier != usage.tier or images != usage.images:
             usage = replace(usage, tier=tier, images=images)
         if self.own_span is not None:
             call_span.describe(self.own_span, usage)
-        done = settlement.settle(run, self._hold, usage, self.site, asked_model=asked, by_price=True, owner=self._owner)
-        if not done:
+        if not settlement.settle(run, hold, usage, self.site, asked_model=asked, by_price=True, owner=self._owner):
             return False
         run.engine.recent.settled(run.work, usage, self._began_ns, self.reporter)
         if not usage.estimated and usage.tokens and (estimate := held[INPUT] + held[OUTPUT]):

@@ -157,15 +157,19 @@ class BodyWatch(Watch):
 
     def complete(self) -> None:
         """Charge its usage."""
-        told = json_usage(self._body, self._dialect, self.charge.request.provider)
+        told = self._usage()
         if told is None and in_body(self._body):
             self.charge.refused(None)
         else:
             self.charge.answered(told)
 
     def lost(self, error: BaseException | None) -> None:
-        """The model has worked, but what it made was not read."""
-        self.charge.lost(error)
+        """The model has worked, but what it made was not read; or it was, up to the end that nobody asked for."""
+        usage = self._usage()
+        self.charge.lost(error) if usage is None else self.charge.answered(usage)
+
+    def _usage(self) -> Usage | None:
+        return json_usage(self._body, self._dialect, self.charge.request.provider)
 
 
 def json_usage(body: bytes | bytearray, dialect: Dialect, provider: str) -> Usage | None:

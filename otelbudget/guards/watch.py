@@ -188,22 +188,34 @@ def watch_of(stream: Any) -> Watch | None:
 class _Shadows:
     """Stands before the methods in which every way of reading *response* ends, until it is closed."""
 
-    _NAMES = ("iter_bytes", "aiter_bytes", "close", "aclose")
+    _NAMES = ("iter_bytes", "aiter_bytes", "iter_raw", "aiter_raw", "close", "aclose")
 
     def __init__(self, response: Any, watch: Watch) -> None:
         self._response = response
         self._watch = watch
         self._plain = {name: getattr(response, name) for name in self._NAMES}
         self._ours = {name: getattr(self, name) for name in self._NAMES}
+        #: Whether the raw bytes are followed elsewhere, or can't be.
+        self._passing = response.headers.get("content-encoding", "identity") != "identity"
         vars(response).update(self._ours)
 
     def iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
+        self._passing = True
         chunks: Iterator[bytes] = self._plain["iter_bytes"](chunk_size)
         return self._watch.read(chunks, self._plain["close"])
 
     def aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        self._passing = True
         chunks: AsyncIterator[bytes] = self._plain["aiter_bytes"](chunk_size)
         return self._watch.aread(chunks, self._plain["aclose"])
+
+    def iter_raw(self, chunk_size: int | None = None) -> Iterator[bytes]:
+        chunks: Iterator[bytes] = self._plain["iter_raw"](chunk_size)
+        return chunks if self._passing else self._watch.read(chunks, self._plain["close"])
+
+    def aiter_raw(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        chunks: AsyncIterator[bytes] = self._plain["aiter_raw"](chunk_size)
+        return chunks if self._passing else self._watch.aread(chunks, self._plain["aclose"])
 
     def close(self) -> None:
         try:

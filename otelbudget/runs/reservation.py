@@ -113,7 +113,7 @@ class Reservation:
         """
         spent = None if usage is None else self._spent(usage)
         if self._hold.state == ("open" if self._lent is None else "released"):  # nothing was committed yet
-            if self._served():
+            if self._lent is not None and self._served(self._lent):
                 write([(self._hold, "state", "committed"), (self._hold, "paid", spent)])
                 return CHARGED
             if spent is not None:
@@ -195,12 +195,11 @@ class Reservation:
         write([(self, "_lent", held), (self, "_hold", left)])
         return held
 
-    def _served(self) -> bool:
-        """Whether a call that has taken it over is under way, or got an answer."""
-        lent = self._lent
-        if lent is None or lent.state == "open":
-            return lent is not None
-        return lent.paid is not None and not (lent.paid.tokens == lent.paid.cost_usd == 0)
+    @staticmethod
+    def _served(lent: Hold) -> bool:
+        """Whether the call that has taken *lent* over is under way, or got an answer."""
+        free = lent.paid is None or lent.paid.tokens == lent.paid.cost_usd == 0
+        return lent.state == "open" or not free
 
     def __enter__(self) -> Reservation:
         self._inside, self._outer = True, RESERVATION.get()
@@ -219,7 +218,9 @@ class Reservation:
         if self._lent is None:
             return not (self.settled or (kind is not None and self.on_unknown == "open"))
         # Without an answer the block may have gone on with another call, that nothing has seen.
-        return kind is None and not (self._served() or self.already_settled or self._hold.state == "committed")
+        return kind is None and not (
+            self._served(self._lent) or self.already_settled or self._hold.state == "committed"
+        )
 
     def _owed(self, kind: type[BaseException] | None) -> Usage:
         payer, held = self._payer, self._hold.amounts

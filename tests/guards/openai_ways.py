@@ -83,6 +83,22 @@ def _chat_streaming_response_bytes(client: OpenAI) -> None:
         assert ChatCompletion.model_validate_json(b"".join(response.iter_bytes(7))).choices
 
 
+def _chat_streaming_response_first(client: OpenAI) -> None:
+    with client.chat.completions.with_streaming_response.create(**CHAT) as response:
+        assert ChatCompletion.model_validate_json(next(response.iter_bytes())).choices
+
+
+def _chat_streaming_response_raw(client: OpenAI) -> None:
+    with client.chat.completions.with_streaming_response.create(**CHAT) as response:
+        assert ChatCompletion.model_validate_json(b"".join(response.http_response.iter_raw())).choices
+
+
+def _chat_stream_response_raw(client: OpenAI) -> None:
+    said = b"".join(client.chat.completions.create(**CHAT, stream=True).response.iter_raw())
+    assert said.endswith(b"data: [DONE]\n\n")
+    assert b'"choices": []' not in said
+
+
 def _chat_streaming_response_stream(client: OpenAI) -> None:
     with client.chat.completions.with_streaming_response.create(**CHAT, stream=True) as response:
         assert _text_of(response.parse()) == ANSWER
@@ -115,7 +131,10 @@ WAYS: dict[str, Callable[[OpenAI], object]] = {
     "chat.streaming_response": _chat_streaming_response,
     "chat.streaming_response.json": _chat_streaming_response_json,
     "chat.streaming_response.bytes": _chat_streaming_response_bytes,
+    "chat.streaming_response.first": _chat_streaming_response_first,
+    "chat.streaming_response.raw": _chat_streaming_response_raw,
     "chat.stream": _chat_stream,
+    "chat.stream.response.raw": _chat_stream_response_raw,
     "chat.stream.with": _chat_stream_with,
     "chat.stream.helper": _chat_stream_helper,
     "chat.stream.raw": _chat_raw_stream,
@@ -206,6 +225,13 @@ async def _achat_streaming_response_lines(client: AsyncOpenAI) -> None:
     assert '"choices": []' not in "".join(lines)
 
 
+async def _achat_stream_response_raw(client: AsyncOpenAI) -> None:
+    stream = await client.chat.completions.create(**CHAT, stream=True)
+    said = b"".join([part async for part in stream.response.aiter_raw()])
+    assert said.endswith(b"data: [DONE]\n\n")
+    assert b'"choices": []' not in said
+
+
 async def _achat_raw(client: AsyncOpenAI) -> object:
     return (await client.chat.completions.with_raw_response.create(**CHAT)).parse()
 
@@ -226,6 +252,7 @@ ASYNC_WAYS: dict[str, Callable[[AsyncOpenAI], Awaitable[object]]] = {
     "chat.raw": _achat_raw,
     "chat.streaming_response": _achat_streaming_response,
     "chat.stream": _achat_stream,
+    "chat.stream.response.raw": _achat_stream_response_raw,
     "chat.stream.with": _achat_stream_with,
     "chat.stream.helper": _achat_stream_helper,
     "chat.stream.raw": _achat_raw_stream,
