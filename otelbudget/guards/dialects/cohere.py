@@ -44,8 +44,11 @@ _EMBEDDING: Final = Cohere("embeddings")
 ENDPOINTS: Final[Endpoints] = (
     ("/chat", _CHAT),
     ("/generate", Cohere("text_completion", ("max_tokens",))),
+    ("/summarize", Cohere("text_completion")),
     ("/embed", _EMBEDDING),
     ("/rerank", Cohere("rerank", fee=True)),
     ("/classify", Cohere("classify", fee=True)),
     ("/parse", Cohere("ocr", fee=True)),
+    ("/audio/transcriptions", Cohere("transcription", fee=True)),
+    *((path, Cohere("batch", fee=True)) for path in ("/batches", "/embed-jobs")),
 )

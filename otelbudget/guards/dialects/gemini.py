@@ -78,6 +78,9 @@ ENDPOINTS: Final[Endpoints] = (
     (":batchEmbedContents", _EMBEDDING),
     (":predict", Gemini("image_generation", fee=True)),
     (":predictLongRunning", Gemini("video_generation", fee=True)),
-    (":batchGenerateContent", Gemini("batch", fee=True)),
+    *(
+        (path, Gemini("batch", fee=True))
+        for path in (":batchGenerateContent", ":asyncBatchEmbedContent", "/batchPredictionJobs")
+    ),
 )
 INTERACTIONS: Final[Endpoints] = (("/interactions", Interaction("generate_content", ("max_output_tokens",))),)

@@ -1,6 +1,6 @@
 """OpenAI's wire format, which most providers speak: chat completions, completions, responses and embeddings.
 
-Pictures, sound, moderation and batches are a step each; an upscaled or edited picture is one too.
+Pictures, videos, sound, moderation, reranking and batches are a step each; an upscaled or edited picture is one too.
 """
 
 from __future__ import annotations
@@ -89,5 +89,7 @@ ENDPOINTS: Final[Endpoints] = (
     ("/audio/trans*", fee("transcription")),
     ("/moderations", fee("moderation")),
     ("/batches", fee("batch")),
-    ("/videos", fee("video_generation")),
+    *((f"/videos{path}", fee("video_generation")) for path in ("", "/edits", "/extensions", "/*/remix")),
+    ("/rerank", fee("rerank")),
+    ("/queue/submit", fee("batch")),
 )
