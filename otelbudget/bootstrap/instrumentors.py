@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 _log = logging.getLogger(__name__)
@@ -97,8 +98,13 @@ def _wrappers(sdk: str) -> list[tuple[type, str, Any]]:
 
 
 def installed(module: str) -> bool:
-    """Whether *module* can be imported."""
+    """Whether *module* can be imported; nothing is, not even what it is in."""
+    package, *inside = module.split(".")
     try:
-        return find_spec(module) is not None
+        spec = find_spec(package)
     except (ImportError, ValueError):
         return False
+    if spec is None or not inside or module in sys.modules:
+        return spec is not None
+    places = [Path(place, *inside) for place in spec.submodule_search_locations or ()]
+    return any(place.is_dir() or place.with_suffix(".py").is_file() for place in places)
