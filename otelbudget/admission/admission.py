@@ -99,7 +99,7 @@ def _taken(
         done = ledger.take(accounts, pack(request.amounts), counts, payer.owner.level, now_ns, force=force)
         crossed, over = (done, None) if isinstance(done, list) else ((), done)
     elif hold is None:
-        more = 0 if force else pack(request.amounts) - request.covered
+        more = 0 if force else pack(request.amounts)
         wrapping = None if request.permit is None else wrapping_of(payer, request.permit)
         over = ledger.check(accounts, more, payer.owner.level, count, now_ns, wrapping)
     elif request.change is not None:

@@ -74,7 +74,6 @@ class Request(NamedTuple):
         smaller: How it could do with less output, or None.
         once: What its idempotency key stands for, or None.
         tool: The name of the tool that is called, or None.
-        covered: A vector of what is held for it already, by the reservation around a check.
     """
 
     operation: str
@@ -92,13 +91,11 @@ class Request(NamedTuple):
     smaller: Smaller | None = None
     once: Once | None = None
     tool: str | None = None
-    covered: int = 0
 
     @property
     def beyond(self) -> int:
         """A vector of what it asks for on top of what its hold has."""
-        held = self.hold.vector if self.hold is not None and self.change in _EXACTLY else self.covered
-        return pack(self.amounts) - held
+        return pack(self.amounts) - (self.hold.vector if self.hold is not None and self.change in _EXACTLY else 0)
 
 
 class Judgement(NamedTuple):

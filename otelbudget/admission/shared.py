@@ -117,7 +117,7 @@ class _Errand:
         if answer.gone and request.hold is not None:
             return self._begin_anew(request.hold)
         held = request.hold is not None
-        more = request.beyond if request.hold is None else pack(request.hold.amounts) - pack(self._there)
+        more = pack(request.amounts if request.hold is None else request.hold.amounts) - pack(self._there)
         wrapping = wrapping_of(payer, request.permit) if request.hold is None else request.hold.wrapping
         over = trips.answered(payer, accounts, answer, more, wrapping, held=held)
         if over is not None and payer.engine.enforce:

@@ -126,7 +126,7 @@ class ModelCall:
         if change is None:
             self._owner = self._owner or around.owner
             self._hold = Hold(self.run)
-            if contexts.RESERVATION.get() is not None:
+            if reservation.entered.get() is not None:
                 self._lender, lent = reservation.lent_here(self.run, self.request.model, around.owner)
                 if lent is not None:  # what a permit to wrap up has admitted is not asked for it once more
                     self._hold, change = lent, "adopt" if lent.permit is None else "resize"

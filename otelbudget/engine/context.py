@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from contextvars import Token
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,9 +52,6 @@ PERMIT: Final = Slot("otelbudget-wrap-up")
 ASKING: Final = Slot("otelbudget-on-exhausted")
 HELD: Final = Slot("otelbudget-held")
 run_in, detach = RUN.of, otel_context.detach
-#: A weak reference to the reservation in whose block this is. Not in the other context, which a generator would leave
-#: behind to whoever reads it.
-RESERVATION: Final[ContextVar[Any]] = ContextVar("otelbudget-reservation", default=None)
 
 
 @contextmanager

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 #: Characters of output that are estimated together: a token at a time would be rounded up each time.
 _TOGETHER: Final = 256
-#: Events that say why an answer ends early.
-_FAILING: Final = ("error", "response.failed", "response.incomplete")
 #: Characters after which the hold is looked at again.
 _AT_LEAST: Final = 32
 
@@ -74,8 +72,7 @@ class StreamWatch(Watch):
             told = {name: value for name, value in usage.items() if value is not None}
             self._answer["usage"] = self._answer.get("usage", {}) | told
             self._usage = self._dialect.usage(self._answer, self.charge.request.provider)
-        if "error" in event or event.get("type") in _FAILING:
-            self._capped = self._capped or in_event(event)
+        self._capped = self._capped or in_event(event)
         self._ended = self._ended or self._dialect.ends(event, self._usage)
         if words := self._dialect.words(event):
             self._count(words)

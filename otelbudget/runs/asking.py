@@ -21,7 +21,7 @@ from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import Judgement, Request
 from otelbudget.admission.shared import ajudge_shared, judge_shared
 from otelbudget.admission.state import RunState
-from otelbudget.engine.context import ASKING, RESERVATION, attached
+from otelbudget.engine.context import ASKING, attached
 from otelbudget.errors import BudgetExceeded
 from otelbudget.model.amounts import NANOS, nanoseconds
 from otelbudget.model.decision import Decision
@@ -49,10 +49,7 @@ def asked(payer: Payer, operation: str, given: dict[str, Any]) -> Request:
     seconds_ns = nanoseconds("seconds", given.pop("seconds")) if "seconds" in given else None
     _, site, owner, permit = payer.around()
     amounts, model, unpriced = wanted(payer, given, owner, timed=seconds_ns is not None)
-    around = RESERVATION.get()
-    covered = 0 if around is None or (made := around()) is None else made.covers(payer, model, owner)
-    more: dict[str, Any] = {"permit": permit, "unpriced": unpriced, "covered": covered}
-    return Request(operation, amounts, site, model, owner, seconds_ns=seconds_ns or 0, **more)
+    return Request(operation, amounts, site, model, owner, permit=permit, unpriced=unpriced, seconds_ns=seconds_ns or 0)
 
 
 def decide(payer: Payer, request: Request, wait_ns: int = 0, judge: Judge | None = None) -> Decision:

@@ -6,6 +6,7 @@ A guarded call made in its block takes over its hold, see `lend`.
 from __future__ import annotations
 
 import sys
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
@@ -14,7 +15,6 @@ from weakref import ref
 from otelbudget import semconv
 from otelbudget.admission import settlement
 from otelbudget.admission.request import ELSEWHERE, GONE, Request
-from otelbudget.engine.context import RESERVATION
 from otelbudget.errors import IdempotencyError
 from otelbudget.ledger.change import write
 from otelbudget.model.amounts import (
@@ -47,10 +47,14 @@ if TYPE_CHECKING:
 __all__ = ["Reservation"]
 
 
+#: The reservation in whose block this is.
+entered: ContextVar[ref[Reservation] | None] = ContextVar("otelbudget-reservation", default=None)
+
+
 def lent_here(run: RunState, model: str | None, owner: Owner | None) -> tuple[Reservation, Hold] | tuple[None, None]:
     """The reservation in whose block this is, and its hold for a call of *run*, which then settles it; None if it is
     not for such a call, or for no more."""
-    here = RESERVATION.get()
+    here = entered.get()
     made = None if here is None else here()
     held = None if made is None else made.lend(run, model, owner)
     return (None, None) if made is None or held is None else (made, held)
@@ -84,7 +88,7 @@ class Reservation:
         self._hold, self._before = hold, payer.engine.recent.last_here()
         self._said: Usage | None = None
         self._lent: Hold | None = None
-        self._inside, self._outer = False, RESERVATION.get()
+        self._inside, self._outer = False, entered.get()
 
     @property
     def settled(self) -> bool:
@@ -177,18 +181,14 @@ class Reservation:
         amounts = ", ".join(f"{name} {text(name, amount)}" for name, amount in self.held.items())
         return f"<Reservation of {amounts or 'nothing'}, {self._hold.state}>"
 
-    def covers(self, run: Payer, model: str | None, owner: Owner | None) -> int:
-        """A vector of what is held by now for a call of *run* in this block."""
-        other = self._payer is not run or self.model not in (None, model) or self._owner is not owner
-        return 0 if other or not self._inside or self._hold.state != "open" else self._hold.vector
-
     def lend(self, run: RunState, model: str | None, owner: Owner | None) -> Hold | None:
         """What `lent_here` gives of this one."""
         return self._payer.engine.ledger.locked(partial(self._lend, run, model, owner)) if self._inside else None
 
     def _lend(self, run: RunState, model: str | None, owner: Owner | None) -> Hold | None:
         held = self._hold
-        if held.amounts[TOOLS] or not self.covers(run, model, owner):
+        other = self._payer is not run or self.model not in (None, model) or self._owner is not owner
+        if other or held.state != "open" or held.amounts[TOOLS]:
             return None
         # What is left of it is as good as released: committed all the same, it is charged in full.
         left = replace(held, state="released")
@@ -202,14 +202,14 @@ class Reservation:
         return lent.state == "open" or not free
 
     def __enter__(self) -> Reservation:
-        self._inside, self._outer = True, RESERVATION.get()
-        RESERVATION.set(ref(self))
+        self._inside, self._outer = True, entered.get()
+        entered.set(ref(self))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._inside, here = False, RESERVATION.get()
+        self._inside, here = False, entered.get()
         if here is not None and here() is self:  # else it is left in another context
-            RESERVATION.set(self._outer)
+            entered.set(self._outer)
         if self._owes(kind):
             settlement.settle(self._payer, self._hold, self._owed(kind), self._payer.around().site)
 

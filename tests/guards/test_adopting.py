@@ -142,19 +142,6 @@ def test_what_stops_a_run_stops_such_a_call_too(
     assert not server.requests
 
 
-def test_a_check_in_the_block_knows_what_is_held_for_its_call(manager: BudgetManager) -> None:
-    with manager.run(TIGHT) as run:
-        with run.reserve(tokens=SIZE) as held:
-            assert run.check(tokens=SIZE).allowed
-            assert run.can_proceed()
-            assert not run.can_proceed(tokens=SIZE + 1)
-            with run.child() as child:
-                assert not child.can_proceed()
-            held.release()
-            assert run.can_proceed()
-        assert not run.can_proceed(tokens=SIZE + 1)
-
-
 def test_the_last_call_of_a_run_may_be_made_in_a_reservation(
     manager: BudgetManager, server: Provider, client: OpenAI
 ) -> None:
