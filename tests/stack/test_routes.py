@@ -162,6 +162,7 @@ def test_names_labels_and_values_over_otlp_are_those_of_the_page(scraped: Scrape
     assert over_otlp == pytest.approx(_by_identity(prometheus.query(ours % "=")))
 
 
+@pytest.mark.slow
 def test_the_first_spend_and_the_first_refusal_of_a_process_are_shown_by_the_second_scrape(
     has_prometheus: None, generate: ModuleType, scrape_config: str, tmp_path: Path
 ) -> None:
