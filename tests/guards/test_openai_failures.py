@@ -164,10 +164,10 @@ def test_a_read_timeout_is_charged_its_input_for_each_attempt(
     server.enqueue(Reply(fault="hang"), Reply(fault="hang"), Reply(fault="hang"))
     with manager.run() as run:
         with pytest.raises(openai.APITimeoutError):
-            client.chat.completions.create(**CHAT, timeout=0.1)
+            client.chat.completions.create(**CHAT, timeout=0.3)
         assert _charged(run) == (1, INPUT, 0)
         with pytest.raises(openai.APITimeoutError):
-            client.with_options(max_retries=1).chat.completions.create(**CHAT, timeout=0.1)
+            client.with_options(max_retries=1).chat.completions.create(**CHAT, timeout=0.3)
         assert _charged(run) == (2, 3 * INPUT, 0)
     assert server.requests == 3
 
