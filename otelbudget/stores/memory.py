@@ -142,7 +142,7 @@ class MemoryStore:
                 more = [max(0, a - b) for a, b in zip(ended.actual, hold.on_expiry, strict=True)]
                 self._ledger.settle(hold, pack(more), ends_as, was="expired")
             replayed = was == "settled" and keyed.is_of_another(kept.digest, ended.digest)
-            if was != "settled":
+            if was not in ("settled", ends_as):
                 kept.digest = kept.digest and (ended.digest or kept.digest)
                 shard.keep(ended.id, kept, self._mark_until_s(kept))
             states = self._seen(ended.shard, ended.lines).states

@@ -136,7 +136,7 @@ class ModelStore:
             hold = Hold(ended.shard, ended.id, ended.lines, (0,) * 7, (0,) * 7, 0, ended.digest)
             self.holds.append(hold)
         replayed = bool(was == "settled" and keyed and ended.digest != hold.digest)
-        if was != "settled" and hold.digest:
+        if hold.digest and (was in ("open", "unknown") or (was == "expired" and any(ended.actual))):
             hold.digest = ended.digest or hold.digest
         if not hold.digest or any(ended.actual):
             hold.state = "settled"
