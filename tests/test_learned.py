@@ -72,11 +72,11 @@ def test_counted_input_is_corrected_from_the_first_call_on_and_rounded_up() -> N
     assert [learned.input_tokens(P, M, counted) for counted in (1, 2, 3, 100, 101)] == [2, 3, 5, 150, 152]
 
 
-def test_the_correction_is_a_moving_average() -> None:
+def test_the_correction_is_a_moving_average_and_the_mean_deviation_from_it() -> None:
     learned = Learned()
     learned.learn(P, M, Usage(100, 1), counted_input=100)
     learned.learn(P, M, Usage(200, 1), counted_input=100)
-    assert learned.input_tokens(P, M, 1_000) == 1_000 + round(1_000 * WEIGHT)
+    assert learned.input_tokens(P, M, 1_000) == 1_000 + 2 * round(1_000 * WEIGHT)
     for _ in range(60):
         learned.learn(P, M, Usage(200, 1), counted_input=100)
     assert learned.input_tokens(P, M, 1_000) == 2_000
@@ -91,7 +91,7 @@ def test_the_correction_is_bounded_and_so_is_the_weight_of_one_odd_call(actual: 
         learned.learn(P, M, Usage(1_000, 1), counted_input=1_000)
     assert learned.input_tokens(P, M, 100) == 100
     learned.learn(P, M, Usage(actual, 1), counted_input=1_000)
-    assert 100 * (1 - WEIGHT * 0.5) - 1 <= learned.input_tokens(P, M, 100) <= 100 * (1 + WEIGHT * 2) + 1
+    assert 100 * (1 - WEIGHT * 0.5) - 1 <= learned.input_tokens(P, M, 100) <= 100 * (1 + 2 * WEIGHT * 2) + 1
 
 
 # --- what teaches

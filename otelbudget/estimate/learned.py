@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: How many answers of a model must have been seen before they say how long the next one is, and how many count.
 AFTER: Final = 5
 WINDOW: Final = 100
-#: Share of the newest call in the average of actual to counted input, and the bounds of what a call may say.
+#: Share of the newest call in the averages of actual to counted input, and the bounds of what a call may say.
 WEIGHT: Final = 0.2
 LOWEST: Final = 0.5
 HIGHEST: Final = 3.0
@@ -34,10 +34,12 @@ _MILLION: Final = 1_000_000
 
 @dataclass(slots=True)
 class _Seen:
-    """What was seen of one model: lengths of answers, actual to counted input, and costs per million tokens."""
+    """What was seen of one model: lengths of answers, actual to counted input and its deviation, and costs per million
+    tokens."""
 
     outputs: deque[int] = field(default_factory=lambda: deque(maxlen=WINDOW))
     ratio: float = 1.0
+    deviation: float = 0.0
     corrected: bool = False
     rates: deque[int] = field(default_factory=lambda: deque(maxlen=WINDOW))
     reports: bool | None = None
@@ -63,11 +65,12 @@ class Learned:
     def input_tokens(self, provider: str, model: str | None, counted: int) -> int:
         """*counted* input tokens, corrected by how far counts of this model were off, rounded up to a whole token.
 
-        The factor is the moving average of actual to counted input, each bounded to 0.5 to 3, in thousandths; 1 until a
-        call was seen.
+        The factor is the moving average of actual to counted input, each bounded to 0.5 to 3, and on top of it that of
+        how far they are from it, as in RFC 6298; in thousandths, and 1 until a call was seen.
         """
         with self._lock:
-            return -(-counted * round(self._seen(provider, model).ratio * 1_000) // 1_000)
+            seen = self._seen(provider, model)
+            return -(-counted * round((seen.ratio + seen.deviation) * 1_000) // 1_000)
 
     def keep(self, provider: str, name: str | None, tokens: int) -> None:
         """Remember that the provider keeps *tokens*, input and output, under *name*; the most that was ever seen."""
@@ -131,7 +134,9 @@ class Learned:
                 self._models.popitem(last=False)
             if counted_input and usage.input_tokens:
                 now = min(HIGHEST, max(LOWEST, usage.input_tokens / counted_input))
-                seen.ratio = seen.ratio + WEIGHT * (now - seen.ratio) if seen.corrected else now
+                off = now - seen.ratio if seen.corrected else 0.0
+                seen.deviation += WEIGHT * (abs(off) - seen.deviation)
+                seen.ratio = seen.ratio + WEIGHT * off if seen.corrected else now
                 seen.corrected = True
             if answers is not None and usage.output_tokens:
                 seen.outputs.append(-(-usage.output_tokens // answers))

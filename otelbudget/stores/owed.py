@@ -41,9 +41,9 @@ class ById:
     """What is owed, as attributes: so it is put there in the one step in which the ledger changes."""
 
     def due(self, *, flying: bool = False) -> Iterator[Owed]:
-        """What is to be sent, in order; with *flying* also what somebody is about to send."""
-        for owed in tuple(vars(self).values()):
-            if flying or owed.due_s <= time.monotonic():
+        """What is still to be sent, in order; with *flying* also what somebody is about to send."""
+        for key, owed in tuple(vars(self).items()):
+            if key in vars(self) and (flying or owed.due_s <= time.monotonic()):
                 yield owed
 
     def drop(self, owed: Owed) -> bool:

@@ -166,7 +166,8 @@ class Shared:
         """Send what is charged here only if the store has not charged it before; None if that can't be known now."""
         try:
             self._catch_up()
-            settled = self._sent(owed, self.store.settle)
+            with sending(owed):
+                settled = self._sent(owed, self.store.settle)
         except StoreError:
             self.failure.settled(owed.ended, reached=False)
             return None
@@ -174,7 +175,7 @@ class Shared:
         return settled
 
     def _sent(self, owed: Owed, settle: Callable[[Settle], Settled]) -> Settled:
-        with sending(owed), self._asking():
+        with self._asking():
             try:
                 return settle(owed.ended)
             except WrongWindow:
@@ -182,7 +183,9 @@ class Shared:
 
     def _send(self, owed: Owed, settle: Callable[[Settle], Settled]) -> None:
         if owed.ended.id in self._owed:
-            self._answered(owed, self._sent(owed, settle))
+            with sending(owed):
+                settled = self._sent(owed, settle)
+            self._answered(owed, settled)
 
     async def _asend(self, owed: Owed, settle: Callable[[Settle], Awaitable[Settled]]) -> None:
         if owed.ended.id in self._owed:
@@ -266,10 +269,13 @@ class Shared:
             time.sleep(0.01)
 
     def _retry(self, *, flying: bool = False) -> None:
-        """Send what waits; what fails otherwise than by the store's absence is given up, and the rest goes on."""
+        """Send what waits; what fails otherwise than by the store's absence is given up, and the rest goes on.
+
+        A request meanwhile sends the same before itself: it need not wait for this thread, and the store charges once.
+        """
         for owed in self.owed.due(flying=flying):
             try:
-                self._send(owed, getattr(self.store, "settle_alone", self.store.settle))
+                self._answered(owed, self._sent(owed, getattr(self.store, "settle_alone", self.store.settle)))
             except StoreError:
                 return
             except Exception:  # noqa: BLE001 - whatever it is, the thread goes on

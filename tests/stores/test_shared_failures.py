@@ -23,7 +23,8 @@ import otelbudget
 from otelbudget import BudgetExceeded, BudgetManager, Config, Quota, Quotas, QuotaService, RunBudget, StoreError, Usage
 from otelbudget.config import StoreConfig
 from otelbudget.stores import shared
-from otelbudget.stores.base import Settle, WrongWindow
+from otelbudget.stores.base import Settle, Settled, WrongWindow
+from otelbudget.stores.sqlite import SqliteStore
 
 TIMEOUT_S = 0.2
 
@@ -239,6 +240,37 @@ async def test_coroutines_never_block_their_loop(place: Place) -> None:
         assert (await run.aremaining(fresh=True))["tokens"] == 987
         ticking.cancel()
     assert slowest_s < 0.2
+
+
+class _SlowRetry(SqliteStore):
+    """Its settles that the thread of the manager sends again take long."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), timeout_s=TIMEOUT_S)
+        self.retrying, self.goes_on = threading.Event(), threading.Event()
+
+    def settle(self, settle: Settle) -> Settled:
+        if threading.current_thread().name == "otelbudget-store":
+            self.retrying.set()
+            self.goes_on.wait(10)
+        return super().settle(settle)
+
+
+def test_a_request_sees_what_was_spent_before_also_while_that_is_sent_again(tmp_path: Path) -> None:
+    place = Place("sqlite", tmp_path)
+    store = _SlowRetry(place.path)
+    place.setup(Quotas(default=[Quota(tokens=100, per="lifetime", name="q")]), store=store)
+    with otelbudget.run(reraise=False) as run:
+        run.record(Usage(tokens=1))
+        with locked(place):
+            run.record(Usage(tokens=60))
+            assert store.retrying.wait(10)
+        assert run.remaining(fresh=True)["tokens"] == 39
+        with pytest.raises(BudgetExceeded):
+            run.reserve(tokens=40)
+        store.goes_on.set()
+    otelbudget.shutdown()
+    assert state(opened(place))[0] == 61  # charged once
 
 
 async def test_a_cancelled_reserve_leaves_nothing_held(place: Place) -> None:
