@@ -166,8 +166,7 @@ class Shared:
         """Send what is charged here only if the store has not charged it before; None if that can't be known now."""
         try:
             self._catch_up()
-            with sending(owed):
-                settled = self._sent(owed, self.store.settle)
+            settled = self._sent(owed, self.store.settle)
         except StoreError:
             self.failure.settled(owed.ended, reached=False)
             return None
@@ -269,10 +268,7 @@ class Shared:
             time.sleep(0.01)
 
     def _retry(self, *, flying: bool = False) -> None:
-        """Send what waits; what fails otherwise than by the store's absence is given up, and the rest goes on.
-
-        A request meanwhile sends the same before itself: it need not wait for this thread, and the store charges once.
-        """
+        """Send what waits, as requests also do meanwhile; what fails otherwise than by absence is given up."""
         for owed in self.owed.due(flying=flying):
             try:
                 self._answered(owed, self._sent(owed, getattr(self.store, "settle_alone", self.store.settle)))
