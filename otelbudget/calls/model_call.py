@@ -214,7 +214,9 @@ class ModelCall:
         if held is None:
             self._read_on += more
             more = self._read_on if maximum is None else min(self._read_on, max(0, maximum - charged))
-        amounts = Amounts(0, more, 0, more, cost.price(self.run, self._usage(0, more), None, self._owner).nanousd)
+        usages = [self._usage(0, more, **way) for way in self.request.ways(0, more)]
+        price = max(cost.price(self.run, usage, None, self._owner) for usage in usages)
+        amounts = Amounts(0, more, 0, more, price.nanousd)
         if held is None:
             asking.decide(self.run, Request("call", amounts, self.site, self.request.model, self._owner))
         else:
