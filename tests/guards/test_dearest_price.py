@@ -33,6 +33,9 @@ pytest.importorskip("genai_prices")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 MADE = 100
+#: So long that most of the price is that of the input.
+LONG = "Say it. " * 1_500
+CALLS = 5
 SOUND = base64.b64encode(bytes(30_000)).decode()
 
 
@@ -55,7 +58,7 @@ class Case(NamedTuple):
 
 
 def _claude(**more: Any) -> Callable[[Any], object]:
-    given = {"model": "claude-sonnet-4-5", "max_tokens": MADE, "messages": [{"role": "user", "content": "Say it."}]}
+    given = {"model": "claude-sonnet-4-5", "max_tokens": MADE, "messages": [{"role": "user", "content": LONG}]}
     return lambda client: client.messages.create(**{**given, **more})
 
 
@@ -68,19 +71,19 @@ def _openai(url: str) -> Any:
 
 
 def _chat(*content: dict[str, Any], model: str = "gpt-audio", **more: Any) -> Callable[[Any], object]:
-    messages = [{"role": "user", "content": [{"type": "text", "text": "What is said?"}, *content]}]
+    messages = [{"role": "user", "content": [{"type": "text", "text": LONG}, *content]}]
     return lambda c: c.chat.completions.create(model=model, messages=messages, max_completion_tokens=MADE, **more)
 
 
 def _gemini(model: str, *parts: dict[str, Any], **more: Any) -> Callable[[Any], object]:
-    contents = [{"role": "user", "parts": [{"text": "Paint it."}, *parts]}]
+    contents = [{"role": "user", "parts": [{"text": LONG}, *parts]}]
     config = {"max_output_tokens": MADE, **more}
     return lambda client: client.models.generate_content(model=model, contents=contents, config=config)
 
 
 def _converse(*, tools: bool = False, **point: str) -> Callable[[Any], object]:
     mark = {"cachePoint": {"type": "default", **point}}
-    content = [{"text": "Say it."}, *([] if tools else [mark])]
+    content = [{"text": LONG}, *([] if tools else [mark])]
     tool = {"toolSpec": {"name": "look", "inputSchema": {"json": {"type": "object"}}}}
     more: dict[str, Any] = {"toolConfig": {"tools": [tool, mark]}} if tools else {}
     messages = [{"role": "user", "content": content}]
@@ -116,7 +119,7 @@ def _heard(given: Given) -> dict[str, Any]:
     return {"promptTokensDetails": [{"modality": "AUDIO", "tokenCount": given.audio_tokens}]}
 
 
-BLOCK = [{"type": "text", "text": "Say it.", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]
+BLOCK = [{"type": "text", "text": LONG, "cache_control": {"type": "ephemeral", "ttl": "1h"}}]
 TOOL = {"name": "look", "input_schema": {"type": "object"}, "cache_control": {"type": "ephemeral"}}
 WAV: dict[str, Any] = {"type": "input_audio", "input_audio": {"data": SOUND, "format": "wav"}}
 CASES = {
@@ -171,7 +174,7 @@ def sdk(case: Case) -> str:
 
 
 @pytest.mark.parametrize("case", CASES, indirect=True)
-def test_parallel_calls_whose_tokens_are_all_dear_reach_a_limit_of_three_of_them_and_never_pass_it(
+def test_parallel_calls_whose_tokens_are_all_dear_reach_a_limit_and_never_pass_it(
     case: Case, manager: BudgetManager
 ) -> None:
     seen: list[Given] = []
@@ -193,11 +196,11 @@ def test_parallel_calls_whose_tokens_are_all_dear_reach_a_limit_of_three_of_them
         with manager.run():
             case.ask(client)
         each = _cost(seen[0], case)
-        with manager.run(RunBudget(max_cost_usd=3 * each), reraise=False) as run, ThreadPoolExecutor(8) as threads:
+        with manager.run(RunBudget(max_cost_usd=CALLS * each), reraise=False) as run, ThreadPoolExecutor(8) as threads:
             calls = [threads.submit(wrap(asked), client) for _ in range(8)]
-        assert [call.result() for call in calls].count(True) == 3
+        assert [call.result() for call in calls].count(True) == CALLS
         client.close()
-    assert run.usage.cost_usd == 3 * each
+    assert run.usage.cost_usd == CALLS * each
 
 
 def _cost(given: Given, case: Case) -> Decimal:
