@@ -28,6 +28,7 @@ APART: Final = {
     "cache_write_1h": ("cache_write_1h_tokens", "cache_write"),
     "image": ("images", ""),
     "search": ("searches", ""),
+    "file_search": ("file_searches", ""),
     "request": ("steps", ""),
 }
 #: What is priced by the piece.
