@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from otelbudget.admission import cost as costs
 from otelbudget.admission.cost import Price
 from otelbudget.admission.request import Smaller
-from otelbudget.model.amounts import CEILING, COST, INPUT, OUTPUT, STEPS, TOKENS, Amounts, nanousd, usd
-from otelbudget.model.usage import Usage
+from otelbudget.model.amounts import CEILING, INPUT, OUTPUT, STEPS, TOKENS, Amounts, nanousd
+from otelbudget.model.usage import PARTS, Usage
 from otelbudget.model.usage_names import MADE
 from otelbudget.pricing.rates import Parts
 
@@ -107,10 +107,17 @@ def teach(engine: Engine, request: ModelRequest, usage: Usage, *, seen_whole: bo
 
 
 def as_held(held: Amounts, usage: Usage) -> Usage:
-    """*usage*, or what is *held* where that is more; at the price of what is held if that is all."""
+    """*usage*, or what is *held* where that is more."""
     given, made = max(held[INPUT], usage.input_tokens or 0), max(held[OUTPUT], usage.output_tokens or 0)
-    cost = usd(held[COST]) if held[COST] and (given, made) == (held[INPUT], held[OUTPUT]) else usage.cost_usd
-    return replace(usage, input_tokens=given, output_tokens=made, tokens=None, cost_usd=cost)
+    return replace(usage, input_tokens=given, output_tokens=made, tokens=None)
+
+
+def dearest(run: RunState, request: ModelRequest, usage: Usage, owner: Owner | None) -> Usage:
+    """*usage* of *request* as the dearest that it may be, unless it tells its parts."""
+    if any(getattr(usage, name) for name in PARTS):
+        return usage
+    ways = request.ways(usage.input_tokens or 0, usage.output_tokens or 0)
+    return max((replace(usage, **way) for way in ways), key=lambda one: costs.price(run, one, owner=owner).nanousd)
 
 
 class Sizing:
@@ -170,8 +177,8 @@ class Sizing:
         given, request, known = self._input, self._request, self._known
         if known is None:
             usage = Usage(given, output, model=request.model, provider=request.provider, estimated=True)
-            usages = [replace(usage, **way) for way in request.ways(given, output)]
-            price = max(costs.price(self._run, usage, owner=self._owner) for usage in usages)
+            usage = dearest(self._run, request, usage, self._owner)
+            price = costs.price(self._run, usage, owner=self._owner)
         else:
             parts = Parts(given, output, images=request.images)
             price = Price(known.cost(parts))
