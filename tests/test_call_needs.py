@@ -111,6 +111,59 @@ def test_what_other_texts_were_counted_too_high_lowers_no_hold_that_is_to_be_eno
     assert held_by(world, CHAT)[1] == held_input
 
 
+DEAR = Prices({"demo": Price(input=1, output=2, cache_write=3, audio_input=5, audio_output=10, per=1)}, listed=False)
+
+
+@pytest.mark.parametrize(
+    ("apart", "usd"),
+    [
+        (set(), 40 + 120),
+        ({"image_output_tokens"}, 40 + 120),
+        ({"cache_write_tokens"}, 120 + 120),
+        ({"cache_write_tokens", "cache_write_1h_tokens"}, 120 + 120),
+        ({"audio_input_tokens"}, 30 + 50 + 120),
+        ({"audio_output_tokens"}, 40 + 600),
+        ({"audio_input_tokens", "cache_write_tokens", "audio_output_tokens"}, 90 + 50 + 600),
+    ],
+)
+def test_what_may_be_priced_apart_is_held_at_the_dearest_that_its_model_has_a_price_for(
+    make_world: Callable[..., World], apart: set[str], usd: int
+) -> None:
+    world = estimating(make_world, DEAR)
+    request = replace(CHAT, apart=frozenset(apart), audio_input_tokens=10 if "audio_input_tokens" in apart else 0)
+    with world.run() as run:
+        call = begun(request)
+        assert held(run)[4] == usd * 10**9
+        call.release()
+
+
+def test_what_is_held_beyond_the_count_may_be_more_of_the_sound(make_world: Callable[..., World]) -> None:
+    world = estimating(make_world, DEAR)
+    request = replace(CHAT, apart=frozenset({"audio_input_tokens"}), audio_input_tokens=10)
+    with world.run() as run:
+        taught(Usage(50, 60), CHAT, times=1)
+        call = begun(request)
+        assert held(run)[1:5] == [110, 50, 60, (30 + 5 * 20 + 120) * 10**9]
+        call.release()
+
+
+def test_a_stream_that_outgrows_its_hold_goes_on_at_the_dearest_price(make_world: Callable[..., World]) -> None:
+    world = estimating(make_world, DEAR)
+    with world.run() as run:
+        call = begun(replace(OPEN, apart=frozenset({"audio_output_tokens"})))
+        before = held(run)
+        call.grow(before[3] + 1)
+        assert held(run)[4] - before[4] == BLOCK * 10 * 10**9
+        call.release()
+
+
+def test_the_whole_hold_of_a_lost_call_has_the_price_that_was_held(make_world: Callable[..., World]) -> None:
+    world = estimating(make_world, DEAR, on_unknown="full")
+    with world.run() as run:
+        begun(replace(CHAT, apart=frozenset({"cache_write_tokens"}))).unknown(3)
+        assert used(run)[1:5] == [100, 40, 60, (120 + 120) * 10**9]
+
+
 def test_an_embedding_never_holds_output_and_teaches_none(world: World) -> None:
     embedding = ModelRequest(provider="p", operation="embeddings", model="demo", input_tokens=40, max_output_tokens=0)
     with world.run():

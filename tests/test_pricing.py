@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import sys
+from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -213,6 +214,30 @@ def test_every_listed_model_costs_what_its_list_says(size: int) -> None:
                 compared += 1
                 assert known == math.ceil(listed.total_price * 10**9), (provider.id, model.id)
     assert compared > 500
+
+
+@pytest.mark.parametrize(
+    ("model", "million"),
+    [("openai/gpt-4o:nitro", 2.5), ("openai/gpt-4o:floor", 2.5), ("openai/gpt-4o:exacto", 2.5), ("any/model:free", 0)],
+)
+def test_a_route_of_openrouter_costs_what_its_model_does_and_a_free_one_nothing(model: str, million: float) -> None:
+    usage = Usage(input_tokens=10**6, output_tokens=0)
+    assert listed_cost(model, "openrouter", usage) == million * 10**9
+    assert listed_cost(model, "openai", usage) is None
+
+
+def test_searches_in_files_cost_what_the_list_says() -> None:
+    assert listed_cost("gpt-4o", "openai", Usage(0, 0, file_searches=2)) == 5_000_000
+
+
+def test_the_source_of_a_listed_price_says_since_when_it_is_that() -> None:
+    def source(at: datetime) -> str:
+        known = Prices(clock_s=at.timestamp).known("claude-opus-4-6", "anthropic")
+        assert known is not None
+        return known.source.partition(": ")[2]
+
+    assert source(datetime(2026, 3, 12, tzinfo=UTC)) == "anthropic/claude-opus-4-6"
+    assert source(datetime(2026, 3, 13, tzinfo=UTC)) == "anthropic/claude-opus-4-6, since 2026-03-13"
 
 
 def test_given_prices_win_over_listed_ones() -> None:

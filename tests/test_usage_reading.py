@@ -337,6 +337,48 @@ def web(*actions: str | None) -> list[dict[str, Any]]:
     return [{"type": "web_search_call", **({"action": {"type": one}} if one else {})} for one in actions]
 
 
+def test_searches_in_files_are_counted_apart() -> None:
+    shown = {"output": [{"type": "file_search_call"}, {"type": "file_search_call"}, *web("search")]}
+    usage = Usage.of({"usage": {"input_tokens": 8, "output_tokens": 2}} | shown)
+    assert (usage.searches, usage.file_searches) == (1, 2)
+    assert Usage.of({"usage": {"input_tokens": 8, "output_tokens": 2}, "file_searches": 3}).file_searches == 3
+
+
+@pytest.mark.parametrize(
+    ("traffic", "tier"),
+    [("ON_DEMAND_PRIORITY", "priority"), ("ON_DEMAND_FLEX", "flex"), ("ON_DEMAND", None), ("PROVISIONED", None)],
+)
+def test_the_traffic_of_vertex_ai_is_a_tier(traffic: str, tier: str | None) -> None:
+    told = {"promptTokenCount": 8, "candidatesTokenCount": 2, "totalTokenCount": 10, "trafficType": traffic}
+    assert Usage.of({"usageMetadata": told}).tier == tier
+    assert Usage.of({"usage_metadata": {"prompt_token_count": 8, "traffic_type": traffic}}).tier == tier
+
+
+def generation(given: int, made: int) -> SimpleNamespace:
+    """A ``ChatGeneration`` of LangChain's."""
+    metadata = {"input_tokens": given, "output_tokens": made, "total_tokens": given + made}
+    about = {"model_name": "m", "id": "r"}
+    return SimpleNamespace(message=SimpleNamespace(usage_metadata=metadata, response_metadata=about, id="run-1"))
+
+
+def test_a_generation_of_langchain_is_read_and_a_result_is_the_sum_over_its_prompts() -> None:
+    assert Usage.of(generation(8, 2)) == Usage(8, 2, model="m", response_id="r")
+    one = SimpleNamespace(generations=[[generation(8, 2), generation(8, 2)]], llm_output=None)
+    assert Usage.of(one) == Usage(8, 2, model="m", response_id="r")
+    two = SimpleNamespace(generations=[[generation(8, 2)], [generation(5, 1)]], llm_output=None)
+    assert Usage.of(two) == Usage(13, 3, model="m", response_id="r")
+    tokens = {"prompt_tokens": 9, "completion_tokens": 1}
+    of_text = SimpleNamespace(generations=[[SimpleNamespace(text="Hi")]], llm_output={"token_usage": tokens})
+    assert Usage.of(of_text) == Usage(9, 1)
+
+
+def test_a_body_of_titan_is_read() -> None:
+    whole = {"inputTextTokenCount": 5, "results": [{"tokenCount": 7, "outputText": "Hi"}]}
+    last = {"outputText": "", "inputTextTokenCount": 5, "totalOutputTextTokenCount": 7}
+    assert Usage.of(whole) == Usage.of(last) == Usage(5, 7)
+    assert Usage.of({"embedding": [0.1], "inputTextTokenCount": 5}).input_tokens == 5
+
+
 @pytest.mark.parametrize(
     ("answer", "searches"),
     [

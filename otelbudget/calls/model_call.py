@@ -18,7 +18,7 @@ from otelbudget import semconv
 from otelbudget.admission import cost, counting, settlement
 from otelbudget.admission.request import GONE, Request
 from otelbudget.calls import span as call_span
-from otelbudget.calls.sizing import ModelRequest, Sizing, as_held, teach
+from otelbudget.calls.sizing import ModelRequest, Sizing, as_held, dearest, teach
 from otelbudget.engine import context as contexts
 from otelbudget.errors import BudgetExceeded
 from otelbudget.ledger.account import Hold
@@ -214,7 +214,8 @@ class ModelCall:
         if held is None:
             self._read_on += more
             more = self._read_on if maximum is None else min(self._read_on, max(0, maximum - charged))
-        amounts = Amounts(0, more, 0, more, cost.price(self.run, self._usage(0, more), None, self._owner).nanousd)
+        usage = dearest(self.run, self.request, self._usage(0, more), self._owner)
+        amounts = Amounts(0, more, 0, more, cost.price(self.run, usage, None, self._owner).nanousd)
         if held is None:
             asking.decide(self.run, Request("call", amounts, self.site, self.request.model, self._owner))
         else:
@@ -268,7 +269,7 @@ class ModelCall:
             cut: dict[str, events.Value | None] = {semconv.TOKENS_OUTPUT: made, semconv.REASON: error.reason}
             events.change_event(self.site, semconv.EVENT_STREAM_CUT, cut)
         elif self.run.engine.config.estimates.on_unknown == "full":
-            usage = as_held(self._hold.amounts, usage)
+            usage = dearest(self.run, self.request, as_held(self._hold.amounts, usage), self._owner)
         self._settle(usage, error)
         return usage
 

@@ -3,26 +3,31 @@
 The output is the request's own maximum, over all answers it asks for; without one, a quarter more than the longest of
 the model's last hundred answers (after five of them), else ``estimates.output_tokens``, for each answer.
 ``estimates.hold: expected`` holds the smaller of both. What a caller wants to decide itself is held by
-``run.reserve(output_tokens=...)``.
+``run.reserve(output_tokens=...)``. The price is the dearest that what the request asks for may come to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import product
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from otelbudget.admission import cost as costs
 from otelbudget.admission.cost import Price
 from otelbudget.admission.request import Smaller
 from otelbudget.model.amounts import CEILING, INPUT, OUTPUT, STEPS, TOKENS, Amounts, nanousd
-from otelbudget.model.usage import Usage
+from otelbudget.model.usage import PARTS, Usage
+from otelbudget.model.usage_names import MADE
 from otelbudget.pricing.rates import Parts
 
 if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
     from otelbudget.engine.engine import Engine
     from otelbudget.engine.owner import Owner
+
+#: What is written to a cache: of it, what stays there for an hour.
+_WRITTEN: Final = ("cache_write_tokens", "cache_write_1h_tokens")
 
 
 class Kept(NamedTuple):
@@ -46,6 +51,8 @@ class ModelRequest:
         answers: How many answers it asks for, at least 1.
         images: How many pictures it asks for.
         tier: The service tier that it asks for; None if it does not say.
+        apart: What of it may turn out to have a price of its own, as fields of `Usage`.
+        audio_input_tokens: How many of its input tokens are sound.
         lowerable: Whoever sends it can send a lower maximum, see `ModelCall.max_output_tokens`.
         kept: What of it the provider keeps for later calls; None if nothing.
     """
@@ -58,8 +65,23 @@ class ModelRequest:
     answers: int = 1
     images: int = 0
     tier: str | None = None
+    apart: frozenset[str] = frozenset()
+    audio_input_tokens: int = 0
     lowerable: bool = False
     kept: Kept | None = None
+
+    def ways(self, given: int, made: int) -> list[dict[str, Any]]:
+        """What of so many tokens, input and output, may turn out to be *apart*: the dearest of these is the price of a
+        whole that is a mixture of them at most."""
+        # Whatever is held beyond the count may be more of the sound.
+        sound = max(0, given - self.input_tokens + self.audio_input_tokens)
+        sounds = (0, sound) if "audio_input_tokens" in self.apart else (0,)
+        written = [_WRITTEN[:number] for number in range(3) if self.apart.issuperset(_WRITTEN[:number])]
+        output = [(), *((name,) for name in MADE if name in self.apart)]
+        return [
+            {"audio_input_tokens": heard, **dict.fromkeys(wrote, given - heard), **dict.fromkeys(one, made)}
+            for heard, wrote, one in product(sounds, written, output)
+        ]
 
 
 def teach(engine: Engine, request: ModelRequest, usage: Usage, *, seen_whole: bool, lowered: bool) -> None:
@@ -88,6 +110,14 @@ def as_held(held: Amounts, usage: Usage) -> Usage:
     """*usage*, or what is *held* where that is more."""
     given, made = max(held[INPUT], usage.input_tokens or 0), max(held[OUTPUT], usage.output_tokens or 0)
     return replace(usage, input_tokens=given, output_tokens=made, tokens=None)
+
+
+def dearest(run: RunState, request: ModelRequest, usage: Usage, owner: Owner | None) -> Usage:
+    """*usage* of *request* as the dearest that it may be, unless it tells its parts."""
+    if any(getattr(usage, name) for name in PARTS):
+        return usage
+    ways = request.ways(usage.input_tokens or 0, usage.output_tokens or 0)
+    return max((replace(usage, **way) for way in ways), key=lambda one: costs.price(run, one, owner=owner).nanousd)
 
 
 class Sizing:
@@ -144,13 +174,16 @@ class Sizing:
 
     def priced(self, output: int) -> tuple[Amounts, Price]:
         """The same at its price, or what the policy makes of it."""
-        given = self._input
-        if self._known is not None:
-            price = Price(self._known.cost(Parts(given, output, images=self._request.images)))
-        else:
-            model, provider = self._request.model, self._request.provider
-            usage = Usage(given, output, model=model, provider=provider, estimated=True)
+        given, request, known = self._input, self._request, self._known
+        if known is None:
+            usage = Usage(given, output, model=request.model, provider=request.provider, estimated=True)
+            usage = dearest(self._run, request, usage, self._owner)
             price = costs.price(self._run, usage, owner=self._owner)
+        else:
+            parts = Parts(given, output, images=request.images)
+            price = Price(known.cost(parts))
+            if not known.dearer.isdisjoint(request.apart):
+                price = Price(max(known.cost(parts._replace(**way)) for way in request.ways(given, output)))
         return Amounts(self._steps, given + output, given, output, price.nanousd), price
 
     def _without_price(self, amounts: Amounts, price: Price) -> Amounts:

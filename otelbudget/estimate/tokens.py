@@ -6,7 +6,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from otelbudget.estimate.tokenizer import count_texts
 from otelbudget.model.reported import at
@@ -42,7 +42,13 @@ _UNSEEN: Final = frozenset(
     | {"annotations", "logprobs", "encrypted_content", "cache_control", "signature"}
 )
 _IMAGES: Final = frozenset(("image_url", "input_image", "image", "computer_screenshot"))
-_FILES: Final = frozenset(("file", "input_file", "document"))
+_FILES: Final = frozenset(("file", "input_file", "document", "audio", "video"))
+#: What is, or has in it, sound: types of parts, and how media types of Gemini's begin.
+_SOUNDS: Final = frozenset(("input_audio", "audio", "video"))
+_SOUND_TYPES: Final = ("audio/", "video/")
+#: Marks of what is to be written to a cache: Anthropic's, Bedrock's, OpenAI's, litellm's; and as JSON has them.
+_CACHES: Final = ("cache_control", "cachePoint", "prompt_cache_breakpoint", "cache_control_injection_points")
+_CACHES_IN_JSON: Final = re.compile(r'"(?:cache_control|cachePoint)":\{[^{}]*\}')
 _TEXTS: Final = ("text", "content")
 #: Fields whose value a model reads as it stands, also where it looks like data.
 _SAID: Final = frozenset(
@@ -96,21 +102,40 @@ def estimate_tokens(value: object, model: str | None = None) -> int:
     return max(1, walk.tokens(model))
 
 
+class Given(NamedTuple):
+    """The input of a request.
+
+    Args:
+        tokens: How many there are, at least 1.
+        audio_tokens: How many of them are sound.
+        apart: What of them may have a price of its own, as fields of `Usage`.
+    """
+
+    tokens: int
+    audio_tokens: int = 0
+    apart: frozenset[str] = frozenset()
+
+
 def count_input(body: object, model: str | None = None) -> int:
-    """The input tokens of a whole request body as it is sent as JSON, estimated, at least 1. Never raises.
+    """The input tokens of a whole request body as it is sent as JSON, estimated, at least 1. Never raises."""
+    return read_input(body, model).tokens
+
+
+def read_input(body: object, model: str | None = None) -> Given:
+    """The input of a whole request body as it is sent as JSON, its tokens estimated. Never raises.
 
     Understands Anthropic's messages and OpenAI's chat completions, responses, completions and embeddings; token ids
-    count one each. What the
-    provider keeps on its side (``previous_response_id``, a stored prompt) can't be seen here.
+    count one each. What the provider keeps on its side (``previous_response_id``, a stored prompt) can't be seen here.
     """
     if not isinstance(body, Mapping):
-        return max(1, estimate_tokens(body, model))
+        return Given(max(1, estimate_tokens(body, model)))
     walk = _Walk()
+    walk.note_caches(body)
     for name in _READ:
         walk.add(body.get(name))
     for name in _READ_AS_JSON:
         walk.add_json(at(body, name))
-    return max(1, walk.tokens(model) + PER_REQUEST)
+    return Given(max(1, walk.tokens(model) + PER_REQUEST), walk.audio_tokens, frozenset(walk.apart))
 
 
 class _Walk:
@@ -120,6 +145,8 @@ class _Walk:
         self._texts: list[str] = []
         self._tokens = 0
         self._left = _MOST_VALUES
+        self.audio_tokens = 0
+        self.apart: set[str] = set()
 
     def tokens(self, model: str | None) -> int:
         """Of everything added so far."""
@@ -134,6 +161,22 @@ class _Walk:
                 self.add(value)
             else:
                 self._texts.append(_IN_JSON.sub(self._without_data, text))
+
+                for found in _CACHES_IN_JSON.findall(text):
+                    self._note_cache(found)
+
+    def note_caches(self, value: Mapping[Any, Any]) -> None:
+        """Note whether *value* is marked as to be written to a cache."""
+        for name in _CACHES:
+            if value.get(name):
+                self._note_cache(str(value[name]))
+
+    def _note_cache(self, mark: str) -> None:
+        self.apart.update(("cache_write_tokens", "cache_write_1h_tokens") if "1h" in mark else ("cache_write_tokens",))
+
+    def _add_sound(self, tokens: int) -> None:
+        self.audio_tokens += tokens
+        self.apart.add("audio_input_tokens")
 
     def _without_data(self, found: re.Match[str]) -> str:
         self._tokens += _data(found[0][1:], len(found[0]))
@@ -156,6 +199,8 @@ class _Walk:
         if isinstance(value, str):
             if len(value) >= _SHORTEST_DATA and name not in _SAID and _BASE64.match(value):
                 self._tokens += _data(value, len(value))
+                if value.startswith("data:audio/"):
+                    self._add_sound(_data(value, len(value)))
             else:
                 self._texts.append(value)
         elif isinstance(value, Mapping):
@@ -176,10 +221,14 @@ class _Walk:
         return ()
 
     def _mapping(self, value: Mapping[Any, Any]) -> Any:
+        if not value.keys().isdisjoint(_CACHES):
+            self.note_caches(value)
         kind = value.get("type")
         media = _media(kind, value) if isinstance(kind, str) else _inline(value)
         if media:
             self._tokens += media
+            if _is_sound(kind, value):
+                self._add_sound(media)
             return ()
         items = list(value.items())
         if kind is None and "role" not in value:
@@ -221,6 +270,14 @@ def _inline(part: Mapping[Any, Any]) -> int:
     each = AUDIO_PER_TOKEN if isinstance(mime, str) and mime.startswith("audio/") else FILE_PER_TOKEN
     is_image = isinstance(mime, str) and mime.startswith("image/")
     return PER_IMAGE if is_image else max(PER_IMAGE, _data_length(part, "inlineData", "data") // each)
+
+
+def _is_sound(kind: object, part: Mapping[Any, Any]) -> bool:
+    """Whether a part that is no text may be sound; of a file that nobody says the type of, too."""
+    if isinstance(kind, str):
+        return kind in _SOUNDS
+    inline, file = at(part, "inlineData.mimeType"), at(part, "fileData.mimeType")
+    return str(inline or file or "video/").startswith(_SOUND_TYPES)
 
 
 def _data_length(part: Mapping[Any, Any], inside: str, name: str) -> int:

@@ -16,7 +16,7 @@ from otelbudget.calls import model_call as calls
 from otelbudget.calls.sizing import ModelRequest
 from otelbudget.engine.context import HELD, active_engine
 from otelbudget.errors import BudgetExceeded, found_in
-from otelbudget.estimate.tokens import count_input
+from otelbudget.estimate.tokens import read_input
 from otelbudget.guards import caps, watch
 from otelbudget.guards.boundary import contained
 from otelbudget.guards.charge import Charge
@@ -92,15 +92,18 @@ def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan 
     with contained(f"reading a request of {sdk.name}"):
         body, provider = wire.body(sent), wire.provider(client, sdk.provider)
         model = text_of(body, "model")
+        given = read_input(body, model)
         request = ModelRequest(
             provider=provider,
             operation=dialect.operation,
             model=model,
-            input_tokens=count_input(body, model),
+            input_tokens=given.tokens,
             max_output_tokens=dialect.max_output_tokens(body),
             answers=dialect.answers(body),
             images=dialect.images(body),
             tier=text_of(body, *TIER),
+            apart=given.apart | dialect.apart(body, provider),
+            audio_input_tokens=given.audio_tokens,
             lowerable=wire.open(sent) and bool(dialect.maximum_keys(body, provider)),
             kept=dialect.kept(body),
         )

@@ -24,6 +24,8 @@ from otelbudget.model.usage_names import (
     REASONING,
     ROOTS,
     TIER,
+    TRAFFIC,
+    TRAFFIC_TIERS,
     Names,
 )
 
@@ -118,15 +120,18 @@ def part_of(event: object) -> dict[str, Any]:
     return {
         "model": text(event, *MODEL),
         "id": text(event, *ID),
-        "service_tier": text(event, *TIER),
+        "service_tier": _tier(event),
         "usage": usage_in(event)[0],
         "searches": _searches(event),
+        "file_searches": _file_searches(event),
     }
 
 
 def fields_of(answer: object) -> dict[str, Any] | None:
     """What `Usage` needs to be told of *answer*; None if it says nothing, or that it was nothing: then nobody
     counts."""
+    if (of_all := _of_all_prompts(answer)) is not None:
+        return of_all
     place, kind = usage_in(answer)
     found = {} if kind is None else tokens_in(place, kind)
     for one in _beside(place):
@@ -136,21 +141,44 @@ def fields_of(answer: object) -> dict[str, Any] | None:
     if not (found.get("input_tokens") or found.get("output_tokens") or found.get("tokens")):
         return None
     found.setdefault("searches", count(at(answer, "searches")) or _searches(answer))
+    found["file_searches"] = count(at(answer, "file_searches")) or _file_searches(answer)
     return found | {
         "model": text(answer, *MODEL),
         "response_id": text(answer, *ID),
-        "tier": text(answer, *TIER),
+        "tier": _tier(answer),
         "reported_cost_usd": next((cost for path in COST if (cost := cost_of(at(place, path))) is not None), None),
     }
 
 
 def _searches(answer: object) -> int:
     """Searches of the provider's that *answer* shows, of those whose usages leave them out."""
-    shown = [one for one in _all(answer, "output", "response.output") if at(one, "type") == "web_search_call"]
+    shown = _shown(answer, "web_search_call")
     queries = sum(len(_all(one, *QUERIES)) for one in _all(answer, "candidates"))
     if queries > 1 and (text(answer, *MODEL) or "").startswith(PAID_ONCE):
         queries = 1
     return queries + sum(at(one, "action.type") in (None, "search") for one in shown)
+
+
+def _file_searches(answer: object) -> int:
+    return len(_shown(answer, "file_search_call"))
+
+
+def _shown(answer: object, kind: str) -> list[Any]:
+    return [one for one in _all(answer, "output", "response.output") if at(one, "type") == kind]
+
+
+def _tier(answer: object) -> str | None:
+    return text(answer, *TIER) or TRAFFIC_TIERS.get(text(answer, *TRAFFIC) or "")
+
+
+def _of_all_prompts(answer: object) -> dict[str, Any] | None:
+    """What a result of LangChain's tells, which has a list of generations for each prompt, the first of which knows."""
+    first, *others = [fields_of(at(one, "0")) for one in _all(answer, "generations")] or [None]
+    if first is None or None in others:
+        return None
+    for other in filter(None, others):
+        first |= {name: first.get(name, 0) + value for name, value in other.items() if type(value) is int}
+    return first
 
 
 def _all(holder: object, *paths: str) -> list[Any]:

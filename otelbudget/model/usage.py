@@ -36,6 +36,7 @@ _APART = (
     "cache_write_1h_tokens",
     "images",
     "searches",
+    "file_searches",
 )
 #: All that is a part of something, or has a price of its own.
 PARTS = (*CACHED, REASONING, *_APART)
@@ -63,8 +64,8 @@ class Usage:
             held.
         cache_read_tokens, cache_write_tokens, reasoning_tokens, audio_input_tokens, audio_output_tokens,
         image_output_tokens, cache_write_1h_tokens: Parts of the above, and what was written to a cache for an hour.
-        images, searches: Images that were made, and searches that the provider did, which may have a price of their
-            own.
+        images, searches, file_searches: Images that were made, and searches that the provider did, on the web and in
+            files that it keeps, which may have a price of their own.
         tier: The service tier, such as ``priority``, ``flex`` or ``batch``; None for the ordinary one.
         model, provider, response_id: As the response says.
         estimated: The numbers are an estimate.
@@ -95,6 +96,7 @@ class Usage:
     cache_write_1h_tokens: int = 0
     images: int = 0
     searches: int = 0
+    file_searches: int = 0
     tier: str | None = None
 
     def __post_init__(self) -> None:
@@ -134,8 +136,8 @@ class Usage:
     def of(cls, used: object, *, provider: str | None = None) -> Self:
         """The usage that *used* reports: a usage, or an answer or message that has one, as an object or a mapping.
 
-        Reads the names of OpenAI (chat and Responses), Anthropic, Gemini, Bedrock, Cohere, Ollama, LangChain and
-        pydantic-ai. What is told in a way that makes no sense is unknown.
+        Reads the names of OpenAI (chat and Responses), Anthropic, Gemini, Bedrock, Cohere, Ollama, LangChain (its
+        results too) and pydantic-ai. What is told in a way that makes no sense is unknown.
 
         Example:
             >>> Usage.of({"usage": {"prompt_tokens": 80, "completion_tokens": 20}, "model": "gpt-4o-mini"}).tokens

@@ -154,9 +154,10 @@ _COHERE: Final = Names(
     parts={"cache_read_tokens": ("cached_tokens",)},
 )
 _OLLAMA: Final = Names(("prompt_eval_count",), ("eval_count",))
+_TITAN: Final = Names(("inputTextTokenCount",), ("results.0.tokenCount", "totalOutputTextTokenCount"))
 
 #: The first that fits is it; a total alone says least.
-SPLIT: Final = (_CHAT, _ANTHROPIC, _RESPONSES, _GEMINI, _INTERACTIONS, _BEDROCK, _COHERE, _OLLAMA)
+SPLIT: Final = (_CHAT, _ANTHROPIC, _RESPONSES, _GEMINI, _INTERACTIONS, _BEDROCK, _COHERE, _OLLAMA, _TITAN)
 KINDS: Final = (*SPLIT, *(kind._replace(marks=kind.total) for kind in SPLIT if kind.total))
 ROOTS: Final = frozenset(
     path.partition(".")[0] for kind in KINDS for path in (*kind.input, *kind.output, *kind.total, *kind.marks)
@@ -165,19 +166,26 @@ ROOTS: Final = frozenset(
 PLACES: Final = (
     *("usage", "usage_metadata", "usageMetadata", "x_groq.usage", "choices.0.usage", "meta"),
     *("response.usage", "message.usage", "delta.usage", "response.meta", "metadata.usage", "interaction.usage"),
-    *("response_metadata.token_usage", "response_metadata.usage", "llm_output.token_usage"),
+    *("response_metadata.token_usage", "response_metadata.usage", "llm_output.token_usage", "message.usage_metadata"),
 )
 #: LangChain's messages have an id of their own, and the provider's in their metadata.
 MODEL: Final = (
     *("model", "response.model", "message.model", "modelVersion", "model_version", "interaction.model"),
     *("response_metadata.model_name", "response_metadata.model"),
+    *("message.response_metadata.model_name", "message.response_metadata.model"),
 )
-ID: Final = ("response_metadata.id", "id", "response.id", "message.id", "responseId", "response_id", "interaction.id")
+ID: Final = (
+    *("response_metadata.id", "message.response_metadata.id", "id", "response.id", "message.id"),
+    *("responseId", "response_id", "interaction.id"),
+)
 TIER: Final = (
     *("service_tier", "usage.service_tier", "response.service_tier", "response_metadata.service_tier"),
     *("serviceTier", "serviceTier.type", "metadata.serviceTier.type"),  # Gemini asks so; Bedrock's
     *("usageMetadata.serviceTier", "usage_metadata.service_tier"),
 )
+#: Where Vertex AI says as what it has served a request, and the tiers of that.
+TRAFFIC: Final = ("usageMetadata.trafficType", "usage_metadata.traffic_type")
+TRAFFIC_TIERS: Final = {"ON_DEMAND_PRIORITY": "priority", "ON_DEMAND_FLEX": "flex"}
 #: Where Gemini lists what it has searched for, and the models whose searches cost the same however many they are.
 QUERIES: Final = ("groundingMetadata.webSearchQueries", "grounding_metadata.web_search_queries")
 PAID_ONCE: Final = ("gemini-1", "gemini-2")

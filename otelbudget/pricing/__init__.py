@@ -29,7 +29,9 @@ _MOST_KNOWN: Final = 4_096
 _LONGEST_NAME: Final = 512
 #: Tiers in the words of providers that are the ordinary one.
 _ORDINARY: Final = (None, "auto", "default", "standard", "standard_only")
-_PRICED: Final = tuple(name for name in (*PARTS, *APART) if name not in ("image_output", "cache_write_1h"))
+#: What only the list prices.
+_LISTED: Final = ("image_output", "cache_write_1h", "file_search")
+_PRICED: Final = tuple(name for name in (*PARTS, *APART) if name not in _LISTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -30,10 +30,17 @@ _NAMES: Final = {
         "image_output": "output_image_mtok",
         "cache_write_1h": "cache_write_1h_mtok",
     },
-    1_000: {"search": "web_searches_kcount", "request": "requests_kcount"},
+    1_000: {
+        "search": "web_searches_kcount",
+        "file_search": "storage_searches_kcount",
+        "request": "requests_kcount",
+    },
 }
 #: Providers of the semantic conventions (``gen_ai.provider.name``) that the list does not know by that name.
 _PROVIDERS: Final = {"azure.ai.openai": "azure", "azure.ai.inference": "azure", "moonshot_ai": "moonshotai"}
+#: Ends of OpenRouter's models that say no more than whom to ask, and the one of those that cost nothing.
+_ROUTED: Final = (":nitro", ":floor", ":exacto")
+_FREE: Final = ":free"
 #: For how long a price is believed that depends on the date or the hour.
 _CHANGING_FOR_S: Final = 300.0
 
@@ -50,6 +57,10 @@ def listed_price(model: str, provider: str | None, now_s: float, tier: str | Non
         if sys.modules.get("genai_prices") is not None:
             raise
         return None
+    if provider == "openrouter" and model.endswith(_FREE):
+        return Known(rates({"input": Fraction(0)}), source=f"OpenRouter: {model}")
+    if provider == "openrouter" and model.endswith(_ROUTED):
+        model = model.rpartition(":")[0]
     now = datetime.fromtimestamp(now_s, UTC)
     context = {"service_tier": tier, "processing": tier} if tier else None
     # A client may speak one provider's protocol to another one: by its own provider first, then by name alone, then by
@@ -124,9 +135,14 @@ def _known(found: Any, now_s: float, *, changes: bool) -> Known | None:
         )
         for start in (-1, *sorted(starts))
     )
-    changes = changes or isinstance(found.model.prices, list)
+    dated = found.model.prices if isinstance(found.model.prices, list) else []
     source = f"genai-prices {_version()}: {found.provider.id}/{found.model.id}"
-    return Known(base[1], tuple(above), changes, now_s + _CHANGING_FOR_S, source)
+    for one in dated:
+        if one.prices is found.model_price and (since := getattr(one.constraint, "start_date", None)):
+            source += f", since {since}"
+    if found.auto_update_timestamp:
+        source += f", as of {found.auto_update_timestamp:%Y-%m-%d}"
+    return Known(base[1], tuple(above), changes or bool(dated), now_s + _CHANGING_FOR_S, source)
 
 
 def _at(value: Any, start: int) -> Fraction:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Final, NamedTuple
 
@@ -28,6 +28,7 @@ APART: Final = {
     "cache_write_1h": ("cache_write_1h_tokens", "cache_write"),
     "image": ("images", ""),
     "search": ("searches", ""),
+    "file_search": ("file_searches", ""),
     "request": ("steps", ""),
 }
 #: What is priced by the piece.
@@ -60,6 +61,10 @@ class Parts(NamedTuple):
     reasoning_tokens: int = 0
     steps: int = 1
     images: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_output_tokens: int = 0
+    cache_write_1h_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class Known:
 
     Attributes:
         source: Whose price it is, and which.
+        dearer: Fields of `Usage` whose tokens cost more than what they are a part of.
     """
 
     rates: Rates
@@ -75,6 +81,11 @@ class Known:
     changes: bool = False
     until_s: float = math.inf
     source: str = ""
+    dearer: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        every = (self.rates, *(rates for _, rates in self.above))
+        object.__setattr__(self, "dearer", frozenset(name for rates in every for name in _dearer(rates)))
 
     def cost(self, usage: Usage | Parts) -> int:
         """Nano-USD, rounded up once, at most the greatest amount. Tokens that nobody split are as dear as the dearer of
@@ -97,6 +108,12 @@ class Known:
             left = {"input": (plain, plain_rate), "output": (said, output_rate), "cache_write": (written, write_rate)}
             scaled += _apart(usage, apart, left)
         return min(-(-scaled // scale), CEILING - 1)
+
+
+def _dearer(rates: Rates) -> Iterator[str]:
+    plain = rates._asdict()
+    priced = [*((f"{part}_tokens", whole, plain[part]) for part, whole in PARTS.items()), *rates.apart]
+    return (name for name, whole, rate in priced if whole and rate > plain[whole])
 
 
 def _apart(usage: Usage | Parts, rates: tuple[tuple[str, str, int], ...], left: dict[str, tuple[int, int]]) -> int:

@@ -37,6 +37,8 @@ _W3C: Final = TraceContextTextMapPropagator()
 #: What the attributes of a run's owner, and of the run itself, are called in its state.
 _OWNER: Final = ("org", "tenant", "user", "agent", "conversation", "priority")
 _AS_LEFT: Final = ("frozen", "unpriced", "wrapped_up")
+#: More than any run can have used, in units or nanoseconds, and than telemetry and stores can tell.
+_TOO_MUCH: Final = 2**63
 
 
 def export(run: RunState, *, freeze: bool) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is_sum(value: object) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < _TOO_MUCH
 
 
 def _is_used(value: object) -> bool:
@@ -149,8 +151,8 @@ _FIELDS: Final[Mapping[str, tuple[Callable[[Any], object], str]]] = {
     "tags": (_is_tags, "a mapping of at most 8 names to texts"),
     "priority": (lambda value: value in PRIORITIES, f"one of {', '.join(PRIORITIES)}"),
     "budget": (lambda value: isinstance(value, Mapping), "a mapping"),
-    "used": (_is_used, f"a whole number of at least 0 for each of {', '.join(Amounts._fields)}"),
-    "elapsed_ns": (_is_sum, "a whole number of at least 0"),
+    "used": (_is_used, f"a whole number from 0 to 2^63 - 1 for each of {', '.join(Amounts._fields)}"),
+    "elapsed_ns": (_is_sum, "a whole number from 0 to 2^63 - 1"),
     **dict.fromkeys(("frozen", "unpriced"), _TEXT_OR_NONE),
     "wrapped_up": (lambda value: isinstance(value, bool), "true or false"),
 }

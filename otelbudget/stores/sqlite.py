@@ -37,7 +37,7 @@ from otelbudget.stores.base import (
 )
 from otelbudget.stores.health import Health
 from otelbudget.stores.records import RUN_S, RunRecord, written
-from otelbudget.stores.sqlite_file import File
+from otelbudget.stores.sqlite_file import File, given_back, kept
 from otelbudget.stores.sqlite_schema import HELD, USED
 from otelbudget.stores.sqlite_tidy import Tidier
 from otelbudget.stores.sqlite_trip import Hold, Trip
@@ -124,7 +124,7 @@ class SqliteStore:
 
         def look(connection: sqlite3.Connection, _: float) -> Mapping[str, Override]:
             rows = connection.execute("SELECT key, rules FROM override WHERE shard = ? ORDER BY key", (shard,))
-            return {key: Override(rules) for key, rules in rows}
+            return {given_back(key): Override(rules) for key, rules in rows}
 
         return self._file.reading(look)
 
@@ -250,9 +250,9 @@ def _configure(trip: Trip, key: str, change: Override | Reset | None) -> None:
         execute("DELETE FROM bucket WHERE shard = ? AND key = ?", place)
         return
     if change is None:
-        execute("DELETE FROM override WHERE shard = ? AND key = ?", place)
+        execute("DELETE FROM override WHERE shard = ? AND key = ?", (trip.shard, kept(key)))
     else:
-        execute("INSERT OR REPLACE INTO override VALUES (?, ?, ?)", (*place, change.rules))
+        execute("INSERT OR REPLACE INTO override VALUES (?, ?, ?)", (trip.shard, kept(key), change.rules))
     execute("INSERT OR REPLACE INTO shard VALUES (?, ?)", (trip.shard, trip.revision() + 1))
 
 

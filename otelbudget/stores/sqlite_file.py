@@ -18,7 +18,7 @@ from otelbudget.errors import StoreError
 from otelbudget.stores.health import Health
 from otelbudget.stores.sqlite_schema import prepare
 
-__all__ = ["File"]
+__all__ = ["File", "given_back", "kept"]
 
 T = TypeVar("T")
 #: What a trip does: it gets the connection, inside a transaction, and what the clock says then.
@@ -55,6 +55,17 @@ class _Connection(sqlite3.Connection):
             return super().executemany(sql, parameters)
         except UnicodeEncodeError:
             return super().executemany(sql, map(_escaped, parameters))
+
+
+def kept(name: str) -> str | bytes:
+    """*name* as the file can give it back: as text, or as bytes if it has half a surrogate pair; see `given_back`."""
+    data = name.encode(errors="surrogatepass")
+    return data if data.decode(errors="replace") != name else name
+
+
+def given_back(kept: str | bytes) -> str:
+    """The name that was `kept`."""
+    return kept if isinstance(kept, str) else kept.decode(errors="surrogatepass")
 
 
 def _escaped(row: Any) -> list[Any]:

@@ -293,7 +293,7 @@ def test_an_error_of_our_own_is_logged_and_the_call_goes_on(
     def broken(*_: object) -> int:
         raise LookupError("ours")
 
-    monkeypatch.setattr(call, "count_input", broken)
+    monkeypatch.setattr(call, "read_input", broken)
     with manager.run(reraise=False), pytest.raises(LookupError):
         client.chat.completions.create(**CHAT)
     assert server.requests == 0  # in tests it is not swallowed

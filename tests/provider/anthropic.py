@@ -99,6 +99,7 @@ def _usage(outcome: Outcome) -> Json:
         "cache_read_input_tokens": read,
         "cache_creation_input_tokens": written,
         "output_tokens": outcome.output_tokens,
+        **outcome.reply.usage,
     }
     return {"usage": usage}
 

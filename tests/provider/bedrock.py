@@ -27,7 +27,7 @@ def as_chat(path: str, body: Mapping[str, Any]) -> Json:
         chat = anthropic.as_chat(body)
     else:
         maximum = (body.get("inferenceConfig") or {}).get("maxTokens", body.get("max_gen_len"))
-        said = "".join(part["text"] for message in body.get("messages") or () for part in message["content"])
+        said = "".join(part.get("text", "") for message in body.get("messages") or () for part in message["content"])
         messages = [{"role": "user", "content": said or body.get("prompt", "")}]
         chat = {"messages": messages, **({"max_tokens": maximum} if maximum else {})}
     return {**chat, "model": path.split("/")[2], "stream": path in STREAMS}
@@ -42,7 +42,9 @@ def converse(outcome: Outcome) -> Json:
 def _usage(outcome: Outcome) -> Json:
     given, made, read = outcome.input_tokens, outcome.output_tokens, outcome.reply.cached_tokens
     counts = {"inputTokens": given - read, "outputTokens": made, "totalTokens": given + made}
-    usage = {"usage": {**counts, "cacheReadInputTokens": read}} if outcome.reply.send_usage else {}
+    usage = (
+        {"usage": {**counts, "cacheReadInputTokens": read, **outcome.reply.usage}} if outcome.reply.send_usage else {}
+    )
     return {**usage, "metrics": {"latencyMs": 1}}
 
 

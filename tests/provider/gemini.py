@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from provider.wire import Json, Outcome
 
 MODEL = "gemini-2.5-flash"
-PREFIXES = (f"/v1/models/{MODEL}:", f"/v1beta/models/{MODEL}:")  # of newer and older releases
+PAINTER = "gemini-2.5-flash-image"
+#: Of newer and older releases.
+PREFIXES = tuple(f"/{version}/models/{model}:" for version in ("v1", "v1beta") for model in (MODEL, PAINTER))
 PATHS = tuple(prefix + method for prefix in PREFIXES for method in ("generateContent", "streamGenerateContent"))
 
 
@@ -22,7 +24,7 @@ def as_chat(path: str, body: Mapping[str, Any]) -> Json:
     declared = [one for tool in body.get("tools") or () for one in tool.get("functionDeclarations") or ()]
     maximum = {"max_tokens": config["maxOutputTokens"]} if "maxOutputTokens" in config else {}
     return {
-        "model": MODEL,
+        "model": path.rpartition("/")[2].partition(":")[0],
         "messages": system + messages,
         "tools": [{"type": "function", "function": {"name": one["name"]}} for one in declared],
         "stream": path.endswith("streamGenerateContent"),
@@ -54,12 +56,13 @@ def events(outcome: Outcome) -> Iterator[Json]:
 
 def _chunk(outcome: Outcome, parts: list[Json], *, last: bool) -> Json:
     reply = outcome.reply
-    usage = {"promptTokenCount": outcome.input_tokens, "totalTokenCount": outcome.input_tokens}
+    usage: Json = {"promptTokenCount": outcome.input_tokens, "totalTokenCount": outcome.input_tokens}
     if last:
         usage["candidatesTokenCount"] = outcome.output_tokens - reply.reasoning_tokens
         usage["thoughtsTokenCount"] = reply.reasoning_tokens
         usage["cachedContentTokenCount"] = reply.cached_tokens
         usage["totalTokenCount"] += outcome.output_tokens
+        usage |= outcome.reply.usage
     finish = {"finishReason": "MAX_TOKENS" if outcome.finish == "length" else "STOP"} if last else {}
     return {
         "candidates": [{"content": {"role": "model", "parts": parts}, "index": 0, **finish}],

@@ -19,6 +19,7 @@ class Reply:
         tool_calls: ``(name, arguments)`` for each tool call of the answer.
         input_tokens, output_tokens: Usage; output never above the request's own maximum.
         cached_tokens, written_tokens, reasoning_tokens: Parts of the above: read from and written to a cache.
+        usage: More of the usage, in the provider's own names.
         send_usage: False leaves usage out of the answer.
         status: HTTP status; 400 and above answer with an error in OpenAI's form, whose message is *error*.
         headers: Further response headers, such as ``retry-after``.
@@ -35,6 +36,7 @@ class Reply:
     cached_tokens: int = 0
     written_tokens: int = 0
     reasoning_tokens: int = 0
+    usage: Mapping[str, Any] = field(default_factory=dict)
     send_usage: bool = True
     status: int = 200
     error: str | None = None

@@ -167,6 +167,7 @@ def _usage(outcome: Outcome, asked: str, made: str, **details: int) -> Json:
         "total_tokens": outcome.input_tokens + outcome.output_tokens,
         f"{asked}_tokens_details": {"cached_tokens": outcome.reply.cached_tokens, **details},
         f"{made}_tokens_details": {"reasoning_tokens": outcome.reply.reasoning_tokens},
+        **outcome.reply.usage,
     }
     return {"usage": usage}
 

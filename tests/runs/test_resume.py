@@ -500,6 +500,15 @@ def test_a_field_of_another_type_is_named(world: World, name: str, value: Any) -
     assert world.engine.explicit_runs == 0
 
 
+@pytest.mark.parametrize("absurd", [2**63, 2**80, 2**200])
+def test_what_no_run_can_have_used_is_refused_by_name(world: World, absurd: int) -> None:
+    with pytest.raises(ConfigError, match=r"state\.elapsed_ns must be a whole number from 0 to 2\^63 - 1, got"):
+        world.manager.resume({**STATE, "elapsed_ns": absurd})
+    for name in STATE["used"]:
+        with pytest.raises(ConfigError, match=r"state\.used must be"):
+            world.manager.resume({**STATE, "used": {**STATE["used"], name: absurd}})
+
+
 @settings(max_examples=400, deadline=None)
 @given(st.sampled_from([path for path in paths(STATE) if path]), st.data())
 def test_a_state_that_was_tampered_with_is_refused_in_words_or_is_a_run(path: tuple[Any, ...], data: Any) -> None:

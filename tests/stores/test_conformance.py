@@ -434,6 +434,12 @@ def test_half_a_surrogate_pair_which_json_may_bring_is_a_name_too(caller: Caller
     assert caller.settle("\udfff", 10, odd, rolling(60, "\ud801"), shard="\ud800").was == "open"
     assert caller.state(rolling(60, "\ud801"), shard="\ud800") == (10, 10)
     assert caller.state(lifetime("\ud802"), shard="\ud800") == (0, 0)
+    caller.store.configure("\ud800", "\ud801", Override("1"))
+    caller.store.configure("\ud800", "\ud801", Override("2"))
+    caller.store.configure("\ud800", "é", Override("3"))
+    assert caller.store.overrides("\ud800") == {"\ud801": Override("2"), "é": Override("3")}
+    caller.store.configure("\ud800", "\ud801", None)
+    assert caller.store.overrides("\ud800") == {"é": Override("3")}
 
 
 async def test_coroutines_get_the_same_answers(caller: Caller) -> None:

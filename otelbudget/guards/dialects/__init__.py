@@ -22,6 +22,9 @@ __all__ = ["Dialect", "Endpoints", "cost_of", "count", "dialect_of", "get", "spo
 
 #: Where a request says how many pictures it wants: OpenAI's, Google's, Amazon's.
 _IMAGES: Final = ("n", "parameters.sampleCount", "imageGenerationConfig.numberOfImages")
+#: Where it says what its output is to be, beside text: OpenAI's, Gemini's, Interactions'; and what that is of a usage.
+_MODALITIES: Final = ("modalities", "generationConfig.responseModalities", "response_modalities")
+_MADE: Final = {"audio": "audio_output_tokens", "image": "image_output_tokens"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,12 @@ class Dialect(ABC):
         if self.operation != "image_generation":
             return 0
         return next((n for path in _IMAGES if (n := count(at(body, path)))), 1)
+
+    def apart(self, body: Mapping[str, Any], provider: str) -> frozenset[str]:  # noqa: ARG002 - some do so by themselves
+        """What may turn out to have a price of its own, beside what its messages ask for, as fields of `Usage`."""
+        asked = next((found for path in _MODALITIES if isinstance(found := at(body, path), list | tuple)), ())
+        kinds = {str(getattr(one, "value", one)).lower() for one in asked}
+        return frozenset(name for kind, name in _MADE.items() if kind in kinds)
 
     def max_output_tokens(self, body: Mapping[str, Any]) -> int | None:
         """The most that the request allows to be made, over all its answers; 0 where there is none, None if open."""

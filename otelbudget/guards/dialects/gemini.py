@@ -21,6 +21,11 @@ class Gemini(Dialect):
         """Candidates."""
         return count(get(body.get("generationConfig"), "candidateCount")) or 1
 
+    def apart(self, body: Mapping[str, Any], provider: str) -> frozenset[str]:
+        """Models that make pictures make them unless the request says otherwise."""
+        silent = get(body.get("generationConfig"), "responseModalities") is None
+        return frozenset({"image_output_tokens"}) if silent else super().apart(body, provider)
+
     def max_output_tokens(self, body: Mapping[str, Any]) -> int | None:
         """That of ``generationConfig``, for each candidate."""
         inner = body.get("generationConfig")

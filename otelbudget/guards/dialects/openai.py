@@ -14,6 +14,9 @@ from otelbudget.model.usage import Usage
 
 #: Providers of chat completions that know ``max_tokens`` and not its successor, by their own documentation.
 _OLD_MAXIMUM: Final = frozenset({"azure.ai.inference", "cohere", "deepseek", "mistral_ai", "perplexity", "together"})
+#: Who writes to a cache unasked; its newer models have a price for that.
+_WRITES: Final = ("openai", "azure.ai.openai")
+_WRITTEN: Final = frozenset({"cache_write_tokens"})
 #: The events of the Responses API that carry the whole response, with its usage.
 _LAST_EVENTS: Final = ("response.completed", "response.incomplete", "response.failed")
 #: Its deltas that are no text.
@@ -27,6 +30,11 @@ class OpenAI(Dialect):
         """Choices times prompts."""
         choices = max(count(body.get("n")) or 1, count(body.get("best_of")) or 1)
         return choices * _prompts(body.get("prompt"))
+
+    def apart(self, body: Mapping[str, Any], provider: str) -> frozenset[str]:
+        """OpenAI writes to its cache unasked, unless a request says that it marks itself what to write."""
+        writes = provider in _WRITES and text_of(body, "prompt_cache_options.mode") != "explicit"
+        return super().apart(body, provider) | (_WRITTEN if writes else frozenset())
 
     def maximum_keys(self, body: Mapping[str, Any], provider: str) -> tuple[str, ...]:
         """``max_completion_tokens`` in a chat that has none, but for a few providers."""
