@@ -57,3 +57,8 @@ def test_of_three_tools_asked_for_one_runs(setup: Setup, three_at_once: Provider
         crew(three_at_once).kickoff()
     assert len(RAN) == run.usage.tool_calls == 1
     assert seen  # hooks of the user go on
+
+
+def test_of_five_calls_one_is_made(setup: Setup, five: Provider, row: Callable[..., int]) -> None:
+    setup()
+    assert row("crewai", "crewai.budget_tools", lambda: crew(five).kickoff()) == 1

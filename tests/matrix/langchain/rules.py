@@ -120,3 +120,8 @@ def test_other_errors_pass(setup: Setup, server: Provider) -> None:
     server.enqueue(Reply(status=400, error="no such model"))
     with pytest.raises(Exception, match="no such model"), otelbudget.run():
         Agent().ask()
+
+
+def test_of_five_calls_one_is_made(setup: Setup, five: Provider, row: Callable[..., int]) -> None:
+    setup()
+    assert row("langchain", "langchain.BudgetMiddleware", lambda: Agent().ask()[-1].text) == 1
