@@ -72,6 +72,21 @@ def test_an_instrumentors_span_of_a_tool_is_charged_once(setup: Setup) -> None:
         assert run.usage.tool_calls == 1
 
 
+@pytest.mark.parametrize(("any_name", "left"), [(True, 4), (False, 3)])
+def test_a_span_inside_of_what_is_around_a_tool_is_the_same_call_under_any_name(
+    setup: Setup, any_name: bool, left: int
+) -> None:
+    setup()
+    said = {"openinference.span.kind": "TOOL"}
+    with otelbudget.run(RunBudget(max_tool_calls=5)) as run:
+        with (
+            hooks.tool_call("web_search", any_name=any_name),
+            trace.get_tracer("theirs").start_as_current_span("Web Search.run", attributes=said),
+        ):
+            pass
+        assert run.remaining()["tool_calls"] == left
+
+
 def test_a_tool_call_outside_every_run_is_held_by_the_process_wide_one(setup: Setup) -> None:
     with hooks.tool_call("search"):
         pass  # nothing is set up
