@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.context import get_current
 
 import otelbudget
 from otelbudget import BudgetExceeded, RunBudget
@@ -85,6 +86,16 @@ def test_a_span_inside_of_what_is_around_a_tool_is_the_same_call_under_any_name(
         ):
             pass
         assert run.remaining()["tool_calls"] == left
+
+
+def test_a_span_that_begins_in_a_tool_call_with_an_earlier_context_is_that_call(setup: Setup) -> None:
+    setup()
+    said = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "search"}
+    with otelbudget.run(RunBudget(max_tool_calls=1)) as run:
+        earlier = get_current()
+        with hooks.tool_call("search", "1"):
+            trace.get_tracer("theirs").start_span("execute_tool search", earlier, attributes=said).end()
+        assert run.usage.tool_calls == 1
 
 
 def test_a_tool_call_outside_every_run_is_held_by_the_process_wide_one(setup: Setup) -> None:

@@ -11,6 +11,9 @@ import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware
 from langchain_openai import ChatOpenAI
+from openinference.instrumentation.langchain import LangChainInstrumentor as OpenInference
+from opentelemetry.instrumentation.genai.langchain import LangChainInstrumentor
+from opentelemetry.instrumentation.langchain import LangchainInstrumentor
 from provider import Provider, Reply
 
 import otelbudget
@@ -19,6 +22,7 @@ from otelbudget.integrations.langchain import BudgetMiddleware
 
 Setup = Callable[..., otelbudget.BudgetManager]
 LOOP = asyncio.Runner()
+INSTRUMENTORS = (LangChainInstrumentor, LangchainInstrumentor, OpenInference)
 BY_NAME = "budgets:\n  two: {max_steps: 2}\nagents: {researcher: two}\n"
 
 
@@ -73,6 +77,38 @@ def test_of_three_tools_asked_for_at_once_one_runs(setup: Setup, three_at_once: 
     assert sorted(message.status for message in tools) == ["error", "error", "success"]
     assert any("Not run: " in message.text and "tool_calls" in message.text for message in tools)
     assert messages[-1].text == "done"
+
+
+@pytest.mark.parametrize("way", ["sync", "stream", "async"])
+@pytest.mark.parametrize("instrumentor", INSTRUMENTORS)
+def test_beside_an_instrumentation_each_call_is_charged_once(
+    setup: Setup, three_at_once: Provider, instrumentor: type[Any], way: str
+) -> None:
+    setup()
+    instrumentor().instrument()
+    agent = Agent()
+    try:
+        with otelbudget.run(RunBudget(max_nested_tool_calls=0)) as run:
+            agent.ask(way)
+    finally:
+        instrumentor().uninstrument()
+    assert len(agent.ran) == run.usage.tool_calls == 3
+    assert three_at_once.requests == run.usage.steps == 2
+
+
+@pytest.mark.parametrize("way", ["sync", "stream", "async"])
+@pytest.mark.parametrize("instrumentor", INSTRUMENTORS)
+def test_beside_an_instrumentation_agents_have_their_budgets(
+    setup: Setup, insatiable: Provider, instrumentor: type[Any], way: str
+) -> None:
+    setup(BY_NAME)
+    instrumentor().instrument()
+    try:
+        answers = [Agent(name="researcher").ask(way)[-1].text for _ in range(2)]
+    finally:
+        instrumentor().uninstrument()
+    assert [("budget 'two'" in answer) for answer in answers] == [True, True]
+    assert insatiable.requests == 4
 
 
 @pytest.mark.parametrize("way", ["sync", "stream", "async"])
