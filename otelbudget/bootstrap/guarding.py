@@ -1,4 +1,4 @@
-"""Guards and instrumentors of client SDKs: put in place when an SDK is there, or as soon as it is imported."""
+"""Guards and instrumentors of SDKs, and hooks of frameworks: put in when one is there, or as soon as it is imported."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from otelbudget.guards import GUARDS, unguarded
 from otelbudget.guards.boundary import contained
 from otelbudget.guards.sdks import WHY
 from otelbudget.guards.watch import settle_dropped
+from otelbudget.integrations import HOOKS, PROCESS_WIDE
 
 if TYPE_CHECKING:
     from otelbudget.engine.engine import Engine
@@ -36,6 +37,7 @@ class Guarding:
         self._lock = forking.fresh(threading.RLock())
         self._hook: ImportHook | None = None
         self._undo_instrumentor: dict[str, Callable[[], None]] = {}
+        self._undo_hooks: list[Callable[[], None]] = []
         self._placed: set[str] = set()
         #: SDK -> client classes whose calls go round the guard.
         self.unreached: dict[str, list[str]] = {}
@@ -55,7 +57,8 @@ class Guarding:
                     f" or one of: {', '.join(one.package for one in CANDIDATES[sdk])}"
                 )
         guarded = {guard.module: partial(self._imported, sdk) for sdk, guard in GUARDS.items()}
-        self._hook = ImportHook({**guarded, **{module: partial(self._passes, module) for module in unguarded()}})
+        passing = {module: partial(self._passes, module) for module in unguarded()}
+        self._hook = ImportHook({**guarded, **passing, **{name: partial(self._hooked, name) for name in PROCESS_WIDE}})
 
     def prove(self, deaf: str, *, named: Iterable[str]) -> None:
         """Raise unless all model SDKs that are imported, or *named*, are guarded; *deaf*: spans don't help."""
@@ -94,6 +97,10 @@ class Guarding:
                 with contained("switching an instrumentor off"):
                     undo()
             self._undo_instrumentor.clear()
+            for undo in self._undo_hooks:
+                with contained("taking a hook out"):
+                    undo()
+            self._undo_hooks.clear()
             for sdk in self._placed:
                 with contained("taking a guard out"):
                     GUARDS[sdk].uninstall()
@@ -121,6 +128,11 @@ class Guarding:
                 self.unreached[sdk] = around
                 self._engine.guarded.discard(sdk)
                 _log.warning("the guard of %s is not reached by %s", sdk, ", ".join(around))
+
+    def _hooked(self, framework: str) -> None:
+        file, _, name = HOOKS[framework].partition(".")
+        with contained(f"putting a hook into {framework}"), suppress(ImportError), self._lock:  # an old one has none
+            self._undo_hooks.append(getattr(import_module(f"otelbudget.integrations.{file}"), name)())
 
     def _passes(self, module: str) -> None:
         if module not in self.passing:

@@ -78,10 +78,11 @@ def _number(text: str | None) -> int | None:
 
 
 def _body(asked: _Asked) -> Mapping[str, Any]:
-    """The parameters, or the model's own body among them; with the model's name, also out of an ARN."""
+    """The parameters, or the model's own body among them; with the name of the model or guardrail, also of an ARN."""
     given = asked.params.get("body")
     body = asked.params if given is None else _invoked(given)
-    return {**body, "model": str(asked.params.get("modelId")).rpartition("/")[2]}
+    name = asked.params.get("modelId") or asked.params.get("guardrailIdentifier")
+    return {**body, "model": str(name).rpartition("/")[2] if name else None}
 
 
 def _invoked(given: object) -> Mapping[str, Any]:

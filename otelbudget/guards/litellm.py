@@ -6,6 +6,7 @@ SDK or another function of litellm, is a part of that call, see `held`. A denial
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -105,6 +106,7 @@ class LitellmGuard(SdkGuard):
         if _is_stream(result):
             with self._lock:
                 self._hear(type(result))
+            _set_free(result)
         return result
 
     def _hear(self, cls: type) -> None:
@@ -173,6 +175,13 @@ async def _anext(original: Callable[..., Awaitable[Any]], stream: Any) -> Any:
 
 
 _READING: Final = {"__next__": _next, "__anext__": _anext, "__iter__": readers.reading, "__aiter__": readers.areading}
+
+
+def _set_free(stream: Any) -> None:
+    """Leave *stream* to who reads it: a copy is what litellm's log keeps, which the stream has, in a circle."""
+    said = getattr(getattr(stream, "logging_obj", None), "model_call_details", {})
+    if said.get("original_response") is stream:
+        said["original_response"] = copy.copy(stream)
 
 
 def _answer(result: Any) -> Answer:

@@ -1,4 +1,4 @@
-"""Budgets in the native hooks of frameworks: a file per framework, imported by whoever uses it.
+"""Budgets in the native hooks of frameworks: a file per framework, imported by whoever uses it, or by `setup()`.
 
 Each composes with the user's own hooks and needs no instrumentor. To add one: a file here, a row in `HOOKS`, and a
 group in ``tests/matrix`` that runs the real framework.
@@ -24,3 +24,5 @@ HOOKS: Final = {
     "flask": "wsgi.BudgetMiddleware",
     "django": "asgi.BudgetMiddleware or wsgi.BudgetMiddleware",
 }
+#: Those that serve a whole process and give what takes them out: `setup()` puts them in.
+PROCESS_WIDE: Final = ("crewai",)

@@ -30,10 +30,13 @@ def run_here() -> RunState | None:
     return run if run is not None or engine is None else ambient.outside(engine)
 
 
-def tool_call(name: str, call_id: str | None = None) -> ToolCall | nullcontext[None]:
-    """A tool call of the run of here as a block, as `BudgetRun.tool_call` gives it, also outside every run."""
+def tool_call(name: str, call_id: str | None = None, *, any_name: bool = False) -> ToolCall | nullcontext[None]:
+    """A tool call of the run of here as a block, as `BudgetRun.tool_call` gives it, also outside every run.
+
+    Where the tool itself is inside, an instrumentation may show it under *any_name*.
+    """
     run = run_here()
-    return nullcontext() if run is None else ToolCall(run, name, call_id or None)
+    return nullcontext() if run is None else ToolCall(run, name, call_id or None, any_name=any_name)
 
 
 def agent_span(name: str | None) -> Span | None:

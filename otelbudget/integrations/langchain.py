@@ -58,6 +58,16 @@ class BudgetMiddleware(AgentMiddleware):
             span.end()
         return None
 
+    # LangChain would call the plain ones, but OpenLLMetry makes it believe that there are these.
+
+    async def abefore_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
+        """The same for coroutines."""
+        return self.before_agent(state, runtime)
+
+    async def aafter_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
+        """The same for coroutines."""
+        return self.after_agent(state, runtime)
+
     def wrap_model_call(self, request: Any, handler: Callable[[Any], Any]) -> Any:
         """Call the model; a message instead where the run can't pay."""
         with hooks.inside(request.state.get("otelbudget_span")):

@@ -25,15 +25,21 @@ __all__ = ["ToolCall", "enclosing", "is_name", "note_model_call", "request_for",
 
 
 class ToolCall(Block):
-    """One tool call, as a block; what `BudgetRun.tool_call` gives. One that is *from_span* was read off a span."""
+    """One tool call, as a block; what `BudgetRun.tool_call` gives. One that is *from_span* was read off a span.
+
+    A framework puts one around a tool: a tool span directly inside shows it, under *any_name*.
+    """
 
     advice = "write `with run.tool_call(...):`"
 
-    def __init__(self, run: RunState, name: str, call_id: str | None = None, *, from_span: bool = False) -> None:
+    def __init__(
+        self, run: RunState, name: str, call_id: str | None = None, *, from_span: bool = False, any_name: bool = False
+    ) -> None:
         self.run = run
         self.name = name
         self.call_id = call_id
         self.from_span = from_span
+        self.any_name = any_name
         self.matched = False  # an inner layer has been recognised as this call
         self.model_called = False  # inside it, so a tool call of the same name inside is another one
         self.around: ToolCall | None = None  # the tool span that a block was entered in
@@ -48,7 +54,7 @@ class ToolCall(Block):
         if call_id is not None and self.call_id is not None:
             self.matched = call_id == self.call_id
         else:
-            self.matched = name == self.name and not self.model_called
+            self.matched = (self.any_name or name == self.name) and not self.model_called
         return self.matched
 
     def _admission(self) -> Request | None:

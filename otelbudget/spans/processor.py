@@ -118,6 +118,8 @@ class LiveSpans:
         name = spans.tool_name(attributes) or node.span.name
         call = tools.ToolCall(run, name, spans.tool_call_id(attributes), from_span=True)
         outer = tools.enclosing(context, run, self.tree.around(context, exact=True))
+        if outer is None:  # official LangChain's has the context of its parent, not that of where it begins
+            outer = tools.enclosing(get_current(), run, ())
         if outer is None or not outer.covers(call.name, call.call_id):
             asked = tools.request_for(run, name, nested=outer is not None, site=site_of(node.span))
             asking.decide(run, asked._replace(owner=self._owner(run, node)))

@@ -283,3 +283,14 @@ def test_the_warning_says_why_and_what_to_do_instead(
     importlib.import_module("claude_agent_sdk")
     assert "nothing guards claude_agent_sdk (its loop is a subprocess; otelbudget.integrations" in caplog.text
     sys.modules.pop("claude_agent_sdk", None)
+
+
+def test_a_framework_without_the_hook_that_serves_a_process_is_imported_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "crewai.py").write_text("VERSION = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    setup()
+    assert importlib.import_module("crewai").VERSION == 1
+    del sys.modules["crewai"]
+    assert "hook" not in caplog.text

@@ -56,6 +56,29 @@ def test_a_model_without_any_usage_is_charged_what_was_held(
         assert charged(run) == (1, count_input(LLAMA_BODY), 100)
 
 
+GUARDRAIL: dict[str, Any] = {
+    "guardrailIdentifier": "arn:aws:bedrock:us-east-1:1:guardrail/no-secrets",
+    "guardrailVersion": "1",
+    "source": "INPUT",
+    "content": [{"text": {"text": "Say it."}}],
+}
+
+
+@pytest.mark.parametrize("config", [Config(prices={"no-secrets": Price(input=0, output=0, request=0.001)})])
+def test_a_guardrail_is_a_step_at_its_price_and_is_not_asked_without_one(
+    manager: BudgetManager, gateway: str, answer: dict[str, Any], served: list[Any]
+) -> None:
+    answer["make"] = lambda _: (200, {"action": "NONE", "outputs": [], "usage": {"contentPolicyUnits": 1}})
+    client = bedrock(gateway)
+    with manager.run(RunBudget(max_steps=1), reraise=False) as run:
+        client.apply_guardrail(**GUARDRAIL)
+        with pytest.raises(BudgetExceeded):
+            client.apply_guardrail(**GUARDRAIL)
+        assert charged(run) == (1, 0, 0)
+        assert str(run.usage.cost_usd) == "0.001"
+    assert len(served) == 1
+
+
 def test_what_a_cache_had_is_input_too(server: Provider, manager: BudgetManager, client: Any) -> None:
     server.enqueue(Reply(text="one", input_tokens=80, output_tokens=20, cached_tokens=60))
     with manager.run() as run:

@@ -76,6 +76,7 @@ def forms(gateway: str, answer: dict[str, Any], request: pytest.FixtureRequest) 
         (openai.ENDPOINTS, "/v1/videos/edits"),
         (openai.ENDPOINTS, "/v1/videos/v1/remix"),
         (bedrock.ENDPOINTS, "amazon.nova-canvas-v1:0/InvokeModel"),
+        (bedrock.ENDPOINTS, "None/InvokeGuardrailChecks"),
         (openai.ENDPOINTS, "/openai/deployments/d/images/generations"),
     ],
 )

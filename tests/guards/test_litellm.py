@@ -186,6 +186,26 @@ def test_a_stream_that_outgrows_the_budget_is_cut_and_one_left_early_lets_go(
 
 
 @pytest.mark.usefixtures("inner")
+@pytest.mark.parametrize("way", ["completion", "acompletion", "responses", "router"])
+def test_a_stream_that_is_dropped_unread_lets_go_without_the_collector(
+    way: str, server: Provider, manager: BudgetManager, litellm: Any
+) -> None:
+    how = {**_routes(server)["openai"], "stream": True}
+    router = litellm.Router([{"model_name": "m", "litellm_params": how}], num_retries=0)
+    opened: dict[str, Callable[[], object]] = {
+        "completion": lambda: litellm.completion(**SAY, **how),
+        "acompletion": lambda: asyncio.run(litellm.acompletion(**SAY, **how)),
+        "responses": lambda: litellm.responses(input="Say it.", max_output_tokens=100, **how),
+        "router": lambda: router.completion("m", **SAY),
+    }
+    server.enqueue(*[USED] * 8)
+    with manager.run(RunBudget(max_tokens=1000)) as run:
+        for _ in range(8):
+            opened[way]()
+            assert run._state.account.holds == 0
+
+
+@pytest.mark.usefixtures("inner")
 @pytest.mark.parametrize("kind", ["plain", "async"])
 def test_a_stream_that_was_cut_is_at_its_end(kind: str, server: Provider, manager: BudgetManager, litellm: Any) -> None:
     how = {"messages": SAY["messages"], **_routes(server)["openai"], "stream": True}

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.context import get_current
 
 import otelbudget
 from otelbudget import BudgetExceeded, RunBudget
@@ -69,6 +70,31 @@ def test_an_instrumentors_span_of_a_tool_is_charged_once(setup: Setup) -> None:
     with otelbudget.run(RunBudget(max_tool_calls=1)) as run:
         with tracer.start_as_current_span("tool", attributes=said), hooks.tool_call("search", "1"):
             pass
+        assert run.usage.tool_calls == 1
+
+
+@pytest.mark.parametrize(("any_name", "left"), [(True, 4), (False, 3)])
+def test_a_span_inside_of_what_is_around_a_tool_is_the_same_call_under_any_name(
+    setup: Setup, any_name: bool, left: int
+) -> None:
+    setup()
+    said = {"openinference.span.kind": "TOOL"}
+    with otelbudget.run(RunBudget(max_tool_calls=5)) as run:
+        with (
+            hooks.tool_call("web_search", any_name=any_name),
+            trace.get_tracer("theirs").start_as_current_span("Web Search.run", attributes=said),
+        ):
+            pass
+        assert run.remaining()["tool_calls"] == left
+
+
+def test_a_span_that_begins_in_a_tool_call_with_an_earlier_context_is_that_call(setup: Setup) -> None:
+    setup()
+    said = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "search"}
+    with otelbudget.run(RunBudget(max_tool_calls=1)) as run:
+        earlier = get_current()
+        with hooks.tool_call("search", "1"):
+            trace.get_tracer("theirs").start_span("execute_tool search", earlier, attributes=said).end()
         assert run.usage.tool_calls == 1
 
 

@@ -1,15 +1,25 @@
-"""For every group of the matrix: a provider on loopback, and budgets that are switched on for one test."""
+"""For every group of the matrix: a provider on loopback, budgets that are switched on for one test, and its result."""
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from provider import Provider, Reply
 
 import otelbudget
+from otelbudget import RunBudget
+from otelbudget.errors import found_in
+
+#: Where the rows of the result go, see ``run``.
+ROWS = os.environ.get("OTELBUDGET_MATRIX_ROWS")
+ONE_STEP = RunBudget(max_steps=1)
 
 
 @pytest.fixture
@@ -53,3 +63,49 @@ def three_at_once(server: Provider) -> Provider:
     """A model that asks for three searches at once, then answers."""
     server.enqueue(asks_for("search", "search", "search"), Reply(text="done"))
     return server
+
+
+@pytest.fixture
+def five(server: Provider) -> Provider:
+    """A model whose work takes five calls."""
+    server.enqueue(*[asks_for("search")] * 4, Reply(text="done"))
+    return server
+
+
+@pytest.fixture
+def row(request: pytest.FixtureRequest, server: Provider) -> Callable[..., int]:
+    """Let a framework work in a run, and say what became of it in a row of RESULTS.md; gives the calls that it made."""
+
+    def row(
+        package: str,
+        using: str,
+        ask: Callable[[], object],
+        *,
+        budget: RunBudget | None = ONE_STEP,
+        wanted: str = "5 requests",
+        allowed: int = 1,
+        sent: Callable[[], int] = lambda: server.requests,
+    ) -> int:
+        saw, made = _seen(ask, budget), sent()
+        said = (request.path.parent.name, package, version(package), using, wanted, allowed, made, saw)
+        if ROWS:
+            with Path(ROWS).open("a") as file:
+                file.write(f"| {' | '.join(map(str, said))} | {'yes' if made <= allowed else 'no'} |\n")
+        return made
+
+    return row
+
+
+def _seen(ask: Callable[[], object], budget: RunBudget | None) -> str:
+    """What there is to see for who asks: the beginning of the answer, or the error."""
+    saw = ""
+    try:
+        with nullcontext() if budget is None else otelbudget.run(budget):
+            answer = ask()
+            answer = asyncio.run(answer) if inspect.iscoroutine(answer) else answer
+            saw = str(answer).partition(":")[0]
+    except Exception as error:  # noqa: BLE001 - whatever a framework makes of a denial
+        denial = found_in(error)
+        raised = type(error).__name__ + (" from BudgetExceeded" if denial is not None and denial is not error else "")
+        return f"{saw}; leaving the run raises {raised}" if saw else raised
+    return saw

@@ -95,6 +95,7 @@ ENDPOINTS: Final[Endpoints] = (
     *((f"{kind}*/InvokeModel", Invoke("image_generation", fee=True)) for kind in ("stability.", "image", "canvas")),
     ("rerank*/InvokeModel", Invoke("rerank", fee=True)),
     ("/StartAsyncInvoke", Invoke("batch", fee=True)),
+    ("/*Guardrail*", Invoke("moderation", fee=True)),
     ("/InvokeModel", _INVOKE),
     ("/InvokeModelWithResponseStream", _INVOKE),
 )

@@ -77,3 +77,11 @@ async def test_it_composes_with_middlewares_of_the_user(setup: Setup, three_at_o
     with otelbudget.run(RunBudget(max_tool_calls=1)):
         await agent_of([], None, Theirs()).run("Go on.")
     assert seen == ["search"] * 3
+
+
+def test_of_five_calls_one_is_made(setup: Setup, five: Provider, row: Callable[..., int]) -> None:
+    async def text() -> str:
+        return (await agent_of([]).run("Go on.")).text
+
+    setup()
+    assert row("agent-framework-core", "agent_framework.budget_middleware", text) == 1

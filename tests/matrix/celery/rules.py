@@ -70,3 +70,8 @@ def test_a_denial_fails_the_task_at_once(worker: Provider, wrapped: bool) -> Non
 def test_other_errors_are_retried_as_before(worker: Provider) -> None:
     assert work.delay("acme", -1).get(timeout=30) == "acme"
     assert len(ATTEMPTS) == 3
+
+
+def test_of_five_calls_two_are_made(worker: Provider, row: Callable[..., int]) -> None:
+    task = work.delay
+    assert row("celery", "celery.BudgetTask", lambda: task("acme", 5).get(timeout=30), allowed=2, budget=None) == 2

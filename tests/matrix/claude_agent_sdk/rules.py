@@ -99,3 +99,7 @@ async def test_without_budgets_it_is_the_sdks_own(loop: Callable[..., Any], serv
     otelbudget.shutdown()
     assert await loop(max_turns=2) == "error_max_turns"
     assert server.requests == 2
+
+
+def test_of_five_calls_one_is_made(loop: Callable[..., Any], row: Callable[..., int]) -> None:
+    assert row("claude-agent-sdk", "claude_agent.query", lambda: loop(max_turns=5)) == 1

@@ -6,8 +6,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from crewai import LLM, Agent, Crew, Task
-from crewai.hooks import clear_all_global_hooks, register_before_tool_call_hook
+from crewai.hooks import (
+    clear_all_global_hooks,
+    get_after_tool_call_hooks,
+    get_before_tool_call_hooks,
+    register_before_tool_call_hook,
+)
 from crewai.tools import tool
+from openinference.instrumentation.crewai import CrewAIInstrumentor
 from provider import Provider
 
 import otelbudget
@@ -29,8 +35,6 @@ def search(query: str) -> str:
 def _hooks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("CREWAI_DISABLE_TELEMETRY", "true")
     RAN.clear()
-    budget_tools()
-    budget_tools()  # once more changes nothing
     yield
     clear_all_global_hooks()
 
@@ -51,9 +55,42 @@ def test_a_refused_model_call_ends_the_crew(setup: Setup, insatiable: Provider) 
 
 def test_of_three_tools_asked_for_one_runs(setup: Setup, three_at_once: Provider) -> None:
     setup()
+    budget_tools()  # setup() has done so
     seen: list[str] = []
     register_before_tool_call_hook(lambda context: seen.append(context.tool_name))
     with otelbudget.run(RunBudget(max_tool_calls=1)) as run:
         crew(three_at_once).kickoff()
     assert len(RAN) == run.usage.tool_calls == 1
     assert seen  # hooks of the user go on
+
+
+@pytest.mark.parametrize("budget", [RunBudget(max_nested_tool_calls=0), RunBudget(max_tool_calls=1)])
+def test_a_tool_call_that_an_instrumentation_shows_as_well_is_one(
+    setup: Setup, three_at_once: Provider, budget: RunBudget
+) -> None:
+    setup()
+    CrewAIInstrumentor().instrument()
+    try:
+        with otelbudget.run(budget) as run:
+            crew(three_at_once).kickoff()
+    finally:
+        CrewAIInstrumentor().uninstrument()
+    assert len(RAN) == run.usage.tool_calls == (3 if budget.max_tool_calls is None else 1)
+
+
+def test_it_is_taken_out_again(setup: Setup) -> None:
+    setup()
+    assert len(get_before_tool_call_hooks()) == len(get_after_tool_call_hooks()) == 1
+    otelbudget.shutdown()
+    assert not [*get_before_tool_call_hooks(), *get_after_tool_call_hooks()]
+    ending = budget_tools()
+    setup()
+    otelbudget.shutdown()
+    assert len(get_before_tool_call_hooks()) == 1  # who put it in takes it out
+    ending()
+    assert not get_before_tool_call_hooks()
+
+
+def test_of_five_calls_one_is_made(setup: Setup, five: Provider, row: Callable[..., int]) -> None:
+    setup()
+    assert row("crewai", "setup() alone", lambda: crew(five).kickoff()) == 1

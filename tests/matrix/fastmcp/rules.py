@@ -65,3 +65,25 @@ async def test_a_denial_inside_a_tool_is_told_and_other_errors_are_as_before(set
         assert (await client.call_tool("swallow", {})).data == "half an answer"
         with pytest.raises(ToolError, match="a mistake"):
             await client.call_tool("broken", {})
+
+
+def test_of_five_tool_calls_one_is_made(setup: Setup, row: Callable[..., int]) -> None:
+    setup("quotas:\n  tenants:\n    acme: [{tool_calls: 1, per: day}]\n")
+    ran: list[str] = []
+    server = FastMCP("tools", middleware=[BudgetMiddleware(tenant_header="X-Tenant")])
+
+    @server.tool
+    def search(query: str) -> str:
+        ran.append(query)
+        return "found"
+
+    async def five() -> None:
+        async with (
+            run_server_async(server) as url,
+            Client(StreamableHttpTransport(url, headers={"x-tenant": "acme"})) as client,
+        ):
+            for i in range(5):
+                await client.call_tool("search", {"query": str(i)})
+
+    how = {"budget": None, "wanted": "5 tool calls", "sent": lambda: len(ran)}
+    assert row("fastmcp", "fastmcp.BudgetMiddleware", five, **how) == 1

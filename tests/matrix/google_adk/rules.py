@@ -80,3 +80,11 @@ async def test_it_composes_with_plugins_of_the_user(setup: Setup, three_at_once:
     with otelbudget.run(RunBudget(max_tool_calls=1)):
         await ask(three_at_once, [], Theirs("theirs"), BudgetPlugin())
     assert seen == ["search"] * 3
+
+
+def test_of_five_calls_one_is_made(setup: Setup, five: Provider, row: Callable[..., int]) -> None:
+    async def last() -> str:
+        return (await ask(five, [], BudgetPlugin()))[-1].content.parts[0].text
+
+    setup()
+    assert row("google-adk", "google_adk.BudgetPlugin", last) == 1

@@ -11,6 +11,9 @@ import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware
 from langchain_openai import ChatOpenAI
+from openinference.instrumentation.langchain import LangChainInstrumentor as OpenInference
+from opentelemetry.instrumentation.genai.langchain import LangChainInstrumentor
+from opentelemetry.instrumentation.langchain import LangchainInstrumentor
 from provider import Provider, Reply
 
 import otelbudget
@@ -19,6 +22,7 @@ from otelbudget.integrations.langchain import BudgetMiddleware
 
 Setup = Callable[..., otelbudget.BudgetManager]
 LOOP = asyncio.Runner()
+INSTRUMENTORS = (LangChainInstrumentor, LangchainInstrumentor, OpenInference)
 BY_NAME = "budgets:\n  two: {max_steps: 2}\nagents: {researcher: two}\n"
 
 
@@ -76,6 +80,38 @@ def test_of_three_tools_asked_for_at_once_one_runs(setup: Setup, three_at_once: 
 
 
 @pytest.mark.parametrize("way", ["sync", "stream", "async"])
+@pytest.mark.parametrize("instrumentor", INSTRUMENTORS)
+def test_beside_an_instrumentation_each_call_is_charged_once(
+    setup: Setup, three_at_once: Provider, instrumentor: type[Any], way: str
+) -> None:
+    setup()
+    instrumentor().instrument()
+    agent = Agent()
+    try:
+        with otelbudget.run(RunBudget(max_nested_tool_calls=0)) as run:
+            agent.ask(way)
+    finally:
+        instrumentor().uninstrument()
+    assert len(agent.ran) == run.usage.tool_calls == 3
+    assert three_at_once.requests == run.usage.steps == 2
+
+
+@pytest.mark.parametrize("way", ["sync", "stream", "async"])
+@pytest.mark.parametrize("instrumentor", INSTRUMENTORS)
+def test_beside_an_instrumentation_agents_have_their_budgets(
+    setup: Setup, insatiable: Provider, instrumentor: type[Any], way: str
+) -> None:
+    setup(BY_NAME)
+    instrumentor().instrument()
+    try:
+        answers = [Agent(name="researcher").ask(way)[-1].text for _ in range(2)]
+    finally:
+        instrumentor().uninstrument()
+    assert [("budget 'two'" in answer) for answer in answers] == [True, True]
+    assert insatiable.requests == 4
+
+
+@pytest.mark.parametrize("way", ["sync", "stream", "async"])
 def test_the_budget_of_the_agents_name_applies_to_each_piece_of_its_work(
     setup: Setup, insatiable: Provider, way: str
 ) -> None:
@@ -120,3 +156,8 @@ def test_other_errors_pass(setup: Setup, server: Provider) -> None:
     server.enqueue(Reply(status=400, error="no such model"))
     with pytest.raises(Exception, match="no such model"), otelbudget.run():
         Agent().ask()
+
+
+def test_of_five_calls_one_is_made(setup: Setup, five: Provider, row: Callable[..., int]) -> None:
+    setup()
+    assert row("langchain", "langchain.BudgetMiddleware", lambda: Agent().ask()[-1].text) == 1

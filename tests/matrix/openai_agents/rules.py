@@ -102,3 +102,8 @@ async def test_hooks_of_the_user_go_on(setup: Setup, three_at_once: Provider) ->
         result = await ask(agent_of([]), "run", BudgetHooks(Theirs()))
     assert seen == ["model", "search", "search", "search", "model", "end"]
     assert (result.final_output, run.usage.tool_calls) == ("done", 3)
+
+
+def test_of_five_calls_one_is_made(setup: Setup, five: Provider, row: Callable[..., int]) -> None:
+    setup()
+    assert row("openai-agents", "openai_agents.BudgetHooks", lambda: ask(agent_of([]), "run")) == 1

@@ -79,3 +79,8 @@ async def test_it_composes_with_capabilities_of_the_user(setup: Setup, three_at_
     with otelbudget.run(RunBudget(max_tool_calls=1)):
         result = await agent_of([], None, Theirs()).run("Go on.")
     assert "FOUND" in str(result.all_messages())
+
+
+def test_of_five_calls_one_is_made(setup: Setup, five: Provider, row: Callable[..., int]) -> None:
+    setup()
+    assert row("pydantic-ai-slim", "pydantic_ai.BudgetCapability", lambda: ask(agent_of([]), "run")) == 1

@@ -3,10 +3,16 @@
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
+import django
 import flask
 import httpx
 import openai
 import pytest
+from django import urls
+from django.conf import settings
+from django.core.asgi import get_asgi_application
+from django.core.wsgi import get_wsgi_application
+from django.http import HttpResponse
 from fastapi import Depends, FastAPI
 from fastapi.responses import StreamingResponse
 from provider import Provider
@@ -84,8 +90,7 @@ async def test_a_run_in_a_dependency_that_yields_reaches_the_endpoint_where_fast
     assert (await get(app, "/here")).json() is kept
 
 
-def test_flask(setup: Setup, server: Provider) -> None:
-    setup(ONE)
+def flask_of() -> flask.Flask:
     app = flask.Flask(__name__)
     app.wsgi_app = WsgiBudgetMiddleware(app.wsgi_app, tenant_header="x-tenant")  # type: ignore[method-assign]
 
@@ -97,26 +102,29 @@ def test_flask(setup: Setup, server: Provider) -> None:
     def stream() -> flask.Response:
         return flask.Response(ask() for _ in range(1))
 
-    client = app.test_client()
+    return app
+
+
+def test_flask(setup: Setup, server: Provider) -> None:
+    setup(ONE)
+    client = flask_of().test_client()
     for path, status in (("/calls/1", 200), ("/calls/2", 429), ("/stream", 200), ("/calls/1", 200)):
         assert client.get(path).status_code == status
     assert server.requests == 4
     assert client.get("/calls/2").json["resource"] == "steps"
 
 
-async def test_django(setup: Setup, server: Provider) -> None:
-    import django
-    from django.conf import settings
-    from django.core.asgi import get_asgi_application
-    from django.core.wsgi import get_wsgi_application
-    from django.http import HttpResponse
-    from django.urls import path
+def django_app() -> Any:
+    views = [urls.path("calls/<int:number>", lambda _, number: HttpResponse([ask() for _ in range(number)]))]
+    if not settings.configured:
+        settings.configure(ROOT_URLCONF=tuple(views), ALLOWED_HOSTS=["*"], SECRET_KEY="none", LOGGING_CONFIG=None)
+        django.setup()
+    return get_asgi_application()
 
+
+async def test_django(setup: Setup, server: Provider) -> None:
     setup(ONE)
-    views = [path("calls/<int:number>", lambda _, number: HttpResponse([ask() for _ in range(number)]))]
-    settings.configure(ROOT_URLCONF=tuple(views), ALLOWED_HOSTS=["*"], SECRET_KEY="none", LOGGING_CONFIG=None)
-    django.setup()
-    app = BudgetMiddleware(get_asgi_application())
+    app = BudgetMiddleware(django_app())
     assert (await get(app, "/calls/1")).status_code == 200
     assert (await get(app, "/calls/2")).status_code == 429
     with httpx.Client(
@@ -124,3 +132,26 @@ async def test_django(setup: Setup, server: Provider) -> None:
     ) as client:
         assert client.get("/calls/1").status_code == 200
         assert client.get("/calls/2").status_code == 429
+
+
+@pytest.mark.parametrize("framework", ["fastapi", "flask", "django"])
+def test_of_five_calls_one_is_made(setup: Setup, server: Provider, row: Callable[..., int], framework: str) -> None:
+    async def fastapi_asked() -> str:
+        app = fastapi_of()
+        app.add_middleware(BudgetMiddleware)
+        return _line(await get(app, "/calls/5"))
+
+    async def django_asked() -> str:
+        return _line(await get(BudgetMiddleware(django_app()), "/calls/5"))
+
+    asked = {
+        "fastapi": ("asgi.BudgetMiddleware", fastapi_asked),
+        "flask": ("wsgi.BudgetMiddleware", lambda: flask_of().test_client().get("/calls/5").status),
+        "django": ("asgi.BudgetMiddleware", django_asked),
+    }
+    setup(ONE)
+    assert row(framework, *asked[framework], budget=None) == 1
+
+
+def _line(response: httpx.Response) -> str:
+    return f"{response.status_code} {response.reason_phrase}"
