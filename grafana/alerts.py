@@ -1,4 +1,4 @@
-"""Recording and alert rules, and how Alertmanager makes one page of one problem; written by `generate.py`."""
+"""Recording and alert rules; written by `generate.py`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,10 @@ _SPEND = "otelbudget:cost_usd:rate5m"
 _MISCOUNTED = " + ".join(
     f"increase(otelbudget_{what}_total[15m])" for what in ("store_wiped", "store_saturated", "settles_lost")
 )
-_WHOSE = (
-    "{{ $labels.scope }} {{ $labels.tenant }}{{ if not $labels.tenant }}{{ $labels.org }} {{ $labels.model }}"
-    "{{ $labels.agent }} {{ $labels.tag }}{{ end }}"
-)
+_WHOSE = "{{ $labels.scope }} {{ or $labels.tenant $labels.model $labels.agent $labels.tag $labels.org }}"
 _QUOTA = f"{_WHOSE}: quota {{{{ $labels.budget }}}} ({{{{ $labels.resource }}}})"
 _PERCENT = "{{ $value | humanizePercentage }}"
+_NUMBER = '{{ $value | printf "%.0f" }}'
 
 
 def recorded() -> list[Json]:
@@ -50,30 +48,36 @@ def money() -> list[Json]:
     return [
         _alert(
             "TenantBlocked",
-            queries.blocked(lambda only: f"{_SHARE}{{{only}}}"),
+            queries.blocked(lambda only: f"{_SHARE}{{{only}}}", "budget"),
             "1m",
             "critical",
-            "Tenant {{ $labels.tenant }} is refused by the quota {{ $labels.budget }}",
-            "{{ $value | humanize }} requests per second are refused. Raise the quota or wait until it begins anew.",
+            "{{ with $labels.tenant }}Tenant {{ . }} is{{ else }}Tenants are{{ end }} refused by the quota "
+            f"{{{{ $labels.budget }}}} {_NUMBER} times a minute",
+            "Raise the quota or wait until it begins anew.",
         ),
         _alert(
             "QuotaExhausted",
             f"{_ENFORCED} >= 1",
             "1m",
             "warning",
-            f"{_QUOTA} is used up",
-            f"{_PERCENT} of it are used.",
+            f"{_QUOTA} is used up: {_PERCENT}",
+            "What it covers is refused until it begins anew.",
         ),
         _alert(
             "Quota95",
             f"{_ENFORCED} >= 0.95 < 1",
             "1m",
             "warning",
-            f"{_QUOTA} is nearly used up",
-            f"{_PERCENT} of it are used.",
+            f"{_QUOTA} is nearly used up: {_PERCENT}",
+            "What does not fit into the rest is refused.",
         ),
         _alert(
-            "Quota80", f"{_ENFORCED} >= 0.8 < 0.95", "1m", "info", f"{_QUOTA} fills up", f"{_PERCENT} of it are used."
+            "Quota80",
+            f"{_ENFORCED} >= 0.8 < 0.95",
+            "1m",
+            "info",
+            f"{_QUOTA} fills up: {_PERCENT}",
+            "Little is refused yet.",
         ),
         _alert(
             "QuotaExhaustsSoon",
@@ -93,19 +97,19 @@ def money() -> list[Json]:
         ),
         _alert(
             "SpendSpike",
-            f"{_SPEND} > 4 * avg_over_time({_SPEND}[1d]) and {_SPEND} * 3600 > 1",
+            f"{_SPEND} * 3600 > 1 and {_SPEND} > 4 * avg_over_time({_SPEND}[1d])",
             "5m",
             "warning",
-            "Tenant {{ $labels.tenant }} spends more than four times its usual",
-            "{{ $value | humanize }} USD per second now; the day's average is the measure.",
+            "Tenant {{ $labels.tenant }} spends {{ $value | humanize }} USD per hour, four times its usual",
+            "The day's average is the measure.",
         ),
         _alert(
             "UnpricedCalls",
             "sum by (model) (increase(otelbudget_unpriced_total[15m])) > 0",
             "0m",
             "warning",
-            "Calls of {{ $labels.model }} have no price",
-            "{{ $value | humanize }} calls in 15 minutes cost nothing in any budget. Add the model under prices.",
+            f"{_NUMBER} calls of {{{{ $labels.model }}}} in 15 minutes had no price",
+            "They cost nothing in any budget. Add the model under prices.",
         ),
     ]
 
@@ -128,24 +132,24 @@ def refusals() -> list[Json]:
             "sum by (tenant, budget) (rate(otelbudget_repeated_denials_total[5m])) * 60 > 30",
             "5m",
             "warning",
-            "Code of tenant {{ $labels.tenant }} swallows refusals of {{ $labels.budget }}",
-            "{{ $value | humanize }} times a minute runs ask again for what was refused: BudgetExceeded must pass.",
+            f"Code of tenant {{{{ $labels.tenant }}}} swallows {_NUMBER} refusals of {{{{ $labels.budget }}}} a minute",
+            "Its runs ask again for what they were refused: BudgetExceeded must pass.",
         ),
         _alert(
             "OnlyWarns",
             f'{_SHARE}{{mode="warn"}} >= 1',
             "1m",
             "info",
-            f"{_QUOTA} is over its limit, and only warns",
-            f"{_PERCENT} of it are used; nothing is refused.",
+            f"{_QUOTA} is over its limit, and only warns: {_PERCENT}",
+            "Nothing is refused.",
         ),
         _alert(
             "UsersOver",
             'max by (tenant, budget) (otelbudget_users_over_ratio{ratio="1"}) > 0',
             "5m",
             "info",
-            "Users of tenant {{ $labels.tenant }} have used up {{ $labels.budget }}",
-            "{{ $value }} users.",
+            "Users of tenant {{ $labels.tenant }} have used up {{ $labels.budget }}: {{ $value }}",
+            "Each has a quota of its own, which refuses what does not fit.",
         ),
     ]
 
@@ -168,17 +172,17 @@ def health() -> list[Json]:
             "sum by (store, policy) (increase(otelbudget_store_unguarded_checks_total[5m])) > 0",
             "0m",
             "critical",
-            "Requests are admitted without the {{ $labels.store }} store",
-            "{{ $value | humanize }} in five minutes, by the policy {{ $labels.policy }}: quotas may be exceeded.",
+            f"{_NUMBER} requests in five minutes were admitted without the {{{{ $labels.store }}}} store",
+            "By the policy {{ $labels.policy }}: quotas may be exceeded.",
         ),
         _alert(
             "StoreMiscounts",
             f"sum by (store) ({_MISCOUNTED}) > 0",
             "0m",
             "critical",
-            "The {{ $labels.store }} store has counted too little",
-            "{{ $value | humanize }} times in 15 minutes its data was gone, a sum was full, or a settlement never "
-            "reached it (the log says which): quotas may be exceeded.",
+            f"The {{{{ $labels.store }}}} store has counted too little, {_NUMBER} times in 15 minutes",
+            "Its data was gone, a sum was full, or a settlement never reached it (the log says which): quotas may be "
+            "exceeded.",
         ),
         _alert(
             "ReservationLeaked",
@@ -201,8 +205,8 @@ def health() -> list[Json]:
             'sum(increase({__name__=~"otelcol_exporter_send_failed_spans(_total)?"}[5m])) > 0',
             "5m",
             "warning",
-            "The collector can't deliver spans",
-            "{{ $value | humanize }} in five minutes: boards of runs lack them.",
+            f"The collector could not deliver {_NUMBER} spans in five minutes",
+            "Boards of runs lack them.",
         ),
         _alert(
             "ConfigReloadFailed",
@@ -233,8 +237,8 @@ def health() -> list[Json]:
             f"{low} > 1.1",
             "15m",
             "warning",
-            "Calls of {{ $labels.model }} use more than is held for them",
-            f"{_PERCENT} at the median: parallel calls may overshoot by that.",
+            f"Calls of {{{{ $labels.model }}}} use {_PERCENT} of what is held for them",
+            "At the median: parallel calls may overshoot by that.",
         ),
     ]
 
@@ -245,43 +249,10 @@ def rules() -> Json:
     return {"groups": [{"name": f"otelbudget-{name}", "rules": found} for name, found in groups.items()]}
 
 
-def alertmanager() -> Json:
-    """One problem is one page: what follows from another alert is silent while that fires."""
-    of_a_tenant = ("QuotaExhausted", "Quota95", "Quota80", "QuotaExhaustsSoon", "BurnFast", "DenialSpike", "RetryLoop")
-    of_the_store = ("FailOpen", "ChecksSlow", "DenialSpike", "RetryLoop", "TenantBlocked")
-    return {
-        "route": {
-            "receiver": "nobody",
-            "group_by": ["tenant", "store"],
-            "group_wait": "15s",
-            "repeat_interval": "4h",
-            "routes": [{"matchers": ['severity="critical"'], "receiver": "on-call"}],
-        },
-        # Where pages go is yours to say: https://prometheus.io/docs/alerting/latest/configuration/
-        "receivers": [{"name": "nobody"}, {"name": "on-call"}],
-        "inhibit_rules": [
-            _silences("TenantBlocked", of_a_tenant, ["tenant"]),
-            _silences(
-                "QuotaExhausted", ("QuotaExhaustsSoon", "BurnFast"), ["scope", "org", "tenant", "model", "budget"]
-            ),
-            _silences("StoreDown", of_the_store, []),
-            _silences("RetryLoop", ("DenialSpike",), ["tenant"]),
-        ],
-    }
-
-
-def _silences(name: str, others: tuple[str, ...], equal: list[str]) -> Json:
-    targets = "|".join(f"Otelbudget{other}" for other in others)
-    return {
-        "source_matchers": [f'alertname="Otelbudget{name}"'],
-        "target_matchers": [f'alertname=~"{targets}"'],
-        "equal": equal,
-    }
-
-
 def _alert(name: str, expr: str, wait: str, severity: str, summary: str, description: str) -> Json:
-    by_tenant = "$labels.tenant" in summary
-    board = "/d/otelbudget-tenant?var-tenant={{ $labels.tenant }}" if by_tenant else "/d/otelbudget-overview"
+    of_tenant = "$labels.tenant" in summary
+    whose = "{{ with $labels.tenant }}tenant?var-tenant={{ . | urlquery }}{{ else }}overview{{ end }}"
+    board = f"/d/otelbudget-{whose if of_tenant else 'overview'}"
     return {
         "alert": f"Otelbudget{name}",
         "expr": expr,

@@ -39,6 +39,9 @@ FULL = {
     ],
 }
 
+#: Shows a dash for 0.
+NONE: Json = {"type": "value", "options": {"0": {"text": "-", "index": 0}}}
+
 
 def query(expr: str, legend: str = "__auto", **options: Any) -> Json:
     """A query over the time range shown."""
@@ -74,7 +77,7 @@ def stat(
 
     Args:
         loud_from, loud_below: It turns orange from there on, or below that.
-        words: ``{value: what is shown instead}``.
+        words: ``{value: what is shown instead}``; 0 turns orange.
         name: The legend is shown too.
         since: A time range of its own, such as ``now/d``.
     """
@@ -98,8 +101,11 @@ def stat(
         "textMode": "value_and_name" if name else "value",
         "wideLayout": not name,
     }
+    if name:
+        options["text"] = {"titleSize": 14, "valueSize": 32}
     if words:
         shown = {value: {"text": word, "index": i} for i, (value, word) in enumerate(words.items())}
+        shown["0"]["color"] = "orange"
         defaults["mappings"] = [{"type": "value", "options": shown}]
     panel = _panel("stat", title, description, [target], defaults, options)
     return panel | {"timeFrom": since} if since else panel

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import alerts
+import paging
 import yaml
 from blocks import Json
 from overview import overview
@@ -15,6 +16,9 @@ from tenant import tenant
 
 HERE = Path(__file__).parent
 _NOTE = "# Written by grafana/generate.py.\n"
+_PAGES = """# Where pages go is yours to say, under the receiver on-call: slack_configs, pagerduty_configs, ...
+# (https://prometheus.io/docs/alerting/latest/configuration/). Until then only Alertmanager's own page shows them.
+"""
 
 
 def boards() -> dict[str, Json]:
@@ -27,8 +31,11 @@ def rendered() -> dict[str, str]:
     texts = {
         f"dashboards/{name}": json.dumps(board, indent=2, ensure_ascii=False) + "\n" for name, board in boards().items()
     }
-    for name, content in {"otelbudget.rules.yaml": alerts.rules(), "alertmanager.yaml": alerts.alertmanager()}.items():
-        texts[f"alerts/{name}"] = _NOTE + yaml.safe_dump(content, sort_keys=False, width=120, allow_unicode=True)
+    for name, note, content in (
+        ("otelbudget.rules.yaml", _NOTE, alerts.rules()),
+        ("alertmanager.yaml", _NOTE + _PAGES, paging.alertmanager()),
+    ):
+        texts[f"alerts/{name}"] = note + yaml.safe_dump(content, sort_keys=False, width=120, allow_unicode=True)
     return texts
 
 

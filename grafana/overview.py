@@ -22,7 +22,7 @@ def overview() -> Json:
         "Who spends what, who is refused by which budget, and what runs out next, over all tenants.",
         [
             (4, [(4, panel) for panel in _numbers()]),
-            (10, [(10, panels.refusals()), (14, panels.fullest_quotas())]),
+            (10, [(11, panels.refusals()), (13, panels.fullest_quotas())]),
             (10, [(12, _tenants()), (12, panels.runs_in_progress())]),
             (8, [(10, _spend_by_tenant()), (8, panels.refusals_over_time()), (6, panels.money_by_model())]),
             (4, [(3, panel) for panel in _health()]),
@@ -159,7 +159,6 @@ def _health() -> list[Json]:
             query("min(otelbudget_store_up)"),
             unit="none",
             no_value="in memory",
-            loud_below=1,
             words={"0": "down", "1": "up"},
         ),
         stat(
@@ -176,7 +175,6 @@ def _health() -> list[Json]:
             query("min(otelbudget_config_last_reload_successful)"),
             unit="none",
             no_value="none yet",
-            loud_below=1,
             words={"0": "refused", "1": "applied"},
         ),
         stat(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queries
-from blocks import Json, bars, column, instant, link_to, query, share_column, table, timeseries
+from blocks import NONE, Json, bars, column, instant, link_to, query, share_column, table, timeseries
 
 #: A sample of the checks is timed and calls may be rare, so latency and accuracy look back further than one scrape.
 LOOK_BACK = "5m"
@@ -50,21 +50,26 @@ def fullest_quotas(only: str = "", *, amounts: bool = False) -> Json:
 def refusals(only: str = "", window: str = "5m") -> Json:
     """Who is refused, by what and why."""
     by = "by (tenant, budget, resource, reason, operation)"
-    denied = f"sum {by} (increase({queries.checks(queries.DENIED, only)}[{window}]))"
+    denied, by_limits = (
+        f"round(sum {by} (increase({queries.checks(queries.DENIED, more)}[{window}]))) > 0"
+        for more in (only, f"{queries.LIMIT}, {only}" if only else queries.LIMIT)
+    )
     who = {} if only else {"tenant": column("Tenant", 100, links=[link_to("tenant", "This tenant", "tenant")])}
     return table(
         "Who is refused, by which budget, and why?",
-        f"Requests refused in {'the last 5 minutes' if window == '5m' else 'the range shown'}, repeats included. A "
-        "refused model call sends no request. Reasons: limit (nothing left), deadline (out of time), busy (held by "
-        "calls in flight), frozen, closed, unpriced, store_unavailable.",
-        [instant(f"sort_desc(round({denied}) > 0)")],
+        f"Requests refused in {'the last 5 minutes' if window == '5m' else 'the range shown'}, repeats included, and "
+        "for how long a quota has done so without a break. A refused model call sends no request. Reasons: limit "
+        "(nothing left), deadline (out of time), busy (held by calls in flight), frozen, closed, unpriced, "
+        "store_unavailable.",
+        [instant(f"sort_desc({denied})"), instant(f"{queries.blocked_for(by_limits)} or ({denied}) * 0")],
         who
         | {
             "budget": column("Budget"),
             "resource": column("Resource", 100),
             "reason": column("Reason", 90),
-            "operation": column("By", 80),
-            "Value": column("Refused", 85, decimals=0),
+            "operation": column("By", 70),
+            "Value #A": column("Refused", 85, decimals=0),
+            "Value #B": column("Blocked for", 95, unit="s", decimals=0, mappings=[NONE]),
         },
         sort_by="Refused",
     )

@@ -15,9 +15,11 @@ WHICH = f"{WINDOW}, resource, mode"
 LOOK_BACK = "5m"
 DENIED = 'decision="deny"'
 ENFORCED = 'mode="enforce"'
+#: The alert of what `blocked` finds.
+BLOCKED = "OtelbudgetTenantBlocked"
 #: Those that all processes share, and those of each.
 _STORES = ('store!="memory"', 'store="memory"')
-_LIMIT = 'reason="limit"'
+LIMIT = 'reason="limit"'
 _SCOPES = ('scope="tenant"', 'scope!="tenant"')
 _CLOCK, _ROLLING = 'window!~"rolling.*"', 'window=~"rolling.*"'
 
@@ -44,13 +46,30 @@ def refused(window: str, by: str = "", only: str = "") -> str:
     return f"clamp_min(({all_of_them} - {again}) or {all_of_them}, 0)"
 
 
-def blocked(ratio: Callable[[str], str] | None = None) -> str:
-    """Refusals per second of (tenant, budget) by a quota that is nearly used up; *ratio* gives shares, by matchers."""
+def blocked(ratio: Callable[[str], str] | None = None, many: str = "tenant, budget") -> str:
+    """Refusals per minute of (tenant, budget) by a quota that is nearly used up.
+
+    Args:
+        ratio: Gives shares, by matchers.
+        many: What those by a quota of several tenants are told apart by.
+    """
     ratio = ratio or share
-    rate = f"sum by (tenant, budget) (rate({checks(DENIED, _LIMIT)}[2m])) > 0"
-    # A tenant's own quota has its name on it, that of an organisation or model concerns every tenant.
     own, of_many = (f"({ratio(f'{ENFORCED}, {scope}')}) >= 0.9" for scope in _SCOPES)
-    return f"({rate}) and on (tenant, budget) ({own}) or ({rate}) and on (budget) ({of_many})"
+    by = ("tenant, budget", many)
+    rate, rate_of_many = (f"sum by ({one}) (rate({checks(DENIED, LIMIT)}[2m])) * 60 > 0" for one in by)
+    # A tenant's own quota has its name on it, that of an organisation or model concerns every tenant.
+    return f"({rate}) and on (tenant, budget) ({own}) or ({rate_of_many}) and on (budget) ({of_many})"
+
+
+def blocked_for(refusals: str) -> str:
+    """Of those *refusals* that are by a quota, for how many seconds there have been such; where the alert is known."""
+    since = f'ALERTS_FOR_STATE{{alertname="{BLOCKED}"'
+    own = f'time() - max by (tenant, budget) ({since}, tenant!=""}})'
+    of_many = f'time() - max by (budget) ({since}, tenant=""}})'
+    return (
+        f"({refusals}) * 0 + on (tenant, budget) group_left () ({own})"
+        f" or ({refusals}) * 0 + on (budget) group_left () ({of_many})"
+    )
 
 
 def share(only: str = "") -> str:

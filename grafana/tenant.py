@@ -55,11 +55,11 @@ def _numbers() -> list[Json]:
         ),
         stat(
             "Runs out next",
-            "If spending goes on as in the last minutes.",
+            "If spending goes on as in the last minutes; what is used up already does not count.",
             instant(soonest, "{{budget}}"),
             unit="s",
             decimals=0,
-            no_value="not in sight",
+            no_value="none",
             name=True,
         ),
         stat(

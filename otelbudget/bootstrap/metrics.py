@@ -5,8 +5,11 @@ Two routes to one Prometheus would double every sum.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import logging
 import os
+import uuid
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 #: The logger that users switch on, rather than that of this module.
 _log = logging.getLogger("otelbudget")
+_INSTANCE: Final = "service.instance.id"
 _NOT_MULTIPROCESS: Final = (
     "PROMETHEUS_MULTIPROC_DIR is set: a page made of that folder shows none of these metrics, since they are no files;"
     " leave registry= out, and each process serves its own, or set OTEL_METRICS_EXPORTER=otlp to push them"
@@ -124,6 +128,31 @@ def _show(meters: Meters, registry: CollectorRegistry, undo: ExitStack) -> None:
     undo.callback(registry.unregister, collector)
 
 
+class ProcessDelivery(Delivery):
+    """Delivers metrics as those of this process, which the resource of an older SDK does not say.
+
+    Of two workers that look the same a collector keeps what the last one told.
+    """
+
+    def export(self, data: Any, *args: Any, **kwargs: Any) -> Any:
+        """Export metrics with what tells their process from others."""
+        told = [_of_process(one) for one in data.resource_metrics]
+        return super().export(dataclasses.replace(data, resource_metrics=told), *args, **kwargs)
+
+
+def _of_process(metrics: Any) -> Any:
+    if _INSTANCE in metrics.resource.attributes:
+        return metrics
+    return dataclasses.replace(metrics, resource=metrics.resource.merge(_instance(os.getpid())))
+
+
+@functools.cache
+def _instance(pid: int) -> Resource:  # noqa: ARG001 - a forked process is another one
+    from opentelemetry.sdk.resources import Resource
+
+    return Resource({_INSTANCE: str(uuid.uuid4())})
+
+
 def _own(resource: Resource | None) -> Carrier:
     """A meter provider of our own that pushes; the metrics SDK is imported only here."""
     from opentelemetry.sdk.metrics import MeterProvider
@@ -133,7 +162,7 @@ def _own(resource: Resource | None) -> Carrier:
 
     readers, deliveries, places = [], [], []
     for exporter, where in named_exporters("METRICS"):
-        delivery: Any = Delivery(exporter, where)
+        delivery: Any = ProcessDelivery(exporter, where)
         reader = PeriodicExportingMetricReader(delivery)
         readers.append(reader)
         deliveries.append((delivery, reader.shutdown))

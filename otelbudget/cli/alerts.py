@@ -8,7 +8,8 @@ from typing import Final
 from otelbudget.cli import exporting
 
 _MORE: Final = """otelbudget.rules.yaml goes under rule_files of Prometheus, alertmanager.yaml shows a route and what is
-silenced by what. Prometheus sees a process's first spend with --enable-feature=created-timestamp-zero-ingestion."""
+silenced by what; where pages go is yours to say, under its receiver on-call. Prometheus sees a process's first spend
+with --enable-feature=created-timestamp-zero-ingestion."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -65,7 +65,7 @@ def jobs(number: int, budgets: Collection[str], *, patient: bool = False) -> lis
     for i in range(number):
         job, turn = JOBS[i % len(JOBS)], i // len(JOBS)
         budget = job.budget if job.budget in budgets else names[i % len(names)] if names else None
-        slower = 4 if patient and job.budget == "deep_research" else 1
+        slower = 8 if patient and job.budget == "deep_research" else 1
         job = replace(job, latency_s=slower * job.latency_s)
         made.append(replace(job, budget=budget, tenant=job.tenant if turn == 0 else f"{job.tenant}-{turn + 1}"))
     return made

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import socket
+import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricsData, ResourceMetrics
+from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 
 import otelbudget
 from otelbudget import BudgetManager, ConfigError, RunBudget
 from otelbudget.bootstrap import facts
 from otelbudget.bootstrap.arguments import Arguments
-from otelbudget.bootstrap.metrics import MetricsRoute, page_wanted, push_wanted
+from otelbudget.bootstrap.metrics import MetricsRoute, ProcessDelivery, page_wanted, push_wanted
 
 
 def setup(**options: object) -> BudgetManager:
@@ -236,3 +238,25 @@ def test_an_otlp_protocol_that_does_not_exist_leaves_no_page_behind(
     monkeypatch.delenv("OTEL_METRICS_EXPORTER")
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_PROTOCOL")
     setup(metrics_port=closed_port)
+
+
+@pytest.mark.parametrize("named", [None, "mine"])
+def test_metrics_of_each_process_say_which_it_is_also_where_the_sdk_does_not(
+    named: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported: list[str] = []
+
+    class Exporter:
+        def export(self, data: MetricsData, timeout_millis: float) -> None:
+            assert timeout_millis == 1_000
+            exported.extend(str(one.resource.attributes["service.instance.id"]) for one in data.resource_metrics)
+
+    resource = Resource({} if named is None else {"service.instance.id": named})
+    delivery = ProcessDelivery(Exporter(), "somewhere")
+    for pid in (1, 1, 2):
+        monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
+        delivery.export(MetricsData([ResourceMetrics(resource, [], "")]), timeout_millis=1_000)
+    delivery.close(lambda: None).wait(time.monotonic() + 5)
+    first, second, forked = exported
+    assert first == second
+    assert {first, forked} == {named} if named else first != forked

@@ -1,4 +1,4 @@
-"""The demo as a user starts it, serving load and its page until it is told to end."""
+"""The demo and its Redis as the compose file starts them, on this machine, until they are told to end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import urllib.request
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from prometheus_server import until
+from prometheus_server import shipped_command, until
+from tools import found
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,21 +22,35 @@ if TYPE_CHECKING:
 @contextmanager
 def serving(directory: Path) -> Iterator[int]:
     """The port of the page of a demo that goes on until the block ends, and for five minutes at most."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    command = [sys.executable, "-m", "otelbudget", "demo", "--serve", "--for", "5m", "--metrics-port", str(port)]
+    page, store = _free_ports(2)
+    here = {"otelbudget": "-m otelbudget", "0.0.0.0": "127.0.0.1", "redis://redis:6379/0": f"redis://127.0.0.1:{store}"}
+    shipped = [word for argument in shipped_command("demo") for word in here.get(argument, argument).split()]
+    demo = [sys.executable, *shipped, "--for", "5m", "--metrics-port", str(page)]
+    redis, *options = shipped_command("redis")
+    server = [found(redis), *options, "--port", str(store), "--dir", str(directory)]
+    with (
+        _process(server, directory / "redis.log", store, signal.SIGTERM),
+        _process(demo, directory / "demo.log", page, signal.SIGINT),
+    ):
+        with urllib.request.urlopen(f"http://127.0.0.1:{page}/metrics", timeout=5) as answer:
+            assert answer.status == 200
+        yield page
+
+
+@contextmanager
+def _process(command: list[str], log: Path, port: int, end: signal.Signals) -> Iterator[None]:
+    """*command* from when it listens on *port*, until the block ends."""
     theirs = ("OTEL_", "OPENAI_")  # a developer's own settings must not send the demo elsewhere
     environment = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
-    log = directory / "demo.log"
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=directory)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=log.parent)
         try:
-            until(lambda: process.poll() is not None or _answers(port), 60, "the demo serves its page")
+            until(lambda: process.poll() is not None or _listens(port), 60, f"{command[0]} listens")
             assert process.poll() is None, log.read_text("utf-8")[-2000:]
-            yield port
+            yield
         finally:
             if process.poll() is None:
-                process.send_signal(signal.SIGINT)
+                process.send_signal(end)
             try:
                 process.wait(30)
             except subprocess.TimeoutExpired:
@@ -43,6 +58,14 @@ def serving(directory: Path) -> Iterator[int]:
                 process.wait()
 
 
-def _answers(port: int) -> bool:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        return bool(answer.status == 200)
+def _listens(port: int) -> bool:
+    with socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+
+
+def _free_ports(number: int) -> list[int]:
+    taken = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [one.getsockname()[1] for one in taken]
+    for one in taken:
+        one.close()
+    return ports

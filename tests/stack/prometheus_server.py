@@ -22,10 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 HERE = Path(__file__).parent
+COMPOSE = HERE.parents[1] / "docker-compose.yml"
 MODULE = "github.com/prometheus/prometheus"
 #: Where what the tests build is kept.
 CACHE = Path(os.environ.get("OTELBUDGET_TEST_CACHE") or Path.home() / ".cache" / "otelbudget-test")
@@ -60,6 +63,12 @@ def prometheus_binary(name: str = "prometheus") -> Path:
     if elsewhere:
         return Path(elsewhere)
     raise Missing(f"no {name} on the PATH, and it can't be built: {problem}")
+
+
+def shipped_command(service: str) -> list[str]:
+    """The command of a *service* of the compose file, its variables at their defaults."""
+    command = yaml.safe_load(COMPOSE.read_text("utf-8"))["services"][service]["command"]
+    return [re.sub(r"\$\{\w+:-(.*?)\}", r"\1", argument) for argument in command]
 
 
 def prometheus_help() -> str:
@@ -133,19 +142,16 @@ def until(found: Callable[[], Any], timeout_s: float, what: str) -> Any:
 
 @contextmanager
 def running(config: str, directory: Path, extra: Sequence[str] = ()) -> Iterator[Prometheus]:
-    """A Prometheus with *config*, its data under *directory*, on a free port of the loopback."""
+    """A Prometheus as it is shipped, but with *config*, data under *directory*, on a free port of the loopback."""
     binary = prometheus_binary()
     (directory / "prometheus.yaml").write_text(config, "utf-8")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [
-        str(binary),
-        f"--config.file={directory / 'prometheus.yaml'}",
-        f"--storage.tsdb.path={directory / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-        "--enable-feature=exemplar-storage,created-timestamp-zero-ingestion",
-        *extra,
-    ]
+    places = {"=/etc/prometheus": f"={directory}", "=/prometheus": f"={directory / 'data'}"}
+    shipped = shipped_command("prometheus")
+    for place, here in places.items():
+        shipped = [argument.replace(place, here) for argument in shipped]
+    command = [str(binary), *shipped, f"--web.listen-address=127.0.0.1:{port}", *extra]
     server = Prometheus(f"http://127.0.0.1:{port}")
     log = directory / "prometheus.log"
     with log.open("w") as output:

@@ -15,6 +15,7 @@ from otelbudget import semconv
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import ModuleType
 
 # The first run on a machine builds promtool.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -23,6 +24,8 @@ ALERTS = Path(__file__).parents[2] / "grafana" / "alerts"
 RULES = ALERTS / "otelbudget.rules.yaml"
 #: Labels of a tenant's quota in every scenario.
 WHOSE = 'scope="tenant", org="default", tenant="acme", model="", agent="", tag="", budget="daily", window="day"'
+#: And of the organisation's.
+ORG = WHOSE.replace('"tenant"', '"org"').replace('"acme"', '""')
 #: What a process that reports says, so that its absence is no part of the scenario.
 REPORTS = {"otelbudget_build_info": "1x400"}
 
@@ -67,7 +70,7 @@ SCENARIOS: list[tuple[str, dict[str, str], set[str]]] = [
     ("a run's budget refuses", _quota("100x400") | DENIED, {"DenialSpike"}),
     (
         "the organisation's quota refuses",
-        _quota("998x400", whose=WHOSE.replace('"tenant"', '"org"').replace('"acme"', '""')) | DENIED,
+        _quota("998x400", whose=ORG) | DENIED,
         {"Quota95", "TenantBlocked", "DenialSpike"},
     ),
     (
@@ -155,22 +158,74 @@ def test_what_fires_and_what_does_not(tmp_path: Path) -> None:
     assert _check([_scenario(*one) for one in SCENARIOS], tmp_path) == ""
 
 
-def test_an_alert_says_whose_which_budget_and_how_much_and_leads_to_its_board(tmp_path: Path) -> None:
-    scenario = _scenario("used up", _quota("1000x400"), {"QuotaExhausted"})
-    labels = {"severity": "warning", "resource": "tokens", "mode": "enforce", "tenant": "acme", "budget": "daily"}
-    annotations = {
-        "summary": "tenant acme: quota daily (tokens) is used up",
-        "description": "100% of it are used.",
-        "dashboard": "/d/otelbudget-tenant?var-tenant=acme",
-    }
-    expected = {"exp_labels": labels | {"scope": "tenant", "org": "default", "window": "day"}}
+IN_QUOTA = {"resource": "tokens", "mode": "enforce", "org": "default", "budget": "daily", "window": "day"}
+
+
+@pytest.mark.parametrize(
+    ("series", "alert", "labels", "annotations"),
+    [
+        (
+            _quota("1000x400"),
+            "QuotaExhausted",
+            IN_QUOTA | {"severity": "warning", "scope": "tenant", "tenant": "acme"},
+            {
+                "summary": "tenant acme: quota daily (tokens) is used up: 100%",
+                "description": "What it covers is refused until it begins anew.",
+                "dashboard": "/d/otelbudget-tenant?var-tenant=acme",
+            },
+        ),
+        (
+            _quota("850x400", whose=ORG),
+            "Quota80",
+            IN_QUOTA | {"severity": "info", "scope": "org"},
+            {
+                "summary": "org default: quota daily (tokens) fills up: 85%",
+                "description": "Little is refused yet.",
+                "dashboard": "/d/otelbudget-overview",
+            },
+        ),
+        (
+            _quota("998x400") | DENIED,
+            "TenantBlocked",
+            {"severity": "critical", "tenant": "acme", "budget": "daily"},
+            {
+                "summary": "Tenant acme is refused by the quota daily 6 times a minute",
+                "description": "Raise the quota or wait until it begins anew.",
+                "dashboard": "/d/otelbudget-tenant?var-tenant=acme",
+            },
+        ),
+        (
+            _quota("998x400", whose=ORG) | DENIED | {key.replace("acme", "globex"): one for key, one in DENIED.items()},
+            "TenantBlocked",
+            {"severity": "critical", "budget": "daily"},
+            {
+                "summary": "Tenants are refused by the quota daily 12 times a minute",
+                "description": "Raise the quota or wait until it begins anew.",
+                "dashboard": "/d/otelbudget-overview",
+            },
+        ),
+    ],
+)
+def test_an_alert_says_whose_which_budget_and_how_much_and_leads_to_its_board(
+    series: dict[str, str], alert: str, labels: dict[str, str], annotations: dict[str, str], tmp_path: Path
+) -> None:
+    scenario = _scenario("", series, set()) | {"promql_expr_test": []}
+    expected = {"exp_labels": labels, "exp_annotations": annotations}
     scenario["alert_rule_test"] = [
-        {
-            "alertname": "OtelbudgetQuotaExhausted",
-            "eval_time": "30m",
-            "exp_alerts": [expected | {"exp_annotations": annotations}],
-        }
+        {"alertname": f"Otelbudget{alert}", "eval_time": "30m", "exp_alerts": [expected]},
     ]
+    assert _check([scenario], tmp_path) == ""
+
+
+@pytest.mark.parametrize("whose", [WHOSE, ORG])
+def test_the_board_says_for_how_long_a_quota_has_refused(whose: str, generate: ModuleType, tmp_path: Path) -> None:
+    panels = generate.boards()["overview.json"]["panels"]
+    [refusals] = [panel for panel in panels if panel["title"].startswith("Who is refused")]
+    expr = refusals["targets"][1]["expr"]
+    scenario = _scenario("", _quota("998x400", whose=whose) | DENIED, set())
+    labels = '{tenant="acme", budget="daily", resource="tokens", reason="limit", operation="call"}'
+    samples = [{"labels": labels, "value": 29 * 60}]
+    scenario["promql_expr_test"] = [{"expr": expr, "eval_time": "30m", "exp_samples": samples}]
     assert _check([scenario], tmp_path) == ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -137,6 +138,7 @@ COLUMNS = {
     "Held": (rf"\(max by \({WHICH}\) \(otelbudget_budget_reserved{{", "short"),
     "Limit": (rf"\(max by \({WHICH}\) \(otelbudget_budget_limit{{", "short"),
     "Refused": (r'increase\(otelbudget_checks_total{.*decision="deny"', "locale"),
+    "Blocked for": (r"time\(\) - max by \(tenant, budget\) \(ALERTS_FOR_STATE", "s"),
     "Users": (r"otelbudget_users_over_ratio", "locale"),
 }
 
@@ -224,6 +226,24 @@ def test_links_lead_to_boards_and_variables_that_exist(generate: ModuleType, boa
     boards = {found["uid"]: found for found in generate.boards().values()}
     for uid, variable in re.findall(r"/d/([\w-]+)\?var-(\w+)=", str(board)):
         assert variable in {one["name"] for one in boards[uid]["templating"]["list"]}
+
+
+#: Variables that Grafana sets itself: of a time range, and in a link of the value that it hangs on.
+BUILT_IN = {"__rate_interval", "__range", "__url_time_range", "__value", "__data", "__series"}
+
+
+def test_every_variable_is_one_of_the_board_or_of_grafana(board: Any) -> None:
+    declared = {one["name"] for one in board["templating"]["list"]}
+    # What label_replace found is called $1.
+    used = set(re.findall(r"\$\{?([a-zA-Z_]+)", json.dumps(board)))
+    assert used <= declared | BUILT_IN
+
+
+def test_a_data_source_is_a_variable_of_its_kind(board: Any) -> None:
+    kinds = {f"${{{one['name']}}}": one["query"] for one in board["templating"]["list"] if one["type"] == "datasource"}
+    for place in (board["annotations"]["list"], board["panels"], *(panel["targets"] for panel in board["panels"])):
+        for one in place:
+            assert kinds[one["datasource"]["uid"]] == one["datasource"]["type"]
 
 
 def test_alerts_are_drawn_over_every_board(board: Any) -> None:

@@ -25,6 +25,14 @@ IMAGES = {
     "grafana": "grafana/grafana:13.2.0",
     "redis": "redis:8.8-alpine",
 }
+#: What Grafana's configuration knows in the sections that are in use (its conf/defaults.ini): it ignores anything else.
+GRAFANA_SETTINGS = {
+    "ANALYTICS": {"REPORTING_ENABLED", "CHECK_FOR_UPDATES", "CHECK_FOR_PLUGIN_UPDATES", "FEEDBACK_LINKS_ENABLED"},
+    "AUTH_ANONYMOUS": {"ENABLED", "ORG_NAME", "ORG_ROLE", "HIDE_VERSION"},
+    "DASHBOARDS": {"DEFAULT_HOME_DASHBOARD_PATH", "MIN_REFRESH_INTERVAL", "VERSIONS_TO_KEEP"},
+    "SECURITY": {"ADMIN_USER", "ADMIN_PASSWORD", "ADMIN_EMAIL", "SECRET_KEY"},
+    "USERS": {"DEFAULT_THEME", "HOME_PAGE"},
+}
 
 
 def _load(path: Path) -> Any:
@@ -75,6 +83,16 @@ def test_nobody_can_log_in_with_a_password_that_everybody_knows(compose: Any) ->
         said = {subprocess.check_output(["sh", "-c", script], env=environment, text=True) for _ in range(2)}
         assert said == {"mine"} if given else len(said) == 2
         assert all(len(password) >= 24 for password in said if not given)
+
+
+def test_grafana_knows_the_settings_that_it_is_given(compose: Any) -> None:
+    known = {f"GF_{section}_{name}" for section, names in GRAFANA_SETTINGS.items() for name in names}
+    assert set(compose["services"]["grafana"]["environment"]) <= known
+
+
+def test_tempo_is_given_options_that_were_tried(compose: Any) -> None:
+    """It can't be had here."""
+    assert compose["services"]["tempo"]["command"] == ["-target=all", "-config.file=/etc/tempo/tempo.yaml"]
 
 
 def test_what_is_mounted_exists_and_named_volumes_are_declared(compose: Any) -> None:

@@ -21,14 +21,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 #: What Grafana puts in for its variables; umbrella is refused by its budget and spends on its quota.
 VARIABLES = {"$tenant": "umbrella", "$__rate_interval": "1m", "$__range": "5m", "$__interval": "1s"}
 HOUR = "at the end of an hour, all quotas of the demo begin anew before they are used up"
-MEMORY = "the demo's quotas are in memory"
 #: Queries that may be empty on a healthy system, by panel and what they ask for, with the reason.
 MAY_BE_EMPTY = {
     ("Next quota to run out", ""): HOUR,
     ("Runs out next", ""): HOUR,
     ("Which quotas are used most?", "unless"): HOUR,
-    ("Store", ""): MEMORY,
-    ("Is the store well?", ""): MEMORY,
     ("Last reload", ""): "the demo does not follow its file",
     (
         "Which runs are burning?",

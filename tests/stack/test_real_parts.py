@@ -25,8 +25,8 @@ from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-from prometheus_server import until
-from tools import collector, compose_reader, promtool
+from prometheus_server import prometheus_binary, shipped_command, until
+from tools import collector, compose_reader, found, promtool
 
 import otelbudget
 from otelbudget import BudgetExceeded, Config, RunBudget
@@ -64,8 +64,8 @@ def test_docker_reads_the_compose_file_and_finds_what_is_misspelt(
 ) -> None:
     text = (ROOT / "docker-compose.yml").read_text("utf-8")
     assert good in text
-    found = _compose(text.replace(good, bad, 1) if good else text, tmp_path)
-    assert (said in found) if said else (found == "")
+    problem = _compose(text.replace(good, bad, 1) if good else text, tmp_path)
+    assert (said in problem) if said else (problem == "")
 
 
 def _free_ports(number: int) -> list[int]:
@@ -151,7 +151,7 @@ def test_spans_log_records_and_metrics_arrive(tmp_path: Path) -> None:
         )
         assert re.search(r"otelbudget\.run .*otelbudget\.tenant=acme", told)
         assert re.search(r"otelbudget\.reason=limit.* otelbudget\.resource=steps.* otelbudget\.tenant=acme", told), told
-        page = until(lambda: "otelbudget_checks_total" in (found := _read(ports["8889"], "/metrics")) and found, 30, "")
+        page = until(lambda: "otelbudget_checks_total" in (text := _read(ports["8889"], "/metrics")) and text, 30, "")
         assert re.search(r'otelbudget_checks_total\{.*decision="deny".*resource="steps".*\} 1', page)
         assert "otelcol_" in _read(ports["8888"], "/metrics")
 
@@ -214,10 +214,20 @@ def test_prometheus_reads_its_files_and_finds_what_is_misspelt(tmp_path: Path) -
 
 
 def test_alertmanager_reads_its_file() -> None:
-    tool = shutil.which("amtool")
-    if tool is None:
-        assert os.environ.get("OTELBUDGET_REQUIRE_SERVICES") != "1", "no amtool on the PATH"
-        pytest.skip("no amtool on the PATH")
-    check = [tool, "check-config", str(GRAFANA / "alerts" / "alertmanager.yaml")]
+    check = [found("amtool"), "check-config", str(GRAFANA / "alerts" / "alertmanager.yaml")]
     done = subprocess.run(check, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("misspelt", [[], ["--web.externl-url=http://localhost"]])
+def test_programs_find_options_of_the_compose_file_that_they_do_not_have(misspelt: list[str]) -> None:
+    """Those of the demo and of Redis are tried where the boards are."""
+    programs = {
+        "prometheus": (str(prometheus_binary()), "--version"),
+        "alertmanager": (found("prometheus-alertmanager"), "--version"),
+        "collector": (collector(), "--help"),
+    }
+    for service, (program, ends) in programs.items():
+        command = [program, *shipped_command(service), *misspelt, ends]
+        done = subprocess.run(command, capture_output=True, check=False)
+        assert (done.returncode == 0) == (not misspelt), done.stderr

@@ -43,10 +43,15 @@ def collector() -> str:
     return _built(target, HERE, [*builder, "--set=dist.output_path={}"])
 
 
+def found(program: str) -> str:
+    """Where it is on the PATH."""
+    return shutil.which(program) or _missing(f"no {program} on the PATH")
+
+
 def _pinned(file: Path, pattern: str) -> str:
-    found = re.search(pattern, file.read_text("utf-8"))
-    assert found is not None
-    return found[1]
+    pin = re.search(pattern, file.read_text("utf-8"))
+    assert pin is not None
+    return pin[1]
 
 
 def _built(target: Path, directory: Path, command: list[str]) -> str:
