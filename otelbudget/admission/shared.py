@@ -110,11 +110,11 @@ class _Errand:
         payer, request, accounts = self._payer, self._asked, self._accounts
         if payer.engine.store.health.untold:
             self._tell()
-        if answer.replayed or (answer.gone and self._keyed and request.change is None):
+        if request.change is None and (answer.replayed or (answer.gone and self._keyed)):
             return self._as_before(gone=answer.gone)
         if answer.gone and request.change is None:  # never admitted by an id that has ended
             return self.failed(WrongWindow(answer.now_s))
-        if answer.gone and request.hold is not None:
+        if (answer.gone or answer.replayed) and request.hold is not None:
             return self._begin_anew(request.hold)
         held = request.hold is not None
         more = pack(request.amounts if request.hold is None else request.hold.amounts) - pack(self._there)
@@ -194,12 +194,14 @@ class _Errand:
         trips.send(payer, owed)
 
     def _begin_anew(self, hold: Hold) -> Judgement | None:
-        """Its call is alive, but it has expired there: None to ask for all of it, beyond what that has charged."""
+        """Its call is alive, but it has expired there, and another process may have its key by now: None to ask for all
+        of it, beyond what that has charged."""
         if not self._tries:
             return self.failed(StoreError("what was held there has expired"))
         self._tries -= 1
         self._give_back()
-        if self._keyed:  # which has charged nothing, and is held anew under its key
+        if self._keyed and hold.trip is not None:  # it is held anew under its key
+            hold.trip = hold.trip._replace(paid=tuple(map(max, hold.on_expiry, hold.trip.paid)))
             self._there = NOTHING
         else:
             self._move(hold, hold.on_expiry)

@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otelbudget.ledger.account import Account, Crossing, Hold, QuotaAccount, Refusal, SharedAccount, crossings
-from otelbudget.ledger.change import Changes
+from otelbudget.ledger.change import Changes, write
 from otelbudget.ledger.judging import exceeded, refusal
 from otelbudget.ledger.rules import Rule
 from otelbudget.model.amounts import NOTHING, UNLIMITED, Amounts
@@ -165,15 +165,20 @@ def answered(
 # --- afterwards: what is owed to the store before the ledger changes, and sent once it has
 
 
-def owe(payer: Payer, hold: Hold, actual: Amounts, told: Told, *, late: bool = False) -> tuple[Owed, ...]:
-    """What tells the store what a hold was charged, if it knows it; *told* which thresholds that crossed."""
+def owe(
+    payer: Payer, hold: Hold, actual: Amounts, told: Told, *, late: bool = False, seen: bool = False
+) -> tuple[Owed, ...]:
+    """What tells the store what a hold was charged, if it knows it; *told* which thresholds that crossed.
+
+    For a call that was *seen* it is charged whoever else has settled the hold under its key: then both were made.
+    """
     trip: Trip | None = hold.trip
     if trip is None:
         return ()
     hold_id = f"{trip.id}:late" if late and not trip.digest else trip.id  # under a key it is charged once altogether
     held, charged, on_expiry = (_beyond(one, trip.paid) for one in (hold.amounts, actual, hold.on_expiry))
     ended = Settle(hold_id, trip.shard, trip.lines, held, charged, on_expiry, trip.digest)
-    return _owed(payer, trip.accounts, ended, told)
+    return _owed(payer, trip.accounts, ended, told, seen=seen)
 
 
 def owe_record(
@@ -188,8 +193,8 @@ def owe_record(
     return _owed(payer, there, ended, told)
 
 
-def _owed(payer: Payer, accounts: Accounts, ended: Settle, told: Told) -> tuple[Owed, ...]:
-    return (Owed(ended, partial(_settled, payer, accounts, ended, told)),)
+def _owed(payer: Payer, accounts: Accounts, ended: Settle, told: Told, *, seen: bool = False) -> tuple[Owed, ...]:
+    return (Owed(ended, partial(_settled, payer, accounts, ended, told, seen)),)
 
 
 def owing(payer: Payer, owed: tuple[Owed, ...]) -> Changes:
@@ -213,7 +218,10 @@ def sent_first(payer: Payer, owed: tuple[Owed, ...], settled: Settled | None) ->
     return ()
 
 
-def _settled(payer: Payer, accounts: Accounts, ended: Settle, told: Told, answer: Settled) -> None:
+def _settled(payer: Payer, accounts: Accounts, ended: Settle, told: Told, seen: bool, answer: Settled) -> None:
+    if seen and answer.replayed:
+        mine = ended._replace(id=_new_id(), held=ended.actual, digest="")
+        write(owing(payer, _owed(payer, accounts, mine, told)))  # sent with the next trip
     paid = ended.on_expiry if answer.was == "expired" else NOTHING
     charged = 0 if answer.replayed else pack(_beyond(ended.actual, paid))  # `settled` answers one that came twice
     held = ended.held if answer.was == "open" else NOTHING
