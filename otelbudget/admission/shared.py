@@ -177,6 +177,8 @@ class _Errand:
             here = here._replace(decision=Decision(True, warned=True, denial=warned))
         if request.change is None:
             payer.engine.ledger.add([count_of(payer, request.operation, warned)])
+        elif request.hold is not None and request.hold.trip is not None:
+            request.hold.trip = request.hold.trip._replace(on_expiry=request.hold.on_expiry)
         if request.operation == "tool" and request.hold is not None:
             here = here._replace(crossed=settlement.charge_hold(payer, request.hold))
         if request.site.span is None:
@@ -200,11 +202,12 @@ class _Errand:
             return self.failed(StoreError("what was held there has expired"))
         self._tries -= 1
         self._give_back()
-        if self._keyed and hold.trip is not None:  # it is held anew under its key
-            hold.trip = hold.trip._replace(paid=tuple(map(max, hold.on_expiry, hold.trip.paid)))
+        trip: trips.Trip = hold.trip
+        if self._keyed:  # it is held anew under its key
+            hold.trip = trip._replace(paid=tuple(map(max, trip.on_expiry, trip.paid)))
             self._there = NOTHING
         else:
-            self._move(hold, hold.on_expiry)
+            self._move(hold, trip.on_expiry)
         return None
 
     @property

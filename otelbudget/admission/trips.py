@@ -39,6 +39,7 @@ class Trip(NamedTuple):
     Attributes:
         id, shard, lines: As the store knows it.
         accounts: Those of the lines.
+        on_expiry: What its expiry charges there, in all.
         paid: What the expiry of an earlier one has charged.
         digest: Of the payload, if the id follows from an idempotency key; else empty.
     """
@@ -47,6 +48,7 @@ class Trip(NamedTuple):
     shard: str
     lines: tuple[Line, ...]
     accounts: Accounts
+    on_expiry: Amounts
     paid: Sequence[int] = NOTHING
     digest: str = ""
 
@@ -120,7 +122,8 @@ def _named(once: Once | None) -> tuple[str, str]:
 def anew(payer: Payer, hold: Hold, accounts: Accounts, paid: Sequence[int] = NOTHING, once: Once | None = None) -> Trip:
     """What is to hold on *accounts* for *hold* from now on, under the key of *once*, if there is one."""
     id, digest = _named(once)
-    return Trip(id, _shard(payer), _lines(payer, accounts, hold.wrapping), accounts, paid, digest)
+    lines = _lines(payer, accounts, hold.wrapping)
+    return Trip(id, _shard(payer), lines, accounts, hold.on_expiry, paid, digest)
 
 
 def ask(payer: Payer, hold: Hold, before: Sequence[int]) -> Reserve:
