@@ -116,7 +116,7 @@ def settle(
         owed: tuple[Any, ...] = ()
         if payer.engine.store is not None:
             told = partial(say_crossed, payer, site)
-            owed = trips.owe(payer, held, whole.amounts, told, late=was == "released")
+            owed = trips.owe(payer, held, whole.amounts, told, late=was == "released", seen=by_price)
             owed += trips.owe_record(payer, joining, whole.amounts, told)
         writes: Changes = [(held, "paid", usage), *(trips.owing(payer, owed) if owed else ())]
         counts = counts_of(payer, charge.usage, charge.amounts, charge.cost)

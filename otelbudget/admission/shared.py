@@ -110,11 +110,11 @@ class _Errand:
         payer, request, accounts = self._payer, self._asked, self._accounts
         if payer.engine.store.health.untold:
             self._tell()
-        if answer.replayed or (answer.gone and self._keyed and request.change is None):
+        if request.change is None and (answer.replayed or (answer.gone and self._keyed)):
             return self._as_before(gone=answer.gone)
         if answer.gone and request.change is None:  # never admitted by an id that has ended
             return self.failed(WrongWindow(answer.now_s))
-        if answer.gone and request.hold is not None:
+        if (answer.gone or answer.replayed) and request.hold is not None:
             return self._begin_anew(request.hold)
         held = request.hold is not None
         more = pack(request.amounts if request.hold is None else request.hold.amounts) - pack(self._there)
@@ -177,6 +177,8 @@ class _Errand:
             here = here._replace(decision=Decision(True, warned=True, denial=warned))
         if request.change is None:
             payer.engine.ledger.add([count_of(payer, request.operation, warned)])
+        elif request.hold is not None and request.hold.trip is not None:
+            request.hold.trip = request.hold.trip._replace(on_expiry=request.hold.on_expiry)
         if request.operation == "tool" and request.hold is not None:
             here = here._replace(crossed=settlement.charge_hold(payer, request.hold))
         if request.site.span is None:
@@ -194,15 +196,18 @@ class _Errand:
         trips.send(payer, owed)
 
     def _begin_anew(self, hold: Hold) -> Judgement | None:
-        """Its call is alive, but it has expired there: None to ask for all of it, beyond what that has charged."""
+        """Its call is alive, but it has expired there, and another process may have its key by now: None to ask for all
+        of it, beyond what that has charged."""
         if not self._tries:
             return self.failed(StoreError("what was held there has expired"))
         self._tries -= 1
         self._give_back()
-        if self._keyed:  # which has charged nothing, and is held anew under its key
+        trip: trips.Trip = hold.trip
+        if self._keyed:  # it is held anew under its key
+            hold.trip = trip._replace(paid=tuple(map(max, trip.on_expiry, trip.paid)))
             self._there = NOTHING
         else:
-            self._move(hold, hold.on_expiry)
+            self._move(hold, trip.on_expiry)
         return None
 
     @property

@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otelbudget.ledger.account import Account, Crossing, Hold, QuotaAccount, Refusal, SharedAccount, crossings
-from otelbudget.ledger.change import Changes
+from otelbudget.ledger.change import Changes, write
 from otelbudget.ledger.judging import exceeded, refusal
 from otelbudget.ledger.rules import Rule
 from otelbudget.model.amounts import NOTHING, UNLIMITED, Amounts
@@ -39,6 +39,7 @@ class Trip(NamedTuple):
     Attributes:
         id, shard, lines: As the store knows it.
         accounts: Those of the lines.
+        on_expiry: What its expiry charges there, in all.
         paid: What the expiry of an earlier one has charged.
         digest: Of the payload, if the id follows from an idempotency key; else empty.
     """
@@ -47,6 +48,7 @@ class Trip(NamedTuple):
     shard: str
     lines: tuple[Line, ...]
     accounts: Accounts
+    on_expiry: Amounts
     paid: Sequence[int] = NOTHING
     digest: str = ""
 
@@ -120,7 +122,8 @@ def _named(once: Once | None) -> tuple[str, str]:
 def anew(payer: Payer, hold: Hold, accounts: Accounts, paid: Sequence[int] = NOTHING, once: Once | None = None) -> Trip:
     """What is to hold on *accounts* for *hold* from now on, under the key of *once*, if there is one."""
     id, digest = _named(once)
-    return Trip(id, _shard(payer), _lines(payer, accounts, hold.wrapping), accounts, paid, digest)
+    lines = _lines(payer, accounts, hold.wrapping)
+    return Trip(id, _shard(payer), lines, accounts, hold.on_expiry, paid, digest)
 
 
 def ask(payer: Payer, hold: Hold, before: Sequence[int]) -> Reserve:
@@ -165,15 +168,20 @@ def answered(
 # --- afterwards: what is owed to the store before the ledger changes, and sent once it has
 
 
-def owe(payer: Payer, hold: Hold, actual: Amounts, told: Told, *, late: bool = False) -> tuple[Owed, ...]:
-    """What tells the store what a hold was charged, if it knows it; *told* which thresholds that crossed."""
+def owe(
+    payer: Payer, hold: Hold, actual: Amounts, told: Told, *, late: bool = False, seen: bool = False
+) -> tuple[Owed, ...]:
+    """What tells the store what a hold was charged, if it knows it; *told* which thresholds that crossed.
+
+    For a call that was *seen* it is charged whoever else has settled the hold under its key: then both were made.
+    """
     trip: Trip | None = hold.trip
     if trip is None:
         return ()
     hold_id = f"{trip.id}:late" if late and not trip.digest else trip.id  # under a key it is charged once altogether
     held, charged, on_expiry = (_beyond(one, trip.paid) for one in (hold.amounts, actual, hold.on_expiry))
     ended = Settle(hold_id, trip.shard, trip.lines, held, charged, on_expiry, trip.digest)
-    return _owed(payer, trip.accounts, ended, told)
+    return _owed(payer, trip.accounts, ended, told, seen=seen)
 
 
 def owe_record(
@@ -188,8 +196,8 @@ def owe_record(
     return _owed(payer, there, ended, told)
 
 
-def _owed(payer: Payer, accounts: Accounts, ended: Settle, told: Told) -> tuple[Owed, ...]:
-    return (Owed(ended, partial(_settled, payer, accounts, ended, told)),)
+def _owed(payer: Payer, accounts: Accounts, ended: Settle, told: Told, *, seen: bool = False) -> tuple[Owed, ...]:
+    return (Owed(ended, partial(_settled, payer, accounts, ended, told, seen)),)
 
 
 def owing(payer: Payer, owed: tuple[Owed, ...]) -> Changes:
@@ -213,7 +221,10 @@ def sent_first(payer: Payer, owed: tuple[Owed, ...], settled: Settled | None) ->
     return ()
 
 
-def _settled(payer: Payer, accounts: Accounts, ended: Settle, told: Told, answer: Settled) -> None:
+def _settled(payer: Payer, accounts: Accounts, ended: Settle, told: Told, seen: bool, answer: Settled) -> None:
+    if seen and answer.replayed:
+        mine = ended._replace(id=_new_id(), held=ended.actual, digest="")
+        write(owing(payer, _owed(payer, accounts, mine, told)))  # sent with the next trip
     paid = ended.on_expiry if answer.was == "expired" else NOTHING
     charged = 0 if answer.replayed else pack(_beyond(ended.actual, paid))  # `settled` answers one that came twice
     held = ended.held if answer.was == "open" else NOTHING

@@ -190,8 +190,9 @@ class Reservation:
         other = self._payer is not run or self.model not in (None, model) or self._owner is not owner
         if other or held.state != "open" or held.amounts[TOOLS]:
             return None
-        # What is left of it is as good as released: committed all the same, it is charged in full.
-        left = replace(held, state="released")
+        # What is left of it is as good as released: committed all the same, it is charged in full, for its own sake.
+        trip = held.trip and held.trip._replace(id=f"{held.trip.id}:left")
+        left = replace(held, state="released", trip=trip)
         write([(self, "_lent", held), (self, "_hold", left)])
         return held
 

@@ -214,7 +214,7 @@ class Store(Protocol):
         """Hold what is asked on every line, or change nothing.
 
         Raises:
-            WrongWindow: It is a new hold, and a line is not in the window of now.
+            WrongWindow: It is a new hold, and a line is not in the window of now; or its key has one on other lines.
             IdempotencyError: The id was used with another digest.
         """
 

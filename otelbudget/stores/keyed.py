@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 
 from otelbudget.errors import IdempotencyError
-from otelbudget.stores.base import Reserve
+from otelbudget.stores.base import Reserve, WrongWindow
 
-__all__ = ["check", "digest_of", "id_of", "is_again", "is_of_another"]
+__all__ = ["check", "digest_of", "id_of", "is_again", "is_of_another", "on_other_lines"]
 
 
 def id_of(*names: str) -> str:
@@ -38,6 +38,12 @@ def is_again(kept: str, asked: Reserve) -> bool:
 def is_of_another(kept: str, given: str) -> bool:
     """Whether both are of one key, and another process has come before."""
     return bool(kept and given) and kept != given
+
+
+def on_other_lines(asked: Reserve, now_s: float) -> Exception:
+    """What is wrong where the hold of *asked* was made on other lines: another process may have done that under its
+    key, in windows that have ended since or with other quotas."""
+    return WrongWindow(now_s) if asked.digest else ValueError(f"hold {asked.id!r} was made on other lines")
 
 
 def _hash(what: object) -> str:

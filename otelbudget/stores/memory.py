@@ -89,7 +89,7 @@ class MemoryStore:
             if (one is None and any(asked.held)) or (one is not None and one.hold.state != "open"):
                 return self._seen(asked.shard, asked.lines)._replace(gone=True)
             if one is not None and _places(one.lines) != _places(asked.lines):
-                raise ValueError(f"hold {asked.id!r} was made on other lines")
+                raise keyed.on_other_lines(asked, self._now_s)
             return self._held(shard, asked, one)
 
     def _held(self, shard: Shard, asked: Reserve, one: Kept | None) -> Answer:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from otelbudget.errors import StoreError
-from otelbudget.stores.base import Settle, Settled
+from otelbudget.errors import IdempotencyError, StoreError
+from otelbudget.stores.base import Settle, Settled, WrongWindow
 
 __all__ = ["ById", "Owed", "Unsent", "sending"]
 
@@ -32,9 +32,12 @@ class Owed:
         self.told = told
         self.due_s = 0.0
 
-    def in_its_window(self) -> Settle:
-        """A record whose window has just ended, as the end of a hold: it is charged where it was spent."""
-        return self.ended._replace(held=self.ended.actual)
+    def otherwise(self, refused: WrongWindow | IdempotencyError) -> Settle:
+        """The same as the end of a hold, which is *refused* nothing: a record whose window has just ended is charged
+        where it was spent, and what another process has done something else under the key of, without that key."""
+        id = self.ended.id if isinstance(refused, WrongWindow) else f"{self.ended.id} {self.ended.digest}"
+        digest = self.ended.digest if isinstance(refused, WrongWindow) else ""
+        return self.ended._replace(id=id, held=self.ended.actual, digest=digest)
 
 
 class ById:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from otelbudget.errors import IdempotencyError
+from otelbudget.stores import keyed
 from otelbudget.stores.base import (
     FOREVER_S,
     PAGE,
@@ -175,7 +176,7 @@ class RedisStore:
 
     def _answered(self, asked: Reserve, reply: list[Any]) -> Answer:
         if reply[0] == b"lines":
-            raise ValueError(f"hold {asked.id!r} was made on other lines")
+            raise keyed.on_other_lines(asked, reply[1] / 1000)
         self._check(reply[0], reply[1], asked.id)
         return self._answer(asked.shard, reply)
 

@@ -64,9 +64,13 @@ class Nodes:
             self._apool: Any = redis.asyncio.ConnectionPool.from_url(url, protocol=2, **self._bounds)
             if self._service:
                 self._pool = self._of_sentinels(redis.sentinel)
-        except (ValueError, TypeError):
+            self.connect(None)  # which refuses options that it does not know
+        except (ValueError, TypeError, redis.RedisError):
             # Not even as the cause: it may have a part of the password.
-            raise ConfigError(f"store.url {self.where} is no address; in a password / is %2F, # is %23") from None
+            raise ConfigError(
+                f"store.url {self.where} is no address, or what follows ? is no option of redis-py; in a password / is"
+                " %2F, # is %23"
+            ) from None
 
     def _several(self, url: str) -> str:
         """The address of one of several hosts, whose list is noted."""

@@ -13,12 +13,12 @@ import secrets
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from otelbudget import forking
 from otelbudget.config.store import StoreConfig
-from otelbudget.errors import StoreError
+from otelbudget.errors import IdempotencyError, StoreError
 from otelbudget.stores.base import Answer, Line, Reserve, Settle, Settled, Store, WrongWindow
 from otelbudget.stores.failure import Failure
 from otelbudget.stores.health import Health
@@ -164,21 +164,21 @@ class Shared:
 
     def settle_first(self, owed: Owed) -> Settled | None:
         """Send what is charged here only if the store has not charged it before; None if that can't be known now."""
-        try:
+        settled = None
+        with suppress(StoreError):
             self._catch_up()
-            settled = self._sent(owed, self.store.settle)
-        except StoreError:
-            self.failure.settled(owed.ended, reached=False)
-            return None
-        self.failure.settled(owed.ended, reached=True)
+            settled = self._sent(owed, self.store.settle, WrongWindow)
+        self.failure.settled(owed.ended, reached=settled is not None)
         return settled
 
-    def _sent(self, owed: Owed, settle: Callable[[Settle], Settled]) -> Settled:
+    def _sent(
+        self, owed: Owed, settle: Callable[[Settle], Settled], refusals: Any = (WrongWindow, IdempotencyError)
+    ) -> Settled:
         with self._asking():
             try:
                 return settle(owed.ended)
-            except WrongWindow:
-                return settle(owed.in_its_window())
+            except refusals as refused:
+                return settle(owed.otherwise(refused))
 
     def _send(self, owed: Owed, settle: Callable[[Settle], Settled]) -> None:
         if owed.ended.id in self._owed:
@@ -191,8 +191,8 @@ class Shared:
             with sending(owed), self._asking():
                 try:
                     settled = await settle(owed.ended)
-                except WrongWindow:
-                    settled = await settle(owed.in_its_window())
+                except (WrongWindow, IdempotencyError) as refused:
+                    settled = await settle(owed.otherwise(refused))
             self._answered(owed, settled)
 
     def _answered(self, owed: Owed, settled: Settled) -> None:

@@ -202,7 +202,7 @@ def _reserve(trip: Trip, asked: Reserve) -> Answer:
         return _seen(trip, asked.lines)._replace(gone=True)
     lines = _told(asked.lines)
     if found is not None and found.lines != lines:
-        raise ValueError(f"hold {asked.id!r} was made on other lines: {found.lines}, not {lines}")
+        raise keyed.on_other_lines(asked, trip.now_s)
     own = (0,) * len(USED) if found is None else json.loads(found.amounts)
     more = tuple(map(sub, asked.amounts, own))
     refusal = judge(trip.states(asked.lines), asked.lines, more, own)

@@ -102,7 +102,7 @@ class ModelStore:
         if (hold is None and any(asked.held)) or (hold is not None and hold.state != "open"):
             return self.seen(asked.shard, asked.lines, now_s)._replace(gone=True)
         if hold is not None and [line[:4] for line in hold.lines] != [line[:4] for line in asked.lines]:
-            raise ValueError("other lines")
+            raise WrongWindow(now_s) if asked.digest else ValueError("other lines")
         own = (0,) * 7 if hold is None else hold.amounts
         refusals = []
         seen = self.seen(asked.shard, asked.lines, now_s)

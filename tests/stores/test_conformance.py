@@ -20,7 +20,7 @@ from store_kit import (
 )
 
 from otelbudget import IdempotencyError, StoreError
-from otelbudget.stores.base import PAGE, Answer, Override, Reserve, Reset, Settle, Settled, Stored
+from otelbudget.stores.base import PAGE, Answer, Override, Reserve, Reset, Settle, Settled, Stored, WrongWindow
 
 
 def test_exactly_the_limit_is_admitted_and_no_more(caller: Caller) -> None:
@@ -180,6 +180,15 @@ def test_a_hold_keeps_to_its_lines(caller: Caller) -> None:
     with pytest.raises(ValueError, match="other lines"):
         caller.reserve("a", 70, lifetime("other"), held=60)
     assert caller.state() == (0, 60)
+
+
+def test_a_key_whose_hold_is_in_another_window_can_not_be_resized_in_this_one(caller: Caller, clock: Clock) -> None:
+    caller.reserve("a", 60, day(), digest="asked one")
+    clock.advance(DAY_S)
+    today = day(clock.now_s)
+    assert caller.reserve("a", 60, today, digest="asked two").replayed
+    with pytest.raises(WrongWindow):
+        caller.reserve("a", 70, today, held=60, digest="asked two")
 
 
 def test_a_hold_expires_after_its_time_and_a_grace_and_charges_what_it_says(caller: Caller, clock: Clock) -> None:

@@ -27,7 +27,11 @@ from otelbudget import (
     StoreError,
     Usage,
 )
+from otelbudget.calls.model_call import ModelRequest, begin
 from otelbudget.config import StoreConfig
+from otelbudget.engine import context as contexts
+from otelbudget.engine.engine import Engine
+from otelbudget.ledger.ledger import Ledger
 
 QUOTAS = Quotas(default=[Quota(tokens=100, per="lifetime", name="q")])
 
@@ -51,6 +55,7 @@ def manager(place: Place) -> Iterator[Callable[..., BudgetManager]]:
 
     yield one
     for each in made:
+        contexts.deactivate(each.engine)
         each.shutdown()
     gc.collect()
 
@@ -258,6 +263,76 @@ def test_what_was_admitted_without_the_store_is_charged_once_when_it_is_back(
     there.consume_quota("acme", 5, idempotency_key="charge")
     monkeypatch.undo()
     assert seen(here) == (55, 0)
+
+
+def test_what_a_process_spent_under_a_key_that_another_took_meanwhile_is_charged_and_is_in_nobodys_way(
+    manager: Callable[..., BudgetManager], there: QuotaService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = QuotaService(store=manager(on_error="fail_open"))
+
+    def away(_: Any) -> Any:
+        raise StoreError("away")
+
+    for name in ("reserve", "settle"):
+        monkeypatch.setattr(here._engine.store.store, name, away)
+    held = here.reserve("acme", 20, idempotency_key="job")
+    here.consume_quota("acme", 5, idempotency_key="charge")
+    there.reserve("acme", 30, idempotency_key="job").commit(30)
+    there.consume_quota("acme", 6, idempotency_key="charge")
+    monkeypatch.undo()
+    here.reserve("rival", 1).commit(1)
+    held.commit(20)
+    assert seen(here) == (20 + 5 + 30 + 6, 0)
+    with pytest.raises(IdempotencyError):
+        there.consume_quota("acme", 5, idempotency_key="charge")
+
+
+def asked_of_a_model() -> Any:
+    found = begin(ModelRequest(provider="demo", operation="chat", model="demo", input_tokens=10, max_output_tokens=10))
+    assert found is not None
+    return found
+
+
+def test_calls_that_two_processes_make_under_one_key_are_both_charged(manager: Callable[..., BudgetManager]) -> None:
+    opened, other = manager(), manager()
+    opening = opened.run(RunBudget(max_tokens=100), tenant="acme", shared=True)
+    with opening as run, run.reserve(tokens=40, idempotency_key="job"):
+        contexts.activate(opened.engine)
+        call = asked_of_a_model()
+        with other.continue_run(run.run_id) as there, there.reserve(tokens=40, idempotency_key="job") as again:
+            contexts.activate(other.engine)
+            asked_of_a_model().commit(Usage(8, 7))
+        assert again.replayed
+        call.commit(Usage(10, 5))
+        assert run.remaining(fresh=True)["tokens"] == 100 - 2 * 15
+
+
+def test_a_commit_after_the_guarded_call_of_its_block_has_failed_is_charged_under_a_key_too(
+    manager: Callable[..., BudgetManager],
+) -> None:
+    one = manager()
+    with one.run(RunBudget(max_tokens=100), tenant="acme", shared=True) as run:
+        contexts.activate(one.engine)
+        with run.reserve(tokens=40, idempotency_key="job") as held:
+            asked_of_a_model().failed()
+            held.commit(Usage(20, 10))
+        assert run.usage.tokens == 30
+        assert seen(QuotaService(store=one)) == (30, 0)
+
+
+def test_what_expired_under_a_guarded_call_and_is_held_anew_under_its_key_is_charged_once(place: Place) -> None:
+    config = Config(quotas=Quotas(default=[Quota(tokens=1_000, per="lifetime")]), prices=PRICES)
+    manager = BudgetManager(engine=Engine(config, ledger=Ledger(clock_s=place.clock), store=place.store()))
+    with manager.run(RunBudget(max_tokens=1_000), tenant="acme", shared=True) as run:
+        contexts.activate(manager.engine)
+        with run.reserve(tokens=40, idempotency_key="job"):
+            call = asked_of_a_model()
+            place.clock.by_s += 100
+            assert seen(QuotaService(store=manager)) == (10, 0)  # its input, as of a call that nobody hears of
+            call.grow(25)
+            call.commit(Usage(10, 30))
+        assert (run.usage.steps, seen(QuotaService(store=manager))) == (1, (40, 0))
+    contexts.deactivate(manager.engine)
 
 
 async def test_of_coroutines_in_two_processes_one_holds(manager: Callable[..., BudgetManager]) -> None:

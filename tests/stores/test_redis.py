@@ -297,7 +297,18 @@ def test_a_password_opens_the_server_and_is_told_nobody(tmp_path: Path, url: str
         assert "s3cr3t" not in f"{error} {error!r} {error.__cause__!r}"
 
 
-@pytest.mark.parametrize("url", ["redis://:s3cr3t/@h:6379", "redis://h:s3cr3t", "redis://h?socket_timeout=s3cr3t"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "redis://:s3cr3t/@h:6379",
+            "redis://h:s3cr3t",
+            "redis://h?socket_timeout=s3cr3t",
+            "redis://h?Password=s3cr3t",
+        ),
+        *("redis+cluster://h?pasword=s3cr3t", "redis+sentinel://h/service/0?pasword=s3cr3t"),
+    ],
+)
 def test_what_is_no_address_is_refused_without_saying_it(url: str) -> None:
     with pytest.raises(ConfigError) as refused:
         RedisStore(url)

@@ -113,6 +113,23 @@ def test_a_reservation_that_has_expired_is_extended_and_charged_once(place: Plac
     assert state(service) == (120, 0, 880)
 
 
+@pytest.mark.parametrize("key", [None, "job"])
+@pytest.mark.parametrize(("end", "used"), [("release", (0, 0)), ("failed", (1, 0)), ("commit", (1, 15))])
+def test_a_call_that_takes_over_a_reservation_that_has_expired_is_charged_what_it_used(
+    place: Place, key: str | None, end: str, used: tuple[int, int]
+) -> None:
+    service = place.quota(tokens=1000, steps=10)
+    with otelbudget.run(shared=True) as run, run.reserve(tokens=100, **({"idempotency_key": key} if key else {})) as r:
+        place.clock.by_s += 100
+        assert state(service) == (0, 0, 1000)
+        asked = begin(call())
+        assert asked is not None
+        asked.commit(Usage(5, 10)) if end == "commit" else getattr(asked, end)()
+        r.release()
+        assert (state(service, "steps")[0], *state(service)[:2]) == (*used, 0)
+    assert (state(service, "steps")[0], *state(service)[:2]) == (*used, 0)
+
+
 def test_what_expired_in_a_window_that_has_ended_grows_no_more(place: Place) -> None:
     service = place.quota(tokens=1000, per="minute")
     with otelbudget.run(reraise=False) as run:
