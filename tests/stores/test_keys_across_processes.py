@@ -293,6 +293,23 @@ def asked_of_a_model() -> Any:
     return found
 
 
+def test_a_process_that_takes_up_a_run_twice_is_told_what_it_did_under_a_key_before(
+    manager: Callable[..., BudgetManager],
+) -> None:
+    opened, other = manager(), manager()
+    with opened.run(RunBudget(max_tokens=100), tenant="acme", shared=True) as run:
+        with other.continue_run(run.run_id) as one, other.continue_run(run.run_id) as two:
+            assert not one.reserve(tokens=40, idempotency_key="job").replayed
+            again = two.reserve(tokens=40, idempotency_key="job")
+            assert (again.replayed, again.settled) == (True, False)
+            again.commit(Usage(tokens=30))
+            assert not one.record(Usage(tokens=5), idempotency_key="told").replayed
+        with other.continue_run(run.run_id) as later:
+            assert later.record(Usage(tokens=5), idempotency_key="told").replayed
+            assert later.remaining(fresh=True)["tokens"] == 65
+            assert later.usage.tokens == 35
+
+
 def test_calls_that_two_processes_make_under_one_key_are_both_charged(manager: Callable[..., BudgetManager]) -> None:
     opened, other = manager(), manager()
     opening = opened.run(RunBudget(max_tokens=100), tenant="acme", shared=True)
