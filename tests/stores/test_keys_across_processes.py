@@ -350,6 +350,7 @@ def test_what_expired_under_a_guarded_call_and_is_held_anew_under_its_key_is_cha
             call.commit(Usage(10, 30))
         assert (run.usage.steps, seen(QuotaService(store=manager))) == (1, (40, 0))
     contexts.deactivate(manager.engine)
+    manager.engine.close()
 
 
 async def test_of_coroutines_in_two_processes_one_holds(manager: Callable[..., BudgetManager]) -> None:
