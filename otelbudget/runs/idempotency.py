@@ -9,6 +9,7 @@ follows from its key. What is in doubt stays in doubt there, for whoever asks ag
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from otelbudget.stores import keyed
 
 if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
+    from otelbudget.admission.state import RunState
     from otelbudget.engine.engine import Engine
 
 __all__ = ["CHARGED", "REPLAYED", "Keys", "Recorded", "as_key", "keys_of"]
@@ -57,9 +59,15 @@ def keys_of(payer: Payer) -> Keys:
     """The keys of a run."""
     run = payer.run
     assert run is not None  # others bring theirs
-    keys: Keys = run.keys or Keys(run.engine, "a run", shared_as=("run", run.run_id) if run.sharing else ())
-    run.keys = keys
+    if run.keys is None:
+        made = Keys(run.engine, "a run", shared_as=("run", run.run_id) if run.sharing else ())
+        run.engine.ledger.locked(partial(_keep, run, made))
+    keys: Keys = run.keys
     return keys
+
+
+def _keep(run: RunState, made: Keys) -> None:
+    run.keys = run.keys or made  # unless another thread was faster
 
 
 def unpaid(payer: Payer, usage: Usage) -> Usage:
@@ -89,6 +97,8 @@ class Keys:
         self._whose = whose
         self._kept = {} if kept is None else kept
         self._shared_as = shared_as if engine.store is not None else ()
+        # A process may take up a run several times, and each is another one's then.
+        self._mine = secrets.token_hex(8) if kept is None else ""
 
     @contextmanager
     def asking(self, tenant: str, asked: Once) -> Iterator[Once]:
@@ -98,7 +108,7 @@ class Keys:
             IdempotencyError: Something else has been done under it, or is being decided; nothing changes.
         """
         if self._shared_as:
-            digest = keyed.digest_of((asked.kind, _said(asked.payload)), self._engine.store.asker)
+            digest = keyed.digest_of((asked.kind, _said(asked.payload)), self._engine.store.asker + self._mine)
             asked.there = keyed.id_of(*self._shared_as, tenant, asked.key), digest
         locked = self._engine.ledger.locked
         once = locked(partial(self._found, (tenant, asked.key), asked))

@@ -293,6 +293,23 @@ def asked_of_a_model() -> Any:
     return found
 
 
+def test_a_process_that_takes_up_a_run_twice_is_told_what_it_did_under_a_key_before(
+    manager: Callable[..., BudgetManager],
+) -> None:
+    opened, other = manager(), manager()
+    with opened.run(RunBudget(max_tokens=100), tenant="acme", shared=True) as run:
+        with other.continue_run(run.run_id) as one, other.continue_run(run.run_id) as two:
+            assert not one.reserve(tokens=40, idempotency_key="job").replayed
+            again = two.reserve(tokens=40, idempotency_key="job")
+            assert (again.replayed, again.settled) == (True, False)
+            again.commit(Usage(tokens=30))
+            assert not one.record(Usage(tokens=5), idempotency_key="told").replayed
+        with other.continue_run(run.run_id) as later:
+            assert later.record(Usage(tokens=5), idempotency_key="told").replayed
+            assert later.remaining(fresh=True)["tokens"] == 65
+            assert later.usage.tokens == 35
+
+
 def test_calls_that_two_processes_make_under_one_key_are_both_charged(manager: Callable[..., BudgetManager]) -> None:
     opened, other = manager(), manager()
     opening = opened.run(RunBudget(max_tokens=100), tenant="acme", shared=True)
@@ -333,6 +350,7 @@ def test_what_expired_under_a_guarded_call_and_is_held_anew_under_its_key_is_cha
             call.commit(Usage(10, 30))
         assert (run.usage.steps, seen(QuotaService(store=manager))) == (1, (40, 0))
     contexts.deactivate(manager.engine)
+    manager.engine.close()
 
 
 async def test_of_coroutines_in_two_processes_one_holds(manager: Callable[..., BudgetManager]) -> None:
