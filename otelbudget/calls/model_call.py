@@ -265,8 +265,7 @@ class ModelCall:
         stream was cut for want of budget. Gives what is charged."""
         usage = usage or self._usage(self.input_tokens, output_tokens, estimated=True)
         if isinstance(error, BudgetExceeded):
-            made = usage.output_tokens
-            cut: dict[str, events.Value | None] = {semconv.TOKENS_OUTPUT: made, semconv.REASON: error.reason}
+            cut = {semconv.TOKENS_OUTPUT: usage.output_tokens, semconv.REASON: error.reason}
             events.change_event(self.site, semconv.EVENT_STREAM_CUT, cut)
         elif self.run.engine.config.estimates.on_unknown == "full":
             usage = dearest(self.run, self.request, as_held(self._hold.amounts, usage), self._owner)

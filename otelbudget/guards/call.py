@@ -77,8 +77,7 @@ class Plan(NamedTuple):
     request: ModelRequest
     stream_options: Mapping[str, Any] | None
     endpoint: tuple[str, str | None]
-    #: The call that it is in.
-    around: Charge | None
+    around: Charge | None  # the call that it is in
 
 
 def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan | None:
