@@ -79,6 +79,16 @@ def test_what_is_expected_is_held_for_each_answer(world: World) -> None:
     assert held_by(world, OPEN) == [78, 40, 38]
 
 
+def test_reasoning_that_has_a_price_of_its_own_is_held(make_world: Callable[..., World]) -> None:
+    prices = Prices({"demo": Price(input=1, output=2, reasoning=10)}, listed=False)
+    world = estimating(make_world, prices)
+    with world.run() as run:
+        call = begun(CHAT)
+        assert held(run)[4] == (40 + 600) * 1_000
+        call.commit(Usage(40, 60, reasoning_tokens=60))
+        assert used(run)[4] == (40 + 600) * 1_000
+
+
 def test_what_teaches_nothing(world: World) -> None:
     with world.run():
         for _ in range(2 * AFTER):

@@ -18,7 +18,7 @@ from otelbudget.admission.cost import Price
 from otelbudget.admission.request import Smaller
 from otelbudget.model.amounts import CEILING, INPUT, OUTPUT, STEPS, TOKENS, Amounts, nanousd
 from otelbudget.model.usage import PARTS, Usage
-from otelbudget.model.usage_names import MADE
+from otelbudget.model.usage_names import MADE, REASONING
 from otelbudget.pricing.rates import Parts
 
 if TYPE_CHECKING:
@@ -71,13 +71,13 @@ class ModelRequest:
     kept: Kept | None = None
 
     def ways(self, given: int, made: int) -> list[dict[str, Any]]:
-        """What of so many tokens, input and output, may turn out to be *apart*: the dearest of these is the price of a
-        whole that is a mixture of them at most."""
+        """What of so many tokens, input and output, may turn out to be *apart*, or reasoning, which nobody asks for: a
+        mixture of these costs at most what the dearest of them does."""
         # Whatever is held beyond the count may be more of the sound.
         sound = max(0, given - self.input_tokens + self.audio_input_tokens)
         sounds = (0, sound) if "audio_input_tokens" in self.apart else (0,)
         written = [_WRITTEN[:number] for number in range(3) if self.apart.issuperset(_WRITTEN[:number])]
-        output = [(), *((name,) for name in MADE if name in self.apart)]
+        output = [(), (REASONING,), *((name,) for name in MADE if name in self.apart)]
         return [
             {"audio_input_tokens": heard, **dict.fromkeys(wrote, given - heard), **dict.fromkeys(one, made)}
             for heard, wrote, one in product(sounds, written, output)
@@ -182,7 +182,7 @@ class Sizing:
         else:
             parts = Parts(given, output, images=request.images)
             price = Price(known.cost(parts))
-            if not known.dearer.isdisjoint(request.apart):
+            if known.dearer and not known.dearer.isdisjoint({REASONING, *request.apart}):
                 price = Price(max(known.cost(parts._replace(**way)) for way in request.ways(given, output)))
         return Amounts(self._steps, given + output, given, output, price.nanousd), price
 
