@@ -56,6 +56,10 @@ def test_a_usage_that_leaves_its_parts_out_is_the_same_as_one_that_has_them() ->
         110, 95, audio_input_tokens=100, audio_output_tokens=90
     )
     assert Usage(10, 5, image_output_tokens=1_290).output_tokens == 1_295
+    assert Usage(2, 50, cache_write_1h_tokens=100) == Usage(
+        102, 50, cache_write_tokens=100, cache_write_1h_tokens=100
+    )
+    assert Usage(500, 50, cache_write_tokens=20, cache_write_1h_tokens=100).cache_write_tokens == 120
 
 
 def test_sound_and_pictures_above_their_whole_are_left_out_of_it() -> None:
@@ -146,6 +150,25 @@ IN_HAND: dict[str, tuple[Any, Usage]] = {
             response_id="msg",
             tier="priority",
         ),
+    ),
+    "anthropic, without what was written in all": (
+        {
+            "input_tokens": 900,
+            "cache_creation": {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 200},
+            "output_tokens": 4,
+        },
+        Usage(1_200, 4, cache_write_tokens=300, cache_write_1h_tokens=200),
+    ),
+    "perplexity's research": (
+        {
+            "prompt_tokens": 33,
+            "completion_tokens": 7_163,
+            "total_tokens": 7_196,
+            "citation_tokens": 20_016,
+            "num_search_queries": 18,
+            "reasoning_tokens": 73_997,
+        },
+        Usage(20_049, 81_160, reasoning_tokens=73_997, searches=18),
     ),
     "gemini": (
         {

@@ -118,6 +118,7 @@ class Usage:
             given = tokens - (made or 0) if given is None else given
             made = tokens - given
             given = Unsaid(given) if nobody_says else given
+        put("cache_write_tokens", whole(self.cache_write_tokens, self.cache_write_1h_tokens))
         cached, reasoned = self.cache_read_tokens + self.cache_write_tokens, self.reasoning_tokens
         if given is not None and given < max(cached, self.audio_input_tokens):
             given = whole(whole(given, cached), self.audio_input_tokens)

@@ -58,6 +58,7 @@ _CHAT: Final = Names(
         "image_output_tokens": ("completion_tokens_details.image_tokens",),
         "searches": ("num_search_queries", "server_tool_use.web_search_requests"),
     },
+    more_input=("citation_tokens",),  # Perplexity's: what its research has read
 )
 _RESPONSES: Final = Names(
     ("input_tokens",),
@@ -105,15 +106,16 @@ _RESPONSES: Final = Names(
         "searches": ("server_tool_use.web_search_requests", "searches"),
     },
 )
+_CREATED: Final = ("cache_creation.ephemeral_5m_input_tokens", "cache_creation.ephemeral_1h_input_tokens")
 #: Its input is what no cache had anything to do with.
 _ANTHROPIC: Final = _RESPONSES._replace(
     parts={
         **_RESPONSES.parts,
         "cache_read_tokens": ("cache_read_input_tokens",),
-        "cache_write_tokens": ("cache_creation_input_tokens",),
+        "cache_write_tokens": ("cache_creation_input_tokens", "+".join(_CREATED)),
     },
     apart=True,
-    marks=("cache_read_input_tokens", "cache_creation_input_tokens"),
+    marks=("cache_read_input_tokens", "cache_creation_input_tokens", *_CREATED),
 )
 _GEMINI: Final = Names(
     ("promptTokenCount", "prompt_token_count"),
