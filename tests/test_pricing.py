@@ -154,6 +154,22 @@ def test_names_are_matched_exactly_then_without_date_then_by_pattern_in_order() 
     assert one("", table) is None
 
 
+def test_a_price_with_a_provider_in_front_is_that_providers_alone_and_comes_first() -> None:
+    table = {"m": 1, "azure.ai.openai/m": 2, "aws.bedrock/*": 3, "*": 4}
+    prices = Prices({name: Price(input=price) for name, price in table.items()}, listed=False)
+
+    def dollars(model: str | None, provider: str | None, **answered: str) -> int:
+        known = prices.known(model, provider, **answered)
+        assert known is not None
+        return known.cost(Parts(10**6, 0)) // 10**9
+
+    assert [dollars("m", provider) for provider in ("openai", None, "azure.ai.openai", "aws.bedrock")] == [1, 1, 2, 1]
+    assert dollars("m-2026-01-02", "azure.ai.openai") == 2
+    assert dollars("mine", "azure.ai.openai", answered="m") == 4, "the requested name comes first"
+    assert [dollars("other", provider) for provider in ("aws.bedrock", "openai")] == [3, 4]
+    assert dollars(None, "aws.bedrock") == 4
+
+
 def test_a_pattern_for_all_prices_even_a_call_without_a_model() -> None:
     prices = Prices({"*": Price(input=1)}, listed=False)
     assert prices.cost_nanousd(None, None, Usage(input_tokens=1)) == 1_000

@@ -112,8 +112,9 @@ class Prices:
     """Prices of models: those given, then, for all other models, those that the genai-prices package lists.
 
     A model is looked up by its exact name, then without a date suffix (``gpt-4o-2024-08-06`` is ``gpt-4o``), then
-    among the names that are patterns (``*``, ``?``, ``[...]``), in the order given. What is given for the name that was
-    asked for comes before what is given for the one that answered; of listed models the one that answered comes first.
+    among the names that are patterns (``*``, ``?``, ``[...]``), in the order given; with its provider in front
+    (``azure.ai.openai/gpt-4o``) before without. What is given for the name that was asked for comes before what is
+    given for the one that answered; of listed models the one that answered comes first.
 
     Example:
         >>> prices = Prices({"demo-*": Price(input=0.15, output=0.60)})
@@ -174,8 +175,7 @@ class Prices:
         looked at. Without a *model* only the pattern ``*`` is found.
 
         Args:
-            provider: Name after the OpenTelemetry conventions (``openai``, ``gcp.vertex_ai``); only listed prices
-                depend on it.
+            provider: Name after the OpenTelemetry conventions (``openai``, ``gcp.vertex_ai``).
         """
         known = self.known(model, provider, tier=usage.tier)
         return None if known is None else known.cost(usage)
@@ -203,7 +203,7 @@ class Prices:
 
     def _find(self, model: str | None, provider: str | None, answered: str | None, tier: str | None) -> Known | None:
         names = [name for name in dict.fromkeys((model, answered)) if isinstance(name, str) and name]
-        known = self._given_to(names or [""], tier)
+        known = self._given_to(names or [""], provider, tier)
         if known is None and self._listed:
             try:
                 found = (
@@ -219,8 +219,8 @@ class Prices:
         self._known[model, provider, answered, tier] = known
         return known
 
-    def _given_to(self, names: Iterable[str], tier: str | None) -> Known | None:
-        entry = next((entry for name in names if (entry := self.entry(name)) is not None), None)
+    def _given_to(self, names: Iterable[str], provider: str | None, tier: str | None) -> Known | None:
+        entry = next((entry for name in names if (entry := self.entry(name, provider)) is not None), None)
         if entry is None:
             return None
         price = self._table[entry]
@@ -237,13 +237,15 @@ class Prices:
         """Whether there is a price here, whatever is listed elsewhere."""
         return bool(self._given)
 
-    def gives(self, model: str | None) -> bool:
+    def gives(self, model: str | None, provider: str | None = None) -> bool:
         """Whether *model* has a price here, by its name or a pattern, whatever is listed elsewhere."""
-        return self.entry(model if isinstance(model, str) else "") is not None
+        return self.entry(model if isinstance(model, str) else "", provider) is not None
 
-    def entry(self, model: str) -> str | None:
-        """The given name or pattern that *model* is priced by; None if no given one means it."""
-        return matching(self._given, model, undated(model))
+    def entry(self, model: str, provider: str | None = None) -> str | None:
+        """The given name or pattern that *model* of *provider* is priced by; None if no given one means it."""
+        names = (model, undated(model))
+        whose = (f"{provider}/{name}" for name in names if model and provider)
+        return matching(self._given, *whose, *names)
 
 
 def _exact(name: str, value: object) -> Decimal:
