@@ -272,6 +272,14 @@ def test_a_model_of_another_provider_behind_an_openai_client_is_found_by_its_nam
     assert listed_cost("gemini-2.5-flash", "gcp.vertex_ai", usage) == listed_cost("gemini-2.5-flash", "google", usage)
 
 
+@pytest.mark.parametrize(
+    "front", ["models/", "publishers/google/models/", "projects/p/locations/l/publishers/google/models/"]
+)
+def test_what_google_has_in_front_of_a_models_name_is_no_part_of_it(front: str) -> None:
+    for provider in ("gcp.gemini", "gcp.vertex_ai", "openai"):
+        assert listed_cost(f"{front}gemini-2.5-pro", provider, Usage(1_000, 0)) == 1_250_000
+
+
 def test_models_that_nobody_lists_or_that_are_not_paid_by_the_token_have_no_price() -> None:
     usage = Usage(input_tokens=1_000, output_tokens=10)
     assert listed_cost("demo-small", "openai", usage) is None
@@ -342,6 +350,7 @@ FIELDS = {
     "write": ("cache_write_tokens", "in"),
     "hour": ("cache_write_1h_tokens", "write"),
     "audio_in": ("audio_input_tokens", "in"),
+    "image_in": ("image_input_tokens", "in"),
     "reason": ("reasoning_tokens", "out"),
     "audio_out": ("audio_output_tokens", "out"),
     "image_out": ("image_output_tokens", "out"),

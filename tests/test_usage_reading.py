@@ -56,9 +56,8 @@ def test_a_usage_that_leaves_its_parts_out_is_the_same_as_one_that_has_them() ->
         110, 95, audio_input_tokens=100, audio_output_tokens=90
     )
     assert Usage(10, 5, image_output_tokens=1_290).output_tokens == 1_295
-    assert Usage(2, 50, cache_write_1h_tokens=100) == Usage(
-        102, 50, cache_write_tokens=100, cache_write_1h_tokens=100
-    )
+    assert Usage(10, 5, image_input_tokens=1_290).input_tokens == 1_300
+    assert Usage(2, 50, cache_write_1h_tokens=100) == Usage(102, 50, cache_write_tokens=100, cache_write_1h_tokens=100)
     assert Usage(500, 50, cache_write_tokens=20, cache_write_1h_tokens=100).cache_write_tokens == 120
 
 
@@ -223,6 +222,18 @@ IN_HAND: dict[str, tuple[Any, Usage]] = {
             }
         },
         Usage(9, 2, audio_input_tokens=8),
+    ),
+    "an edited picture": (
+        {
+            "usage": {
+                "input_tokens": 300,
+                "output_tokens": 1_000,
+                "total_tokens": 1_300,
+                "input_tokens_details": {"text_tokens": 50, "image_tokens": 250},
+                "output_tokens_details": {"image_tokens": 1_000},
+            }
+        },
+        Usage(300, 1_000, image_input_tokens=250, image_output_tokens=1_000),
     ),
     "a realtime answer": (
         {

@@ -10,7 +10,7 @@ from opentelemetry.context import get_current
 from otelbudget.engine.context import HELD, attached
 from otelbudget.model.amounts import nanousd, usd
 from otelbudget.model.usage import PARTS, Usage
-from otelbudget.model.usage_names import CACHED, MADE, REASONING
+from otelbudget.model.usage_names import CACHED, MADE, REASONING, SEEN
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _COUNTS: Final = ("input_tokens", "output_tokens")
 _ADDED: Final = (*_COUNTS, *PARTS)
 _PARTS_OF: Final = {
-    **dict.fromkeys((*CACHED, "audio_input_tokens"), "input_tokens"),
+    **dict.fromkeys((*CACHED, *SEEN), "input_tokens"),
     **dict.fromkeys((REASONING, *MADE), "output_tokens"),
 }
 

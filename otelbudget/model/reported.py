@@ -23,6 +23,7 @@ from otelbudget.model.usage_names import (
     QUERIES,
     REASONING,
     ROOTS,
+    SEEN,
     TIER,
     TRAFFIC,
     TRAFFIC_TIERS,
@@ -199,7 +200,7 @@ def tokens_in(place: object, names: Names) -> dict[str, Any]:
     if given is not None:
         given += _greatest(place, names.more_input)
         given = given + cached if names.apart else whole(given, cached)
-        given = whole(given, parts.get("audio_input_tokens", 0))
+        given = whole(given, max(parts.get(name, 0) for name in SEEN))
     if made is not None or more:
         made = whole((made or 0) + more, reasoning)
         made = whole(made, max(parts.get(name, 0) for name in MADE))

@@ -31,6 +31,7 @@ _NO_TOOL_CALLS = Unsaid(0)
 _MAY_BE_UNKNOWN = ("input_tokens", "output_tokens", "tokens")
 _APART = (
     "audio_input_tokens",
+    "image_input_tokens",
     "audio_output_tokens",
     "image_output_tokens",
     "cache_write_1h_tokens",
@@ -63,7 +64,8 @@ class Usage:
         steps, tool_calls: How many model and tool calls this was; a commit that does not say it charges those that are
             held.
         cache_read_tokens, cache_write_tokens, reasoning_tokens, audio_input_tokens, audio_output_tokens,
-        image_output_tokens, cache_write_1h_tokens: Parts of the above, and what was written to a cache for an hour.
+        image_output_tokens, cache_write_1h_tokens, image_input_tokens: Parts of the above, and what was written to a
+            cache for an hour.
         images, searches, file_searches: Images that were made, and searches that the provider did, on the web and in
             files that it keeps, which may have a price of their own.
         tier: The service tier, such as ``priority``, ``flex`` or ``batch``; None for the ordinary one.
@@ -98,6 +100,7 @@ class Usage:
     searches: int = 0
     file_searches: int = 0
     tier: str | None = None
+    image_input_tokens: int = 0
 
     def __post_init__(self) -> None:
         put = partial(object.__setattr__, self)
@@ -120,8 +123,9 @@ class Usage:
             given = Unsaid(given) if nobody_says else given
         put("cache_write_tokens", whole(self.cache_write_tokens, self.cache_write_1h_tokens))
         cached, reasoned = self.cache_read_tokens + self.cache_write_tokens, self.reasoning_tokens
-        if given is not None and given < max(cached, self.audio_input_tokens):
-            given = whole(whole(given, cached), self.audio_input_tokens)
+        seen = max(self.audio_input_tokens, self.image_input_tokens)
+        if given is not None and given < max(cached, seen):
+            given = whole(whole(given, cached), seen)
         if made is not None and not isinstance(given, Unsaid):
             made = whole(whole(made, reasoned), max(self.audio_output_tokens, self.image_output_tokens))
         told, split = split, (given or 0) + (made or 0)

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 #: The parts that make up a whole, where it leaves them out.
 CACHED: Final = ("cache_read_tokens", "cache_write_tokens")
 REASONING: Final = "reasoning_tokens"
+SEEN: Final = ("audio_input_tokens", "image_input_tokens")
 MADE: Final = ("audio_output_tokens", "image_output_tokens")
 
 
@@ -54,6 +55,7 @@ _CHAT: Final = Names(
         ),
         REASONING: ("completion_tokens_details.reasoning_tokens", "reasoning_tokens"),
         "audio_input_tokens": ("prompt_tokens_details.audio_tokens",),
+        "image_input_tokens": ("prompt_tokens_details.image_tokens",),
         "audio_output_tokens": ("completion_tokens_details.audio_tokens",),
         "image_output_tokens": ("completion_tokens_details.image_tokens",),
         "searches": ("num_search_queries", "server_tool_use.web_search_requests"),
@@ -98,6 +100,11 @@ _RESPONSES: Final = Names(
             "output_audio_tokens",
             "audio_output_tokens",
         ),
+        "image_input_tokens": (
+            "input_tokens_details.image_tokens",
+            "input_token_details.image_tokens",
+            "image_input_tokens",
+        ),
         "image_output_tokens": ("output_tokens_details.image_tokens", "image_output_tokens"),
         "cache_write_1h_tokens": (
             "cache_creation.ephemeral_1h_input_tokens",
@@ -125,6 +132,7 @@ _GEMINI: Final = Names(
         "cache_read_tokens": ("cachedContentTokenCount", "cached_content_token_count"),
         REASONING: ("thoughtsTokenCount", "thoughts_token_count"),
         "audio_input_tokens": ("promptTokensDetails.AUDIO", "prompt_tokens_details.AUDIO"),
+        "image_input_tokens": ("promptTokensDetails.IMAGE", "prompt_tokens_details.IMAGE"),
         "audio_output_tokens": ("candidatesTokensDetails.AUDIO", "candidates_tokens_details.AUDIO"),
         "image_output_tokens": ("candidatesTokensDetails.IMAGE", "candidates_tokens_details.IMAGE"),
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ _NAMES: Final = {
         "output": "output_mtok",
         "reasoning": "output_reasoning_mtok",
         "audio_input": "input_audio_mtok",
+        "image_input": "input_image_mtok",
         "audio_output": "output_audio_mtok",
         "image_output": "output_image_mtok",
         "cache_write_1h": "cache_write_1h_mtok",
@@ -41,6 +43,8 @@ _PROVIDERS: Final = {"azure.ai.openai": "azure", "azure.ai.inference": "azure", 
 #: Ends of OpenRouter's models that say no more than whom to ask, and the one of those that cost nothing.
 _ROUTED: Final = (":nitro", ":floor", ":exacto")
 _FREE: Final = ":free"
+#: What Google has in front of a model's name.
+_RESOURCE: Final = re.compile(r"\A(?:.*publishers/[^/]+/)?models/")
 #: For how long a price is believed that depends on the date or the hour.
 _CHANGING_FOR_S: Final = 300.0
 
@@ -61,6 +65,7 @@ def listed_price(model: str, provider: str | None, now_s: float, tier: str | Non
         return Known(rates({"input": Fraction(0)}), source=f"OpenRouter: {model}")
     if provider == "openrouter" and model.endswith(_ROUTED):
         model = model.rpartition(":")[0]
+    model = _RESOURCE.sub("", model)
     now = datetime.fromtimestamp(now_s, UTC)
     context = {"service_tier": tier, "processing": tier} if tier else None
     # A client may speak one provider's protocol to another one: by its own provider first, then by name alone, then by

@@ -23,6 +23,7 @@ PARTS: Final = {
 #: What few models price apart -> field of `Usage`, and what it is a part of: none if it is priced by the piece.
 APART: Final = {
     "audio_input": ("audio_input_tokens", "input"),
+    "image_input": ("image_input_tokens", "input"),
     "audio_output": ("audio_output_tokens", "output"),
     "image_output": ("image_output_tokens", "output"),
     "cache_write_1h": ("cache_write_1h_tokens", "cache_write"),
