@@ -256,10 +256,53 @@ def test_the_source_of_a_listed_price_says_since_when_it_is_that() -> None:
     assert source(datetime(2026, 3, 13, tzinfo=UTC)) == "anthropic/claude-opus-4-6, since 2026-03-13"
 
 
+def test_of_listed_models_the_one_that_answered_says_the_price_if_it_is_listed() -> None:
+    def input_rate(asked: str, answered: str) -> int:
+        known = Prices().known(asked, "openai", answered=answered)
+        assert known is not None
+        return known.rates.input // known.rates.scale
+
+    assert input_rate("gpt-4o", "gpt-4o-mini-2024-07-18") == 150
+    assert input_rate("gpt-4o", "nobody-knows") == 2_500
+
+
 def test_given_prices_win_over_listed_ones() -> None:
     usage = Usage(input_tokens=1_000_000, output_tokens=0)
     assert Prices({"gpt-4o": Price(input=1)}).cost_nanousd("gpt-4o", "openai", usage) == 10**9
     assert (listed_cost("gpt-4o", "openai", usage) or 0) > 10**9
+
+
+def test_a_price_book_is_asked_once_for_what_is_not_given_and_before_the_list() -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def book(model: str, provider: str | None) -> Price | None:
+        asked.append((model, provider))
+        return Price(input=7, output=7, tiers={"batch": 0.5}) if model == "gpt-4o" else None
+
+    prices = Prices({"mine": SMALL}, book=book)
+    million = Usage(1_000_000, 0)
+    for _ in range(2):
+        assert prices.cost_nanousd("mine", None, million) == 150_000_000
+        assert prices.cost_nanousd("gpt-4o", "openai", million) == 7_000_000_000
+        assert prices.cost_nanousd("gpt-4o", "openai", Usage(1_000_000, 0, tier="batch")) == 3_500_000_000
+        assert prices.cost_nanousd("gpt-4o-mini", "openai", million) == 150_000_000, "the list's"
+    assert asked == [("gpt-4o", "openai"), ("gpt-4o", "openai"), ("gpt-4o-mini", "openai")]
+    found = prices.known("gpt-4o", "openai")
+    assert found is not None
+    assert found.source == "price book: gpt-4o"
+
+
+@pytest.mark.parametrize("answer", [5, "1", ZeroDivisionError()])
+def test_a_price_book_that_fails_is_warned_of_and_knows_no_price(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def book(_model: str, _provider: str | None) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert Prices(book=book).cost_nanousd("gpt-4o-mini", "openai", Usage(1_000_000, 0)) == 150_000_000
+    assert "the price book" in caplog.text
+    with pytest.raises(ConfigError, match="book must be callable"):
+        Prices(book=answer)
 
 
 def test_a_model_of_another_provider_behind_an_openai_client_is_found_by_its_name() -> None:

@@ -36,7 +36,7 @@ class Config(Mapping[str, RunBudget]):
         budgets: Name -> budget; a budget without a name of its own gets that name.
         default_budget, agents: What a run is held to that asks for nothing, and those of agents by their name: a
             budget, or a name from *budgets*.
-        prices: Model name or pattern -> `Price`, or `Prices`.
+        prices: Model name or pattern -> `Price`, or `Prices`, which takes a price book too.
         on_unpriced: What a call of a model without a price does where its budget does not say: ``"deny"``,
             ``"estimate"`` or ``"allow"``; None denies under a cost limit and allows elsewhere.
         quotas: What organisations, tenants, users, models and others may use per window.

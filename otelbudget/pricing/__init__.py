@@ -1,4 +1,5 @@
-"""Usage to money: prices from the configuration, else from the genai-prices package where that is installed.
+"""Usage to money: prices from the configuration, else from a price book of the user's, else from the genai-prices
+package where that is installed.
 
 Prices are kept as exact integer rates. Rounding, up to the next nano-USD, happens once per call, where price meets
 tokens.
@@ -6,13 +7,14 @@ tokens.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from otelbudget.errors import ConfigError
 from otelbudget.model.amounts import NANOS, Money, count, nanousd
@@ -22,7 +24,9 @@ from otelbudget.model.values import remade, said
 from otelbudget.pricing.listed import listed_price
 from otelbudget.pricing.rates import APART, EACH, PARTS, Known, Parts, Rates, rates
 
-__all__ = ["Price", "Prices"]
+__all__ = ["Price", "PriceBook", "Prices"]
+
+_log = logging.getLogger("otelbudget")
 
 #: Answers kept; names come from callers, so their number has no other bound.
 _MOST_KNOWN: Final = 4_096
@@ -108,8 +112,19 @@ class Price:
         )
 
 
+class PriceBook(Protocol):
+    """Knows what models cost; None where it does not.
+
+    It is asked once for each model, by any thread, before the first request of it is sent, so it should be fast.
+    """
+
+    def __call__(self, model: str, provider: str | None, /) -> Price | None:
+        """The price of *model* of *provider* (``gen_ai.provider.name``, None where nobody said)."""
+        ...
+
+
 class Prices:
-    """Prices of models: those given, then, for all other models, those that the genai-prices package lists.
+    """Prices of models: those given, then those of a price book, then those that the genai-prices package lists.
 
     A model is looked up by its exact name, then without a date suffix (``gpt-4o-2024-08-06`` is ``gpt-4o``), then
     among the names that are patterns (``*``, ``?``, ``[...]``), in the order given; with its provider in front
@@ -123,6 +138,8 @@ class Prices:
 
     Args:
         table: Model name or pattern -> `Price`.
+        book: Asked for models that are not in *table*: for the name asked for first, then for the one that answered.
+            What raises, or gives no `Price`, is warned of and knows none.
         listed: Whether the genai-prices package is asked, if installed: offline, loaded when first needed.
         clock_s: Wall clock in seconds; some listed prices depend on the date or the hour.
 
@@ -139,10 +156,14 @@ class Prices:
         self,
         table: Mapping[str, Price] | None = None,
         *,
+        book: PriceBook | None = None,
         listed: bool = True,
         clock_s: Callable[[], float] = time.time,
     ) -> None:
         self._table = dict(table or {})
+        if book is not None and not callable(book):
+            raise ConfigError(f"book must be callable: (model, provider) -> Price or None, got {book!r}")
+        self._book = book
         self._listed = listed
         self._clock_s = clock_s
         self._known: dict[tuple[str | None, ...], Known | None] = {}
@@ -156,10 +177,12 @@ class Prices:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Prices):
             return NotImplemented
-        return (list(self._table.items()), self._listed) == (list(other._table.items()), other._listed)
+        mine, theirs = (self._book, self._listed), (other._book, other._listed)
+        return (list(self._table.items()), mine) == (list(other._table.items()), theirs)
 
     def __repr__(self) -> str:
-        return f"Prices({self._table!r}{'' if self._listed else ', listed=False'})"
+        book = "" if self._book is None else f", book={self._book!r}"
+        return f"Prices({self._table!r}{book}{'' if self._listed else ', listed=False'})"
 
     def load(self) -> bool:
         """Load the genai-prices package now (0.4 s), not at the first model; whether it is there to be asked."""
@@ -203,7 +226,7 @@ class Prices:
 
     def _find(self, model: str | None, provider: str | None, answered: str | None, tier: str | None) -> Known | None:
         names = [name for name in dict.fromkeys((model, answered)) if isinstance(name, str) and name]
-        known = self._given_to(names or [""], provider, tier)
+        known = self._given_to(names or [""], provider, tier) or self._booked(names, provider, tier)
         if known is None and self._listed:
             try:
                 found = (
@@ -224,9 +247,20 @@ class Prices:
         if entry is None:
             return None
         price = self._table[entry]
-        if tier not in price.tiers:
-            return self._given[entry]
-        return Known(price.rates(tier), source=f"prices: {entry}, {tier}")
+        return self._given[entry] if tier not in price.tiers else _known(price, tier, f"prices: {entry}")
+
+    def _booked(self, names: Iterable[str], provider: str | None, tier: str | None) -> Known | None:
+        book = self._book
+        if book is None:
+            return None
+        for name in names:
+            try:
+                price = book(name, provider)
+                if price is not None:
+                    return _known(price, tier, f"price book: {name}")
+            except Exception:  # noqa: BLE001  the user's code must not stop the call that asks
+                _log.warning("the price book %r failed on model %r", book, name, exc_info=True)
+        return None
 
     def table(self) -> Mapping[str, Known]:
         """What was given: model or pattern -> what it costs."""
@@ -246,6 +280,10 @@ class Prices:
         names = (model, undated(model))
         whose = (f"{provider}/{name}" for name in names if model and provider)
         return matching(self._given, *whose, *names)
+
+
+def _known(price: Price, tier: str | None, source: str) -> Known:
+    return Known(price.rates(tier), source=f"{source}, {tier}" if tier in price.tiers else source)
 
 
 def _exact(name: str, value: object) -> Decimal:
