@@ -6,9 +6,11 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -196,10 +198,14 @@ def test_tiktoken_counts_by_the_vocabulary_of_the_model_where_it_is_there(
         assert estimate_tokens(LONG, other) == text_tokens(LONG)
 
 
-def test_the_vocabularies_of_this_machine_count_the_corpus_exactly() -> None:
+def test_the_vocabularies_of_this_machine_count_the_corpus_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = find_spec("litellm")  # it has both
+    if shipped is not None and shipped.submodule_search_locations and "TIKTOKEN_CACHE_DIR" not in os.environ:
+        (root,) = shipped.submodule_search_locations
+        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(Path(root, "litellm_core_utils", "tokenizers")))
     counted = tokenizers.tiktoken()
     if counted is None or counted("a", "gpt-4o") is None or counted("a", "gpt-4") is None:
-        pytest.skip("o200k_base and cl100k_base are not in TIKTOKEN_CACHE_DIR")
+        pytest.skip("o200k_base and cl100k_base are neither in TIKTOKEN_CACHE_DIR nor in litellm")
     for kind in KINDS:
         assert [counted(text, "gpt-4o") for text in kind.texts] == kind.o200k
         assert [counted(text, "gpt-4") for text in kind.texts] == kind.cl100k

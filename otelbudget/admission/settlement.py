@@ -244,8 +244,9 @@ def _announce(
     span = site.span
     if span is not None:
         charged = (amounts[INPUT], amounts[OUTPUT], amounts[COST])
-        payer.say(site, events.record_event, charged, flags)
-        if site is not payer.site and payer.kind != "quota" and span.is_recording():
+        of_a_call = site is not payer.site
+        payer.say(site, events.record_event, charged, flags, "" if of_a_call else charge.cost.source)
+        if of_a_call and payer.kind != "quota" and span.is_recording():
             # As an attribute of the call's own span, since trace queries sum over attributes and not over events.
             semconv_cost = payer.engine.config.telemetry.semconv_cost
             payer.say(site, events.mark, charge.cost.attributes(amounts[COST], semconv_cost=semconv_cost))

@@ -182,11 +182,14 @@ def mark(site: Site, attributes: Mapping[str, Value]) -> bool:
     return True
 
 
-def record_event(site: Site, charged: tuple[int, int, int], flags: Sequence[str] = ()) -> bool:
-    """`otelbudget.record`; *charged* is (input tokens, output tokens, nano-USD), *flags* attributes that are true."""
+def record_event(site: Site, charged: tuple[int, int, int], flags: Sequence[str] = (), source: str = "") -> bool:
+    """`otelbudget.record`; *charged* is (input tokens, output tokens, nano-USD), *flags* attributes that are true,
+    *source* whose price it is."""
     attributes: dict[str, Value] = dict.fromkeys(flags, True)
     attributes[semconv.TOKENS_INPUT], attributes[semconv.TOKENS_OUTPUT] = charged[:2]
     attributes[semconv.COST_USD] = charged[2] / NANOS
+    if source:
+        attributes[semconv.COST_SOURCE] = source
     return add(site, semconv.EVENT_RECORD, attributes)
 
 

@@ -203,6 +203,7 @@ def test_checks_and_records_are_events_with_exactly_these_attributes(world: Worl
                 "otelbudget.tokens.input": 60,
                 "otelbudget.tokens.output": 40,
                 "otelbudget.cost.usd": 0.5,
+                "otelbudget.cost.source": "caller",
                 "otelbudget.estimated": True,
             },
         ),
@@ -212,7 +213,12 @@ def test_checks_and_records_are_events_with_exactly_these_attributes(world: Worl
         ),
         (
             "otelbudget.record",
-            {"otelbudget.tokens.input": 1, "otelbudget.tokens.output": 1, "otelbudget.cost.usd": 0.0},
+            {
+                "otelbudget.tokens.input": 1,
+                "otelbudget.tokens.output": 1,
+                "otelbudget.cost.usd": 0.0,
+                "otelbudget.cost.source": "caller",
+            },
         ),
     ]
 
