@@ -14,7 +14,7 @@ from openai.types.chat import ChatCompletionMessage
 from otelbudget.demo.library import Library
 from otelbudget.demo.tokens import count_tokens
 from otelbudget.estimate import tokens as estimate
-from otelbudget.estimate.tokens import count_input, estimate_tokens
+from otelbudget.estimate.tokens import PER_IMAGE, count_input, estimate_tokens
 
 ASK = {"role": "user", "content": "How does a token bucket limit requests?"}
 PICTURE = "data:image/png;base64," + "iVBORw0KGgo" * 10_000
@@ -77,6 +77,18 @@ def test_a_picture_at_low_detail_counts_less() -> None:
     ):
         body = {"input": [{"role": "user", "content": [part]}]}
         assert count_input(body) == estimate.PER_SMALL_IMAGE + estimate.PER_MESSAGE + estimate.PER_REQUEST
+
+
+@pytest.mark.parametrize("model", ["gpt-4o-mini", "gpt-4o-mini-2024-07-18", "openai/gpt-4o-mini"])
+def test_a_picture_is_as_many_tokens_as_its_model_takes_it_for(model: str) -> None:
+    def counted(model: str | None, **detail: str) -> int:
+        part = {"type": "image_url", "image_url": {"url": "https://example.com/a.png", **detail}}
+        return count_input({"messages": [{"role": "user", "content": [part]}]}, model)
+
+    around = counted(None) - PER_IMAGE
+    assert counted(model) == 48_169 + around
+    assert counted(model, detail="low") == 2_833 + around
+    assert counted("gpt-4o") == counted(None)
 
 
 def test_sound_and_files_count_by_the_length_of_their_data() -> None:

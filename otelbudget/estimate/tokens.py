@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from otelbudget.estimate.tokenizer import count_texts
+from otelbudget.model.names import undated
 from otelbudget.model.reported import at
 
 #: Tokens around each message, and around the whole prompt (OpenAI's counting recipe says 3 and 3, names one more).
@@ -17,6 +18,8 @@ PER_REQUEST: Final = 3
 #: An image: OpenAI and Anthropic charge 85 at low detail and at most some 1,500 otherwise, by a size not known here.
 PER_IMAGE: Final = 1_500
 PER_SMALL_IMAGE: Final = 85
+#: Models whose pictures are other numbers of tokens: gpt-4o-mini's cost as much as gpt-4o's, at a price of a 33rd part.
+_PICTURES_OF: Final = {"gpt-4o-mini": {PER_IMAGE: 48_169, PER_SMALL_IMAGE: 2_833}}
 #: Characters of base64 per token: sound at 48 kB/s is 10 tokens a second, a page of PDF 40 kB and 1,500 tokens.
 AUDIO_PER_TOKEN: Final = 1_000
 FILE_PER_TOKEN: Final = 25
@@ -97,7 +100,7 @@ def estimate_tokens(value: object, model: str | None = None) -> int:
         return 0 if value is None or isinstance(value, list | tuple | Mapping | bytes) else 1
     if isinstance(value, Mapping) and any(name in value for name in ("messages", "input", "prompt")):
         return count_input(value, model)
-    walk = _Walk()
+    walk = _Walk(model)
     walk.add(value)
     return max(1, walk.tokens(model))
 
@@ -129,7 +132,7 @@ def read_input(body: object, model: str | None = None) -> Given:
     """
     if not isinstance(body, Mapping):
         return Given(max(1, estimate_tokens(body, model)))
-    walk = _Walk()
+    walk = _Walk(model)
     walk.note_caches(body)
     for name in _READ:
         walk.add(body.get(name))
@@ -141,7 +144,8 @@ def read_input(body: object, model: str | None = None) -> Given:
 class _Walk:
     """Collects the texts of nested values, and the tokens of all that is no text. Runs no further than it must."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str | None) -> None:
+        self._pictures = _PICTURES_OF.get(undated((model or "").rpartition("/")[2]), {})
         self._texts: list[str] = []
         self._tokens = 0
         self._left = _MOST_VALUES
@@ -178,8 +182,11 @@ class _Walk:
         self.audio_tokens += tokens
         self.apart.add("audio_input_tokens")
 
+    def _add_media(self, tokens: int) -> None:
+        self._tokens += self._pictures.get(tokens, tokens)
+
     def _without_data(self, found: re.Match[str]) -> str:
-        self._tokens += _data(found[0][1:], len(found[0]))
+        self._add_media(_data(found[0][1:], len(found[0])))
         return '""'
 
     def add(self, value: object) -> None:
@@ -198,7 +205,7 @@ class _Walk:
         """Count *value* itself, which has a *name*; gives the values inside it, with theirs."""
         if isinstance(value, str):
             if len(value) >= _SHORTEST_DATA and name not in _SAID and _BASE64.match(value):
-                self._tokens += _data(value, len(value))
+                self._add_media(_data(value, len(value)))
                 if value.startswith("data:audio/"):
                     self._add_sound(_data(value, len(value)))
             else:
@@ -210,7 +217,7 @@ class _Walk:
                 return [(name, one) for one in value]
             self._tokens += len(value)  # token ids and vectors: a million of them must not cost a million steps
         elif isinstance(value, bytes | bytearray):
-            self._tokens += (
+            self._add_media(
                 _data(b64encode(value[:99]).decode(), len(value)) if len(value) > 64 else len(value) // 4 + 1
             )
         elif value is not None:
@@ -226,7 +233,7 @@ class _Walk:
         kind = value.get("type")
         media = _media(kind, value) if isinstance(kind, str) else _inline(value)
         if media:
-            self._tokens += media
+            self._add_media(media)
             if _is_sound(kind, value):
                 self._add_sound(media)
             return ()

@@ -41,8 +41,8 @@ def _more(before: Usage, usage: Usage) -> dict[str, Any]:
     """What *usage* has beyond *before*; no more of a part than of what it is a part of, or it would be added to it."""
     more = {name: max(0, (getattr(usage, name) or 0) - (getattr(before, name) or 0)) for name in _ADDED}
     more |= {part: min(more[part], more[whole]) for part, whole in _PARTS_OF.items()}
-    written = more["input_tokens"] - more["cache_read_tokens"]
-    return more | {name: min(more[name], written) for name in ("cache_write_tokens", "cache_write_1h_tokens")}
+    written = min(more["cache_write_tokens"], more["input_tokens"] - more["cache_read_tokens"])
+    return more | {"cache_write_tokens": written, "cache_write_1h_tokens": min(more["cache_write_1h_tokens"], written)}
 
 
 def _tokens(usage: Usage) -> int:

@@ -19,11 +19,18 @@ class Call:
     def commit(self, usage: Usage | None) -> None:
         self.charged = usage
 
+    def late(self, usage: Usage) -> None:
+        self.charged_late = usage
+
+
+def _charge(call: Any) -> Charge:
+    request = ModelRequest(provider="openai", operation="chat", model="m", input_tokens=10)
+    return Charge(call, request, Exchange(lambda _: None))
+
 
 def _charged(*parts: Usage) -> Any:
     call: Any = Call()
-    request = ModelRequest(provider="openai", operation="chat", model="m", input_tokens=10)
-    charge = Charge(call, request, Exchange(lambda _: None))
+    charge = _charge(call)
     for part in parts:
         charge.note(part)
     charge.answered(None)
@@ -41,3 +48,11 @@ def test_what_parts_used_is_added_whatever_it_is() -> None:
 
 def test_a_cost_that_one_part_does_not_say_is_not_that_of_both() -> None:
     assert _charged(Usage(1, 1), Usage(1, 1, reported_cost_usd=1)).reported_cost_usd is None
+
+
+def test_what_is_told_late_of_a_part_adds_nothing_to_its_whole() -> None:
+    call: Any = Call()
+    charge = _charge(call)
+    charge.answered(Usage(100, 1, cache_write_tokens=50))
+    charge.answered(Usage(100, 6, cache_write_tokens=50, cache_write_1h_tokens=50))
+    assert (call.charged_late.input_tokens, call.charged_late.output_tokens) == (0, 5)
