@@ -91,6 +91,15 @@ def test_a_picture_is_as_many_tokens_as_its_model_takes_it_for(model: str) -> No
     assert counted("gpt-4o") == counted(None)
 
 
+def test_sound_that_is_as_long_as_a_picture_is_none() -> None:
+    def counted(model: str | None) -> int:
+        part = {"type": "input_audio", "input_audio": {"data": "A" * 84_500, "format": "wav"}}
+        return count_input({"messages": [{"role": "user", "content": [part]}]}, model)
+
+    assert counted(None) - estimate.PER_MESSAGE - estimate.PER_REQUEST == estimate.PER_SMALL_IMAGE
+    assert counted("gpt-4o-mini") == counted(None)
+
+
 def test_sound_and_files_count_by_the_length_of_their_data() -> None:
     def counted(part: dict[str, Any]) -> int:
         return count_input({"messages": [{"role": "user", "content": [part]}]})

@@ -18,8 +18,8 @@ PER_REQUEST: Final = 3
 #: An image: OpenAI and Anthropic charge 85 at low detail and at most some 1,500 otherwise, by a size not known here.
 PER_IMAGE: Final = 1_500
 PER_SMALL_IMAGE: Final = 85
-#: Models whose pictures are other numbers of tokens: gpt-4o-mini's cost as much as gpt-4o's, at a price of a 33rd part.
-_PICTURES_OF: Final = {"gpt-4o-mini": {PER_IMAGE: 48_169, PER_SMALL_IMAGE: 2_833}}
+#: The same of models where both are other numbers: gpt-4o-mini's cost as much as gpt-4o's, at a price of a 33rd part.
+_IMAGES_OF: Final = {"gpt-4o-mini": (48_169, 2_833)}
 #: Characters of base64 per token: sound at 48 kB/s is 10 tokens a second, a page of PDF 40 kB and 1,500 tokens.
 AUDIO_PER_TOKEN: Final = 1_000
 FILE_PER_TOKEN: Final = 25
@@ -145,7 +145,8 @@ class _Walk:
     """Collects the texts of nested values, and the tokens of all that is no text. Runs no further than it must."""
 
     def __init__(self, model: str | None) -> None:
-        self._pictures = _PICTURES_OF.get(undated((model or "").rpartition("/")[2]), {})
+        name = undated((model or "").rpartition("/")[2])
+        self._image, self._small_image = _IMAGES_OF.get(name, (PER_IMAGE, PER_SMALL_IMAGE))
         self._texts: list[str] = []
         self._tokens = 0
         self._left = _MOST_VALUES
@@ -165,7 +166,6 @@ class _Walk:
                 self.add(value)
             else:
                 self._texts.append(_IN_JSON.sub(self._without_data, text))
-
                 for found in _CACHES_IN_JSON.findall(text):
                     self._note_cache(found)
 
@@ -182,11 +182,8 @@ class _Walk:
         self.audio_tokens += tokens
         self.apart.add("audio_input_tokens")
 
-    def _add_media(self, tokens: int) -> None:
-        self._tokens += self._pictures.get(tokens, tokens)
-
     def _without_data(self, found: re.Match[str]) -> str:
-        self._add_media(_data(found[0][1:], len(found[0])))
+        self._tokens += _data(found[0][1:], len(found[0]), self._image)
         return '""'
 
     def add(self, value: object) -> None:
@@ -205,9 +202,10 @@ class _Walk:
         """Count *value* itself, which has a *name*; gives the values inside it, with theirs."""
         if isinstance(value, str):
             if len(value) >= _SHORTEST_DATA and name not in _SAID and _BASE64.match(value):
-                self._add_media(_data(value, len(value)))
+                tokens = _data(value, len(value), self._image)
+                self._tokens += tokens
                 if value.startswith("data:audio/"):
-                    self._add_sound(_data(value, len(value)))
+                    self._add_sound(tokens)
             else:
                 self._texts.append(value)
         elif isinstance(value, Mapping):
@@ -217,9 +215,8 @@ class _Walk:
                 return [(name, one) for one in value]
             self._tokens += len(value)  # token ids and vectors: a million of them must not cost a million steps
         elif isinstance(value, bytes | bytearray):
-            self._add_media(
-                _data(b64encode(value[:99]).decode(), len(value)) if len(value) > 64 else len(value) // 4 + 1
-            )
+            is_data, head = len(value) > 64, b64encode(value[:99]).decode()
+            self._tokens += _data(head, len(value), self._image) if is_data else len(value) // 4 + 1
         elif value is not None:
             attributes = getattr(value, "__dict__", None)
             if isinstance(attributes, dict) and not callable(value):
@@ -231,9 +228,10 @@ class _Walk:
         if not value.keys().isdisjoint(_CACHES):
             self.note_caches(value)
         kind = value.get("type")
-        media = _media(kind, value) if isinstance(kind, str) else _inline(value)
+        image, small = self._image, self._small_image
+        media = _media(kind, value, image, small) if isinstance(kind, str) else _inline(value, image)
         if media:
-            self._add_media(media)
+            self._tokens += media
             if _is_sound(kind, value):
                 self._add_sound(media)
             return ()
@@ -245,30 +243,30 @@ class _Walk:
         return [(name, inner) for name, inner in items if name not in _UNSEEN]
 
 
-def _data(value: str, length: int) -> int:
-    """Tokens of a picture, sound or file of *length*, which begins with *value* as base64."""
+def _data(value: str, length: int, image: int) -> int:
+    """Tokens of a picture, which are *image*, sound or file of *length*, which begins with *value* as base64."""
     head, _, data = value[:100].rpartition("base64,")
     if head.startswith("data:image/") or data.startswith(_PICTURES) or data[12:16] == _WEBP:
-        return PER_IMAGE
-    return length // AUDIO_PER_TOKEN + 1 if head.startswith("data:audio/") else max(PER_IMAGE, length // FILE_PER_TOKEN)
+        return image
+    return length // AUDIO_PER_TOKEN + 1 if head.startswith("data:audio/") else max(image, length // FILE_PER_TOKEN)
 
 
-def _media(kind: str, part: Mapping[Any, Any]) -> int:
+def _media(kind: str, part: Mapping[Any, Any], image: int, small: int) -> int:
     """Tokens of a part that is no text; 0 for all others."""
     if kind in _IMAGES:
         where = part.get("image_url")
         detail = part.get("detail") or (where.get("detail") if isinstance(where, Mapping) else None)
-        return PER_SMALL_IMAGE if detail == "low" else PER_IMAGE
+        return small if detail == "low" else image
     if kind == "input_audio":
         return _data_length(part, "input_audio", "data") // AUDIO_PER_TOKEN + 1
     source = part.get("source")  # where Anthropic has what others have in the part itself
     if kind in _FILES and not (isinstance(source, Mapping) and source.get("type") in _TEXTS):
         length = max(_data_length(part, "file", "file_data"), _data_length(part, "source", "data"))
-        return max(PER_IMAGE, length // FILE_PER_TOKEN)
+        return max(image, length // FILE_PER_TOKEN)
     return 0
 
 
-def _inline(part: Mapping[Any, Any]) -> int:
+def _inline(part: Mapping[Any, Any], image: int) -> int:
     """The same of Gemini's parts, which have no type."""
     if "inlineData" not in part and "fileData" not in part:
         return 0
@@ -276,7 +274,7 @@ def _inline(part: Mapping[Any, Any]) -> int:
     mime = inner.get("mimeType") if isinstance(inner, Mapping) else None
     each = AUDIO_PER_TOKEN if isinstance(mime, str) and mime.startswith("audio/") else FILE_PER_TOKEN
     is_image = isinstance(mime, str) and mime.startswith("image/")
-    return PER_IMAGE if is_image else max(PER_IMAGE, _data_length(part, "inlineData", "data") // each)
+    return image if is_image else max(image, _data_length(part, "inlineData", "data") // each)
 
 
 def _is_sound(kind: object, part: Mapping[Any, Any]) -> bool:

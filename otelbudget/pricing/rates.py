@@ -113,8 +113,8 @@ class Known:
 
 def _dearer(rates: Rates) -> Iterator[str]:
     plain = rates._asdict()
-    priced = [*((f"{part}_tokens", whole, plain[part]) for part, whole in PARTS.items()), *rates.apart]
-    return (name for name, whole, rate in priced if whole and rate > plain[whole])
+    parts = ((f"{part}_tokens", whole, plain[part]) for part, whole in PARTS.items() if part not in ("input", "output"))
+    return (name for name, whole, rate in (*parts, *rates.apart) if whole and rate > plain[whole])
 
 
 def _apart(usage: Usage | Parts, rates: tuple[tuple[str, str, int], ...], left: dict[str, tuple[int, int]]) -> int:
