@@ -124,7 +124,7 @@ class BudgetRun(RunView):
             BudgetExceeded: On entering, when no tool call (or no nested one, inside another) is left.
             TypeError: *name* is no text or empty, or *call_id* neither text nor None.
         """
-        if not tool_call.is_name(name, call_id):
+        if not (isinstance(name, str) and name and isinstance(call_id, str | None)):
             raise TypeError(f"a tool call needs a name, and a call id that is text or None, got {name!r}, {call_id!r}")
         return tool_call.ToolCall(self._state, name, call_id)
 

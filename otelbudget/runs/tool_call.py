@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context, get_current
 
+from otelbudget.admission import settlement
 from otelbudget.admission.request import Request
 from otelbudget.engine import context as contexts
+from otelbudget.ledger.account import Hold
 from otelbudget.model.amounts import Amounts
 from otelbudget.runs import asking
 from otelbudget.runs.blocks import Block
@@ -16,12 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextvars import Token
 
-    from otelbudget.admission.payer import Payer
     from otelbudget.admission.state import RunState
-    from otelbudget.engine.engine import Engine
+    from otelbudget.engine.owner import Owner
     from otelbudget.telemetry.events import Site
 
-__all__ = ["ToolCall", "enclosing", "is_name", "note_model_call", "request_for", "spans_around"]
+__all__ = ["ToolCall", "enclosing", "note_model_call"]
 
 
 class ToolCall(Block):
@@ -63,16 +64,33 @@ class ToolCall(Block):
         if self._token is not None:
             raise RuntimeError("this tool call was entered before and has not ended: make a new one per call")
         context = get_current()
-        nodes = spans_around(context, self.run.engine)
+        spans = self.run.engine.spans
+        nodes = [] if spans is None else spans.tree.around(context, exact=True)
         self.around = _of_span(nodes)
         outer = enclosing(context, self.run, nodes)
         if outer is not None and outer.from_span and outer.covers(self.name, self.call_id):
             return None
-        return request_for(self.run, self.name, nested=outer is not None)
+        return self._request(nested=outer is not None)
+
+    def _request(self, *, nested: bool, site: Site | None = None, owner: Owner | None = None) -> Request:
+        """What it asks for; said on *site*, else where it is made."""
+        amounts = Amounts(tool_calls=1, nested_tool_calls=int(nested))
+        _, here, said, permit = self.run.around()
+        hold = Hold(self.run)
+        return Request(
+            "tool", amounts, site or here, owner=owner or said, hold=hold, keeper=self, permit=permit, tool=self.name
+        )
+
+    def admit(self, *, nested: bool, site: Site, owner: Owner | None) -> None:
+        """Have one that was read off the span of *site* admitted and charged."""
+        request = self._request(nested=nested, site=site, owner=owner)
+        asking.decide(self.run, request)
+        settlement.charge_hold(self.run, request)
 
     def __enter__(self) -> ToolCall:
         if (request := self._admission()) is not None:
             asking.decide(self.run, request)
+            settlement.charge_hold(self.run, request)
         self._token = contexts.TOOL_CALL.attach(self)
         return self
 
@@ -84,21 +102,12 @@ class ToolCall(Block):
     async def __aenter__(self) -> ToolCall:
         if (request := self._admission()) is not None:
             await asking.adecide(self.run, request)
+            settlement.charge_hold(self.run, request)
         self._token = contexts.TOOL_CALL.attach(self)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self.__exit__()
-
-
-def is_name(name: object, call_id: object) -> TypeGuard[str]:
-    """Whether a tool call can have this name and id."""
-    return isinstance(name, str) and bool(name) and (call_id is None or isinstance(call_id, str))
-
-
-def spans_around(context: Context, engine: Engine) -> list[Any]:
-    """The nodes of the open spans around *context*, innermost first."""
-    return [] if engine.spans is None else engine.spans.tree.around(context, exact=True)
 
 
 def enclosing(context: Context, run: RunState, nodes: Iterable[Any]) -> ToolCall | None:
@@ -125,10 +134,3 @@ def _innermost(context: Context, nodes: Iterable[Any]) -> ToolCall | None:
 
 def _of_span(nodes: Iterable[Any]) -> ToolCall | None:
     return next((one.tool for one in nodes if one.tool is not None), None)
-
-
-def request_for(payer: Payer, name: str, *, nested: bool, site: Site | None = None) -> Request:
-    """The request that a call of the tool *name* makes; said on *site*, else where it is made."""
-    amounts = Amounts(tool_calls=1, nested_tool_calls=1 if nested else 0)
-    _, here, owner, permit = payer.around()
-    return Request("tool", amounts, here if site is None else site, owner=owner, permit=permit, tool=name)
