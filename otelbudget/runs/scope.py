@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 from copy import copy
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar, Unpack
@@ -21,7 +20,7 @@ from otelbudget.engine.owner import Names, tags_of
 from otelbudget.model.budget import RunBudget
 from otelbudget.model.keywords import unknown
 from otelbudget.model.quota import check_priority
-from otelbudget.runs import child, continuing, decorator, resume, sharing
+from otelbudget.runs import child, decorator, sharing
 from otelbudget.runs.blocks import Block
 from otelbudget.runs.leaving import leave
 from otelbudget.telemetry import our_spans
@@ -73,7 +72,6 @@ class RunScope(Block):
 
     def __init__(
         self,
-        make: Callable[[RunState], BudgetRun],
         engine: Engine,
         budget: str | RunBudget | None = None,
         *,
@@ -87,7 +85,6 @@ class RunScope(Block):
             raise ValueError(f"mode must be 'shared', 'carve' or 'detached', got {self._mode!r}")
         if self._carve is not None and self._mode != "carve":
             raise ValueError("carve goes with mode='carve'")
-        self._make = make
         self._engine = engine
         self._budget = None if budget is None else engine.budget(budget)
         self._who = _names(options)
@@ -117,11 +114,11 @@ class RunScope(Block):
         run.site = site_of(span)
         if run.sharing is not None:
             if run.sharing.opener:
-                run.sharing.open(json.dumps(resume.form(run)))
+                run.sharing.open()
             run.sharing.follow()
         closing.write_limits(run, span)
         run.enlist()
-        return run, context.RUN.put(continuing.carry(run, trace.set_span_in_context(span)), run)
+        return run, context.RUN.put(sharing.carry(run, trace.set_span_in_context(span)), run)
 
     def _made(self) -> RunState:
         engine = self._engine
@@ -204,7 +201,7 @@ class RunScope(Block):
             raise RuntimeError("this run was entered before: make a new one with otelbudget.run(...)")
 
     def _entered(self, run: RunState, here: Context) -> BudgetRun:
-        made = self._make(run)
+        made: BudgetRun = RunState.handle(run)
         self._token = attach(here)
         return made
 
