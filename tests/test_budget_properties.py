@@ -24,6 +24,7 @@ from world import PRICES, World, opened, reserved_of, used_of
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
 from otelbudget.admission import closing, settlement
+from otelbudget.admission.closing import leave
 from otelbudget.calls.model_call import ModelCall, ModelRequest
 from otelbudget.ledger.account import Account, Hold, QuotaAccount
 from otelbudget.model.amounts import RESOURCES
@@ -31,7 +32,6 @@ from otelbudget.model.quota import Quota, Quotas
 from otelbudget.model.vector import unpack
 from otelbudget.model.windows import window_at
 from otelbudget.runs import asking
-from otelbudget.runs.leaving import leave
 from otelbudget.runs.reservation import Reservation
 from otelbudget.runs.run import BudgetRun
 from otelbudget.runs.scope import RunScope

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from otelbudget.model.decision import Decision, Denial
     from otelbudget.telemetry.events import Site
 
-__all__ = ["admitted", "note", "observe", "probed", "refuse"]
-
 #: How many denials of one kind become events of a run; later ones are counted.
 LOUD: Final = 8
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from otelbudget.runs.run import BudgetRun
     from otelbudget.runs.scope import RunOptions, RunScope
 
-__all__ = ["continue_run", "current_run", "resume", "run", "wrap"]
-
 F = TypeVar("F", bound="Callable[..., Any]")
 
 

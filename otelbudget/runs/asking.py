@@ -31,8 +31,6 @@ from otelbudget.runs.wait import Bells, TaskBell, ThreadBell
 if TYPE_CHECKING:
     from otelbudget.model.decision import Denial
 
-__all__ = ["Judge", "adecide", "ajudge", "areconsidered", "decide", "judge_of", "refuse"]
-
 Judge = Callable[[Payer, Request], Any]  # a Judgement, or one to be awaited
 #: How long nobody looks, at most: a new window, an abandoned hold and a deadline ring no bell.
 POLL_S: Final = 0.2

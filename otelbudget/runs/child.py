@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from otelbudget.ledger.rules import Rule
     from otelbudget.model.budget import RunBudget
 
-__all__ = ["Carve", "Wants", "check", "hold", "wanted"]
-
 #: What a carved child gets: amounts, or a share of what the runs above it have left.
 Carve = Mapping[str, Money] | float
 #: Gives the amounts that are to be kept, with the ledger's lock held: a share is one of what is left by then.

@@ -17,8 +17,6 @@ from otelbudget.telemetry import events
 if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
 
-__all__ = ["extend", "freeze", "limit", "reset"]
-
 T = TypeVar("T")
 _KNOWN = (*RESOURCES, "seconds")
 _IN_NANOS = {"cost_usd": nanousd, "seconds": nanoseconds}

@@ -14,8 +14,6 @@ from otelbudget.model.vector import unpack
 if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
 
-__all__ = ["Receipt", "receipt_of", "text"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Receipt:

@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from otelbudget.ledger.account import Hold
     from otelbudget.model.decision import Decision
 
-__all__ = ["Reservation"]
-
 
 #: The reservation in whose block this is.
 entered: ContextVar[ref[Reservation] | None] = ContextVar("otelbudget-reservation", default=None)

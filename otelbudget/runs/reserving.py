@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
     from otelbudget.model.decision import Decision
 
-__all__ = ["AsyncReserve", "reserve"]
-
 _KNOWN: Final = {**ReserveKeywords.__annotations__, "seconds": None}  # which has an error of its own
 
 

@@ -31,8 +31,6 @@ from otelbudget.telemetry import events
 if TYPE_CHECKING:
     from otelbudget.engine.engine import Engine
 
-__all__ = ["export", "form", "links", "names", "read", "rebuild"]
-
 _W3C: Final = TraceContextTextMapPropagator()
 #: What the attributes of a run's owner, and of the run itself, are called in its state.
 _OWNER: Final = ("org", "tenant", "user", "agent", "conversation", "priority")

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from otelbudget.runs.reservation import Reservation
     from otelbudget.runs.tool_call import ToolCall
 
-__all__ = ["BudgetRun"]
-
 
 class BudgetRun(RunView):
     """What one run may spend, has spent and holds; every request of its work asks here first.

@@ -22,7 +22,6 @@ from otelbudget.model.keywords import unknown
 from otelbudget.model.quota import check_priority
 from otelbudget.runs import child, decorator, sharing
 from otelbudget.runs.blocks import Block
-from otelbudget.runs.leaving import leave
 from otelbudget.telemetry import our_spans
 from otelbudget.telemetry.events import site_of
 
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
     from otelbudget.engine.owner import Owner
     from otelbudget.runs.child import Carve
     from otelbudget.runs.run import BudgetRun
-
-__all__ = ["RunOptions", "RunScope"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 Mode = Literal["shared", "carve", "detached"]
@@ -218,7 +215,7 @@ class RunScope(Block):
         if run is not None and token is not None:
             self._token = None
             detach(token)
-            leave(run, error)
+            closing.leave(run, error)
         return False
 
     async def __aenter__(self) -> BudgetRun:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from otelbudget.admission.state import RunState
 
-__all__ = ["Timeout", "moved"]
-
 
 def moved(run: RunState) -> None:
     """Let the blocks that the deadline of *run* ends know that it is another one."""

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from otelbudget.engine.owner import Owner
     from otelbudget.telemetry.events import Site
 
-__all__ = ["ToolCall", "enclosing", "note_model_call"]
-
 
 class ToolCall(Block):
     """One tool call, as a block; what `BudgetRun.tool_call` gives. One that is *from_span* was read off a span.

@@ -15,8 +15,6 @@ from otelbudget.runs.receipt import Receipt, receipt_of
 if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
 
-__all__ = ["RunView"]
-
 State = Literal["active", "exhausted", "frozen", "closed"]
 
 

@@ -12,8 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Self
 
-__all__ = ["Bells", "TaskBell", "ThreadBell"]
-
 #: What to call.
 Bells = set[Callable[[], None]]
 
