@@ -225,8 +225,8 @@ def write_limits(run: RunState, span: Span) -> None:
     span.set_attribute(semconv.TENANT, run.tenant)
     if account.name:
         span.set_attribute(semconv.BUDGET, account.name)
-    if run.user:
-        span.set_attribute(semconv.USER, run.user)
+    if run.owner.user:
+        span.set_attribute(semconv.USER, run.owner.user)
     full = account.rule.full
     for i in (i for i, limit in enumerate(full) if limit < UNLIMITED):
         limit = full[i]

@@ -15,7 +15,7 @@ from otelbudget.engine.context import PERMIT
 from otelbudget.engine.recent import Work
 from otelbudget.ledger.account import Account, QuotaAccount, SharedAccount
 from otelbudget.ledger.rules import rule_of, rules_of_budget
-from otelbudget.model.amounts import NANOS, UNLIMITED
+from otelbudget.model.amounts import UNLIMITED
 from otelbudget.model.windows import Window
 from otelbudget.telemetry import our_spans
 from otelbudget.telemetry.events import NOWHERE, Site, site_of
@@ -218,29 +218,9 @@ class RunState(Payer):
         said: str | None = self.budget.on_unpriced
         return self.above[-1].on_unpriced if said is None and self.above else said
 
-    @property
-    def org(self) -> str:
-        """The organisation whose quotas bind it."""
-        return self.owner.org
-
-    @property
-    def user(self) -> str | None:
-        """The tenant's user, or None."""
-        return self.owner.user
-
-    @property
-    def priority(self) -> str:
-        """``low``, ``normal`` or ``high``: how much of a quota with kept shares it may use."""
-        return self.owner.priority
-
     def elapsed_ns(self, now_ns: int) -> int:
         """Nanoseconds since it began."""
         return now_ns - self.started_ns
-
-    @property
-    def deadline(self) -> float | None:
-        """When its time, or that of a run above it, is over, in seconds of `time.monotonic()`; None without a limit."""
-        return None if self.until_ns == UNLIMITED else self.until_ns / NANOS
 
     def run_accounts(self) -> tuple[Account, ...]:
         """The accounts of its lineage, without quotas of the root run."""

@@ -25,7 +25,7 @@ from otelbudget.engine.context import ASKING, attached
 from otelbudget.errors import BudgetExceeded
 from otelbudget.model.amounts import NANOS, nanoseconds
 from otelbudget.model.decision import Decision
-from otelbudget.runs.receipt import receipt_of
+from otelbudget.runs.view import receipt_of
 from otelbudget.runs.wait import Bells, TaskBell, ThreadBell
 
 if TYPE_CHECKING:

@@ -169,7 +169,7 @@ class RunScope(Block):
         """
         who, spans = self._who, self._engine.spans
         if around is not None:
-            other = who.org not in (None, around.org) or who.tenant not in (None, around.tenant)
+            other = who.org not in (None, around.owner.org) or who.tenant not in (None, around.tenant)
             return None if other and not around.tenant_said else around
         owner = None if spans is None else spans.runs.owner_said(get_current())
         if owner is not None:

@@ -64,7 +64,7 @@ def carry(run: RunState, context: Context) -> Context:
     root = run.lineage[0]
     if root.sharing is None and baggage.get_baggage(semconv.RUN_ID, context) is None:
         return context
-    said = (root.run_id, root.tenant, root.user) if root.sharing is not None else (None, None, None)
+    said = (root.run_id, root.tenant, root.owner.user) if root.sharing is not None else (None, None, None)
     for name, value in zip(CARRIED, said, strict=True):
         removed = baggage.remove_baggage(name, context)
         context = baggage.set_baggage(name, value, removed) if is_name(value) else removed
