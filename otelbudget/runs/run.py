@@ -198,7 +198,7 @@ class BudgetRun(RunView):
 
     def areserve(self, **amounts: Unpack[ReserveKeywords]) -> AsyncReserve:
         """`reserve` for coroutines: ``await`` it, or ``async with run.areserve(...) as reservation``."""
-        return AsyncReserve(self._state, dict(amounts))
+        return AsyncReserve(reserving.areserve(self._state, dict(amounts)))
 
     async def acheck(self, **amounts: Unpack[AmountKeywords]) -> Decision:
         """`check` for coroutines; awaits an async ``on_exhausted``."""
