@@ -16,6 +16,7 @@ from opentelemetry.trace import Status, StatusCode
 from otelbudget import forking, semconv
 from otelbudget.admission import denial as denials
 from otelbudget.admission import notices
+from otelbudget.admission.payer import Around
 from otelbudget.errors import BudgetExceeded, found_in
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, UNLIMITED
 from otelbudget.model.vector import unpack
@@ -122,8 +123,8 @@ def discard(run: RunState) -> None:
 
 
 def _discard(run: RunState) -> None:
-    if run in run.engine.meters.live:
-        run.closed = run.finished = True
+    if not run.finished:
+        run.closed = True
         run.engine.explicit_runs -= run.kind == "explicit"
         run.engine.meters.live.discard(run)
         run.tenant_cell.active -= 1
@@ -186,13 +187,12 @@ def _finish(run: RunState) -> None:
     if run.span is not None and run.kind == "explicit":
         write_totals(run)
         our_spans.end(run.span)
-    run.forget_here()
+    run.here = Around()  # the last context looked at holds on to the run
 
 
 def _finished(run: RunState, exemplar: Any) -> bool:
     if run.finished:
         return False
-    run.finished = True
     run.outcome = _outcome(run)
     run.engine.meters.live.discard(run)
     run.tenant_cell.active -= 1

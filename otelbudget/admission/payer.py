@@ -188,10 +188,6 @@ class Payer:
         """What binds a request made in this context."""
         return self.binding(None, self.around().owner)
 
-    def rebind(self) -> None:
-        """Look anew what binds, since an account of its own has other limits."""
-        self._bound = _NOT_BOUND
-
     def ancestor_of(self, account: Account) -> RunState | None:
         """The run of the lineage that *account* belongs to, or None."""
         return next((one for one in self.lineage if one.account is account), None)

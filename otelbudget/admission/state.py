@@ -21,7 +21,7 @@ from otelbudget.telemetry import our_spans
 from otelbudget.telemetry.events import NOWHERE, Site, site_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.trace import Span
 
@@ -63,10 +63,9 @@ class RunState(Payer):
 
     # fmt: off
     __slots__ = (
-        "above", "account", "alarms", "budget", "closed", "denials", "ended_ns", "estimated", "estimates", "exported",
-        "finished", "first_denial", "frozen", "here", "inside", "keys", "kind", "max_ns", "number", "outcome",
-        "pending", "per_run", "ran_out", "reraise", "seen", "sharing", "site", "span", "started_ns",
-        "tenant_said", "unpriced", "until_ns", "wrapped_up",
+        "above", "account", "alarms", "budget", "closed", "ended_ns", "estimated", "estimates", "exported", "first_denial",
+        "frozen", "here", "inside", "keys", "kind", "max_ns", "number", "outcome", "pending", "per_run", "ran_out", "reraise",
+        "seen", "sharing", "site", "span", "started_ns", "tenant_said", "unpriced", "until_ns", "wrapped_up",
     )
     # fmt: on
     handle: ClassVar[Callable[[RunState], Any]]
@@ -97,14 +96,13 @@ class RunState(Payer):
         self.max_ns = budget.max_ns
         self.started_ns: int = engine.clock_ns()
         self.ended_ns: int = UNLIMITED
-        self.closed = self.finished = self.wrapped_up = self.exported = self.estimated = self.estimates = False
+        self.closed = self.wrapped_up = self.exported = self.estimated = self.estimates = False
         self.sharing: Any = None
         self.frozen: str | None = None
         self.unpriced: str | None = None
         self.ran_out: str | None = None
         self.pending: Pending | None = None
         self.first_denial: Denial | None = None
-        self.denials: int = 0
         self.seen: dict[tuple[str | None, str], int] | None = None
         self.outcome = "completed"
         self.alarms: set[Any] | None = None
@@ -158,17 +156,7 @@ class RunState(Payer):
         if dropped and (resource is not None or reasons):
             kept = {k: v for k, v in dropped.items() if (resource is None or k[0] != resource) and k[1] not in reasons}
             self.pending = kept or None
-        gone: list[object] = [dropped]
-        self._lift(self, dropped or {}, gone)
-        return gone
-
-    def _lift(self, blocker: RunState, dealt: Mapping[Any, object], gone: list[object]) -> None:
-        """Runs inside don't raise what *blocker* has dealt with either; what they let go of goes to *gone*."""
-        for one in tuple(self.inside or ()):
-            pending = one.pending or {}
-            gone.append(pending)
-            one.pending = {k: v for k, v in pending.items() if k not in dealt or v[1] is not blocker} or None
-            one._lift(blocker, dealt, gone)
+        return dropped
 
     def first_pending(self) -> BudgetExceeded | None:
         """The oldest denial that nobody has dealt with, here or, if a run above refused, there."""
@@ -176,6 +164,11 @@ class RunState(Payer):
             if blocker is self or key in (blocker.pending or {}):
                 return error
         return None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all that there is to tell of it is told, or nothing was yet."""
+        return self not in self.engine.meters.live
 
     @property
     def run(self) -> RunState:
@@ -228,7 +221,6 @@ class RunState(Payer):
 
     def forked(self) -> None:
         """In a forked process it is the parent's: to end, to report, and to write on its span."""
-        self.finished = True
         if self.sharing is not None:
             self.sharing.opener = False
         self.span, self.site, self.here = None, NOWHERE, _NOT_LOOKED
@@ -241,10 +233,6 @@ class RunState(Payer):
         here = self.here
         known = here.context is context and not self.engine.directory.by_span
         return here if known else self._look(context)
-
-    def forget_here(self) -> None:
-        """Let go of the last context looked at, which holds on to the run."""
-        self.here = _NOT_LOOKED
 
     def _look(self, context: Context) -> Around:
         span = trace.get_current_span(context)

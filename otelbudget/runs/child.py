@@ -134,7 +134,6 @@ def _judge(child: RunState, wants: Wants, parent: Payer, request: Request) -> Ju
     if refused is None:
         kept = Amounts(*unpack(child.account.floor))
         ledger.limit(child.account, (_at_most(child.account.rule, kept),))
-        child.rebind()
         ledger.add([(parent.cell, "reserve", 1)])
         return Judgement(tightest=None if request.site.span is None else tightest(accounts[:-1]))
     denial = denials.of_account(parent, request._replace(amounts=wants()), refused, accounts[:-1])

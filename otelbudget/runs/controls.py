@@ -143,7 +143,6 @@ def reset(run: RunState, actor: str | None, reason: str | None) -> None:
 def _forgotten(run: RunState) -> object:
     """What it held on to, which is let go of after the lock."""
     run.started_ns = min(run.engine.clock_ns(), run.ended_ns)
-    run.denials = 0
     run.unpriced = run.first_denial = run.ran_out = run.seen = None
     if not run.closed:
         run.outcome = "completed"
