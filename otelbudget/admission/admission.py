@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget.admission import denial as denials
-from otelbudget.admission import notices
 from otelbudget.admission.request import GONE, REPLAYED, Judgement, Request, refused
 from otelbudget.ledger.account import Refusal
 from otelbudget.ledger.change import Changes
@@ -41,10 +40,7 @@ def judge_here(payer: Payer, request: Request, *, counted: bool = True) -> Judge
     if hold is not None and request.change:
         accounts = hold.accounts
     else:
-        bound = payer.binding(request.model, request.owner)
-        accounts = bound.here
-        if bound.free:
-            notices.unlimited_run(payer)
+        accounts = payer.binding(request.model, request.owner).here
     warned: Denial | None = None
     if (
         payer.unusual

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 from opentelemetry import trace
 
 from otelbudget import semconv
+from otelbudget.admission import notices
 from otelbudget.engine.engine import UNLIMITED_BUDGET
 from otelbudget.ledger.account import Account, QuotaAccount, SharedAccount
 from otelbudget.model.amounts import COST, STEPS, UNLIMITED, Amounts
@@ -38,7 +39,6 @@ class Binding(NamedTuple):
         shared: Those that a shared store keeps.
         money: One of them refuses for want of money.
         one_call: What a request without amounts asks for: one call, under all limits in scope.
-        free: Nothing limits it, and nobody has said that this is meant, as ``run(RunBudget())`` does.
         payers: Those of its owner that this follows from.
     """
 
@@ -47,7 +47,6 @@ class Binding(NamedTuple):
     shared: tuple[QuotaAccount | SharedAccount, ...] = ()
     money: bool = False
     one_call: Amounts = Amounts(steps=1)
-    free: bool = False
     payers: Payers | None = None
 
 
@@ -176,13 +175,10 @@ class Payer:
         money = any(COST in account.limits.refusing for account in accounts)
         elsewhere = self.engine.store is not None
         here, shared = (own_here, there) if elsewhere else (accounts, ())
-        free = not limited and self._without_budget()
-        return Binding(accounts, here, shared, money, _one_call(limited), free, payers)
-
-    def _without_budget(self) -> bool:
-        """Whether it is a run that should have limits, and none was given to it or a run above."""
-        own = [one.budget is UNLIMITED_BUDGET for one in self.lineage]
-        return self.engine.enforce and bool(own) and all(own)
+        own = [one.budget is UNLIMITED_BUDGET for one in self.lineage]  # and not RunBudget(), which says so
+        if not limited and self.engine.enforce and own and all(own):
+            notices.unlimited_run(self)
+        return Binding(accounts, here, shared, money, _one_call(limited), payers)
 
     def binding_here(self) -> Binding:
         """What binds a request made in this context."""

@@ -63,9 +63,10 @@ class RunState(Payer):
 
     # fmt: off
     __slots__ = (
-        "above", "account", "alarms", "budget", "closed", "ended_ns", "estimated", "estimates", "exported", "first_denial",
-        "frozen", "here", "inside", "keys", "kind", "max_ns", "number", "outcome", "pending", "per_run", "ran_out", "reraise",
-        "seen", "sharing", "site", "span", "started_ns", "tenant_said", "unpriced", "until_ns", "wrapped_up",
+        "above", "account", "alarms", "budget", "closed", "ended_ns", "estimated", "estimates", "exported",
+        "first_denial", "frozen", "here", "inside", "keys", "kind", "max_ns", "number", "outcome", "pending",
+        "per_run", "ran_out", "reraise", "seen", "sharing", "site", "span", "started_ns", "tenant_said", "unpriced",
+        "until_ns", "wrapped_up",
     )
     # fmt: on
     handle: ClassVar[Callable[[RunState], Any]]
