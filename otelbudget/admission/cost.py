@@ -1,4 +1,4 @@
-"""What a usage costs: as given, configured, reported or listed, else by policy; what keywords ask for; what counts it."""
+"""What a usage costs: as given, configured, reported or listed, else by policy; what keywords ask for; its counters."""
 
 from __future__ import annotations
 
