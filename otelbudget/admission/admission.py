@@ -220,7 +220,8 @@ def _too_deep(payer: Payer, run: RunState) -> Iterator[Blocked]:
 
     Its span could not be refused, so its calls are; a run that somebody opens is refused when it is opened.
     """
+    depth = len(run.above)
     for one in run.above:
         allowed = one.budget.max_depth
-        if allowed is not None and run.depth > allowed:
-            yield denials.too_deep(one, payer, run.depth), one, one.account.rule.warn
+        if allowed is not None and depth > allowed:
+            yield denials.too_deep(one, payer, depth), one, one.account.rule.warn

@@ -98,6 +98,14 @@ class Payer:
     number = 0
     reraise = closed = False
     above: tuple[RunState, ...] = ()
+    #: The root run first, itself last; empty for who is no run.
+    lineage: tuple[RunState, ...] = ()
+    #: Itself, if it is a run.
+    run: RunState | None = None
+    #: Accounts of its own, those of the runs above it first; quotas of each root run stand before them.
+    accounts: tuple[Account, ...] = ()
+    #: What its budgets say of a model without a price, or None.
+    on_unpriced: str | None = None
     pending: Any = None
     until_ns = UNLIMITED
     site: Site = NOWHERE
@@ -113,11 +121,6 @@ class Payer:
         self.spend_cell = meters.spend(owner.tenant, None)
 
     @property
-    def accounts(self) -> tuple[Account, ...]:
-        """Accounts of its own, those of the runs above it first; quotas of each root run stand before them."""
-        return ()
-
-    @property
     def kept(self) -> tuple[tuple[Account, ...], tuple[QuotaAccount | SharedAccount, ...]]:
         """Those of them that this process keeps, and those that the store of a shared run does."""
         root = self.lineage[0] if self.lineage else None
@@ -125,21 +128,6 @@ class Payer:
             return self.accounts, ()
         inside = (one.account for one in self.lineage[1:])
         return (root.account.tally, *inside), (*root.per_run, root.account)
-
-    @property
-    def on_unpriced(self) -> str | None:
-        """What its budgets say of a model without a price, or None."""
-        return None
-
-    @property
-    def run(self) -> RunState | None:
-        """Itself, if it is a run."""
-        return None
-
-    @property
-    def lineage(self) -> tuple[RunState, ...]:
-        """The root run first, itself last; empty for who is no run."""
-        return ()
 
     def note_estimate(self) -> None:
         """That some of what was charged is an estimate."""

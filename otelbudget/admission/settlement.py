@@ -56,7 +56,9 @@ def record(
     if wraps_up:
         writes.append((permit, "used", True))
     bound = payer.binding(usage.model, owner)
-    owed = trips.owe_record(payer, bound.shared, amounts, partial(say_crossed, payer, site), once)
+    owed: tuple[Any, ...] = ()
+    if bound.shared:
+        owed = trips.owe_record(payer, bound.shared, amounts, partial(say_crossed, payer, site), once)
     keyed = bool(owed) and once is not None and once.there is not None and not once.done
     settled = payer.engine.store.settle_first(owed[0]) if keyed else None
     if settled is not None and settled.replayed:

@@ -172,27 +172,17 @@ class RunState(Payer):
         return self not in self.engine.meters.live
 
     @property
-    def run(self) -> RunState:
+    def run(self) -> RunState:  # type: ignore[override]  # nobody sets these
         """Itself."""
         return self
 
     @property
-    def lineage(self) -> tuple[RunState, ...]:
+    def lineage(self) -> tuple[RunState, ...]:  # type: ignore[override]
         """The root run first, itself last."""
         return (*self.above, self)
 
     @property
-    def parent(self) -> RunState | None:
-        """The run that it is inside."""
-        return self.above[-1] if self.above else None
-
-    @property
-    def depth(self) -> int:
-        """How many runs it is inside."""
-        return len(self.above)
-
-    @property
-    def accounts(self) -> tuple[Account, ...]:
+    def accounts(self) -> tuple[Account, ...]:  # type: ignore[override]
         """Those of its own, of the runs above it and of the root run's own quotas, these first."""
         return (*self.per_run, *self.run_accounts())
 
@@ -207,7 +197,7 @@ class RunState(Payer):
         return Work(self.run_accounts() if self.above else (self.account,), self.kind != "explicit", self.owner)
 
     @property
-    def on_unpriced(self) -> str | None:
+    def on_unpriced(self) -> str | None:  # type: ignore[override]
         """What its budget says of a model without a price, or else that of a run above; None if none does."""
         said: str | None = self.budget.on_unpriced
         return self.above[-1].on_unpriced if said is None and self.above else said

@@ -52,10 +52,11 @@ def _judge_child(parent: Payer, request: Request) -> Judgement:
         return judged
     run = parent.run
     assert run is not None
+    depth = len(run.lineage)
     for one in run.lineage:
         allowed = one.budget.max_depth
-        if allowed is not None and run.depth + 1 > allowed:
-            denial = denials.too_deep(one, parent, run.depth + 1)
+        if allowed is not None and depth > allowed:
+            denial = denials.too_deep(one, parent, depth)
             if parent.engine.enforce and not one.account.rule.warn:
                 return Judgement(Decision(False, denial=denial), one)
             booking.note(parent, "check", denial, "warn")

@@ -60,7 +60,7 @@ def export(run: RunState, *, freeze: bool) -> dict[str, Any]:
 def _exported(run: RunState, *, freeze: bool) -> dict[str, Any]:
     if run.sharing is not None:
         raise BudgetError("a shared run needs no state: other processes go on with continue_run(run.run_id)")
-    if run.parent is not None:
+    if run.above:
         raise BudgetError("a run inside another one has no state of its own: export the outermost run")
     if run.closed:
         raise BudgetError("this run has ended; export its state before leaving it")

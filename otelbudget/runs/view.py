@@ -198,13 +198,13 @@ class RunView:
     @property
     def parent(self) -> Self | None:
         """The run that it is a shared or carved child of, or None."""
-        parent = self._state.parent
-        return None if parent is None else type(self)(parent)
+        above = self._state.above
+        return type(self)(above[-1]) if above else None
 
     @property
     def depth(self) -> int:
         """How many runs it is inside of; 0 for a root run."""
-        return self._state.depth
+        return len(self._state.above)
 
     @property
     def org(self) -> str:
