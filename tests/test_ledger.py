@@ -461,6 +461,7 @@ def test_what_asks_inside_another_operation_of_its_thread_is_refused_and_changes
         another = new_hold((run,), tokens(1))
         assert ledger.hold(another, another, (), 0, []) is INSIDE
         assert ledger.resize(hold, tokens(11)) is INSIDE
+        assert ledger.take((run,), pack(tokens(1)), (), NORMAL, 0, force=False) is INSIDE
     assert (another.state, state(run)) == ("new", (0, 10, 90))
 
 

@@ -6,7 +6,7 @@ admitted is held or charged in the same critical section in which it fits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget.admission import denial as denials
@@ -21,7 +21,7 @@ from otelbudget.model.vector import pack
 if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
     from otelbudget.admission.state import RunState
-    from otelbudget.ledger.account import Account, Hold
+    from otelbudget.ledger.account import Account, Crossing, Hold
 
 #: Resources that less output leaves more of.
 _OUTPUT_COUNTS: Final = (TOKENS, OUTPUT, COST)
@@ -31,7 +31,7 @@ Blocked = tuple[Denial, "RunState | None", bool]
 
 
 def judge_here(payer: Payer, request: Request, *, counted: bool = True) -> Judgement:
-    """Judge *request* by what this process keeps, and hold it there if it is admitted.
+    """Judge *request* by what this process keeps, and hold or charge it there if it is admitted.
 
     Only that is counted, if *counted*: a denial may not stand, nor does an admission before a shared store has its say.
     """
@@ -84,12 +84,17 @@ def _taken(
     counted: bool,
     force: bool = False,
 ) -> Judgement | Refusal:
-    """Hold or only look, in one step with the counter of the decision."""
+    """Hold, charge or only look, in one step with the counter of the decision."""
     ledger, hold = payer.engine.ledger, request.hold
     n = int(counted)
     count = (payer.cell, request.operation, n) if warned is None else count_of(payer, request.operation, warned, n)
     over: Refusal | None
-    if hold is None:
+    crossed: Sequence[Crossing] = ()
+    if hold is None and request.operation == "tool":  # charged as it starts
+        counts = [count, (payer.tenant_cell, "tool_calls", request.amounts.tool_calls)]
+        done = ledger.take(accounts, pack(request.amounts), counts, payer.owner.level, now_ns, force=force)
+        crossed, over = (done, None) if isinstance(done, list) else ((), done)
+    elif hold is None:
         more = 0 if force else pack(request.amounts)
         wrapping = None if request.permit is None else wrapping_of(payer, request.permit)
         over = ledger.check(accounts, more, payer.owner.level, count, now_ns, wrapping)
@@ -113,7 +118,7 @@ def _taken(
             if one.pending:
                 ledger.locked(lambda one=one: one.forget(reasons=("busy", "store_unavailable")))  # type: ignore[misc]
     decision = ALLOWED if warned is None else Decision(True, warned=True, denial=warned)
-    return Judgement(decision, None, None if request.site.span is None else tightest(accounts))
+    return Judgement(decision, None, None if request.site.span is None else tightest(accounts), crossed)
 
 
 def wrapping_of(payer: Payer, permit: Any) -> Account | None:

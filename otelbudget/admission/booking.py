@@ -46,6 +46,8 @@ def admitted(payer: Payer, request: Request, judged: Judgement) -> Decision:
             payer.say(site, events.check_warned, decision.denial, request.tool)
         if site is not payer.site:
             _mark(payer, site, "allow" if decision.denial is None else "warn", decision.denial)
+    if judged.crossed:
+        settlement.say_crossed(payer, site, judged.crossed)
     return decision
 
 

@@ -14,7 +14,7 @@ from otelbudget.telemetry.events import NOWHERE, Site
 if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
     from otelbudget.engine.owner import Owner
-    from otelbudget.ledger.account import Hold
+    from otelbudget.ledger.account import Crossing, Hold
     from otelbudget.model.usage import Usage
 
 #: Given what tells whether amounts would be admitted, the most that is, or None.
@@ -105,11 +105,13 @@ class Judgement(NamedTuple):
         decision: Its `denial` says why not.
         blocker: The run whose budget is in the way (it may be an ancestor); None if it is not a run's.
         tightest: (resource, what remains) of the tightest account, where somebody wants to hear it.
+        crossed: Thresholds reached by charging at once.
     """
 
     decision: Decision = ALLOWED
     blocker: RunState | None = None
     tightest: tuple[int, int] | None = None
+    crossed: Sequence[Crossing] = ()
 
 
 def refused(denial: Denial, blocker: RunState | None = None) -> Judgement:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from otelbudget import semconv
 from otelbudget.admission import closing, notices, trips
 from otelbudget.admission.cost import Price, counts_of, price
-from otelbudget.admission.request import Once, Request
+from otelbudget.admission.request import Once
 from otelbudget.ledger.change import Changes
 from otelbudget.model.amounts import COST, INPUT, NESTED, NOTHING, OUTPUT, STEPS, TOOLS, Amounts, Unsaid
 from otelbudget.model.usage import Usage, sum_of
@@ -157,15 +157,14 @@ def _beyond(charge: _Charge, held: Hold) -> _Charge:
     return charge._replace(amounts=rest._replace(tokens=rest.input_tokens + rest.output_tokens))
 
 
-def charge_hold(payer: Payer, request: Request) -> None:
-    """Charge a tool call that was just admitted what it holds."""
-    held, told = request.hold, partial(say_crossed, payer, request.site)
-    assert held is not None
-    owed = trips.owe(payer, held, held.amounts, told)
+def charge_hold(payer: Payer, held: Hold) -> list[Crossing]:
+    """Charge a tool call that was just admitted what it holds; gives the thresholds crossed."""
+    crossed: list[Crossing] = []
+    owed = trips.owe(payer, held, held.amounts, crossed.extend)
     counts = [(payer.tenant_cell, "tool_calls", held.amounts.tool_calls)]
-    crossed = payer.engine.ledger.settle(held, held.vector, "committed", counts, trips.owing(payer, owed))
+    crossed += payer.engine.ledger.settle(held, held.vector, "committed", counts, trips.owing(payer, owed)) or []
     trips.send(payer, owed)
-    told(crossed or ())
+    return crossed
 
 
 def give_back(payer: Payer, held: Hold) -> bool:

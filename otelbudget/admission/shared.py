@@ -16,6 +16,7 @@ from otelbudget.admission import settlement, trips
 from otelbudget.admission.admission import count_of, judge_here, wrapping_of
 from otelbudget.admission.request import ELSEWHERE, GONE, REPLAYED, Judgement, Once, Request, refused
 from otelbudget.errors import StoreError
+from otelbudget.ledger.account import Hold
 from otelbudget.ledger.change import write
 from otelbudget.ledger.judging import tightest, warning
 from otelbudget.model.amounts import NOTHING, Amounts
@@ -27,11 +28,10 @@ from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
-    from otelbudget.ledger.account import Hold
 
 
 def judge_shared(payer: Payer, request: Request) -> Judgement:
-    """Judge *request*, and hold it if it is admitted. Only that is counted: a denial may not stand."""
+    """Judge *request*, and hold or charge it if it is admitted. Only that is counted: a denial may not stand."""
     errand = _Errand(payer, request)
     while (judged := errand.begin()) is None:
         try:
@@ -67,6 +67,8 @@ class _Errand:
 
     def __init__(self, payer: Payer, request: Request) -> None:
         self._payer = payer
+        if request.operation == "tool":  # charged at once, so nobody else keeps it alive
+            request = request._replace(hold=Hold(payer), keeper=self)
         if request.change is None and request.hold is not None:
             request.hold.trip = None  # it was refused before and is asked for once more: the old id has ended
         self._asked = request
@@ -177,6 +179,8 @@ class _Errand:
             payer.engine.ledger.add([count_of(payer, request.operation, warned)])
         elif request.hold is not None and request.hold.trip is not None:
             request.hold.trip = request.hold.trip._replace(on_expiry=request.hold.on_expiry)
+        if request.operation == "tool" and request.hold is not None:
+            here = here._replace(crossed=settlement.charge_hold(payer, request.hold))
         if request.site.span is None:
             return here
         accounts = payer.binding(request.model, request.owner).accounts

@@ -180,6 +180,21 @@ class Ledger(Controlled):
             self.after()
         return crossed
 
+    def take(
+        self, accounts: Sequence[Account], actual: int, counts: Counts, priority: int, now_ns: int, *, force: bool
+    ) -> Refusal | list[Crossing]:
+        """`charge`, if it fits or with *force*; else what refuses it."""
+        if self.lock._is_owned():  # type: ignore[attr-defined]
+            return INSIDE
+        with self.lock:
+            if now_ns >= self.open.due_ns:
+                self.open.sweep(now_ns, self._reclaim)
+            refused = None if force else refusal(accounts, actual, priority)
+            taken = refused or self.charge(accounts, actual, counts, [])
+        if self._later:
+            self.after()
+        return taken or []
+
     def settle(
         self,
         held: Hold,

@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context, get_current
 
-from otelbudget.admission import settlement
 from otelbudget.admission.request import Request
 from otelbudget.engine import context as contexts
-from otelbudget.ledger.account import Hold
 from otelbudget.model.amounts import Amounts
 from otelbudget.runs import asking
 from otelbudget.runs.blocks import Block
@@ -18,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextvars import Token
 
+    from otelbudget.admission.payer import Payer
     from otelbudget.admission.state import RunState
-    from otelbudget.engine.owner import Owner
     from otelbudget.telemetry.events import Site
 
 
@@ -68,27 +66,11 @@ class ToolCall(Block):
         outer = enclosing(context, self.run, nodes)
         if outer is not None and outer.from_span and outer.covers(self.name, self.call_id):
             return None
-        return self._request(nested=outer is not None)
-
-    def _request(self, *, nested: bool, site: Site | None = None, owner: Owner | None = None) -> Request:
-        """What it asks for; said on *site*, else where it is made."""
-        amounts = Amounts(tool_calls=1, nested_tool_calls=int(nested))
-        _, here, said, permit = self.run.around()
-        hold = Hold(self.run)
-        return Request(
-            "tool", amounts, site or here, owner=owner or said, hold=hold, keeper=self, permit=permit, tool=self.name
-        )
-
-    def admit(self, *, nested: bool, site: Site, owner: Owner | None) -> None:
-        """Have one that was read off the span of *site* admitted and charged."""
-        request = self._request(nested=nested, site=site, owner=owner)
-        asking.decide(self.run, request)
-        settlement.charge_hold(self.run, request)
+        return request_for(self.run, self.name, nested=outer is not None)
 
     def __enter__(self) -> ToolCall:
         if (request := self._admission()) is not None:
             asking.decide(self.run, request)
-            settlement.charge_hold(self.run, request)
         self._token = contexts.TOOL_CALL.attach(self)
         return self
 
@@ -100,7 +82,6 @@ class ToolCall(Block):
     async def __aenter__(self) -> ToolCall:
         if (request := self._admission()) is not None:
             await asking.adecide(self.run, request)
-            settlement.charge_hold(self.run, request)
         self._token = contexts.TOOL_CALL.attach(self)
         return self
 
@@ -132,3 +113,10 @@ def _innermost(context: Context, nodes: Iterable[Any]) -> ToolCall | None:
 
 def _of_span(nodes: Iterable[Any]) -> ToolCall | None:
     return next((one.tool for one in nodes if one.tool is not None), None)
+
+
+def request_for(payer: Payer, name: str, *, nested: bool, site: Site | None = None) -> Request:
+    """The request that a call of the tool *name* makes; said on *site*, else where it is made."""
+    amounts = Amounts(tool_calls=1, nested_tool_calls=1 if nested else 0)
+    _, here, owner, permit = payer.around()
+    return Request("tool", amounts, here if site is None else site, owner=owner, permit=permit, tool=name)

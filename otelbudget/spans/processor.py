@@ -121,7 +121,8 @@ class LiveSpans:
         if outer is None:  # official LangChain's has the context of its parent, not that of where it begins
             outer = tools.enclosing(get_current(), run, ())
         if outer is None or not outer.covers(call.name, call.call_id):
-            call.admit(nested=outer is not None, site=site_of(node.span), owner=self._owner(run, node))
+            asked = tools.request_for(run, name, nested=outer is not None, site=site_of(node.span))
+            asking.decide(run, asked._replace(owner=self._owner(run, node)))
         node.tool = call
 
     def _admit_call(self, node: Node, context: Context, attributes: Mapping[str, Any]) -> None:
