@@ -140,8 +140,9 @@ async def areconsidered(
             if closing.settle_overdue(payer.engine) or wait_ns:
                 judged = await _awaited(judge(payer, request))
             judged = await _lifted(payer, request, judged, judge, asked, plain=plain)
-            left_ns = until_ns - time.monotonic_ns()
-            if left_ns <= 0 or not _passing(judged):
+            left_ns, denial = until_ns - time.monotonic_ns(), judged.decision.denial
+            passing = denial is not None and denial.reason in _PASSING and denial.detail != "wrap_up"  # nobody lifts it
+            if left_ns <= 0 or judged.decision.allowed or not passing:
                 return judged
             if plain:
                 _warn_of_blocking(payer)
@@ -256,13 +257,6 @@ async def _ask(run: RunState, denial: Denial | None, *, plain: bool) -> bool:
         RunState.handle(run),
     )
     return False
-
-
-def _passing(judged: Judgement) -> bool:
-    denial = judged.decision.denial
-    if judged.decision.allowed or denial is None or denial.detail == "wrap_up":  # which nobody can lift
-        return False
-    return denial.reason in _PASSING
 
 
 def _warn_of_blocking(payer: Payer) -> None:

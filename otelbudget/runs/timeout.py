@@ -108,7 +108,9 @@ class Timeout(Block):
     async def _follow(self, inner: asyncio.Timeout) -> None:
         """Wait until the time is over, as it is by then, and cancel the work."""
         run, bell = self._run, asking.TaskBell()
-        with asking.hanging(bell, *_alarms(run)):
+        for one in run.lineage:
+            one.alarms = one.alarms or set()
+        with asking.hanging(bell, *(one.alarms for one in run.lineage if one.alarms is not None)):
             while self._ends is None:
                 bell.clear()
                 try:
@@ -120,10 +122,3 @@ class Timeout(Block):
                     left_ns = min(left_ns for _, left_ns in _left(run, run.engine.clock_ns()))
                     await bell.wait(max(0, left_ns) / NANOS)
         inner.reschedule(asyncio.get_running_loop().time())
-
-
-def _alarms(run: RunState) -> list[asking.Bells]:
-    """What is rung when a deadline that ends the work of *run* moves."""
-    for one in run.lineage:
-        one.alarms = one.alarms or set()
-    return [one.alarms for one in run.lineage if one.alarms is not None]
