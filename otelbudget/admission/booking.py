@@ -102,7 +102,6 @@ def probed(payer: Payer, judged: Judgement) -> bool:
 
 def _pend(run: RunState, blocker: RunState, denial: Denial, error: BudgetExceeded) -> None:
     key = (denial.resource, denial.reason)
-    dealt = key not in (blocker.pending or {})  # with what was refused before, if anything was
     # A run that nobody opened can't raise it again at its end: that is for the one around it.
     opened = [one for one in run.lineage if one.kind != "implicit"] if blocker.kind == "implicit" else []
     for one in {run, blocker, *opened[-1:]}:
@@ -110,8 +109,6 @@ def _pend(run: RunState, blocker: RunState, denial: Denial, error: BudgetExceede
             one.ran_out = one.ran_out or denial.resource
         # The exception keeps frames alive, and so whatever they hold: only for who will raise it again.
         one.pending = one.pending or {}
-        if dealt:
-            one.pending.pop(key, None)
         one.pending.setdefault(key, (error if one.reraise else None, blocker))
     if denial.reason not in PASSING and not run.closed:
         run.outcome = "exhausted"

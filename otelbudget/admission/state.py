@@ -21,7 +21,7 @@ from otelbudget.telemetry import our_spans
 from otelbudget.telemetry.events import NOWHERE, Site, site_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry.trace import Span
 
@@ -157,7 +157,17 @@ class RunState(Payer):
         if dropped and (resource is not None or reasons):
             kept = {k: v for k, v in dropped.items() if (resource is None or k[0] != resource) and k[1] not in reasons}
             self.pending = kept or None
-        return dropped
+        gone: list[object] = [dropped]
+        self._lift(self, dropped or {}, gone)
+        return gone
+
+    def _lift(self, blocker: RunState, dealt: Mapping[Any, object], gone: list[object]) -> None:
+        """Runs inside don't raise what *blocker* has dealt with either; what they let go of goes to *gone*."""
+        for one in tuple(self.inside or ()):
+            pending = one.pending or {}
+            gone.append(pending)
+            one.pending = {k: v for k, v in pending.items() if k not in dealt or v[1] is not blocker} or None
+            one._lift(blocker, dealt, gone)
 
     def first_pending(self) -> BudgetExceeded | None:
         """The oldest denial that nobody has dealt with, here or, if a run above refused, there."""
