@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from world import PRICES, World
+from world import PRICES, World, opened
 
 import otelbudget
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
@@ -69,11 +69,11 @@ def test_what_an_extension_has_dealt_with_is_not_raised_because_a_sibling_is_ref
 
 
 def test_a_denial_that_is_met_again_after_an_extension_is_pending_anew(world: World) -> None:
-    with world.run(RunBudget(max_steps=1), reraise=False) as root:
-        with pytest.raises(BudgetExceeded, match="requested 3"), root.child() as child:  # noqa: PT012 - leaving raises
-            swallowed(child, steps=2)
-            root.extend(steps=1)
-            swallowed(child, steps=3)
+    root = opened(world.run(RunBudget(max_steps=1), reraise=False))
+    with pytest.raises(BudgetExceeded, match="requested 3"), root.child() as child:  # noqa: PT012 - leaving raises
+        swallowed(child, steps=2)
+        root.extend(steps=1)
+        swallowed(child, steps=3)
 
 
 def test_a_denial_is_pending_also_after_a_smaller_request_was_admitted(world: World) -> None:

@@ -180,14 +180,18 @@ class TaskBell:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
+        self._rung = False  # so that many changes wake it once
 
     def ring(self) -> None:
         """Wake the task, now or at its next wait."""
-        with contextlib.suppress(RuntimeError):  # the loop was closed around a task that never ended
-            self._loop.call_soon_threadsafe(self._event.set)
+        if not self._rung:
+            self._rung = True
+            with contextlib.suppress(RuntimeError):  # the loop was closed around a task that never ended
+                self._loop.call_soon_threadsafe(self._event.set)
 
     def clear(self) -> None:
         """Forget what has rung so far."""
+        self._rung = False
         self._event.clear()
 
     async def wait(self, seconds: float) -> None:
