@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from otelbudget.model.usage import Usage
     from otelbudget.quota import QuotaService
     from otelbudget.runs.api import continue_run, current_run, resume, run, wrap
-    from otelbudget.runs.receipt import Receipt
     from otelbudget.runs.run import BudgetRun
+    from otelbudget.runs.view import Receipt
 
 __all__ = [
     "BudgetError",
@@ -95,7 +95,7 @@ _HOME = {
     "QuotaService": "quota",
     **dict.fromkeys(("Quota", "Quotas"), "model.quota"),
     **dict.fromkeys(("continue_run", "current_run", "resume", "run", "wrap"), "runs.api"),
-    "Receipt": "runs.receipt",
+    "Receipt": "runs.view",
     "BudgetRun": "runs.run",
 }
 

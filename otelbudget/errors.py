@@ -14,7 +14,7 @@ All of them pickle and copy, so they cross process pools and task queues unchang
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -135,24 +135,15 @@ def is_budget_exceeded(error: BaseException | None) -> bool:
 
 
 def found_in(error: BaseException | None) -> BudgetExceeded | None:
-    """The denial nearest to *error* among the exceptions that it is or was caused by, or None.
-
-    Reads what Python itself keeps of an exception, never what its class makes of that: the application's own classes
-    may do anything there, raise too.
-    """
+    """The denial nearest to *error* among the exceptions that it is or was caused by, or None."""
     found: list[BaseException] = [] if error is None else [error]
-    seen = {id(error)}
+    seen = {id(error)}  # since an exception need not be hashable
     for one in found:
-        if issubclass(type(one), BudgetExceeded):
-            return cast("BudgetExceeded", one)
-        nested: tuple[BaseException, ...] = _exceptions_of(one) if issubclass(type(one), BaseExceptionGroup) else ()
-        for other in (_cause_of(one), _context_of(one), *nested):
+        if isinstance(one, BudgetExceeded):
+            return one
+        nested = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+        for other in (one.__cause__, one.__context__, *nested):
             if other is not None and id(other) not in seen:
                 seen.add(id(other))
                 found.append(other)
     return None
-
-
-_cause_of: Any = vars(BaseException)["__cause__"].__get__
-_context_of: Any = vars(BaseException)["__context__"].__get__
-_exceptions_of: Any = vars(BaseExceptionGroup)["exceptions"].__get__

@@ -18,8 +18,8 @@ from otelbudget.model.budget import RunBudget
 from otelbudget.model.keywords import AmountKeywords
 from otelbudget.model.usage import Usage
 from otelbudget.model.values import spelled
+from otelbudget.runs import continuing
 from otelbudget.runs.ambient import ambient_run, reset_ambient
-from otelbudget.runs.api import paused_scope, shared_scope
 from otelbudget.runs.run import BudgetRun
 from otelbudget.runs.scope import RunOptions, RunScope
 from otelbudget.spans.processor import LiveSpans
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
     from otelbudget.model.budget import OnExhausted
     from otelbudget.model.decision import Decision
-    from otelbudget.runs.continuing import Headers
+    from otelbudget.runs.continuing import ContinueOptions, Headers
 
 try:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -144,25 +144,17 @@ class BudgetManager(SpanProcessor):
 
     def run(self, budget: str | RunBudget | None = None, **options: Unpack[RunOptions]) -> RunScope:
         """`otelbudget.run` on this manager."""
-        return RunScope(BudgetRun, self.engine, budget, **options)
+        return RunScope(self.engine, budget, **options)
 
     def resume(
         self, state: Mapping[str, Any], *, on_exhausted: OnExhausted | None = None, reraise: bool = True
     ) -> RunScope:
         """`otelbudget.resume` on this manager."""
-        return paused_scope(self.engine, state, on_exhausted, reraise=reraise)
+        return continuing.resumed(self.engine, state, on_exhausted, reraise=reraise)
 
-    def continue_run(
-        self,
-        headers_or_id: str | Headers,
-        *,
-        tenant: str | None = None,
-        org: str | None = None,
-        on_exhausted: OnExhausted | None = None,
-        reraise: bool = True,
-    ) -> RunScope:
+    def continue_run(self, headers_or_id: str | Headers, **options: Unpack[ContinueOptions]) -> RunScope:
         """`otelbudget.continue_run` on this manager."""
-        return shared_scope(self.engine, headers_or_id, tenant, org, on_exhausted, reraise=reraise)
+        return continuing.continued(self.engine, headers_or_id, options)
 
     # --- the span processor
 

@@ -24,6 +24,7 @@ from world import PRICES, World, opened, reserved_of, used_of
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
 from otelbudget.admission import closing, settlement
+from otelbudget.admission.closing import leave
 from otelbudget.calls.model_call import ModelCall, ModelRequest
 from otelbudget.ledger.account import Account, Hold, QuotaAccount
 from otelbudget.model.amounts import RESOURCES
@@ -31,7 +32,6 @@ from otelbudget.model.quota import Quota, Quotas
 from otelbudget.model.vector import unpack
 from otelbudget.model.windows import window_at
 from otelbudget.runs import asking
-from otelbudget.runs.leaving import leave
 from otelbudget.runs.reservation import Reservation
 from otelbudget.runs.run import BudgetRun
 from otelbudget.runs.scope import RunScope
@@ -238,7 +238,7 @@ class Interleavings(RuleBasedStateMachine):
             options["carve"] = {"tokens": carve, "input_tokens": 0} if isinstance(carve, int) else carve
         budget = RunBudget(max_tokens=tokens, max_steps=30, max_cost_usd=0.5, max_tool_calls=9)
         try:
-            run = opened(RunScope(BudgetRun, self.world.engine, budget, **options))
+            run = opened(RunScope(self.world.engine, budget, **options))
         except BudgetExceeded as denied:
             self.count("check" if denied.reason in ("closed", "frozen") else "reserve", "deny", denied.reason)
             return
@@ -572,7 +572,7 @@ class Workers:
         budget = RunBudget(max_tokens=900, max_steps=35, max_cost_usd=0.5, max_tool_calls=20)
 
         def run(**options: Any) -> BudgetRun:
-            return opened(RunScope(BudgetRun, engine, budget, reraise=False, **options))
+            return opened(RunScope(engine, budget, reraise=False, **options))
 
         one, two = run(tenant="acme", user="eve"), run(tenant="beta", user="eve")
         left = run(parent=one._state)

@@ -184,7 +184,6 @@ def test_who_only_watches_is_not_told_that_nothing_is_refused(
 
 def test_a_run_that_does_nothing_needs_no_limit(world: World, caplog: pytest.LogCaptureFixture) -> None:
     with world.run() as run:
-        run.remaining()
         run.receipt()
     assert lines(caplog) == []
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from world import PRICES, World
+from world import PRICES, World, opened
 
 import otelbudget
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
@@ -57,6 +57,23 @@ def test_a_siblings_call_is_refused_by_their_parent_too(world: World) -> None:
         for _ in range(2):
             with root.child(reraise=False) as child:
                 assert (swallowed(child).reason, swallowed(child).budget) == ("limit", "root")
+
+
+def test_what_an_extension_has_dealt_with_is_not_raised_because_a_sibling_is_refused_later(world: World) -> None:
+    with world.run(RunBudget(max_steps=1), reraise=False) as root, root.child() as first:
+        swallowed(first, steps=2)
+        root.extend(steps=1)
+        with root.child(reraise=False) as second:
+            swallowed(second, steps=3)
+    assert first.receipt().outcome == "exhausted"
+
+
+def test_a_denial_that_is_met_again_after_an_extension_is_pending_anew(world: World) -> None:
+    root = opened(world.run(RunBudget(max_steps=1), reraise=False))
+    with pytest.raises(BudgetExceeded, match="requested 3"), root.child() as child:  # noqa: PT012 - leaving raises
+        swallowed(child, steps=2)
+        root.extend(steps=1)
+        swallowed(child, steps=3)
 
 
 def test_a_denial_is_pending_also_after_a_smaller_request_was_admitted(world: World) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget.admission import denial as denials
-from otelbudget.admission import notices
 from otelbudget.admission.request import GONE, REPLAYED, Judgement, Request, refused
 from otelbudget.ledger.account import Refusal
 from otelbudget.ledger.change import Changes
@@ -41,10 +40,7 @@ def judge_here(payer: Payer, request: Request, *, counted: bool = True) -> Judge
     if hold is not None and request.change:
         accounts = hold.accounts
     else:
-        bound = payer.binding(request.model, request.owner)
-        accounts = bound.here
-        if bound.free:
-            notices.unlimited_run(payer)
+        accounts = payer.binding(request.model, request.owner).here
     warned: Denial | None = None
     if (
         payer.unusual
@@ -229,7 +225,8 @@ def _too_deep(payer: Payer, run: RunState) -> Iterator[Blocked]:
 
     Its span could not be refused, so its calls are; a run that somebody opens is refused when it is opened.
     """
+    depth = len(run.above)
     for one in run.above:
         allowed = one.budget.max_depth
-        if allowed is not None and run.depth > allowed:
-            yield denials.too_deep(one, payer, run.depth), one, one.account.rule.warn
+        if allowed is not None and depth > allowed:
+            yield denials.too_deep(one, payer, depth), one, one.account.rule.warn

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from otelbudget.model.decision import Decision, Denial
     from otelbudget.telemetry.events import Site
 
-__all__ = ["admitted", "note", "observe", "probed", "refuse"]
-
 #: How many denials of one kind become events of a run; later ones are counted.
 LOUD: Final = 8
 
@@ -116,7 +114,6 @@ def _pend(run: RunState, blocker: RunState, denial: Denial, error: BudgetExceede
         run.outcome = "exhausted"
     if run.first_denial is None or (denial.reason not in PASSING and run.first_denial.reason in PASSING):
         run.first_denial = denial
-    run.denials += 1
 
 
 def _count(payer: Payer, operation: str, denial: Denial) -> int:

@@ -1,13 +1,23 @@
-"""How a run ends: no new calls at once; its totals, histograms and span follow the last call that is still open."""
+"""How a run ends: no new calls at once; its totals, histograms and span follow the last call that is still open.
+
+Leaving its block raises a denial that nobody has dealt with, where the rules say so.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.trace import Status, StatusCode
 
 from otelbudget import forking, semconv
 from otelbudget.admission import denial as denials
 from otelbudget.admission import notices
+from otelbudget.admission.payer import Around
+from otelbudget.errors import BudgetExceeded, found_in
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, UNLIMITED
 from otelbudget.model.vector import unpack
 from otelbudget.telemetry import events, our_spans
@@ -21,10 +31,59 @@ if TYPE_CHECKING:
     from otelbudget.engine.engine import Engine
     from otelbudget.model.decision import Denial
 
-__all__ = ["close", "discard", "finish_if_idle", "settle_overdue", "tend", "why", "write_limits", "write_totals"]
-
 #: Reasons that say nothing about how a run's budget was used: a run that only met these has not exhausted it.
 PASSING: Final = ("busy", "frozen", "closed", "store_unavailable")
+
+
+#: Exceptions that steer the program and pass a run unchanged, whatever is pending.
+_STEERING: Final = (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)
+
+
+def leave(run: RunState, error: BaseException | None) -> None:
+    """End *run*; raises its pending denial where the rules say so.
+
+    No exception: the first pending denial. BudgetExceeded, or what steers the program: nothing, it goes on unchanged.
+    Another exception that a denial caused: BudgetExceeded from it. Any other: a note is added.
+    """
+    if run.sharing is not None:
+        run.sharing.learn()
+    pending = run.first_pending() if run.reraise else None
+    exceeded = isinstance(error, BudgetExceeded)
+    steering = isinstance(error, _STEERING) or (
+        isinstance(error, BaseExceptionGroup) and not isinstance(error, Exception)  # such a one is in there
+    )
+    cause = None if exceeded or steering else found_in(error)
+    exhausted = run.outcome == "exhausted" or exceeded or cause is not None
+    _describe_end(run, pending if error is None else error)
+    close(run, "exhausted" if exhausted else "completed" if error is None else "error")
+    if run.sharing is not None:
+        run.sharing.close()
+    # Nobody asks for them any more, and their tracebacks hold the frames of whatever was refused.
+    run.pending = None
+    if exceeded or steering:
+        return
+    if error is None:
+        if pending is not None:
+            try:
+                raise pending
+            finally:
+                del pending  # or this frame and the traceback would keep each other alive
+    elif cause is not None:
+        if run.reraise:
+            raise copy(cause) from error
+    elif pending is not None:
+        with contextlib.suppress(Exception):  # the application's exception passes, with or without a note
+            error.add_note(f"In this run a call was refused before: {pending}")
+
+
+def _describe_end(run: RunState, error: BaseException | None) -> None:
+    """Status ERROR and its type on the run's span, if it is left by an error; steering the program is none."""
+    span = run.span
+    if span is None or not isinstance(error, Exception) or not span.is_recording():
+        return
+    name = events.type_name(error)
+    span.set_attribute(semconv.ERROR_TYPE, name)
+    span.set_status(Status(StatusCode.ERROR, str(error) if isinstance(error, BudgetExceeded) else name))
 
 
 def close(run: RunState, outcome: str) -> None:
@@ -64,8 +123,8 @@ def discard(run: RunState) -> None:
 
 
 def _discard(run: RunState) -> None:
-    if run in run.engine.meters.live:
-        run.closed = run.finished = True
+    if not run.finished:
+        run.closed = True
         run.engine.explicit_runs -= run.kind == "explicit"
         run.engine.meters.live.discard(run)
         run.tenant_cell.active -= 1
@@ -128,13 +187,12 @@ def _finish(run: RunState) -> None:
     if run.span is not None and run.kind == "explicit":
         write_totals(run)
         our_spans.end(run.span)
-    run.forget_here()
+    run.here = Around()  # the last context looked at holds on to the run
 
 
 def _finished(run: RunState, exemplar: Any) -> bool:
     if run.finished:
         return False
-    run.finished = True
     run.outcome = _outcome(run)
     run.engine.meters.live.discard(run)
     run.tenant_cell.active -= 1
@@ -167,8 +225,8 @@ def write_limits(run: RunState, span: Span) -> None:
     span.set_attribute(semconv.TENANT, run.tenant)
     if account.name:
         span.set_attribute(semconv.BUDGET, account.name)
-    if run.user:
-        span.set_attribute(semconv.USER, run.user)
+    if run.owner.user:
+        span.set_attribute(semconv.USER, run.owner.user)
     full = account.rule.full
     for i in (i for i, limit in enumerate(full) if limit < UNLIMITED):
         limit = full[i]

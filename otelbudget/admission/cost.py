@@ -1,11 +1,11 @@
-"""What a usage costs: as given, configured, reported or listed, else by policy; and what keywords ask for."""
+"""What a usage costs: as given, configured, reported or listed, else by policy; what keywords ask for; its counters."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otelbudget import semconv
-from otelbudget.model.amounts import COST, NANOS, NOTHING, Amounts, amounts_from, nanousd
+from otelbudget.model.amounts import COST, INPUT, NANOS, NOTHING, OUTPUT, TOOLS, Amounts, amounts_from, nanousd
 from otelbudget.model.usage import Usage
 
 if TYPE_CHECKING:
@@ -111,3 +111,32 @@ def wanted(
         return amounts, model, None
     cost = price(payer, Usage(amounts.input_tokens, amounts.output_tokens, model=model), owner=owner)
     return amounts._replace(cost_nanousd=max(cost.nanousd, amounts[COST])), model, model if cost.denies else None
+
+
+# --- the counters that a charge raises, in the same step as the accounts
+
+
+def counts_of(payer: Payer, usage: Usage, amounts: Amounts, cost: Price) -> list[tuple[Any, str, int]]:
+    """The counters that charging *amounts* raises."""
+    model = usage.model
+    spend = payer.spend_cell if model is None else payer.engine.meters.spend(payer.owner.tenant, model)
+    counts = [(payer.cell, "records", 1), (spend, "input", amounts[INPUT]), (spend, "output", amounts[OUTPUT])]
+    if amounts[COST]:
+        counts.append((spend, "cost_nanousd", amounts[COST]))
+    if amounts[TOOLS]:
+        counts.append((payer.tenant_cell, "tool_calls", amounts[TOOLS]))
+    if usage.cache_read_tokens or usage.cache_write_tokens or usage.reasoning_tokens:
+        details = payer.engine.meters.details(payer.owner.tenant, model)
+        counts.append((details, "cache_read", usage.cache_read_tokens))
+        counts.append((details, "cache_write", usage.cache_write_tokens))
+        counts.append((details, "reasoning", usage.reasoning_tokens))
+    if cost.unpriced:
+        counts.append((payer.engine.meters.unpriced_calls(model), "n", 1))
+    return counts
+
+
+def expiry_counts(payer: Payer, model: str | None, charged: Amounts) -> list[tuple[Any, str, int]]:
+    """The counters that an expiry raises which charges *charged* for *model*; they are born at zero by that."""
+    spend = payer.engine.meters.spend(payer.owner.tenant, model)
+    counts = [(payer.cell, "records", 1), (spend, "input", charged[INPUT]), (spend, "output", charged[OUTPUT])]
+    return [*counts, (spend, "cost_nanousd", charged[COST])]

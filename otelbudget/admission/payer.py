@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 from opentelemetry import trace
 
 from otelbudget import semconv
+from otelbudget.admission import notices
 from otelbudget.engine.engine import UNLIMITED_BUDGET
 from otelbudget.ledger.account import Account, QuotaAccount, SharedAccount
 from otelbudget.model.amounts import COST, STEPS, UNLIMITED, Amounts
@@ -38,7 +39,6 @@ class Binding(NamedTuple):
         shared: Those that a shared store keeps.
         money: One of them refuses for want of money.
         one_call: What a request without amounts asks for: one call, under all limits in scope.
-        free: Nothing limits it, and nobody has said that this is meant, as ``run(RunBudget())`` does.
         payers: Those of its owner that this follows from.
     """
 
@@ -47,7 +47,6 @@ class Binding(NamedTuple):
     shared: tuple[QuotaAccount | SharedAccount, ...] = ()
     money: bool = False
     one_call: Amounts = Amounts(steps=1)
-    free: bool = False
     payers: Payers | None = None
 
 
@@ -99,6 +98,14 @@ class Payer:
     number = 0
     reraise = closed = False
     above: tuple[RunState, ...] = ()
+    #: The root run first, itself last; empty for who is no run.
+    lineage: tuple[RunState, ...] = ()
+    #: Itself, if it is a run.
+    run: RunState | None = None
+    #: Accounts of its own, those of the runs above it first; quotas of each root run stand before them.
+    accounts: tuple[Account, ...] = ()
+    #: What its budgets say of a model without a price, or None.
+    on_unpriced: str | None = None
     pending: Any = None
     until_ns = UNLIMITED
     site: Site = NOWHERE
@@ -114,11 +121,6 @@ class Payer:
         self.spend_cell = meters.spend(owner.tenant, None)
 
     @property
-    def accounts(self) -> tuple[Account, ...]:
-        """Accounts of its own, those of the runs above it first; quotas of each root run stand before them."""
-        return ()
-
-    @property
     def kept(self) -> tuple[tuple[Account, ...], tuple[QuotaAccount | SharedAccount, ...]]:
         """Those of them that this process keeps, and those that the store of a shared run does."""
         root = self.lineage[0] if self.lineage else None
@@ -126,21 +128,6 @@ class Payer:
             return self.accounts, ()
         inside = (one.account for one in self.lineage[1:])
         return (root.account.tally, *inside), (*root.per_run, root.account)
-
-    @property
-    def on_unpriced(self) -> str | None:
-        """What its budgets say of a model without a price, or None."""
-        return None
-
-    @property
-    def run(self) -> RunState | None:
-        """Itself, if it is a run."""
-        return None
-
-    @property
-    def lineage(self) -> tuple[RunState, ...]:
-        """The root run first, itself last; empty for who is no run."""
-        return ()
 
     def note_estimate(self) -> None:
         """That some of what was charged is an estimate."""
@@ -176,21 +163,14 @@ class Payer:
         money = any(COST in account.limits.refusing for account in accounts)
         elsewhere = self.engine.store is not None
         here, shared = (own_here, there) if elsewhere else (accounts, ())
-        free = not limited and self._without_budget()
-        return Binding(accounts, here, shared, money, _one_call(limited), free, payers)
-
-    def _without_budget(self) -> bool:
-        """Whether it is a run that should have limits, and none was given to it or a run above."""
-        own = [one.budget is UNLIMITED_BUDGET for one in self.lineage]
-        return self.engine.enforce and bool(own) and all(own)
+        own = [one.budget is UNLIMITED_BUDGET for one in self.lineage]  # and not RunBudget(), which says so
+        if not limited and self.engine.enforce and own and all(own):
+            notices.unlimited_run(self)
+        return Binding(accounts, here, shared, money, _one_call(limited), payers)
 
     def binding_here(self) -> Binding:
         """What binds a request made in this context."""
         return self.binding(None, self.around().owner)
-
-    def rebind(self) -> None:
-        """Look anew what binds, since an account of its own has other limits."""
-        self._bound = _NOT_BOUND
 
     def ancestor_of(self, account: Account) -> RunState | None:
         """The run of the lineage that *account* belongs to, or None."""

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otelbudget import semconv
 from otelbudget.admission import closing, notices, trips
-from otelbudget.admission.cost import Price, price
-from otelbudget.admission.counting import counts_of
+from otelbudget.admission.cost import Price, counts_of, price
 from otelbudget.admission.request import Once
 from otelbudget.ledger.change import Changes
 from otelbudget.model.amounts import COST, INPUT, NESTED, NOTHING, OUTPUT, STEPS, TOOLS, Amounts, Unsaid
@@ -57,9 +56,9 @@ def record(
     if wraps_up:
         writes.append((permit, "used", True))
     bound = payer.binding(usage.model, owner)
-    if bound.free:
-        notices.unlimited_run(payer)
-    owed = trips.owe_record(payer, bound.shared, amounts, partial(say_crossed, payer, site), once)
+    owed: tuple[Any, ...] = ()
+    if bound.shared:
+        owed = trips.owe_record(payer, bound.shared, amounts, partial(say_crossed, payer, site), once)
     keyed = bool(owed) and once is not None and once.there is not None and not once.done
     settled = payer.engine.store.settle_first(owed[0]) if keyed else None
     if settled is not None and settled.replayed:

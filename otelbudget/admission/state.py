@@ -15,7 +15,7 @@ from otelbudget.engine.context import PERMIT
 from otelbudget.engine.recent import Work
 from otelbudget.ledger.account import Account, QuotaAccount, SharedAccount
 from otelbudget.ledger.rules import rule_of, rules_of_budget
-from otelbudget.model.amounts import NANOS, UNLIMITED
+from otelbudget.model.amounts import UNLIMITED
 from otelbudget.model.windows import Window
 from otelbudget.telemetry import our_spans
 from otelbudget.telemetry.events import NOWHERE, Site, site_of
@@ -63,10 +63,10 @@ class RunState(Payer):
 
     # fmt: off
     __slots__ = (
-        "above", "account", "alarms", "budget", "closed", "denials", "ended_ns", "estimated", "estimates", "exported",
-        "finished", "first_denial", "frozen", "here", "inside", "keys", "kind", "max_ns", "number", "outcome",
-        "pending", "per_run", "ran_out", "reraise", "seen", "sharing", "site", "span", "started_ns",
-        "tenant_said", "unpriced", "until_ns", "wrapped_up",
+        "above", "account", "alarms", "budget", "closed", "ended_ns", "estimated", "estimates", "exported",
+        "first_denial", "frozen", "here", "inside", "keys", "kind", "max_ns", "number", "outcome", "pending",
+        "per_run", "ran_out", "reraise", "seen", "sharing", "site", "span", "started_ns", "tenant_said", "unpriced",
+        "until_ns", "wrapped_up",
     )
     # fmt: on
     handle: ClassVar[Callable[[RunState], Any]]
@@ -97,14 +97,13 @@ class RunState(Payer):
         self.max_ns = budget.max_ns
         self.started_ns: int = engine.clock_ns()
         self.ended_ns: int = UNLIMITED
-        self.closed = self.finished = self.wrapped_up = self.exported = self.estimated = self.estimates = False
+        self.closed = self.wrapped_up = self.exported = self.estimated = self.estimates = False
         self.sharing: Any = None
         self.frozen: str | None = None
         self.unpriced: str | None = None
         self.ran_out: str | None = None
         self.pending: Pending | None = None
         self.first_denial: Denial | None = None
-        self.denials: int = 0
         self.seen: dict[tuple[str | None, str], int] | None = None
         self.outcome = "completed"
         self.alarms: set[Any] | None = None
@@ -178,27 +177,22 @@ class RunState(Payer):
         return None
 
     @property
-    def run(self) -> RunState:
+    def finished(self) -> bool:
+        """Whether all that there is to tell of it is told, or nothing was yet."""
+        return self not in self.engine.meters.live
+
+    @property
+    def run(self) -> RunState:  # type: ignore[override]  # nobody sets these
         """Itself."""
         return self
 
     @property
-    def lineage(self) -> tuple[RunState, ...]:
+    def lineage(self) -> tuple[RunState, ...]:  # type: ignore[override]
         """The root run first, itself last."""
         return (*self.above, self)
 
     @property
-    def parent(self) -> RunState | None:
-        """The run that it is inside."""
-        return self.above[-1] if self.above else None
-
-    @property
-    def depth(self) -> int:
-        """How many runs it is inside."""
-        return len(self.above)
-
-    @property
-    def accounts(self) -> tuple[Account, ...]:
+    def accounts(self) -> tuple[Account, ...]:  # type: ignore[override]
         """Those of its own, of the runs above it and of the root run's own quotas, these first."""
         return (*self.per_run, *self.run_accounts())
 
@@ -213,34 +207,14 @@ class RunState(Payer):
         return Work(self.run_accounts() if self.above else (self.account,), self.kind != "explicit", self.owner)
 
     @property
-    def on_unpriced(self) -> str | None:
+    def on_unpriced(self) -> str | None:  # type: ignore[override]
         """What its budget says of a model without a price, or else that of a run above; None if none does."""
         said: str | None = self.budget.on_unpriced
         return self.above[-1].on_unpriced if said is None and self.above else said
 
-    @property
-    def org(self) -> str:
-        """The organisation whose quotas bind it."""
-        return self.owner.org
-
-    @property
-    def user(self) -> str | None:
-        """The tenant's user, or None."""
-        return self.owner.user
-
-    @property
-    def priority(self) -> str:
-        """``low``, ``normal`` or ``high``: how much of a quota with kept shares it may use."""
-        return self.owner.priority
-
     def elapsed_ns(self, now_ns: int) -> int:
         """Nanoseconds since it began."""
         return now_ns - self.started_ns
-
-    @property
-    def deadline(self) -> float | None:
-        """When its time, or that of a run above it, is over, in seconds of `time.monotonic()`; None without a limit."""
-        return None if self.until_ns == UNLIMITED else self.until_ns / NANOS
 
     def run_accounts(self) -> tuple[Account, ...]:
         """The accounts of its lineage, without quotas of the root run."""
@@ -248,7 +222,6 @@ class RunState(Payer):
 
     def forked(self) -> None:
         """In a forked process it is the parent's: to end, to report, and to write on its span."""
-        self.finished = True
         if self.sharing is not None:
             self.sharing.opener = False
         self.span, self.site, self.here = None, NOWHERE, _NOT_LOOKED
@@ -261,10 +234,6 @@ class RunState(Payer):
         here = self.here
         known = here.context is context and not self.engine.directory.by_span
         return here if known else self._look(context)
-
-    def forget_here(self) -> None:
-        """Let go of the last context looked at, which holds on to the run."""
-        self.here = _NOT_LOOKED
 
     def _look(self, context: Context) -> Around:
         span = trace.get_current_span(context)

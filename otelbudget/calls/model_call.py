@@ -15,7 +15,7 @@ from opentelemetry import trace
 from opentelemetry.context import get_current
 
 from otelbudget import semconv
-from otelbudget.admission import cost, counting, settlement
+from otelbudget.admission import cost, settlement
 from otelbudget.admission.request import GONE, Request
 from otelbudget.calls import span as call_span
 from otelbudget.calls.sizing import ModelRequest, Sizing, as_held, dearest, teach
@@ -134,7 +134,7 @@ class ModelCall:
         wanted = Sizing(self.run, self.request, self._owner, seen_whole=self.reporter is None, reserved=reserved)
         self._wanted_output, self.max_output_tokens = wanted.amounts[OUTPUT], self.request.max_output_tokens
         self._hold.on_expiry = wanted.on_expiry
-        self._hold.counts = counting.expiry_counts(self.run, self.request.model, wanted.on_expiry)
+        self._hold.counts = cost.expiry_counts(self.run, self.request.model, wanted.on_expiry)
         return Request(
             "call",
             wanted.amounts,

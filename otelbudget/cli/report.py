@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
     from otelbudget.demo.load import Row
-    from otelbudget.runs.receipt import Receipt
+    from otelbudget.runs.view import Receipt
 
 #: A title that ends in a space has its column aligned right.
 HEAD: Final = ("Tenant", "Budget", "Steps ", "Tokens ", "Cost ", "Seconds ", "Refused ", "")

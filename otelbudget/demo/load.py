@@ -19,8 +19,8 @@ from otelbudget.demo.service import Service, connect
 if TYPE_CHECKING:
     import openai
 
-    from otelbudget.runs.receipt import Receipt
     from otelbudget.runs.run import BudgetRun
+    from otelbudget.runs.view import Receipt
 
 _log = logging.getLogger(__name__)
 _PAUSE_S = 1.0

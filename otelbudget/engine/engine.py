@@ -132,8 +132,9 @@ class Engine:
 
     def tenant_here(self, context: Context) -> str | None:
         """`tenant_said` for a run that is opened in *context*."""
-        around = [trace.get_current_span(context)] if self.spans is None else self.spans.around(context)
-        return self.tenant_said(around, context)
+        if self.spans is None:
+            return self.tenant_said([trace.get_current_span(context)], context)
+        return self.tenant_said((node.span for node in self.spans.tree.around(context)), context)
 
     def tenant_said(self, spans: Iterable[Any], *contexts: Context) -> str | None:
         """The tenant that one of *spans*, else the baggage of one of *contexts* names, where that is trusted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry import baggage
@@ -121,28 +121,23 @@ def tenant_said(
     source: TenantFrom, spans: Iterable[Any], contexts: Iterable[Context], warn: Callable[..., None]
 ) -> str | None:
     """The tenant of a run that says none itself: what *source* trusts of *spans*, innermost first, or of baggage."""
-    for said, where in _said(source, spans, contexts):
-        name = str(said) if isinstance(said, int) and not isinstance(said, bool) else said
+    key, entry = source.span_attribute, source.baggage
+    said: list[tuple[object, str]] = []
+    if key is not None:
+        said += [((getattr(span, "attributes", None) or {}).get(key), f"span attribute {key!r}") for span in spans]
+    if entry is not None:
+        said += [(baggage.get_baggage(entry, context), f"baggage {entry!r}") for context in contexts]
+    for value, where in said:
+        name = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
         name = name.strip() if isinstance(name, str) else ""
         if 0 < len(name) <= LONGEST and name.isprintable():
             return name
-        warn(
-            "tenant_from",
-            "tenant_from: a %s was ignored, since it is no name of 1 to %d printable characters; such runs belong to"
-            " whoever is asked next, in the end to the default tenant",
-            where,
-            LONGEST,
-        )
+        if value is not None:
+            warn(
+                "tenant_from",
+                "tenant_from: a %s was ignored, since it is no name of 1 to %d printable characters; such runs belong"
+                " to whoever is asked next, in the end to the default tenant",
+                where,
+                LONGEST,
+            )
     return None
-
-
-def _said(source: TenantFrom, spans: Iterable[Any], contexts: Iterable[Context]) -> Iterator[tuple[object, str]]:
-    key, entry = source.span_attribute, source.baggage
-    for span in spans if key is not None else ():
-        said = (getattr(span, "attributes", None) or {}).get(key)
-        if said is not None:
-            yield said, f"span attribute {key!r}"
-    for context in contexts:
-        said = None if entry is None else baggage.get_baggage(entry, context)
-        if said is not None:
-            yield said, f"baggage {entry!r}"

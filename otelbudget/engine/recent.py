@@ -91,7 +91,7 @@ class Recent:
     def was_seen(self, payer: Any, usage: Usage) -> bool:
         """Whether a call that a user records on *payer* was charged to it before: the one with its response, else the
         last one made here, if it used as much. Quotas may be told of a call without its step."""
-        if usage.steps not in ((1,) if payer.run else (0, 1)) or usage.tool_calls or not usage.tokens:
+        if usage.steps not in ((0, 1) if payer.kind == "quota" else (1,)) or usage.tool_calls or not usage.tokens:
             return False
         name, last = usage.response_id, _last.get()
         named = [one for one in tuple(self._settled) if one.usage.response_id == name] if name else []

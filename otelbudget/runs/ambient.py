@@ -15,8 +15,6 @@ from otelbudget.engine.owner import NOBODY
 if TYPE_CHECKING:
     from otelbudget.engine.engine import Engine
 
-__all__ = ["ambient_run", "outside", "reset_ambient"]
-
 _opening = forking.fresh(threading.RLock())
 
 

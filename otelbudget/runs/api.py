@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
 from opentelemetry.context import get_current
@@ -14,13 +13,10 @@ from otelbudget.engine import context as contexts
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from otelbudget.engine.engine import Engine
     from otelbudget.model.budget import OnExhausted, RunBudget
-    from otelbudget.runs.continuing import Headers
+    from otelbudget.runs.continuing import ContinueOptions, Headers
     from otelbudget.runs.run import BudgetRun
     from otelbudget.runs.scope import RunOptions, RunScope
-
-__all__ = ["continue_run", "current_run", "paused_scope", "resume", "run", "shared_scope", "wrap"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -72,10 +68,9 @@ def run(budget: str | RunBudget | None = None, **options: Unpack[RunOptions]) ->
         ValueError: Another organisation, tenant or user inside a run that is shared, another organisation or tenant
             inside a request, or an unknown priority or mode.
     """
-    from otelbudget.runs.run import BudgetRun
     from otelbudget.runs.scope import RunScope
 
-    return RunScope(BudgetRun, _engine(), budget, **options)
+    return RunScope(_engine(), budget, **options)
 
 
 def resume(state: Mapping[str, Any], *, on_exhausted: OnExhausted | None = None, reraise: bool = True) -> RunScope:
@@ -93,29 +88,12 @@ def resume(state: Mapping[str, Any], *, on_exhausted: OnExhausted | None = None,
         ConfigError: It is no such state; the message names the field.
         BudgetError: On entering, if that run is open in this process.
     """
-    return paused_scope(_engine(), state, on_exhausted, reraise=reraise)
+    from otelbudget.runs import continuing
+
+    return continuing.resumed(_engine(), state, on_exhausted, reraise=reraise)
 
 
-def paused_scope(
-    engine: Engine, state: Mapping[str, Any], on_exhausted: OnExhausted | None, *, reraise: bool
-) -> RunScope:
-    """`resume` on *engine*."""
-    from otelbudget.runs.resume import read, rebuild
-    from otelbudget.runs.run import BudgetRun
-    from otelbudget.runs.scope import RunScope
-
-    budget = read(state, on_exhausted)
-    return RunScope(BudgetRun, engine, budget, goes_on=partial(rebuild, engine, budget, dict(state), reraise=reraise))
-
-
-def continue_run(
-    headers_or_id: str | Headers,
-    *,
-    tenant: str | None = None,
-    org: str | None = None,
-    on_exhausted: OnExhausted | None = None,
-    reraise: bool = True,
-) -> RunScope:
+def continue_run(headers_or_id: str | Headers, **options: Unpack[ContinueOptions]) -> RunScope:
     """Work on a run that another process has opened with ``shared=True``, as a block like that of `run`.
 
     It is one run with one budget: what this process does in it counts with what all others do. Leaving it ends nothing,
@@ -134,32 +112,14 @@ def continue_run(
         BudgetExceeded: On entering: the run has ended.
         StoreError: On entering: the store can't be reached.
     """
-    given: dict[str, Any] = {"tenant": tenant, "org": org, "on_exhausted": on_exhausted, "reraise": reraise}
-    return shared_scope(_engine(), headers_or_id, **given)
+    from otelbudget.runs import continuing
 
-
-def shared_scope(
-    engine: Engine,
-    headers_or_id: str | Headers,
-    tenant: str | None,
-    org: str | None,
-    on_exhausted: OnExhausted | None,
-    *,
-    reraise: bool,
-) -> RunScope:
-    """`continue_run` on *engine*."""
-    from otelbudget.engine.owner import Names
-    from otelbudget.runs.continuing import attach, named
-    from otelbudget.runs.run import BudgetRun
-    from otelbudget.runs.scope import RunScope
-
-    run_id, tenant = named(engine, headers_or_id, tenant)
-    names = Names(org=org, tenant=tenant)
-    made = partial(attach, engine, run_id, names, on_exhausted, reraise=reraise)
-    return RunScope(BudgetRun, engine, goes_on=made, shared=True, org=org, tenant=tenant)
+    return continuing.continued(_engine(), headers_or_id, options)
 
 
 def _engine() -> Any:
+    from otelbudget.runs import run  # noqa: F401 - what users hold of a run
+
     engine = contexts.active_engine()
     if engine is None:
         from otelbudget.config import Config

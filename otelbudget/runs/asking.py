@@ -1,6 +1,9 @@
 """A request and what may still be done for it when it is refused: ask `on_exhausted`, wait, and judge it once more.
 
 That is written once, as a coroutine; for a plain call nothing in it suspends, and so it is done in one step.
+
+Who waits is woken by a bell, from whatever thread a change is made in. It hangs first and looks once more afterwards,
+so no change falls between the two.
 """
 
 from __future__ import annotations
@@ -8,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.context import get_current
@@ -25,15 +29,14 @@ from otelbudget.engine.context import ASKING, attached
 from otelbudget.errors import BudgetExceeded
 from otelbudget.model.amounts import NANOS, nanoseconds
 from otelbudget.model.decision import Decision
-from otelbudget.runs.receipt import receipt_of
-from otelbudget.runs.wait import Bells, TaskBell, ThreadBell
+from otelbudget.runs.view import receipt_of
 
 if TYPE_CHECKING:
     from otelbudget.model.decision import Denial
 
-__all__ = ["Judge", "adecide", "ajudge", "areconsidered", "decide", "judge_of", "refuse"]
-
 Judge = Callable[[Payer, Request], Any]  # a Judgement, or one to be awaited
+#: What is called at every change that may help.
+Bells = set[Callable[[], None]]
 #: How long nobody looks, at most: a new window, an abandoned hold and a deadline ring no bell.
 POLL_S: Final = 0.2
 #: How long somebody who waits for a shared store pauses at first; then twice as long each time, up to the above.
@@ -110,7 +113,7 @@ def _bells(payer: Payer) -> tuple[Bells, ...]:
 def _reconsidered(payer: Payer, request: Request, judged: Judgement, judge: Judge, wait_ns: int) -> Judgement:
     """`areconsidered` for a plain call: nothing that it awaits suspends it."""
     try:
-        areconsidered(payer, request, judged, judge, wait_ns, ThreadBell(*_bells(payer))).send(None)
+        areconsidered(payer, request, judged, judge, wait_ns, ThreadBell()).send(None)
     except StopIteration as done:
         found: Judgement = done.value
         return found
@@ -126,24 +129,90 @@ async def areconsidered(
     bell: ThreadBell | TaskBell | None = None,
 ) -> Judgement:
     """What becomes of *judged*, which refuses: ask those whose budgets are in the way, then wait and judge anew."""
-    bell = bell or TaskBell(*_bells(payer))
+    bell = bell or TaskBell()
     plain = isinstance(bell, ThreadBell)
     asked: list[RunState] = []
     until_ns = time.monotonic_ns() + wait_ns
     pause_s = POLL_S if payer.engine.store is None else FIRST_PAUSE_S
-    with bell if wait_ns else contextlib.nullcontext():
+    with hanging(bell, *_bells(payer)) if wait_ns else contextlib.nullcontext():
         while True:
             bell.clear()
             if closing.settle_overdue(payer.engine) or wait_ns:
                 judged = await _awaited(judge(payer, request))
             judged = await _lifted(payer, request, judged, judge, asked, plain=plain)
-            left_ns = until_ns - time.monotonic_ns()
-            if left_ns <= 0 or not _passing(judged):
+            left_ns, denial = until_ns - time.monotonic_ns(), judged.decision.denial
+            passing = denial is not None and denial.reason in _PASSING and denial.detail != "wrap_up"  # nobody lifts it
+            if left_ns <= 0 or judged.decision.allowed or not passing:
                 return judged
             if plain:
                 _warn_of_blocking(payer)
             await _awaited(bell.wait(min(left_ns / NANOS, pause_s)))
             pause_s = min(2 * pause_s, POLL_S)
+
+
+class ThreadBell:
+    """Wakes a thread. Made of a queue, since an Event's lock would be taken twice by one thread when the garbage
+    collector, inside of a wait, settles a call that was dropped.
+    """
+
+    def __init__(self) -> None:
+        self._rung: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def ring(self) -> None:
+        """Wake the thread, now or at its next wait."""
+        if self._rung.empty():
+            self._rung.put(None)
+
+    def clear(self) -> None:
+        """Forget what has rung so far."""
+        while not self._rung.empty():
+            self._rung.get()
+
+    def wait(self, seconds: float) -> None:
+        """Block the thread until it rings, or so long."""
+        with contextlib.suppress(queue.Empty):
+            self._rung.get(timeout=seconds)
+
+
+class TaskBell:
+    """Wakes a task of asyncio, the one in which it is made."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+        self._rung = False  # so that many changes wake it once
+
+    def ring(self) -> None:
+        """Wake the task, now or at its next wait."""
+        if not self._rung:
+            self._rung = True
+            with contextlib.suppress(RuntimeError):  # the loop was closed around a task that never ended
+                self._loop.call_soon_threadsafe(self._event.set)
+
+    def clear(self) -> None:
+        """Forget what has rung so far."""
+        self._rung = False
+        self._event.clear()
+
+    async def wait(self, seconds: float) -> None:
+        """Suspend the task until it rings, or so long."""
+        timer = self._loop.call_later(seconds, self._event.set)
+        try:
+            await self._event.wait()
+        finally:
+            timer.cancel()
+
+
+@contextlib.contextmanager
+def hanging(bell: ThreadBell | TaskBell, *bells: Bells) -> Iterator[None]:
+    """Have *bell* rung by every change of a block that may help."""
+    for one in bells:
+        one.add(bell.ring)
+    try:
+        yield
+    finally:
+        for one in bells:
+            one.discard(bell.ring)
 
 
 async def _lifted(
@@ -192,13 +261,6 @@ async def _ask(run: RunState, denial: Denial | None, *, plain: bool) -> bool:
         RunState.handle(run),
     )
     return False
-
-
-def _passing(judged: Judgement) -> bool:
-    denial = judged.decision.denial
-    if judged.decision.allowed or denial is None or denial.detail == "wrap_up":  # which nobody can lift
-        return False
-    return denial.reason in _PASSING
 
 
 def _warn_of_blocking(payer: Payer) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import warnings
 
-__all__ = ["Block"]
-
 
 class Block:
     """Something that works only as a block, or awaited; dropped without that, it warns where it is dropped."""

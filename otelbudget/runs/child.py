@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from otelbudget.ledger.rules import Rule
     from otelbudget.model.budget import RunBudget
 
-__all__ = ["Carve", "Wants", "check", "hold", "wanted"]
-
 #: What a carved child gets: amounts, or a share of what the runs above it have left.
 Carve = Mapping[str, Money] | float
 #: Gives the amounts that are to be kept, with the ledger's lock held: a share is one of what is left by then.
@@ -54,10 +52,11 @@ def _judge_child(parent: Payer, request: Request) -> Judgement:
         return judged
     run = parent.run
     assert run is not None
+    depth = len(run.lineage)
     for one in run.lineage:
         allowed = one.budget.max_depth
-        if allowed is not None and run.depth + 1 > allowed:
-            denial = denials.too_deep(one, parent, run.depth + 1)
+        if allowed is not None and depth > allowed:
+            denial = denials.too_deep(one, parent, depth)
             if parent.engine.enforce and not one.account.rule.warn:
                 return Judgement(Decision(False, denial=denial), one)
             booking.note(parent, "check", denial, "warn")
@@ -136,7 +135,6 @@ def _judge(child: RunState, wants: Wants, parent: Payer, request: Request) -> Ju
     if refused is None:
         kept = Amounts(*unpack(child.account.floor))
         ledger.limit(child.account, (_at_most(child.account.rule, kept),))
-        child.rebind()
         ledger.add([(parent.cell, "reserve", 1)])
         return Judgement(tightest=None if request.site.span is None else tightest(accounts[:-1]))
     denial = denials.of_account(parent, request._replace(amounts=wants()), refused, accounts[:-1])

@@ -1,6 +1,6 @@
-"""A shared run on its way between processes: what requests carry of it, and how another process takes it up.
+"""Going on with a run that was exported, or that another process shares.
 
-Only its id, tenant and user travel, in the W3C baggage; limits come from the record in the store that both share.
+Of a shared one only id, tenant and user travel, in the W3C baggage; limits come from the record in the store.
 """
 
 from __future__ import annotations
@@ -8,20 +8,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict
 
 from opentelemetry import baggage
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 
-from otelbudget import semconv
 from otelbudget.admission import denial as denials
 from otelbudget.admission import trips
 from otelbudget.admission.state import RunState
-from otelbudget.engine.owner import LONGEST, Names
+from otelbudget.engine.owner import Names
 from otelbudget.errors import BudgetError, ConfigError
 from otelbudget.runs import resume
-from otelbudget.runs.sharing import Sharing
+from otelbudget.runs.scope import RunScope
+from otelbudget.runs.sharing import CARRIED, Sharing, is_name
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Link
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 _W3C: Final = W3CBaggagePropagator()
 _ID: Final = "[0-9a-f]{32}"
-_CARRIED: Final = (semconv.RUN_ID, semconv.TENANT, semconv.USER)
 
 
 class Headers(Protocol):
@@ -41,16 +41,27 @@ class Headers(Protocol):
         """All of them."""
 
 
-def carry(run: RunState, context: Context) -> Context:
-    """*context*, in whose baggage requests carry the run that *run* is part of, if that is shared, and no other one."""
-    root = run.lineage[0]
-    if root.sharing is None and baggage.get_baggage(semconv.RUN_ID, context) is None:
-        return context
-    said = (root.run_id, root.tenant, root.user) if root.sharing is not None else (None, None, None)
-    for name, value in zip(_CARRIED, said, strict=True):
-        removed = baggage.remove_baggage(name, context)
-        context = baggage.set_baggage(name, value, removed) if _is_name(value) else removed
-    return context
+class ContinueOptions(TypedDict, total=False):
+    """What `otelbudget.continue_run` takes beside headers or an id."""
+
+    tenant: str | None
+    org: str | None
+    on_exhausted: OnExhausted | None
+    reraise: bool
+
+
+def resumed(engine: Engine, state: Mapping[str, Any], on_exhausted: OnExhausted | None, *, reraise: bool) -> RunScope:
+    """What `otelbudget.resume` gives, on *engine*."""
+    budget = resume.read(state, on_exhausted)
+    return RunScope(engine, budget, goes_on=partial(resume.rebuild, engine, budget, dict(state), reraise=reraise))
+
+
+def continued(engine: Engine, headers_or_id: str | Headers, options: ContinueOptions) -> RunScope:
+    """What `otelbudget.continue_run` gives, on *engine*."""
+    run_id, tenant = named(engine, headers_or_id, options.get("tenant"))
+    org, on_exhausted, reraise = options.get("org"), options.get("on_exhausted"), options.get("reraise", True)
+    made = partial(attach, engine, run_id, Names(org=org, tenant=tenant), on_exhausted, reraise=reraise)
+    return RunScope(engine, goes_on=made, shared=True, org=org, tenant=tenant)
 
 
 def named(engine: Engine, given: object, tenant: str | None) -> tuple[str, str | None]:
@@ -85,13 +96,8 @@ def _said(headers: Any) -> list[str | None]:
     """What the baggage of *headers* says of the run, its tenant and its user."""
     lines = [_text(value) for name, value in headers.items() if _text(name).lower() == "baggage"]
     context = _W3C.extract({"baggage": ",".join(lines)}, Context())
-    found = (baggage.get_baggage(name, context) for name in _CARRIED)
-    return [str(one) if _is_name(one) else None for one in found]
-
-
-def _is_name(value: object) -> bool:
-    """Whether it can travel, and is believed on arrival."""
-    return isinstance(value, str) and 0 < len(value) <= LONGEST and value.isprintable()
+    found = (baggage.get_baggage(name, context) for name in CARRIED)
+    return [str(one) if is_name(one) else None for one in found]
 
 
 def _text(value: object) -> str:

@@ -17,8 +17,6 @@ from otelbudget.telemetry import events
 if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
 
-__all__ = ["extend", "freeze", "limit", "reset"]
-
 T = TypeVar("T")
 _KNOWN = (*RESOURCES, "seconds")
 _IN_NANOS = {"cost_usd": nanousd, "seconds": nanoseconds}
@@ -65,7 +63,8 @@ def _extended(
     run: RunState, wanted: Mapping[str, int], set_to: Collection[str]
 ) -> tuple[list[tuple[str, float, float]], list[object]]:
     """What has changed, (resource, from, to), and the denials dealt with, which are let go of after the lock."""
-    old = {resource: _limit_of(run, resource) for resource in wanted}
+    full, max_ns = run.account.rule.full, UNLIMITED if run.max_ns is None else run.max_ns
+    old = {name: max_ns if name == "seconds" else full[RESOURCES.index(name)] for name in wanted}
     for resource, was in old.items():
         if was >= UNLIMITED:
             raise ValueError(f"max_{resource} is not limited, so it can't be extended")
@@ -79,12 +78,6 @@ def _extended(
         unit = NANOS if resource in _IN_NANOS else 1
         changes.append((resource, old[resource] / unit, new / unit))
     return changes, [run.forget(resource) for resource in wanted]
-
-
-def _limit_of(run: RunState, resource: str) -> int:
-    if resource == "seconds":
-        return UNLIMITED if run.max_ns is None else run.max_ns
-    return run.account.rule.full[RESOURCES.index(resource)]
 
 
 def limit(run: RunState, i: int, full: int) -> None:
@@ -145,7 +138,6 @@ def reset(run: RunState, actor: str | None, reason: str | None) -> None:
 def _forgotten(run: RunState) -> object:
     """What it held on to, which is let go of after the lock."""
     run.started_ns = min(run.engine.clock_ns(), run.ended_ns)
-    run.denials = 0
     run.unpriced = run.first_denial = run.ran_out = run.seen = None
     if not run.closed:
         run.outcome = "completed"

@@ -11,8 +11,8 @@ import inspect
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from otelbudget.admission import closing
 from otelbudget.engine.context import attached
-from otelbudget.runs.leaving import leave
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from otelbudget.runs.scope import RunScope
-
-__all__ = ["decorate"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -67,9 +65,9 @@ def _opened(scope: RunScope) -> Iterator[Context]:
     try:
         yield context
     except BaseException as error:
-        leave(run, error)
+        closing.leave(run, error)
         raise
-    leave(run, None)
+    closing.leave(run, None)
 
 
 def _driven(scope: RunScope, body: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
     from otelbudget.engine.engine import Engine
 
-__all__ = ["CHARGED", "REPLAYED", "Keys", "Recorded", "as_key", "keys_of"]
-
 #: How many keys a run remembers, or a quota service of all tenants; beyond, the oldest that are settled are forgotten.
 KEPT: Final = 100_000
 

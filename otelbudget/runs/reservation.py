@@ -32,7 +32,7 @@ from otelbudget.model.keywords import OnUnknown, ResourceKeywords
 from otelbudget.model.usage import Usage, sum_of
 from otelbudget.runs import asking
 from otelbudget.runs.idempotency import CHARGED, NOTHING_MORE, REPLAYED, Recorded, unpaid
-from otelbudget.runs.receipt import text
+from otelbudget.runs.view import text
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from otelbudget.engine.owner import Owner
     from otelbudget.ledger.account import Hold
     from otelbudget.model.decision import Decision
-
-__all__ = ["Reservation"]
 
 
 #: The reservation in whose block this is.

@@ -12,7 +12,6 @@ from otelbudget.ledger.account import Hold
 from otelbudget.model.amounts import nanoseconds
 from otelbudget.model.keywords import ReserveKeywords, unknown
 from otelbudget.runs import asking
-from otelbudget.runs.blocks import Block
 from otelbudget.runs.idempotency import Keys, as_key, keys_of
 from otelbudget.runs.reservation import Reservation
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
     from otelbudget.admission.payer import Payer
     from otelbudget.model.decision import Decision
-
-__all__ = ["AsyncReserve", "reserve"]
 
 _KNOWN: Final = {**ReserveKeywords.__annotations__, "seconds": None}  # which has an error of its own
 
@@ -35,6 +32,17 @@ def reserve(payer: Payer, given: dict[str, Any], keys: Keys | None = None) -> Re
         return made
     with (keys or keys_of(payer)).asking(payer.tenant, request.once) as once:
         decision = asking.decide(payer, request._replace(once=once), wait_ns)
+    return _replayed(once, made, decision)
+
+
+async def areserve(payer: Payer, given: dict[str, Any]) -> Reservation:
+    """`reserve` for coroutines."""
+    request, made, wait_ns = _request(payer, given)
+    if request.once is None:
+        await asking.adecide(payer, request, wait_ns)
+        return made
+    with keys_of(payer).asking(payer.tenant, request.once) as once:
+        decision = await asking.adecide(payer, request._replace(once=once), wait_ns)
     return _replayed(once, made, decision)
 
 
@@ -77,21 +85,11 @@ def _replayed(once: Once, made: Reservation, decision: Decision) -> Reservation:
     return earlier
 
 
-class AsyncReserve(Block, Coroutine[Any, Any, Reservation]):
-    """What `areserve` gives: a coroutine, and an async block."""
+class AsyncReserve(Coroutine[Any, Any, Reservation]):
+    """What `areserve` gives: a coroutine that can also be an ``async with`` block."""
 
-    advice = "write `await run.areserve(...)`, or `async with run.areserve(...) as held:`"
-
-    def __init__(self, payer: Payer, given: dict[str, Any]) -> None:
-        self._asked = (payer, given)
-        self._begun: Coroutine[Any, Any, Reservation] | None = None
-        super().__init__()
-
-    @property
-    def _coroutine(self) -> Coroutine[Any, Any, Reservation]:
-        self.used = True
-        self._begun = self._begun or self._reserve(*self._asked)
-        return self._begun
+    def __init__(self, coroutine: Coroutine[Any, Any, Reservation]) -> None:
+        self._coroutine = coroutine
 
     def __await__(self) -> Generator[Any, None, Reservation]:
         return self._coroutine.__await__()
@@ -106,22 +104,10 @@ class AsyncReserve(Block, Coroutine[Any, Any, Reservation]):
 
     def close(self) -> None:
         """As a coroutine has it."""
-        self.used = True
-        if self._begun is not None:
-            self._begun.close()
-
-    @staticmethod
-    async def _reserve(payer: Payer, given: dict[str, Any]) -> Reservation:
-        request, made, wait_ns = _request(payer, dict(given))
-        if request.once is None:
-            await asking.adecide(payer, request, wait_ns)
-            return made
-        with keys_of(payer).asking(payer.tenant, request.once) as once:
-            decision = await asking.adecide(payer, request._replace(once=once), wait_ns)
-        return _replayed(once, made, decision)
+        self._coroutine.close()
 
     async def __aenter__(self) -> Reservation:
-        self._made = await self
+        self._made = await self._coroutine
         return self._made.__enter__()
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: Any) -> None:

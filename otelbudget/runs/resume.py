@@ -31,12 +31,12 @@ from otelbudget.telemetry import events
 if TYPE_CHECKING:
     from otelbudget.engine.engine import Engine
 
-__all__ = ["export", "form", "links", "names", "read", "rebuild"]
-
 _W3C: Final = TraceContextTextMapPropagator()
 #: What the attributes of a run's owner, and of the run itself, are called in its state.
 _OWNER: Final = ("org", "tenant", "user", "agent", "conversation", "priority")
 _AS_LEFT: Final = ("frozen", "unpriced", "wrapped_up")
+#: What makes a budget.
+_BUDGET: Final = frozenset(one.name for one in fields(RunBudget) if one.init)
 #: More than any run can have used, in units or nanoseconds, and than telemetry and stores can tell.
 _TOO_MUCH: Final = 2**63
 
@@ -60,7 +60,7 @@ def export(run: RunState, *, freeze: bool) -> dict[str, Any]:
 def _exported(run: RunState, *, freeze: bool) -> dict[str, Any]:
     if run.sharing is not None:
         raise BudgetError("a shared run needs no state: other processes go on with continue_run(run.run_id)")
-    if run.parent is not None:
+    if run.above:
         raise BudgetError("a run inside another one has no state of its own: export the outermost run")
     if run.closed:
         raise BudgetError("this run has ended; export its state before leaving it")
@@ -102,7 +102,7 @@ def _budget_form(run: RunState) -> dict[str, Any]:
     """What makes its budget, with the limits as they are by now."""
     rule, budget = run.account.rule, run.budget
     limits = {RESOURCES[i]: (i, limit) for i, limit in enumerate(rule.full) if limit < UNLIMITED}
-    form = {one.name: getattr(budget, one.name) for one in fields(budget) if one.init}
+    form = {name: getattr(budget, name) for name in _BUDGET}
     form |= {f"max_{name}": shown(i, min(limit, CEILING - 1)) for name, (i, limit) in limits.items()}
     form["max_seconds"] = None if run.max_ns is None else usd(min(run.max_ns, CEILING - 1))
     if budget.wrap_up is not None:
@@ -139,7 +139,7 @@ def _is_tags(value: object) -> bool:
 
 _NAME: Final = (lambda value: isinstance(value, str) and value, "a text that is not empty")
 _NAME_OR_NONE: Final = (lambda value: value is None or _NAME[0](value), "a text that is not empty, or null")
-_TEXT_OR_NONE: Final = (lambda value: value is None or isinstance(value, str), "a text or null")
+_TEXT_OR_NONE: Final = (lambda value: isinstance(value, str | None), "a text or null")
 #: What each field has to be: what tells, and in words.
 _FIELDS: Final[Mapping[str, tuple[Callable[[Any], object], str]]] = {
     "format": (lambda value: value == "otelbudget.run", "'otelbudget.run', as in what run.export_state() gives"),
@@ -150,7 +150,7 @@ _FIELDS: Final[Mapping[str, tuple[Callable[[Any], object], str]]] = {
     **dict.fromkeys(("user", "agent", "conversation"), _NAME_OR_NONE),
     "tags": (_is_tags, "a mapping of at most 8 names to texts"),
     "priority": (lambda value: value in PRIORITIES, f"one of {', '.join(PRIORITIES)}"),
-    "budget": (lambda value: isinstance(value, Mapping), "a mapping"),
+    "budget": (lambda value: isinstance(value, Mapping) and value.keys() >= _BUDGET, f"a mapping of {sorted(_BUDGET)}"),
     "used": (_is_used, f"a whole number from 0 to 2^63 - 1 for each of {', '.join(Amounts._fields)}"),
     "elapsed_ns": (_is_sum, "a whole number from 0 to 2^63 - 1"),
     **dict.fromkeys(("frozen", "unpriced"), _TEXT_OR_NONE),
@@ -165,36 +165,20 @@ def read(state: object, on_exhausted: Any) -> RunBudget:
         ConfigError: It is not what `export_state` gives; the message names the field.
     """
     if not isinstance(state, Mapping):
-        hint = "; read it with json.loads() first" if isinstance(state, str | bytes) else ""
-        raise ConfigError(f"state must be a mapping, got {_short(state)}{hint}")
+        raise ConfigError(f"state must be a mapping, as export_state gives it, got {state!r:.60}")
     for name, (holds, wanted) in _FIELDS.items():
         if name not in state or not holds(state[name]):
-            got = _short(state[name]) if name in state else "nothing"
+            got = f"{state[name]!r:.60}" if name in state else "nothing"
             raise ConfigError(f"state.{name} must be {wanted}, got {got}")
     given = dict(state["budget"])
     if on_exhausted is not None:
         given["on_exhausted"] = on_exhausted
-    elif given.get("on_exhausted") == "function":
-        raise ConfigError(
-            "on_exhausted of this run was a function, which a state can't carry: pass it again,"
-            " resume(state, on_exhausted=...)"
-        )
-    return _read_budget(given)
-
-
-def _short(value: object) -> str:
-    said = repr(value)
-    return f"{said if len(said) <= 60 else said[:57] + '...'} ({type(value).__name__})"
-
-
-def _read_budget(given: dict[str, Any]) -> RunBudget:
-    for one in fields(RunBudget):
-        if one.init and one.name not in given:
-            raise ConfigError(f"state.budget.{one.name} must be given")
-    for name in ("name", "origin"):
-        if not _TEXT_OR_NONE[0](given[name]):
-            raise ConfigError(f"state.budget.{name} must be a text or null")
+    elif given["on_exhausted"] == "function":
+        said = "on_exhausted of this run was a function, which a state can't carry: pass it to resume(on_exhausted=...)"
+        raise ConfigError(said)
     try:
+        if not all(isinstance(given[name], str | None) for name in ("name", "origin")):
+            raise TypeError("name and origin must be text or null")
         for name in ("max_cost_usd", "max_seconds"):
             given[name] = _number(given[name])
         if given["wrap_up"] is not None:

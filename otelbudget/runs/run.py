@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from otelbudget.runs.reservation import Reservation
     from otelbudget.runs.tool_call import ToolCall
 
-__all__ = ["BudgetRun"]
-
 
 class BudgetRun(RunView):
     """What one run may spend, has spent and holds; every request of its work asks here first.
@@ -124,7 +122,7 @@ class BudgetRun(RunView):
             BudgetExceeded: On entering, when no tool call (or no nested one, inside another) is left.
             TypeError: *name* is no text or empty, or *call_id* neither text nor None.
         """
-        if not tool_call.is_name(name, call_id):
+        if not (isinstance(name, str) and name and isinstance(call_id, str | None)):
             raise TypeError(f"a tool call needs a name, and a call id that is text or None, got {name!r}, {call_id!r}")
         return tool_call.ToolCall(self._state, name, call_id)
 
@@ -143,7 +141,7 @@ class BudgetRun(RunView):
 
         Without a *budget* it has no limits of its own: this run's bind it.
         """
-        return RunScope(BudgetRun, self._state.engine, budget, parent=self._state, **options)
+        return RunScope(self._state.engine, budget, parent=self._state, **options)
 
     def wrap_up(self) -> WrapUp:
         """After a denial, one last model call from what the budget's ``wrap_up`` set aside, as a block, once."""
@@ -200,7 +198,7 @@ class BudgetRun(RunView):
 
     def areserve(self, **amounts: Unpack[ReserveKeywords]) -> AsyncReserve:
         """`reserve` for coroutines: ``await`` it, or ``async with run.areserve(...) as reservation``."""
-        return AsyncReserve(self._state, dict(amounts))
+        return AsyncReserve(reserving.areserve(self._state, dict(amounts)))
 
     async def acheck(self, **amounts: Unpack[AmountKeywords]) -> Decision:
         """`check` for coroutines; awaits an async ``on_exhausted``."""

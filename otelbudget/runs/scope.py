@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 from copy import copy
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar, Unpack
@@ -21,9 +20,8 @@ from otelbudget.engine.owner import Names, tags_of
 from otelbudget.model.budget import RunBudget
 from otelbudget.model.keywords import unknown
 from otelbudget.model.quota import check_priority
-from otelbudget.runs import child, continuing, decorator, resume, sharing
+from otelbudget.runs import child, decorator, sharing
 from otelbudget.runs.blocks import Block
-from otelbudget.runs.leaving import leave
 from otelbudget.telemetry import our_spans
 from otelbudget.telemetry.events import site_of
 
@@ -39,8 +37,6 @@ if TYPE_CHECKING:
     from otelbudget.engine.owner import Owner
     from otelbudget.runs.child import Carve
     from otelbudget.runs.run import BudgetRun
-
-__all__ = ["RunOptions", "RunScope"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 Mode = Literal["shared", "carve", "detached"]
@@ -73,7 +69,6 @@ class RunScope(Block):
 
     def __init__(
         self,
-        make: Callable[[RunState], BudgetRun],
         engine: Engine,
         budget: str | RunBudget | None = None,
         *,
@@ -87,7 +82,6 @@ class RunScope(Block):
             raise ValueError(f"mode must be 'shared', 'carve' or 'detached', got {self._mode!r}")
         if self._carve is not None and self._mode != "carve":
             raise ValueError("carve goes with mode='carve'")
-        self._make = make
         self._engine = engine
         self._budget = None if budget is None else engine.budget(budget)
         self._who = _names(options)
@@ -117,11 +111,11 @@ class RunScope(Block):
         run.site = site_of(span)
         if run.sharing is not None:
             if run.sharing.opener:
-                run.sharing.open(json.dumps(resume.form(run)))
+                run.sharing.open()
             run.sharing.follow()
         closing.write_limits(run, span)
         run.enlist()
-        return run, context.RUN.put(continuing.carry(run, trace.set_span_in_context(span)), run)
+        return run, context.RUN.put(sharing.carry(run, trace.set_span_in_context(span)), run)
 
     def _made(self) -> RunState:
         engine = self._engine
@@ -175,7 +169,7 @@ class RunScope(Block):
         """
         who, spans = self._who, self._engine.spans
         if around is not None:
-            other = who.org not in (None, around.org) or who.tenant not in (None, around.tenant)
+            other = who.org not in (None, around.owner.org) or who.tenant not in (None, around.tenant)
             return None if other and not around.tenant_said else around
         owner = None if spans is None else spans.runs.owner_said(get_current())
         if owner is not None:
@@ -204,7 +198,7 @@ class RunScope(Block):
             raise RuntimeError("this run was entered before: make a new one with otelbudget.run(...)")
 
     def _entered(self, run: RunState, here: Context) -> BudgetRun:
-        made = self._make(run)
+        made: BudgetRun = RunState.handle(run)
         self._token = attach(here)
         return made
 
@@ -221,7 +215,7 @@ class RunScope(Block):
         if run is not None and token is not None:
             self._token = None
             detach(token)
-            leave(run, error)
+            closing.leave(run, error)
         return False
 
     async def __aenter__(self) -> BudgetRun:

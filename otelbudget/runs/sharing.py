@@ -16,18 +16,23 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from otelbudget import forking
+from opentelemetry import baggage
+
+from otelbudget import forking, semconv
 from otelbudget.admission import trips
 from otelbudget.admission.state import RunState
+from otelbudget.engine.owner import LONGEST
 from otelbudget.errors import BudgetError, StoreError
 from otelbudget.ledger.account import SharedAccount
 from otelbudget.model.amounts import NANOS
-from otelbudget.runs import controls
+from otelbudget.runs import controls, resume
 from otelbudget.runs import timeout as deadlines
 from otelbudget.stores.lease import Leased
 from otelbudget.stores.records import RUN_S, RunRecord
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
     from otelbudget.engine.engine import Engine
     from otelbudget.engine.owner import Owner
     from otelbudget.model.budget import RunBudget
@@ -36,6 +41,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: How often a process looks what others have changed, seconds.
 LOOK_S: Final = 2.0
+#: What the baggage of requests says of a shared run.
+CARRIED: Final = (semconv.RUN_ID, semconv.TENANT, semconv.USER)
 
 
 def root(engine: Engine, budget: RunBudget, owner: Owner, *, reraise: bool) -> RunState:
@@ -50,6 +57,23 @@ def root(engine: Engine, budget: RunBudget, owner: Owner, *, reraise: bool) -> R
         " name a store that processes share, store: {url: ...}",
     )
     return run
+
+
+def carry(run: RunState, context: Context) -> Context:
+    """*context*, in whose baggage requests carry the run that *run* is part of, if that is shared, and no other one."""
+    root = run.lineage[0]
+    if root.sharing is None and baggage.get_baggage(semconv.RUN_ID, context) is None:
+        return context
+    said = (root.run_id, root.tenant, root.owner.user) if root.sharing is not None else (None, None, None)
+    for name, value in zip(CARRIED, said, strict=True):
+        removed = baggage.remove_baggage(name, context)
+        context = baggage.set_baggage(name, value, removed) if is_name(value) else removed
+    return context
+
+
+def is_name(value: object) -> bool:
+    """Whether it can travel in baggage, and is believed on arrival."""
+    return isinstance(value, str) and 0 < len(value) <= LONGEST and value.isprintable()
 
 
 class Sharing:
@@ -75,13 +99,13 @@ class Sharing:
         self._look_s = 0.0
         self._lock = forking.fresh(threading.RLock())
 
-    def open(self, opened: str) -> None:
-        """Write the record, in which *opened* says what others need to continue the run.
+    def open(self) -> None:
+        """Write the record, with what others need to continue the run.
 
         Raises:
             StoreError: It can't be written, and nothing is admitted without the store.
         """
-        self._opened = opened
+        opened = self._opened = json.dumps(resume.form(self._run))
         try:
             record = self._store.store.run(*self._place, RunRecord(opened, self._state()))
         except StoreError:

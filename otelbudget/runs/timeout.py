@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from otelbudget.admission import denial as denials
 from otelbudget.admission.payer import Payer
@@ -13,15 +13,12 @@ from otelbudget.model.amounts import NANOS
 from otelbudget.model.decision import Decision
 from otelbudget.runs import asking
 from otelbudget.runs.blocks import Block
-from otelbudget.runs.wait import Bells, TaskBell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
     from otelbudget.admission.state import RunState
-
-__all__ = ["Timeout", "moved"]
 
 
 def moved(run: RunState) -> None:
@@ -63,16 +60,8 @@ class Timeout(Block):
         self._run = run
         self._inner: asyncio.Timeout | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._judged: Judgement | None = None  # the denial that ends the work, once that is decided
-        self._broken: Exception | None = None  # what `on_exhausted` raised
+        self._ends: Judgement | Exception | None = None  # the denial that ends the work, or what `on_exhausted` raised
         super().__init__()
-
-    def __enter__(self) -> NoReturn:
-        self.used = True
-        raise TypeError(f"a timeout cancels tasks: {self.advice}")
-
-    def __exit__(self, *_: object) -> None:
-        """Never reached."""
 
     async def __aenter__(self) -> None:
         self.used = True
@@ -80,11 +69,9 @@ class Timeout(Block):
             raise RuntimeError("this timeout was entered before: make a new one with run.timeout()")
         run = self._run
         self._request = Request("check", site=run.around().site)
-        judged = judge(run, self._request)
+        judged = await self._judged()
         if not judged.decision.allowed:
-            judged = await asking.areconsidered(run, self._request, judged, judge)
-            if not judged.decision.allowed:
-                raise asking.refuse(run, self._request, judged)
+            raise asking.refuse(run, self._request, judged)
         inner = asyncio.timeout(None)
         await inner.__aenter__()
         self._inner = inner
@@ -106,36 +93,32 @@ class Timeout(Block):
             stopped = True
         if not inner.expired():
             return
-        assert self._judged is not None
-        if self._broken is None:
-            denial = asking.refuse(self._run, self._request, self._judged)
-            if stopped:
-                raise denial from error
-        elif stopped:
-            raise self._broken
+        ends = self._ends
+        if isinstance(ends, Judgement):
+            ends = asking.refuse(self._run, self._request, ends)
+        if stopped and ends is not None:
+            raise ends from error
+
+    async def _judged(self) -> Judgement:
+        judged = judge(self._run, self._request)
+        if judged.decision.allowed:
+            return judged
+        return await asking.areconsidered(self._run, self._request, judged, judge)
 
     async def _follow(self, inner: asyncio.Timeout) -> None:
         """Wait until the time is over, as it is by then, and cancel the work."""
-        run = self._run
-        with TaskBell(*_alarms(run)) as bell:
-            while True:
+        run, bell = self._run, asking.TaskBell()
+        for one in run.lineage:
+            one.alarms = one.alarms or set()
+        with asking.hanging(bell, *(one.alarms for one in run.lineage if one.alarms is not None)):
+            while self._ends is None:
                 bell.clear()
-                judged = judge(run, self._request)
-                if not judged.decision.allowed:
-                    try:
-                        judged = await asking.areconsidered(run, self._request, judged, judge)
-                    except Exception as error:  # noqa: BLE001 - raised where the block ends
-                        self._broken = error
-                if not judged.decision.allowed:
-                    self._judged = judged
-                    inner.reschedule(asyncio.get_running_loop().time())
-                    return
-                left_ns = min(left_ns for _, left_ns in _left(run, run.engine.clock_ns()))
-                await bell.wait(max(0, left_ns) / NANOS)
-
-
-def _alarms(run: RunState) -> list[Bells]:
-    """What is rung when a deadline that ends the work of *run* moves."""
-    for one in run.lineage:
-        one.alarms = one.alarms or set()
-    return [one.alarms for one in run.lineage if one.alarms is not None]
+                try:
+                    judged = await self._judged()
+                    self._ends = None if judged.decision.allowed else judged
+                except Exception as error:  # noqa: BLE001 - raised where the block ends
+                    self._ends = error
+                if self._ends is None:
+                    left_ns = min(left_ns for _, left_ns in _left(run, run.engine.clock_ns()))
+                    await bell.wait(max(0, left_ns) / NANOS)
+        inner.reschedule(asyncio.get_running_loop().time())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context, get_current
 
@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 
     from otelbudget.admission.payer import Payer
     from otelbudget.admission.state import RunState
-    from otelbudget.engine.engine import Engine
     from otelbudget.telemetry.events import Site
-
-__all__ = ["ToolCall", "enclosing", "is_name", "note_model_call", "request_for", "spans_around"]
 
 
 class ToolCall(Block):
@@ -63,7 +60,8 @@ class ToolCall(Block):
         if self._token is not None:
             raise RuntimeError("this tool call was entered before and has not ended: make a new one per call")
         context = get_current()
-        nodes = spans_around(context, self.run.engine)
+        spans = self.run.engine.spans
+        nodes = [] if spans is None else spans.tree.around(context, exact=True)
         self.around = _of_span(nodes)
         outer = enclosing(context, self.run, nodes)
         if outer is not None and outer.from_span and outer.covers(self.name, self.call_id):
@@ -89,16 +87,6 @@ class ToolCall(Block):
 
     async def __aexit__(self, *_: object) -> None:
         self.__exit__()
-
-
-def is_name(name: object, call_id: object) -> TypeGuard[str]:
-    """Whether a tool call can have this name and id."""
-    return isinstance(name, str) and bool(name) and (call_id is None or isinstance(call_id, str))
-
-
-def spans_around(context: Context, engine: Engine) -> list[Any]:
-    """The nodes of the open spans around *context*, innermost first."""
-    return [] if engine.spans is None else engine.spans.tree.around(context, exact=True)
 
 
 def enclosing(context: Context, run: RunState, nodes: Iterable[Any]) -> ToolCall | None:

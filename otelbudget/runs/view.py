@@ -1,7 +1,10 @@
-"""`RunView`: what a run shows of itself: whose it is, how it stands, what is left of each resource."""
+"""What a run shows of itself: whose it is, how it stands, what is left; and its `Receipt`, as a value."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from otelbudget.admission import closing, trips
@@ -10,14 +13,109 @@ from otelbudget.model.amounts import COST, NANOS, RESOURCES, STEPS, UNLIMITED, s
 from otelbudget.model.budget import RunBudget
 from otelbudget.model.usage import Usage, sum_of
 from otelbudget.model.vector import lane, unpack
-from otelbudget.runs.receipt import Receipt, receipt_of
 
 if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
 
-__all__ = ["RunView"]
-
 State = Literal["active", "exhausted", "frozen", "closed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Receipt:
+    """A run's summary at one moment.
+
+    Args:
+        run_id, budget, tenant, user: Whose run it is.
+        outcome: ``active``, ``completed``, ``exhausted``, ``error``, or ``paused`` for one that goes on elsewhere.
+        reason, resource, message: Of the first denial; ``overage`` if the run ended over a limit of its own without
+            one; else None.
+        used: ``{resource: amount}``, money as Decimal USD, ``seconds`` as float.
+        limits, remaining: The same keys; None means unlimited.
+        overage: By how much a limit was exceeded, ``{resource: amount}``, only those that were.
+        denials: How many requests were refused.
+    """
+
+    run_id: str
+    budget: str | None
+    tenant: str
+    user: str | None
+    outcome: str
+    reason: str | None
+    resource: str | None
+    used: Mapping[str, Any]
+    limits: Mapping[str, Any]
+    remaining: Mapping[str, Any]
+    overage: Mapping[str, Any]
+    denials: int
+    message: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The receipt as JSON-friendly values; money becomes a string with all its digits."""
+        plain = asdict(self)
+        for part in ("used", "limits", "remaining", "overage"):
+            plain[part] = {k: str(v) if isinstance(v, Decimal) else v for k, v in getattr(self, part).items()}
+        return plain
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """(resource, ``used of limit`` as text) of all that was used or is limited."""
+        for resource, used in self.used.items():
+            limit, over = self.limits.get(resource), self.overage.get(resource)
+            if used or limit is not None:
+                said = text(resource, used) if limit is None else f"{text(resource, used)} of {text(resource, limit)}"
+                yield resource, said if over is None else f"{said} ({text(resource, over)} over)"
+
+    def __str__(self) -> str:
+        why = f" ({self.reason}: {self.resource})" if self.resource else f" ({self.reason})" if self.reason else ""
+        head = f"{self.budget or 'run'} [{self.tenant}] {self.outcome}{why}"
+        return "\n".join([head, *(f"  {resource}: {said}" for resource, said in self.rows())])
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{resource} {amounts}" for resource, amounts in self.rows())
+        return f"<Receipt of {self.budget or 'run'!r} {self.run_id[:8]} of {self.tenant!r}: {self.outcome}, {said}>"
+
+
+def text(resource: str, value: Any) -> str:
+    """An amount as people write it, ``1,200`` or ``$0.05``."""
+    if resource == "cost_usd":
+        return f"${value:f}"
+    if resource == "seconds":
+        return f"{value:.2f}"
+    return f"{value:,}"
+
+
+def receipt_of(run: RunState) -> Receipt:
+    """The receipt of *run* as it stands."""
+    account, first, max_ns = run.account, closing.why(run, run.outcome), run.max_ns
+    rule, ordinary = account.rule, account.rule.limits[run.owner.level]
+    elapsed = run.elapsed_ns(min(run.ended_ns, run.engine.clock_ns()))
+    used: dict[str, Any] = {}
+    limits: dict[str, Any] = {}
+    remaining: dict[str, Any] = {}
+    over: dict[str, Any] = {}
+    for i, (name, amount, taken) in enumerate(zip(RESOURCES, unpack(account.used), unpack(account.taken), strict=True)):
+        full, limited = rule.full[i], rule.full[i] < UNLIMITED
+        used[name] = shown(i, amount)
+        limits[name] = shown(i, full) if limited else None
+        remaining[name] = shown(i, max(0, ordinary[i] - taken)) if limited else None
+        if limited and amount > full:
+            over[name] = shown(i, amount - full)
+    if max_ns is not None and elapsed > max_ns:
+        over["seconds"] = (elapsed - max_ns) / NANOS
+    return Receipt(
+        run_id=run.run_id,
+        budget=account.name,
+        tenant=run.tenant,
+        user=run.owner.user,
+        outcome=run.outcome if run.closed or run.outcome == "exhausted" else "active",
+        reason=first.reason if first else None,
+        resource=first.resource if first else None,
+        used=used | {"seconds": elapsed / NANOS},
+        limits=limits | {"seconds": None if max_ns is None else max_ns / NANOS},
+        remaining=remaining | {"seconds": None if max_ns is None else max(0, max_ns - elapsed) / NANOS},
+        overage=over,
+        denials=sum((run.seen or {}).values()),
+        message=first.message if first else None,
+    )
 
 
 class RunView:
@@ -40,7 +138,14 @@ class RunView:
         closing.settle_overdue(self._state.engine)
         if fresh:
             trips.refresh(self._state)
-        return _remaining(self._state)
+        run = self._state
+        accounts = run.binding_here().accounts
+        room = {resource: left(accounts, i, run.owner.level) for i, resource in enumerate(RESOURCES)}
+        found: dict[str, Any] = {
+            resource: None if amount is None else shown(i, amount) for i, (resource, amount) in enumerate(room.items())
+        }
+        left_ns = max(0, run.until_ns - run.engine.clock_ns())
+        return found | {"seconds": None if run.until_ns == UNLIMITED else left_ns / NANOS}
 
     def receipt(self) -> Receipt:
         """What the run was allowed, used and was refused, as a value."""
@@ -62,7 +167,12 @@ class RunView:
     @property
     def state(self) -> State:
         """``closed``, ``frozen``, ``exhausted`` (its own budget has no model call left) or ``active``."""
-        return _state_of(self._state)
+        run = self._state
+        if run.closed or run.over:
+            return "closed"
+        if run.frozen is not None:
+            return "frozen"
+        return "exhausted" if _out_of_budget(run) else "active"
 
     @property
     def wrapped_up(self) -> bool:
@@ -88,13 +198,13 @@ class RunView:
     @property
     def parent(self) -> Self | None:
         """The run that it is a shared or carved child of, or None."""
-        parent = self._state.parent
-        return None if parent is None else type(self)(parent)
+        above = self._state.above
+        return type(self)(above[-1]) if above else None
 
     @property
     def depth(self) -> int:
         """How many runs it is inside of; 0 for a root run."""
-        return self._state.depth
+        return len(self._state.above)
 
     @property
     def org(self) -> str:
@@ -128,15 +238,6 @@ class RunView:
         return f"<BudgetRun{name} {self.run_id[:8]} of {self.tenant!r}: {self.state}{used}>"
 
 
-def _state_of(run: RunState) -> State:
-    """``closed``, ``frozen``, ``exhausted`` (its own budget has no model call left) or ``active``."""
-    if run.closed or run.over:
-        return "closed"
-    if run.frozen is not None:
-        return "frozen"
-    return "exhausted" if _out_of_budget(run) else "active"
-
-
 def _out_of_budget(run: RunState) -> bool:
     """Whether one more model call would be refused by its own limits or deadline."""
     account = run.account
@@ -146,15 +247,3 @@ def _out_of_budget(run: RunState) -> bool:
         return True
     limits = account.rule.limits[run.owner.level]
     return any(limits[i] < UNLIMITED and lane(account.used, i) >= limits[i] for i in range(STEPS, COST + 1))
-
-
-def _remaining(run: RunState) -> dict[str, Any]:
-    """What is left of each resource, over *run*, all above it and its quotas: ``{resource: amount}``."""
-    accounts = run.binding_here().accounts
-    found: dict[str, Any] = {}
-    for i, resource in enumerate(RESOURCES):
-        room = left(accounts, i, run.owner.level)
-        found[resource] = None if room is None else shown(i, room)
-    now_ns = run.engine.clock_ns()
-    found["seconds"] = None if run.until_ns == UNLIMITED else max(0, run.until_ns - now_ns) / NANOS
-    return found

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
     from otelbudget.admission.state import RunState
 
-__all__ = ["Permit", "WrapUp"]
-
 
 class Permit:
     """The right to one model call against the full limits of *run*, which was refused *resource* before."""

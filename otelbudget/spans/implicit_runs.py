@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from otelbudget.engine.engine import Engine
     from otelbudget.engine.owner import Owner
-    from otelbudget.model.budget import RunBudget
 
 #: How many ended spans that carried a run are remembered, for tasks that outlive them.
 _ENDED: Final = 1024
@@ -91,7 +90,9 @@ class ImplicitRuns:
         with self._opening:
             if node.run is None:
                 engine = self._engine
-                budget = self._budget(node.name, parent)
+                named = None if node.name is None else engine.config.agents.get(node.name)
+                # Without one of its own, an agent inside another one has no limits, and the default elsewhere.
+                budget = UNLIMITED_BUDGET if named is None and parent is not None else engine.budget(named)
                 said = self._tenant_said(node, context) if parent is None else None
                 owner = engine.directory.owner(Names(tenant=said)) if parent is None else parent.owner
                 owner = owner.inside(*names_of(node.upwards()))
@@ -107,11 +108,6 @@ class ImplicitRuns:
                 if node.ended:
                     closing.close(made, made.outcome)
             return node.run
-
-    def _budget(self, agent: str | None, parent: RunState | None) -> RunBudget:
-        """That of the agent; else none of its own inside another agent's, and the default elsewhere."""
-        named = None if agent is None else self._engine.config.agents.get(agent)
-        return UNLIMITED_BUDGET if named is None and parent is not None else self._engine.budget(named)
 
     def _close_lost(self) -> bool:
         """End the runs whose span was dropped without being ended; gives whether there were any."""

@@ -62,8 +62,14 @@ class LiveSpans:
         node = self.tree.add(span, kind, scope_name, context)
         if node is None or kind is None or (node.ours and kind is not Kind.AGENT):  # our hooks open those of agents
             return  # None: two managers, or one twice, are on a provider, and it has been admitted
+        node.conversation = spans.conversation(span.attributes)
         try:
-            self._admit(node, context)
+            if kind is Kind.AGENT:
+                node.name = spans.agent_name(span.attributes)
+            elif kind is Kind.TOOL:
+                self._admit_tool(node, context)
+            elif spans.covered_sdk(scope_name) not in self._engine.guarded:
+                self._admit_call(node, context, span.attributes)
         except BaseException:
             self.tree.forget(span)
             raise
@@ -99,16 +105,6 @@ class LiveSpans:
 
     def _was_settled(self, run: RunState, usage: Usage, span: Any, scope: str | None) -> bool:
         return self._engine.recent.was_settled(run.work, usage, span.start_time, span.end_time, scope)
-
-    def _admit(self, node: Node, context: Context) -> None:
-        attributes = node.span.attributes
-        node.conversation = spans.conversation(attributes)
-        if node.kind is Kind.AGENT:
-            node.name = spans.agent_name(attributes)
-        elif node.kind is Kind.TOOL:
-            self._admit_tool(node, context)
-        elif spans.covered_sdk(node.scope) not in self._engine.guarded:
-            self._admit_call(node, context, attributes)
 
     def _admit_tool(self, node: Node, context: Context) -> None:
         attributes = node.span.attributes
@@ -177,10 +173,6 @@ class LiveSpans:
             call.commit(None)
 
     # --- what others ask
-
-    def around(self, context: Context) -> list[Any]:
-        """The open spans around *context*, innermost first."""
-        return [one.span for one in self.tree.around(context)]
 
     def lender(self, nodes: Sequence[Node], run: RunState) -> Node | None:
         """Whichever of *nodes* has reserved what a call of *run* made inside them needs, not for another one."""

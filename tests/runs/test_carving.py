@@ -13,10 +13,10 @@ import pytest
 from world import PRICES, World, held, opened, used
 
 from otelbudget import BudgetExceeded, Config, RunBudget, Usage
+from otelbudget.admission.closing import leave
 from otelbudget.model.amounts import RESOURCES
 from otelbudget.model.quota import Quota, Quotas
 from otelbudget.runs import child as children
-from otelbudget.runs.leaving import leave
 from otelbudget.runs.run import BudgetRun
 
 THOUSAND = RunBudget(max_tokens=1000)

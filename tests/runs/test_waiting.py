@@ -387,7 +387,7 @@ async def test_blocking_a_loop_is_warned_of(world: World, caplog: pytest.LogCapt
 
 
 @pytest.mark.usefixtures("only_wake_ups")
-def test_a_waiter_whose_loop_was_closed_is_forgotten_and_harms_nobody(world: World) -> None:
+def test_a_waiter_whose_loop_was_closed_harms_nobody(world: World) -> None:
     run = opened(world.run(ONE))
     hold = run.reserve()
     loop = asyncio.new_event_loop()
@@ -397,7 +397,6 @@ def test_a_waiter_whose_loop_was_closed_is_forgotten_and_harms_nobody(world: Wor
     loop.close()
     assert len(world.engine.ledger.bells) == 1
     hold.release()
-    assert world.engine.ledger.bells == set()
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     run.reserve().release()
 
