@@ -139,6 +139,15 @@ async def test_areserve_is_a_coroutine_that_tasks_take(world: World) -> None:
         assert run.remaining()["tokens"] == 2000
 
 
+def test_a_timeout_in_a_plain_with_says_that_it_is_async(world: World) -> None:
+    with (
+        world.run(THREE) as run,
+        pytest.raises(TypeError, match=r"write `async with run\.timeout\(\):`"),
+        run.timeout(),
+    ):
+        pass
+
+
 def test_reprs_show_numbers_and_no_addresses(world: World) -> None:
     with world.run(THREE, tenant="acme") as run:
         held = run.reserve(tokens=1200, steps=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from otelbudget.admission import denial as denials
 from otelbudget.admission.payer import Payer
@@ -62,6 +62,13 @@ class Timeout(Block):
         self._watch: asyncio.Task[None] | None = None
         self._ends: Judgement | Exception | None = None  # the denial that ends the work, or what `on_exhausted` raised
         super().__init__()
+
+    def __enter__(self) -> NoReturn:
+        self.used = True
+        raise TypeError(f"a timeout cancels tasks: {self.advice}")
+
+    def __exit__(self, *_: object) -> None:
+        """Never reached."""
 
     async def __aenter__(self) -> None:
         self.used = True
