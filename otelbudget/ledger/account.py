@@ -67,7 +67,8 @@ class Account:
     there: tuple[str, int, int, bool] | None = None
     dropped = False
     keep: Callable[[], None]
-    #: Of a rolling window: what was charged when, by number of the bucket. None for all others.
+    #: Of a rolling window: its length, and what was charged when, by number of the bucket. 0 and None for all others.
+    rolling_s: int = 0
     buckets: dict[int, int] | None = None
 
     def __init__(self, rules: tuple[Rule, ...]) -> None:
@@ -152,7 +153,8 @@ class QuotaAccount(Account):
 
     # fmt: off
     __slots__ = (
-        "__weakref__", "buckets", "dropped", "end_s", "scope", "shelf", "spec", "start_s", "there", "where", "window",
+        "__weakref__", "buckets", "dropped", "end_s", "rolling_s", "scope", "shelf", "spec", "start_s", "there",
+        "where", "window",
     )
     # fmt: on
 
@@ -166,7 +168,8 @@ class QuotaAccount(Account):
         self.window, self.start_s, self.end_s = window
         self.shelf = shelf
         self.there = None
-        self.buckets: dict[int, int] | None = None if spec.rolling_s is None else {}
+        self.rolling_s = spec.rolling_s or 0
+        self.buckets: dict[int, int] | None = {} if self.rolling_s else None
         self.dropped = shelf is not None
 
     @property

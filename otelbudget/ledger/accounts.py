@@ -102,5 +102,5 @@ def _past(account: QuotaAccount, now_s: float) -> bool:
     if account.buckets is None:
         length_s, end_s = account.end_s - account.start_s, account.end_s
     else:
-        length_s, end_s = account.spec.rolling_s or 0, gone_s(account)
+        length_s, end_s = account.rolling_s, gone_s(account)
     return end_s <= now_s - min(KEPT_S, _KEPT_WINDOWS * length_s)

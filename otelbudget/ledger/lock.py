@@ -20,10 +20,6 @@ from otelbudget import forking
 T = TypeVar("T")
 
 
-def _nothing() -> None:
-    return None
-
-
 class Locked:
     """What has the lock.
 
@@ -61,10 +57,10 @@ class Locked:
         if room:
             self._ring()
         while self._later and not self.inside:
-            operation = next(iter(tuple(self._later)), _nothing)  # another thread may have been faster
-            operation()  # twice if that is interrupted in between, but what it does is done once
-            with suppress(ValueError):
-                self._later.remove(operation)
+            for operation in tuple(self._later)[:1]:  # another thread may have been faster
+                operation()  # twice if that is interrupted in between, but what it does is done once
+                with suppress(ValueError):
+                    self._later.remove(operation)
 
     def _ring(self) -> None:
         if self.bells and not self.later(self._ring):

@@ -14,39 +14,34 @@ from otelbudget.model.vector import asked
 from otelbudget.model.windows import BUCKETS, bucket
 
 if TYPE_CHECKING:
-    from otelbudget.ledger.account import Account, QuotaAccount
+    from otelbudget.ledger.account import Account
 
 #: Buckets that are kept, fallen out or not: those of two windows more than the one that counts.
 _KEPT: Final = 3 * BUCKETS
 
 
-def _length_s(account: Account) -> int:
-    seconds: int = account.spec.rolling_s  # type: ignore[attr-defined]  # only such accounts have buckets
-    return seconds
-
-
-def number(account: Account, now_s: float) -> int:
+def _number(account: Account, now_s: float) -> int:
     """The bucket of now."""
-    return bucket(_length_s(account), now_s)
+    return bucket(account.rolling_s, now_s)
 
 
-def turns_at_s(account: QuotaAccount, now_s: float) -> tuple[float, float]:
+def turns_at_s(account: Account, now_s: float) -> tuple[float, float]:
     """The stretch of time, around *now_s*, in which nothing falls out."""
-    n = number(account, now_s)
+    n = _number(account, now_s)
     return _begins_s(account, n), _begins_s(account, n + 1)
 
 
 def _begins_s(account: Account, n: int) -> float:
     """The first moment of bucket *n* in floating point."""
-    at_s = -(-n * _length_s(account) * 1000 // BUCKETS) / 1000
-    while number(account, at_s) < n:
+    at_s = -(-n * account.rolling_s * 1000 // BUCKETS) / 1000
+    while _number(account, at_s) < n:
         at_s = nextafter(at_s, inf)
     return at_s
 
 
 def charged(account: Account, used: int, now_s: float) -> dict[int, int]:
     """The buckets of *account* once *used* has been charged now."""
-    n = number(account, now_s)
+    n = _number(account, now_s)
     buckets = dict(account.buckets or {})
     buckets[n] = buckets.get(n, 0) + used
     if len(buckets) > _KEPT:
@@ -59,15 +54,15 @@ def charged(account: Account, used: int, now_s: float) -> dict[int, int]:
 
 def total(account: Account, now_s: float) -> int:
     """What counts now."""
-    first = number(account, now_s) - BUCKETS
+    first = _number(account, now_s) - BUCKETS
     return sum(amount for n, amount in (account.buckets or {}).items() if n >= first)
 
 
 def _leaving(account: Account, now_s: float) -> list[tuple[float, int]]:
     """(when it falls out, how much) of what counts now, the oldest first."""
     if not account.buckets and account.used:  # a shared store has it, and does not say when it was charged
-        return [(_begins_s(account, number(account, now_s) + 1 + BUCKETS), account.used)]
-    first = number(account, now_s) - BUCKETS
+        return [(_begins_s(account, _number(account, now_s) + 1 + BUCKETS), account.used)]
+    first = _number(account, now_s) - BUCKETS
     rows = sorted((n, amount) for n, amount in (account.buckets or {}).items() if n >= first and amount)
     return [(_begins_s(account, n + 1 + BUCKETS), amount) for n, amount in rows]
 
