@@ -157,6 +157,18 @@ def test_what_is_held_beyond_the_count_may_be_more_of_the_sound(make_world: Call
         call.release()
 
 
+@pytest.mark.parametrize(("told", "sound"), [({}, 40), ({"audio_input_tokens": 0}, 0), ({"audio_input_tokens": 5}, 5)])
+def test_the_sound_of_a_request_is_charged_as_sound_unless_its_answer_says_what_was(
+    make_world: Callable[..., World], told: dict[str, int], sound: int
+) -> None:
+    world = estimating(make_world, DEAR)
+    with world.run() as run:
+        begun(replace(CHAT, apart=frozenset({"audio_input_tokens"}), audio_input_tokens=10)).commit(
+            Usage.of({"input_tokens": 70, "output_tokens": 0, **told})
+        )
+        assert used(run)[4] == (70 - sound + 5 * sound) * 10**9
+
+
 def test_a_stream_that_outgrows_its_hold_goes_on_at_the_dearest_price(make_world: Callable[..., World]) -> None:
     world = estimating(make_world, DEAR)
     with world.run() as run:

@@ -248,6 +248,88 @@ IN_HAND: dict[str, tuple[Any, Usage]] = {
         },
         Usage(9, 6, cache_read_tokens=3, audio_input_tokens=4, audio_output_tokens=5),
     ),
+    "a realtime answer that says what was cached of which": (
+        # As published: community.openai.com/t/help-me-understand-the-realtime-usage-block/1060242
+        {
+            "total_tokens": 821,
+            "input_tokens": 789,
+            "output_tokens": 32,
+            "input_token_details": {
+                "text_tokens": 313,
+                "audio_tokens": 476,
+                "cached_tokens": 640,
+                "cached_tokens_details": {"text_tokens": 256, "audio_tokens": 384},
+            },
+            "output_token_details": {"text_tokens": 9, "audio_tokens": 23},
+        },
+        Usage(
+            789,
+            32,
+            cache_read_tokens=640,
+            audio_input_tokens=476,
+            cache_audio_read_tokens=384,
+            audio_output_tokens=23,
+        ),
+    ),
+    "gemini's cache of sound and pictures": (
+        {
+            "usageMetadata": {
+                "promptTokenCount": 100,
+                "candidatesTokenCount": 3,
+                "cachedContentTokenCount": 80,
+                "promptTokensDetails": [
+                    {"modality": "AUDIO", "tokenCount": 60},
+                    {"modality": "IMAGE", "tokenCount": 30},
+                    {"modality": "TEXT", "tokenCount": 10},
+                ],
+                "cacheTokensDetails": [
+                    {"modality": "AUDIO", "tokenCount": 50},
+                    {"modality": "IMAGE", "tokenCount": 20},
+                    {"modality": "TEXT", "tokenCount": 10},
+                ],
+            }
+        },
+        Usage(
+            100,
+            3,
+            cache_read_tokens=80,
+            audio_input_tokens=60,
+            image_input_tokens=30,
+            cache_audio_read_tokens=50,
+            cache_image_read_tokens=20,
+        ),
+    ),
+    "gemini's interactions": (
+        {
+            "usage": {
+                "total_input_tokens": 100,
+                "total_output_tokens": 9,
+                "total_cached_tokens": 80,
+                "input_tokens_by_modality": [
+                    {"modality": "audio", "tokens": 60},
+                    {"modality": "text", "tokens": 40},
+                ],
+                "cached_tokens_by_modality": [{"modality": "audio", "tokens": 50}],
+                "output_tokens_by_modality": [{"modality": "image", "tokens": 8}],
+            }
+        },
+        Usage(
+            100,
+            9,
+            cache_read_tokens=80,
+            audio_input_tokens=60,
+            cache_audio_read_tokens=50,
+            image_output_tokens=8,
+        ),
+    ),
+    "a cache that only says what of it was sound": (
+        {
+            "input_tokens": 9,
+            "output_tokens": 1,
+            "input_token_details": {"cached_tokens_details": {"audio_tokens": 4}},
+        },
+        Usage(9, 1, cache_read_tokens=4, audio_input_tokens=4, cache_audio_read_tokens=4),
+    ),
     "gemini's tier": (
         SimpleNamespace(
             usage_metadata=SimpleNamespace(prompt_token_count=8, candidates_token_count=3, service_tier="flex")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from otelbudget.admission import cost as costs
 from otelbudget.admission.cost import Price
 from otelbudget.admission.request import Smaller
-from otelbudget.model.amounts import CEILING, INPUT, OUTPUT, STEPS, TOKENS, Amounts, nanousd
+from otelbudget.model.amounts import CEILING, INPUT, OUTPUT, STEPS, TOKENS, Amounts, Unsaid, nanousd
 from otelbudget.model.usage import PARTS, Usage
 from otelbudget.model.usage_names import MADE, REASONING
 from otelbudget.pricing.rates import Parts
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from otelbudget.engine.engine import Engine
     from otelbudget.engine.owner import Owner
 
+#: What an answer may leave open that its request says.
+_ASKED: Final = ("model", "provider", "tier", "images")
 #: What is written to a cache: of it, what stays there for an hour.
 _WRITTEN: Final = ("cache_write_tokens", "cache_write_1h_tokens")
 
@@ -70,12 +72,21 @@ class ModelRequest:
     lowerable: bool = False
     kept: Kept | None = None
 
+    def sound(self, given: int) -> int:
+        """How many of *given* input tokens may be sound: all beyond what was counted of the rest."""
+        return max(0, given - self.input_tokens + self.audio_input_tokens)
+
+    def asked(self, usage: Usage) -> Usage:
+        """*usage* of an answer, with what it leaves open as it was asked for: also its sound, which is dear."""
+        more = {name: getattr(self, name) for name in _ASKED if not getattr(usage, name) and getattr(self, name)}
+        if self.audio_input_tokens and isinstance(usage.audio_input_tokens, Unsaid):
+            more["audio_input_tokens"] = self.sound(usage.input_tokens or 0)
+        return replace(usage, **more) if more else usage
+
     def ways(self, given: int, made: int) -> list[dict[str, Any]]:
         """What of so many tokens, input and output, may turn out to be *apart*, or reasoning, which nobody asks for: a
         mixture of these costs at most what the dearest of them does."""
-        # Whatever is held beyond the count may be more of the sound.
-        sound = max(0, given - self.input_tokens + self.audio_input_tokens)
-        sounds = (0, sound) if "audio_input_tokens" in self.apart else (0,)
+        sounds = (0, self.sound(given)) if "audio_input_tokens" in self.apart else (0,)
         written = [_WRITTEN[:number] for number in range(3) if self.apart.issuperset(_WRITTEN[:number])]
         output = [(), (REASONING,), *((name,) for name in MADE if name in self.apart)]
         return [

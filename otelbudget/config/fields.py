@@ -60,6 +60,7 @@ _PRICE = Section(
         "cache_write": Field(forms.MONEY, "Of input written to the provider's cache. Default: that of input."),
         "reasoning": Field(forms.MONEY, "Of output that is reasoning. Default: that of output."),
         "audio_input": Field(forms.MONEY, "Of input that is sound. Default: that of input."),
+        "cache_audio_read": Field(forms.MONEY, "Of sound read from the provider's cache. Default: that of sound."),
         "audio_output": Field(forms.MONEY, "Of output that is sound. Default: that of output."),
         "image": Field(forms.MONEY, "For each image that is made. Default 0."),
         "search": Field(forms.MONEY, "For each search that the provider does. Default 0."),

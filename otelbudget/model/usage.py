@@ -23,11 +23,12 @@ from otelbudget.model.amounts import (
     usd,
 )
 from otelbudget.model.reported import fields_of, whole
-from otelbudget.model.usage_names import CACHED, REASONING
+from otelbudget.model.usage_names import CACHED, READ, REASONING
 from otelbudget.model.values import said, spelled
 
 _ONE_STEP = Unsaid(1)
 _NO_TOOL_CALLS = Unsaid(0)
+_NOBODY_SAYS = Unsaid(0)
 _MAY_BE_UNKNOWN = ("input_tokens", "output_tokens", "tokens")
 _APART = (
     "audio_input_tokens",
@@ -35,6 +36,8 @@ _APART = (
     "audio_output_tokens",
     "image_output_tokens",
     "cache_write_1h_tokens",
+    "cache_audio_read_tokens",
+    "cache_image_read_tokens",
     "images",
     "searches",
     "file_searches",
@@ -66,6 +69,8 @@ class Usage:
         cache_read_tokens, cache_write_tokens, reasoning_tokens, audio_input_tokens, audio_output_tokens,
         image_output_tokens, cache_write_1h_tokens, image_input_tokens: Parts of the above, and what was written to a
             cache for an hour.
+        cache_audio_read_tokens, cache_image_read_tokens: What of the sound and of the pictures was read from a cache;
+            where nobody says, as little as can be: text is what was read from it first.
         images, searches, file_searches: Images that were made, and searches that the provider did, on the web and in
             files that it keeps, which may have a price of their own.
         tier: The service tier, such as ``priority``, ``flex`` or ``batch``; None for the ordinary one.
@@ -92,7 +97,7 @@ class Usage:
     response_id: str | None = None
     estimated: bool = False
     reported_cost_usd: Money | None = None
-    audio_input_tokens: int = 0
+    audio_input_tokens: int = _NOBODY_SAYS
     audio_output_tokens: int = 0
     image_output_tokens: int = 0
     cache_write_1h_tokens: int = 0
@@ -101,6 +106,8 @@ class Usage:
     file_searches: int = 0
     tier: str | None = None
     image_input_tokens: int = 0
+    cache_audio_read_tokens: int = 0
+    cache_image_read_tokens: int = 0
 
     def __post_init__(self) -> None:
         put = partial(object.__setattr__, self)
@@ -121,6 +128,11 @@ class Usage:
             given = tokens - (made or 0) if given is None else given
             made = tokens - given
             given = Unsaid(given) if nobody_says else given
+        read = max(self.cache_audio_read_tokens, self.cache_image_read_tokens)
+        if read:
+            put("cache_read_tokens", whole(self.cache_read_tokens, read))
+            for part, of in READ.items():
+                put(of, whole(getattr(self, of), getattr(self, part)))
         put("cache_write_tokens", whole(self.cache_write_tokens, self.cache_write_1h_tokens))
         cached, reasoned = self.cache_read_tokens + self.cache_write_tokens, self.reasoning_tokens
         seen = max(self.audio_input_tokens, self.image_input_tokens)

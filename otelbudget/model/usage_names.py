@@ -12,6 +12,8 @@ from typing import Final, NamedTuple
 CACHED: Final = ("cache_read_tokens", "cache_write_tokens")
 REASONING: Final = "reasoning_tokens"
 SEEN: Final = ("audio_input_tokens", "image_input_tokens")
+#: What of the former was read from a cache.
+READ: Final = {"cache_audio_read_tokens": SEEN[0], "cache_image_read_tokens": SEEN[1]}
 MADE: Final = ("audio_output_tokens", "image_output_tokens")
 
 
@@ -56,6 +58,8 @@ _CHAT: Final = Names(
         REASONING: ("completion_tokens_details.reasoning_tokens", "reasoning_tokens"),
         "audio_input_tokens": ("prompt_tokens_details.audio_tokens",),
         "image_input_tokens": ("prompt_tokens_details.image_tokens",),
+        "cache_audio_read_tokens": ("prompt_tokens_details.cached_tokens_details.audio_tokens",),
+        "cache_image_read_tokens": ("prompt_tokens_details.cached_tokens_details.image_tokens",),
         "audio_output_tokens": ("completion_tokens_details.audio_tokens",),
         "image_output_tokens": ("completion_tokens_details.image_tokens",),
         "searches": ("num_search_queries", "server_tool_use.web_search_requests"),
@@ -106,6 +110,16 @@ _RESPONSES: Final = Names(
             "image_input_tokens",
         ),
         "image_output_tokens": ("output_tokens_details.image_tokens", "image_output_tokens"),
+        "cache_audio_read_tokens": (
+            "input_token_details.cached_tokens_details.audio_tokens",
+            "input_tokens_details.cached_tokens_details.audio_tokens",
+            "cache_audio_read_tokens",
+        ),
+        "cache_image_read_tokens": (
+            "input_token_details.cached_tokens_details.image_tokens",
+            "input_tokens_details.cached_tokens_details.image_tokens",
+            "cache_image_read_tokens",
+        ),
         "cache_write_1h_tokens": (
             "cache_creation.ephemeral_1h_input_tokens",
             "input_token_details.ephemeral_1h_input_tokens",
@@ -135,6 +149,8 @@ _GEMINI: Final = Names(
         "image_input_tokens": ("promptTokensDetails.IMAGE", "prompt_tokens_details.IMAGE"),
         "audio_output_tokens": ("candidatesTokensDetails.AUDIO", "candidates_tokens_details.AUDIO"),
         "image_output_tokens": ("candidatesTokensDetails.IMAGE", "candidates_tokens_details.IMAGE"),
+        "cache_audio_read_tokens": ("cacheTokensDetails.AUDIO", "cache_tokens_details.AUDIO"),
+        "cache_image_read_tokens": ("cacheTokensDetails.IMAGE", "cache_tokens_details.IMAGE"),
     },
     more_input=("toolUsePromptTokenCount", "tool_use_prompt_token_count"),
     more_output=("thoughtsTokenCount", "thoughts_token_count"),
@@ -143,7 +159,16 @@ _INTERACTIONS: Final = Names(
     ("total_input_tokens",),
     ("total_output_tokens",),
     ("total_tokens",),
-    {"cache_read_tokens": ("total_cached_tokens",), REASONING: ("total_thought_tokens",)},
+    {
+        "cache_read_tokens": ("total_cached_tokens",),
+        REASONING: ("total_thought_tokens",),
+        "audio_input_tokens": ("input_tokens_by_modality.audio",),
+        "image_input_tokens": ("input_tokens_by_modality.image",),
+        "audio_output_tokens": ("output_tokens_by_modality.audio",),
+        "image_output_tokens": ("output_tokens_by_modality.image",),
+        "cache_audio_read_tokens": ("cached_tokens_by_modality.audio",),
+        "cache_image_read_tokens": ("cached_tokens_by_modality.image",),
+    },
     more_input=("total_tool_use_tokens",),
     more_output=("total_thought_tokens",),
 )
