@@ -299,6 +299,23 @@ IN_HAND: dict[str, tuple[Any, Usage]] = {
             cache_image_read_tokens=20,
         ),
     ),
+    "gemini live": (
+        # As published: discuss.ai.google.dev/t/188765
+        {
+            "usageMetadata": {
+                "promptTokenCount": 522,
+                "responseTokenCount": 42,
+                "totalTokenCount": 564,
+                "promptTokensDetails": [
+                    {"modality": "TEXT", "tokenCount": 332},
+                    {"modality": "AUDIO", "tokenCount": 165},
+                ],
+                "responseTokensDetails": [{"modality": "AUDIO", "tokenCount": 42}],
+                "thoughtsTokenCount": 136,
+            }
+        },
+        Usage(522, 178, reasoning_tokens=136, audio_input_tokens=165, audio_output_tokens=42),
+    ),
     "gemini's interactions": (
         {
             "usage": {
@@ -500,6 +517,8 @@ def test_a_body_of_titan_is_read() -> None:
     [
         ({"output": [*web("search", "open_page", "search", None), {"type": "message"}]}, 3),
         ({"response": {"output": web("search")}}, 1),
+        ({"output": web("search"), "tool_usage": {"web_search": {"num_requests": 3}}}, 3),
+        ({"output": web("search"), "tool_usage": {"web_search": {"num_requests": None}}}, 1),
         ({"modelVersion": "gemini-3-pro", "candidates": [{"groundingMetadata": {"webSearchQueries": ["a", "b"]}}]}, 2),
         (
             {"modelVersion": "gemini-2.5-pro", "candidates": [{"groundingMetadata": {"webSearchQueries": ["a", "b"]}}]},

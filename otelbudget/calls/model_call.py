@@ -265,7 +265,7 @@ class ModelCall:
             cut = {semconv.TOKENS_OUTPUT: usage.output_tokens, semconv.REASON: error.reason}
             events.change_event(self.site, semconv.EVENT_STREAM_CUT, cut)
         elif self.run.engine.config.estimates.on_unknown == "full":
-            usage = dearest(self.run, self.request, as_held(self._hold.amounts, usage), self._owner)
+            usage = as_held(self.run, self.request, self._hold.amounts, usage, self._owner)
         self._settle(usage, error)
         return usage
 

@@ -52,6 +52,7 @@ class ModelRequest:
             it has none.
         answers: How many answers it asks for, at least 1.
         images: How many pictures it asks for.
+        searches: How many searches it lets its provider do at most; 0 if none, or if it does not say.
         tier: The service tier that it asks for; None if it does not say.
         apart: What of it may turn out to have a price of its own, as fields of `Usage`.
         audio_input_tokens: How many of its input tokens are sound.
@@ -66,6 +67,7 @@ class ModelRequest:
     max_output_tokens: int | None = None
     answers: int = 1
     images: int = 0
+    searches: int = 0
     tier: str | None = None
     apart: frozenset[str] = frozenset()
     audio_input_tokens: int = 0
@@ -117,18 +119,20 @@ def teach(engine: Engine, request: ModelRequest, usage: Usage, *, seen_whole: bo
     )
 
 
-def as_held(held: Amounts, usage: Usage) -> Usage:
-    """*usage*, or what is *held* where that is more."""
-    given, made = max(held[INPUT], usage.input_tokens or 0), max(held[OUTPUT], usage.output_tokens or 0)
-    return replace(usage, input_tokens=given, output_tokens=made, tokens=None)
-
-
 def dearest(run: RunState, request: ModelRequest, usage: Usage, owner: Owner | None) -> Usage:
     """*usage* of *request* as the dearest that it may be, unless it tells its parts."""
     if any(getattr(usage, name) for name in PARTS):
         return usage
     ways = request.ways(usage.input_tokens or 0, usage.output_tokens or 0)
     return max((replace(usage, **way) for way in ways), key=lambda one: costs.price(run, one, owner=owner).nanousd)
+
+
+def as_held(run: RunState, request: ModelRequest, held: Amounts, usage: Usage, owner: Owner | None) -> Usage:
+    """*usage* of *request*, or what is *held* where that is more, as the dearest that it may be."""
+    given, made = max(held[INPUT], usage.input_tokens or 0), max(held[OUTPUT], usage.output_tokens or 0)
+    whole = dearest(run, request, replace(usage, input_tokens=given, output_tokens=made, tokens=None), owner)
+    searched = 0 if run.engine.config.estimates.hold == "expected" else request.searches
+    return replace(whole, searches=max(whole.searches, searched))
 
 
 class Sizing:
@@ -156,6 +160,7 @@ class Sizing:
         engine = run.engine
         expects = engine.config.estimates.hold == "expected"
         self._run, self._request, self._owner, self._seen_whole = run, request, owner, seen_whole
+        self._searches = 0 if expects else request.searches
         self._steps = 1 if reserved is None else min(reserved[STEPS], 1)
         given, output = request.input_tokens, request.max_output_tokens
         if seen_whole:
@@ -191,7 +196,7 @@ class Sizing:
             usage = dearest(self._run, request, usage, self._owner)
             price = costs.price(self._run, usage, owner=self._owner)
         else:
-            parts = Parts(given, output, images=request.images)
+            parts = Parts(given, output, images=request.images, searches=self._searches)
             price = Price(known.cost(parts))
             if known.dearer and not known.dearer.isdisjoint({REASONING, *request.apart}):
                 price = Price(max(known.cost(parts._replace(**way)) for way in request.ways(given, output)))

@@ -51,8 +51,8 @@ class _Settled(NamedTuple):
         return tokens and (unopened or theirs[-1] in self.work.accounts) and start_ns <= self.began_ns <= end_ns
 
     def recorded(self, payer: Any, usage: Usage) -> bool:
-        """Whether it is the call that a user records: by its response, also if that is recorded again, else by the tokens
-        that both of them know, where each stands for one record."""
+        """Whether it is the call that a user records: by its response, also if that is recorded again, else by the
+        tokens that both of them know, where each stands for one record."""
         mine, told = self.usage, _THE_USER in self.told
         if not self.work.paid_by(payer):
             return False

@@ -22,6 +22,7 @@ from otelbudget.model.usage_names import (
     PLACES,
     QUERIES,
     REASONING,
+    REQUESTS,
     ROOTS,
     SEEN,
     TIER,
@@ -159,7 +160,8 @@ def _searches(answer: object) -> int:
     queries = sum(len(_all(one, *QUERIES)) for one in _all(answer, "candidates"))
     if queries > 1 and (text(answer, *MODEL) or "").startswith(PAID_ONCE):
         queries = 1
-    return queries + sum(at(one, "action.type") in (None, "search") for one in shown)
+    told = max(count(at(answer, path)) or 0 for path in REQUESTS)
+    return queries + max(told, sum(at(one, "action.type") in (None, "search") for one in shown))
 
 
 def _file_searches(answer: object) -> int:

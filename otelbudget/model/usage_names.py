@@ -140,14 +140,21 @@ _ANTHROPIC: Final = _RESPONSES._replace(
 )
 _GEMINI: Final = Names(
     ("promptTokenCount", "prompt_token_count"),
-    ("candidatesTokenCount", "candidates_token_count", "generation_token_count"),  # the last is Llama's on Bedrock
+    (
+        *("candidatesTokenCount", "candidates_token_count"),
+        *("responseTokenCount", "response_token_count"),  # Gemini Live's
+        "generation_token_count",  # Llama's on Bedrock
+    ),
     ("totalTokenCount", "total_token_count"),
     {
         "cache_read_tokens": ("cachedContentTokenCount", "cached_content_token_count"),
         REASONING: ("thoughtsTokenCount", "thoughts_token_count"),
         "audio_input_tokens": ("promptTokensDetails.AUDIO", "prompt_tokens_details.AUDIO"),
         "image_input_tokens": ("promptTokensDetails.IMAGE", "prompt_tokens_details.IMAGE"),
-        "audio_output_tokens": ("candidatesTokensDetails.AUDIO", "candidates_tokens_details.AUDIO"),
+        "audio_output_tokens": (
+            *("candidatesTokensDetails.AUDIO", "candidates_tokens_details.AUDIO"),
+            *("responseTokensDetails.AUDIO", "response_tokens_details.AUDIO"),
+        ),
         "image_output_tokens": ("candidatesTokensDetails.IMAGE", "candidates_tokens_details.IMAGE"),
         "cache_audio_read_tokens": ("cacheTokensDetails.AUDIO", "cache_tokens_details.AUDIO"),
         "cache_image_read_tokens": ("cacheTokensDetails.IMAGE", "cache_tokens_details.IMAGE"),
@@ -221,6 +228,8 @@ TIER: Final = (
 #: Where Vertex AI says as what it has served a request, and the tiers of that.
 TRAFFIC: Final = ("usageMetadata.trafficType", "usage_metadata.traffic_type")
 TRAFFIC_TIERS: Final = {"ON_DEMAND_PRIORITY": "priority", "ON_DEMAND_FLEX": "flex"}
+#: Where OpenAI's Responses say how often they have searched the web.
+REQUESTS: Final = ("tool_usage.web_search.num_requests", "response.tool_usage.web_search.num_requests")
 #: Where Gemini lists what it has searched for, and the models whose searches cost the same however many they are.
 QUERIES: Final = ("groundingMetadata.webSearchQueries", "grounding_metadata.web_search_queries")
 PAID_ONCE: Final = ("gemini-1", "gemini-2")

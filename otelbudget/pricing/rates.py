@@ -68,6 +68,7 @@ class Parts(NamedTuple):
     reasoning_tokens: int = 0
     steps: int = 1
     images: int = 0
+    searches: int = 0
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
     image_output_tokens: int = 0
