@@ -265,6 +265,11 @@ def test_what_the_model_reads_as_text_is_text_whatever_it_looks_like() -> None:
     assert count_input({"messages": [{"role": "user", "content": "iVBORw0KGgo" * 10_000}]}) > 20_000
 
 
+def test_pictures_beside_the_prompt_are_pictures() -> None:
+    for images in ([PICTURE], ["/9j/" * 500_000]):
+        assert count_input({"prompt": "Draw.", "images": images * 2}) == pytest.approx(2 * PER_IMAGE, rel=0.02)
+
+
 def test_a_picture_in_a_tool_is_a_picture() -> None:
     tool = {"type": "image_generation", "input_image_mask": {"image_url": PICTURE}}
     assert estimate_tokens({"input": "Draw.", "tools": [tool]}) < 1_600

@@ -205,6 +205,10 @@ IN_HAND: dict[str, tuple[Any, Usage]] = {
         {"id": "c", "usage": {"billed_units": {"input_tokens": 8.0, "output_tokens": 2.0}}},
         Usage(8, 2, response_id="c"),
     ),
+    "cohere's pictures": (
+        {"meta": {"billed_units": {"images": 1.0, "input_tokens": 8.0, "image_tokens": 900.0}}},
+        Usage(908),
+    ),
     "ollama": ({"model": "m", "prompt_eval_count": 8, "eval_count": 2}, Usage(8, 2, model="m")),
     "groq's stream": (
         {"id": "c", "x_groq": {"usage": {"prompt_tokens": 8, "completion_tokens": 2}}},

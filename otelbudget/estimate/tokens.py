@@ -122,6 +122,7 @@ def read_input(body: object, model: str | None = None) -> Given:
     walk.note_caches(body)
     for name in _READ:
         walk.add(body.get(name))
+    walk.add(body.get("images"), "images")  # Cohere's and Ollama's
     for name in _READ_AS_JSON:
         walk.add_json(at(body, name))
     return Given(max(1, walk.tokens(model) + PER_REQUEST), walk.audio_tokens, frozenset(walk.apart))
@@ -171,9 +172,9 @@ class _Walk:
         self._tokens += data_tokens(found[0][1:], len(found[0]), self._image)
         return '""'
 
-    def add(self, value: object) -> None:
-        """Add the texts in *value*, without the names of its fields."""
-        queue = [("content", value)]
+    def add(self, value: object, name: str = "content") -> None:
+        """Add the texts in *value*, that of a field *name*, without the names of its fields."""
+        queue = [(name, value)]
         while queue and self._left > 0:
             self._left -= 1
             name, found = queue.pop()

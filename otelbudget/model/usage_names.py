@@ -194,6 +194,7 @@ _COHERE: Final = Names(
     ("tokens.input_tokens", "billed_units.input_tokens"),
     ("tokens.output_tokens", "billed_units.output_tokens"),
     parts={"cache_read_tokens": ("cached_tokens",)},
+    more_input=("billed_units.image_tokens",),
 )
 _OLLAMA: Final = Names(("prompt_eval_count",), ("eval_count",))
 _TITAN: Final = Names(("inputTextTokenCount",), ("results.0.tokenCount", "totalOutputTextTokenCount"))
