@@ -470,6 +470,33 @@ def test_nothing_that_is_reported_raises_or_takes_back(answer: object) -> None:
         assert (usage.tokens or usage.input_tokens or usage.output_tokens or 0) > 0
 
 
+class _Hostile:
+    """Whose attributes can't be read, as of an SDK's object that has been closed."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name) if name.startswith("__") and name != "__index__" else RuntimeError(name)
+
+
+class _Unreadable(dict[str, Any]):
+    def get(self, *_: Any) -> Any:
+        raise RuntimeError
+
+    def __contains__(self, _: object) -> bool:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("hostile", [_Hostile(), _Unreadable(usage=1), [_Hostile()], [_Unreadable(a=1)]])
+@pytest.mark.parametrize(
+    "where", [None, "usage", "generations", "iterations", "output", "candidates", "promptTokensDetails"]
+)
+def test_what_can_not_be_looked_into_is_unknown(hostile: Any, where: str | None, world: World) -> None:
+    usage = {"promptTokenCount": 8, "candidatesTokenCount": 2}
+    answer = hostile if where is None else {"usageMetadata": usage | {where: hostile}, where: hostile}
+    assert Usage.reported(answer) in (None, Usage(8, 2))
+    with world.run() as run, pytest.raises(TypeError, match="found no usage"):
+        run.record(hostile)
+
+
 def web(*actions: str | None) -> list[dict[str, Any]]:
     return [{"type": "web_search_call", **({"action": {"type": one}} if one else {})} for one in actions]
 

@@ -17,7 +17,7 @@ _IMAGES_OF: Final = {"gpt-4o-mini": (48_169, 2_833)}
 #: Characters of base64 per token: sound at 48 kB/s is 10 tokens a second, a page of PDF 40 kB and 1,500 tokens.
 AUDIO_PER_TOKEN: Final = 1_000
 FILE_PER_TOKEN: Final = 25
-_IMAGES: Final = frozenset(("image_url", "input_image", "image", "computer_screenshot"))
+_IMAGES: Final = frozenset(("image_url", "input_image", "image", "computer_screenshot", "image_generation_call"))
 _FILES: Final = frozenset(("file", "input_file", "document", "audio", "video"))
 #: What is, or has in it, sound: types of parts, and how media types of Gemini's begin.
 _SOUNDS: Final = frozenset(("input_audio", "audio", "video"))

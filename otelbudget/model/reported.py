@@ -43,15 +43,18 @@ _BESIDE: Final = ("compaction", "advisor_message")
 
 def get(holder: object, name: str) -> Any:
     """What *holder*, a mapping or an object, has under *name*, or None."""
-    return holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
+    try:
+        return holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
+    except Exception:  # noqa: BLE001  a property of somebody else's
+        return None
 
 
 def at(holder: object, path: str) -> Any:
     """What is at *path*, or None; in a list a step is a number, Gemini's name of a modality or Bedrock's of a time."""
     steps = _steps(path)
-    if isinstance(holder, _MAPPINGS) and steps[0] not in holder:
-        return holder.get(path)
     try:
+        if isinstance(holder, _MAPPINGS) and steps[0] not in holder:
+            return holder.get(path)
         for step in steps:  # without a call for each: an answer is asked for some forty paths
             if holder is None:
                 return None
