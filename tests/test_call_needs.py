@@ -147,6 +147,14 @@ def test_what_may_be_priced_apart_is_held_at_the_dearest_that_its_model_has_a_pr
         call.release()
 
 
+def test_a_cache_that_is_dearer_to_read_than_the_input_is_held_for(make_world: Callable[..., World]) -> None:
+    world = estimating(make_world, Prices({"demo": Price(input=1, output=2, cache_read=3, per=1)}, listed=False))
+    with world.run() as run:
+        call = begun(CHAT)
+        assert held(run)[4] == (3 * 40 + 120) * 10**9
+        call.release()
+
+
 def test_what_is_held_beyond_the_count_may_be_more_of_the_sound(make_world: Callable[..., World]) -> None:
     world = estimating(make_world, DEAR)
     request = replace(CHAT, apart=frozenset({"audio_input_tokens"}), audio_input_tokens=10)

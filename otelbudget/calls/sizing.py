@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _ASKED: Final = ("model", "provider", "tier", "images")
 #: What is written to a cache: of it, what stays there for an hour.
 _WRITTEN: Final = ("cache_write_tokens", "cache_write_1h_tokens")
+_READ: Final = ("cache_read_tokens",)
 
 
 class Kept(NamedTuple):
@@ -86,14 +87,14 @@ class ModelRequest:
         return replace(usage, **more) if more else usage
 
     def ways(self, given: int, made: int) -> list[dict[str, Any]]:
-        """What of so many tokens, input and output, may turn out to be *apart*, or reasoning, which nobody asks for: a
-        mixture of these costs at most what the dearest of them does."""
+        """What of so many tokens, input and output, may turn out to be *apart*, or what nobody asks for, reasoning and
+        read from a cache: a mixture of these costs at most what the dearest of them does."""
         sounds = (0, self.sound(given)) if "audio_input_tokens" in self.apart else (0,)
-        written = [_WRITTEN[:number] for number in range(3) if self.apart.issuperset(_WRITTEN[:number])]
+        cached = [_WRITTEN[:number] for number in range(3) if self.apart.issuperset(_WRITTEN[:number])] + [_READ]
         output = [(), (REASONING,), *((name,) for name in MADE if name in self.apart)]
         return [
-            {"audio_input_tokens": heard, **dict.fromkeys(wrote, given - heard), **dict.fromkeys(one, made)}
-            for heard, wrote, one in product(sounds, written, output)
+            {"audio_input_tokens": heard, **dict.fromkeys(some, given - heard), **dict.fromkeys(one, made)}
+            for heard, some, one in product(sounds, cached, output)
         ]
 
 
@@ -198,7 +199,7 @@ class Sizing:
         else:
             parts = Parts(given, output, images=request.images, searches=self._searches)
             price = Price(known.cost(parts))
-            if known.dearer and not known.dearer.isdisjoint({REASONING, *request.apart}):
+            if known.dearer and not known.dearer.isdisjoint({REASONING, *_READ, *request.apart}):
                 price = Price(max(known.cost(parts._replace(**way)) for way in request.ways(given, output)))
         return Amounts(self._steps, given + output, given, output, price.nanousd), price
 
