@@ -254,6 +254,30 @@ def test_every_listed_model_costs_what_its_list_says(size: int) -> None:
     assert compared > 500
 
 
+def test_sound_and_pictures_cost_what_the_list_itself_makes_of_them() -> None:
+    prices, compared = Prices(), 0
+    parts = {
+        "output_tokens": 70,
+        "cache_read_tokens": 400,
+        "cache_audio_read_tokens": 150,
+        "cache_image_read_tokens": 90,
+    }
+    usage = Usage(1_000, audio_input_tokens=210, image_input_tokens=130, audio_output_tokens=60, **parts)
+    asked = ListUsage(
+        input_tokens=1_000, input_audio_tokens=210, input_image_tokens=130, output_audio_tokens=60, **parts
+    )
+    for provider in get_snapshot().providers:
+        for model in provider.models:
+            known = prices.known(model.id, provider.id)
+            if known is None or not any("audio" in part or "image" in part for part, _, _ in known.rates.apart):
+                continue
+            listed = calc_price(asked, model.id, provider_id=provider.id)
+            if listed.model_price.output_mtok is not None:
+                compared += 1
+                assert known.cost(usage) == math.ceil(listed.total_price * 10**9), (provider.id, model.id)
+    assert compared > 20
+
+
 @pytest.mark.parametrize(
     ("model", "million"),
     [("openai/gpt-4o:nitro", 2.5), ("openai/gpt-4o:floor", 2.5), ("openai/gpt-4o:exacto", 2.5), ("any/model:free", 0)],
