@@ -142,7 +142,8 @@ _ESTIMATES = Section(
         ),
         "hold": Field(
             forms.words("max", "expected"),
-            "max (default) holds the request's own maximum; expected less, by how long its answers were.",
+            "max (default) holds the request's own maximum; expected less, by how long its answers were. On the demo's"
+            " traffic max covers all calls with 1.9 times their cost, expected 99.5 % of them with 1.35 times.",
         ),
         "clamp": Field(forms.FLAG, "Lower a request's maximum to what is left, instead of refusing. Default false."),
         "min_output_tokens": Field(forms.COUNT, "What clamp never goes below. Default 16."),
