@@ -112,7 +112,7 @@ class Known:
         scaled = (plain * plain_rate if plain > 0 else 0) + (said * output_rate if said > 0 else 0)
         if read or written or reasoned:
             scaled += read * read_rate + written * write_rate + reasoned * reasoning_rate
-        if apart:
+        if apart and any(getattr(usage, name, 0) for name, _, _ in apart):
             left = {"input": (plain, plain_rate), "output": (said, output_rate)}
             left |= {"cache_write": (written, write_rate), "cache_read": (read, read_rate)}
             scaled += _apart(usage, apart, left)
