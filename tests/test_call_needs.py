@@ -147,6 +147,12 @@ def test_what_may_be_priced_apart_is_held_at_the_dearest_that_its_model_has_a_pr
         call.release()
 
 
+def test_a_picture_is_never_expected_to_be_less_than_was_asked_for(make_world: Callable[..., World]) -> None:
+    world = estimating(make_world, hold="expected")
+    assert held_by(world, replace(CHAT, operation="image_generation", max_output_tokens=4_160))[2] == 4_160
+    assert held_by(world, replace(CHAT, max_output_tokens=4_160))[2] == 256
+
+
 def test_a_cache_that_is_dearer_to_read_than_the_input_is_held_for(make_world: Callable[..., World]) -> None:
     world = estimating(make_world, Prices({"demo": Price(input=1, output=2, cache_read=3, per=1)}, listed=False))
     with world.run() as run:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: What an answer may leave open that its request says.
 _ASKED: Final = ("model", "provider", "tier", "images")
+#: What makes as much as its request says, and is not to be expected to make less.
+_MADE_AS_ASKED: Final = ("image_generation", "speech")
 #: What is written to a cache: of it, what stays there for an hour.
 _WRITTEN: Final = ("cache_write_tokens", "cache_write_1h_tokens")
 _READ: Final = ("cache_read_tokens",)
@@ -173,7 +175,7 @@ class Sizing:
                 given = min(given + max(taken_along), CEILING - 1)
         if output is None and reserved is not None and reserved[TOKENS] > given:
             output = reserved[TOKENS] - given
-        elif output is None or (output and expects):
+        elif output is None or (output and expects and request.operation not in _MADE_AS_ASKED):
             usual = engine.learned.output_tokens(request.provider, request.model)
             expected = (usual or engine.config.estimates.output_tokens) * request.answers
             output = expected if output is None else min(output, expected)
@@ -197,7 +199,8 @@ class Sizing:
             usage = dearest(self._run, request, usage, self._owner)
             price = costs.price(self._run, usage, owner=self._owner)
         else:
-            parts = Parts(given, output, images=request.images, searches=self._searches)
+            # Without output it is what is charged if nothing is ever heard of it.
+            parts = Parts(given, output, images=request.images, searches=self._searches if output else 0)
             price = Price(known.cost(parts))
             if known.dearer and not known.dearer.isdisjoint({REASONING, *_READ, *request.apart}):
                 price = Price(max(known.cost(parts._replace(**way)) for way in request.ways(given, output)))

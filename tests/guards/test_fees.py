@@ -116,7 +116,7 @@ def test_pictures_that_are_asked_for_are_counted(endpoints: Any, path: str, body
         ({"model": "gpt-image-2-2026-04-21", "quality": "high", "size": "1536x1024"}, 5_488),
         ({"model": "gpt-image-2", "quality": "high", "size": "1792x1024"}, 5_063),
         ({"model": "gpt-image-2", "quality": "high", "size": "3584x2048"}, 12_329),
-        ({"model": "gpt-image-2.5-flare"}, 7_024),
+        ({"model": "openai/gpt-image-2.5-flare"}, 7_024),
         ({"model": "gpt-image-2", "size": "0x0", "quality": 7, "n": "many", "partial_images": None}, 7_024),
         ({"model": "dall-e-3", "quality": "hd", "size": "1024x1024"}, 0),
         ({}, 0),

@@ -29,9 +29,13 @@ _PARTIAL: Final = 100
 _PER_TOKEN_SAID: Final = 8
 
 
+def _model(body: Mapping[str, Any]) -> str:
+    return (text_of(body, "model") or "").rpartition("/")[2]
+
+
 def picture_tokens(body: Mapping[str, Any]) -> int:
     """Of one picture, as it is and while it is made; 0 if its model is not paid for them."""
-    model, quality = (text_of(body, name) or "" for name in ("model", "quality"))
+    model, quality = _model(body), text_of(body, "quality") or ""
     if not _PAINTERS.match(model):
         return 0
     size = text_of(body, "size") or "auto"
@@ -50,5 +54,5 @@ def _of_picture(model: str, quality: str, width: int, height: int) -> int:
 
 def speech_tokens(body: Mapping[str, Any]) -> int:
     """Of what is to be said, about; 0 if its model is not paid for them."""
-    model = text_of(body, "model") or ""
+    model = _model(body)
     return _PER_TOKEN_SAID * estimate_tokens(body.get("input"), model) if _SPEAKERS.match(model) else 0
