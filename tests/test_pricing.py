@@ -440,6 +440,8 @@ FIELDS = {
     "hour": ("cache_write_1h_tokens", "write"),
     "audio_in": ("audio_input_tokens", "in"),
     "image_in": ("image_input_tokens", "in"),
+    "video_in": ("video_input_tokens", "in"),
+    "video_out": ("video_output_tokens", "out"),
     "audio_read": ("cache_audio_read_tokens", "read audio_in -in"),
     "image_read": ("cache_image_read_tokens", "read image_in -in"),
     "reason": ("reasoning_tokens", "out"),

@@ -320,6 +320,17 @@ IN_HAND: dict[str, tuple[Any, Usage]] = {
         },
         Usage(522, 178, reasoning_tokens=136, audio_input_tokens=165, audio_output_tokens=42),
     ),
+    "gemini's films": (
+        {
+            "usageMetadata": {
+                "promptTokenCount": 100,
+                "candidatesTokenCount": 30,
+                "promptTokensDetails": [{"modality": "VIDEO", "tokenCount": 60}],
+                "candidatesTokensDetails": [{"modality": "VIDEO", "tokenCount": 20}],
+            }
+        },
+        Usage(100, 30, video_input_tokens=60, video_output_tokens=20),
+    ),
     "gemini's interactions": (
         {
             "usage": {

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _ASKED: Final = ("model", "provider", "tier", "images")
 #: What makes as much as its request says, and is not to be expected to make less.
 _MADE_AS_ASKED: Final = ("image_generation", "speech")
+#: What of a request may be dear for what is heard, or seen, in it.
+_HEARD: Final[tuple[str, ...]] = ("audio_input_tokens", "video_input_tokens")
 #: What is written to a cache: of it, what stays there for an hour.
 _WRITTEN: Final = ("cache_write_tokens", "cache_write_1h_tokens")
 _READ: Final = ("cache_read_tokens",)
@@ -91,12 +93,12 @@ class ModelRequest:
     def ways(self, given: int, made: int) -> list[dict[str, Any]]:
         """What of so many tokens, input and output, may turn out to be *apart*, or what nobody asks for, reasoning and
         read from a cache: a mixture of these costs at most what the dearest of them does."""
-        sounds = (0, self.sound(given)) if "audio_input_tokens" in self.apart else (0,)
+        seen = [{}, *({name: self.sound(given)} for name in _HEARD if name in self.apart)]
         cached = [_WRITTEN[:number] for number in range(3) if self.apart.issuperset(_WRITTEN[:number])] + [_READ]
         output = [(), (REASONING,), *((name,) for name in MADE if name in self.apart)]
         return [
-            {"audio_input_tokens": heard, **dict.fromkeys(some, given - heard), **dict.fromkeys(one, made)}
-            for heard, some, one in product(sounds, cached, output)
+            {**heard, **dict.fromkeys(some, given - sum(heard.values())), **dict.fromkeys(one, made)}
+            for heard, some, one in product(seen, cached, output)
         ]
 
 

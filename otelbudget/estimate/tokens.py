@@ -166,7 +166,7 @@ class _Walk:
 
     def _add_sound(self, tokens: int) -> None:
         self.audio_tokens += tokens
-        self.apart.add("audio_input_tokens")
+        self.apart.update(("audio_input_tokens", "video_input_tokens"))  # a film has both
 
     def _without_data(self, found: re.Match[str]) -> str:
         self._tokens += data_tokens(found[0][1:], len(found[0]), self._image)

@@ -35,6 +35,8 @@ _APART = (
     "image_input_tokens",
     "audio_output_tokens",
     "image_output_tokens",
+    "video_input_tokens",
+    "video_output_tokens",
     "cache_write_1h_tokens",
     "cache_audio_read_tokens",
     "cache_image_read_tokens",
@@ -67,8 +69,8 @@ class Usage:
         steps, tool_calls: How many model and tool calls this was; a commit that does not say it charges those that are
             held.
         cache_read_tokens, cache_write_tokens, reasoning_tokens, audio_input_tokens, audio_output_tokens,
-        image_output_tokens, cache_write_1h_tokens, image_input_tokens: Parts of the above, and what was written to a
-            cache for an hour.
+        image_output_tokens, cache_write_1h_tokens, image_input_tokens, video_input_tokens, video_output_tokens: Parts
+            of the above, and what was written to a cache for an hour.
         cache_audio_read_tokens, cache_image_read_tokens: What of the sound and of the pictures was read from a cache;
             where nobody says, as little as can be: text is what was read from it first.
         images, searches, file_searches: Images that were made, and searches that the provider did, on the web and in
@@ -108,6 +110,8 @@ class Usage:
     image_input_tokens: int = 0
     cache_audio_read_tokens: int = 0
     cache_image_read_tokens: int = 0
+    video_input_tokens: int = 0
+    video_output_tokens: int = 0
 
     def __post_init__(self) -> None:
         put = partial(object.__setattr__, self)
@@ -135,11 +139,13 @@ class Usage:
                 put(of, whole(getattr(self, of), getattr(self, part)))
         put("cache_write_tokens", whole(self.cache_write_tokens, self.cache_write_1h_tokens))
         cached, reasoned = self.cache_read_tokens + self.cache_write_tokens, self.reasoning_tokens
-        seen = max(self.audio_input_tokens, self.image_input_tokens)
+        seen = max(self.audio_input_tokens, self.image_input_tokens, self.video_input_tokens)
         if given is not None and given < max(cached, seen):
             given = whole(whole(given, cached), seen)
         if made is not None and not isinstance(given, Unsaid):
-            made = whole(whole(made, reasoned), max(self.audio_output_tokens, self.image_output_tokens))
+            made = whole(
+                whole(made, reasoned), max(self.audio_output_tokens, self.image_output_tokens, self.video_output_tokens)
+            )
         told, split = split, (given or 0) + (made or 0)
         if tokens is not None and known and tokens not in (told, split):
             raise ValueError(f"tokens ({tokens}) is not input_tokens ({given}) + output_tokens ({made})")

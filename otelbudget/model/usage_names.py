@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 #: The parts that make up a whole, where it leaves them out.
 CACHED: Final = ("cache_read_tokens", "cache_write_tokens")
 REASONING: Final = "reasoning_tokens"
-SEEN: Final = ("audio_input_tokens", "image_input_tokens")
+SEEN: Final = ("audio_input_tokens", "image_input_tokens", "video_input_tokens")
 #: What of the former was read from a cache.
 READ: Final = {"cache_audio_read_tokens": SEEN[0], "cache_image_read_tokens": SEEN[1]}
-MADE: Final = ("audio_output_tokens", "image_output_tokens")
+MADE: Final = ("audio_output_tokens", "image_output_tokens", "video_output_tokens")
 
 
 class Names(NamedTuple):
@@ -58,10 +58,12 @@ _CHAT: Final = Names(
         REASONING: ("completion_tokens_details.reasoning_tokens", "reasoning_tokens"),
         "audio_input_tokens": ("prompt_tokens_details.audio_tokens",),
         "image_input_tokens": ("prompt_tokens_details.image_tokens",),
+        "video_input_tokens": ("prompt_tokens_details.video_tokens",),
         "cache_audio_read_tokens": ("prompt_tokens_details.cached_tokens_details.audio_tokens",),
         "cache_image_read_tokens": ("prompt_tokens_details.cached_tokens_details.image_tokens",),
         "audio_output_tokens": ("completion_tokens_details.audio_tokens",),
         "image_output_tokens": ("completion_tokens_details.image_tokens",),
+        "video_output_tokens": ("completion_tokens_details.video_tokens",),
         "searches": ("num_search_queries", "server_tool_use.web_search_requests"),
     },
     more_input=("citation_tokens",),  # Perplexity's: what its research has read
@@ -110,6 +112,8 @@ _RESPONSES: Final = Names(
             "image_input_tokens",
         ),
         "image_output_tokens": ("output_tokens_details.image_tokens", "image_output_tokens"),
+        "video_input_tokens": ("video_input_tokens",),
+        "video_output_tokens": ("video_output_tokens",),
         "cache_audio_read_tokens": (
             "input_token_details.cached_tokens_details.audio_tokens",
             "input_tokens_details.cached_tokens_details.audio_tokens",
@@ -156,6 +160,8 @@ _GEMINI: Final = Names(
             *("responseTokensDetails.AUDIO", "response_tokens_details.AUDIO"),
         ),
         "image_output_tokens": ("candidatesTokensDetails.IMAGE", "candidates_tokens_details.IMAGE"),
+        "video_input_tokens": ("promptTokensDetails.VIDEO", "prompt_tokens_details.VIDEO"),
+        "video_output_tokens": ("candidatesTokensDetails.VIDEO", "candidates_tokens_details.VIDEO"),
         "cache_audio_read_tokens": ("cacheTokensDetails.AUDIO", "cache_tokens_details.AUDIO"),
         "cache_image_read_tokens": ("cacheTokensDetails.IMAGE", "cache_tokens_details.IMAGE"),
     },
@@ -173,6 +179,8 @@ _INTERACTIONS: Final = Names(
         "image_input_tokens": ("input_tokens_by_modality.image",),
         "audio_output_tokens": ("output_tokens_by_modality.audio",),
         "image_output_tokens": ("output_tokens_by_modality.image",),
+        "video_input_tokens": ("input_tokens_by_modality.video",),
+        "video_output_tokens": ("output_tokens_by_modality.video",),
         "cache_audio_read_tokens": ("cached_tokens_by_modality.audio",),
         "cache_image_read_tokens": ("cached_tokens_by_modality.image",),
     },

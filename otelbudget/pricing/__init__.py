@@ -34,7 +34,10 @@ _LONGEST_NAME: Final = 512
 #: Tiers in the words of providers that are the ordinary one.
 _ORDINARY: Final = (None, "auto", "default", "standard", "standard_only")
 #: What only the list prices.
-_LISTED: Final = ("image_input", "image_output", "cache_write_1h", "cache_image_read", "file_search")
+_LISTED: Final = (
+    *("image_input", "image_output", "video_input", "video_output"),
+    *("cache_write_1h", "cache_image_read", "file_search"),
+)
 _PRICED: Final = tuple(name for name in (*PARTS, *APART) if name not in _LISTED)
 
 

@@ -27,6 +27,8 @@ APART: Final = {
     "image_input": ("image_input_tokens", "input"),
     "audio_output": ("audio_output_tokens", "output"),
     "image_output": ("image_output_tokens", "output"),
+    "video_input": ("video_input_tokens", "input"),
+    "video_output": ("video_output_tokens", "output"),
     "cache_write_1h": ("cache_write_1h_tokens", "cache_write"),
     "cache_audio_read": ("cache_audio_read_tokens", "cache_read"),
     "cache_image_read": ("cache_image_read_tokens", "cache_read"),
@@ -72,6 +74,8 @@ class Parts(NamedTuple):
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
     image_output_tokens: int = 0
+    video_input_tokens: int = 0
+    video_output_tokens: int = 0
     cache_write_1h_tokens: int = 0
 
 

@@ -24,7 +24,7 @@ __all__ = ["Dialect", "Endpoints", "cost_of", "count", "dialect_of", "get", "nam
 _IMAGES: Final = ("n", "parameters.sampleCount", "imageGenerationConfig.numberOfImages")
 #: Where it says what its output is to be, beside text: OpenAI's, Gemini's, Interactions'; and what that is of a usage.
 _MODALITIES: Final = ("modalities", "generationConfig.responseModalities", "response_modalities")
-_MADE: Final = {"audio": "audio_output_tokens", "image": "image_output_tokens"}
+_MADE: Final = {kind: f"{kind}_output_tokens" for kind in ("audio", "image", "video")}
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ class Gemini(Dialect):
         return count(get(body.get("generationConfig"), "candidateCount")) or 1
 
     def apart(self, body: Mapping[str, Any], provider: str) -> frozenset[str]:
-        """Models that make pictures make them unless the request says otherwise."""
+        """Models that make pictures, or films, make them unless the request says otherwise."""
         silent = get(body.get("generationConfig"), "responseModalities") is None
-        return frozenset({"image_output_tokens"}) if silent else super().apart(body, provider)
+        return frozenset({"image_output_tokens", "video_output_tokens"}) if silent else super().apart(body, provider)
 
     def searches(self, body: Mapping[str, Any]) -> int:
         """One, where all that a request may search costs the same."""
