@@ -84,10 +84,12 @@ class ModelRequest:
         return max(0, given - self.input_tokens + self.audio_input_tokens)
 
     def asked(self, usage: Usage) -> Usage:
-        """*usage* of an answer, with what it leaves open as it was asked for: also its sound, which is dear."""
+        """*usage* of an answer, with what it leaves open as it was asked for, also sound and pictures."""
         more = {name: getattr(self, name) for name in _ASKED if not getattr(usage, name) and getattr(self, name)}
         if self.audio_input_tokens and isinstance(usage.audio_input_tokens, Unsaid):
             more["audio_input_tokens"] = self.sound(usage.input_tokens or 0)
+        if self.operation == "image_generation" and isinstance(usage.image_output_tokens, Unsaid):
+            more["image_output_tokens"] = usage.output_tokens or 0
         return replace(usage, **more) if more else usage
 
     def ways(self, given: int, made: int) -> list[dict[str, Any]]:

@@ -101,7 +101,7 @@ class Usage:
     reported_cost_usd: Money | None = None
     audio_input_tokens: int = _NOBODY_SAYS
     audio_output_tokens: int = 0
-    image_output_tokens: int = 0
+    image_output_tokens: int = _NOBODY_SAYS
     cache_write_1h_tokens: int = 0
     images: int = 0
     searches: int = 0

@@ -132,8 +132,8 @@ def test_pictures_are_held_at_what_they_may_cost_and_charged_that_where_nobody_s
     manager: BudgetManager, gateway: str, answer: dict[str, Any], served: list[Any]
 ) -> None:
     pytest.importorskip("genai_prices")
-    usage = {"input_tokens": 3, "output_tokens": 4_160, "output_tokens_details": {"image_tokens": 4_160}}
-    told: list[Any] = [usage, usage, None]
+    plain = {"input_tokens": 3, "output_tokens": 4_160}
+    told: list[Any] = [plain | {"output_tokens_details": {"image_tokens": 4_160}}, plain, None]
     answer["make"] = lambda _: (200, {"created": 1, "data": [{"b64_json": "x"}], "usage": told.pop(0)})
     client = OpenAI(base_url=f"{gateway}/v1", api_key="none", max_retries=0)
     with client, manager.run(RunBudget(max_cost_usd=3 * 0.1332), reraise=False) as run:
