@@ -248,7 +248,7 @@ def sealed(overhead: int) -> str:
         {"type": "thinking", "thinking": THOUGHT[:400], "signature": sealed(230)},
         {"reasoningContent": {"reasoningText": {"text": THOUGHT, "signature": sealed(230)}}},
         {"reasoningContent": {"redactedContent": b64decode(sealed(230))}},
-        {"functionCall": {"name": "f", "args": {}}, "thoughtSignature": sealed(230)},
+        {"functionCall": {"name": "f", "args": {}}, "thoughtSignature": sealed(0)},
     ],
 )
 def test_reasoning_that_its_provider_has_sealed_counts_as_the_text_it_stands_for(item: dict[str, Any]) -> None:
