@@ -85,7 +85,10 @@ class ModelRequest:
 
     def asked(self, usage: Usage) -> Usage:
         """*usage* of an answer, with what it leaves open as it was asked for, also sound and pictures."""
-        more = {name: getattr(self, name) for name in _ASKED if not getattr(usage, name) and getattr(self, name)}
+        more: dict[str, Any] = {}
+        for name in _ASKED:
+            if not getattr(usage, name) and (said := getattr(self, name)):
+                more[name] = said
         if self.audio_input_tokens and isinstance(usage.audio_input_tokens, Unsaid):
             more["audio_input_tokens"] = self.sound(usage.input_tokens or 0)
         if self.operation == "image_generation" and isinstance(usage.image_output_tokens, Unsaid):
@@ -187,28 +190,24 @@ class Sizing:
         self._input, self._known = given, engine.prices.known(request.model, request.provider, tier=request.tier)
         self.unpriced: str | None = None
         self.amounts = self.held(output)
-        self.on_expiry, _ = self.priced(0)
+        self.on_expiry = self.held(0, unheard_of=True)
         self.own_maximum = output if output and output == request.max_output_tokens else None
 
-    def held(self, output: int) -> Amounts:
-        """What it holds with so much output."""
-        amounts, price = self.priced(output)
-        return self._without_price(amounts, price) if self._known is None else amounts
-
-    def priced(self, output: int) -> tuple[Amounts, Price]:
-        """The same at its price, or what the policy makes of it."""
+    def held(self, output: int, *, unheard_of: bool = False) -> Amounts:
+        """What it holds with so much output; or what is charged if it is *unheard_of*, whatever the policy."""
         given, request, known = self._input, self._request, self._known
         if known is None:
             usage = Usage(given, output, model=request.model, provider=request.provider, estimated=True)
-            usage = dearest(self._run, request, usage, self._owner)
+            if self._run.engine.prices.given:  # else there is none that an estimate could take
+                usage = dearest(self._run, request, usage, self._owner)
             price = costs.price(self._run, usage, owner=self._owner)
         else:
-            # Without output it is what is charged if nothing is ever heard of it.
-            parts = Parts(given, output, images=request.images, searches=self._searches if output else 0)
+            parts = Parts(given, output, images=request.images, searches=0 if unheard_of else self._searches)
             price = Price(known.cost(parts))
             if known.dearer and not known.dearer.isdisjoint({REASONING, *_READ, *request.apart}):
                 price = Price(max(known.cost(parts._replace(**way)) for way in request.ways(given, output)))
-        return Amounts(self._steps, given + output, given, output, price.nanousd), price
+        amounts = Amounts(self._steps, given + output, given, output, price.nanousd)
+        return amounts if unheard_of or known is not None else self._without_price(amounts, price)
 
     def _without_price(self, amounts: Amounts, price: Price) -> Amounts:
         """What it holds where no price is known, and whether it is refused for that."""

@@ -33,6 +33,8 @@ _SEALED: Final = {
 }
 #: Types of parts whose ``data`` is that.
 _SEALED_DATA: Final = {"redacted_thinking": 230, "reasoning.encrypted": 650}
+#: All of these fields.
+MAY_BE_SEALED: Final = frozenset({*_SEALED, "data"})
 #: Where a part shows the thought that it has the signature of: Anthropic's, Bedrock's.
 _SHOWN: Final = ("thinking", "text")
 #: Bytes of text per token.

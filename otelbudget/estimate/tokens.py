@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from otelbudget.estimate.media import (
+    MAY_BE_SEALED,
     data_tokens,
     image_tokens,
     inline_tokens,
@@ -221,7 +222,7 @@ class _Walk:
             if is_sound(kind, value):
                 self._add_sound(media)
             return ()
-        sealed = sealed_in(value)
+        sealed = {} if value.keys().isdisjoint(MAY_BE_SEALED) else sealed_in(value)
         self._tokens += sum(sealed.values())
         items = [(name, inner) for name, inner in value.items() if name not in sealed]
         if kind is None and "role" not in value:

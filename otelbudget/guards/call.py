@@ -99,7 +99,7 @@ def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan 
             max_output_tokens=dialect.max_output_tokens(body),
             answers=dialect.answers(body),
             images=dialect.images(body),
-            searches=dialect.searches(body),
+            searches=dialect.searches(body) if body.get("tools") else 0,
             tier=text_of(body, *TIER),
             apart=given.apart | dialect.apart(body, provider),
             audio_input_tokens=given.audio_tokens,
