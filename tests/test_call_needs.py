@@ -147,6 +147,20 @@ def test_what_may_be_priced_apart_is_held_at_the_dearest_that_its_model_has_a_pr
         call.release()
 
 
+def test_a_picture_is_never_expected_to_be_less_than_was_asked_for(make_world: Callable[..., World]) -> None:
+    world = estimating(make_world, hold="expected")
+    assert held_by(world, replace(CHAT, operation="image_generation", max_output_tokens=4_160))[2] == 4_160
+    assert held_by(world, replace(CHAT, max_output_tokens=4_160))[2] == 256
+
+
+def test_a_cache_that_is_dearer_to_read_than_the_input_is_held_for(make_world: Callable[..., World]) -> None:
+    world = estimating(make_world, Prices({"demo": Price(input=1, output=2, cache_read=3, per=1)}, listed=False))
+    with world.run() as run:
+        call = begun(CHAT)
+        assert held(run)[4] == (3 * 40 + 120) * 10**9
+        call.release()
+
+
 def test_what_is_held_beyond_the_count_may_be_more_of_the_sound(make_world: Callable[..., World]) -> None:
     world = estimating(make_world, DEAR)
     request = replace(CHAT, apart=frozenset({"audio_input_tokens"}), audio_input_tokens=10)
@@ -155,6 +169,18 @@ def test_what_is_held_beyond_the_count_may_be_more_of_the_sound(make_world: Call
         call = begun(request)
         assert held(run)[1:5] == [110, 50, 60, (30 + 5 * 20 + 120) * 10**9]
         call.release()
+
+
+@pytest.mark.parametrize(("told", "sound"), [({}, 40), ({"audio_input_tokens": 0}, 0), ({"audio_input_tokens": 5}, 5)])
+def test_the_sound_of_a_request_is_charged_as_sound_unless_its_answer_says_what_was(
+    make_world: Callable[..., World], told: dict[str, int], sound: int
+) -> None:
+    world = estimating(make_world, DEAR)
+    with world.run() as run:
+        begun(replace(CHAT, apart=frozenset({"audio_input_tokens"}), audio_input_tokens=10)).commit(
+            Usage.of({"input_tokens": 70, "output_tokens": 0, **told})
+        )
+        assert used(run)[4] == (70 - sound + 5 * sound) * 10**9
 
 
 def test_a_stream_that_outgrows_its_hold_goes_on_at_the_dearest_price(make_world: Callable[..., World]) -> None:

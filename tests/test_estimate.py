@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode, b64encode
+from random import Random
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +16,8 @@ from openai.types.chat import ChatCompletionMessage
 from otelbudget.demo.library import Library
 from otelbudget.demo.tokens import count_tokens
 from otelbudget.estimate import tokens as estimate
-from otelbudget.estimate.tokens import PER_IMAGE, count_input, estimate_tokens
+from otelbudget.estimate.media import PER_IMAGE, PER_SMALL_IMAGE
+from otelbudget.estimate.tokens import count_input, estimate_tokens
 
 ASK = {"role": "user", "content": "How does a token bucket limit requests?"}
 PICTURE = "data:image/png;base64," + "iVBORw0KGgo" * 10_000
@@ -66,7 +69,7 @@ def test_an_answer_of_the_sdk_put_back_into_the_messages_counts_as_its_mapping_d
 def test_a_picture_counts_the_same_however_large_its_data_is(part: dict[str, Any]) -> None:
     without = count_input({"messages": [ASK]})
     assert count_input({"messages": [ASK | {"content": [{"type": "text", "text": ASK["content"]}, part]}]}) == (
-        without + estimate.PER_IMAGE
+        without + PER_IMAGE
     )
 
 
@@ -76,7 +79,7 @@ def test_a_picture_at_low_detail_counts_less() -> None:
         {"type": "input_image", "image_url": PICTURE, "detail": "low"},
     ):
         body = {"input": [{"role": "user", "content": [part]}]}
-        assert count_input(body) == estimate.PER_SMALL_IMAGE + estimate.PER_MESSAGE + estimate.PER_REQUEST
+        assert count_input(body) == PER_SMALL_IMAGE + estimate.PER_MESSAGE + estimate.PER_REQUEST
 
 
 @pytest.mark.parametrize("model", ["gpt-4o-mini", "gpt-4o-mini-2024-07-18", "openai/gpt-4o-mini"])
@@ -96,7 +99,7 @@ def test_sound_that_is_as_long_as_a_picture_is_none() -> None:
         part = {"type": "input_audio", "input_audio": {"data": "A" * 84_500, "format": "wav"}}
         return count_input({"messages": [{"role": "user", "content": [part]}]}, model)
 
-    assert counted(None) - estimate.PER_MESSAGE - estimate.PER_REQUEST == estimate.PER_SMALL_IMAGE
+    assert counted(None) - estimate.PER_MESSAGE - estimate.PER_REQUEST == PER_SMALL_IMAGE
     assert counted("gpt-4o-mini") == counted(None)
 
 
@@ -225,8 +228,46 @@ def test_data_is_never_text_in_any_item(item: dict[str, Any]) -> None:
     assert 1_000 < tokens < 5_000
 
 
+THOUGHT = "First I need to find out which country the user is from, then I can say its largest city. " * 40
+
+
+def sealed(overhead: int) -> str:
+    return b64encode(Random(1).randbytes(overhead + len(THOUGHT))).decode()
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        # By OpenAI's Codex 650 bytes of it are no text; of Anthropic's about 230.
+        {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": sealed(650)},
+        {"type": "compaction", "encrypted_content": sealed(650)},
+        {"type": "reasoning.encrypted", "data": sealed(650)},
+        {"type": "redacted_thinking", "data": sealed(230)},
+        {"type": "thinking", "thinking": "", "signature": sealed(230)},
+        {"type": "thinking", "thinking": THOUGHT, "signature": sealed(230)},
+        {"type": "thinking", "thinking": THOUGHT[:400], "signature": sealed(230)},
+        {"reasoningContent": {"reasoningText": {"text": THOUGHT, "signature": sealed(230)}}},
+        {"reasoningContent": {"redactedContent": b64decode(sealed(230))}},
+        {"functionCall": {"name": "f", "args": {}}, "thoughtSignature": sealed(0)},
+    ],
+)
+def test_reasoning_that_its_provider_has_sealed_counts_as_the_text_it_stands_for(item: dict[str, Any]) -> None:
+    counted = count_input({"input": [item]}) - count_input({"input": [{"type": item.get("type", "")}]})
+    assert counted == pytest.approx(estimate_tokens(THOUGHT), rel=0.25)
+
+
+def test_a_field_that_is_called_like_a_seal_is_text() -> None:
+    given = {"signature": "def search(query: str, limit: int = 5) -> list[Document]: ..." * 9}
+    assert count_input({"input": [{"type": "tool_use", "input": given}]}) > 100
+
+
 def test_what_the_model_reads_as_text_is_text_whatever_it_looks_like() -> None:
     assert count_input({"messages": [{"role": "user", "content": "iVBORw0KGgo" * 10_000}]}) > 20_000
+
+
+def test_pictures_beside_the_prompt_are_pictures() -> None:
+    for images in ([PICTURE], ["/9j/" * 500_000]):
+        assert count_input({"prompt": "Draw.", "images": images * 2}) == pytest.approx(2 * PER_IMAGE, rel=0.02)
 
 
 def test_a_picture_in_a_tool_is_a_picture() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -56,6 +57,27 @@ def test_cached_and_reasoning_tokens_are_parts_that_are_charged_at_their_own_pri
     plain = 30 * 2_000 + 60 * 1_000 + 10 * 3_000
     assert cost(price, **used) == plain + 50 * 10_000
     assert cost(price, **used, reasoning_tokens=20) == plain + 30 * 10_000 + 20 * 20_000
+
+
+def test_sound_that_was_cached_has_its_own_price_else_that_of_other_sound() -> None:
+    used = {"input_tokens": 100, "output_tokens": 0, "cache_read_tokens": 70, "audio_input_tokens": 60}
+    plain, read = 2 * 1_000, 1 * 1_000
+    sound = Price(input=2, cache_read=1, audio_input=40, cache_audio_read=5)
+    assert cost(sound, **used, cache_audio_read_tokens=50) == 20 * plain + 20 * read + 10 * 40_000 + 50 * 5_000
+    assert cost(replace(sound, cache_audio_read=None), **used, cache_audio_read_tokens=50) == (
+        20 * plain + 20 * read + 60 * 40_000
+    )
+    assert cost(replace(sound, audio_input=None), **used, cache_audio_read_tokens=50) == (
+        30 * plain + 20 * read + 50 * 5_000
+    )
+
+
+def test_where_nobody_says_what_was_cached_it_was_text_first() -> None:
+    sound = Price(input=2, cache_read=1, audio_input=40, cache_audio_read=5)
+    used = {"input_tokens": 100, "output_tokens": 0, "cache_read_tokens": 70, "audio_input_tokens": 60}
+    assert cost(sound, **used) == 40 * 1_000 + 30 * 40_000 + 30 * 5_000
+    all_that_it_may_be = [cost(sound, **used, cache_audio_read_tokens=heard) or 0 for heard in range(30, 61)]
+    assert cost(sound, **used) == max(all_that_it_may_be)
 
 
 def test_parts_without_a_price_of_their_own_cost_what_the_whole_does() -> None:
@@ -232,6 +254,30 @@ def test_every_listed_model_costs_what_its_list_says(size: int) -> None:
     assert compared > 500
 
 
+def test_sound_and_pictures_cost_what_the_list_itself_makes_of_them() -> None:
+    prices, compared = Prices(), 0
+    parts = {
+        "output_tokens": 70,
+        "cache_read_tokens": 400,
+        "cache_audio_read_tokens": 150,
+        "cache_image_read_tokens": 90,
+    }
+    usage = Usage(1_000, audio_input_tokens=210, image_input_tokens=130, audio_output_tokens=60, **parts)
+    asked = ListUsage(
+        input_tokens=1_000, input_audio_tokens=210, input_image_tokens=130, output_audio_tokens=60, **parts
+    )
+    for provider in get_snapshot().providers:
+        for model in provider.models:
+            known = prices.known(model.id, provider.id)
+            if known is None or not any("audio" in part or "image" in part for part, _, _ in known.rates.apart):
+                continue
+            listed = calc_price(asked, model.id, provider_id=provider.id)
+            if listed.model_price.output_mtok is not None:
+                compared += 1
+                assert known.cost(usage) == math.ceil(listed.total_price * 10**9), (provider.id, model.id)
+    assert compared > 20
+
+
 @pytest.mark.parametrize(
     ("model", "million"),
     [("openai/gpt-4o:nitro", 2.5), ("openai/gpt-4o:floor", 2.5), ("openai/gpt-4o:exacto", 2.5), ("any/model:free", 0)],
@@ -385,7 +431,7 @@ def test_a_list_that_is_half_imported_is_not_known_this_time_and_asked_again(
 
 TABLE = (Path(__file__).parent / "priced_calls.txt").read_text("utf-8").splitlines()
 PRICED = [[cell.strip() for cell in line.split("|")] for line in TABLE if not line.startswith("#")]
-#: Name of the table -> field of `Usage`, what it is a part of.
+#: Name of the table -> field of `Usage`, what it is a part of; with a minus, what two of these have taken both.
 FIELDS = {
     "in": ("input_tokens", ""),
     "out": ("output_tokens", ""),
@@ -394,6 +440,10 @@ FIELDS = {
     "hour": ("cache_write_1h_tokens", "write"),
     "audio_in": ("audio_input_tokens", "in"),
     "image_in": ("image_input_tokens", "in"),
+    "video_in": ("video_input_tokens", "in"),
+    "video_out": ("video_output_tokens", "out"),
+    "audio_read": ("cache_audio_read_tokens", "read audio_in -in"),
+    "image_read": ("cache_image_read_tokens", "read image_in -in"),
     "reason": ("reasoning_tokens", "out"),
     "audio_out": ("audio_output_tokens", "out"),
     "image_out": ("image_output_tokens", "out"),
@@ -415,7 +465,8 @@ def test_calls_cost_what_their_providers_publish(row: list[str]) -> None:
     tokens.setdefault("call", Fraction(1))
     published = Fraction(0)
     for name, price in each.items():
-        parts = sum(n for part, n in tokens.items() if FIELDS[part][1] == name)
+        wholes = {part: FIELDS[part][1].split() for part in tokens}
+        parts = sum(n * ((name in wholes[part]) - (f"-{name}" in wholes[part])) for part, n in tokens.items())
         published += (tokens[name] - parts) * price / (1 if name in ("search", "call") else 10**6)
     charged = listed_cost(model, provider, usage, TABLE_S)
     assert (charged == math.ceil(published * 10**9)) is (len(row) == 7), row[7:] or (charged, float(published))

@@ -159,6 +159,17 @@ CASES: dict[str, tuple[dict[str, Any], Usage]] = {
         {"openinference.span.kind": "EMBEDDING", "llm.token_count.prompt": 7, "embedding.model_name": "e"},
         Usage(7, 0, model="e"),
     ),
+    "pydantic-ai's sound": (
+        {
+            "gen_ai.usage.input_tokens": 100,
+            "gen_ai.usage.output_tokens": 9,
+            "gen_ai.usage.details.cache_read_tokens": 80,
+            "gen_ai.usage.details.input_audio_tokens": 60,
+            "gen_ai.usage.details.cache_audio_read_tokens": 50,
+            "gen_ai.usage.details.output_audio_tokens": 8,
+        },
+        Usage(100, 9, cache_read_tokens=80, audio_input_tokens=60, cache_audio_read_tokens=50, audio_output_tokens=8),
+    ),
     "thinking only in the total": (
         {"gen_ai.usage.input_tokens": 10, "gen_ai.usage.output_tokens": 5, "gen_ai.usage.total_tokens": 19},
         Usage(10, 9),

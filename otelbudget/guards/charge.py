@@ -10,7 +10,7 @@ from opentelemetry.context import get_current
 from otelbudget.engine.context import HELD, attached
 from otelbudget.model.amounts import nanousd, usd
 from otelbudget.model.usage import PARTS, Usage
-from otelbudget.model.usage_names import CACHED, MADE, REASONING, SEEN
+from otelbudget.model.usage_names import CACHED, MADE, READ, REASONING, SEEN
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -42,7 +42,8 @@ def _more(before: Usage, usage: Usage) -> dict[str, Any]:
     more = {name: max(0, (getattr(usage, name) or 0) - (getattr(before, name) or 0)) for name in _ADDED}
     more |= {part: min(more[part], more[whole]) for part, whole in _PARTS_OF.items()}
     written = min(more["cache_write_tokens"], more["input_tokens"] - more["cache_read_tokens"])
-    return more | {"cache_write_tokens": written, "cache_write_1h_tokens": min(more["cache_write_1h_tokens"], written)}
+    more |= {"cache_write_tokens": written, "cache_write_1h_tokens": min(more["cache_write_1h_tokens"], written)}
+    return more | {part: min(more[part], more["cache_read_tokens"], more[of]) for part, of in READ.items()}
 
 
 def _tokens(usage: Usage) -> int:

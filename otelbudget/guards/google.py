@@ -14,10 +14,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from otelbudget.guards import watch
-from otelbudget.guards.call import Wire, acarried, carried, json_body, plan
+from otelbudget.guards.call import Wire, acarried, carried, plan
 from otelbudget.guards.exchange import Answer, Attempts
 from otelbudget.guards.framing import PARSED
 from otelbudget.guards.guard import SdkGuard
+from otelbudget.guards.streams import json_body
 
 _MODEL: Final = re.compile(r"/([^/:]+):\w+$")
 

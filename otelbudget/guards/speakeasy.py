@@ -13,8 +13,9 @@ from contextlib import suppress
 from typing import Any
 
 from otelbudget.guards import exchange
-from otelbudget.guards.call import Wire, acarried, carried, json_body, plan
+from otelbudget.guards.call import Wire, acarried, carried, plan
 from otelbudget.guards.guard import SdkGuard
+from otelbudget.guards.streams import json_body
 
 #: Classes of streams, and what Google calls them.
 _STREAMS = {"EventStream": "Stream", "EventStreamAsync": "AsyncStream"}

@@ -23,8 +23,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from otelbudget.guards import exchange, patching
-from otelbudget.guards.call import Wire, acarried, carried, json_body, plan
+from otelbudget.guards.call import Wire, acarried, carried, plan
 from otelbudget.guards.guard import SdkGuard
+from otelbudget.guards.streams import json_body
 
 
 class StainlessGuard(SdkGuard):

@@ -168,10 +168,15 @@ class BodyWatch(Watch):
         return json_usage(self._body, self._dialect, self.charge.request.provider)
 
 
+def json_body(raw: bytes | bytearray) -> Mapping[str, Any]:
+    """What JSON in bytes says, if it is an object; else nothing."""
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        return {}
+    return body if isinstance(body, Mapping) else {}
+
+
 def json_usage(body: bytes | bytearray, dialect: Dialect, provider: str) -> Usage | None:
     """The usage that a JSON answer reports, or None."""
-    try:
-        answer = json.loads(body)
-    except ValueError:
-        return None
-    return dialect.usage(answer, provider)
+    return dialect.usage(json_body(body), provider)

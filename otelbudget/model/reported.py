@@ -22,6 +22,7 @@ from otelbudget.model.usage_names import (
     PLACES,
     QUERIES,
     REASONING,
+    REQUESTS,
     ROOTS,
     SEEN,
     TIER,
@@ -34,21 +35,26 @@ from otelbudget.model.usage_names import (
 _TOO_MANY: Final = 2**50
 #: The first spares most the second, which takes long to tell.
 _MAPPINGS: Final = (dict, Mapping)
+#: What an entry of such a list has its tokens under.
+_IN_LIST: Final = ("tokenCount", "token_count", "tokens", "inputTokens")
 #: Work of Anthropic's own that the totals of a message leave out.
 _BESIDE: Final = ("compaction", "advisor_message")
 
 
 def get(holder: object, name: str) -> Any:
     """What *holder*, a mapping or an object, has under *name*, or None."""
-    return holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
+    try:
+        return holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
+    except Exception:  # noqa: BLE001  a property of somebody else's
+        return None
 
 
 def at(holder: object, path: str) -> Any:
     """What is at *path*, or None; in a list a step is a number, Gemini's name of a modality or Bedrock's of a time."""
     steps = _steps(path)
-    if isinstance(holder, _MAPPINGS) and steps[0] not in holder:
-        return holder.get(path)
     try:
+        if isinstance(holder, _MAPPINGS) and steps[0] not in holder:
+            return holder.get(path)
         for step in steps:  # without a call for each: an answer is asked for some forty paths
             if holder is None:
                 return None
@@ -74,8 +80,8 @@ def _of_list(values: Sequence[object], step: str) -> Any:
     for one in values:
         name = get(one, "modality") or get(one, "ttl")
         if getattr(name, "value", name) == step:
-            return get(one, "tokenCount") or get(one, "token_count") or get(one, "inputTokens")
-    return None
+            return next((n for key in _IN_LIST if (n := get(one, key)) is not None), None)
+    return 0 if values else None
 
 
 def count(value: object) -> int | None:
@@ -141,7 +147,7 @@ def fields_of(answer: object) -> dict[str, Any] | None:
                 found[name] = found.get(name, 0) + tokens
     if not (found.get("input_tokens") or found.get("output_tokens") or found.get("tokens")):
         return None
-    found.setdefault("searches", count(at(answer, "searches")) or _searches(answer))
+    found["searches"] = found.get("searches") or count(at(answer, "searches")) or _searches(answer)
     found["file_searches"] = count(at(answer, "file_searches")) or _file_searches(answer)
     return found | {
         "model": text(answer, *MODEL),
@@ -157,7 +163,8 @@ def _searches(answer: object) -> int:
     queries = sum(len(_all(one, *QUERIES)) for one in _all(answer, "candidates"))
     if queries > 1 and (text(answer, *MODEL) or "").startswith(PAID_ONCE):
         queries = 1
-    return queries + sum(at(one, "action.type") in (None, "search") for one in shown)
+    told = max(count(at(answer, path)) or 0 for path in REQUESTS)
+    return queries + max(told, sum(at(one, "action.type") in (None, "search") for one in shown))
 
 
 def _file_searches(answer: object) -> int:
@@ -194,11 +201,12 @@ def _beside(place: object) -> list[object]:
 def tokens_in(place: object, names: Names) -> dict[str, Any]:
     """The tokens that *place* tells of: wholes with all their parts, or the total alone; empty if it tells of none."""
     given, made, total = (_first(place, paths) for paths in (names.input, names.output, names.total))
-    parts = {field: _greatest(place, paths) for field, paths in names.parts.items()}
+    told = {field: _greatest(place, paths) for field, paths in names.parts.items()}
+    parts = {field: tokens for field, tokens in told.items() if tokens is not None}
     cached, reasoning = sum(parts.get(name, 0) for name in CACHED), parts.get(REASONING, 0)
-    more = _greatest(place, names.more_output)
+    more = _greatest(place, names.more_output) or 0
     if given is not None:
-        given += _greatest(place, names.more_input)
+        given += _greatest(place, names.more_input) or 0
         given = given + cached if names.apart else whole(given, cached)
         given = whole(given, max(parts.get(name, 0) for name in SEEN))
     if made is not None or more:
@@ -207,8 +215,9 @@ def tokens_in(place: object, names: Names) -> dict[str, Any]:
     if total is not None:
         given, made = _completed(given, made, total, cached, reasoning)
     if given is None and made is None:
-        return {} if total is None else {"tokens": total, **_there(parts)}
-    return _there({"input_tokens": given, "output_tokens": made}, None) | _there(parts)
+        return {} if total is None else {"tokens": total, **parts}
+    wholes = {"input_tokens": given, "output_tokens": made}
+    return {name: tokens for name, tokens in wholes.items() if tokens is not None} | parts
 
 
 def whole(said: int, parts: int) -> int:
@@ -231,10 +240,6 @@ def _completed(
     return given, (made or 0) + left
 
 
-def _there(found: Mapping[str, Any], nothing: object = 0) -> dict[str, Any]:
-    return {name: value for name, value in found.items() if value != nothing}
-
-
 def _first(place: object, paths: tuple[str, ...]) -> int | None:
     for path in paths:
         value = at(place, path)
@@ -243,11 +248,14 @@ def _first(place: object, paths: tuple[str, ...]) -> int | None:
     return None
 
 
-def _greatest(place: object, paths: tuple[str, ...]) -> int:
-    most = 0
+def _greatest(place: object, paths: tuple[str, ...]) -> int | None:
+    """None if nobody says."""
+    most = None
     for path in paths:
         if "+" in path:
-            most = max(most, sum(_greatest(place, (one,)) for one in path.split("+")))
-        elif value := at(place, path):
-            most = max(most, count(value) or 0)
+            value: object = sum(_greatest(place, (one,)) or 0 for one in path.split("+")) or None
+        else:
+            value = at(place, path)
+        if value is not None and (tokens := count(value)) is not None:
+            most = max(most or 0, tokens)
     return most

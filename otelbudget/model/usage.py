@@ -23,18 +23,23 @@ from otelbudget.model.amounts import (
     usd,
 )
 from otelbudget.model.reported import fields_of, whole
-from otelbudget.model.usage_names import CACHED, REASONING
+from otelbudget.model.usage_names import CACHED, READ, REASONING
 from otelbudget.model.values import said, spelled
 
 _ONE_STEP = Unsaid(1)
 _NO_TOOL_CALLS = Unsaid(0)
+_NOBODY_SAYS = Unsaid(0)
 _MAY_BE_UNKNOWN = ("input_tokens", "output_tokens", "tokens")
 _APART = (
     "audio_input_tokens",
     "image_input_tokens",
     "audio_output_tokens",
     "image_output_tokens",
+    "video_input_tokens",
+    "video_output_tokens",
     "cache_write_1h_tokens",
+    "cache_audio_read_tokens",
+    "cache_image_read_tokens",
     "images",
     "searches",
     "file_searches",
@@ -64,8 +69,10 @@ class Usage:
         steps, tool_calls: How many model and tool calls this was; a commit that does not say it charges those that are
             held.
         cache_read_tokens, cache_write_tokens, reasoning_tokens, audio_input_tokens, audio_output_tokens,
-        image_output_tokens, cache_write_1h_tokens, image_input_tokens: Parts of the above, and what was written to a
-            cache for an hour.
+        image_output_tokens, cache_write_1h_tokens, image_input_tokens, video_input_tokens, video_output_tokens: Parts
+            of the above, and what was written to a cache for an hour.
+        cache_audio_read_tokens, cache_image_read_tokens: What of the sound and of the pictures was read from a cache;
+            where nobody says, as little as can be: text is what was read from it first.
         images, searches, file_searches: Images that were made, and searches that the provider did, on the web and in
             files that it keeps, which may have a price of their own.
         tier: The service tier, such as ``priority``, ``flex`` or ``batch``; None for the ordinary one.
@@ -92,15 +99,19 @@ class Usage:
     response_id: str | None = None
     estimated: bool = False
     reported_cost_usd: Money | None = None
-    audio_input_tokens: int = 0
+    audio_input_tokens: int = _NOBODY_SAYS
     audio_output_tokens: int = 0
-    image_output_tokens: int = 0
+    image_output_tokens: int = _NOBODY_SAYS
     cache_write_1h_tokens: int = 0
     images: int = 0
     searches: int = 0
     file_searches: int = 0
     tier: str | None = None
     image_input_tokens: int = 0
+    cache_audio_read_tokens: int = 0
+    cache_image_read_tokens: int = 0
+    video_input_tokens: int = 0
+    video_output_tokens: int = 0
 
     def __post_init__(self) -> None:
         put = partial(object.__setattr__, self)
@@ -121,13 +132,20 @@ class Usage:
             given = tokens - (made or 0) if given is None else given
             made = tokens - given
             given = Unsaid(given) if nobody_says else given
+        read = max(self.cache_audio_read_tokens, self.cache_image_read_tokens)
+        if read:
+            put("cache_read_tokens", whole(self.cache_read_tokens, read))
+            for part, of in READ.items():
+                put(of, whole(getattr(self, of), getattr(self, part)))
         put("cache_write_tokens", whole(self.cache_write_tokens, self.cache_write_1h_tokens))
         cached, reasoned = self.cache_read_tokens + self.cache_write_tokens, self.reasoning_tokens
-        seen = max(self.audio_input_tokens, self.image_input_tokens)
+        seen = max(self.audio_input_tokens, self.image_input_tokens, self.video_input_tokens)
         if given is not None and given < max(cached, seen):
             given = whole(whole(given, cached), seen)
         if made is not None and not isinstance(given, Unsaid):
-            made = whole(whole(made, reasoned), max(self.audio_output_tokens, self.image_output_tokens))
+            made = whole(
+                whole(made, reasoned), max(self.audio_output_tokens, self.image_output_tokens, self.video_output_tokens)
+            )
         told, split = split, (given or 0) + (made or 0)
         if tokens is not None and known and tokens not in (told, split):
             raise ValueError(f"tokens ({tokens}) is not input_tokens ({given}) + output_tokens ({made})")

@@ -11,8 +11,10 @@ from typing import Final, NamedTuple
 #: The parts that make up a whole, where it leaves them out.
 CACHED: Final = ("cache_read_tokens", "cache_write_tokens")
 REASONING: Final = "reasoning_tokens"
-SEEN: Final = ("audio_input_tokens", "image_input_tokens")
-MADE: Final = ("audio_output_tokens", "image_output_tokens")
+SEEN: Final = ("audio_input_tokens", "image_input_tokens", "video_input_tokens")
+#: What of the former was read from a cache.
+READ: Final = {"cache_audio_read_tokens": SEEN[0], "cache_image_read_tokens": SEEN[1]}
+MADE: Final = ("audio_output_tokens", "image_output_tokens", "video_output_tokens")
 
 
 class Names(NamedTuple):
@@ -56,8 +58,12 @@ _CHAT: Final = Names(
         REASONING: ("completion_tokens_details.reasoning_tokens", "reasoning_tokens"),
         "audio_input_tokens": ("prompt_tokens_details.audio_tokens",),
         "image_input_tokens": ("prompt_tokens_details.image_tokens",),
+        "video_input_tokens": ("prompt_tokens_details.video_tokens",),
+        "cache_audio_read_tokens": ("prompt_tokens_details.cached_tokens_details.audio_tokens",),
+        "cache_image_read_tokens": ("prompt_tokens_details.cached_tokens_details.image_tokens",),
         "audio_output_tokens": ("completion_tokens_details.audio_tokens",),
         "image_output_tokens": ("completion_tokens_details.image_tokens",),
+        "video_output_tokens": ("completion_tokens_details.video_tokens",),
         "searches": ("num_search_queries", "server_tool_use.web_search_requests"),
     },
     more_input=("citation_tokens",),  # Perplexity's: what its research has read
@@ -106,6 +112,18 @@ _RESPONSES: Final = Names(
             "image_input_tokens",
         ),
         "image_output_tokens": ("output_tokens_details.image_tokens", "image_output_tokens"),
+        "video_input_tokens": ("video_input_tokens",),
+        "video_output_tokens": ("video_output_tokens",),
+        "cache_audio_read_tokens": (
+            "input_token_details.cached_tokens_details.audio_tokens",
+            "input_tokens_details.cached_tokens_details.audio_tokens",
+            "cache_audio_read_tokens",
+        ),
+        "cache_image_read_tokens": (
+            "input_token_details.cached_tokens_details.image_tokens",
+            "input_tokens_details.cached_tokens_details.image_tokens",
+            "cache_image_read_tokens",
+        ),
         "cache_write_1h_tokens": (
             "cache_creation.ephemeral_1h_input_tokens",
             "input_token_details.ephemeral_1h_input_tokens",
@@ -126,15 +144,26 @@ _ANTHROPIC: Final = _RESPONSES._replace(
 )
 _GEMINI: Final = Names(
     ("promptTokenCount", "prompt_token_count"),
-    ("candidatesTokenCount", "candidates_token_count", "generation_token_count"),  # the last is Llama's on Bedrock
+    (
+        *("candidatesTokenCount", "candidates_token_count"),
+        *("responseTokenCount", "response_token_count"),  # Gemini Live's
+        "generation_token_count",  # Llama's on Bedrock
+    ),
     ("totalTokenCount", "total_token_count"),
     {
         "cache_read_tokens": ("cachedContentTokenCount", "cached_content_token_count"),
         REASONING: ("thoughtsTokenCount", "thoughts_token_count"),
         "audio_input_tokens": ("promptTokensDetails.AUDIO", "prompt_tokens_details.AUDIO"),
         "image_input_tokens": ("promptTokensDetails.IMAGE", "prompt_tokens_details.IMAGE"),
-        "audio_output_tokens": ("candidatesTokensDetails.AUDIO", "candidates_tokens_details.AUDIO"),
+        "audio_output_tokens": (
+            *("candidatesTokensDetails.AUDIO", "candidates_tokens_details.AUDIO"),
+            *("responseTokensDetails.AUDIO", "response_tokens_details.AUDIO"),
+        ),
         "image_output_tokens": ("candidatesTokensDetails.IMAGE", "candidates_tokens_details.IMAGE"),
+        "video_input_tokens": ("promptTokensDetails.VIDEO", "prompt_tokens_details.VIDEO"),
+        "video_output_tokens": ("candidatesTokensDetails.VIDEO", "candidates_tokens_details.VIDEO"),
+        "cache_audio_read_tokens": ("cacheTokensDetails.AUDIO", "cache_tokens_details.AUDIO"),
+        "cache_image_read_tokens": ("cacheTokensDetails.IMAGE", "cache_tokens_details.IMAGE"),
     },
     more_input=("toolUsePromptTokenCount", "tool_use_prompt_token_count"),
     more_output=("thoughtsTokenCount", "thoughts_token_count"),
@@ -143,7 +172,18 @@ _INTERACTIONS: Final = Names(
     ("total_input_tokens",),
     ("total_output_tokens",),
     ("total_tokens",),
-    {"cache_read_tokens": ("total_cached_tokens",), REASONING: ("total_thought_tokens",)},
+    {
+        "cache_read_tokens": ("total_cached_tokens",),
+        REASONING: ("total_thought_tokens",),
+        "audio_input_tokens": ("input_tokens_by_modality.audio",),
+        "image_input_tokens": ("input_tokens_by_modality.image",),
+        "audio_output_tokens": ("output_tokens_by_modality.audio",),
+        "image_output_tokens": ("output_tokens_by_modality.image",),
+        "video_input_tokens": ("input_tokens_by_modality.video",),
+        "video_output_tokens": ("output_tokens_by_modality.video",),
+        "cache_audio_read_tokens": ("cached_tokens_by_modality.audio",),
+        "cache_image_read_tokens": ("cached_tokens_by_modality.image",),
+    },
     more_input=("total_tool_use_tokens",),
     more_output=("total_thought_tokens",),
 )
@@ -162,6 +202,7 @@ _COHERE: Final = Names(
     ("tokens.input_tokens", "billed_units.input_tokens"),
     ("tokens.output_tokens", "billed_units.output_tokens"),
     parts={"cache_read_tokens": ("cached_tokens",)},
+    more_input=("billed_units.image_tokens",),
 )
 _OLLAMA: Final = Names(("prompt_eval_count",), ("eval_count",))
 _TITAN: Final = Names(("inputTextTokenCount",), ("results.0.tokenCount", "totalOutputTextTokenCount"))
@@ -196,6 +237,8 @@ TIER: Final = (
 #: Where Vertex AI says as what it has served a request, and the tiers of that.
 TRAFFIC: Final = ("usageMetadata.trafficType", "usage_metadata.traffic_type")
 TRAFFIC_TIERS: Final = {"ON_DEMAND_PRIORITY": "priority", "ON_DEMAND_FLEX": "flex"}
+#: Where OpenAI's Responses say how often they have searched the web.
+REQUESTS: Final = ("tool_usage.web_search.num_requests", "response.tool_usage.web_search.num_requests")
 #: Where Gemini lists what it has searched for, and the models whose searches cost the same however many they are.
 QUERIES: Final = ("groundingMetadata.webSearchQueries", "grounding_metadata.web_search_queries")
 PAID_ONCE: Final = ("gemini-1", "gemini-2")

@@ -34,7 +34,10 @@ _LONGEST_NAME: Final = 512
 #: Tiers in the words of providers that are the ordinary one.
 _ORDINARY: Final = (None, "auto", "default", "standard", "standard_only")
 #: What only the list prices.
-_LISTED: Final = ("image_input", "image_output", "cache_write_1h", "file_search")
+_LISTED: Final = (
+    *("image_input", "image_output", "video_input", "video_output"),
+    *("cache_write_1h", "cache_image_read", "file_search"),
+)
 _PRICED: Final = tuple(name for name in (*PARTS, *APART) if name not in _LISTED)
 
 
@@ -55,6 +58,7 @@ class Price:
         cache_read, cache_write: For input read from, or written to, the provider's cache.
         reasoning: For output that is reasoning.
         audio_input, audio_output: For sound.
+        cache_audio_read: For sound read from the provider's cache; else that costs what other sound does.
         image, search, request: USD for each image that is made, each search that the provider does, each call.
         tiers: Service tier -> by how much all prices are multiplied in it, ``{"priority": 2, "batch": 0.5}``.
         per: How many tokens the prices are for.
@@ -77,6 +81,7 @@ class Price:
     tiers: Mapping[str, Money] = field(default_factory=dict, hash=False)
     per: int = 1_000_000
     discount: Money = 0
+    cache_audio_read: Money | None = None
 
     def __post_init__(self) -> None:
         for name in (*_PRICED, "discount"):

@@ -30,7 +30,11 @@ _NAMES: Final = {
         "image_input": "input_image_mtok",
         "audio_output": "output_audio_mtok",
         "image_output": "output_image_mtok",
+        "video_input": "input_video_mtok",
+        "video_output": "output_video_mtok",
         "cache_write_1h": "cache_write_1h_mtok",
+        "cache_audio_read": "cache_audio_read_mtok",
+        "cache_image_read": "cache_image_read_mtok",
     },
     1_000: {
         "search": "web_searches_kcount",

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from otelbudget.model.amounts import CEILING, Unsaid
 from otelbudget.model.usage import Usage
+from otelbudget.model.usage_names import READ
 
 #: What of a usage is priced by the token, in the order of `Rates`; each is charged as what it is a part of where it has
 #: no price.
@@ -26,12 +27,19 @@ APART: Final = {
     "image_input": ("image_input_tokens", "input"),
     "audio_output": ("audio_output_tokens", "output"),
     "image_output": ("image_output_tokens", "output"),
+    "video_input": ("video_input_tokens", "input"),
+    "video_output": ("video_output_tokens", "output"),
     "cache_write_1h": ("cache_write_1h_tokens", "cache_write"),
+    "cache_audio_read": ("cache_audio_read_tokens", "cache_read"),
+    "cache_image_read": ("cache_image_read_tokens", "cache_read"),
     "image": ("images", ""),
     "search": ("searches", ""),
     "file_search": ("file_searches", ""),
     "request": ("steps", ""),
 }
+#: What of the input may be read from a cache -> that; without a price it costs what it does where it is not.
+_CACHED: Final = {"audio_input": "cache_audio_read", "image_input": "cache_image_read"}
+_READ: Final = {seen: cached for cached, seen in READ.items()}
 #: What is priced by the piece.
 EACH: Final = tuple(name for name, (_, whole) in APART.items() if not whole)
 
@@ -62,9 +70,12 @@ class Parts(NamedTuple):
     reasoning_tokens: int = 0
     steps: int = 1
     images: int = 0
+    searches: int = 0
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
     image_output_tokens: int = 0
+    video_input_tokens: int = 0
+    video_output_tokens: int = 0
     cache_write_1h_tokens: int = 0
 
 
@@ -105,8 +116,9 @@ class Known:
         scaled = (plain * plain_rate if plain > 0 else 0) + (said * output_rate if said > 0 else 0)
         if read or written or reasoned:
             scaled += read * read_rate + written * write_rate + reasoned * reasoning_rate
-        if apart:
-            left = {"input": (plain, plain_rate), "output": (said, output_rate), "cache_write": (written, write_rate)}
+        if apart and any(getattr(usage, name, 0) for name, _, _ in apart):
+            left = {"input": (plain, plain_rate), "output": (said, output_rate)}
+            left |= {"cache_write": (written, write_rate), "cache_read": (read, read_rate)}
             scaled += _apart(usage, apart, left)
         return min(-(-scaled // scale), CEILING - 1)
 
@@ -118,15 +130,21 @@ def _dearer(rates: Rates) -> Iterator[str]:
 
 
 def _apart(usage: Usage | Parts, rates: tuple[tuple[str, str, int], ...], left: dict[str, tuple[int, int]]) -> int:
-    """What is to be added for what is priced apart; *left* of a whole, at its rate, is what no other part has had."""
-    more = 0
+    """What is to be added for what is priced apart; *left* of a whole, at its rate, is what no other part has had.
+
+    What of the sound and the pictures doesn't fit beside all that was cached was cached, whatever is told of it.
+    """
+    more, cached = 0, {name: getattr(usage, name, 0) for name in _READ.values()}
     for name, whole, rate in rates:
-        number: int = getattr(usage, name, 0)
+        number: int = cached[name] if name in cached else getattr(usage, name, 0)
         if whole:
             room, plain_rate = left[whole]
-            number = min(number, max(0, room))
+            wanted = number - cached[_READ[name]] if name in _READ else number
+            number = min(wanted, max(0, room))
             left[whole] = room - number, plain_rate
             rate -= plain_rate
+            if name in _READ:
+                cached[_READ[name]] += wanted - number
         more += number * rate
     return more
 
@@ -137,6 +155,10 @@ def rates(exact: Mapping[str, Fraction]) -> Rates:
     full = {"input": Fraction(0), **exact}
     for part, whole in PARTS.items():
         full.setdefault(part, full[whole or "input"])
+    for seen, cached in _CACHED.items():
+        if seen in full or cached in full:
+            full.setdefault(seen, full["input"])
+            full.setdefault(cached, full[seen])
     scale = math.lcm(*(fraction.denominator for fraction in full.values()))
     apart = tuple((*APART[name], int(full[name] * scale)) for name in APART if full.get(name) is not None)
     return Rates._make([*(int(full[part] * scale) for part in PARTS), scale, apart])

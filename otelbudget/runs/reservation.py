@@ -128,7 +128,7 @@ class Reservation:
         return REPLAYED
 
     def _spent(self, used: Any) -> Usage:
-        if hasattr(used, "__index__"):
+        if hasattr(type(used), "__index__"):
             return Usage(tokens=used, model=self.model)
         found = used if isinstance(used, Usage) else Usage.reported(used)
         if found is None:

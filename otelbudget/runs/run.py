@@ -97,7 +97,7 @@ class BudgetRun(RunView):
         Raises:
             IdempotencyError: That key has been used in this run for something else; nothing is charged.
         """
-        if hasattr(usage, "__index__"):
+        if hasattr(type(usage), "__index__"):
             raise TypeError(f"record() takes a Usage, got {usage!r}; for tokens alone use record_call(tokens)")
         run, usage = self._state, Usage.of(usage)
         if idempotency_key is None:

@@ -117,8 +117,9 @@ _USAGE: Final = Names(
             "gen_ai.usage.details.reasoning_tokens",
             "llm.token_count.completion_details.reasoning",
         ),
-        "audio_input_tokens": ("llm.token_count.prompt_details.audio",),
-        "audio_output_tokens": ("llm.token_count.completion_details.audio",),
+        "audio_input_tokens": ("llm.token_count.prompt_details.audio", "gen_ai.usage.details.input_audio_tokens"),
+        "audio_output_tokens": ("llm.token_count.completion_details.audio", "gen_ai.usage.details.output_audio_tokens"),
+        "cache_audio_read_tokens": ("gen_ai.usage.details.cache_audio_read_tokens",),
     },
 )
 

@@ -17,7 +17,8 @@ from provider.bedrock import frame
 from otelbudget import BudgetExceeded, Config, RunBudget
 from otelbudget.config import Estimates
 from otelbudget.engine import context as contexts
-from otelbudget.estimate.tokens import PER_IMAGE, count_input, estimate_tokens
+from otelbudget.estimate.media import PER_IMAGE
+from otelbudget.estimate.tokens import count_input, estimate_tokens
 from otelbudget.guards import GUARDS
 from otelbudget.manager import BudgetManager
 

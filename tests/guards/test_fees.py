@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from otelbudget.manager import BudgetManager
 
 SOUND = ("a.wav", b"RIFF", "audio/wav")
 CALLS: dict[str, Callable[[OpenAI], object]] = {
-    "images": lambda c: c.images.generate(model="gpt-image-1", prompt="A cat."),
+    "images": lambda c: c.images.generate(model="dall-e-3", prompt="A cat."),
     "speech": lambda c: c.audio.speech.create(model="tts-1", voice="alloy", input="Say it."),
     "speech stream": lambda c: _read(c),
     "transcription": lambda c: c.audio.transcriptions.create(model="whisper-1", file=SOUND),
@@ -101,6 +102,60 @@ def test_pictures_that_are_asked_for_are_counted(endpoints: Any, path: str, body
     found = dialect_of(endpoints, "post", path)
     assert found is not None
     assert found.images(body) == images
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [
+        # As OpenAI publishes them, the later ones by its calculator.
+        ({"model": "gpt-image-1", "quality": "low", "size": "1024x1024"}, 272),
+        ({"model": "gpt-image-1-mini", "quality": "medium", "size": "1024x1536", "n": 3}, 3 * 1_584),
+        ({"model": "gpt-image-1.5", "quality": "high", "size": "1024x1024", "partial_images": 2}, 4_160 + 200),
+        ({"model": "chatgpt-image-latest", "quality": "auto", "size": "auto"}, 6_240),
+        ({"model": "gpt-image-2", "quality": "high", "size": "1024x1024"}, 7_024),
+        ({"model": "gpt-image-2-2026-04-21", "quality": "high", "size": "1536x1024"}, 5_488),
+        ({"model": "gpt-image-2", "quality": "high", "size": "1792x1024"}, 5_063),
+        ({"model": "gpt-image-2", "quality": "high", "size": "3584x2048"}, 12_329),
+        ({"model": "openai/gpt-image-2.5-flare"}, 7_024),
+        ({"model": "gpt-image-2", "size": "0x0", "quality": 7, "n": "many", "partial_images": None}, 7_024),
+        ({"model": "dall-e-3", "quality": "hd", "size": "1024x1024"}, 0),
+        ({}, 0),
+    ],
+)
+def test_the_tokens_of_a_picture_are_known_before_it_is_made(body: Any, tokens: int) -> None:
+    found = dialect_of(openai.ENDPOINTS, "post", "/v1/images/generations")
+    assert found is not None
+    assert found.max_output_tokens(body) == tokens
+
+
+def test_pictures_are_held_at_what_they_may_cost_and_charged_that_where_nobody_says(
+    manager: BudgetManager, gateway: str, answer: dict[str, Any], served: list[Any]
+) -> None:
+    pytest.importorskip("genai_prices")
+    plain = {"input_tokens": 3, "output_tokens": 4_160}
+    told: list[Any] = [plain | {"output_tokens_details": {"image_tokens": 4_160}}, plain, None]
+    answer["make"] = lambda _: (200, {"created": 1, "data": [{"b64_json": "x"}], "usage": told.pop(0)})
+    client = OpenAI(base_url=f"{gateway}/v1", api_key="none", max_retries=0)
+    with client, manager.run(RunBudget(max_cost_usd=3 * 0.1332), reraise=False) as run:
+        for _ in range(3):
+            client.images.generate(model="gpt-image-1.5", prompt="A cat.", quality="high", size="1024x1024")
+        with pytest.raises(BudgetExceeded):
+            client.images.generate(model="gpt-image-1.5", prompt="A cat.", quality="high", size="1024x1024")
+    assert len(served) == 3
+    assert (run.usage.output_tokens, run.usage.estimated) == (3 * 4_160, True)
+    assert 3 * 4_160 * Decimal("0.000032") < run.usage.cost_usd <= Decimal("0.3996")
+
+
+def test_speech_that_is_paid_by_the_token_is_charged_an_estimate_since_its_answer_is_only_sound(
+    manager: BudgetManager, gateway: str, answer: dict[str, Any]
+) -> None:
+    answer.update(content_type="audio/mpeg", make=lambda _: (200, b"sound"))
+    said = "Budgets keep agents in bounds. " * 20
+    with OpenAI(base_url=f"{gateway}/v1", api_key="none", max_retries=0) as client, manager.run() as run:
+        client.audio.speech.create(model="gpt-4o-mini-tts", voice="alloy", input=said)
+    # 620 characters are some 45 seconds, of 20 tokens each.
+    assert 900 <= (run.usage.output_tokens or 0) <= 1_300
+    assert run.usage.estimated
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from otelbudget import BudgetExceeded, Config, RunBudget, Usage
 from otelbudget.config import Estimates
 from otelbudget.engine import context as contexts
 from otelbudget.guards import GUARDS
+from otelbudget.guards.dialects import anthropic, dialect_of, gemini
+from otelbudget.guards.dialects import openai as openai_dialect
 from otelbudget.guards.providers import provider_of
 from otelbudget.manager import BudgetManager
 from otelbudget.pricing import Price, Prices
@@ -268,6 +270,39 @@ def test_a_guarded_picture_is_held_and_charged_at_its_price_by_how_many_are_aske
         with manager.run() as run, pytest.raises(openai.BadRequestError):
             client.images.generate(model="painter", prompt="A budget.")
         assert (run.usage.steps, run.usage.cost_usd) == (1, 0)
+
+
+@pytest.mark.parametrize("config", [Config(prices={"m": Price(input=0, search=0.01)})])
+def test_searches_are_held_as_far_as_a_request_bounds_them(
+    manager: BudgetManager, gateway: str, answer: dict[str, Any], served: list[Any]
+) -> None:
+    answer["make"] = lambda _: (200, {"id": "r", "model": "m", "usage": {"input_tokens": 9, "output_tokens": 1}})
+    tools: Any = [{"type": "web_search"}]
+    client = OpenAI(base_url=gateway, api_key="none", max_retries=0)
+    with client, manager.run(RunBudget(max_cost_usd=0.03), reraise=False) as run:
+        client.responses.create(model="m", input="Find it.", tools=tools, max_tool_calls=3)
+        client.responses.create(model="m", input="Find it.", max_tool_calls=4)
+        with pytest.raises(BudgetExceeded):
+            client.responses.create(model="m", input="Find it.", tools=tools, max_tool_calls=4)
+    assert (len(served), run.usage.cost_usd) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "path", "body", "searches"),
+    [
+        (anthropic.ENDPOINTS, "/v1/messages", {"tools": [{"type": "web_search_20250305", "max_uses": 5}]}, 5),
+        (anthropic.ENDPOINTS, "/v1/messages", {"tools": [{"type": "web_search_20250305"}, {"name": "x"}]}, 0),
+        (openai_dialect.ENDPOINTS, "/v1/responses", {"tools": [{"type": "file_search"}], "max_tool_calls": 5}, 0),
+        (openai_dialect.ENDPOINTS, "/v1/responses", {"tools": "all", "max_tool_calls": 5}, 0),
+        (gemini.ENDPOINTS, "m:generateContent", {"model": "gemini-2.5-pro", "tools": [{"googleSearch": {}}]}, 1),
+        (gemini.ENDPOINTS, "m:generateContent", {"model": "models/gemini-3-pro", "tools": [{"googleSearch": {}}]}, 0),
+        (gemini.ENDPOINTS, "m:generateContent", {"model": "gemini-2.5-pro", "tools": [{"codeExecution": {}}, 1]}, 0),
+    ],
+)
+def test_each_provider_bounds_its_searches_in_its_own_way(endpoints: Any, path: str, body: Any, searches: int) -> None:
+    found = dialect_of(endpoints, "post", path)
+    assert found is not None
+    assert found.searches(body) == searches
 
 
 @pytest.mark.parametrize("config", [Config(prices={"m": Price(input=0, search=0.01)})])

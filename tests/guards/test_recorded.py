@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -50,6 +51,17 @@ def test_a_guarded_call_that_is_recorded_too_is_charged_once_and_warned_of_once(
 
 
 QUOTAS = Config(quotas=Quotas(default=[Quota(tokens=100_000, steps=100_000)]))
+
+
+def test_an_answer_that_is_recorded_several_times_and_by_another_thread_is_charged_once(
+    manager: BudgetManager, call: Callable[[], Any]
+) -> None:
+    with manager.run(RunBudget()) as run, ThreadPoolExecutor(1) as pool:
+        first, second = call(), call()
+        assert all(run.record(said).replayed for said in (first, second, first, second, first))
+        assert pool.submit(run.record, first).result().replayed
+        run.reserve(tokens=9).commit(second)
+    assert (run.usage.steps, run.usage.tokens) == (2, 2 * TOTAL)
 
 
 @pytest.mark.parametrize("config", [QUOTAS])

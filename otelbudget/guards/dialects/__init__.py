@@ -8,7 +8,7 @@ or the SDK's models; a value that makes no sense is taken as absent.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -18,13 +18,13 @@ from otelbudget.model.reported import at, cost_of, count, get, part_of
 from otelbudget.model.reported import text as text_of
 from otelbudget.model.usage import Usage
 
-__all__ = ["Dialect", "Endpoints", "cost_of", "count", "dialect_of", "get", "spoken", "text_of"]
+__all__ = ["Dialect", "Endpoints", "cost_of", "count", "dialect_of", "get", "named", "spoken", "text_of"]
 
 #: Where a request says how many pictures it wants: OpenAI's, Google's, Amazon's.
 _IMAGES: Final = ("n", "parameters.sampleCount", "imageGenerationConfig.numberOfImages")
 #: Where it says what its output is to be, beside text: OpenAI's, Gemini's, Interactions'; and what that is of a usage.
 _MODALITIES: Final = ("modalities", "generationConfig.responseModalities", "response_modalities")
-_MADE: Final = {"audio": "audio_output_tokens", "image": "image_output_tokens"}
+_MADE: Final = {kind: f"{kind}_output_tokens" for kind in ("audio", "image", "video")}
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,15 @@ class Dialect(ABC):
         operation: ``gen_ai.operation.name``.
         maxima: Keys of the request's own maximum output; the first one given counts.
         asks_usage: Streams say their usage only if ``stream_options`` asks.
-        fee: It makes no tokens, but costs something: a step, and the usage if the answer says one.
+        fee: It makes no text, but costs something: a step, and the usage if the answer says one.
+        made: How many tokens it makes at most for a body, and each of its answers, of what is no text.
     """
 
     operation: str
     maxima: tuple[str, ...] = ()
     asks_usage: bool = False
     fee: bool = False
+    made: Callable[[Mapping[str, Any]], int] | None = None
 
     def answers(self, body: Mapping[str, Any]) -> int:  # noqa: ARG002 - some dialects can ask for several
         """How many answers are made, each up to the maximum."""
@@ -53,14 +55,22 @@ class Dialect(ABC):
             return 0
         return next((n for path in _IMAGES if (n := count(at(body, path)))), 1)
 
+    def searches(self, body: Mapping[str, Any]) -> int:  # noqa: ARG002 - most do not say
+        """How many searches on the web it lets its provider do at most; 0 if it lets it do none, or does not say."""
+        return 0
+
     def apart(self, body: Mapping[str, Any], provider: str) -> frozenset[str]:  # noqa: ARG002 - some do so by themselves
         """What may turn out to have a price of its own, beside what its messages ask for, as fields of `Usage`."""
         asked = next((found for path in _MODALITIES if isinstance(found := at(body, path), list | tuple)), ())
         kinds = {str(getattr(one, "value", one)).lower() for one in asked}
+        if self.operation == "image_generation":
+            kinds.add("image")
         return frozenset(name for kind, name in _MADE.items() if kind in kinds)
 
     def max_output_tokens(self, body: Mapping[str, Any]) -> int | None:
         """The most that the request allows to be made, over all its answers; 0 where there is none, None if open."""
+        if self.made is not None:
+            return self.made(body) * self.answers(body)
         if self.fee or self.operation == "embeddings":
             return 0
         maximum = next((n for key in self.maxima if (n := count(body.get(key)))), None)
@@ -110,6 +120,12 @@ def dialect_of(endpoints: Endpoints, method: str, url: str) -> Dialect | None:
         return None
     path = "/" + url.partition("?")[0].rstrip("/")
     return next((dialect for end, dialect in endpoints if fnmatchcase(path, f"*{end}")), None)
+
+
+def named(tools: object, kind: str) -> list[object]:
+    """Those of the *tools* of a request whose type begins with *kind*."""
+    tools = tools if isinstance(tools, list | tuple) else ()
+    return [tool for tool in tools if (text_of(tool, "type") or "").startswith(kind)]
 
 
 def spoken(delta: object) -> Iterable[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from otelbudget.guards.dialects import Dialect, Endpoints, count, get, spoken, text_of
+from otelbudget.guards.dialects import Dialect, Endpoints, count, get, named, spoken, text_of
 from otelbudget.model.usage import Usage
 
 
@@ -20,6 +20,10 @@ class Messages(Dialect):
         """``max_tokens``; not where it has to stay above a budget for thinking that the request names."""
         thinks = count(get(body.get("thinking"), "budget_tokens"))
         return () if thinks else super().maximum_keys(body, provider)
+
+    def searches(self, body: Mapping[str, Any]) -> int:
+        """``max_uses`` of its tools that search."""
+        return sum(count(get(tool, "max_uses")) or 0 for tool in named(body.get("tools"), "web_search"))
 
     def words(self, event: Mapping[str, Any]) -> str:
         """Text, thinking, and the names and arguments of tools."""

@@ -12,6 +12,10 @@ from typing import Any, Final
 from otelbudget.calls.sizing import Kept
 from otelbudget.guards.dialects import Dialect, Endpoints, count, get, spoken, text_of
 from otelbudget.model.usage import Usage
+from otelbudget.model.usage_names import PAID_ONCE
+
+#: A tool that searches.
+_SEARCH: Final = ("googleSearch", "google_search")
 
 
 class Gemini(Dialect):
@@ -22,9 +26,16 @@ class Gemini(Dialect):
         return count(get(body.get("generationConfig"), "candidateCount")) or 1
 
     def apart(self, body: Mapping[str, Any], provider: str) -> frozenset[str]:
-        """Models that make pictures make them unless the request says otherwise."""
+        """Models that make pictures, or films, make them unless the request says otherwise."""
         silent = get(body.get("generationConfig"), "responseModalities") is None
-        return frozenset({"image_output_tokens"}) if silent else super().apart(body, provider)
+        return frozenset({"image_output_tokens", "video_output_tokens"}) if silent else super().apart(body, provider)
+
+    def searches(self, body: Mapping[str, Any]) -> int:
+        """One, where all that a request may search costs the same."""
+        paid_once = (text_of(body, "model") or "").rpartition("/")[2].startswith(PAID_ONCE)
+        tools = body.get("tools")
+        searching = isinstance(tools, list) and any(get(tool, name) is not None for tool in tools for name in _SEARCH)
+        return int(paid_once and searching)
 
     def max_output_tokens(self, body: Mapping[str, Any]) -> int | None:
         """That of ``generationConfig``, for each candidate."""

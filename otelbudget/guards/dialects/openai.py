@@ -5,11 +5,12 @@ Pictures, videos, sound, moderation, reranking and batches are a step each; an u
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from otelbudget.calls.sizing import Kept
-from otelbudget.guards.dialects import Dialect, Endpoints, count, get, spoken, text_of
+from otelbudget.guards.dialects import Dialect, Endpoints, count, get, named, spoken, text_of
+from otelbudget.guards.dialects.made import picture_tokens, speech_tokens
 from otelbudget.model.usage import Usage
 
 #: Providers of chat completions that know ``max_tokens`` and not its successor, by their own documentation.
@@ -69,15 +70,19 @@ def _choices(event: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 class Responses(OpenAI):
     """The Responses API, which keeps its answers, and conversations of them."""
 
+    def searches(self, body: Mapping[str, Any]) -> int:
+        """``max_tool_calls``, if one of its tools searches the web."""
+        return (count(body.get("max_tool_calls")) or 0) if named(body.get("tools"), "web_search") else 0
+
     def kept(self, body: Mapping[str, Any]) -> Kept:
         """``previous_response_id``, and ``conversation``: an id, or an object with one."""
         conversation = text_of(body, "conversation") or text_of(body.get("conversation"), "id")
         return Kept(text_of(body, "previous_response_id"), conversation)
 
 
-def fee(operation: str) -> OpenAI:
-    """An endpoint that makes no tokens, but costs something."""
-    return OpenAI(operation, fee=True)
+def fee(operation: str, made: Callable[[Mapping[str, Any]], int] | None = None) -> OpenAI:
+    """An endpoint that makes no text, but costs something."""
+    return OpenAI(operation, fee=True, made=made)
 
 
 def _prompts(prompt: object) -> int:
@@ -92,8 +97,8 @@ ENDPOINTS: Final[Endpoints] = (
     ("/responses", Responses("chat", ("max_output_tokens",))),
     ("/responses/compact", Responses("chat")),
     ("/embeddings", OpenAI("embeddings")),
-    ("/images/*", fee("image_generation")),
-    ("/audio/speech", fee("speech")),
+    ("/images/*", fee("image_generation", picture_tokens)),
+    ("/audio/speech", fee("speech", speech_tokens)),
     ("/audio/trans*", fee("transcription")),
     ("/moderations", fee("moderation")),
     ("/batches", fee("batch")),
