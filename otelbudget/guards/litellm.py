@@ -16,7 +16,7 @@ from types import FunctionType
 from typing import Any, Final, NamedTuple
 
 from otelbudget.errors import BudgetExceeded
-from otelbudget.guards import patching, readers
+from otelbudget.guards import exchange, patching, readers
 from otelbudget.guards.call import Wire, acarried, carried, plan
 from otelbudget.guards.exchange import Answer, Attempts, never_sent
 from otelbudget.guards.framing import Framing
@@ -124,10 +124,10 @@ class LitellmGuard(SdkGuard):
         return plan(self._sdk, _WIRE, asked, asked, stream=asked.how.get("stream") is True)
 
     def _send(self, original: Callable[..., Any], asked: _Asked) -> Any:
-        return self._hearing(_ATTEMPTS.one(original, *asked.args, **asked.how))
+        return self._hearing(_ATTEMPTS.one(original, *asked.args, **asked.in_time()))
 
     async def _asend(self, original: Callable[..., Awaitable[Any]], asked: _Asked) -> Any:
-        return self._hearing(await _ATTEMPTS.aone(original, *asked.args, **asked.how))
+        return self._hearing(await _ATTEMPTS.aone(original, *asked.args, **asked.in_time()))
 
     def _hearing(self, result: Any) -> Any:
         """Hear of what is read of *result*, if it is a stream; a class made for one call goes with it."""
@@ -165,6 +165,13 @@ class _Asked(NamedTuple):
         """By name, as OpenAI has them; with the model that a Router means, without its provider."""
         named = {**dict(zip(self.leading, self.args, strict=False)), **self.how}
         return {**named, "model": self.resolved(named)[0]}
+
+    def in_time(self) -> Mapping[str, Any]:
+        """What goes by name, with a timeout within the time of the run; a Router's deployments have theirs."""
+        if "self" in self.leading or len(self.args) > len(self.leading):
+            return self.how
+        own = self.how.get("timeout") or self.how.get("request_timeout") or import_module("litellm").request_timeout
+        return self.how if (least := exchange.within(own)) == own else {**self.how, "timeout": least}
 
     def resolved(self, named: Mapping[str, Any]) -> tuple[str, str]:
         """Model and provider."""
@@ -212,6 +219,13 @@ def _set_free(stream: Any) -> None:
         said["original_response"] = copy.copy(stream)
 
 
+def _status(error: Exception) -> object:
+    """What the server has answered; litellm gives a status to errors of the connection as well."""
+    classes = (*type(error).__mro__, *type(exchange.http_error(error)).__mro__)
+    lost = never_sent(error) or any(cls.__name__ in ("APITimeoutError", "TransportError") for cls in classes)
+    return None if lost else getattr(error, "status_code", None)
+
+
 def _answer(result: Any) -> Answer:
     return Answer(200, unread=result if _is_stream(result) else None)
 
@@ -238,7 +252,7 @@ def _plain(value: Any) -> Any:
 
 
 _CHUNKS: Final = Framing(lambda kept, chunk: ([chunk], kept), _data)
-_ATTEMPTS: Final = Attempts(lambda error: None if never_sent(error) else getattr(error, "status_code", None), _answer)
+_ATTEMPTS: Final = Attempts(_status, _answer)
 _WIRE: Final = Wire(
     endpoint=lambda asked: ("POST", _FUNCTIONS[asked.name][0]),
     body=_Asked.body,
