@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NonRecordingSpan, SpanContext, StatusCode, TraceFlags, set_span_in_context
 from world import World, held, said, used
@@ -42,7 +42,7 @@ def agent(world: World, name: str) -> Any:
     return world.tracer.start_as_current_span(f"invoke_agent {name}", attributes=attributes)
 
 
-def answered(span: trace.Span, given: int, made: int, response_id: str | None = None) -> None:
+def answered(span: trace.Span, given: Any, made: Any, response_id: str | None = None) -> None:
     span.set_attribute("gen_ai.usage.input_tokens", given)
     span.set_attribute("gen_ai.usage.output_tokens", made)
     if response_id is not None:
@@ -707,3 +707,18 @@ def test_what_is_said_of_an_agents_run_is_on_its_span(make_world: Callable[..., 
         "otelbudget.check",
     ]
     assert (span.attributes or {})["otelbudget.used.tokens"] == 9
+
+
+def test_a_root_span_of_a_model_s_client_is_no_piece_of_work(world: World) -> None:
+    seen = []
+    for scope in ("openinference.instrumentation.openai", "an.application"):
+        with world.provider.get_tracer(scope).start_as_current_span("anything"):
+            seen.append(world.manager.engine.spans.runs.of(get_current()))
+    assert [run and run.kind for run in seen] == [None, "implicit"]
+
+
+@pytest.mark.parametrize(("given", "made"), [(30.0, "20"), ("30", 20.0), ("30", "20")])
+def test_counts_are_read_that_are_given_as_floats_or_texts(world: World, given: Any, made: Any) -> None:
+    with world.run() as run, model(world, "client") as span:
+        answered(span, given, made)
+    assert used(run)[:2] == [1, 50]

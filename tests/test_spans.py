@@ -191,7 +191,7 @@ CASES: dict[str, tuple[dict[str, Any], Usage]] = {
     ),
     "junk is absent": (
         {
-            "gen_ai.usage.input_tokens": "10",
+            "gen_ai.usage.input_tokens": "ten",
             "gen_ai.usage.prompt_tokens": 6,
             "gen_ai.usage.output_tokens": -1,
             "llm.token_count.completion": 2,

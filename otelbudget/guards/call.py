@@ -138,7 +138,7 @@ def carried(planned: Plan | None, sent: Any, send: Callable[[Any], Any]) -> Any:
             if way.goes_on_without_usage(error):
                 continue
             if (denial := way.failed(error)) is not None:
-                raise denial from None
+                raise denial from denial.__cause__
             raise
         way.arrived(result)
         return result
@@ -158,7 +158,7 @@ async def acarried(planned: Plan | None, sent: Any, send: Callable[[Any], Awaita
             if way.goes_on_without_usage(error):
                 continue
             if (denial := way.failed(error)) is not None:
-                raise denial from None
+                raise denial from denial.__cause__
             raise
         way.arrived(result)
         return result
@@ -177,7 +177,7 @@ class Way:
     """One admitted call on its way: what is *sent*, and its *exchange*, entered around the SDK's function."""
 
     def __init__(self, planned: Plan, call: ModelCall | Part, sent: Any) -> None:
-        self.exchange = Exchange(call.again)
+        self.exchange = Exchange(call)
         self._plan = planned
         self._charge = Charge(call, planned.request, self.exchange)
         maximum = call.max_output_tokens
@@ -254,10 +254,10 @@ class Way:
         self.exchange.response = None  # it must be free to go when nobody else has it any more
 
     def failed(self, error: BaseException) -> BudgetExceeded | None:
-        """The SDK's function raised: settle by what is known of the attempts; gives the denial of a part, of which a
-        library makes an error of its own."""
+        """The SDK's function raised: settle by what is known of the attempts; gives the denial that is behind it."""
+        holds = self._plan.wire.holds  # then the library makes errors, and their responses, of its own
+        response = self.exchange.response or (None if holds else getattr(error, "response", None))
         with contained(f"settling a failed call of {self._plan.sdk.name}"):
-            response = self.exchange.response or getattr(error, "response", None)
             if response is None:
                 self._no_answer(error)
             elif response.status_code >= 400:
@@ -267,22 +267,22 @@ class Way:
                 self._charge.answered(self._usage_in(response))
             else:
                 self._charge.lost(error)
-        return found_in(error) if self._plan.wire.holds and isinstance(error, Exception) else None
+        if (denial := found_in(error)) is not None:
+            return denial if holds and isinstance(error, Exception) else None
+        return None if response is not None else self._charge.timed_out(error)
 
     def _no_answer(self, error: BaseException) -> None:
-        exchange = self.exchange
-        if not exchange.may_have_been_sent(error):
-            if not exchange.earlier:
-                if exchange.heard:  # it failed between two attempts
+        if not self.exchange.may_have_been_sent(error):
+            if not self.exchange.earlier:
+                if self.exchange.heard:  # it failed between two attempts
                     self._charge.refused(None, error)
                 else:
                     self._charge.call.release(error)  # nothing of it ever left
                 return
-            exchange.earlier -= 1  # the last one that was sent
+            self.exchange.earlier -= 1  # the last one that was sent
         self._charge.lost(error)
 
     def _usage_in(self, response: Any) -> Usage | None:
-        """The usage in the body of a response that has been read."""
         return json_usage(self._body(response), self._plan.dialect, self._plan.request.provider)
 
     @staticmethod

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry.context import get_current
 
 from otelbudget.engine.context import HELD, attached
+from otelbudget.errors import BudgetExceeded
 from otelbudget.model.amounts import nanousd, usd
 from otelbudget.model.usage import PARTS, Usage
 from otelbudget.model.usage_names import CACHED, MADE, READ, REASONING, SEEN
@@ -121,6 +122,17 @@ class Charge:
             self._charged = self.call.unknown(error=error, usage=usage)
         else:
             self._late(self._charged, usage)
+
+    def timed_out(self, error: BaseException) -> BudgetExceeded | None:
+        """The denial that *error* is due to, and has as its cause, where an attempt had no more time than its run."""
+        if not self.exchange.bounded or not isinstance(error, Exception):
+            return None
+        try:
+            self.call.again()
+        except BudgetExceeded as denial:
+            denial.__cause__ = error
+            return denial
+        return None
 
     def _late(self, before: Usage, usage: Usage | None) -> None:
         """Charge what came after the call was settled, since its reader had let go of it."""

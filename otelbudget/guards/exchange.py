@@ -2,7 +2,7 @@
 
 Noted where all clients of a generator pass. Those of Stainless build a request for each attempt, process the response
 that goes to the caller, and sleep between the two when an attempt has failed; others have a function for an attempt.
-None is sent after the run's deadline.
+None is sent after the run's deadline, and none waits longer for an answer, where its timeout can be told.
 """
 
 from __future__ import annotations
@@ -11,7 +11,14 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from otelbudget.model.amounts import NANOS
+from otelbudget.runs import timeout
+
+if TYPE_CHECKING:
+    from otelbudget.calls.model_call import ModelCall
+    from otelbudget.guards.held import Part
 
 #: Errors of httpx, httpx2, aiohttp and botocore that come before the first byte of a request has left; and litellm's of
 #: its own ``max_budget``.
@@ -21,8 +28,24 @@ _BEFORE_SENDING: Final = frozenset(
 )
 
 
+#: By how much a timeout ends later than the time of the run, so that it is over by then.
+_LATER_S: Final = 0.01
+
+
+def http_error(error: BaseException | None) -> BaseException | None:
+    """The error of httpx that *error* is or came of, the nearest; None without one."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        if any(cls.__name__ == "HTTPError" for cls in type(error).__mro__):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def never_sent(error: BaseException | None) -> bool:
     """Whether an error of the HTTP client, or one of the SDK caused by it, means that nothing was sent."""
+    error = http_error(error) or error
     below = getattr(error, "__cause__", None) or getattr(error, "__context__", None)
     names = {cls.__name__ for one in (error, below) for cls in type(one).__mro__}
     return not _BEFORE_SENDING.isdisjoint(names)
@@ -51,19 +74,21 @@ class Answer(NamedTuple):
 class Exchange:
     """The attempts of one call, retries inside the SDK included. As a context manager: the one that is noted in.
 
-    *again* is told of each attempt after the first, in how many seconds it follows, and may raise: then it is not sent.
+    *call* is told of each attempt after the first, in how many seconds it follows, and may raise: then it is not sent.
     """
 
-    __slots__ = ("_again", "_begun", "_token", "_under_way", "earlier", "heard", "response")
+    __slots__ = ("_begun", "_call", "_token", "_under_way", "bounded", "earlier", "heard", "response")
 
-    def __init__(self, again: Callable[[float], None]) -> None:
-        self._again = again
+    def __init__(self, call: ModelCall | Part) -> None:
+        self._call = call
         #: How many attempts are known to have ended without an answer after something may have been sent.
         self.earlier = 0
         #: The answer to the last one, until it is left to whoever reads it.
         self.response: Any = None
         #: Whether the server has answered an attempt.
         self.heard = False
+        #: Whether an attempt was given less time than it would have.
+        self.bounded = False
         self._begun = self._under_way = False
         self._token: Any = None
 
@@ -83,12 +108,23 @@ class Exchange:
         self.earlier += self._under_way  # somebody between us and the SDK has tried again without telling
         self._under_way, self.response = False, None
         if self._begun:
-            self._again(0)
+            self._call.again()
         self._begun = self._under_way = True
 
     def pauses(self, seconds: float) -> None:
         """The SDK waits so long before the next attempt."""
-        self._again(seconds)
+        self._call.again(seconds)
+
+    def within(self, own: Any) -> Any:
+        """*own* timeout of an attempt, or what its run has left, if less: in seconds, by name, or as httpx has it."""
+        given = own if isinstance(own, dict) else own.as_dict() if hasattr(own, "as_dict") else {"": own}
+        run = self._call.run
+        enough = None not in given.values() and max(given.values()) * NANOS <= run.until_ns - run.engine.clock_ns()
+        if enough or (left_s := timeout.left_s(run)) is None:
+            return own
+        least = {name: s if s is not None and s <= left_s else left_s + _LATER_S for name, s in given.items()}
+        self.bounded = self.bounded or least != given
+        return least if isinstance(own, dict) else type(own)(**least) if hasattr(own, "as_dict") else least[""]
 
     def answered(self, response: Any) -> None:
         """The last attempt got an answer, good or bad."""
@@ -117,7 +153,11 @@ _current: ContextVar[Exchange | None] = ContextVar("otelbudget_exchange", defaul
 def building(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Of what prepares a request: once it is there, it is sent."""
     request = original(*args, **kwargs)
-    begins()
+    exchange = _current.get()
+    if exchange is not None:
+        exchange.begins()
+        if "timeout" in getattr(request, "extensions", ()):
+            request.extensions["timeout"] = exchange.within(request.extensions["timeout"])
     return request
 
 
@@ -197,6 +237,12 @@ def begins() -> None:
     """Note that an attempt is about to be sent."""
     if exchange := _current.get():
         exchange.begins()
+
+
+def within(own: Any) -> Any:
+    """The timeout of an attempt that is about to be sent: its own, or what its run has left, if that is less."""
+    exchange = _current.get()
+    return own if exchange is None else exchange.within(own)
 
 
 def lost(error: BaseException) -> None:

@@ -40,11 +40,11 @@ class FernGuard(SdkGuard):
         how["path"] = path
         if how.get("retries"):
             exchange.begins()
-            return original(client, **how)
+            return original(client, **_in_time(client, how))
 
         def send(sent: Mapping[str, Any]) -> Any:
             exchange.begins()
-            return exchange.answered(original(client, **sent))
+            return exchange.answered(original(client, **_in_time(client, sent)))
 
         return carried(self._plan(client, how), how, send)
 
@@ -54,11 +54,11 @@ class FernGuard(SdkGuard):
         how["path"] = path
         if how.get("retries"):
             exchange.begins()
-            return await original(client, **how)
+            return await original(client, **_in_time(client, how))
 
         async def send(sent: Mapping[str, Any]) -> Any:
             exchange.begins()
-            return exchange.answered(await original(client, **sent))
+            return exchange.answered(await original(client, **_in_time(client, sent)))
 
         return await acarried(self._plan(client, how), how, send)
 
@@ -68,7 +68,9 @@ class FernGuard(SdkGuard):
 
             def send(sent: Mapping[str, Any]) -> Any:
                 exchange.begins()
-                return exchange.answered(stack.enter_context(contextmanager(original)(client, **sent)))
+                return exchange.answered(
+                    stack.enter_context(contextmanager(original)(client, **_in_time(client, sent)))
+                )
 
             yield carried(self._plan(client, how), how, send)
 
@@ -80,7 +82,7 @@ class FernGuard(SdkGuard):
 
             async def send(sent: Mapping[str, Any]) -> Any:
                 exchange.begins()
-                opened = asynccontextmanager(original)(client, **sent)
+                opened = asynccontextmanager(original)(client, **_in_time(client, sent))
                 return exchange.answered(await stack.enter_async_context(opened))
 
             yield await acarried(self._plan(client, how), how, send)
@@ -103,6 +105,14 @@ def _failed(original: Callable[..., Any], *args: Any, **how: Any) -> Any:
 
 
 # --- the keyword arguments of a request
+
+
+def _in_time(client: Any, how: Mapping[str, Any]) -> Mapping[str, Any]:
+    options = how.get("request_options") or {}
+    name = "timeout" if options.get("timeout") is not None else "timeout_in_seconds"
+    given = (options.get(name), client.base_timeout(), client.httpx_client.timeout)
+    own = next(one for one in given if one is not None)
+    return {**how, "request_options": {**options, name: exchange.within(own)}}
 
 
 def _body(how: Mapping[str, Any]) -> Mapping[str, Any]:

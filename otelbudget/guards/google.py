@@ -13,7 +13,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from otelbudget.guards import watch
+from otelbudget.guards import exchange, watch
 from otelbudget.guards.call import Wire, acarried, carried, plan
 from otelbudget.guards.exchange import Answer, Attempts
 from otelbudget.guards.framing import PARSED
@@ -30,8 +30,8 @@ class GoogleGuard(SdkGuard):
         (base,) = self._classes()
         self._take(base, "_request", self._request)
         self._take(base, "_async_request", self._arequest)
-        self._note(base, "_request_once", _ATTEMPTS.one)
-        self._note(base, "_async_request_once", _ATTEMPTS.aone)
+        self._note(base, "_request_once", _once)
+        self._note(base, "_async_request_once", _aonce)
 
     def _classes(self) -> tuple[Any, ...]:
         return (self._inside("_api_client").BaseApiClient,)
@@ -68,7 +68,19 @@ def _answer(response: Any) -> Answer:
 _ATTEMPTS: Final = Attempts(lambda error: getattr(error, "code", None), _answer)
 
 
+def _once(original: Callable[..., Any], client: Any, request: Any, *args: Any, **how: Any) -> Any:
+    return _ATTEMPTS.one(original, client, _in_time(request), *args, **how)
+
+
+async def _aonce(original: Callable[..., Awaitable[Any]], client: Any, request: Any, *args: Any, **how: Any) -> Any:
+    return await _ATTEMPTS.aone(original, client, _in_time(request), *args, **how)
+
+
 # --- the SDK's ``HttpRequest``
+
+
+def _in_time(request: Any) -> Any:
+    return dataclasses.replace(request, timeout=exchange.within(request.timeout))
 
 
 def _body(request: Any) -> Mapping[str, Any]:

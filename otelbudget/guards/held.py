@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from otelbudget.admission.state import RunState
     from otelbudget.guards.charge import Charge
     from otelbudget.model.usage import Usage
 
@@ -27,6 +28,11 @@ class Part:
     def settled(self) -> bool:
         """Whether the outer call is over: what is sent after that is a call of its own."""
         return self._outer.call.settled
+
+    @property
+    def run(self) -> RunState:
+        """The run that pays the outer call."""
+        return self._outer.call.run
 
     def active(self) -> AbstractContextManager[Any]:
         """The outer call has its span."""

@@ -1,7 +1,8 @@
 """The guard of ``litellm``: outermost, so that its retries, its fallbacks and its ``Router`` are one call.
 
-It sits in the functions that applications call and those of the Router. What goes out inside, through another guarded
-SDK or another function of litellm, is a part of that call, see `held`. A denial is nothing that litellm ever sees.
+It sits in the functions that applications call and those of the Router: a row of `_FUNCTIONS` each. What goes out
+inside, through another guarded SDK or another function of litellm, is a part of that call, see `held`. A denial is
+nothing that litellm ever sees.
 """
 
 from __future__ import annotations
@@ -14,21 +15,44 @@ from importlib import import_module
 from types import FunctionType
 from typing import Any, Final, NamedTuple
 
-from otelbudget.guards import patching, readers
+from otelbudget.errors import BudgetExceeded
+from otelbudget.guards import exchange, patching, readers
 from otelbudget.guards.call import Wire, acarried, carried, plan
 from otelbudget.guards.exchange import Answer, Attempts, never_sent
 from otelbudget.guards.framing import Framing
 from otelbudget.guards.guard import SdkGuard
 from otelbudget.guards.watch import Watch, follow, watch_of
 
-#: Function, of which there is an asynchronous twin -> its first parameters.
+#: Function, of which there is an asynchronous twin -> the path that OpenAI has for it, and its first parameters.
 _FUNCTIONS: Final = {
-    "completion": ("model", "messages"),
-    "text_completion": ("prompt", "model"),
-    "embedding": ("model", "input"),
-    "responses": ("input", "model"),
+    "completion": ("/chat/completions", ("model", "messages")),
+    "text_completion": ("/completions", ("prompt", "model")),
+    "embedding": ("/embeddings", ("model", "input")),
+    "responses": ("/responses", ("input", "model")),
+    "anthropic_messages": ("/messages", ("max_tokens", "messages", "model")),
+    "compact_responses": ("/responses/compact", ("input", "model")),
+    "image_generation": ("/images/generations", ("prompt", "model", "n")),
+    "image_edit": ("/images/edits", ("image", "prompt", "model")),
+    "image_variation": ("/images/variations", ("image", "model", "n")),
+    "speech": ("/audio/speech", ("model", "input")),
+    "transcription": ("/audio/transcriptions", ("model", "file")),
+    "moderation": ("/moderations", ("input", "model")),
+    "rerank": ("/rerank", ("model", "query", "documents")),
+    "ocr": ("/ocr", ("model", "document")),
+    "video_generation": ("/videos", ("prompt", "model")),
+    "video_edit": ("/videos/edits", ("video_id", "prompt")),
+    "video_extension": ("/videos/extensions", ("video_id", "prompt")),
+    "video_remix": ("/videos/any/remix", ("video_id", "prompt")),
+    "create_batch": ("/batches", ()),
 }
-_ROUTER: Final = {**_FUNCTIONS, "text_completion": ("model", "prompt")}
+#: What the Router has other first parameters for.
+_ROUTER: Final = {
+    "text_completion": ("model", "prompt"),
+    "transcription": ("file", "model"),
+    "moderation": ("model", "input"),
+}
+#: How a function is told that its twin calls it, beside the twin's name: it gives a coroutine.
+_OF_TWIN: Final = ("async_call", "aimg_generation")
 #: Names of litellm's providers that GenAI has others for.
 _PROVIDERS: Final = {
     "azure": "azure.ai.openai",
@@ -48,11 +72,11 @@ class LitellmGuard(SdkGuard):
 
     def _take_over(self) -> None:
         (router,) = self._classes()
-        for name, leading in _FUNCTIONS.items():
+        for name, (_, leading) in _FUNCTIONS.items():
             for spelled in (name, f"a{name}"):
                 self._take_function(self._function(spelled), name, leading)
                 method = patching.innermost(getattr(router, spelled, None))
-                self._take_function(method, name, ("self", *_ROUTER[name]))
+                self._take_function(method, name, ("self", *_ROUTER.get(name, leading)))
 
     def _take_function(self, function: Any, name: str, leading: tuple[str, ...]) -> None:
         if not isinstance(function, FunctionType):
@@ -77,12 +101,12 @@ class LitellmGuard(SdkGuard):
 
     def unreached(self) -> list[str]:
         """The functions that applications call and that do not pass the guard."""
-        names = (spelled for name in _FUNCTIONS for spelled in (name, f"a{name}"))
-        return [f"litellm.{name}" for name in names if not self._takes(self._function(name))]
+        found = {spelled: self._function(spelled) for name in _FUNCTIONS for spelled in (name, f"a{name}")}
+        return [f"litellm.{name}" for name, one in found.items() if one is not None and not self._takes(one)]
 
     def _call(self, name: str, leading: tuple[str, ...], original: Callable[..., Any], *args: Any, **how: Any) -> Any:
         asked = _Asked(name, args, how, leading)
-        if how.get(f"a{name}") is True:  # it gives a coroutine of its twin
+        if any(how.get(flag) is True for flag in (f"a{name}", *_OF_TWIN)):
             return original(*args, **how)
         return carried(self._plan(asked), asked, partial(self._send, original))
 
@@ -90,16 +114,20 @@ class LitellmGuard(SdkGuard):
         self, name: str, leading: tuple[str, ...], original: Callable[..., Awaitable[Any]], *args: Any, **how: Any
     ) -> Any:
         asked = _Asked(name, args, how, leading)
-        return await acarried(self._plan(asked), asked, partial(self._asend, original))
+        try:
+            return await acarried(self._plan(asked), asked, partial(self._asend, original))
+        except BudgetExceeded as denial:
+            vars(denial)["num_retries"] = 0  # some routes of the Router have no method of their own, and would retry
+            raise
 
     def _plan(self, asked: _Asked) -> Any:
         return plan(self._sdk, _WIRE, asked, asked, stream=asked.how.get("stream") is True)
 
     def _send(self, original: Callable[..., Any], asked: _Asked) -> Any:
-        return self._hearing(_ATTEMPTS.one(original, *asked.args, **asked.how))
+        return self._hearing(_ATTEMPTS.one(original, *asked.args, **asked.in_time()))
 
     async def _asend(self, original: Callable[..., Awaitable[Any]], asked: _Asked) -> Any:
-        return self._hearing(await _ATTEMPTS.aone(original, *asked.args, **asked.how))
+        return self._hearing(await _ATTEMPTS.aone(original, *asked.args, **asked.in_time()))
 
     def _hearing(self, result: Any) -> Any:
         """Hear of what is read of *result*, if it is a stream; a class made for one call goes with it."""
@@ -137,6 +165,13 @@ class _Asked(NamedTuple):
         """By name, as OpenAI has them; with the model that a Router means, without its provider."""
         named = {**dict(zip(self.leading, self.args, strict=False)), **self.how}
         return {**named, "model": self.resolved(named)[0]}
+
+    def in_time(self) -> Mapping[str, Any]:
+        """What goes by name, with a timeout within the time of the run; a Router's deployments have theirs."""
+        if "self" in self.leading or len(self.args) > len(self.leading):
+            return self.how
+        own = self.how.get("timeout") or self.how.get("request_timeout") or import_module("litellm").request_timeout
+        return self.how if (least := exchange.within(own)) == own else {**self.how, "timeout": least}
 
     def resolved(self, named: Mapping[str, Any]) -> tuple[str, str]:
         """Model and provider."""
@@ -184,6 +219,13 @@ def _set_free(stream: Any) -> None:
         said["original_response"] = copy.copy(stream)
 
 
+def _status(error: Exception) -> object:
+    """What the server has answered; litellm gives a status to errors of the connection as well."""
+    classes = (*type(error).__mro__, *type(exchange.http_error(error)).__mro__)
+    lost = never_sent(error) or any(cls.__name__ in ("APITimeoutError", "TransportError") for cls in classes)
+    return None if lost else getattr(error, "status_code", None)
+
+
 def _answer(result: Any) -> Answer:
     return Answer(200, unread=result if _is_stream(result) else None)
 
@@ -210,15 +252,9 @@ def _plain(value: Any) -> Any:
 
 
 _CHUNKS: Final = Framing(lambda kept, chunk: ([chunk], kept), _data)
-_ATTEMPTS: Final = Attempts(lambda error: None if never_sent(error) else getattr(error, "status_code", None), _answer)
-_PATHS: Final = {
-    "completion": "/chat/completions",
-    "text_completion": "/completions",
-    "embedding": "/embeddings",
-    "responses": "/responses",
-}
+_ATTEMPTS: Final = Attempts(_status, _answer)
 _WIRE: Final = Wire(
-    endpoint=lambda asked: ("POST", _PATHS[asked.name]),
+    endpoint=lambda asked: ("POST", _FUNCTIONS[asked.name][0]),
     body=_Asked.body,
     changed=_changed,
     open=lambda _: True,

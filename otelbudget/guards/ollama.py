@@ -9,6 +9,7 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from otelbudget.guards import exchange
 from otelbudget.guards.call import Wire, acarried, carried, plan
 from otelbudget.guards.exchange import Answer, Attempts
 from otelbudget.guards.framing import PARSED
@@ -38,7 +39,9 @@ class OllamaGuard(SdkGuard):
         asked = _Asked(args, how)
         if how.get("stream"):
             return self._stream(original, client, cls, asked)
-        return carried(self._plan(client, asked), asked, lambda sent: original(client, cls, *sent.args, **sent.how))
+        return carried(
+            self._plan(client, asked), asked, lambda sent: original(client, cls, *sent.args, **_in_time(client, sent))
+        )
 
     async def _arequest(
         self, original: Callable[..., Awaitable[Any]], client: Any, cls: Any, *args: Any, **how: Any
@@ -51,11 +54,11 @@ class OllamaGuard(SdkGuard):
             weakref.finalize(stream, _let_go, opened).atexit = False
             return stream
         planned = self._plan(client, asked)
-        return await acarried(planned, asked, lambda sent: original(client, cls, *sent.args, **sent.how))
+        return await acarried(planned, asked, lambda sent: original(client, cls, *sent.args, **_in_time(client, sent)))
 
     def _stream(self, original: Callable[..., Any], client: Any, cls: Any, asked: _Asked) -> Iterator[Any]:
         def send(sent: _Asked) -> Parts:
-            parts = original(client, cls, *sent.args, **sent.how)
+            parts = original(client, cls, *sent.args, **_in_time(client, sent))
             return Parts(tuple(part for part in [next(parts, None)] if part is not None), parts)
 
         parts = carried(self._plan(client, asked), asked, lambda sent: _ATTEMPTS.one(send, sent))
@@ -65,7 +68,7 @@ class OllamaGuard(SdkGuard):
         self, original: Callable[..., Awaitable[Any]], client: Any, cls: Any, asked: _Asked, opened: list[AsyncParts]
     ) -> AsyncIterator[Any]:
         async def send(sent: _Asked) -> AsyncParts:
-            parts = await original(client, cls, *sent.args, **sent.how)
+            parts = await original(client, cls, *sent.args, **_in_time(client, sent))
             return AsyncParts(tuple(part for part in [await anext(parts, None)] if part is not None), parts)
 
         parts = await acarried(self._plan(client, asked), asked, lambda sent: _ATTEMPTS.aone(send, sent))
@@ -91,6 +94,10 @@ class _Asked(NamedTuple):
 
 def _answer(result: Any) -> Any:
     return Answer(200, unread=result) if isinstance(result, Parts | AsyncParts) else result
+
+
+def _in_time(client: Any, asked: _Asked) -> Mapping[str, Any]:
+    return {"timeout": exchange.within(client._client.timeout), **asked.how}
 
 
 _ATTEMPTS: Final = Attempts(lambda error: getattr(error, "status_code", None), _answer)

@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
 
-from otelbudget.guards import exchange, patching
+from otelbudget.guards import caps, exchange, patching
 from otelbudget.guards.call import Wire, acarried, carried, plan
 from otelbudget.guards.guard import SdkGuard
 from otelbudget.guards.streams import json_body
@@ -40,7 +41,7 @@ class StainlessGuard(SdkGuard):
             self._note(base, "_sleep_for_retry", exchange.sleeping)
         streaming = self._inside("_streaming")
         self._note_stream(streaming.Stream, streaming.AsyncStream)
-        for inherited, guard in (("_build_request", exchange.building), ("_calculate_retry_timeout", exchange.pausing)):
+        for inherited, guard in _INHERITED.items():
             self._notes.extend(patching.take_over(getattr(sync, inherited, None), guard))
 
     def _classes(self) -> tuple[Any, ...]:
@@ -61,6 +62,22 @@ class StainlessGuard(SdkGuard):
     async def _arequest(self, original: Callable[..., Any], client: Any, cast_to: Any, options: Any, **how: Any) -> Any:
         planned = plan(self._sdk, _WIRE, client, options, stream=how.get("stream") is True)
         return await acarried(planned, options, lambda sent: original(client, cast_to, sent, **how))
+
+
+def _unless_capped(original: Callable[..., bool], client: Any, response: Any) -> bool:
+    """Of ``_should_retry``: a cap of the provider's own would refuse the next attempt as well."""
+    if not original(client, response):
+        return False
+    with suppress(Exception):  # that of an asynchronous stream can't be read here
+        return not caps.in_body(response.read())
+    return True
+
+
+_INHERITED: Final[Mapping[str, Callable[..., Any]]] = {
+    "_build_request": exchange.building,
+    "_calculate_retry_timeout": exchange.pausing,
+    "_should_retry": _unless_capped,
+}
 
 
 # --- the SDK's ``FinalRequestOptions``

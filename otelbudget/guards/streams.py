@@ -28,8 +28,7 @@ class StreamWatch(Watch):
     """Charges the usage of a stream, or what was seen of it; *hide_usage* where the application did not ask."""
 
     def __init__(self, charge: Charge, dialect: Dialect, framing: Framing, *, hide_usage: bool) -> None:
-        super().__init__()
-        self.charge = charge
+        super().__init__(charge)
         self._dialect = dialect
         self._framing = framing
         self._hide_usage = hide_usage
@@ -141,8 +140,7 @@ class BodyWatch(Watch):
     """Follows a plain answer whose body is read after the call, as ``with_streaming_response`` does."""
 
     def __init__(self, charge: Charge, dialect: Dialect) -> None:
-        super().__init__()
-        self.charge = charge
+        super().__init__(charge)
         self._dialect = dialect
         self._body = bytearray()
 

@@ -11,10 +11,13 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget.errors import BudgetExceeded
 from otelbudget.guards.boundary import contained
+
+if TYPE_CHECKING:
+    from otelbudget.guards.charge import Charge
 
 _ATTRIBUTE: Final = "_otelbudget_watch"
 
@@ -25,7 +28,8 @@ class Watch(ABC):
     Whoever reads on after that has it settled once more, for what was read since.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, charge: Charge) -> None:
+        self.charge = charge
         self.settled = False
         self._reading = False
         self._read_on = False
@@ -158,6 +162,8 @@ class Watch(ABC):
             self.dropped()
         else:
             self._settle(self.lost, error)
+            if (denial := self.charge.timed_out(error)) is not None:
+                raise denial from error
 
     def _settle(self, settle: Callable[..., None], *args: Any) -> None:
         self._reading = False

@@ -15,7 +15,7 @@ HOOKS: Final = {
     "pydantic_ai": "pydantic_ai.BudgetCapability",
     "google.adk": "google_adk.BudgetPlugin",
     "agent_framework": "agent_framework.budget_middleware",
-    "crewai": "crewai.budget_tools",
+    "crewai": "crewai.budget_crews",
     "fastmcp": "fastmcp.BudgetMiddleware",
     "claude_agent_sdk": "claude_agent.query",
     "celery": "celery.BudgetTask",
@@ -24,5 +24,5 @@ HOOKS: Final = {
     "flask": "wsgi.BudgetMiddleware",
     "django": "asgi.BudgetMiddleware or wsgi.BudgetMiddleware",
 }
-#: Those that serve a whole process and give what takes them out: `setup()` puts them in.
-PROCESS_WIDE: Final = ("crewai",)
+#: What serves a whole process, and gives what takes it out: `setup()` puts it in.
+PROCESS_WIDE: Final = {"agents": "openai_agents.budget_agents", "crewai": "crewai.budget_crews"}

@@ -1,6 +1,7 @@
 """For the OpenAI Agents SDK: `BudgetHooks` hold tool calls, `budget_agents()` gives agents the budgets of their names.
 
-budget_agents()
+`setup()` calls the latter where the SDK is imported.
+
 await Runner.run(agent, "Go on.", hooks=BudgetHooks())
 """
 
@@ -49,12 +50,15 @@ for _name in ("on_llm_start", "on_llm_end", "on_agent_start", "on_agent_end", "o
     setattr(BudgetHooks, _name, _passed_on(_name))
 
 
-def budget_agents() -> None:
+def budget_agents() -> Callable[[], None]:
     """From now on, let each agent in this process have the budget and the quotas of its name, in ``Runner.run``.
 
-    It listens to the SDK's own tracing, so it does nothing where that is disabled.
+    It listens to the SDK's own tracing, so it does nothing where that is disabled, or given other processors later.
+    Gives what ends that.
     """
-    add_trace_processor(_AgentSpans())
+    spans = _AgentSpans()
+    add_trace_processor(spans)
+    return spans.shutdown
 
 
 class _AgentSpans(TracingProcessor):
@@ -62,10 +66,11 @@ class _AgentSpans(TracingProcessor):
 
     def __init__(self) -> None:
         self._open: dict[str, tuple[trace.Span, Token[Any]]] = {}
+        self._ended = False  # the SDK has no way to take it out
 
     def on_span_start(self, span: Any) -> None:
         """Begin the work of an agent; it is the task that does it which calls."""
-        if isinstance(span.span_data, AgentSpanData):
+        if isinstance(span.span_data, AgentSpanData) and not self._ended:
             ours = hooks.agent_span(span.span_data.name)
             if ours is not None:
                 self._open[span.span_id] = ours, attach(trace.set_span_in_context(ours))
@@ -84,7 +89,8 @@ class _AgentSpans(TracingProcessor):
         """Nothing to do."""
 
     def shutdown(self) -> None:
-        """Nothing to do."""
+        """Begin no more."""
+        self._ended = True
 
     def force_flush(self) -> None:
         """Nothing to do."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 from otelbudget.admission import denial as denials
 from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import Judgement, Request
-from otelbudget.model.amounts import NANOS
+from otelbudget.model.amounts import NANOS, UNLIMITED
 from otelbudget.model.decision import Decision
 from otelbudget.runs import asking
 from otelbudget.runs.blocks import Block
@@ -35,6 +35,14 @@ def judge(payer: Payer, request: Request) -> Judgement:
             denial = denials.deadline(one, payer, request, one.elapsed_ns(now_ns))
             return Judgement(Decision(False, denial=denial), one)
     return Judgement()
+
+
+def left_s(payer: Payer) -> float | None:
+    """Seconds until the time of *payer*, or of a run above it, is over; None where that ends nothing."""
+    if payer.until_ns == UNLIMITED:
+        return None
+    left_ns = min((left_ns for _, left_ns in _left(payer, payer.engine.clock_ns())), default=None)
+    return None if left_ns is None else max(0, left_ns) / NANOS
 
 
 def _left(payer: Payer, now_ns: int) -> Iterator[tuple[RunState, int]]:

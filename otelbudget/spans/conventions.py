@@ -53,6 +53,8 @@ _KINDS: Final[dict[str, dict[str, Kind]]] = {
 #: Model spans that start without a single attribute: (instrumentation scope, span name).
 _BARE_MODEL_SPANS: Final = frozenset({("opentelemetry.instrumentation.openai.v1", "openai.response")})
 
+#: More digits than any count has.
+_DIGITS: Final = 20
 #: Instrumentation scope -> the client SDK it instruments, by the name of that SDK's guard. Frameworks (LangChain,
 #: pydantic-ai) are not here: what they call below may have no guard.
 _CLIENT_SCOPES: Final[dict[str, str]] = {
@@ -194,12 +196,13 @@ def operation(attributes: Attributes | None) -> str:
 def usage_from(attributes: Attributes | None) -> Usage | None:
     """The usage that an ended model span reports, in whatever dialect; None if it reports none.
 
-    Never raises: a value that is not a whole number from 0 up is taken as absent. Totals of whole agent runs
-    (``gen_ai.aggregated_usage.*``) are not read.
+    Never raises: what is no whole number from 0 up, as a number or in digits, is taken as absent. Totals of whole agent
+    runs (``gen_ai.aggregated_usage.*``) are not read.
     """
     if not attributes:
         return None
-    found = tokens_in(attributes, _USAGE)
+    digits = {name: int(said) for name, said in attributes.items() if isinstance(said, str) and _is_number(said)}
+    found = tokens_in({**attributes, **digits} if digits else attributes, _USAGE)
     if not found.keys() & {"input_tokens", "output_tokens", "tokens"}:
         return None
     if "input_tokens" in found and operation(attributes) == "embeddings":
@@ -210,6 +213,10 @@ def usage_from(attributes: Attributes | None) -> Usage | None:
         provider=provider_name(attributes),
         response_id=response_id(attributes),
     )
+
+
+def _is_number(text: str) -> bool:
+    return len(text) < _DIGITS and text.isascii() and text.isdecimal()
 
 
 def max_output_tokens(attributes: Attributes | None) -> int | None:

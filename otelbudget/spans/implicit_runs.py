@@ -19,7 +19,7 @@ from otelbudget.admission.state import RunState
 from otelbudget.engine import context as contexts
 from otelbudget.engine.engine import UNLIMITED_BUDGET
 from otelbudget.engine.owner import Names
-from otelbudget.spans.conventions import Kind
+from otelbudget.spans.conventions import Kind, covered_sdk
 from otelbudget.spans.tree import LooseSpan, Node, SpanTree, names_of
 from otelbudget.telemetry.events import site_of
 
@@ -63,7 +63,8 @@ class ImplicitRuns:
         run = self._left.get(trace.get_current_span(context).get_span_context().span_id) if self._left else None
         run = run or self.of_agent(context)
         nodes = [] if run is not None else self._tree.around(context)
-        if not nodes or nodes[-1].kind is not None or nodes[-1].ours:
+        # What a model's client traces is a call, also where its span says so only later.
+        if not nodes or nodes[-1].kind is not None or nodes[-1].ours or covered_sdk(nodes[-1].scope) is not None:
             return run
         return self._opened(nodes[-1], None, context)
 

@@ -76,13 +76,14 @@ def test_an_sdk_without_a_guard_and_instrumentors_that_swallow_are_named(
         ("claude_agent_sdk", "claude_agent.query"),
         ("aiobotocore.client", "through boto3"),
         ("google.genai.live", "websocket"),
+        ("litellm.google_genai", "litellm.completion()"),
     ],
 )
 def test_it_says_why_what_can_not_be_stopped_is_not(
     module: str, why: str, doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if module.startswith("google"):
-        pytest.importorskip("google.genai")
+    if module.startswith(("google", "litellm")):
+        pytest.importorskip(module.rpartition(".")[0])
     else:
         package, _, inner = module.partition(".")
         (tmp_path / package).mkdir()

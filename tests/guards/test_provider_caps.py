@@ -10,7 +10,7 @@ from typing import Any
 import anthropic
 import pytest
 from anthropic import Anthropic
-from openai import APIError, OpenAI
+from openai import APIError, AsyncOpenAI, OpenAI
 from openai_ways import CHAT, RESPONSE
 
 from otelbudget import Config, RunBudget
@@ -34,14 +34,14 @@ def sse(*events: dict[str, Any]) -> bytes:
 
 @pytest.fixture
 def openai(gateway: str, manager: BudgetManager) -> Iterator[OpenAI]:
-    with OpenAI(base_url=gateway, api_key="none", max_retries=0) as client:
+    with OpenAI(base_url=gateway, api_key="none") as client:
         yield client
 
 
 @pytest.fixture
 def claude(gateway: str, manager: BudgetManager) -> Iterator[Anthropic]:
     GUARDS["anthropic"].install()
-    with Anthropic(base_url=gateway, api_key="none", max_retries=0) as client:
+    with Anthropic(base_url=gateway, api_key="none") as client:
         yield client
     GUARDS["anthropic"].uninstall()
 
@@ -68,6 +68,7 @@ CASES: dict[str, tuple[Callable[[OpenAI], Any], int, Any]] = {
     "402 in an answer": (chat, 200, CREDITS),
     "402 in a stream": (streamed, 200, sse(CREDITS)),
     "quota": (chat, 429, QUOTA),
+    "quota of a stream": (streamed, 429, QUOTA),
     "hard limit": (chat, 400, HARD),
     "hard limit of a stream": (streamed, 400, HARD),
     "quota of a stream that says 400": (streamed, 400, QUOTA),
@@ -91,6 +92,16 @@ def test_it_is_a_step_and_nothing_else(
     with manager.run(RunBudget(max_tokens=100_000)) as run, suppress(APIError):
         call(openai)
     assert (run.usage.steps, run.usage.tokens, run.usage.estimated, len(served)) == (1, 0, False, 1)
+
+
+async def test_an_asynchronous_client_does_not_try_again_either(
+    gateway: str, manager: BudgetManager, served: Served, answer: dict[str, Any]
+) -> None:
+    answer["make"] = lambda _: (429, QUOTA)
+    async with AsyncOpenAI(base_url=gateway, api_key="none") as client:
+        with manager.run(), suppress(APIError):
+            await client.chat.completions.create(**CHAT)
+    assert len(served) == 1
 
 
 @pytest.mark.parametrize(

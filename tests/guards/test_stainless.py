@@ -244,7 +244,7 @@ def test_the_sdk_is_as_before_when_the_guard_is_out(sdk: str, server: Provider) 
         changed += [name for name in was if vars(cls)[name] is not was[name]]
     method = "_request" if sdk == "anthropic" and hasattr(made.client, "_request") else "request"
     assert sorted(changed) == sorted(
-        ["_build_request", "_calculate_retry_timeout", "__iter__", "__aiter__"]
+        ["_build_request", "_calculate_retry_timeout", "_should_retry", "__iter__", "__aiter__"]
         + 2 * [method, "_process_response", "_sleep_for_retry", "__init__"]
     )
     assert GUARDS[sdk].unreached() == []

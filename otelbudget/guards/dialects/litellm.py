@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from otelbudget.guards.dialects import Endpoints, get, openai
+from otelbudget.guards.dialects import Endpoints, anthropic, get, openai
 
 
 class Chat(openai.OpenAI):
@@ -20,5 +20,7 @@ class Chat(openai.OpenAI):
 
 ENDPOINTS: Final[Endpoints] = (
     ("/chat/completions", Chat("chat", openai.CHAT_MAXIMA, asks_usage=True)),
+    ("/ocr", openai.fee("ocr")),
     *openai.ENDPOINTS,
+    *anthropic.ENDPOINTS,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -18,7 +19,7 @@ from provider import Provider
 
 import otelbudget
 from otelbudget import BudgetExceeded, RunBudget
-from otelbudget.integrations.crewai import budget_tools
+from otelbudget.integrations.crewai import budget_crews
 
 Setup = Callable[..., otelbudget.BudgetManager]
 RAN: list[str] = []
@@ -55,7 +56,7 @@ def test_a_refused_model_call_ends_the_crew(setup: Setup, insatiable: Provider) 
 
 def test_of_three_tools_asked_for_one_runs(setup: Setup, three_at_once: Provider) -> None:
     setup()
-    budget_tools()  # setup() has done so
+    budget_crews()  # setup() has done so
     seen: list[str] = []
     register_before_tool_call_hook(lambda context: seen.append(context.tool_name))
     with otelbudget.run(RunBudget(max_tool_calls=1)) as run:
@@ -78,12 +79,34 @@ def test_a_tool_call_that_an_instrumentation_shows_as_well_is_one(
     assert len(RAN) == run.usage.tool_calls == (3 if budget.max_tool_calls is None else 1)
 
 
+WORK: dict[str, Callable[[Crew], object]] = {
+    "crew": lambda made: made.kickoff(),
+    "asynchronous crew": lambda made: asyncio.run(made.akickoff()),
+    "agent alone": lambda made: made.agents[0].kickoff("Go on."),
+}
+
+
+@pytest.mark.parametrize("way", WORK)
+def test_the_budget_of_the_agents_role_applies_to_each_piece_of_its_work(
+    setup: Setup, insatiable: Provider, way: str
+) -> None:
+    setup("budgets:\n  two: {max_steps: 2}\nagents: {researcher: two}\n")
+    for sent in (2, 4):
+        with pytest.raises(BudgetExceeded, match="budget 'two'"):
+            WORK[way](crew(insatiable))
+        assert insatiable.requests == sent
+    assert otelbudget.current_run() is None
+
+
 def test_it_is_taken_out_again(setup: Setup) -> None:
+    work = Agent.execute_task.__code__
     setup()
+    assert Agent.execute_task.__code__ is not work
     assert len(get_before_tool_call_hooks()) == len(get_after_tool_call_hooks()) == 1
     otelbudget.shutdown()
     assert not [*get_before_tool_call_hooks(), *get_after_tool_call_hooks()]
-    ending = budget_tools()
+    assert Agent.execute_task.__code__ is work
+    ending = budget_crews()
     setup()
     otelbudget.shutdown()
     assert len(get_before_tool_call_hooks()) == 1  # who put it in takes it out
