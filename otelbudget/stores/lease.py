@@ -230,4 +230,4 @@ class Leased(Leasing):
             blocks.end(ended.id)
         used = [one for one, _ in blocks.mine_too(key, [(one, one) for one in settled.used])]
         was = settled.was if paid is None else "expired"
-        return blocks.told(places_of(*key), ended, tuple(used))._replace(was=was, replayed=settled.replayed)
+        return blocks.told(places_of(*key), ended, used)._replace(was=was, replayed=settled.replayed)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from shared_kit import Place, state
-from store_kit import NOTHING, Caller, Clock, day, lifetime, limit, tokens
+from store_kit import NOTHING, Caller, Clock, day, lifetime, limit, tokens, vector
 from store_model import ModelStore
 
 import otelbudget
@@ -94,8 +94,8 @@ def test_calls_inside_a_block_take_no_trip(mine: Caller, central: Counted) -> No
 
 def test_the_answers_say_what_is_used_and_held_by_all(mine: Caller, other: Caller) -> None:
     spend(other, "o", 30)
-    assert mine.reserve("a", 10, LINE).states[0] == (tokens(0), tokens(110))
-    assert mine.settle("a", 10, LINE).used == (tokens(10),)
+    assert mine.reserve("a", 10, LINE).states[0] == (vector(0), vector(110))
+    assert mine.settle("a", 10, LINE).used == (vector(10),)
     assert mine.state(LINE) == (10, 110)
     tend(other)
     assert other.state(LINE) == (30, 130)
