@@ -272,12 +272,7 @@ class Refusal(NamedTuple):
     busy: bool
 
 
-def judge(
-    states: Sequence[State],
-    lines: Sequence[Line],
-    more: Sequence[int],
-    own: Sequence[int],
-) -> Refusal | None:
+def judge(states: Sequence[State], lines: Sequence[Line], more: Sequence[int], own: Sequence[int]) -> Refusal | None:
     """Whether *more* fits on every line, as the one rule of admission says: used + held + more <= limit.
 
     Args:
