@@ -262,18 +262,20 @@ def run_of(account: Stored) -> str | None:
 
 
 def refresh(payer: Payer) -> None:
-    """Note what the store says now of all that binds *payer*.
+    """Note what the store says now of all that binds *payer*; it is asked also where nothing is known to.
 
     Raises:
         StoreError: The store can't be reached.
     """
-    if accounts := payer.binding_here().shared:
+    if payer.engine.store is not None:
+        accounts = payer.binding_here().shared
         _note(payer, accounts, payer.engine.store.read(*look(payer, accounts)))
 
 
 async def arefresh(payer: Payer) -> None:
     """`refresh` for coroutines."""
-    if accounts := payer.binding_here().shared:
+    if payer.engine.store is not None:
+        accounts = payer.binding_here().shared
         _note(payer, accounts, await payer.engine.store.aread(*look(payer, accounts)))
 
 
