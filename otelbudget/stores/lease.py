@@ -138,8 +138,11 @@ class Leased(Leasing):
         """Settle what was spent of leases, if the store can be reached, and close it."""
         for held in tuple(self._blocks.held.values()):
             self._blocks.expire(held)
-        with suppress(Unsent):
+        try:
             self._settle_all()
+        except Unsent as error:
+            told = "%d leases were not given back to the %s store, which will charge them in full: %s"
+            _log.warning(told, len(self._blocks.all), self.name, error)
         self._store.close()
 
     def let_go(self, shard: str, account: str) -> None:

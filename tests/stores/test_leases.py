@@ -92,6 +92,17 @@ def test_calls_inside_a_block_take_no_trip(mine: Caller, central: Counted) -> No
     assert central.trips == ["reserve 100", "settle 100", "reserve 100"]
 
 
+def test_blocks_that_cannot_be_given_back_at_the_end_are_told(
+    mine: Caller, central: Counted, caplog: pytest.LogCaptureFixture
+) -> None:
+    spend(mine, "a", 10)
+    central.away = True
+    mine.store.close()
+    assert [one.getMessage() for one in caplog.records] == [
+        "1 leases were not given back to the model store, which will charge them in full: away"
+    ]
+
+
 def test_the_answers_say_what_is_used_and_held_by_all(mine: Caller, other: Caller) -> None:
     spend(other, "o", 30)
     assert mine.reserve("a", 10, LINE).states[0] == (vector(0), vector(110))
