@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget.admission import denial as denials
 from otelbudget.admission import settlement, trips
@@ -28,6 +28,9 @@ from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
     from otelbudget.admission.payer import Payer
+
+#: How often it is asked for anew what has expired there, or what was asked for in windows that have ended.
+_TRIES: Final = 2
 
 
 def judge_shared(payer: Payer, request: Request) -> Judgement:
@@ -75,7 +78,7 @@ class _Errand:
         self._before = NOTHING if request.change is None or request.hold is None else request.hold.amounts
         self._there = self._before  # as much the store holds, as far as this one knows
         self._warned: Denial | None = None
-        self._tries = 2
+        self._tries = _TRIES
 
     def begin(self) -> Judgement | None:
         """Judge and hold it here: what came of it, None if the store is to be asked."""
@@ -96,6 +99,8 @@ class _Errand:
             self._move(hold, NOTHING)
         else:  # quotas that have come into force since are charged for the next hold
             self._accounts = () if hold.trip is None else hold.trip.accounts
+            if self._keyed and self._tries == _TRIES and not any(self._before):  # else it were asked the same again
+                self._end(hold, hold.trip, NOTHING)
         return None if self._accounts else self._admitted()
 
     def asks(self) -> tuple[str, tuple[Any, ...]]:
@@ -188,10 +193,16 @@ class _Errand:
 
     def _move(self, hold: Hold, charged: Amounts) -> None:
         """End what the store holds for *hold* by charging *charged*; the rest is to be held anew, as another one."""
-        payer, before = self._payer, hold.trip
-        owed = trips.owe(payer, hold, charged, partial(settlement.say_crossed, payer, self._asked.site))
+        before = hold.trip
         paid = charged if before is None else tuple(map(max, charged, before.paid))
-        hold.trip, self._there = trips.anew(payer, hold, self._accounts, paid), NOTHING
+        self._end(hold, trips.anew(self._payer, hold, self._accounts, paid), charged)
+        self._there = NOTHING
+
+    def _end(self, hold: Hold, anew: trips.Trip, charged: Amounts) -> None:
+        """End what the store holds for *hold* by charging *charged*; what it shall hold is *anew* from then on."""
+        payer = self._payer
+        owed = trips.owe(payer, hold, charged, partial(settlement.say_crossed, payer, self._asked.site))
+        hold.trip = anew
         write(trips.owing(payer, owed))
         trips.send(payer, owed)
 

@@ -17,7 +17,7 @@ from otelbudget.ledger.judging import exceeded, refusal
 from otelbudget.ledger.rules import Rule
 from otelbudget.model.amounts import NOTHING, UNLIMITED, Amounts
 from otelbudget.model.levels import LEVELS, Where
-from otelbudget.model.vector import pack, step
+from otelbudget.model.vector import lane, pack, positive, step
 from otelbudget.stores.base import FOREVER_S, Answer, Line, Reserve, Reset, Settle, Settled, Stored
 from otelbudget.stores.owed import Owed
 
@@ -70,17 +70,17 @@ def _lines(payer: Payer, accounts: Accounts, wrapping: Account | None = None) ->
 
 def _place(account: QuotaAccount | SharedAccount) -> Place:
     """What the store calls it, and in which window it is counted there."""
-    if account.there is not None:
-        return account.there
-    assert isinstance(account, QuotaAccount)
-    spec = account.spec
-    if spec.rolling_s is not None:
-        start_s, end_s = 0, spec.rolling_s
-    elif account.end_s == float("inf"):
-        start_s, end_s = 0, FOREVER_S
-    else:
-        start_s, end_s = int(account.start_s), int(account.end_s)
-    return _key(account), start_s, end_s, spec.rolling_s is not None
+    if account.there is None:
+        assert isinstance(account, QuotaAccount)
+        spec = account.spec
+        if spec.rolling_s is not None:
+            start_s, end_s = 0, spec.rolling_s
+        elif account.end_s == float("inf"):
+            start_s, end_s = 0, FOREVER_S
+        else:
+            start_s, end_s = int(account.start_s), int(account.end_s)
+        account.there = _key(account), start_s, end_s, spec.rolling_s is not None
+    return account.there
 
 
 def _key(account: QuotaAccount) -> str:
@@ -158,7 +158,7 @@ def answered(
     if answer.refused is None:
         return None
     account, i = accounts[answer.refused], answer.resource
-    used, taken = (amounts[i] for amounts in answer.states[answer.refused])
+    used, taken = (lane(amounts, i) for amounts in answer.states[answer.refused])
     found = exceeded(account, i, used, taken, more, level, full=account is wrapping)
     if found is None:  # other rules have come meanwhile
         found = Refusal(account, account.rules[0], i, used, taken - used, 0, step(more, i), busy=False)
@@ -227,14 +227,12 @@ def _settled(payer: Payer, accounts: Accounts, ended: Settle, told: Told, seen: 
         write(owing(payer, _owed(payer, accounts, mine, told)))  # sent with the next trip
     paid = ended.on_expiry if answer.was == "expired" else NOTHING
     charged = 0 if answer.replayed else pack(_beyond(ended.actual, paid))  # `settled` answers one that came twice
-    held = ended.held if answer.was == "open" else NOTHING
+    held = pack(ended.held) if answer.was == "open" else 0
     crossed: list[Crossing] = []
-    states = []
-    before = [pack(used) - charged for used in answer.used] if answer.since is None else map(pack, answer.since)
-    for account, since, used in zip(accounts, before, map(pack, answer.used), strict=True):
+    before = [used - charged for used in answer.used] if answer.since is None else answer.since
+    for account, since, used in zip(accounts, before, answer.used, strict=True):
         crossed += crossings(account, since, used) if charged else []
-        others = [account.reserved(i) - held[i] for i in range(len(NOTHING))]
-        states.append((used, used + pack([max(0, amount) for amount in others])))
+    states = [(used, used + positive(one.holding - held)) for one, used in zip(accounts, answer.used, strict=True)]
     payer.engine.ledger.mirror(accounts, states)
     if crossed:
         told(crossed)
@@ -242,6 +240,8 @@ def _settled(payer: Payer, accounts: Accounts, ended: Settle, told: Told, seen: 
 
 def _beyond(amounts: Sequence[int], paid: Sequence[int]) -> tuple[int, ...]:
     """What of *amounts* was not *paid* before."""
+    if not any(paid):
+        return tuple(amounts)
     return tuple(max(0, a - b) for a, b in zip(amounts, paid, strict=True))
 
 
@@ -262,23 +262,25 @@ def run_of(account: Stored) -> str | None:
 
 
 def refresh(payer: Payer) -> None:
-    """Note what the store says now of all that binds *payer*.
+    """Note what the store says now of all that binds *payer*; it is asked also where nothing is known to.
 
     Raises:
         StoreError: The store can't be reached.
     """
-    if accounts := payer.binding_here().shared:
+    if payer.engine.store is not None:
+        accounts = payer.binding_here().shared
         _note(payer, accounts, payer.engine.store.read(*look(payer, accounts)))
 
 
 async def arefresh(payer: Payer) -> None:
     """`refresh` for coroutines."""
-    if accounts := payer.binding_here().shared:
+    if payer.engine.store is not None:
+        accounts = payer.binding_here().shared
         _note(payer, accounts, await payer.engine.store.aread(*look(payer, accounts)))
 
 
 def _note(payer: Payer, accounts: Accounts, answer: Answer) -> None:
-    payer.engine.ledger.mirror(accounts, [(pack(used), pack(taken)) for used, taken in answer.states])
+    payer.engine.ledger.mirror(accounts, answer.states)
 
 
 def forget(payer: Payer, account: QuotaAccount | SharedAccount) -> None:

@@ -13,7 +13,7 @@ from otelbudget.ledger.rules import Rule, limits_of
 from otelbudget.model.amounts import NOTHING, Amounts
 from otelbudget.model.levels import Where
 from otelbudget.model.quota import PRIORITIES
-from otelbudget.model.vector import SHIFTS, greater, lane, unpack
+from otelbudget.model.vector import GUARDS, SHIFTS, greater, lane, step, unpack
 
 if TYPE_CHECKING:
     from otelbudget.model.windows import Window, WindowSpec
@@ -35,6 +35,8 @@ class Crossing(NamedTuple):
 
 def crossings(account: Account, before: int, after: int) -> list[Crossing]:
     """The thresholds that lie above *before* and not above *after*."""
+    if not (after + account.limits.mark) & GUARDS:  # it reaches none at all
+        return []
     return [
         Crossing(account, rule, i, ratio)
         for rule in account.rules
@@ -63,7 +65,7 @@ class Account:
     where: Any = None
     #: Where it is noted what a shared store says: of what is used, and of what is taken.
     noted: ClassVar = ("used", "taken")
-    #: What a shared store calls it, and the window there: (key, start_s, end_s, rolling); None if that follows from it.
+    #: What a shared store calls it, and the window there: (key, start_s, end_s, rolling); None if nobody asked yet.
     there: tuple[str, int, int, bool] | None = None
     dropped = False
     keep: Callable[[], None]
@@ -91,9 +93,14 @@ class Account:
         """What was used here and not below."""
         return unpack(self.used - self.below)
 
+    @property
+    def holding(self) -> int:
+        """What is held, a vector; of a run that several processes share, what they hold in all."""
+        return self.taken - self.used
+
     def reserved(self, resource: int) -> int:
         """What is held of one resource."""
-        return lane(self.taken, resource) - lane(self.used, resource)
+        return step(self.holding, resource)
 
 
 class SharedAccount(Account):
@@ -135,9 +142,10 @@ class SharedAccount(Account):
         """How many holds of this process are open on it."""
         return self.tally.holds
 
-    def reserved(self, resource: int) -> int:
-        """What is held of one resource, as the store has said."""
-        return lane(self.heard_taken, resource) - lane(self.heard_used, resource)
+    @property
+    def holding(self) -> int:  # as the store has said
+        """What is held, a vector."""
+        return self.heard_taken - self.heard_used
 
 
 class QuotaAccount(Account):

@@ -67,14 +67,12 @@ class Controlled(Locked):
         """Note (used, taken) of accounts that are kept elsewhere; gauges go on showing what is used."""
         if self.later(partial(self.mirror, accounts, states)):
             return
-        for one, (_, taken) in zip(accounts, states, strict=True):
+        noted: Changes = []
+        for one, (used, taken) in zip(accounts, states, strict=True):
             if taken and one.dropped:
                 one.keep()
-        noted = [
-            (one, name, amount)
-            for one, state in zip(accounts, states, strict=True)
-            for name, amount in zip(one.noted, state, strict=True)
-        ]
+            name_of_used, name_of_taken = one.noted
+            noted += ((one, name_of_used, used), (one, name_of_taken, taken))
         with self.lock:
             write(noted)
         self._ring()  # not what was put off as well: this may be part of that

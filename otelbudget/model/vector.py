@@ -60,6 +60,12 @@ def cap(limits: Sequence[int]) -> int:
     return found
 
 
+def positive(difference: int) -> int:
+    """*difference*, and 0 for its lanes below 0."""
+    above = asked(difference)
+    return (difference + GUARDS) & (above - (above >> (_BITS - 1)))
+
+
 def greater(a: int, b: int) -> int:
     """The greater of each lane."""
     wins = (a + GUARDS - b) & GUARDS  # where a >= b

@@ -218,9 +218,9 @@ class QuotaService:
         """Put *quota* in force for *tenant* from now on, for the present window too; what is used stays used.
 
         It wins over what is configured until ``set_quota(tenant, None)``; where processes share a store, in all of
-        them, about a second after their next request. A number changes the tokens of the daily quota. A `Quota` takes
-        the place of the one with its name, or its resources, in the same window; any other comes on top. The change is
-        an event on the current span, with *actor* and *reason*.
+        them, a second after their next request, with leases up to four. A number changes the tokens of the daily quota.
+        A `Quota` takes the place of the one with its name, or its resources, in the same window; others come on top.
+        The change is an event on the current span, with *actor* and *reason*.
 
         Raises:
             ConfigError: It is no quota, or one per run; nothing has changed then.

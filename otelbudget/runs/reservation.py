@@ -68,7 +68,8 @@ class Reservation:
     Attributes:
         on_unknown: After an exception, ``full`` charges the hold, ``input`` its steps and input tokens, ``open`` leaves
             it to expire.
-        replayed: It has been given once more, to a request with the same idempotency key.
+        replayed: It has been given once more, to a request with the same idempotency key. Whoever has it calls only if
+            the first one is known not to: of two calls one is held, and both are charged.
         already_settled: A `release` has come after it was settled, and changed nothing.
     """
 

@@ -10,7 +10,8 @@ How far it grows, by what was measured (Redis 7, one core of a small virtual mac
   as in memory. An account in steady use then costs each process three trips in `leasing.BLOCK_S`, whatever the rate:
   200 accounts (as many as a process leases) in each of a hundred processes are 20,000 trips per second, those of
   10,000 calls without. So leases pay where few accounts have many calls, not where many have a call each. The price:
-  the last percents of a limit are ``busy`` for some seconds, and a killed process has spent its blocks.
+  the last percents of a limit are ``busy`` for some seconds, and so long others spend on under a limit that has been
+  changed; what they spent of their blocks before a reset counts after it; a killed process has spent its blocks.
 - **Sharding.** All accounts of an organisation lie on one node of a cluster, with ``shard_by: tenant`` all of a
   tenant, since one script judges them together. Three nodes carry three times as much, if the tenants are many; the
   greatest tenant has one core. Quotas of a whole organisation, of models and of tags can't be counted then.
@@ -21,5 +22,6 @@ How far it grows, by what was measured (Redis 7, one core of a small virtual mac
 - **A partition.** Who can't reach the server spends what it has leased, then does what ``on_error`` says. Who can
   goes on, against limits on which the blocks of the others are held, for `ttl` and five seconds; after that they are
   charged in full, so nothing is spent twice. A replica that is made master knows nothing of the last moments (`WAIT`
-  is not used): what was held then is settled all the same, what was settled then is gone.
+  is not used): what was held then is settled all the same, what was settled then is gone, and can be spent again: so
+  much as its replication lags behind, which ``min-replicas-max-lag`` of the server bounds.
 """

@@ -28,6 +28,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 
 from otelbudget.errors import BudgetError
 from otelbudget.model.amounts import UNLIMITED
+from otelbudget.model.vector import lane
 from otelbudget.stores.records import RunRecord
 
 __all__ = [
@@ -64,8 +65,8 @@ PAGE: Final = 100
 #: The end of a lifetime, which begins at 0.
 FOREVER_S: Final = 2**53 - 1
 
-#: (used, taken) of one account, of each of `RESOURCES`; taken is used and held.
-State = tuple[tuple[int, ...], tuple[int, ...]]
+#: (used, taken) of one account, as `model.vector`s; taken is used and held.
+State = tuple[int, int]
 
 
 class WrongWindow(BudgetError):
@@ -166,16 +167,16 @@ class Settled(NamedTuple):
 
     Attributes:
         was: ``open`` and ``unknown`` are charged in full, ``expired`` above its on_expiry, ``settled`` not at all.
-        used: By each line, after the trip.
+        used: By each line, after the trip; a vector.
         now_s: The store's clock.
         since: What each line had used when this process was told last, if that is less than before this trip.
         replayed: Somebody else has settled it, under the same key.
     """
 
     was: Literal["open", "expired", "unknown", "settled"]
-    used: tuple[tuple[int, ...], ...]
+    used: tuple[int, ...]
     now_s: float
-    since: tuple[tuple[int, ...], ...] | None = None
+    since: tuple[int, ...] | None = None
     replayed: bool = False
 
 
@@ -271,12 +272,7 @@ class Refusal(NamedTuple):
     busy: bool
 
 
-def judge(
-    states: Sequence[tuple[Sequence[int], Sequence[int]]],
-    lines: Sequence[Line],
-    more: Sequence[int],
-    own: Sequence[int],
-) -> Refusal | None:
+def judge(states: Sequence[State], lines: Sequence[Line], more: Sequence[int], own: Sequence[int]) -> Refusal | None:
     """Whether *more* fits on every line, as the one rule of admission says: used + held + more <= limit.
 
     Args:
@@ -293,8 +289,8 @@ def judge(
     for at, ((used, taken), line) in enumerate(zip(states, lines, strict=True)):
         for i, amount in asks:
             limit = line.limits[i] if line.limits[i] >= 0 else UNLIMITED
-            if taken[i] + amount > limit:
-                if used[i] + own[i] + amount > limit:
+            if lane(taken, i) + amount > limit:
+                if lane(used, i) + own[i] + amount > limit:
                     return Refusal(at, i, busy=False)
                 busy = busy or Refusal(at, i, busy=True)
     return busy

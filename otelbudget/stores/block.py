@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from operator import add
 from typing import Final
 
 from otelbudget.ledger.account import Account, Hold
@@ -27,7 +26,7 @@ class Lease:
         until_s: When it is to be closed.
     """
 
-    __slots__ = ("account", "block", "id", "is_open", "key", "lines", "places", "seen", "shard", "states", "until_s")
+    __slots__ = ("account", "block", "id", "is_open", "key", "lines", "places", "shard", "states", "until_s")
 
     def __init__(self, key: Key) -> None:
         self.id = f"{secrets.randbits(128):032x}"
@@ -38,7 +37,6 @@ class Lease:
         self.is_open = False
         self.states: tuple[State, ...] = ()
         self.places = places_of(self.shard, self.lines)
-        self.seen: tuple[int, tuple[tuple[int, ...], ...]] = (-1, ())
         self.until_s = 0.0
 
     def asks(self, block: tuple[int, ...], ttl_s: float) -> Reserve:
@@ -49,15 +47,10 @@ class Lease:
         """What charges all that was spent."""
         return Settle(self.id, self.shard, self.lines, self.block, tuple(unpack(self.account.used)), self.block)
 
-    def used(self) -> tuple[tuple[int, ...], ...]:
-        """What each line has used, as far as it is known here."""
-        spent, used = self.seen
-        if spent != self.account.used:
-            spent = self.account.used
-            mine = unpack(spent)
-            used = tuple([tuple(map(add, theirs, mine)) for theirs, _ in self.states])
-            self.seen = (spent, used)  # in one step, since threads share it
-        return used
+    def seen(self) -> tuple[State, ...]:
+        """What each line has used and taken, as far as it is known here."""
+        used, taken = self.account.used, self.account.taken
+        return tuple([(theirs + used, all_theirs + taken) for theirs, all_theirs in self.states])
 
     def needed(self) -> tuple[int, ...]:
         """What of the block is spent or held."""
@@ -89,8 +82,8 @@ def least(limits: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 def left(lines: Sequence[Line], answer: Answer) -> list[int]:
     """How much of each resource all of *lines* have left."""
     rooms = [
-        [max(0, limit - taken) if limit >= 0 else UNLIMITED for limit, taken in zip(line.limits, state[1], strict=True)]
-        for line, state in zip(lines, answer.states, strict=True)
+        [max(0, b - a) if b >= 0 else UNLIMITED for a, b in zip(unpack(taken), line.limits, strict=True)]
+        for line, (_, taken) in zip(lines, answer.states, strict=True)
     ]
     return list(map(min, zip(*rooms, strict=True)))
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from operator import add, sub
 from typing import Final
 
 from otelbudget.errors import StoreError
 from otelbudget.ledger.ledger import Ledger
 from otelbudget.model.amounts import Amounts
-from otelbudget.model.vector import pack, unpack
+from otelbudget.model.vector import pack, positive
 from otelbudget.stores.base import GRACE_S, MARK_S, Answer, Reserve, Settle, Settled, State
 from otelbudget.stores.block import CLOSED, Held, Key, Lease, Place, rules_of
 
@@ -44,7 +43,7 @@ class Blocks:
         self._ended: set[str] = set()
         self._ended_before: set[str] = set()
         self._due_s = self._turned_s = 0.0
-        self._told: dict[Place, tuple[int, ...]] = {}
+        self._told: dict[Place, int] = {}
         self.answers = 0
 
     # --- leases
@@ -107,23 +106,19 @@ class Blocks:
         """*states* of the store, in which what was spent of blocks is used, and what is left of them is not taken."""
         self.answers += 1
         shard, lines = key
-        found = [(list(used), list(taken)) for used, taken in states]
+        found = list(states)
         places = {line[:4]: n for n, line in enumerate(lines)}
         for lease in tuple(self.all.values()):
             if lease.shard == shard and any(lease.block):
-                spent, here = unpack(lease.account.used), unpack(lease.account.taken)
+                spent, unspent = lease.account.used, pack(lease.block) - lease.account.taken
                 for n in [places[line[:4]] for line in lease.lines if line[:4] in places]:
-                    used, taken = found[n]
-                    used[:] = map(add, used, spent)
-                    # At least that much, where the store has lost the block.
-                    taken[:] = [max(u, a + b - c) for u, a, b, c in zip(used, taken, here, lease.block, strict=True)]
-        return tuple([(tuple(used), tuple(taken)) for used, taken in found])
+                    used, taken = found[n][0] + spent, found[n][1] - unspent
+                    # At least what is used, where the store has lost the block.
+                    found[n] = used, used + positive(taken - used)
+        return tuple(found)
 
     def _view(self, lease: Lease, now_s: float) -> Answer:
-        mine = unpack(lease.account.taken)
-        taken = [tuple(map(add, theirs, mine)) for _, theirs in lease.states]
-        states = tuple(zip(lease.used(), taken, strict=True))
-        return Answer(None, -1, False, False, states, self.revisions[lease.shard], now_s)
+        return Answer(None, -1, False, False, lease.seen(), self.revisions[lease.shard], now_s)
 
     # --- holds
 
@@ -179,20 +174,19 @@ class Blocks:
             return None
         self.end(ended.id)
         self.let_go(held.lease)
-        return self.told(held.lease.places, ended, held.lease.used())
+        return self.told(held.lease.places, ended, [used for used, _ in held.lease.seen()])
 
     def let_go(self, lease: Lease) -> None:
         """A hold on *lease* has ended."""
         if not lease.is_open and not lease.account.holds:
             self.ready.append(lease)
 
-    def told(self, places: Sequence[Place], ended: Settle, used: tuple[tuple[int, ...], ...]) -> Settled:
+    def told(self, places: Sequence[Place], ended: Settle, used: Sequence[int]) -> Settled:
         """The answer that *used* is charged by now, of which this process knows a part already."""
-        since = []
-        for place, now in zip(places, used, strict=True):
-            since.append(self._told.get(place) or tuple(map(sub, now, ended.actual)))
-            self._told[place] = now
-        return Settled("open", used, self.clock_s(), tuple(since))
+        actual = pack(ended.actual)
+        since = [self._told.get(place, now - actual) for place, now in zip(places, used, strict=True)]
+        self._told.update(zip(places, used, strict=True))
+        return Settled("open", tuple(used), self.clock_s(), tuple(since))
 
     def expire(self, held: Held) -> None:
         """Charge what expiry charges, and give back the rest."""

@@ -5,10 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from typing import TYPE_CHECKING
 
 from otelbudget import forking
+from otelbudget.errors import StoreError
 
-__all__ = ["Health"]
+if TYPE_CHECKING:
+    from otelbudget.stores.shared import Shared
+
+__all__ = ["Asking", "Health"]
 
 _log = logging.getLogger("otelbudget")
 
@@ -79,3 +84,24 @@ class Health:
         with self._lock:
             setattr(self, what, getattr(self, what) + 1)
         self.untold.append(what)
+
+
+class Asking:
+    """A block in which the store of a `Shared` is asked; whether it was answered is told, where that has changed."""
+
+    __slots__ = ("_answers", "_shared")
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._answers = getattr(shared.store, "answers", None)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        shared, health = self._shared, self._shared.health
+        if isinstance(error, StoreError):
+            shared.count([(health, "errors", 1)])
+            health.is_away(shared.name, error, shared.failure.means, quiet=shared.ended.is_set())
+        elif error is None and (self._answers is None or self._answers != getattr(shared.store, "answers", None)):
+            health.is_reached(shared.name)  # else a lease has answered

@@ -138,8 +138,11 @@ class Leased(Leasing):
         """Settle what was spent of leases, if the store can be reached, and close it."""
         for held in tuple(self._blocks.held.values()):
             self._blocks.expire(held)
-        with suppress(Unsent):
+        try:
             self._settle_all()
+        except Unsent as error:
+            told = "%d leases were not given back to the %s store, which will charge them in full: %s"
+            _log.warning(told, len(self._blocks.all), self.name, error)
         self._store.close()
 
     def let_go(self, shard: str, account: str) -> None:
@@ -230,4 +233,4 @@ class Leased(Leasing):
             blocks.end(ended.id)
         used = [one for one, _ in blocks.mine_too(key, [(one, one) for one in settled.used])]
         was = settled.was if paid is None else "expired"
-        return blocks.told(places_of(*key), ended, tuple(used))._replace(was=was, replayed=settled.replayed)
+        return blocks.told(places_of(*key), ended, used)._replace(was=was, replayed=settled.replayed)

@@ -276,7 +276,7 @@ class MemoryStore:
         ]
 
     def _seen(self, shard: str, lines: tuple[Line, ...]) -> Answer:
-        states = tuple((tuple(unpack(one.used)), tuple(unpack(one.taken))) for one in self._of(shard, lines))
+        states = tuple([(one.used, one.taken) for one in self._of(shard, lines)])
         return Answer(None, -1, False, False, states, self._shards[shard].revision, self._now_s)
 
 

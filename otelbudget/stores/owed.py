@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from otelbudget.errors import IdempotencyError, StoreError
 from otelbudget.stores.base import Settle, Settled, WrongWindow
 
-__all__ = ["ById", "Owed", "Unsent", "sending"]
+__all__ = ["ById", "Owed", "Unsent"]
 
 #: How long others leave alone what somebody is sending.
 SENDING_S: Final = 10.0
@@ -20,6 +19,8 @@ Told = Callable[[Settled], object]
 
 class Owed:
     """A settle that the store has not answered, and who is told what became of it.
+
+    In a block somebody is sending it: others leave it alone, until that fails.
 
     Attributes:
         due_s: From when on anybody sends it, monotonic seconds.
@@ -31,6 +32,13 @@ class Owed:
         self.ended = ended
         self.told = told
         self.due_s = 0.0
+
+    def __enter__(self) -> None:
+        self.due_s = time.monotonic() + SENDING_S
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is not None:
+            self.due_s = 0.0
 
     def otherwise(self, refused: WrongWindow | IdempotencyError) -> Settle:
         """The same as the end of a hold, which is *refused* nothing: a record whose window has just ended is charged
@@ -60,14 +68,3 @@ class ById:
 
 class Unsent(StoreError):
     """What waits could not be sent, so neither was the request after it: the store knows nothing of that."""
-
-
-@contextmanager
-def sending(owed: Owed) -> Iterator[None]:
-    """Others leave *owed* alone, until it fails."""
-    owed.due_s = time.monotonic() + SENDING_S
-    try:
-        yield
-    except BaseException:
-        owed.due_s = 0.0
-        raise

@@ -17,6 +17,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from otelbudget.errors import IdempotencyError
+from otelbudget.model.vector import pack as vector
+from otelbudget.model.vector import unpack
 from otelbudget.stores import keyed
 from otelbudget.stores.base import (
     FOREVER_S,
@@ -146,7 +148,7 @@ class RedisStore:
         found = [line for line in self._find(shard) if line.key > after]
         page = sorted(line for line in found if line.rolling or line.start_s <= now_s < line.end_s)[:PAGE]
         seen = self._answer(shard, self._wire.trip(_keys(shard, _names(shard, page)), "look", self._now()))
-        return [Stored(*line[:4], *state) for line, state in zip(page, seen.states, strict=True)]
+        return [Stored(*line[:4], *map(_amounts, state)) for line, state in zip(page, seen.states, strict=True)]
 
     def run(self, shard: str, run_id: str, record: RunRecord | None = None) -> RunRecord | None:
         """See `Store.run`."""
@@ -188,8 +190,8 @@ class RedisStore:
     def _settled(self, ended: Settle, reply: list[Any]) -> Settled:
         self._check(reply[0], reply[1], ended.id)
         now_s, _ = self._learned(ended.shard, reply)
-        used = tuple([row[:7] for row in _STATE.iter_unpack(reply[3])])
-        return Settled(reply[0].decode(), used, now_s, replayed=reply[4] == 1)
+        used = [one for one, _ in _states(reply[3])]
+        return Settled(reply[0].decode(), tuple(used), now_s, replayed=reply[4] == 1)
 
     def _answer(self, shard: str, reply: list[Any]) -> Answer:
         code, _, _, rows, line, resource, _ = reply
@@ -263,13 +265,13 @@ def _name(line: Line) -> bytes:
 
 
 def _states(rows: bytes) -> tuple[State, ...]:
-    """Used, and used and held; written out, as every reserve waits for it."""
-    return tuple(
-        [
-            ((a, b, c, d, e, f, g), (a + h, b + i, c + j, d + k, e + m, f + n, g + o))
-            for a, b, c, d, e, f, g, h, i, j, k, m, n, o in _STATE.iter_unpack(rows)
-        ]
-    )
+    """Used, and used and held."""
+    found = [(vector(row[:7]), vector(row[7:])) for row in _STATE.iter_unpack(rows)]
+    return tuple([(used, used + held) for used, held in found])
+
+
+def _amounts(state: int) -> tuple[int, ...]:
+    return tuple(unpack(state))
 
 
 def _bytes(text: str) -> bytes:

@@ -185,7 +185,7 @@ class Way:
         else:
             raise error
         if time.monotonic() > self._ends_s:
-            raise error
+            raise errors.TryAgainError("its keys are still being moved from one node to another") from error
         self._hops += 1
         return 0 if self._hops <= 2 else _PAUSE_S
 

@@ -25,8 +25,17 @@ __all__ = ["Wire"]
 _SCRIPT: Final = files("otelbudget.stores").joinpath("redis.lua").read_bytes()
 _SHA: Final = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest()
 _LOAD: Final = ("SCRIPT", "LOAD", _SCRIPT)
-#: How redis-py names a Sentinel in its errors, with all of its settings.
-_CLIENT: Final = re.compile(r"(?:<redis\.|Redis<).*?(?:>\)>\)>|>>>) - ")
+#: What helps nobody in an error: a Sentinel with all of its settings, as redis-py names it; where in the script it was.
+_NOISE: Final = re.compile(r"(?:<redis\.|Redis<).*?(?:>\)>\)>|>>>) - |\.? script: [0-9a-f]{40}, on @\w+:\d+\.?$")
+#: What to do about what a server says.
+_ADVICE: Final = (
+    ("read only replica", "the address is a replica's: name its master, or Sentinels that know it"),
+    ("uthenticat", "the address says who: redis://user:password@host"),
+    ("username-password", "the address says who: redis://user:password@host"),
+    ("ermission", "its user needs ~ob:* +@read +@write +@connection +evalsha +script|load +time"),
+    ("can't run this command", "its user needs ~ob:* +@read +@write +@connection +evalsha +script|load +time"),
+    ("maxmemory", "raise that, and leave maxmemory-policy at noeviction, since what that evicts is spent again"),
+)
 #: What a child inherited of event loops that are its parent's: never to be touched, not even closed.
 _inherited: list[Any] = []
 
@@ -161,7 +170,9 @@ class Wire:
 
     def failed(self, why: object) -> StoreError:
         """An error that says where, and *why*."""
-        return StoreError(f"store {self.where}: {_CLIENT.sub('', str(why))}")
+        said = _NOISE.sub("", str(why))
+        helps = [advice for sign, advice in _ADVICE if sign in said]
+        return StoreError(f"store {self.where}: {'; '.join([said.rstrip('.'), *helps[:1]])}")
 
     def close(self) -> None:
         """Hang up, in the middle of trips too; nothing is sent any more."""

@@ -12,8 +12,8 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from otelbudget import forking
@@ -21,8 +21,8 @@ from otelbudget.config.store import StoreConfig
 from otelbudget.errors import IdempotencyError, StoreError
 from otelbudget.stores.base import Answer, Line, Reserve, Settle, Settled, Store, WrongWindow
 from otelbudget.stores.failure import Failure
-from otelbudget.stores.health import Health
-from otelbudget.stores.owed import ById, Owed, Unsent, sending
+from otelbudget.stores.health import Asking, Health
+from otelbudget.stores.owed import ById, Owed, Unsent
 from otelbudget.stores.watched import Watched
 
 _log = logging.getLogger("otelbudget")
@@ -48,6 +48,7 @@ class Shared:
         asker: Tells trips of this process from those of others under the same idempotency key.
         health: What became of the trips.
         owed, watched: Where the ledger puts what it charges, by its id; what follows the store.
+        ended: Set once it is closed.
     """
 
     def __init__(
@@ -60,13 +61,13 @@ class Shared:
     ) -> None:
         self.store, self.failure = store, failure
         self.health: Health = getattr(store, "health", None) or Health()
-        self.said, self._count, self.name = said, count, store.name
+        self.said, self.count, self.name = said, count, store.name
         self.ttl_s: float = getattr(store, "ttl_s", 60.0)
         self.asker = secrets.token_hex(8)
         self._open_holds, self.owed = open_holds, ById()
         self._owed: dict[str, Owed] = vars(self.owed)  # in the order in which they are sent
         self.overrides: Any = None  # what is set in the store, where somebody obeys it
-        self._ended = threading.Event()
+        self.ended = threading.Event()
         self._tending: threading.Thread | None = None
         self.watched = Watched(self._keep_alive)
         forking.tell(self)
@@ -79,26 +80,26 @@ class Shared:
         """`Store.reserve`, after what waits."""
         self._keep_alive()
         self._catch_up_first()
-        with self._asking():
+        with Asking(self):
             return self._heard(asked.shard, self.store.reserve(asked))
 
     async def areserve(self, asked: Reserve) -> Answer:
         """The same for coroutines."""
         self._keep_alive()
         await self._acatch_up_first()
-        with self._asking():
+        with Asking(self):
             return self._heard(asked.shard, await self.store.areserve(asked))
 
     def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         """`Store.read`, after what waits."""
         self._catch_up_first()
-        with self._asking():
+        with Asking(self):
             return self._heard(shard, self.store.read(shard, lines))
 
     async def aread(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         """The same for coroutines."""
         await self._acatch_up_first()
-        with self._asking():
+        with Asking(self):
             return self._heard(shard, await self.store.aread(shard, lines))
 
     def _heard(self, shard: str, answer: Answer) -> Answer:
@@ -109,21 +110,8 @@ class Shared:
     def admits(self, asked: Reserve, *, held: bool) -> bool:
         """Whether a request that the store did not answer goes on all the same."""
         admitted = self.failure.admits(asked, held=held)
-        self._count([(self.health, "unguarded", int(admitted))])
+        self.count([(self.health, "unguarded", int(admitted))])
         return admitted
-
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """A trip; whether it was answered is told, where that has changed."""
-        answers = getattr(self.store, "answers", None)
-        try:
-            yield
-        except StoreError as error:
-            self._count([(self.health, "errors", 1)])
-            self.health.is_away(self.name, error, self.failure.means, quiet=self._ended.is_set())
-            raise
-        if answers is None or self.store.answers != answers:  # type: ignore[attr-defined]  # else a lease has answered
-            self.health.is_reached(self.name)
 
     def settle(self, owed: Owed) -> None:
         """Send what the ledger has put into `owed`. Raises only what interrupts it, and then it is sent later.
@@ -174,7 +162,7 @@ class Shared:
     def _sent(
         self, owed: Owed, settle: Callable[[Settle], Settled], refusals: Any = (WrongWindow, IdempotencyError)
     ) -> Settled:
-        with self._asking():
+        with Asking(self):
             try:
                 return settle(owed.ended)
             except refusals as refused:
@@ -182,13 +170,13 @@ class Shared:
 
     def _send(self, owed: Owed, settle: Callable[[Settle], Settled]) -> None:
         if owed.ended.id in self._owed:
-            with sending(owed):
+            with owed:
                 settled = self._sent(owed, settle)
             self._answered(owed, settled)
 
     async def _asend(self, owed: Owed, settle: Callable[[Settle], Awaitable[Settled]]) -> None:
         if owed.ended.id in self._owed:
-            with sending(owed), self._asking():
+            with owed, Asking(self):
                 try:
                     settled = await settle(owed.ended)
                 except (WrongWindow, IdempotencyError) as refused:
@@ -201,7 +189,7 @@ class Shared:
             owed.told(settled)
 
     def _lose(self, owed: Owed) -> None:
-        self._count([(self.health, "lost", int(self.owed.drop(owed)))])
+        self.count([(self.health, "lost", int(self.owed.drop(owed)))])
 
     def _catch_up(self, *, flying: bool = False) -> None:
         """Send what waits, in order; StoreError if the store still doesn't take it."""
@@ -228,27 +216,27 @@ class Shared:
         """Send what waits, for `FLUSH_S` at most, and let go of the store; what is left then is lost, and logged."""
         if self._owed:
             self._keep_alive()
-        self._ended.set()
+        self.ended.set()
         if self._tending is not None:
             self._tending.join(FLUSH_S)
         self.store.close()
         if self._tending is not None:
             self._tending.join(0.1)  # now it gets no answer any more
         if spent := self.owed.spent():
-            self._count([(self.health, "lost", spent)])
+            self.count([(self.health, "lost", spent)])
             _log.error("%d settlements never reached the %s store", spent, self.name)
         self._owed.clear()
 
     # --- in a thread: keeping holds alive, sending what waits
 
     def _keep_alive(self) -> None:
-        if self._tending is None and not self._ended.is_set():
+        if self._tending is None and not self.ended.is_set():
             tending = threading.Thread(target=self._tend, name="otelbudget-store", daemon=True)
             tending.start()
             self._tending = tending  # now, since an exception may come in between
 
     def _tend(self) -> None:
-        ended, renew_s = self._ended, time.monotonic() + self.ttl_s / 3
+        ended, renew_s = self.ended, time.monotonic() + self.ttl_s / 3
         tend_leases = getattr(self.store, "tend", bool)
         while not ended.wait(min(RETRY_S, self.ttl_s / 3)):
             if self._tending not in (None, threading.current_thread()):  # several were started in one moment
@@ -286,7 +274,7 @@ class Shared:
             try:
                 self.store.renew(shard, ids, self.ttl_s)
             except Exception as error:  # noqa: BLE001 - whatever it is, the thread goes on
-                if not self._ended.is_set():
+                if not self.ended.is_set():
                     _log.warning("holds were not renewed in the %s store: %s", self.name, error)
 
     def forked(self) -> None:
@@ -294,7 +282,7 @@ class Shared:
         self.asker = secrets.token_hex(8)
         self._owed.clear()
         self._tending = None
-        self._ended = threading.Event()
+        self.ended = threading.Event()
 
 
 _tasks: set[Any] = set()  # what a loop runs must be kept alive

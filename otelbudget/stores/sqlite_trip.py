@@ -10,6 +10,7 @@ from operator import add
 from typing import Final, NamedTuple
 
 from otelbudget.model.amounts import NOTHING
+from otelbudget.model.vector import pack
 from otelbudget.model.windows import BUCKETS, bucket
 from otelbudget.stores.base import GRACE_S, KEYED_MARK_S, MARK_S, RECLAIMED, Line, State
 from otelbudget.stores.sqlite_schema import HELD, USED
@@ -73,7 +74,7 @@ class Trip:
 
     def states(self, lines: Iterable[Line]) -> tuple[State, ...]:
         """(used, taken) of each line, as changed so far."""
-        return tuple((tuple(one.used), tuple(map(add, one.used, one.held))) for one in map(self._account, lines))
+        return tuple([(pack(one.used), pack(one.used) + pack(one.held)) for one in map(self._account, lines)])
 
     def hold(self, lines: Iterable[Line], more: Sequence[int]) -> None:
         """Hold *more* on every line; less where it is below 0."""

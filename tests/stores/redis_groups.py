@@ -91,7 +91,7 @@ class Move:
 
     def some(self, *wanted: str) -> None:
         """Move the keys in which one of *wanted* occurs."""
-        keys = [key.decode() for key in self.source.ask("CLUSTER", "GETKEYSINSLOT", self.slot, "1000")]
+        keys = [key.decode() for key in self.source.ask("CLUSTER", "GETKEYSINSLOT", self.slot, "100000")]
         if going := [key for key in keys if any(one in key for one in wanted)]:
             self.source.ask("MIGRATE", "127.0.0.1", str(self.target.port), "", "0", "5000", "KEYS", *going)
 

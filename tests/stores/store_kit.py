@@ -11,6 +11,7 @@ from typing import Any
 from redis_server import empty_server
 from store_model import ModelStore
 
+from otelbudget.model.vector import lane, pack
 from otelbudget.stores.base import FOREVER_S, Answer, Line, Reserve, Settle, Settled, Store
 from otelbudget.stores.lease import Leased
 from otelbudget.stores.memory import MemoryStore
@@ -63,6 +64,11 @@ def tokens(amount: int, *, steps: int = 0) -> tuple[int, ...]:
     return (steps, amount, 0, 0, 0, 0, 0)
 
 
+def vector(amount: int, *, steps: int = 0) -> int:
+    """The same as an answer has it."""
+    return pack(tokens(amount, steps=steps))
+
+
 def limit(amount: int) -> tuple[int, ...]:
     """A limit of tokens, and of nothing else."""
     return (-1, amount, -1, -1, -1, -1, -1)
@@ -101,7 +107,7 @@ class Caller:
     def state(self, *lines: Line, shard: str = "acme") -> tuple[int, int]:
         """Tokens that the first line has used, and has taken."""
         used, taken = self.store.read(shard, lines or (lifetime(),)).states[0]
-        return used[1], taken[1]
+        return lane(used, 1), lane(taken, 1)
 
 
 def dump(path: Path) -> list[tuple[object, ...]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from otelbudget.errors import IdempotencyError, StoreError
+from otelbudget.model.vector import lane, pack
 from otelbudget.stores.base import (
     GRACE_S,
     PAGE,
@@ -17,7 +18,6 @@ from otelbudget.stores.base import (
     Reset,
     Settle,
     Settled,
-    State,
     Stored,
     WrongWindow,
 )
@@ -109,8 +109,8 @@ class ModelStore:
         for at, (line, (used, taken)) in enumerate(zip(asked.lines, seen.states, strict=True)):
             for i in range(7):
                 limit, more = line.limits[i], asked.amounts[i] - own[i]
-                if more > 0 and limit >= 0 and taken[i] + more > limit:
-                    refusals.append((used[i] + asked.amounts[i] <= limit, at, i))
+                if more > 0 and limit >= 0 and lane(taken, i) + more > limit:
+                    refusals.append((lane(used, i) + asked.amounts[i] <= limit, at, i))
         if refusals:
             busy, at, i = min(refusals)  # limits before busy ones
             return seen._replace(refused=at, resource=i, busy=busy)
@@ -186,7 +186,7 @@ class ModelStore:
         for line in lines:
             if line.key > after and (line.rolling or line.start_s <= now_s < line.end_s):
                 start_s, end_s = (0, line.end_s - line.start_s) if line.rolling else (line.start_s, line.end_s)
-                found[line.key] = Stored(line.key, start_s, end_s, line.rolling, *self.state(shard, line, now_s))
+                found[line.key] = Stored(line.key, start_s, end_s, line.rolling, *self.amounts(shard, line, now_s))
         return [found[key] for key in sorted(found)][:PAGE]
 
     def run(self, shard: str, run_id: str, record: RunRecord | None = None) -> RunRecord | None:
@@ -233,14 +233,15 @@ class ModelStore:
             hold.state = "expired"
             self.charge(shard, hold.lines, hold.on_expiry, now_s)
 
-    def state(self, shard: str, line: Line, now_s: float) -> State:
+    def amounts(self, shard: str, line: Line, now_s: float) -> tuple[Amounts, Amounts]:
         used = total([one.actual for one in self.charges if one.is_on(shard, line) and one.counts(now_s)])
         open_holds = [one for one in self.holds if one.shard == shard and one.state == "open"]
         held = total([one.amounts for one in open_holds if line[:4] in [other[:4] for other in one.lines]])
         return used, total([used, held])
 
     def seen(self, shard: str, lines: tuple[Line, ...], now_s: float) -> Answer:
-        states = tuple(self.state(shard, line, now_s) for line in lines)
+        found = [self.amounts(shard, line, now_s) for line in lines]
+        states = tuple((pack(used), pack(taken)) for used, taken in found)
         return Answer(None, -1, False, False, states, self.revisions.get(shard, 0), now_s)
 
     @staticmethod

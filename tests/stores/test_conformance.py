@@ -17,9 +17,11 @@ from store_kit import (
     limit,
     rolling,
     tokens,
+    vector,
 )
 
 from otelbudget import IdempotencyError, StoreError
+from otelbudget.model.vector import lane
 from otelbudget.stores.base import PAGE, Answer, Override, Reserve, Reset, Settle, Settled, Stored, WrongWindow
 
 
@@ -34,8 +36,8 @@ def test_exactly_the_limit_is_admitted_and_no_more(caller: Caller) -> None:
 def test_an_answer_tells_what_is_there_after_the_trip(caller: Caller, clock: Clock) -> None:
     caller.record("r", 5)
     answer = caller.reserve("a", 60)
-    assert answer == Answer(None, -1, False, False, ((tokens(5), tokens(65)),), 0, clock.now_s)
-    assert caller.settle("a", 7)[:3] == Settled("open", (tokens(12),), clock.now_s)[:3]
+    assert answer == Answer(None, -1, False, False, ((vector(5), vector(65)),), 0, clock.now_s)
+    assert caller.settle("a", 7)[:3] == Settled("open", (vector(12),), clock.now_s)[:3]
 
 
 def test_a_refused_request_holds_nothing_on_any_line(caller: Caller) -> None:
@@ -132,7 +134,7 @@ def test_a_growth_that_does_not_fit_changes_nothing(caller: Caller) -> None:
 def test_a_settle_charges_the_actual_over_the_limit_too(caller: Caller) -> None:
     line = lifetime(limits=limit(100))
     caller.reserve("a", 60, line)
-    assert caller.settle("a", 160, line).used == (tokens(160),)
+    assert caller.settle("a", 160, line).used == (vector(160),)
     assert caller.state() == (160, 160)
 
 
@@ -145,9 +147,9 @@ def test_a_release_gives_all_back(caller: Caller) -> None:
 def test_a_second_settle_changes_nothing(caller: Caller) -> None:
     caller.reserve("a", 60)
     caller.settle("a", 10)
-    assert caller.settle("a", 25)[:2] == ("settled", (tokens(10),))
+    assert caller.settle("a", 25)[:2] == ("settled", (vector(10),))
     assert caller.record("r", 5).was == "unknown"
-    assert caller.record("r", 5)[:2] == ("settled", (tokens(15),))
+    assert caller.record("r", 5)[:2] == ("settled", (vector(15),))
 
 
 def test_a_settle_of_a_hold_that_is_not_known_charges_in_full(caller: Caller, clock: Clock) -> None:
@@ -212,10 +214,10 @@ def test_a_commit_after_expiry_charges_what_exceeds_it(caller: Caller, clock: Cl
         caller.reserve(id, 100, on_expiry=tokens(20, steps=1), amounts=tokens(100, steps=1))
     clock.advance(65)
     assert caller.state() == (60, 60)
-    assert caller.settle("a", 50, actual=tokens(50, steps=1))[:2] == ("expired", (tokens(90, steps=3),))
-    assert caller.settle("b", 15).used == (tokens(90, steps=3),)
+    assert caller.settle("a", 50, actual=tokens(50, steps=1))[:2] == ("expired", (vector(90, steps=3),))
+    assert caller.settle("b", 15).used == (vector(90, steps=3),)
     assert caller.settle("c", 0).was == "expired"
-    assert caller.settle("a", 50)[:2] == ("settled", (tokens(90, steps=3),))
+    assert caller.settle("a", 50)[:2] == ("settled", (vector(90, steps=3),))
 
 
 def test_an_expired_hold_is_gone(caller: Caller, clock: Clock) -> None:
@@ -322,7 +324,7 @@ def test_a_keyed_hold_is_replayed_to_another_process_as_it_is(caller: Caller, cl
     assert not caller.reserve("a", 10, line, digest="one here").replayed
     clock.advance(40)
     theirs = caller.reserve("a", 10, line, digest="one there")
-    assert (theirs.replayed, theirs.gone, theirs.refused, theirs.states[0][1]) == (True, False, None, tokens(20))
+    assert (theirs.replayed, theirs.gone, theirs.refused, theirs.states[0][1]) == (True, False, None, vector(20))
     clock.advance(40)
     assert caller.reserve("a", 10, tomorrow, digest="one there").replayed  # it is held, and lives on
     assert said(caller.settle("a", 7, tomorrow, digest="one there")) == ("open", False)
@@ -459,7 +461,7 @@ async def test_coroutines_get_the_same_answers(caller: Caller) -> None:
     ended = Settle("a", "acme", (lifetime(),), tokens(10), tokens(5), NOTHING)
     assert (await store.asettle(ended)).was == "open"
     answers = await asyncio.gather(*(store.areserve(asked._replace(id=f"{i}")) for i in range(20)))
-    assert sorted(answer.states[0][1][1] for answer in answers) == [5 + 10 * i for i in range(1, 21)]
+    assert sorted(lane(answer.states[0][1], 1) for answer in answers) == [5 + 10 * i for i in range(1, 21)]
 
 
 async def test_a_closed_store_says_so_and_is_closed_twice(caller: Caller) -> None:

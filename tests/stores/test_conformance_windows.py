@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from store_kit import DAY_S, NO_LIMITS, NOON_S, Caller, Clock, day, lifetime, limit, rolling, tokens
+from store_kit import DAY_S, NO_LIMITS, NOON_S, Caller, Clock, day, lifetime, limit, rolling, tokens, vector
 
 from otelbudget.stores.base import Line, WrongWindow
 
@@ -57,9 +57,9 @@ def test_a_new_window_begins_at_nothing_and_the_old_one_is_found_by_a_clock_set_
 ) -> None:
     caller.record("a", 10, day())
     clock.advance(DAY_S)
-    assert caller.record("b", 1, day(clock.now_s)).used == (tokens(1),)
+    assert caller.record("b", 1, day(clock.now_s)).used == (vector(1),)
     clock.advance(-DAY_S)
-    assert caller.record("c", 1, day()).used == (tokens(11),)
+    assert caller.record("c", 1, day()).used == (vector(11),)
 
 
 @pytest.mark.parametrize("length_s", [1, 7, 60, 3600, 366 * DAY_S])

@@ -159,6 +159,20 @@ def test_a_reservation_that_grew_stays_as_large_for_all(here: QuotaService, ther
     assert seen(there) == (80, 0)
 
 
+def test_a_reservation_of_nothing_is_asked_of_the_store_as_it_grows(here: QuotaService, there: QuotaService) -> None:
+    others = there.reserve("acme", 90)
+    first = here.reserve("acme", 0, steps=0, idempotency_key="job")
+    with pytest.raises(BudgetExceeded):
+        first.extend(tokens=20)
+    assert seen(there) == (0, 90)
+    others.release()
+    first.extend(tokens=20)
+    assert there.reserve("acme", 0, steps=0, idempotency_key="job").replayed
+    assert seen(there) == (0, 20)
+    first.commit()
+    assert seen(there) == (20, 0)
+
+
 def test_processes_that_share_a_run_share_its_keys(manager: Callable[..., BudgetManager]) -> None:
     opened, other = manager(), manager()
     with opened.run(RunBudget(max_tokens=100), tenant="acme", shared=True) as run:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from shared_kit import Place, state
-from store_kit import NOTHING, Caller, Clock, day, lifetime, limit, tokens
+from store_kit import NOTHING, Caller, Clock, day, lifetime, limit, tokens, vector
 from store_model import ModelStore
 
 import otelbudget
@@ -92,10 +92,21 @@ def test_calls_inside_a_block_take_no_trip(mine: Caller, central: Counted) -> No
     assert central.trips == ["reserve 100", "settle 100", "reserve 100"]
 
 
+def test_blocks_that_cannot_be_given_back_at_the_end_are_told(
+    mine: Caller, central: Counted, caplog: pytest.LogCaptureFixture
+) -> None:
+    spend(mine, "a", 10)
+    central.away = True
+    mine.store.close()
+    assert [one.getMessage() for one in caplog.records] == [
+        "1 leases were not given back to the model store, which will charge them in full: away"
+    ]
+
+
 def test_the_answers_say_what_is_used_and_held_by_all(mine: Caller, other: Caller) -> None:
     spend(other, "o", 30)
-    assert mine.reserve("a", 10, LINE).states[0] == (tokens(0), tokens(110))
-    assert mine.settle("a", 10, LINE).used == (tokens(10),)
+    assert mine.reserve("a", 10, LINE).states[0] == (vector(0), vector(110))
+    assert mine.settle("a", 10, LINE).used == (vector(10),)
     assert mine.state(LINE) == (10, 110)
     tend(other)
     assert other.state(LINE) == (30, 130)

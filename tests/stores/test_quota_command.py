@@ -96,12 +96,14 @@ def test_what_cannot_be_done_says_why_and_changes_nothing(
     assert service.remaining("acme") == 10_000
 
 
+@pytest.mark.parametrize("action", ["show", "reset"])
+@pytest.mark.parametrize("file", [FILE, "store: {{url: '{}'}}"])  # one without a quota
 def test_a_store_that_is_not_there_is_an_error_in_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: str, action: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("budgets.yaml").write_text(FILE.format("redis://:s3cr3t@127.0.0.1:1/0"), "utf-8")
-    assert main(["quota", "show", "acme"]) == 2
+    Path("budgets.yaml").write_text(file.format("redis://:s3cr3t@127.0.0.1:1/0"), "utf-8")
+    assert main(["quota", action, "acme"]) == 2
     said = capsys.readouterr().err
     assert "can't be reached" in said or "refused" in said.lower()
     assert "s3cr3t" not in said

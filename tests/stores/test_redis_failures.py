@@ -20,6 +20,7 @@ from store_kit import Caller, lifetime, limit
 import otelbudget
 from otelbudget import BudgetExceeded, Quota, Quotas, QuotaService, RunBudget, StoreError, Usage
 from otelbudget.config import StoreConfig
+from otelbudget.stores.base import Override, Reset
 from otelbudget.stores.redis import RedisStore
 
 pytestmark = pytest.mark.slow
@@ -267,3 +268,40 @@ async def test_a_policy_decides_while_the_server_is_away(
             (await run.areserve(tokens=5000)).release()
         back()
         await asyncio.to_thread(wait_until, lambda: state(service) == (50, 0, 950))
+
+
+# --- what a server refuses says what to do
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (("REPLICAOF", "127.0.0.1", "1"), r"read only replica; the address is a replica's: name its master"),
+        (("CONFIG", "SET", "requirepass", "s3cr3t"), r"[^.]; the address says who: redis://user:password@host"),
+        (("CONFIG", "SET", "maxmemory", "1"), r"'maxmemory'; raise that"),
+    ],
+)
+def test_a_server_that_is_set_up_wrongly_is_named_with_what_to_do(
+    server: RedisServer, tmp_path: Path, harm: tuple[str, ...], says: str
+) -> None:
+    server.ask(*harm)
+    service = opened(server.port, tmp_path)
+    with pytest.raises(BudgetExceeded, match=rf"store redis://127\.0\.0\.1:{server.port}/0: .*{says}"):
+        service.reserve("acme", 1)
+
+
+def test_a_user_without_rights_is_told_all_that_he_needs(server: RedisServer) -> None:
+    store = RedisStore(f"redis://ada:s3cr3t@127.0.0.1:{server.port}/1", timeout_s=5)
+    rights = ["on", ">s3cr3t", "+ping"]
+    for _ in range(2):
+        server.ask("ACL", "SETUSER", "ada", *rights)
+        try:
+            store.configure("acme", "k", Override("rules"))
+        except StoreError as error:
+            rights = str(error).partition(" its user needs ")[2].split()
+    assert Caller(store).reserve("a", 1).refused is None
+    assert Caller(store).settle("a", 1).was == "open"
+    assert [one.used[1] for one in store.accounts("acme")] == [1]
+    assert store.overrides("acme") == {"k": Override("rules")}
+    store.configure("acme", "life", Reset())
+    store.close()

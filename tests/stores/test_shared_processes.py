@@ -56,7 +56,7 @@ def said(worker: subprocess.Popen[str]) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("hows", [("cents", "cents"), ("acents", "cents"), ("acents",) * 3])
 def test_processes_spend_a_dollar_to_the_cent(place: Place, hows: tuple[str, ...]) -> None:
-    config = write(place, "cost_usd: 2")
+    config = write(place, "cost_usd: 2", timeout="5s")
     made = [said(worker) for worker in [start(config, how) for how in hows]]
     assert sum(made) == 40, made
     service = QuotaService(store=place.setup(config, store=None))

@@ -12,9 +12,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from store_kit import NOTHING, Caller, Clock, dump, lifetime, limit, rolling, tokens
+from store_kit import NOTHING, Caller, Clock, dump, lifetime, limit, rolling, tokens, vector
 
 from otelbudget import ConfigError, StoreError
+from otelbudget.model.vector import lane
 from otelbudget.stores.base import FOREVER_S, Line, Reserve
 from otelbudget.stores.sqlite import SqliteStore
 
@@ -116,7 +117,7 @@ def test_a_deleted_file_is_told_once_and_counting_begins_anew(
         other.record("b", 1)
     with pytest.raises(StoreError, match="deleted or replaced"):
         store.record("c", 1)
-    assert store.record("c", 1).used == (tokens(2 if replaced else 1),)
+    assert store.record("c", 1).used == (vector(2 if replaced else 1),)
     if replaced:
         assert other.state() == (2, 2)
 
@@ -131,7 +132,7 @@ def test_a_file_that_turns_to_garbage_is_told_until_it_is_gone(make: Callable[..
         with pytest.raises(StoreError):
             store.record("b", 1)
     path.unlink()
-    assert store.record("b", 1).used == (tokens(1),)
+    assert store.record("b", 1).used == (vector(1),)
 
 
 def test_a_full_disk_changes_nothing_and_is_no_end(make: Callable[..., Caller], path: Path) -> None:
@@ -201,7 +202,7 @@ def test_threads_share_one_store(make: Callable[..., Caller]) -> None:
     def work(name: int) -> None:
         ids = [f"{name} {i}" for i in range(40)]
         held = (id for id in ids if store.reserve(id, 1, line).refused is None)
-        admitted.extend(store.settle(id, 1, line).used[0][1] for id in held)
+        admitted.extend(lane(store.settle(id, 1, line).used[0], 1) for id in held)
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
     for thread in threads:
@@ -225,7 +226,7 @@ def test_what_comes_inside_a_trip_of_its_own_thread_fails_and_harms_nothing(path
     with closing(SqliteStore(path, clock_s=clock_s)) as made:
         store = Caller(made)
         assert store.record("outer", 1).was == "unknown"
-        assert store.record("inner", 1).used == (tokens(2),)
+        assert store.record("inner", 1).used == (vector(2),)
     assert inside
 
 
@@ -235,7 +236,7 @@ def test_a_trip_that_an_exception_left_open_is_undone_by_the_next(make: Callable
     connection: sqlite3.Connection = store.store._file._connection  # type: ignore[attr-defined]
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("UPDATE account SET u1 = 100")
-    assert store.record("b", 1).used == (tokens(2),)
+    assert store.record("b", 1).used == (vector(2),)
 
 
 def test_a_cancelled_coroutine_blocks_nobody_and_its_release_finds_the_hold(make: Callable[..., Caller]) -> None:

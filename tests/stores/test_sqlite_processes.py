@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_kit import Caller, lifetime, limit
+from store_kit import Caller, lifetime, limit, vector
 from store_worker import TTL_S, fast
 
 from otelbudget.stores.base import GRACE_S
@@ -105,7 +105,7 @@ class TestForks:
 
         assert files()
         assert in_child(files) == []
-        assert in_child(lambda: caller.record("b", 1).used[0][1]) == 2
+        assert in_child(lambda: caller.record("b", 1).used) == (vector(2),)
         assert caller.state() == (2, 2)
 
     def test_what_a_child_writes_outlives_the_parents_connection(self, caller: Caller, tmp_path: Path) -> None:
