@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.context import Context, get_current
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags, set_span_in_context
 from world import World, held, said, used
@@ -728,14 +728,6 @@ def test_what_is_said_of_an_agents_run_is_on_its_span(make_world: Callable[..., 
         "otelbudget.check",
     ]
     assert (span.attributes or {})["otelbudget.used.tokens"] == 9
-
-
-def test_a_root_span_of_a_model_s_client_is_no_piece_of_work(world: World) -> None:
-    seen = []
-    for scope in ("openinference.instrumentation.openai", "an.application"):
-        with world.provider.get_tracer(scope).start_as_current_span("anything"):
-            seen.append(world.manager.engine.spans.runs.of(get_current()))
-    assert [run and run.kind for run in seen] == [None, "implicit"]
 
 
 @pytest.mark.parametrize(("given", "made"), [(30.0, "20"), ("30", 20.0), ("30", "20")])
