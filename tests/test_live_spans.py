@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.context import Context, get_current
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-from opentelemetry.trace import NonRecordingSpan, SpanContext, StatusCode, TraceFlags, set_span_in_context
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags, set_span_in_context
 from world import World, held, said, used
 
 from otelbudget import BudgetExceeded, BudgetRun, Config, RunBudget, Usage, current_run
@@ -301,6 +301,27 @@ def test_an_implicit_run_never_raises_again_at_its_end(make_world: Callable[...,
     world.activate()
     with agent(world, "a"), pytest.raises(BudgetExceeded):
         world.tracer.start_span("chat", attributes=CHAT)
+
+
+@pytest.mark.parametrize(
+    ("scope", "kind", "runs"),
+    [
+        ("openinference.instrumentation.groq", SpanKind.INTERNAL, 1),
+        ("openinference.instrumentation.litellm", SpanKind.CLIENT, 1),
+        ("litellm", SpanKind.SERVER, 2),
+        ("openinference.instrumentation.langchain", SpanKind.INTERNAL, 2),
+    ],
+)
+def test_a_clients_span_that_says_only_later_what_it_is_has_no_run_of_its_own_and_a_servers_request_has(
+    world: World, scope: str, kind: SpanKind, runs: int
+) -> None:
+    found = set()
+    for _ in range(2):
+        with world.provider.get_tracer(scope).start_as_current_span("Completions", kind=kind):
+            call = begin(GUARDED)
+            call.commit(Usage(40, 10))
+            found.add(call.run)
+    assert len(found) == runs
 
 
 def test_nested_agents_are_children(make_world: Callable[..., World]) -> None:
@@ -707,14 +728,6 @@ def test_what_is_said_of_an_agents_run_is_on_its_span(make_world: Callable[..., 
         "otelbudget.check",
     ]
     assert (span.attributes or {})["otelbudget.used.tokens"] == 9
-
-
-def test_a_root_span_of_a_model_s_client_is_no_piece_of_work(world: World) -> None:
-    seen = []
-    for scope in ("openinference.instrumentation.openai", "an.application"):
-        with world.provider.get_tracer(scope).start_as_current_span("anything"):
-            seen.append(world.manager.engine.spans.runs.of(get_current()))
-    assert [run and run.kind for run in seen] == [None, "implicit"]
 
 
 @pytest.mark.parametrize(("given", "made"), [(30.0, "20"), ("30", 20.0), ("30", "20")])

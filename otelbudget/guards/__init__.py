@@ -11,7 +11,8 @@ To add an SDK:
    `call.Wire` that reads its requests; `call` has them admitted and settled, `exchange` notes their attempts,
    `watch.Watch` follows answers that are read later.
 2. If it speaks a wire format of its own, write a file in `dialects`, whose docstring says what it has.
-3. Name the instrumentation scopes of the SDK in `spans.conventions`, so that their spans are not charged a second time.
+3. Name the instrumentation scopes of the SDK in `spans.conventions`, so that their spans are not charged a second time,
+   and give the SDK a row in ``tests/matrix/model_sdks``.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from importlib import import_module
@@ -53,6 +54,11 @@ _ROUTER: Final = {
 }
 #: How a function is told that its twin calls it, beside the twin's name: it gives a coroutine.
 _OF_TWIN: Final = ("async_call", "aimg_generation")
+#: Where those come from that others put theirs in the place of, the outermost first.
+_HOMES: Final = (
+    *("chat_completions.dispatch", "embeddings.dispatch", "responses.dispatch"),
+    *("main", "responses.main", "images.main"),
+)
 #: Names of litellm's providers that GenAI has others for.
 _PROVIDERS: Final = {
     "azure": "azure.ai.openai",
@@ -85,8 +91,14 @@ class LitellmGuard(SdkGuard):
         self._calls.append(patching.Takeover(function, partial(guard, name, leading)))
 
     def _function(self, name: str) -> Any:
-        """The outermost function of litellm's own: others may have wrapped it, and it wraps its inner ones."""
-        found: Any = getattr(import_module(self._sdk.module), name, None)
+        """The outermost function of litellm's own: others may have wrapped it, or put theirs where it was."""
+        places = [import_module(self._sdk.module), *(sys.modules.get(f"litellm.{home}") for home in _HOMES)]
+        functions = (self._own(getattr(place, name, None)) for place in places)
+        return next((found for found in functions if found is not None), None)
+
+    @staticmethod
+    def _own(found: Any) -> Any:
+        """What of litellm's is in *found*, under wrappers that show it."""
         while found is not None and not str(getattr(found, "__module__", "")).startswith("litellm."):
             found = getattr(found, "__wrapped__", None)
         while type(found).__name__.endswith("FunctionWrapper"):  # wrapt's, which has the module of what it wraps
@@ -101,8 +113,9 @@ class LitellmGuard(SdkGuard):
 
     def unreached(self) -> list[str]:
         """The functions that applications call and that do not pass the guard."""
-        found = {spelled: self._function(spelled) for name in _FUNCTIONS for spelled in (name, f"a{name}")}
-        return [f"litellm.{name}" for name, one in found.items() if one is not None and not self._takes(one)]
+        made = import_module(self._sdk.module)
+        names = [spelled for name in _FUNCTIONS for spelled in (name, f"a{name}") if hasattr(made, spelled)]
+        return [f"litellm.{name}" for name in names if not self._takes(self._function(name))]
 
     def _call(self, name: str, leading: tuple[str, ...], original: Callable[..., Any], *args: Any, **how: Any) -> Any:
         asked = _Asked(name, args, how, leading)

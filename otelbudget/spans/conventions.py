@@ -55,42 +55,31 @@ _BARE_MODEL_SPANS: Final = frozenset({("opentelemetry.instrumentation.openai.v1"
 
 #: More digits than any count has.
 _DIGITS: Final = 20
-#: Instrumentation scope -> the client SDK it instruments, by the name of that SDK's guard. Frameworks (LangChain,
-#: pydantic-ai) are not here: what they call below may have no guard.
+#: What instrumentations call a client SDK -> the name of its guard. Frameworks (LangChain, pydantic-ai) are not here:
+#: what they call below may have no guard.
+_CLIENTS: Final[dict[str, str]] = {
+    **{name: name for name in ("openai", "anthropic", "mistralai", "groq", "together", "cohere", "ollama", "litellm")},
+    **dict.fromkeys(("openai_v2", "openai.v0", "openai.v1"), "openai"),
+    **dict.fromkeys(("google_genai", "google_generativeai"), "google_genai"),
+    **dict.fromkeys(("bedrock", "botocore.bedrock-runtime"), "bedrock"),
+}
+#: Whose they are: official and OpenLLMetry's, official GenAI's, OpenInference's, Logfire's.
+_FAMILIES: Final = (
+    "opentelemetry.instrumentation",
+    "opentelemetry.instrumentation.genai",
+    "openinference.instrumentation",
+    "logfire",
+)
+#: Instrumentation scope -> the client SDK it instruments.
 _CLIENT_SCOPES: Final[dict[str, str]] = {
-    "opentelemetry.instrumentation.genai.openai": "openai",
-    "opentelemetry.instrumentation.openai_v2": "openai",
-    "opentelemetry.instrumentation.openai": "openai",
-    "opentelemetry.instrumentation.openai.v0": "openai",
-    "opentelemetry.instrumentation.openai.v1": "openai",
-    "openinference.instrumentation.openai": "openai",
-    "logfire.openai": "openai",
-    # The SDK's own, with the platform of its client.
+    **{f"{family}.{name}": sdk for family in _FAMILIES for name, sdk in _CLIENTS.items()},
+    # The SDKs' own, Anthropic's with the platform of its client.
     **{
         f"com.anthropic.sdk.python{platform}": "anthropic"
         for platform in ("", ".aws", ".bedrock", ".foundry", ".google_cloud", ".vertex")
     },
-    "opentelemetry.instrumentation.genai.anthropic": "anthropic",
-    "opentelemetry.instrumentation.anthropic": "anthropic",
-    "openinference.instrumentation.anthropic": "anthropic",
-    "logfire.anthropic": "anthropic",
     "mistralai_sdk_tracer": "mistralai",
-    "opentelemetry.instrumentation.mistralai": "mistralai",
-    "openinference.instrumentation.mistralai": "mistralai",
-    "opentelemetry.instrumentation.groq": "groq",
-    "openinference.instrumentation.groq": "groq",
-    "opentelemetry.instrumentation.together": "together",
-    "opentelemetry.instrumentation.google_genai": "google_genai",
-    "opentelemetry.instrumentation.google_generativeai": "google_genai",
-    "openinference.instrumentation.google_genai": "google_genai",
-    "opentelemetry.instrumentation.cohere": "cohere",
-    "opentelemetry.instrumentation.ollama": "ollama",
-    "opentelemetry.instrumentation.bedrock": "bedrock",
-    "opentelemetry.instrumentation.botocore.bedrock-runtime": "bedrock",
-    "openinference.instrumentation.bedrock": "bedrock",
     "litellm": "litellm",
-    "opentelemetry.instrumentation.litellm": "litellm",
-    "openinference.instrumentation.litellm": "litellm",
 }
 
 _USAGE: Final = Names(

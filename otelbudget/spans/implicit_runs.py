@@ -63,10 +63,7 @@ class ImplicitRuns:
         run = self._left.get(trace.get_current_span(context).get_span_context().span_id) if self._left else None
         run = run or self.of_agent(context)
         nodes = [] if run is not None else self._tree.around(context)
-        # What a model's client traces is a call, also where its span says so only later.
-        if not nodes or nodes[-1].kind is not None or nodes[-1].ours or covered_sdk(nodes[-1].scope) is not None:
-            return run
-        return self._opened(nodes[-1], None, context)
+        return self._opened(nodes[-1], None, context) if nodes and _is_work(nodes[-1]) else run
 
     def of_agent(self, context: Context) -> RunState | None:
         """The run of the agent's span that encloses *context*, or None."""
@@ -137,3 +134,10 @@ class ImplicitRuns:
             return root.run.owner if root.run.tenant_said else None
         said = None if root.ours else self._tenant_said(root, context)
         return None if said is None else self._engine.directory.owner(Names(tenant=said))
+
+
+def _is_work(root: Node) -> bool:
+    """Whether a local root stands for a request or job; not for one call of a client, which may say so only later."""
+    if root.kind is not None or root.ours:
+        return False
+    return covered_sdk(root.scope) is None or (root.span is not None and root.span.kind is trace.SpanKind.SERVER)

@@ -349,6 +349,21 @@ def test_what_is_called_inside_is_a_part_and_what_comes_after_is_not(
         GUARDS["openai"].uninstall()
 
 
+@pytest.mark.parametrize("name", ["completion", "embedding", "responses"])
+def test_a_function_that_another_has_put_in_its_place_does_not_hide_it(
+    name: str, server: Provider, manager: BudgetManager, litellm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    GUARDS["litellm"].uninstall()
+    theirs = getattr(litellm, name)
+    monkeypatch.setattr(litellm, name, lambda **how: theirs(**how))
+    GUARDS["litellm"].install()
+    assert GUARDS["litellm"].unreached() == []
+    asked: dict[str, Any] = {"completion": SAY, "embedding": {"input": ["Say it."]}, "responses": {"input": "Say it."}}
+    with manager.run(RunBudget(max_steps=0), reraise=False), pytest.raises(BudgetExceeded) as caught:
+        getattr(litellm, name)(**asked[name], **_routes(server)["openai"])
+    assert (caught.value.__cause__, server.requests) == (None, 0)
+
+
 def test_litellm_is_as_before_when_the_guard_is_out(server: Provider, manager: BudgetManager, litellm: Any) -> None:
     guard: Any = GUARDS["litellm"]
     list(litellm.completion(**SAY, **_routes(server)["openai"], stream=True))

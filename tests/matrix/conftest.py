@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 from provider import Provider, Reply
+from results import write_row
 
 import otelbudget
 from otelbudget import RunBudget
 from otelbudget.errors import found_in
 
-#: Where the rows of the result go, see ``run``.
-ROWS = os.environ.get("OTELBUDGET_MATRIX_ROWS")
 ONE_STEP = RunBudget(max_steps=1)
 
 
@@ -88,9 +87,7 @@ def row(request: pytest.FixtureRequest, server: Provider) -> Callable[..., int]:
     ) -> int:
         saw, made = _seen(ask, budget), sent()
         said = (request.path.parent.name, package, version(package), using, wanted, allowed, made, saw)
-        if ROWS:
-            with Path(ROWS).open("a") as file:
-                file.write(f"| {' | '.join(map(str, said))} | {'yes' if made <= allowed else 'no'} |\n")
+        write_row("frameworks", *said, "yes" if made <= allowed else "no")
         return made
 
     return row
