@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ def test_it_says_why_what_can_not_be_stopped_is_not(
     module: str, why: str, doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if module.startswith(("google", "litellm")):
-        pytest.importorskip(module.rpartition(".")[0])
+        if not find_spec(module.partition(".")[0]):
+            pytest.skip("not installed")
     else:
         package, _, inner = module.partition(".")
         (tmp_path / package).mkdir()
