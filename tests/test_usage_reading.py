@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import World, used
 
-from otelbudget import Usage
+from otelbudget import RunBudget, Usage
 
 CACHED = {"prompt_tokens": 2, "completion_tokens": 50, "prompt_tokens_details": {"cached_tokens": 9_842}}
 
@@ -506,6 +506,25 @@ def test_what_can_not_be_looked_into_is_unknown(hostile: Any, where: str | None,
     assert Usage.reported(answer) in (None, Usage(8, 2))
     with world.run() as run, pytest.raises(TypeError, match="found no usage"):
         run.record(hostile)
+
+
+class _Opaque:
+    """Of which not even the class can be read."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+def test_what_is_opaque_or_leads_to_itself_is_unknown(world: World) -> None:
+    endless: dict[str, Any] = {}
+    endless["generations"] = [[endless]]
+    with world.run(RunBudget()) as run:
+        for answer in (_Opaque(), {"usage": _Opaque()}, endless):
+            assert Usage.reported(answer) is None
+            with pytest.raises(TypeError, match="found no usage"):
+                run.record(answer)
+            with pytest.raises(TypeError, match="reports a usage"):
+                run.reserve(tokens=9).commit(answer)
 
 
 def web(*actions: str | None) -> list[dict[str, Any]]:
