@@ -18,6 +18,7 @@ from otelbudget.model.usage_names import (
     KINDS,
     MADE,
     MODEL,
+    OWN_IDS,
     PAID_ONCE,
     PLACES,
     QUERIES,
@@ -149,9 +150,10 @@ def fields_of(answer: object) -> dict[str, Any] | None:
         return None
     found["searches"] = found.get("searches") or count(at(answer, "searches")) or _searches(answer)
     found["file_searches"] = count(at(answer, "file_searches")) or _file_searches(answer)
+    name = text(answer, *ID) or ""
     return found | {
         "model": text(answer, *MODEL),
-        "response_id": text(answer, *ID),
+        "response_id": None if name.startswith(OWN_IDS) else name or None,
         "tier": _tier(answer),
         "reported_cost_usd": next((cost for path in COST if (cost := cost_of(at(place, path))) is not None), None),
     }

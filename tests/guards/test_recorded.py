@@ -175,6 +175,18 @@ def test_calls_of_a_server_that_names_all_alike_are_charged_once_each(
         assert run.usage.tokens == (2 * TOTAL if name else TOTAL) + 100
 
 
+@pytest.mark.parametrize(
+    "own", ["run-0b2f2a0e-0000-4000-8000-000000000000", "lc_run--0b2f2a0e-0000-4000-8000-000000000000"]
+)
+def test_a_message_that_has_only_an_id_of_its_framework_is_known_by_its_tokens(
+    own: str, manager: BudgetManager, call: Callable[[], Any]
+) -> None:
+    with manager.run(RunBudget()) as run:
+        call()
+        assert run.record({"id": own, "usage_metadata": {"input_tokens": 10, "output_tokens": 5}}).replayed
+    assert run.usage.steps == 1
+
+
 def test_what_has_the_short_name_of_a_guarded_call_stands_for_one_of_as_many_tokens(
     manager: BudgetManager, gateway: str, answer: dict[str, Any]
 ) -> None:
