@@ -531,10 +531,11 @@ def web(*actions: str | None) -> list[dict[str, Any]]:
     return [{"type": "web_search_call", **({"action": {"type": one}} if one else {})} for one in actions]
 
 
-def test_searches_in_files_are_counted_apart() -> None:
-    shown = {"output": [{"type": "file_search_call"}, {"type": "file_search_call"}, *web("search")]}
+def test_searches_in_files_and_pictures_of_a_hosted_tool_are_counted_apart() -> None:
+    kinds = ["file_search_call", "file_search_call", "image_generation_call"]
+    shown = {"output": [*({"type": kind} for kind in kinds), *web("search")]}
     usage = Usage.of({"usage": {"input_tokens": 8, "output_tokens": 2}} | shown)
-    assert (usage.searches, usage.file_searches) == (1, 2)
+    assert (usage.searches, usage.file_searches, usage.images) == (1, 2, 1)
     assert Usage.of({"usage": {"input_tokens": 8, "output_tokens": 2}, "file_searches": 3}).file_searches == 3
 
 

@@ -38,6 +38,8 @@ _TOO_MANY: Final = 2**50
 _MAPPINGS: Final = (dict, Mapping)
 #: What an entry of such a list has its tokens under.
 _IN_LIST: Final = ("tokenCount", "token_count", "tokens", "inputTokens")
+#: Fields of `Usage` that OpenAI's Responses don't tell -> what they show for each.
+_HOSTED: Final = {"file_searches": "file_search_call", "images": "image_generation_call"}
 #: Work of Anthropic's own that the totals of a message leave out.
 _BESIDE: Final = ("compaction", "advisor_message")
 
@@ -131,7 +133,7 @@ def part_of(event: object) -> dict[str, Any]:
         "service_tier": _tier(event),
         "usage": usage_in(event)[0],
         "searches": _searches(event),
-        "file_searches": _file_searches(event),
+        **{name: len(_shown(event, kind)) for name, kind in _HOSTED.items()},
     }
 
 
@@ -149,7 +151,8 @@ def fields_of(answer: object) -> dict[str, Any] | None:
     if not (found.get("input_tokens") or found.get("output_tokens") or found.get("tokens")):
         return None
     found["searches"] = found.get("searches") or count(at(answer, "searches")) or _searches(answer)
-    found["file_searches"] = count(at(answer, "file_searches")) or _file_searches(answer)
+    for field, kind_shown in _HOSTED.items():
+        found[field] = count(at(answer, field)) or len(_shown(answer, kind_shown))
     name = text(answer, *ID) or ""
     return found | {
         "model": text(answer, *MODEL),
@@ -167,10 +170,6 @@ def _searches(answer: object) -> int:
         queries = 1
     told = max(count(at(answer, path)) or 0 for path in REQUESTS)
     return queries + max(told, sum(at(one, "action.type") in (None, "search") for one in shown))
-
-
-def _file_searches(answer: object) -> int:
-    return len(_shown(answer, "file_search_call"))
 
 
 def _shown(answer: object, kind: str) -> list[Any]:
