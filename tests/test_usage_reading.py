@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import World, used
 
-from otelbudget import Usage
+from otelbudget import RunBudget, Usage
 
 CACHED = {"prompt_tokens": 2, "completion_tokens": 50, "prompt_tokens_details": {"cached_tokens": 9_842}}
 
@@ -508,14 +508,34 @@ def test_what_can_not_be_looked_into_is_unknown(hostile: Any, where: str | None,
         run.record(hostile)
 
 
+class _Opaque:
+    """Of which not even the class can be read."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+def test_what_is_opaque_or_leads_to_itself_is_unknown(world: World) -> None:
+    endless: dict[str, Any] = {}
+    endless["generations"] = [[endless]]
+    with world.run(RunBudget()) as run:
+        for answer in (_Opaque(), {"usage": _Opaque()}, endless):
+            assert Usage.reported(answer) is None
+            with pytest.raises(TypeError, match="found no usage"):
+                run.record(answer)
+            with pytest.raises(TypeError, match="reports a usage"):
+                run.reserve(tokens=9).commit(answer)
+
+
 def web(*actions: str | None) -> list[dict[str, Any]]:
     return [{"type": "web_search_call", **({"action": {"type": one}} if one else {})} for one in actions]
 
 
-def test_searches_in_files_are_counted_apart() -> None:
-    shown = {"output": [{"type": "file_search_call"}, {"type": "file_search_call"}, *web("search")]}
+def test_searches_in_files_and_pictures_of_a_hosted_tool_are_counted_apart() -> None:
+    kinds = ["file_search_call", "file_search_call", "image_generation_call"]
+    shown = {"output": [*({"type": kind} for kind in kinds), *web("search")]}
     usage = Usage.of({"usage": {"input_tokens": 8, "output_tokens": 2}} | shown)
-    assert (usage.searches, usage.file_searches) == (1, 2)
+    assert (usage.searches, usage.file_searches, usage.images) == (1, 2, 1)
     assert Usage.of({"usage": {"input_tokens": 8, "output_tokens": 2}, "file_searches": 3}).file_searches == 3
 
 

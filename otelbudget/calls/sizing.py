@@ -35,6 +35,7 @@ _HEARD: Final[tuple[str, ...]] = ("audio_input_tokens", "video_input_tokens")
 #: What is written to a cache: of it, what stays there for an hour.
 _WRITTEN: Final = ("cache_write_tokens", "cache_write_1h_tokens")
 _READ: Final = ("cache_read_tokens",)
+_SHOWN: Final = "image_input_tokens"
 
 
 class Kept(NamedTuple):
@@ -99,6 +100,8 @@ class ModelRequest:
         """What of so many tokens, input and output, may turn out to be *apart*, or what nobody asks for, reasoning and
         read from a cache: a mixture of these costs at most what the dearest of them does."""
         seen = [{}, *({name: self.sound(given)} for name in _HEARD if name in self.apart)]
+        if _SHOWN in self.apart:  # most of what has pictures is that
+            seen.append({_SHOWN: given})
         cached = [_WRITTEN[:number] for number in range(3) if self.apart.issuperset(_WRITTEN[:number])] + [_READ]
         output = [(), (REASONING,), *((name,) for name in MADE if name in self.apart)]
         return [

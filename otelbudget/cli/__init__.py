@@ -7,6 +7,7 @@ A new command is a module of this folder with ``arguments(parser)`` and ``run(op
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -32,10 +33,23 @@ COMMANDS: Final = {
 
 #: Exit code after Ctrl-C, as shells have it: 128 and the signal's number.
 INTERRUPTED: Final = 130
+#: The same where the reader of what it prints has gone, as `head` does.
+_CUT_OFF: Final = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line *arguments* (None takes ``sys.argv``); gives the exit code, 0 for success."""
+    try:
+        try:
+            return _main(arguments)
+        finally:
+            sys.stdout.flush()  # at exit nobody could catch that it fails
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest goes, at exit too
+        return _CUT_OFF
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     from otelbudget.errors import BudgetError
 
     parser = argparse.ArgumentParser(
@@ -56,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options))
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:
+        raise
     except (BudgetError, ImportError, OSError) as error:
         print(f"otelbudget {options.command}: {error}", file=sys.stderr)
         return 2

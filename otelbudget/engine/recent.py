@@ -13,6 +13,8 @@ from otelbudget.model.usage import Usage
 
 #: How many are remembered.
 _KEPT: Final = 256
+#: Shorter names of responses are no proof: some servers name all of theirs alike, and Ollama's are a thousand.
+_UNIQUE: Final = 20
 #: Who tells of a call that its guard or span has told of: `record` and `commit`.
 _THE_USER: Final = "otelbudget.record"
 
@@ -57,8 +59,10 @@ class _Settled(NamedTuple):
         if not self.work.paid_by(payer):
             return False
         if mine.response_id and usage.response_id:
-            # Some servers name all their answers alike.
-            return mine.response_id == usage.response_id and (not told or mine.tokens == usage.tokens)
+            if mine.response_id != usage.response_id:
+                return False
+            if len(usage.response_id) >= _UNIQUE:
+                return not told or mine.tokens == usage.tokens
         if told:
             return False
         given = (mine.input_tokens, usage.input_tokens)

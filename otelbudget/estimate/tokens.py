@@ -191,6 +191,7 @@ class _Walk:
             if name not in _SAID and looks_like_data(value):
                 tokens = data_tokens(value, len(value), self._image)
                 self._tokens += tokens
+                self.apart.add("image_input_tokens")
                 if value.startswith("data:audio/"):
                     self._add_sound(tokens)
             else:
@@ -219,6 +220,7 @@ class _Walk:
         media = media_tokens(kind, value, image, small) if isinstance(kind, str) else inline_tokens(value, image)
         if media:
             self._tokens += media
+            self.apart.add("image_input_tokens")  # files have pictures in them too
             if is_sound(kind, value):
                 self._add_sound(media)
             return ()

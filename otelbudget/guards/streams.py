@@ -65,7 +65,7 @@ class StreamWatch(Watch):
     def _note(self, event: Mapping[str, Any]) -> bool:
         part = self._dialect.part(event)
         self._answer |= {name: said for name in ("model", "id", "service_tier") if (said := text_of(part, name))}
-        self._answer |= {name: said for name in ("searches", "file_searches") if (said := part.get(name))}
+        self._answer |= {name: said for name in ("searches", "file_searches", "images") if (said := part.get(name))}
         if isinstance(usage := part.get("usage"), Mapping):
             told = {name: value for name, value in usage.items() if value is not None}
             self._answer["usage"] = self._answer.get("usage", {}) | told

@@ -18,6 +18,7 @@ from otelbudget.model.usage_names import (
     KINDS,
     MADE,
     MODEL,
+    OWN_IDS,
     PAID_ONCE,
     PLACES,
     QUERIES,
@@ -37,6 +38,8 @@ _TOO_MANY: Final = 2**50
 _MAPPINGS: Final = (dict, Mapping)
 #: What an entry of such a list has its tokens under.
 _IN_LIST: Final = ("tokenCount", "token_count", "tokens", "inputTokens")
+#: Fields of `Usage` that OpenAI's Responses don't tell -> what they show for each.
+_HOSTED: Final = {"file_searches": "file_search_call", "images": "image_generation_call"}
 #: Work of Anthropic's own that the totals of a message leave out.
 _BESIDE: Final = ("compaction", "advisor_message")
 
@@ -130,7 +133,7 @@ def part_of(event: object) -> dict[str, Any]:
         "service_tier": _tier(event),
         "usage": usage_in(event)[0],
         "searches": _searches(event),
-        "file_searches": _file_searches(event),
+        **{name: len(_shown(event, kind)) for name, kind in _HOSTED.items()},
     }
 
 
@@ -148,10 +151,12 @@ def fields_of(answer: object) -> dict[str, Any] | None:
     if not (found.get("input_tokens") or found.get("output_tokens") or found.get("tokens")):
         return None
     found["searches"] = found.get("searches") or count(at(answer, "searches")) or _searches(answer)
-    found["file_searches"] = count(at(answer, "file_searches")) or _file_searches(answer)
+    for field, kind_shown in _HOSTED.items():
+        found[field] = count(at(answer, field)) or len(_shown(answer, kind_shown))
+    name = text(answer, *ID) or ""
     return found | {
         "model": text(answer, *MODEL),
-        "response_id": text(answer, *ID),
+        "response_id": None if name.startswith(OWN_IDS) else name or None,
         "tier": _tier(answer),
         "reported_cost_usd": next((cost for path in COST if (cost := cost_of(at(place, path))) is not None), None),
     }
@@ -165,10 +170,6 @@ def _searches(answer: object) -> int:
         queries = 1
     told = max(count(at(answer, path)) or 0 for path in REQUESTS)
     return queries + max(told, sum(at(one, "action.type") in (None, "search") for one in shown))
-
-
-def _file_searches(answer: object) -> int:
-    return len(_shown(answer, "file_search_call"))
 
 
 def _shown(answer: object, kind: str) -> list[Any]:

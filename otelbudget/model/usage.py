@@ -169,7 +169,7 @@ class Usage:
         Raises:
             TypeError: Nothing in it says how many tokens were used.
         """
-        found = used if isinstance(used, cls) else cls.reported(used, provider=provider)
+        found = cls.reported(used, provider=provider)
         if found is None:
             raise TypeError(f"found no usage in this {type(used).__name__}; give a Usage, or what reports one")
         return found
@@ -177,10 +177,12 @@ class Usage:
     @classmethod
     def reported(cls, used: object, *, provider: str | None = None) -> Self | None:
         """`of`, but None where it raises."""
-        found = fields_of(used)
         try:
+            if isinstance(used, cls):
+                return used
+            found = fields_of(used)
             return None if found is None else cls(**found, provider=provider)
-        except ValueError:  # more than a call can use
+        except Exception:  # noqa: BLE001  more than a call can use, or somebody else's that can't be looked into
             return None
 
     def __repr__(self) -> str:

@@ -219,16 +219,17 @@ PLACES: Final = (
     *("response.usage", "message.usage", "delta.usage", "response.meta", "metadata.usage", "interaction.usage"),
     *("response_metadata.token_usage", "response_metadata.usage", "llm_output.token_usage", "message.usage_metadata"),
 )
-#: LangChain's messages have an id of their own, and the provider's in their metadata.
 MODEL: Final = (
     *("model", "response.model", "message.model", "modelVersion", "model_version", "interaction.model"),
     *("response_metadata.model_name", "response_metadata.model"),
     *("message.response_metadata.model_name", "message.response_metadata.model"),
 )
+#: LangChain's messages have the provider's id in their metadata; else theirs may be one of its own, which begins so.
 ID: Final = (
     *("response_metadata.id", "message.response_metadata.id", "id", "response.id", "message.id"),
     *("responseId", "response_id", "interaction.id"),
 )
+OWN_IDS: Final = ("run-", "lc_run-")
 TIER: Final = (
     *("service_tier", "usage.service_tier", "response.service_tier", "response_metadata.service_tier"),
     *("serviceTier", "serviceTier.type", "metadata.serviceTier.type"),  # Gemini asks so; Bedrock's

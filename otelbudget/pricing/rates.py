@@ -72,6 +72,7 @@ class Parts(NamedTuple):
     images: int = 0
     searches: int = 0
     audio_input_tokens: int = 0
+    image_input_tokens: int = 0
     audio_output_tokens: int = 0
     image_output_tokens: int = 0
     video_input_tokens: int = 0

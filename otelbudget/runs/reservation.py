@@ -131,7 +131,7 @@ class Reservation:
     def _spent(self, used: Any) -> Usage:
         if hasattr(type(used), "__index__"):
             return Usage(tokens=used, model=self.model)
-        found = used if isinstance(used, Usage) else Usage.reported(used)
+        found = Usage.reported(used)
         if found is None:
             kind = type(used).__name__
             raise TypeError(f"commit() takes a Usage, or tokens as a whole number, or what reports a usage, not {kind}")

@@ -25,7 +25,7 @@ from otelbudget import BudgetExceeded, Config, RunBudget, wrap
 from otelbudget.demo.server import Request
 from otelbudget.estimate.tokens import Given, read_input
 from otelbudget.manager import BudgetManager
-from otelbudget.model.amounts import COST
+from otelbudget.model.amounts import COST, INPUT
 from otelbudget.pricing import Price
 
 pytest.importorskip("genai_prices")
@@ -237,5 +237,20 @@ def test_what_asks_for_nothing_dear_is_held_at_the_plain_price(
     assert Decimal(held[0]) / 10**9 == _cost(seen[0], Case("", client, ask, _claude_wrote, prices))
 
 
+@pytest.mark.parametrize("sdk", ["google_genai"])
+def test_pictures_that_are_given_are_held_at_their_price(
+    manager: BudgetManager, gateway: str, answer: dict[str, Any]
+) -> None:
+    held: list[list[int]] = []
+    answer["make"] = lambda _: held.append(held_by(run)) or (200, {"embeddings": [{"values": [0.0]}]})
+    picture = {"inline_data": {"data": PICTURE, "mime_type": "image/png"}}
+    client = gemini(gateway)
+    with manager.run(RunBudget()) as run:
+        for part in ({"text": LONG}, picture):
+            client.models.embed_content(model="gemini-embedding-2", contents=[{"parts": [part]}])
+    assert [amounts[COST] / amounts[INPUT] for amounts in held] == [200, 450]
+
+
+PICTURE = base64.b64encode(b"\x89PNG" + bytes(3_000)).decode()
 SAY = [{"role": "user", "content": [{"text": "Say it."}]}]
 MOST = {"maxTokens": MADE}

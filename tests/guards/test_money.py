@@ -305,16 +305,19 @@ def test_each_provider_bounds_its_searches_in_its_own_way(endpoints: Any, path: 
     assert found.searches(body) == searches
 
 
-@pytest.mark.parametrize("config", [Config(prices={"m": Price(input=0, search=0.01)})])
+@pytest.mark.parametrize("config", [Config(prices={"m": Price(input=0, search=0.01, image=0.04)})])
 @pytest.mark.parametrize("stream", [False, True])
-def test_searches_of_the_provider_are_charged(
+def test_searches_and_pictures_of_hosted_tools_are_charged(
     stream: bool, manager: BudgetManager, gateway: str, answer: dict[str, Any]
 ) -> None:
-    output = [{"type": "web_search_call", "id": "w", "status": "completed", "action": {"type": "search", "query": "q"}}]
-    whole = {"id": "r", "model": "m", "output": output * 2, "usage": {"input_tokens": 9, "output_tokens": 1}}
+    output: Any = [
+        {"type": "web_search_call", "id": "w", "status": "completed", "action": {"type": "search", "query": "q"}}
+    ]
+    output = [*output, *output, {"type": "image_generation_call", "id": "i", "status": "completed", "result": "x"}]
+    whole = {"id": "r", "model": "m", "output": output, "usage": {"input_tokens": 9, "output_tokens": 1}}
     done = b"data: " + json.dumps({"type": "response.completed", "response": whole}).encode() + b"\n\n"
     answer["make"] = lambda _: (200, done if stream else whole)
     with OpenAI(base_url=gateway, api_key="none", max_retries=0) as client, manager.run() as run:
         for _ in client.responses.create(model="m", input="Find it.", tools=[{"type": "web_search"}], stream=stream):
             pass
-    assert str(run.usage.cost_usd) == "0.02"
+    assert str(run.usage.cost_usd) == "0.06"

@@ -23,7 +23,7 @@ TOTAL = 15
 def call(gateway: str, answer: dict[str, Any], manager: BudgetManager) -> Callable[[], Any]:
     ids = iter(range(100))
     usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": TOTAL}
-    answer["make"] = lambda _: (200, {"id": f"c-{next(ids)}", "model": "m", "choices": [], "usage": usage})
+    answer["make"] = lambda _: (200, {"id": f"chatcmpl-{next(ids):029}", "model": "m", "choices": [], "usage": usage})
     client = OpenAI(base_url=gateway, api_key="none", max_retries=0)
     return lambda: client.chat.completions.create(**CHAT)
 
@@ -173,6 +173,30 @@ def test_calls_of_a_server_that_names_all_alike_are_charged_once_each(
                 run.record(said)
             run.record(Usage(tokens=100, response_id=name))  # of a call that nobody has guarded
         assert run.usage.tokens == (2 * TOTAL if name else TOTAL) + 100
+
+
+@pytest.mark.parametrize(
+    "own", ["run-0b2f2a0e-0000-4000-8000-000000000000", "lc_run--0b2f2a0e-0000-4000-8000-000000000000"]
+)
+def test_a_message_that_has_only_an_id_of_its_framework_is_known_by_its_tokens(
+    own: str, manager: BudgetManager, call: Callable[[], Any]
+) -> None:
+    with manager.run(RunBudget()) as run:
+        call()
+        assert run.record({"id": own, "usage_metadata": {"input_tokens": 10, "output_tokens": 5}}).replayed
+    assert run.usage.steps == 1
+
+
+def test_what_has_the_short_name_of_a_guarded_call_stands_for_one_of_as_many_tokens(
+    manager: BudgetManager, gateway: str, answer: dict[str, Any]
+) -> None:
+    said = {"id": "chatcmpl-1", "model": "m", "choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}
+    answer["make"] = lambda _: (200, said)
+    unguarded = [said, said, {**said, "usage": {"prompt_tokens": 10, "completion_tokens": 6}}]
+    with manager.run(RunBudget()) as run:
+        OpenAI(base_url=gateway, api_key="none", max_retries=0).chat.completions.create(**CHAT)
+        assert [run.record(one).replayed for one in [*unguarded, said]] == [True, False, False, False]
+    assert run.usage.steps == 4
 
 
 def test_a_call_of_another_run_is_charged(manager: BudgetManager, call: Callable[[], Any]) -> None:
