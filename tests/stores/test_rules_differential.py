@@ -149,24 +149,23 @@ def refused_or_held(run: Any, asked: Amounts) -> tuple[Any, ...] | Reservation:
     return held
 
 
-def manager_of(kind: str, clock: Clock, folder: Path) -> tuple[BudgetManager, Any]:
-    """A manager that counts in the process itself (``none``) or in a store; and the store."""
+def manager_of(kind: str, clock: Clock, folder: Path) -> BudgetManager:
+    """A manager that counts in the process itself (``none``) or in a store."""
     config = Config(quotas=Quotas(org=ORG, default=TENANT, users={"*": USER}))
     store = None if kind == "none" else STORES[kind](clock, folder)
     engine = Engine(config, ledger=Ledger(clock_s=clock), store=store, clock_ns=lambda: round(clock.now_s * 1e9))
     # Between two answers of a server its time goes on by the real clock, which this one stands for.
     engine.ledger.clock_s = engine.directory.clock_s = clock
-    return BudgetManager(engine=engine), store
+    return BudgetManager(engine=engine)
 
 
 def compare(kind: str, seed: int, trips: int, folder: Path) -> set[str]:
     """Make *trips* random requests; gives what has been refused for which reason by which rule."""
     rng, clock, model, seen = random.Random(seed), Clock(NOON_S), Model(), set()
-    manager, store = manager_of(kind, clock, folder)
+    manager = manager_of(kind, clock, folder)
     opened: list[tuple[str, Charge, Reservation]] = []
     with ExitStack() as blocks:
-        if store is not None:
-            blocks.callback(store.close)
+        blocks.callback(manager.engine.close)
         runs = {
             (user, priority): blocks.enter_context(
                 manager.run(RunBudget(), user=user, priority=priority, mode="detached", reraise=False)
