@@ -166,6 +166,18 @@ def test_of_several_rules_the_first_that_refuses_is_named_and_each_binds(ledger:
     assert asked((run,), Amounts(6, 10)) is not None
 
 
+def test_of_several_rules_the_one_that_what_is_used_blocks_comes_before_one_that_is_only_busy(ledger: Ledger) -> None:
+    run = Account((rule(tokens=20), rule(tokens=12)))
+    ledger.charge((run,), pack(tokens(8)), (), [])
+    held(ledger, (run,), tokens(4))
+    refused = asked((run,), tokens(9))
+    assert refused is not None
+    assert (refused.rule, refused.busy) == (run.rules[1], False)
+    refused = asked((run,), tokens(4))
+    assert refused is not None
+    assert (refused.rule, refused.busy) == (run.rules[1], True)
+
+
 def test_each_priority_has_limits_of_its_own() -> None:
     low, normal, high = ((UNLIMITED, limit, *(UNLIMITED,) * 5) for limit in (6, 8, 10))
     run = Account((Rule("b", (low, normal, high), high),))

@@ -76,6 +76,14 @@ def test_a_denial_that_is_met_again_after_an_extension_is_pending_anew(world: Wo
         swallowed(child, steps=3)
 
 
+def test_a_childs_own_denial_is_raised_although_its_parent_deals_with_one_of_the_same_resource(world: World) -> None:
+    outer = opened(world.run(RunBudget(max_tokens=9), reraise=False))
+    with pytest.raises(BudgetExceeded, match="requested 6"), outer.child(RunBudget(max_tokens=5)) as child:  # noqa: PT012 - leaving raises
+        for tokens in (10, 6):
+            swallowed(child, tokens=tokens)
+        outer.extend(tokens=20)
+
+
 def test_a_denial_is_pending_also_after_a_smaller_request_was_admitted(world: World) -> None:
     with pytest.raises(BudgetExceeded, match="requested 11"), world.run(RunBudget(max_tokens=10)) as run:  # noqa: PT012 - leaving raises
         swallowed(run, tokens=11)

@@ -101,7 +101,7 @@ def probed(payer: Payer, judged: Judgement) -> bool:
 
 
 def _pend(run: RunState, blocker: RunState, denial: Denial, error: BudgetExceeded) -> None:
-    key = (denial.resource, denial.reason)
+    key = (denial.resource, denial.reason, blocker)
     # A run that nobody opened can't raise it again at its end: that is for the one around it.
     opened = [one for one in run.lineage if one.kind != "implicit"] if blocker.kind == "implicit" else []
     for one in {run, blocker, *opened[-1:]}:
@@ -109,7 +109,7 @@ def _pend(run: RunState, blocker: RunState, denial: Denial, error: BudgetExceede
             one.ran_out = one.ran_out or denial.resource
         # The exception keeps frames alive, and so whatever they hold: only for who will raise it again.
         one.pending = one.pending or {}
-        one.pending.setdefault(key, (error if one.reraise else None, blocker))
+        one.pending.setdefault(key, error if one.reraise else None)
     if denial.reason not in PASSING and not run.closed:
         run.outcome = "exhausted"
     if run.first_denial is None or (denial.reason not in PASSING and run.first_denial.reason in PASSING):

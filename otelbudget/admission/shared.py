@@ -122,9 +122,10 @@ class _Errand:
         if (answer.gone or answer.replayed) and request.hold is not None:
             return self._begin_anew(request.hold)
         held = request.hold is not None
-        more = pack(request.amounts if request.hold is None else request.hold.amounts) - pack(self._there)
+        own = pack(self._there)
+        more = pack(request.amounts if request.hold is None else request.hold.amounts) - own
         wrapping = wrapping_of(payer, request.permit) if request.hold is None else request.hold.wrapping
-        over = trips.answered(payer, accounts, answer, more, wrapping, held=held)
+        over = trips.answered(payer, accounts, answer, more, own, wrapping, held=held)
         if over is not None and payer.engine.enforce:
             self._give_back(there=False)
             if request.once is not None and request.once.hold is not None:  # by what was admitted under its key

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from otelbudget.model.decision import Denial
     from otelbudget.model.levels import Where
 
-Pending = dict["tuple[str | None, str]", "tuple[BudgetExceeded | None, RunState]"]
+#: (resource, reason, the run whose budget refused): the exception, or None if it is not to be raised again.
+Pending = dict["tuple[str | None, str, RunState]", "BudgetExceeded | None"]
 
 _NOT_LOOKED: Final = Around()
 _WHOLE_RUN: Final = Window("run", float("-inf"), float("inf"))
@@ -53,8 +54,7 @@ class RunState(Payer):
         alarms: The `timeout` blocks, of this run and of those inside it, that its deadline ends; None before the first.
         unpriced: A model that was charged without a price (empty if unknown), or None.
         ran_out: The resource of the first `limit` or `deadline` denial that this run's budget or request met, or None.
-        pending: Raised denials that nobody has dealt with, by (resource, reason), oldest first: the exception (None if
-            it is not to be raised again), and the run whose budget refused.
+        pending: Raised denials that nobody has dealt with, the oldest first, see `Pending`; None if there are none.
         here: The last context looked at, and the site found for it.
         seen: How often each (resource, reason) was refused.
         sharing: What keeps it in step with the other processes that work on it, see `runs.sharing`; None if it is not
@@ -166,13 +166,13 @@ class RunState(Payer):
         for one in tuple(self.inside or ()):
             pending = one.pending or {}
             gone.append(pending)
-            one.pending = {k: v for k, v in pending.items() if k not in dealt or v[1] is not blocker} or None
+            one.pending = {k: v for k, v in pending.items() if k not in dealt or k[2] is not blocker} or None
             one._lift(blocker, dealt, gone)
 
     def first_pending(self) -> BudgetExceeded | None:
         """The oldest denial that nobody has dealt with, here or, if a run above refused, there."""
-        for key, (error, blocker) in (self.pending or {}).items():
-            if blocker is self or key in (blocker.pending or {}):
+        for key, error in (self.pending or {}).items():
+            if key[2] is self or key in (key[2].pending or {}):
                 return error
         return None
 

@@ -148,9 +148,10 @@ def look(payer: Payer, accounts: Accounts) -> tuple[str, tuple[Line, ...]]:
 
 
 def answered(
-    payer: Payer, accounts: Accounts, answer: Answer, more: int, wrapping: Account | None, *, held: bool
+    payer: Payer, accounts: Accounts, answer: Answer, more: int, own: int, wrapping: Account | None, *, held: bool
 ) -> Refusal | None:
-    """What refuses *more* by the *answer* of the store, which is noted for all who look at *accounts* here."""
+    """What refuses *more* than its *own* by the *answer* of the store, which is noted for all who look at *accounts*
+    here."""
     _note(payer, accounts, answer)
     level = payer.owner.level
     if not held:
@@ -159,7 +160,7 @@ def answered(
         return None
     account, i = accounts[answer.refused], answer.resource
     used, taken = (lane(amounts, i) for amounts in answer.states[answer.refused])
-    found = exceeded(account, i, used, taken, more, level, full=account is wrapping)
+    found = exceeded(account, i, used, taken, more, level, used + lane(own + more, i), full=account is wrapping)
     if found is None:  # other rules have come meanwhile
         found = Refusal(account, account.rules[0], i, used, taken - used, 0, step(more, i), busy=False)
     return found._replace(busy=answer.busy)

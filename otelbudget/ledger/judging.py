@@ -56,12 +56,14 @@ def refusals(
     for n, (account, here) in enumerate(zip(accounts, rises(accounts, more), strict=True)):
         wraps = account is wrapping
         for i in _short(account, account.limits.full if wraps else account.limits.caps[priority], here):
-            found = exceeded(account, i, lane(account.used, i), lane(account.taken, i), here, priority, full=wraps)
+            alone = lane(account.used + _alone(accounts, n, own + more), i)
+            used, taken = lane(account.used, i), lane(account.taken, i)
+            found = exceeded(account, i, used, taken, here, priority, alone, full=wraps)
             assert found is not None
-            if lane(account.used + _alone(accounts, n, own + more), i) > found.limit:
-                yield found
+            if found.busy:
+                busy.append(found)
             else:
-                busy.append(found._replace(busy=True))
+                yield found
     yield from busy
 
 
@@ -73,15 +75,28 @@ def _short(account: Account, cap: int, more: int) -> list[int]:
 
 
 def exceeded(
-    account: Account, i: int, used: int, taken: int, more: int, priority: int, *, full: bool = False, warn: bool = False
+    account: Account,
+    i: int,
+    used: int,
+    taken: int,
+    more: int,
+    priority: int,
+    alone: int,
+    *,
+    full: bool = False,
+    warn: bool = False,
 ) -> Refusal | None:
-    """The first rule that refuses so much more of a resource or, with *warn*, only warns, where *taken* is held."""
-    asks = step(more, i)
+    """The rule that refuses so much more of a resource or, with *warn*, only warns, where *taken* is held: the first
+    that refuses what there is *alone*, without what others hold, else the first, which is busy."""
+    asks, busy = step(more, i), None
     for rule in account.rules:
         limit = (rule.full if full else rule.limits[priority])[i]
         if rule.warn is warn and taken + asks > limit:
-            return Refusal(account, rule, i, used, taken - used, limit, asks, busy=False)
-    return None
+            found = Refusal(account, rule, i, used, taken - used, limit, asks, busy=alone <= limit)
+            if not found.busy:
+                return found
+            busy = busy or found
+    return busy
 
 
 def _alone(accounts: Sequence[Account], n: int, whole: int) -> int:
@@ -99,7 +114,7 @@ def warning(accounts: Sequence[Account], more: int, priority: int, own: int = 0)
         warns = account.limits.warns
         for i in () if warns is None else _short(account, warns[priority] + own, here):
             used, taken = lane(account.used, i), lane(account.taken - own, i)
-            found = exceeded(account, i, used, taken, here, priority, warn=True)
+            found = exceeded(account, i, used, taken, here, priority, taken + step(here, i), warn=True)
             if found is not None:
                 return found
     return None

@@ -137,31 +137,27 @@ def amounts_from(keywords: Mapping[str, object], one_call: Amounts) -> Amounts:
     """
     if not keywords:
         return one_call
-    given: dict[str, int] = {}
+    amounts = [0] * len(RESOURCES)
     for name, value in keywords.items():
         if name not in RESOURCES:
             raise unknown("unknown resource", name, RESOURCES)
         if name == "cost_usd":
-            given[name] = nanousd(name, value)
+            amounts[COST] = nanousd(name, value)
         else:  # what `count` does, without the call that most checks would pay for
-            given[name] = value if type(value) is int and 0 <= value < CEILING else count(name, value)
-    split = given.get("input_tokens", 0) + given.get("output_tokens", 0)
+            whole = value if type(value) is int and 0 <= value < CEILING else count(name, value)
+            amounts[RESOURCES.index(name)] = whole
+    tokens, given, made = amounts[TOKENS : OUTPUT + 1]
+    said, split = "tokens" in keywords, given + made
+    knows_input, knows_output = "input_tokens" in keywords, "output_tokens" in keywords
     if split >= CEILING:
         count("input_tokens + output_tokens", split)
-    tokens = given.get("tokens", split)
-    both = "input_tokens" in given and "output_tokens" in given
-    if tokens < split or (both and tokens != split):
+    if not said:
+        tokens = amounts[TOKENS] = split
+    if tokens < split or (knows_input and knows_output and tokens != split):
         raise ValueError(f"tokens ({tokens}) is not input_tokens + output_tokens ({split})")
-    spends = "cost_usd" in given or "tokens" in given or "input_tokens" in given or "output_tokens" in given
-    input_tokens = given.get("input_tokens", tokens - given.get("output_tokens", 0))
-    if "tokens" in given and "input_tokens" not in given and "output_tokens" not in given:
-        input_tokens = Unsaid(tokens)
-    return Amounts(
-        steps=given.get("steps", int(spends)),
-        tokens=tokens,
-        input_tokens=input_tokens,
-        output_tokens=tokens - input_tokens,
-        cost_nanousd=given.get("cost_usd", 0),
-        tool_calls=given.get("tool_calls", 0),
-        nested_tool_calls=given.get("nested_tool_calls", 0),
-    )
+    if not knows_input:
+        amounts[INPUT] = tokens - made if knows_output or not said else Unsaid(tokens)
+    amounts[OUTPUT] = tokens - amounts[INPUT]
+    if "steps" not in keywords and (said or knows_input or knows_output or "cost_usd" in keywords):
+        amounts[STEPS] = 1
+    return Amounts(*amounts)

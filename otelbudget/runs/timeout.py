@@ -136,4 +136,5 @@ class Timeout(Block):
                 if self._ends is None:
                     left_ns = min(left_ns for _, left_ns in _left(run, run.engine.clock_ns()))
                     await bell.wait(max(0, left_ns) / NANOS)
-        inner.reschedule(asyncio.get_running_loop().time())
+        with contextlib.suppress(RuntimeError):  # the work was done before `on_exhausted`, cancelled, had answered
+            inner.reschedule(asyncio.get_running_loop().time())

@@ -210,7 +210,8 @@ class Meters:
 
     def unpriced_calls(self, model: str | None) -> Tally:
         """The counter of the calls of *model* that no price was known for; its ``n`` is to be raised."""
-        return self.unpriced.setdefault(self._model(model) if model else "", Tally())
+        label = self._model(model) if model else ""
+        return self.unpriced.get(label) or self.unpriced.setdefault(label, Tally())
 
     def observe_check(self, operation: str, seconds: float, trace: Trace) -> None:
         """Observe how long a sampled check took."""

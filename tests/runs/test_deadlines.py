@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,14 @@ def real(world: World) -> World:
     """A world with a real clock, for deadlines of some milliseconds."""
     world.engine.clock_ns = time.monotonic_ns
     return world
+
+
+@pytest.fixture
+async def unheard() -> list[Any]:
+    """What the loop is told that nobody has caught."""
+    told: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, about: told.append(about))
+    return told
 
 
 async def look(run: BudgetRun) -> None:
@@ -446,16 +455,20 @@ async def test_what_on_exhausted_raises_ends_the_work_and_the_denial_is_pending(
             assert (run.receipt().denials, run._state.alarms) == (1, set())
 
 
-async def test_work_that_ends_while_the_question_is_open_was_in_time(world: World) -> None:
+@pytest.mark.parametrize("swallows", [(), asyncio.CancelledError])
+async def test_work_that_ends_while_the_question_is_open_was_in_time(
+    world: World, swallows: Any, unheard: list[Any]
+) -> None:
     asking = asyncio.Event()
     ended: list[str] = []
 
     async def slow(denial: Any, run: BudgetRun) -> bool:
         asking.set()
-        try:
-            await asyncio.sleep(FOREVER_S)
-        finally:
-            ended.append("the question")
+        with contextlib.suppress(swallows):
+            try:
+                await asyncio.sleep(FOREVER_S)
+            finally:
+                ended.append("the question")
         return False
 
     async with world.run(RunBudget(max_seconds=10, on_exhausted=slow)) as run:
@@ -468,6 +481,8 @@ async def test_work_that_ends_while_the_question_is_open_was_in_time(world: Worl
         assert (ended, run.receipt().denials) == (["the question"], 0)
         run.extend(seconds=10)
         assert run.check()
+    gc.collect()
+    assert unheard == []
 
 
 async def test_a_deadline_moved_by_a_callback_that_goes_on_is_asked_about_too(real: World) -> None:
