@@ -59,6 +59,8 @@ _HOMES: Final = (
     *("chat_completions.dispatch", "embeddings.dispatch", "responses.dispatch"),
     *("main", "responses.main", "images.main"),
 )
+#: What ``litellm.request_timeout`` says where nobody has set it -> how long its functions wait then.
+_UNSAID_S: Final = {6000: 600}
 #: Names of litellm's providers that GenAI has others for.
 _PROVIDERS: Final = {
     "azure": "azure.ai.openai",
@@ -180,11 +182,15 @@ class _Asked(NamedTuple):
         return {**named, "model": self.resolved(named)[0]}
 
     def in_time(self) -> Mapping[str, Any]:
-        """What goes by name, with a timeout within the time of the run; a Router's deployments have theirs."""
+        """What goes by name, with timeouts within the time of the run; a Router's deployments have theirs."""
         if "self" in self.leading or len(self.args) > len(self.leading):
             return self.how
-        own = self.how.get("timeout") or self.how.get("request_timeout") or import_module("litellm").request_timeout
-        return self.how if (least := exchange.within(own)) == own else {**self.how, "timeout": least}
+        unsaid = import_module("litellm").request_timeout
+        own = {"timeout": self.how.get("timeout") or self.how.get("request_timeout") or _UNSAID_S.get(unsaid, unsaid)}
+        if streamed := self.how.get("stream_timeout"):
+            own["stream_timeout"] = streamed
+        least = {name: exchange.within(each) for name, each in own.items()}
+        return self.how if least == own else {**self.how, **least}
 
     def resolved(self, named: Mapping[str, Any]) -> tuple[str, str]:
         """Model and provider."""
