@@ -132,6 +132,10 @@ class Exchange:
         self.bounded = True
         return least if isinstance(own, dict) else type(own)(**least) if hasattr(own, "as_dict") else least[""]
 
+    def spared(self) -> None:
+        """The last attempt was not sent: there was an answer already."""
+        self._begun, self.response = self.earlier > 0, None
+
     def answered(self, response: Any) -> None:
         """The last attempt got an answer, good or bad."""
         self._under_way, self.heard = False, True
@@ -249,6 +253,12 @@ def within(own: Any) -> Any:
     """The timeout of an attempt that is about to be sent: its own, or what its run has left, if that is less."""
     exchange = _current.get()
     return own if exchange is None else exchange.within(own)
+
+
+def spared() -> None:
+    """Note that the attempt under way was answered without being sent."""
+    if exchange := _current.get():
+        exchange.spared()
 
 
 def lost(error: BaseException) -> None:
