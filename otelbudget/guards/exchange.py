@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from otelbudget.model.amounts import NANOS
 from otelbudget.runs import timeout
 
 if TYPE_CHECKING:
@@ -116,15 +115,26 @@ class Exchange:
         self._call.again(seconds)
 
     def within(self, own: Any) -> Any:
-        """*own* timeout of an attempt, or what its run has left, if less: in seconds, by name, or as httpx has it."""
-        given = own if isinstance(own, dict) else own.as_dict() if hasattr(own, "as_dict") else {"": own}
-        run = self._call.run
-        enough = None not in given.values() and max(given.values()) * NANOS <= run.until_ns - run.engine.clock_ns()
-        if enough or (left_s := timeout.left_s(run)) is None:
+        """*own* timeout of an attempt, or what its run has left, if less: in seconds, by name, or as httpx has it.
+
+        Nothing is done to it where the run has no end, nor to one that can't be told.
+        """
+        left_s = timeout.left_s(self._call.run)
+        if left_s is None:
             return own
-        least = {name: s if s is not None and s <= left_s else left_s + _LATER_S for name, s in given.items()}
-        self.bounded = self.bounded or least != given
+        named = own if isinstance(own, dict) else own.as_dict() if hasattr(own, "as_dict") else {"": own}
+        try:
+            least = {n: s if s is not None and float(s) <= left_s else left_s + _LATER_S for n, s in named.items()}
+        except (TypeError, ValueError):
+            return own
+        if least == named:
+            return own
+        self.bounded = True
         return least if isinstance(own, dict) else type(own)(**least) if hasattr(own, "as_dict") else least[""]
+
+    def spared(self) -> None:
+        """The last attempt was not sent: there was an answer already."""
+        self._begun, self.response = self.earlier > 0, None
 
     def answered(self, response: Any) -> None:
         """The last attempt got an answer, good or bad."""
@@ -243,6 +253,12 @@ def within(own: Any) -> Any:
     """The timeout of an attempt that is about to be sent: its own, or what its run has left, if that is less."""
     exchange = _current.get()
     return own if exchange is None else exchange.within(own)
+
+
+def spared() -> None:
+    """Note that the attempt under way was answered without being sent."""
+    if exchange := _current.get():
+        exchange.spared()
 
 
 def lost(error: BaseException) -> None:

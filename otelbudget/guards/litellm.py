@@ -10,12 +10,15 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from importlib import import_module
 from types import FunctionType
 from typing import Any, Final, NamedTuple
 
+from opentelemetry.context import get_current
+
+from otelbudget.engine.context import HELD
 from otelbudget.errors import BudgetExceeded
 from otelbudget.guards import exchange, patching, readers
 from otelbudget.guards.call import Wire, acarried, carried, plan
@@ -59,6 +62,8 @@ _HOMES: Final = (
     *("chat_completions.dispatch", "embeddings.dispatch", "responses.dispatch"),
     *("main", "responses.main", "images.main"),
 )
+#: What ``litellm.request_timeout`` says where nobody has set it -> how long its functions wait then.
+_UNSAID_S: Final = {6000: 600}
 #: Names of litellm's providers that GenAI has others for.
 _PROVIDERS: Final = {
     "azure": "azure.ai.openai",
@@ -80,21 +85,22 @@ class LitellmGuard(SdkGuard):
         (router,) = self._classes()
         for name, (_, leading) in _FUNCTIONS.items():
             for spelled in (name, f"a{name}"):
-                self._take_function(self._function(spelled), name, leading)
+                for depth, function in enumerate(self._functions(spelled)):
+                    self._take_function(function, name, leading, below=depth > 0)
                 method = patching.innermost(getattr(router, spelled, None))
                 self._take_function(method, name, ("self", *_ROUTER.get(name, leading)))
 
-    def _take_function(self, function: Any, name: str, leading: tuple[str, ...]) -> None:
+    def _take_function(self, function: Any, name: str, leading: tuple[str, ...], *, below: bool = False) -> None:
         if not isinstance(function, FunctionType):
             return
-        guard = self._acall if patching.is_coroutine(function) else self._call
-        self._calls.append(patching.Takeover(function, partial(guard, name, leading)))
+        guard = partial(self._acall if patching.is_coroutine(function) else self._call, name, leading)
+        self._calls.append(patching.Takeover(function, partial(_below, guard) if below else guard))
 
-    def _function(self, name: str) -> Any:
-        """The outermost function of litellm's own: others may have wrapped it, or put theirs where it was."""
+    def _functions(self, name: str) -> Iterable[Any]:
+        """Those of litellm's own, the outermost first: others may have wrapped it, or put theirs where it was."""
         places = [import_module(self._sdk.module), *(sys.modules.get(f"litellm.{home}") for home in _HOMES)]
         functions = (self._own(getattr(place, name, None)) for place in places)
-        return next((found for found in functions if found is not None), None)
+        return {id(found): found for found in functions if found is not None}.values()
 
     @staticmethod
     def _own(found: Any) -> Any:
@@ -115,7 +121,7 @@ class LitellmGuard(SdkGuard):
         """The functions that applications call and that do not pass the guard."""
         made = import_module(self._sdk.module)
         names = [spelled for name in _FUNCTIONS for spelled in (name, f"a{name}") if hasattr(made, spelled)]
-        return [f"litellm.{name}" for name in names if not self._takes(self._function(name))]
+        return [f"litellm.{name}" for name in names if not any(map(self._takes, self._functions(name)))]
 
     def _call(self, name: str, leading: tuple[str, ...], original: Callable[..., Any], *args: Any, **how: Any) -> Any:
         asked = _Asked(name, args, how, leading)
@@ -137,14 +143,16 @@ class LitellmGuard(SdkGuard):
         return plan(self._sdk, _WIRE, asked, asked, stream=asked.how.get("stream") is True)
 
     def _send(self, original: Callable[..., Any], asked: _Asked) -> Any:
-        return self._hearing(_ATTEMPTS.one(original, *asked.args, **asked.in_time()))
+        return self._hearing(asked, _ATTEMPTS.one(original, *asked.args, **asked.in_time()))
 
     async def _asend(self, original: Callable[..., Awaitable[Any]], asked: _Asked) -> Any:
-        return self._hearing(await _ATTEMPTS.aone(original, *asked.args, **asked.in_time()))
+        return self._hearing(asked, await _ATTEMPTS.aone(original, *asked.args, **asked.in_time()))
 
-    def _hearing(self, result: Any) -> Any:
+    def _hearing(self, asked: _Asked, result: Any) -> Any:
         """Hear of what is read of *result*, if it is a stream; a class made for one call goes with it."""
-        if _is_stream(result):
+        if asked.name != "embedding" and (getattr(result, "_hidden_params", None) or {}).get("cache_hit"):
+            exchange.spared()  # embeddings may come from litellm's cache in part
+        elif _is_stream(result):
             with self._lock:
                 self._hear(type(result))
             _set_free(result)
@@ -180,11 +188,15 @@ class _Asked(NamedTuple):
         return {**named, "model": self.resolved(named)[0]}
 
     def in_time(self) -> Mapping[str, Any]:
-        """What goes by name, with a timeout within the time of the run; a Router's deployments have theirs."""
+        """What goes by name, with timeouts within the time of the run; a Router's deployments have theirs."""
         if "self" in self.leading or len(self.args) > len(self.leading):
             return self.how
-        own = self.how.get("timeout") or self.how.get("request_timeout") or import_module("litellm").request_timeout
-        return self.how if (least := exchange.within(own)) == own else {**self.how, "timeout": least}
+        unsaid = import_module("litellm").request_timeout
+        own = {"timeout": self.how.get("timeout") or self.how.get("request_timeout") or _UNSAID_S.get(unsaid, unsaid)}
+        if streamed := self.how.get("stream_timeout"):
+            own["stream_timeout"] = streamed
+        least = {name: exchange.within(each) for name, each in own.items()}
+        return self.how if least == own else {**self.how, **least}
 
     def resolved(self, named: Mapping[str, Any]) -> tuple[str, str]:
         """Model and provider."""
@@ -201,6 +213,12 @@ class _Asked(NamedTuple):
 
 def _changed(asked: _Asked, values: Mapping[str, Any]) -> _Asked:
     return asked._replace(how={**asked.how, **values})
+
+
+def _below(guard: Callable[..., Any], original: Callable[..., Any], *args: Any, **how: Any) -> Any:
+    """Of what litellm's own functions end in, which some call by itself."""
+    held = HELD.of(get_current())
+    return (original if held is not None and not held.call.settled else partial(guard, original))(*args, **how)
 
 
 # --- streams, which are read as iterators of their own

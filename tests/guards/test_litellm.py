@@ -364,6 +364,52 @@ def test_a_function_that_another_has_put_in_its_place_does_not_hide_it(
     assert (caught.value.__cause__, server.requests) == (None, 0)
 
 
+BELOW: dict[str, Callable[[Any, dict[str, Any]], object]] = {
+    "main.completion": lambda litellm, how: litellm.main.completion(**SAY, **how),
+    "main.acompletion": lambda litellm, how: asyncio.run(litellm.main.acompletion(**SAY, **how)),
+    "completion_with_retries": lambda litellm, how: litellm.completion_with_retries(**SAY, **how),
+}
+
+
+@pytest.mark.parametrize("name", BELOW)
+@pytest.mark.parametrize("route", ["openai", "anthropic"])
+def test_what_its_functions_end_in_is_guarded_where_it_is_called_by_itself(
+    name: str, route: str, server: Provider, manager: BudgetManager, litellm: Any
+) -> None:
+    how = _routes(server)[route]
+    server.enqueue(USED)
+    with manager.run(RunBudget(max_steps=1), reraise=False) as run:
+        assert _five(lambda: BELOW[name](litellm, how)) == ["answered", *[None] * 4]
+        assert charged(run) == (1, 80, 20)
+    assert server.requests == 1
+
+
+@pytest.mark.parametrize("owner", ["litellm", "router"])
+@pytest.mark.parametrize("way", ["sync", "stream"])
+@pytest.mark.parametrize("route", ["openai", "anthropic"])
+@pytest.mark.usefixtures("inner")
+def test_an_answer_from_its_cache_costs_nothing(
+    owner: str, way: str, route: str, server: Provider, manager: BudgetManager, litellm: Any, monkeypatch: Any
+) -> None:
+    from litellm.caching import caching_handler
+
+    monkeypatch.setattr(litellm, "cache", litellm.caching.caching.Cache())
+    # This one imports litellm's proxy, which wants more packages.
+    monkeypatch.setattr(
+        caching_handler, "_should_defer_streaming_cache_hit_callbacks", lambda **_: False, raising=False
+    )
+    how = _routes(server)[route]
+    made, how = (litellm, how) if owner == "litellm" else (
+        litellm.Router([{"model_name": "mine", "litellm_params": how}]), {"model": "mine"}
+    )  # fmt: skip
+    server.enqueue(USED)
+    with manager.run() as run:
+        for _ in range(3):
+            WAYS[way](made, {**how, "caching": True})
+        assert charged(run) == (1, 80, 20)
+    assert server.requests == 1
+
+
 def test_litellm_is_as_before_when_the_guard_is_out(server: Provider, manager: BudgetManager, litellm: Any) -> None:
     guard: Any = GUARDS["litellm"]
     list(litellm.completion(**SAY, **_routes(server)["openai"], stream=True))

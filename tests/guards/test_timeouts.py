@@ -190,6 +190,43 @@ def test_a_call_of_litellm_without_an_answer_does_too(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("sdk", ["litellm"])
+@pytest.mark.parametrize(
+    ("seconds", "own", "given"),
+    [
+        (None, {"timeout": "30"}, 30),
+        (None, {}, 600),
+        (1000, {"timeout": "30"}, 30),
+        (1000, {}, 600),
+        (20, {"timeout": "30"}, 20.01),
+        (20, {"timeout": None}, 20.01),
+        (20, {"timeout": 10, "stream": True, "stream_timeout": 30}, 20.01),
+    ],
+)
+def test_litellm_s_own_timeout_in_any_form_is_never_made_longer(
+    sdk: str, seconds: float | None, own: dict[str, Any], given: float, manager: BudgetManager, monkeypatch: Any
+) -> None:
+    litellm = pytest.importorskip("litellm")
+    manager.engine.clock_ns = lambda: 0
+    seen = []
+
+    class Mine(litellm.CustomLLM):  # type: ignore[misc, name-defined]
+        def completion(self, *_: Any, **how: Any) -> Any:
+            seen.append(how["timeout"])
+            return litellm.ModelResponse()
+
+        def streaming(self, *_: Any, **how: Any) -> Any:
+            seen.append(how["timeout"])
+            return iter(())
+
+    monkeypatch.setattr(litellm, "custom_provider_map", [{"provider": "mine", "custom_handler": Mine()}])
+    with manager.run(RunBudget(max_seconds=seconds, max_steps=3)):
+        litellm.completion("mine/model", SAY, **own)
+    assert [float(one) for one in seen] == [given]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("sdk", ["litellm"])
 @pytest.mark.parametrize("fault", [{"fault": "reset"}, {"fault": "hang"}])
 @pytest.mark.parametrize("route", ["openai", "anthropic"])
 def test_litellm_s_errors_of_the_connection_are_no_answers(

@@ -11,7 +11,8 @@ README = Path(__file__).parents[2] / "README.md"
 #: As the first column has them.
 FAMILIES = {"native": "its own", **{name: name for name in ("official", "OpenLLMetry", "OpenInference", "Logfire")}}
 #: The head of the table in README.md.
-SUMMARY = "| SDK | beside instrumentations | sent where 0, 1 are allowed | blocks? |\n|---|---|---|---|\n"
+SUMMARY = "| SDK | with instrumentations | requests sent of 5, under `max_steps=0` and `max_steps=1` | blocks? |\n"
+RULE = "|---|---|---|---|\n"
 SDKS = "| SDK | version | beside | ways | sent of 0 | sent of 1 | charged | the caller saw | blocks? |"
 FRAMEWORKS = "| group | package | version | with | wanted | allowed | sent | the caller saw | blocks? |"
 TEXT = f"""\
@@ -67,7 +68,7 @@ def summary(text: str) -> str:
         blocks = "yes" if {(row[6], row[8]) for row in ran} == {("exact", "yes")} else "not always"
         said = f"{beside} | {max(row[4] for row in ran)}, {max(row[5] for row in ran)} | {blocks}"
         lines.setdefault(said, []).append(f"{package} {versions}")
-    return SUMMARY + "".join(f"| {'; '.join(packages)} | {said} |\n" for said, packages in lines.items())
+    return SUMMARY + RULE + "".join(f"| {'; '.join(packages)} | {said} |\n" for said, packages in lines.items())
 
 
 def with_summary(readme: str, text: str) -> str:
