@@ -42,7 +42,7 @@ def crossings(account: Account, before: int, after: int) -> list[Crossing]:
         for rule in account.rules
         for i in range(len(SHIFTS))
         for ratio, mark in rule.marks(i)
-        if lane(before, i) < mark <= lane(after, i)
+        if step(before, i) < mark <= lane(after, i)  # below 0 where it was reset meanwhile
     ]
 
 

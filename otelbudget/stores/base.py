@@ -65,7 +65,7 @@ PAGE: Final = 100
 #: The end of a lifetime, which begins at 0.
 FOREVER_S: Final = 2**53 - 1
 
-#: (used, taken) of one account, as `model.vector`s; taken is used and held.
+#: (used, taken) of one account, vectors that `model.vector.pack` makes of amounts; taken is used and held.
 State = tuple[int, int]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from otelbudget.errors import StoreError
@@ -15,6 +15,8 @@ from otelbudget.stores.block import CLOSED, Held, Key, Lease, Place, rules_of
 
 #: For how long an id that has ended is known at least, seconds: longer than anybody sends it again.
 KNOWN_S: Final = 10.0
+#: How often what holds on closed blocks don't need any more is given back.
+SPARE_S: Final = 1.0
 
 
 class Blocks:
@@ -83,6 +85,21 @@ class Blocks:
         lease = self.live.pop(key, None)
         if lease is not None:
             self.close(lease)
+
+    def spare(self, shard: str | None = None, but: Iterable[object] = ()) -> bool:
+        """Make those closed ones ready, all *but* these, whose holds have ended or need less by now, also where an
+        interruption came before that; gives whether there were any."""
+        # One that has no block yet is about to be taken.
+        closed = [lease for lease in tuple(self.all.values()) if not lease.is_open and any(lease.block)]
+        ready = {lease.id for lease in tuple(self.ready)}.union(tuple(but))
+        found = [
+            lease
+            for lease in closed
+            if shard in (None, lease.shard) and lease.id not in ready
+            if not lease.account.holds or lease.needed() != lease.block
+        ]
+        self.ready.extend(found)
+        return bool(found)
 
     def next_ready(self) -> Lease | None:
         """The next that is ready, if it still holds something in the store."""
@@ -188,6 +205,10 @@ class Blocks:
         self._told.update(zip(places, used, strict=True))
         return Settled("open", tuple(used), self.clock_s(), tuple(since))
 
+    def forget(self, shard: str, account: str) -> None:
+        """*account* begins anew, and so do its thresholds."""
+        self._told = {place: used for place, used in tuple(self._told.items()) if place[:2] != (shard, account)}
+
     def expire(self, held: Held) -> None:
         """Charge what expiry charges, and give back the rest."""
         if self._ledger.settle(held.hold, pack(held.hold.on_expiry), "expired") is not None:
@@ -209,10 +230,8 @@ class Blocks:
                 self.expire(held)
             else:
                 self.held.pop(id, None)
-        for lease in tuple(self.all.values()):
-            if any(lease.block):  # else it is about to be taken
-                self.let_go(lease)  # also where an interruption came before that
-        untils_s = [lease.until_s for lease in tuple(self.live.values())]
+        self.spare()
+        untils_s = [lease.until_s if lease.is_open else now_s + SPARE_S for lease in tuple(self.all.values())]
         untils_s += [held.until_s for held in tuple(self.held.values())]
         self._due_s = min(untils_s, default=now_s + KNOWN_S)
         if now_s - self._turned_s > KNOWN_S:

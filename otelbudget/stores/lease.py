@@ -110,6 +110,8 @@ class Leased(Leasing):
         """See `Store.configure`; what was spent of leases goes there before."""
         self._settle_all(shard)
         self._store.configure(shard, key, change)
+        if isinstance(change, Reset):
+            self._blocks.forget(shard, key)
 
     def overrides(self, shard: str) -> Mapping[str, Override]:
         """See `Store.overrides`."""
@@ -200,7 +202,7 @@ class Leased(Leasing):
             refusal = judge(answer.states, asked.lines, more, own)
             if refusal is not None:
                 return answer._replace(refused=refusal.line, resource=refusal.resource, busy=refusal.busy)
-            if not self._blocks.close_all(asked.shard):
+            if not (self._blocks.close_all(asked.shard) or self._blocks.spare(asked.shard, self._taking)):
                 return answer
             yield from self._give_back()
 

@@ -25,8 +25,12 @@ __all__ = ["Wire"]
 _SCRIPT: Final = files("otelbudget.stores").joinpath("redis.lua").read_bytes()
 _SHA: Final = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest()
 _LOAD: Final = ("SCRIPT", "LOAD", _SCRIPT)
-#: What helps nobody in an error: a Sentinel with all of its settings, as redis-py names it; where in the script it was.
-_NOISE: Final = re.compile(r"(?:<redis\.|Redis<).*?(?:>\)>\)>|>>>) - |\.? script: [0-9a-f]{40}, on @\w+:\d+\.?$")
+#: What helps nobody in an error: a Sentinel with all of its settings, as redis-py names it; where in the script it was;
+#: what was sent with a command that a server doesn't know, which may be the password.
+_NOISE: Final = re.compile(
+    r"(?:<redis\.|Redis<).*?(?:>\)>\)>|>>>) - |\.? script: [0-9a-f]{40}, on @\w+:\d+\.?$"
+    r"|, with args beginning with: .*"
+)
 #: What to do about what a server says.
 _ADVICE: Final = (
     ("read only replica", "the address is a replica's: name its master, or Sentinels that know it"),
@@ -171,6 +175,8 @@ class Wire:
     def failed(self, why: object) -> StoreError:
         """An error that says where, and *why*."""
         said = _NOISE.sub("", str(why))
+        if said != str(why) and isinstance(why, Exception):
+            why.args = (said,)  # since it is shown as the cause
         helps = [advice for sign, advice in _ADVICE if sign in said]
         return StoreError(f"store {self.where}: {'; '.join([said.rstrip('.'), *helps[:1]])}")
 

@@ -193,6 +193,21 @@ def test_a_block_of_ones_own_is_in_nobodys_way_here(mine: Caller, central: Count
     assert mine.reserve("larger", 1, LINE).refused == 0
 
 
+@pytest.mark.parametrize("tended", [False, True])
+def test_what_a_long_call_does_not_need_of_its_block_is_in_nobodys_way(
+    mine: Caller, other: Caller, clock: Clock, tended: bool
+) -> None:
+    mine.reserve("long", 20, LINE)
+    mine.reserve("short", 70, LINE)
+    clock.advance(3)
+    tend(mine)
+    mine.settle("short", 0, LINE)
+    if tended:
+        clock.advance(1)
+        tend(mine)
+    assert (other if tended else mine).reserve("large", 980, LINE).refused is None
+
+
 def test_requests_that_are_large_beside_a_block_are_asked_for_by_themselves(mine: Caller, central: Counted) -> None:
     mine.reserve("a", 150, LINE)
     assert central.trips == ["reserve 150"]
@@ -514,6 +529,15 @@ def test_a_threshold_is_told_once_also_where_it_lies_between_two_blocks(place: P
                 Caller(opened_too).record("of another", 70, line, shard="default")
     assert state(service)[0] == 670
     assert [event["otelbudget.ratio"] for event in place.events("otelbudget.threshold")] == [0.36, 0.65]
+
+
+def test_a_reset_arms_thresholds_anew(place: Place) -> None:
+    service = opened(place)
+    with otelbudget.run() as run:
+        for _ in range(3):
+            run.reserve(tokens=400).commit(Usage(tokens=400))
+            service.reset("default")
+    assert [event["otelbudget.ratio"] for event in place.events("otelbudget.threshold")] == [0.36] * 3
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")

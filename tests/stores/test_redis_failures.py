@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 import pytest
@@ -288,6 +289,20 @@ def test_a_server_that_is_set_up_wrongly_is_named_with_what_to_do(
     service = opened(server.port, tmp_path)
     with pytest.raises(BudgetExceeded, match=rf"store redis://127\.0\.0\.1:{server.port}/0: .*{says}"):
         service.reserve("acme", 1)
+
+
+async def test_a_password_is_in_no_error_of_a_server_that_does_not_know_what_it_is_for(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, "--rename-command", "AUTH", "")
+    store = RedisStore(f"redis://ada:s3cr3t@127.0.0.1:{server.port}/0", timeout_s=5)
+    try:
+        with pytest.raises(StoreError, match=r"unknown command 'AUTH'$") as first:
+            store.read("acme", ())
+        with pytest.raises(StoreError, match=r"unknown command 'AUTH'$") as second:
+            await store.aread("acme", ())
+        assert "s3cr3t" not in "".join(format_exception(first.value) + format_exception(second.value))
+    finally:
+        store.close()
+        server.kill()
 
 
 def test_a_user_without_rights_is_told_all_that_he_needs(server: RedisServer) -> None:
