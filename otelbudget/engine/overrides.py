@@ -58,7 +58,8 @@ class SharedOverrides:
             return self._caught_up()
 
     def _caught_up(self) -> bool:
-        for shard, revision in tuple(self._heard.items()):
+        for shard in list(self._heard):
+            revision = self._heard[shard]
             try:
                 self._adopt(shard)
             except StoreError:  # once more later

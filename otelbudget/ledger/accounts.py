@@ -90,7 +90,8 @@ class Accounts:
         return account.start_s, account.end_s
 
     def _forget_past(self, now_s: float) -> None:
-        for key, account in tuple(self._kept.items()):
+        for key in list(self._kept):
+            account = self._kept[key]
             if not account.holds and _past(account, now_s):
                 account.dropped = True
                 del self._kept[key]

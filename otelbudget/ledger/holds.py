@@ -31,7 +31,7 @@ class OpenHolds:
         self._kept: OrderedDict[Hold, None] = OrderedDict()
 
     def __iter__(self) -> Iterator[Hold]:
-        return iter([one for one in tuple(self._kept) if one.state == "open"])
+        return iter([one for one in list(self._kept) if one.state == "open"])
 
     def add(self, held: Hold, owner: object, now_ns: int) -> None:
         """Keep a hold that is about to open; it lives as long as *owner*, or until its time is up."""

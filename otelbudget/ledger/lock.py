@@ -57,12 +57,12 @@ class Locked:
         if room:
             self._ring()
         while self._later and not self.inside:
-            for operation in tuple(self._later)[:1]:  # another thread may have been faster
+            for operation in list(self._later)[:1]:  # another thread may have been faster
                 operation()  # twice if that is interrupted in between, but what it does is done once
                 with suppress(ValueError):
                     self._later.remove(operation)
 
     def _ring(self) -> None:
         if self.bells and not self.later(self._ring):
-            for ring in tuple(self.bells):
+            for ring in list(self.bells):
                 ring()

@@ -134,7 +134,8 @@ class Keys:
         return found
 
     def _make_room(self, asked: Once) -> None:
-        settled = [key for key, one in tuple(self._kept.items()) if not one.open and one is not asked]
+        kept = self._kept
+        settled = [key for key in list(kept) if (one := kept.get(key)) and not one.open and one is not asked]
         for key in settled[: max(1, KEPT // 8)]:
             self._kept.pop(key, None)
         self._engine.warn_once(

@@ -214,7 +214,7 @@ def rebuild(
         BudgetError: That run is open in this process.
     """
     owner = engine.directory.owner(names(state))
-    if any(one.run_id == state["run_id"] for one in tuple(engine.meters.live)):
+    if any(one.run_id == state["run_id"] for one in list(engine.meters.live)):
         raise BudgetError(
             f"run {state['run_id']} is open in this process: leave it before its state is resumed here,"
             f" or it could spend twice what it has left"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def moved(run: RunState) -> None:
     """Let the blocks that the deadline of *run* ends know that it is another one."""
-    for ring in tuple(run.alarms or ()):
+    for ring in list(run.alarms or ()):
         ring()
 
 

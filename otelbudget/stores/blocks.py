@@ -74,7 +74,7 @@ class Blocks:
 
     def close_all(self, shard: str | None = None, account: str | None = None) -> bool:
         """Close those of *shard*, or all, or only those that *account* is one of; gives whether there were any."""
-        found = [key for key in tuple(self.live) if shard in (None, key[0])]
+        found = [key for key in list(self.live) if shard in (None, key[0])]
         if account is not None:
             found = [key for key in found if any(line.key == account for line in key[1])]
         for key in found:
@@ -90,8 +90,8 @@ class Blocks:
         """Make those closed ones ready, all *but* these, whose holds have ended or need less by now, also where an
         interruption came before that; gives whether there were any."""
         # One that has no block yet is about to be taken.
-        closed = [lease for lease in tuple(self.all.values()) if not lease.is_open and any(lease.block)]
-        ready = {lease.id for lease in tuple(self.ready)}.union(tuple(but))
+        closed = [lease for lease in list(self.all.values()) if not lease.is_open and any(lease.block)]
+        ready = {lease.id for lease in list(self.ready)}.union(list(but))
         found = [
             lease
             for lease in closed
@@ -125,7 +125,7 @@ class Blocks:
         shard, lines = key
         found = list(states)
         places = {line[:4]: n for n, line in enumerate(lines)}
-        for lease in tuple(self.all.values()):
+        for lease in list(self.all.values()):
             if lease.shard == shard and any(lease.block):
                 spent, unspent = lease.account.used, pack(lease.block) - lease.account.taken
                 for n in [places[line[:4]] for line in lease.lines if line[:4] in places]:
@@ -207,7 +207,8 @@ class Blocks:
 
     def forget(self, shard: str, account: str) -> None:
         """*account* begins anew, and so do its thresholds."""
-        self._told = {place: used for place, used in tuple(self._told.items()) if place[:2] != (shard, account)}
+        told = self._told
+        self._told = {place: told[place] for place in list(told) if place[:2] != (shard, account)}
 
     def expire(self, held: Held) -> None:
         """Charge what expiry charges, and give back the rest."""
@@ -220,20 +221,21 @@ class Blocks:
         now_s = self.clock_s()
         if now_s < self._due_s:
             return
-        for key, lease in tuple(self.live.items()):
-            if lease.until_s <= now_s:
+        for key in list(self.live):
+            if (lease := self.live.get(key)) is not None and lease.until_s <= now_s:
                 self._close_live(key)
-        for id, held in tuple(self.held.items()):
-            if held.until_s > now_s:
+        for id in list(self.held):
+            if (held := self.held.get(id)) is None or held.until_s > now_s:
                 continue
             if held.hold.state == "open":
                 self.expire(held)
             else:
                 self.held.pop(id, None)
         self.spare()
-        untils_s = [lease.until_s if lease.is_open else now_s + SPARE_S for lease in tuple(self.all.values())]
-        untils_s += [held.until_s for held in tuple(self.held.values())]
+        untils_s = [lease.until_s if lease.is_open else now_s + SPARE_S for lease in list(self.all.values())]
+        untils_s += [held.until_s for held in list(self.held.values())]
         self._due_s = min(untils_s, default=now_s + KNOWN_S)
         if now_s - self._turned_s > KNOWN_S:
             self._turned_s, self._ended, self._ended_before = now_s, set(), self._ended
-            self._told = {place: used for place, used in tuple(self._told.items()) if place[4] or place[3] > now_s}
+            told = self._told
+            self._told = {place: told[place] for place in list(told) if place[4] or place[3] > now_s}

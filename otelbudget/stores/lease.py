@@ -138,7 +138,7 @@ class Leased(Leasing):
 
     def close(self) -> None:
         """Settle what was spent of leases, if the store can be reached, and close it."""
-        for held in tuple(self._blocks.held.values()):
+        for held in list(self._blocks.held.values()):
             self._blocks.expire(held)
         try:
             self._settle_all()

@@ -105,4 +105,5 @@ class Leasing:
         """Close what is old."""
         self._blocks.tidy()
         now_s = self._clock_s()
-        self._tight = {key: until_s for key, until_s in tuple(self._tight.items()) if until_s > now_s}
+        tight = self._tight
+        self._tight = {key: tight[key] for key in list(tight) if tight[key] > now_s}

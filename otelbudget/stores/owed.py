@@ -53,8 +53,10 @@ class ById:
 
     def due(self, *, flying: bool = False) -> Iterator[Owed]:
         """What is still to be sent, in order; with *flying* also what somebody is about to send."""
-        for key, owed in tuple(vars(self).items()):
-            if key in vars(self) and (flying or owed.due_s <= time.monotonic()):
+        # A list of keys is made in one step; one of items, or a tuple, is not: the collector's finalizers may come.
+        for key in list(vars(self)):
+            owed = vars(self).get(key)
+            if owed is not None and (flying or owed.due_s <= time.monotonic()):
                 yield owed
 
     def drop(self, owed: Owed) -> bool:
@@ -63,7 +65,7 @@ class ById:
 
     def spent(self) -> int:
         """How much of it charges something; what only gives back comes back by itself."""
-        return sum(any(owed.ended.actual) for owed in tuple(vars(self).values()))
+        return sum(any(owed.ended.actual) for owed in list(vars(self).values()))
 
 
 class Unsent(StoreError):

@@ -60,7 +60,8 @@ class Runs:
 
     def _forget(self, now_s: float) -> None:
         """Let go of those that are over, the first opened first."""
-        for run_id, one in tuple(self._kept.items()):
+        for run_id in list(self._kept):
+            one = self._kept[run_id]
             if now_s < one.opened_s + RUN_S:
                 break
             del self._kept[run_id]

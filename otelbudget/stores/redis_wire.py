@@ -183,10 +183,10 @@ class Wire:
     def close(self) -> None:
         """Hang up, in the middle of trips too; nothing is sent any more."""
         self._ended = True
-        idle = [connection for one in tuple(self._idle.values()) for connection in tuple(one)]
-        for connection in (*tuple(self._busy), *idle):
+        idle = [connection for one in list(self._idle.values()) for connection in list(one)]
+        for connection in (*list(self._busy), *idle):
             connection.disconnect()
-        for lane in tuple(self._lanes.values()):
+        for lane in list(self._lanes.values()):
             lane.close()
 
     def forked(self) -> None:
@@ -199,7 +199,7 @@ class Wire:
         loop = asyncio.get_running_loop()
         lane = self._lanes.get((loop, address))
         if lane is None or lane.has_ended:
-            for other in tuple(self._lanes):
+            for other in list(self._lanes):
                 if other[0].is_closed():
                     self._lanes.pop(other, None)
             lane = Lane(*self._nodes.aconnect(address), self._errors, _LOAD, self._closed)

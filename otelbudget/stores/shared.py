@@ -129,7 +129,7 @@ class Shared:
     def put_off(self) -> None:
         """What is owed waits, since the store has just not answered."""
         if len(self._owed) > KEPT:
-            self._lose(next(iter(tuple(self._owed.values()))))
+            self._lose(next(iter(list(self._owed.values()))))
         self._keep_alive()
 
     def _settle(self, owed: Owed) -> None:

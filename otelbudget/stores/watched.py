@@ -32,7 +32,7 @@ class Watched:
 
     def catch_up(self) -> None:
         """Let all catch up, as long as the store can be reached; who fails otherwise is dropped."""
-        for one in tuple(self._all):
+        for one in list(self._all):
             try:
                 one.catch_up()
             except StoreError:

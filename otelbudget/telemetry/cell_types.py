@@ -25,7 +25,8 @@ class _Cell:
             if isinstance(counted, int):
                 setattr(self, slot, 0)
             elif isinstance(counted, dict):
-                for key, found in tuple(counted.items()):
+                for key in list(counted):
+                    found = counted[key]
                     if isinstance(found, _Cell):
                         found.reset()  # what was born at zero stays
                     else:

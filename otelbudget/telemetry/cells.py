@@ -277,7 +277,7 @@ class Meters:
         read |= {"spends": copies(self._spends, locked), "details": copies(self._details, locked)}
         copied = locked(partial(self._copied, tenants=copies(self._tenants, locked), **read))
         old_ns = self._clock_ns() - MIN_RUN_AGE_S * NANOS
-        runs = [run for run in tuple(self.live) if run.started_ns <= old_ns]
+        runs = [run for run in list(self.live) if run.started_ns <= old_ns]
         shown = self._active.of(runs, self._tenant_names.shown, self._budget_names.shown)
         return copied._replace(active_runs=shown)
 
