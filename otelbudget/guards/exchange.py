@@ -123,8 +123,11 @@ class Exchange:
         if left_s is None:
             return own
         named = own if isinstance(own, dict) else own.as_dict() if hasattr(own, "as_dict") else {"": own}
+        least = {}
         try:
-            least = {n: s if s is not None and float(s) <= left_s else left_s + _LATER_S for n, s in named.items()}
+            for name, seconds in named.items():
+                enough = seconds is not None and float(seconds) <= left_s
+                least[name] = seconds if enough else left_s + _LATER_S
         except (TypeError, ValueError):
             return own
         if least == named:

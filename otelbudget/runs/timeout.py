@@ -15,7 +15,6 @@ from otelbudget.runs import asking
 from otelbudget.runs.blocks import Block
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import TracebackType
 
     from otelbudget.admission.state import RunState
@@ -30,7 +29,7 @@ def moved(run: RunState) -> None:
 def judge(payer: Payer, request: Request) -> Judgement:
     """Whether there is more time left than it asks for, whatever else may refuse."""
     now_ns = payer.engine.clock_ns()
-    for one, left_ns in _left(payer, now_ns):
+    for one, left_ns in _left(payer, now_ns).items():
         if left_ns <= request.seconds_ns:
             denial = denials.deadline(one, payer, request, one.elapsed_ns(now_ns))
             return Judgement(Decision(False, denial=denial), one)
@@ -41,19 +40,21 @@ def left_s(payer: Payer) -> float | None:
     """Seconds until the time of *payer*, or of a run above it, is over; None where that ends nothing."""
     if payer.until_ns == UNLIMITED:
         return None
-    left_ns = min((left_ns for _, left_ns in _left(payer, payer.engine.clock_ns())), default=None)
+    left_ns = min(_left(payer, payer.engine.clock_ns()).values(), default=None)
     return None if left_ns is None else max(0, left_ns) / NANOS
 
 
-def _left(payer: Payer, now_ns: int) -> Iterator[tuple[RunState, int]]:
+def _left(payer: Payer, now_ns: int) -> dict[RunState, int]:
     """Those whose deadline ends the work of *payer*, and the nanoseconds until it does.
 
     A run that wraps up has what was set aside for that on top, as its last call has.
     """
+    left = {}
     for one in payer.lineage if payer.engine.enforce else ():
-        if one.max_ns is not None and not one.account.rule.warn:
+        if one.max_ns is not None and one.budget.on_exhausted != "warn":
             grace_ns = one.budget.wrap_up_ns if one is payer and one.wrapped_up else 0
-            yield one, one.max_ns + grace_ns - one.elapsed_ns(now_ns)
+            left[one] = one.started_ns + one.max_ns + grace_ns - now_ns
+    return left
 
 
 class Timeout(Block):
@@ -90,7 +91,7 @@ class Timeout(Block):
         inner = asyncio.timeout(None)
         await inner.__aenter__()
         self._inner = inner
-        if any(_left(run, 0)):
+        if _left(run, 0):
             self._watch = asyncio.create_task(self._follow(inner))
 
     async def __aexit__(
@@ -134,7 +135,7 @@ class Timeout(Block):
                 except Exception as error:  # noqa: BLE001 - raised where the block ends
                     self._ends = error
                 if self._ends is None:
-                    left_ns = min(left_ns for _, left_ns in _left(run, run.engine.clock_ns()))
+                    left_ns = min(_left(run, run.engine.clock_ns()).values())
                     await bell.wait(max(0, left_ns) / NANOS)
         with contextlib.suppress(RuntimeError):  # the work was done before `on_exhausted`, cancelled, had answered
             inner.reschedule(asyncio.get_running_loop().time())

@@ -112,7 +112,11 @@ def _innermost(context: Context, nodes: Iterable[Any]) -> ToolCall | None:
 
 
 def _of_span(nodes: Iterable[Any]) -> ToolCall | None:
-    return next((one.tool for one in nodes if one.tool is not None), None)
+    for one in nodes:
+        if one.tool is not None:
+            tool: ToolCall = one.tool
+            return tool
+    return None
 
 
 def request_for(payer: Payer, name: str, *, nested: bool, site: Site | None = None) -> Request:

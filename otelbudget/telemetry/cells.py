@@ -222,7 +222,7 @@ class Meters:
     def observe_estimate(self, model: str | None, ratio: float) -> None:
         """Observe actual / estimated tokens of a call."""
         with self._lock:
-            label = self._model(model)
+            label = model if model in self.estimate_ratio else self._model(model)
             if label not in self.estimate_ratio:
                 self.estimate_ratio[label] = Histogram(RATIO_BUCKETS)
             self.estimate_ratio[label].observe(ratio)
