@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(next(iter(found), None) if options.what == "show" else found, indent=2))
     elif not found:
-        print("no price is known; add one under `prices:`, or install the extra `prices`")
+        print(_unknown(prices, getattr(options, "model", "")))
     elif options.what == "show":
         _write(found[0])
     else:
@@ -53,6 +53,17 @@ def _prices(file: str | None) -> Prices:
     from otelbudget.pricing import Prices
 
     return load_budget_config(file or _FILE).prices if file or Path(_FILE).exists() else Prices()
+
+
+def _unknown(prices: Prices, model: str) -> str:
+    """That there is no price, and what to do."""
+    from otelbudget.config.problems import close_to
+    from otelbudget.pricing.listed import listed_models
+
+    listed = [name for _, name in listed_models()]
+    meant = close_to(model, [*prices.table(), *listed])
+    advice = "add one under `prices:`" + ("" if listed else ", or install the extra `prices`")
+    return f"no price is known{f' of {model!r}' if model else ''}; {meant or advice}"
 
 
 def _of_one(prices: Prices, options: argparse.Namespace) -> Any:

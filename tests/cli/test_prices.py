@@ -37,6 +37,21 @@ def test_the_address_that_is_called_says_whose_price_it_is(capsys: pytest.Captur
     assert "no price is known" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("gpt-40", "no price is known of 'gpt-40'; did you mean 'gpt-4o'?"),
+        ("zzzzqq", "'zzzzqq'; add one under `prices:`"),
+    ],
+)
+def test_a_misspelt_model_is_told_what_is_close_to_it(
+    model: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("genai_prices")
+    assert main(["prices", "show", model]) == 1
+    assert says in capsys.readouterr().out
+
+
 def test_prices_of_the_file_come_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "budgets.yaml").write_text(
         "prices:\n  gpt-4o: {input: $7, output: $8, search: $0.01, tiers: {priority: 2}}\n  'in-house-*': {input: $1}\n"

@@ -47,6 +47,12 @@ def manager(sdk: str, config: Config) -> Iterator[BudgetManager]:
 
 
 @pytest.fixture
+def ticking(manager: BudgetManager, server: Provider) -> None:
+    """The manager's clock stands still but for a second that each request takes."""
+    manager.engine.clock_ns = lambda: server.requests * 1_000_000_000
+
+
+@pytest.fixture
 def client(server: Provider, manager: BudgetManager) -> Iterator[OpenAI]:
     with OpenAI(base_url=server.base_url, api_key="none", max_retries=0) as client:
         yield client

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,27 +10,11 @@ from provider import Provider, Reply
 from sdks import MODELS, WAYS, kit
 
 from otelbudget import BudgetExceeded, RunBudget
-from otelbudget.engine import context as contexts
-from otelbudget.guards import GUARDS
 from otelbudget.manager import BudgetManager
 
 STAINLESS = tuple(MODELS)
 OTHERS = ("mistralai", "google_genai")
-SECOND = 1_000_000_000
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-@pytest.fixture
-def manager(sdk: str, server: Provider) -> Iterator[BudgetManager]:
-    """A manager whose clock stands still but for a second that each request takes."""
-    pytest.importorskip(GUARDS[sdk].module)
-    manager = BudgetManager()
-    manager.engine.clock_ns = lambda: server.requests * SECOND
-    contexts.activate(manager.engine)
-    GUARDS[sdk].install()
-    yield manager
-    GUARDS[sdk].uninstall()
-    contexts.deactivate(manager.engine)
+pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.usefixtures("ticking")]
 
 
 def _charged(run: Any) -> tuple[int, int | None, int | None]:

@@ -13,38 +13,18 @@ from provider import Provider, Reply
 from sdks import MODELS, WAYS, kit
 
 from otelbudget import BudgetExceeded, RunBudget
-from otelbudget.engine import context as contexts
 from otelbudget.guards import GUARDS
 from otelbudget.manager import BudgetManager
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it asks the network when it is imported
-SECOND = 1_000_000_000
 HANGS = Reply(fault="hang")
 #: Takes no timeout for a single call.
 WITHOUT = ("bedrock",)
 pytestmark = [
+    pytest.mark.usefixtures("ticking"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-
-
-@pytest.fixture
-def server() -> Iterator[Provider]:
-    with Provider() as server:
-        yield server
-
-
-@pytest.fixture
-def manager(sdk: str, server: Provider) -> Iterator[BudgetManager]:
-    """A manager whose clock stands still but for a second that each request takes."""
-    pytest.importorskip(GUARDS[sdk].module)
-    manager = BudgetManager()
-    manager.engine.clock_ns = lambda: server.requests * SECOND
-    contexts.activate(manager.engine)
-    GUARDS[sdk].install()
-    yield manager
-    GUARDS[sdk].uninstall()
-    contexts.deactivate(manager.engine)
 
 
 def _stainless(sdk: str, way: str, server: Provider, **options: Any) -> None:
