@@ -91,6 +91,13 @@ class Charge:
         """A stream has shown so much output; raises BudgetExceeded if no more can be paid for."""
         self.call.grow(output_tokens, (self._charged and self._charged.output_tokens) or 0)
 
+    def spared(self) -> None:
+        """There was an answer without asking for it: only what parts before that have used is charged."""
+        if self._noted is None:
+            self.call.release()
+        else:
+            self.answered(None)
+
     def answered(self, usage: Usage | None) -> None:
         """An answer arrived; None if it says no usage: then the hold is charged."""
         usage = self._noted or usage
