@@ -397,7 +397,7 @@ def cached(litellm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("owner", ["litellm", "router"])
-@pytest.mark.parametrize("way", ["sync", "stream"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("route", ["openai", "anthropic"])
 @pytest.mark.usefixtures("inner", "cached")
 def test_an_answer_from_its_cache_costs_nothing(
