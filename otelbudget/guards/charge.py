@@ -32,6 +32,7 @@ _PARTS_OF: Final = {
 
 def _sums(one: Usage, other: Usage) -> dict[str, Any]:
     sums: dict[str, Any] = {name: (getattr(one, name) or 0) + (getattr(other, name) or 0) for name in _ADDED}
+    sums["estimated"] = one.estimated or other.estimated
     mine, others = one.reported_cost_usd, other.reported_cost_usd
     if mine is None or others is None:  # nobody says that of both
         return sums | {"reported_cost_usd": None}
