@@ -38,7 +38,12 @@ class _Settled(NamedTuple):
     usage: Usage
     began_ns: int
     reporter: str | None
-    told: set[str | None]  # the other layers that have reported it
+    told: dict[str | None, object]  # the other layers that have reported it
+
+    def tells(self, reporter: str | None) -> bool:
+        """Note that *reporter* tells of it, in one step for threads; whether it is the first time."""
+        mine = object()
+        return self.told.setdefault(reporter, mine) is mine
 
     def same(self, work: Work, usage: Usage, start_ns: int, end_ns: int) -> bool:
         """Whether it is the call that a span reports: by its response, else by equal tokens within its time.
@@ -53,20 +58,19 @@ class _Settled(NamedTuple):
         return tokens and (unopened or theirs[-1] in self.work.accounts) and start_ns <= self.began_ns <= end_ns
 
     def recorded(self, payer: Any, usage: Usage) -> bool:
-        """Whether it is the call that a user records: by its response, also if that is recorded again, else by the
+        """Note that a user records it, if *usage* is its: by its response, also if that is recorded again, else by the
         tokens that both of them know, where each stands for one record."""
-        mine, told = self.usage, _THE_USER in self.told
+        mine = self.usage
         if not self.work.paid_by(payer):
             return False
         if mine.response_id and usage.response_id:
             if mine.response_id != usage.response_id:
                 return False
             if len(usage.response_id) >= _UNIQUE:
-                return not told or mine.tokens == usage.tokens
-        if told:
-            return False
+                return self.tells(_THE_USER) or mine.tokens == usage.tokens
         given = (mine.input_tokens, usage.input_tokens)
-        return mine.tokens == usage.tokens and (given[0] == given[1] or any(isinstance(one, Unsaid) for one in given))
+        same = mine.tokens == usage.tokens and (given[0] == given[1] or any(isinstance(one, Unsaid) for one in given))
+        return same and self.tells(_THE_USER)
 
 
 _last: ContextVar[_Settled | None] = ContextVar("otelbudget-last-call", default=None)
@@ -82,7 +86,7 @@ class Recent:
 
     def settled(self, work: Work, usage: Usage, began_ns: int, reporter: str | None) -> None:
         """Remember a charged call."""
-        one = _Settled(work, usage, began_ns, reporter, set())
+        one = _Settled(work, usage, began_ns, reporter, {})
         self._settled.append(one)
         _last.set(one)
 
@@ -90,8 +94,8 @@ class Recent:
         """Whether a call that a span reports was charged before, told by another layer."""
         for one in list(self._settled):
             # No layer reports one call twice, so each stands for one call of every other: parallel ones are several.
-            if reporter not in (*one.told, one.reporter) and one.same(work, usage, start_ns, end_ns):
-                one.told.add(reporter)
+            seen = reporter not in (*one.told, one.reporter) and one.same(work, usage, start_ns, end_ns)
+            if seen and one.tells(reporter):
                 return True
         return False
 
@@ -103,19 +107,14 @@ class Recent:
         name, last = usage.response_id, _last.get()
         named = [one for one in list(self._settled) if one.usage.response_id == name] if name else []
         named.sort(key=lambda one: _THE_USER in one.told)
-        for one in named or ([] if last is None else [last]):
-            if one.recorded(payer, usage):
-                one.told.add(_THE_USER)
-                return True
-        return False
+        return any(one.recorded(payer, usage) for one in named or ([] if last is None else [last]))
 
     def made_since(self, before: object, payer: Any, *, answered: bool) -> bool:
         """Whether a call, or one that was *answered*, has been charged to *payer* here since *before* was the last one;
         it is told of by that."""
         last = _last.get()
-        if last is None or last is before or _THE_USER in last.told or not last.work.paid_by(payer):
+        if last is None or last is before or not last.work.paid_by(payer):
             return False
         if answered and not last.usage.tokens:
             return False
-        last.told.add(_THE_USER)
-        return True
+        return last.tells(_THE_USER)

@@ -217,7 +217,7 @@ class Way:
             _without_usage.add(self._plan.endpoint)
         with contained(f"reading an answer of {self._plan.sdk.name}"):
             if self.exchange.nothing_sent:
-                self._charge.call.release()
+                self._charge.spared()
                 return
             response = self.exchange.response
             self._charge.reported_cost_usd = cost_of(getattr(response, "headers", {}).get(_COST_HEADER))

@@ -32,6 +32,7 @@ _PARTS_OF: Final = {
 
 def _sums(one: Usage, other: Usage) -> dict[str, Any]:
     sums: dict[str, Any] = {name: (getattr(one, name) or 0) + (getattr(other, name) or 0) for name in _ADDED}
+    sums["estimated"] = one.estimated or other.estimated
     mine, others = one.reported_cost_usd, other.reported_cost_usd
     if mine is None or others is None:  # nobody says that of both
         return sums | {"reported_cost_usd": None}
@@ -90,6 +91,13 @@ class Charge:
     def grow(self, output_tokens: int) -> None:
         """A stream has shown so much output; raises BudgetExceeded if no more can be paid for."""
         self.call.grow(output_tokens, (self._charged and self._charged.output_tokens) or 0)
+
+    def spared(self) -> None:
+        """There was an answer without asking for it: only what parts before that have used is charged."""
+        if self._noted is None:
+            self.call.release()
+        else:
+            self.answered(None)
 
     def answered(self, usage: Usage | None) -> None:
         """An answer arrived; None if it says no usage: then the hold is charged."""

@@ -25,6 +25,7 @@ from otelbudget.guards.call import Wire, acarried, carried, plan
 from otelbudget.guards.exchange import Answer, Attempts, never_sent
 from otelbudget.guards.framing import Framing
 from otelbudget.guards.guard import SdkGuard
+from otelbudget.guards.litellm_results import caching, is_stream, was_cached
 from otelbudget.guards.watch import Watch, follow, watch_of
 
 #: Function, of which there is an asynchronous twin -> the path that OpenAI has for it, and its first parameters.
@@ -89,6 +90,8 @@ class LitellmGuard(SdkGuard):
                     self._take_function(function, name, leading, below=depth > 0)
                 method = patching.innermost(getattr(router, spelled, None))
                 self._take_function(method, name, ("self", *_ROUTER.get(name, leading)))
+        handler = import_module("litellm.caching.caching_handler").LLMCachingHandler
+        self._notes += patching.take_over(vars(handler).get("_convert_cached_result_to_model_response"), caching)
 
     def _take_function(self, function: Any, name: str, leading: tuple[str, ...], *, below: bool = False) -> None:
         if not isinstance(function, FunctionType):
@@ -150,9 +153,9 @@ class LitellmGuard(SdkGuard):
 
     def _hearing(self, asked: _Asked, result: Any) -> Any:
         """Hear of what is read of *result*, if it is a stream; a class made for one call goes with it."""
-        if asked.name != "embedding" and (getattr(result, "_hidden_params", None) or {}).get("cache_hit"):
+        if asked.name != "embedding" and was_cached(result):
             exchange.spared()  # embeddings may come from litellm's cache in part
-        elif _is_stream(result):
+        elif is_stream(result):
             with self._lock:
                 self._hear(type(result))
             _set_free(result)
@@ -258,13 +261,7 @@ def _status(error: Exception) -> object:
 
 
 def _answer(result: Any) -> Answer:
-    return Answer(200, unread=result if _is_stream(result) else None)
-
-
-def _is_stream(result: Any) -> bool:
-    """Not a bare generator, which litellm wraps once more before an application sees it."""
-    kind = type(result)
-    return hasattr(result, "__dict__") and (hasattr(kind, "__next__") or hasattr(kind, "__anext__"))
+    return Answer(200, unread=result if is_stream(result) else None)
 
 
 def _attach(answer: Answer, watch: Watch) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+import pytest
+
 from otelbudget import Usage
 from otelbudget.calls.sizing import ModelRequest
 from otelbudget.guards.charge import Charge
@@ -44,6 +46,11 @@ def test_what_parts_used_is_added_whatever_it_is() -> None:
     assert (both.input_tokens, both.output_tokens, both.steps) == (200, 100, 1)
     assert {getattr(both, name) for name in counted} == {14}
     assert str(both.reported_cost_usd) == "0.5"
+
+
+@pytest.mark.parametrize("parts", [(True, False), (False, True)])
+def test_what_is_an_estimate_of_one_part_is_one_of_the_whole(parts: tuple[bool, ...]) -> None:
+    assert _charged(*(Usage(10, 5, estimated=one) for one in parts)).estimated
 
 
 def test_a_cost_that_one_part_does_not_say_is_not_that_of_both() -> None:

@@ -384,13 +384,9 @@ def test_what_its_functions_end_in_is_guarded_where_it_is_called_by_itself(
     assert server.requests == 1
 
 
-@pytest.mark.parametrize("owner", ["litellm", "router"])
-@pytest.mark.parametrize("way", ["sync", "stream"])
-@pytest.mark.parametrize("route", ["openai", "anthropic"])
-@pytest.mark.usefixtures("inner")
-def test_an_answer_from_its_cache_costs_nothing(
-    owner: str, way: str, route: str, server: Provider, manager: BudgetManager, litellm: Any, monkeypatch: Any
-) -> None:
+@pytest.fixture
+def cached(litellm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """litellm has a cache, in memory."""
     from litellm.caching import caching_handler
 
     monkeypatch.setattr(litellm, "cache", litellm.caching.caching.Cache())
@@ -398,6 +394,15 @@ def test_an_answer_from_its_cache_costs_nothing(
     monkeypatch.setattr(
         caching_handler, "_should_defer_streaming_cache_hit_callbacks", lambda **_: False, raising=False
     )
+
+
+@pytest.mark.parametrize("owner", ["litellm", "router"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("route", ["openai", "anthropic"])
+@pytest.mark.usefixtures("inner", "cached")
+def test_an_answer_from_its_cache_costs_nothing(
+    owner: str, way: str, route: str, server: Provider, manager: BudgetManager, litellm: Any
+) -> None:
     how = _routes(server)[route]
     made, how = (litellm, how) if owner == "litellm" else (
         litellm.Router([{"model_name": "mine", "litellm_params": how}]), {"model": "mine"}
@@ -408,6 +413,51 @@ def test_an_answer_from_its_cache_costs_nothing(
             WAYS[way](made, {**how, "caching": True})
         assert charged(run) == (1, 80, 20)
     assert server.requests == 1
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+@pytest.mark.usefixtures("inner", "cached")
+def test_an_attempt_before_an_answer_from_its_cache_is_charged(
+    way: str, server: Provider, manager: BudgetManager, litellm: Any
+) -> None:
+    routes = _routes(server)
+    router = litellm.Router(
+        [
+            {"model_name": "first", "litellm_params": {**routes["openai"], "timeout": 0.3, "max_retries": 0}},
+            {"model_name": "second", "litellm_params": routes["groq"]},
+        ],
+        fallbacks=[{"first": ["second"]}],
+        num_retries=0,
+    )
+    server.enqueue(USED, Reply(fault="hang"))
+    with manager.run(RunBudget(max_steps=2)) as run:
+        WAYS[way](router, {"model": "second", "caching": True})
+        before = charged(run)
+        WAYS[way](router, {"model": "first", "caching": True})
+        assert before == (1, 80, 20)
+        assert charged(run)[0] == 2
+        assert charged(run)[1] > 80
+    assert server.requests == 2
+
+
+@pytest.mark.parametrize("owner", ["litellm", "router"])
+@pytest.mark.parametrize("caching", [True, False])
+@pytest.mark.usefixtures("cached")
+def test_no_provider_can_say_that_its_answer_came_from_there(
+    owner: str, caching: bool, gateway: str, answer: dict[str, Any], manager: BudgetManager, litellm: Any
+) -> None:
+    usage = {"prompt_tokens": 80, "completion_tokens": 20, "total_tokens": 100}
+    said = [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hi."}}]
+    body = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": said, "usage": usage}
+    lie = {"cache_hit": True}
+    answer["make"] = lambda _: (200, {**body, "hidden_params": lie, "_hidden_params": lie})
+    how = {"model": "mistral/mistral-small-latest", "api_base": gateway, "api_key": "none"}
+    made, how = (litellm, how) if owner == "litellm" else (
+        litellm.Router([{"model_name": "mine", "litellm_params": how}]), {"model": "mine"}
+    )  # fmt: skip
+    with manager.run() as run:
+        WAYS["sync"](made, {**how, "caching": caching})
+        assert charged(run) == (1, 80, 20)
 
 
 def test_litellm_is_as_before_when_the_guard_is_out(server: Provider, manager: BudgetManager, litellm: Any) -> None:

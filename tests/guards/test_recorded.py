@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +14,7 @@ from openai import AsyncOpenAI, InternalServerError, OpenAI
 from openai_ways import CHAT
 
 from otelbudget import Config, Quota, Quotas, QuotaService, RunBudget, Usage
+from otelbudget.engine import recent
 from otelbudget.errors import IdempotencyError
 from otelbudget.manager import BudgetManager
 
@@ -197,6 +199,41 @@ def test_what_has_the_short_name_of_a_guarded_call_stands_for_one_of_as_many_tok
         OpenAI(base_url=gateway, api_key="none", max_retries=0).chat.completions.create(**CHAT)
         assert [run.record(one).replayed for one in [*unguarded, said]] == [True, False, False, False]
     assert run.usage.steps == 4
+
+
+def test_of_two_threads_that_record_under_a_short_name_one_is_charged_wherever_they_meet(
+    manager: BudgetManager, gateway: str, answer: dict[str, Any]
+) -> None:
+    said = {"id": "chatcmpl-1", "model": "m", "choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}
+    answer["make"] = lambda _: (200, said)
+    client = OpenAI(base_url=gateway, api_key="none", max_retries=0)
+    lines: set[int] = set()
+    with ThreadPoolExecutor(1) as pool:
+        met = True
+        while met:
+            met = False
+            with manager.run(RunBudget()) as run:
+                client.chat.completions.create(**CHAT)
+
+                def other(frame: Any, event: str, _: Any, run: Any = run) -> Any:
+                    """Comes at a line where it has not come before."""
+                    nonlocal met
+                    if frame.f_code.co_filename != recent.__file__:
+                        return None
+                    if event == "line" and not met and frame.f_lineno not in lines:
+                        met = True
+                        lines.add(frame.f_lineno)
+                        pool.submit(run.record, said).result()
+                    return other
+
+                before = sys.gettrace()
+                sys.settrace(other)
+                try:
+                    run.record(said)
+                finally:
+                    sys.settrace(before)
+            assert run.usage.steps == 1 + met
+    assert len(lines) > 5
 
 
 def test_a_call_of_another_run_is_charged(manager: BudgetManager, call: Callable[[], Any]) -> None:
