@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from http.client import HTTPException
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from otelbudget import semconv
@@ -99,6 +100,8 @@ def read_page(address: str) -> Iterator[Reading]:
     except (ValueError, HTTPException) as error:
         raise PageError(f"{url} is no page of metrics: {error}") from error
     except OSError as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it is the answer, too
         raise PageError(f"{url} can't be read: {getattr(error, 'reason', error)}") from error
     if not any(sample.name == semconv.M_BUILD_INFO for sample in samples):
         raise PageError(f"{url} is no page of otelbudget")
