@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import sys
+import zoneinfo
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from opentelemetry.context import get_current
@@ -38,3 +41,15 @@ def make_world() -> Iterator[Callable[..., World]]:
         context.deactivate(one.engine)
         one.provider.shutdown()
     assert get_current() == before
+
+
+@pytest.fixture
+def no_zone_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine without a database of time zones, its own or a package's."""
+    for name in ("tzdata", *(one for one in list(sys.modules) if one.startswith("tzdata."))):
+        monkeypatch.setitem(sys.modules, name, None)
+    zoneinfo.reset_tzpath([str(tmp_path)])
+    zoneinfo.ZoneInfo.clear_cache()
+    yield
+    zoneinfo.reset_tzpath()
+    zoneinfo.ZoneInfo.clear_cache()

@@ -26,10 +26,7 @@ from otelbudget.calls.model_call import ModelRequest, begin
 from otelbudget.model.usage import Usage
 from otelbudget.runs.ambient import ambient_run
 
-pytestmark = [
-    pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="nothing forks here"),
-    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning"),  # that is what is tested
-]
+pytestmark = pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="nothing forks here")
 
 
 def in_child(work: Callable[[], Any], *, at_most_s: float = 10) -> Any:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
-import sys
-import zoneinfo
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given
@@ -380,19 +376,7 @@ def test_an_unknown_zone_is_a_clear_error(name: str) -> None:
         zone(name)
 
 
-@pytest.fixture
-def no_zone_files(tmp_path: Path) -> Iterator[None]:
-    zoneinfo.reset_tzpath([str(tmp_path)])
-    zoneinfo.ZoneInfo.clear_cache()
-    yield
-    zoneinfo.reset_tzpath()
-    zoneinfo.ZoneInfo.clear_cache()
-
-
-def test_without_any_zone_files_the_error_says_what_to_install(
-    no_zone_files: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "tzdata", None)
+def test_without_any_zone_files_the_error_says_what_to_install(no_zone_files: None) -> None:
     with pytest.raises(ConfigError, match="`pip install tzdata` brings all"):
         WindowSpec("day", "Europe/Berlin")
 

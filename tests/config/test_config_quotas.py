@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import pickle
 import re
-import sys
-import zoneinfo
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -242,17 +240,8 @@ def test_each_mistake_has_a_message_with_its_place(refuse: Refuse, text: str, sa
     assert line.startswith("b.yaml:")
 
 
-def test_a_machine_without_zone_files_is_told_what_to_install(
-    refuse: Refuse, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setitem(sys.modules, "tzdata", None)
-    zoneinfo.reset_tzpath([str(tmp_path)])
-    zoneinfo.ZoneInfo.clear_cache()
-    try:
-        (line,) = refuse("quotas: {org: [{tokens: 5, timezone: Europe/Berlin}]}")
-    finally:
-        zoneinfo.reset_tzpath()
-        zoneinfo.ZoneInfo.clear_cache()
+def test_a_machine_without_zone_files_is_told_what_to_install(refuse: Refuse, no_zone_files: None) -> None:
+    (line,) = refuse("quotas: {org: [{tokens: 5, timezone: Europe/Berlin}]}")
     assert line.endswith("`pip install tzdata` brings all of them")
 
 

@@ -541,7 +541,6 @@ def test_a_reset_arms_thresholds_anew(place: Place) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 def test_a_forked_child_has_leases_of_its_own(place: Place) -> None:
     service = opened(place)
     with otelbudget.run(reraise=False) as run:

@@ -95,7 +95,6 @@ def test_six_processes_of_which_two_are_killed_leave_nothing_held(place: Place) 
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 def test_a_forked_child_spends_the_same_quota_and_leaves_what_its_parent_holds(place: Place) -> None:
     manager = place.setup(write(place, "tokens: 100"), store=None)
     service = QuotaService(store=manager)

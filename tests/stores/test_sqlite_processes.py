@@ -26,10 +26,7 @@ from otelbudget.stores.sqlite import SqliteStore
 
 WORKER = Path(__file__).with_name("store_worker.py")
 SPEED = 10
-FORKS = [
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here"),
-    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning"),  # that is what is tested
-]
+FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
 
 
 @pytest.fixture
