@@ -1,4 +1,4 @@
-"""`os.fork()` while threads work: whose locks are held across it, and who is told of it in the child.
+"""The locks of this package, and `os.fork()` while threads work: which are held across it, who is told in the child.
 
 The child goes on with a copy of everything but the threads, so a lock that one of them held would never be released.
 Those that guard accounts are taken before the fork, so the child has them in order; all others are made anew in it.
@@ -7,14 +7,15 @@ Nothing here keeps anything alive.
 
 from __future__ import annotations
 
+import _thread
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
-L = TypeVar("L")
 Refs = set[Callable[[], Any]]
 
 #: How long a fork waits for one lock. A thread that holds it and waits for what the forking thread holds must not stop
@@ -32,15 +33,44 @@ _due: list[Callable[[], object]] = []
 forked_ns = 0
 
 
-def hold(lock: L) -> L:
-    """Take the re-entrant *lock* for every fork, so that what it guards is whole in the child; gives it back."""
-    _held.add(ref(lock, _held.discard))
-    return lock
+class SafeRLock(_thread.RLock):  # type: ignore[misc]  # it may be inherited from
+    """A re-entrant lock that is free again if a signal handler raises just as a ``with`` has taken it.
+
+    CPython 3.14 doesn't leave the block then, as others do (python/cpython#148874).
+    """
+
+    if TYPE_CHECKING:
+
+        def _is_owned(self) -> bool:
+            """Whether this thread has it, as `threading.Condition` asks."""
+
+    def __enter__(self, blocking: bool = True, timeout: float = -1) -> bool:
+        try:
+            return self.acquire(blocking, timeout)
+        except BaseException:
+            try:  # noqa: SIM105 - calls nothing before, in which the next signal could come
+                self.release()
+            except RuntimeError:  # it was still waiting
+                pass
+            raise
 
 
-def fresh(lock: L) -> L:
-    """Make *lock* anew in every child, where it is free unless the forking thread holds it; gives it back."""
-    _fresh.add(ref(lock, _fresh.discard))
+_RLock: Final[Any] = SafeRLock if sys.version_info[:2] == (3, 14) else threading.RLock
+
+
+def held_lock() -> SafeRLock:
+    """A re-entrant lock that every fork takes, so that what it guards is whole in the child."""
+    return _among(_held)
+
+
+def fresh_lock() -> SafeRLock:
+    """A re-entrant lock that is made anew in every child, where it is free unless the forking thread holds it."""
+    return _among(_fresh)
+
+
+def _among(locks: Refs) -> SafeRLock:
+    lock: SafeRLock = _RLock()
+    locks.add(ref(lock, locks.discard))
     return lock
 
 
@@ -96,7 +126,7 @@ def _after_in_child() -> None:
         lock.release()
     for lock in (*_alive(_held), *_alive(_fresh)):
         # A re-entrant one that is this thread's will be released by it.
-        if lock not in taken and not getattr(lock, "_is_owned", bool)():
+        if lock not in taken and not lock._is_owned():
             lock._at_fork_reinit()
     _call("forked", _told)
 

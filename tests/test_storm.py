@@ -46,7 +46,11 @@ def test_without_a_storm_every_level_and_counter_has_the_same() -> None:
     assert outcome["calls"] > 100
 
 
-@pytest.mark.parametrize("sampler", ["always_off", "always_on"])
+#: Where a signal handler that raises leaves locks of the OpenTelemetry SDK taken, with which ours have nothing to do.
+_LEAVES = pytest.mark.skipif(sys.version_info[:2] == (3, 14), reason="python/cpython#148874, in locks of the SDK")
+
+
+@pytest.mark.parametrize("sampler", ["always_off", pytest.param("always_on", marks=_LEAVES)])
 def test_whatever_signals_and_finalizers_interrupt_every_level_and_counter_has_the_same(sampler: str) -> None:
     outcome = storm("--seed", "1", sampler=sampler)
     assert not outcome["problems"], "\n".join([*outcome["problems"][:20], outcome["stderr"]])

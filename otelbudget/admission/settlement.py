@@ -43,7 +43,7 @@ def record(
 ) -> bool:
     """Charge *usage* to *payer* and everything above it; False if that was done before, under the key of *once*."""
     ledger = payer.engine.ledger
-    if ledger.lock._is_owned():  # type: ignore[attr-defined]
+    if ledger.lock._is_owned():
         once = once or Once("record", "", usage)
         more = {"asked_model": asked_model, "nested": nested, "permit": permit, "owner": owner}
         return ledger.later(partial(record, payer, usage, site, once=once, **more))
@@ -100,7 +100,7 @@ def settle(
     release everything is, flagged as late.
     """
     ledger = payer.engine.ledger
-    if ledger.lock._is_owned():  # type: ignore[attr-defined]
+    if ledger.lock._is_owned():
         again = partial(settle, payer, held, usage, site, asked_model=asked_model, by_price=by_price, owner=owner)
         return held.state != "committed" and ledger.later(again)
     whole = _charge_of(payer, held.amounts, usage, asked_model, owner, by_price=by_price)

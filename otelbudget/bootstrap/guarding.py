@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
@@ -34,7 +33,7 @@ class Guarding:
         self._engine = engine
         self._providers = {name: provider for name, provider in providers.items() if provider is not None}
         self._wanted = wanted
-        self._lock = forking.fresh(threading.RLock())
+        self._lock = forking.fresh_lock()
         self._hook: ImportHook | None = None
         self._undo_instrumentor: dict[str, Callable[[], None]] = {}
         self._undo_hooks: list[Callable[[], None]] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from otelbudget.model.budget import RunBudget
     from otelbudget.stores.base import Store
 
-_lock = forking.fresh(threading.RLock())
+_lock = forking.fresh_lock()
 _current: SetUp | None = None
 _at_exit = False
 

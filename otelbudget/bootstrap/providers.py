@@ -5,7 +5,6 @@ Each provider is equipped once, for as long as it lives; see `forwarder`.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +23,7 @@ from otelbudget.bootstrap.sampler import BudgetSampler, can_drop
 from otelbudget.errors import BudgetExceeded, ConfigError
 
 _SERVICE_NAME = "service.name"
-_lock = forking.fresh(threading.Lock())
+_lock = forking.fresh_lock()
 
 
 #: What providers have got for good, found by identity: those of vendors need not be hashable.

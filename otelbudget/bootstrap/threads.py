@@ -19,7 +19,7 @@ from otelbudget.guards.patching import Takeover, take_over
 #: Executors that send the function to another interpreter (from Python 3.14), where a context can't follow.
 _ISOLATED: Final[Any] = getattr(concurrent.futures, "InterpreterPoolExecutor", ())
 
-_lock = forking.fresh(threading.Lock())
+_lock = forking.fresh_lock()
 _takeovers: list[Takeover] = []
 _submitting = threading.local()
 

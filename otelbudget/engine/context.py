@@ -6,7 +6,6 @@ are opaque here: who puts one in knows what it is.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Token
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 _active: Engine | None = None
 #: The last one that was made for runs before `setup()`.
 _default: Engine | None = None
-_lock = forking.fresh(threading.RLock())
+_lock = forking.fresh_lock()
 
 
 class Slot:

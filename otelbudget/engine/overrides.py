@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -39,7 +38,7 @@ class SharedOverrides:
         self._read: dict[str, tuple[int, int]] = {}
         self._heard: dict[str, tuple[int, int]] = {}
         # What was read later is put in force later, and what is set here starts from what is in force.
-        self._lock = forking.fresh(threading.RLock())
+        self._lock = forking.fresh_lock()
         store.overrides = self
 
     def heard(self, shard: str, revision: int) -> bool:

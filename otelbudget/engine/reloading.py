@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from typing import TYPE_CHECKING
 
 from otelbudget import forking
@@ -24,7 +23,7 @@ class Reloading:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._lock = forking.fresh(threading.Lock())
+        self._lock = forking.fresh_lock()
         source = engine.config.source
         #: That is followed. Its path is absolute, since the process may go elsewhere before it looks again.
         self.file = None if source is None else WatchedFile(os.path.abspath(source), engine.config)

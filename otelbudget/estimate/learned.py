@@ -6,7 +6,6 @@ Pure but for its own lock: it knows only what `learn` is told, and forgets the m
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -58,7 +57,7 @@ class Learned:
 
     def __init__(self) -> None:
         # Re-entrant, since the garbage collector may settle a dropped call while this thread holds it.
-        self._lock = forking.fresh(threading.RLock())
+        self._lock = forking.fresh_lock()
         self._models: OrderedDict[tuple[str, str], _Seen] = OrderedDict()
         self._kept: OrderedDict[tuple[str, str], int] = OrderedDict()
 

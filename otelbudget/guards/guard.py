@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from importlib import import_module
@@ -18,7 +17,7 @@ from otelbudget.guards.sdks import Sdk
 class SdkGuard(ABC):
     """The guard of one SDK; a mechanism says what it takes over."""
 
-    _lock = forking.fresh(threading.Lock())
+    _lock = forking.fresh_lock()
 
     def __init__(self, sdk: Sdk) -> None:
         self._sdk = sdk

@@ -59,7 +59,7 @@ class Ledger(Controlled):
         wrapping: Account | None = None,
     ) -> Refusal | None:
         """Whether *more* fits; *counted* is raised if it does and nothing else is going on in this thread."""
-        if self.lock._is_owned():  # type: ignore[attr-defined]
+        if self.lock._is_owned():
             return refusal(accounts, more, priority, wrapping)
         with self.lock:
             if now_ns >= self.open.due_ns:
@@ -94,7 +94,7 @@ class Ledger(Controlled):
             force: Nothing refuses.
             once: What its key stands for: nothing is done if that has a ``hold``, else this becomes it.
         """
-        if self.lock._is_owned():  # type: ignore[attr-defined]
+        if self.lock._is_owned():
             return INSIDE
         accounts, more = held.accounts, held.vector
         with self.lock:
@@ -132,7 +132,7 @@ class Ledger(Controlled):
         A refusal leaves it unchanged, and so does its having been settled, which its state says. What it holds already
         was admitted and is not asked for again.
         """
-        if self.lock._is_owned():  # type: ignore[attr-defined]
+        if self.lock._is_owned():
             return INSIDE
         with self.lock:
             if held.state != "open":
@@ -184,7 +184,7 @@ class Ledger(Controlled):
         self, accounts: Sequence[Account], actual: int, counts: Counts, priority: int, now_ns: int, *, force: bool
     ) -> Refusal | list[Crossing]:
         """`charge`, if it fits or with *force*; else what refuses it."""
-        if self.lock._is_owned():  # type: ignore[attr-defined]
+        if self.lock._is_owned():
             return INSIDE
         with self.lock:
             if now_ns >= self.open.due_ns:

@@ -9,7 +9,6 @@ about to change. So who charges or settles comes `later`, once the lock is free;
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,14 +27,14 @@ class Locked:
     """
 
     def __init__(self) -> None:
-        self.lock = forking.hold(threading.RLock())  # re-entrant only because it knows its owner
+        self.lock = forking.held_lock()  # re-entrant only because it knows its owner
         self.bells: set[Callable[[], None]] = set()
         self._later: deque[Callable[[], object]] = deque()
 
     @property
     def inside(self) -> bool:
         """Whether this thread is in the middle of an operation."""
-        return bool(self.lock._is_owned())  # type: ignore[attr-defined]  # what threading.Condition asks of a lock
+        return self.lock._is_owned()
 
     def later(self, operation: Callable[[], object]) -> bool:
         """Put off *operation* until the one that this thread is in the middle of is done; False if there is none."""

@@ -15,7 +15,7 @@ from otelbudget.engine.owner import NOBODY
 if TYPE_CHECKING:
     from otelbudget.engine.engine import Engine
 
-_opening = forking.fresh(threading.RLock())
+_opening = forking.fresh_lock()
 
 
 def outside(engine: Engine) -> RunState:

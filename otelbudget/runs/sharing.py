@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -97,7 +96,7 @@ class Sharing:
         self._ends_s: int | None = None
         self._ending = False
         self._look_s = 0.0
-        self._lock = forking.fresh(threading.RLock())
+        self._lock = forking.fresh_lock()
 
     def open(self) -> None:
         """Write the record, with what others need to continue the run.

@@ -7,7 +7,6 @@ agent whose name has a budget has one, as a child of that.
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +23,8 @@ from otelbudget.spans.tree import LooseSpan, Node, SpanTree, names_of
 from otelbudget.telemetry.events import site_of
 
 if TYPE_CHECKING:
+    from collections import deque
+
     from opentelemetry.context import Context
 
     from otelbudget.engine.engine import Engine
@@ -40,8 +41,8 @@ class ImplicitRuns:
         self._engine = engine
         self._tree = tree
         self._left: OrderedDict[int, RunState] = OrderedDict()
-        self._opening = forking.fresh(threading.RLock())
-        self._closing = forking.fresh(threading.Lock())
+        self._opening = forking.fresh_lock()
+        self._closing = forking.fresh_lock()
         engine.overdue.append(self._close_lost)
 
     def ended(self, node: Node, span: Any) -> None:
@@ -109,15 +110,16 @@ class ImplicitRuns:
 
     def _close_lost(self) -> bool:
         """End the runs whose span was dropped without being ended; gives whether there were any."""
-        if not self._tree.lost or not self._closing.acquire(blocking=False):  # ending one looks here again
+        if not self._tree.lost or self._closing._is_owned():  # ending one looks again
             return False
-        try:
-            while self._tree.lost:
-                run = self._tree.lost.popleft()
-                closing.close(run, run.outcome)
-        finally:
-            self._closing.release()
+        with self._closing:
+            self._close_all(self._tree.lost)
         return True
+
+    def _close_all(self, lost: deque[RunState]) -> None:
+        while lost:
+            run = lost.popleft()
+            closing.close(run, run.outcome)
 
     def _tenant_said(self, node: Node, context: Context) -> str | None:
         """The tenant of the run of *node*, opened for a call in *context*, if anything says."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
@@ -126,7 +125,7 @@ class SpanTree:
         self.lost: deque[RunState] = deque()  # whose span was dropped without being ended
         self._nodes: dict[int, Node] = {}
         self._roots: dict[int, list[Node]] = {}  # a distributed trace may have several in one process
-        self._lock = forking.fresh(threading.RLock())
+        self._lock = forking.fresh_lock()
 
     def __len__(self) -> int:
         """How many spans, and roots among them, are noted as open."""

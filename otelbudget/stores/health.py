@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -36,7 +35,7 @@ class Health:
         # Every marker that was seen, as an answer from before may come after one that has the next.
         self._seen: dict[tuple[str, bytes], object] = {}
         self._shards: dict[str, object] = {}
-        self._lock = forking.fresh(threading.RLock())  # a signal handler may come in between
+        self._lock = forking.fresh_lock()  # a signal handler may come in between
         forking.tell(self)
 
     def forked(self) -> None:

@@ -5,7 +5,6 @@ It is what the others are measured against, and what stands in for one that can'
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -69,7 +68,7 @@ class MemoryStore:
         self._shards: dict[str, Shard] = {}
         self._now_s = 0.0
         self._closed = False
-        self._lock = forking.hold(threading.RLock())  # re-entrant only because it knows its owner
+        self._lock = forking.held_lock()  # re-entrant only because it knows its owner
         forking.tell(self)
 
     def reserve(self, asked: Reserve) -> Answer:
@@ -215,7 +214,7 @@ class MemoryStore:
 
     @contextmanager
     def _trip(self, shard: str) -> Iterator[Shard]:
-        if self._lock._is_owned():  # type: ignore[attr-defined]  # what threading.Condition asks of a lock
+        if self._lock._is_owned():  # what threading.Condition asks of a lock
             raise StoreError("this thread is in the middle of a trip, which a finalizer or signal handler interrupts")
         with self._lock:
             if self._closed:

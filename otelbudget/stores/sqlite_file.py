@@ -88,7 +88,7 @@ class File:
         self._clock_s = clock_s
         self._health = health
         # Re-entrant, since a finalizer or signal handler may come in the middle of a trip of its own thread.
-        self._lock = forking.hold(threading.RLock())
+        self._lock = forking.held_lock()
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._unusable = ""

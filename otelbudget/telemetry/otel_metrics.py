@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from threading import Lock
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -36,7 +35,7 @@ JOINED_SETS: Final = 1_900
 _NAMES: Final = frozenset({"org", "model", "agent", "tag", "budget"})
 
 _made: WeakKeyDictionary[MeterProvider, _Instruments] = WeakKeyDictionary()
-_making = forking.fresh(Lock())
+_making = forking.fresh_lock()
 
 
 def report(meters: Meters, meter_provider: MeterProvider, sets: int = JOINED_SETS) -> Callable[[], None]:
@@ -101,7 +100,7 @@ class _Instruments:
     """The instruments of one provider, and whose cells they read now."""
 
     def __init__(self, provider: MeterProvider, sets: int) -> None:
-        self._lock = forking.fresh(Lock())
+        self._lock = forking.fresh_lock()
         self._meters: Meters | None = None
         self._now: Snapshot | None = None
         self._served: set[str] = set()

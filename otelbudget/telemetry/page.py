@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Iterator
 from functools import partial
 from itertools import accumulate
-from threading import Lock
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from prometheus_client.utils import floatToGoString
@@ -44,7 +43,7 @@ class Page:
 
     def __init__(self, meters: Meters) -> None:
         self._meters = meters
-        self._lock = forking.fresh(Lock())
+        self._lock = forking.fresh_lock()
         self._known: _Known = {}
         #: Per format, compressed or not: when its text was begun, and the text.
         self._texts: dict[tuple[bool, bool], tuple[float, bytes]] = {}
