@@ -19,7 +19,7 @@ from otelbudget.guards import GUARDS, unguarded
 from otelbudget.guards.boundary import contained
 from otelbudget.guards.sdks import WHY
 from otelbudget.guards.watch import settle_dropped
-from otelbudget.integrations import PROCESS_WIDE
+from otelbudget.integrations import PROCESS_WIDE, put_in
 
 if TYPE_CHECKING:
     from otelbudget.engine.engine import Engine
@@ -130,9 +130,8 @@ class Guarding:
                 _log.warning("the guard of %s is not reached by %s", sdk, ", ".join(around))
 
     def _hooked(self, framework: str) -> None:
-        file, _, name = PROCESS_WIDE[framework].partition(".")
         with contained(f"putting a hook into {framework}"), suppress(ImportError), self._lock:  # an old one, or another
-            self._undo_hooks.append(getattr(import_module(f"otelbudget.integrations.{file}"), name)())
+            self._undo_hooks.append(put_in(framework))
 
     def _passes(self, module: str) -> None:
         if module not in self.passing:

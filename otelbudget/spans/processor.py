@@ -196,6 +196,12 @@ class LiveSpans:
         """The name of the innermost agent around *context*, and the conversation; None where no span says."""
         return names_of(self.tree.around(context))
 
+    def names(self, span: Span, agent: str) -> None:
+        """Take *span*, if it is open and of no other kind, for one of the agent of this name from now on."""
+        node = self.tree.node(span)
+        if node is not None and node.kind is None:
+            node.kind, node.name = Kind.AGENT, agent
+
     def is_call(self, span: Span) -> bool:
         """Whether *span* is an open model or tool call."""
         node = self.tree.node(span)
