@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 class BudgetMiddleware(Middleware):
     """Opens a run for each tool call; a denial in it is an error that the client's model reads.
 
+    A client in the same process has a span for the call, which is charged to its own run: if that isn't one around the
+    server, both are charged, as if they were two processes.
+
     Args:
         budget: That of each tool call, as `otelbudget.run` takes it.
         tenant_header, user_header: HTTP headers that name them, set by a gateway of yours.
