@@ -35,7 +35,10 @@ class Entries:
                 _hooked.add(function)
                 self._taken.append(Takeover(function, hook))
         if self.missing:
-            _log.warning("no budget holds what comes through %s: not in this version", ", ".join(self.missing))
+            _log.warning(
+                "can't hook %s: not in this version; what it does there, tool calls or agents by name, isn't held",
+                ", ".join(self.missing),
+            )
 
     def __call__(self) -> None:
         """Leave the framework as it was."""
