@@ -1,8 +1,8 @@
-"""For Google's ADK: `budget_adk()` refuses tool calls, and gives agents the budgets and the quotas of their names.
+"""For Google's ADK: `budget_adk()` refuses tool calls; the model is told.
 
-`setup()` calls it where ADK is imported; it holds for agents and runners that are there, too. A refused tool doesn't
-run, and its model is told. A refused model call raises, by the guard of the model's SDK; with a `BudgetPlugin` the
-agent ends with a message instead:
+`setup()` calls it where ADK is imported; it holds for agents and runners that are there, too. ADK's own spans give
+agents the budgets and the quotas of their names (from version 1.20 on). A refused model call raises, by the guard of
+the model's SDK; with a `BudgetPlugin` the agent ends with a message instead:
 
 runner = InMemoryRunner(agent, plugins=[BudgetPlugin()])
 """
@@ -17,7 +17,6 @@ from otelbudget.integrations import hooks
 from otelbudget.integrations.entries import Entries
 
 try:
-    from google.adk import telemetry
     from google.adk.models.llm_response import LlmResponse
     from google.adk.plugins.base_plugin import BasePlugin
     from google.adk.plugins.plugin_manager import PluginManager
@@ -67,14 +66,11 @@ _plugin = BudgetPlugin()
 
 
 def budget_adk() -> Callable[[], None]:
-    """From now on, hold each tool call in this process, and let agents have the budgets and the quotas of their names.
+    """From now on, hold each tool call in this process.
 
-    The names are those in ADK's own spans. Plugins and callbacks of yours go on. Gives what ends that.
+    Plugins and callbacks of yours go on, and a tool that a plugin answers for is not charged. Gives what ends that.
     """
-    return Entries(
-        (PluginManager, "run_before_tool_callback", _before_tool),
-        (getattr(telemetry, "tracing", telemetry), "trace_agent_invocation", _named),
-    )
+    return Entries((PluginManager, "run_before_tool_callback", _before_tool))
 
 
 async def _before_tool(original: Callable[..., Awaitable[Any]], manager: Any, **call: Any) -> Any:
@@ -82,9 +78,3 @@ async def _before_tool(original: Callable[..., Awaitable[Any]], manager: Any, **
     if answer is not None or any(isinstance(one, BudgetPlugin) for one in manager.plugins):
         return answer  # the tool isn't going to run, or that plugin has charged it
     return await _plugin.before_tool_callback(**call)
-
-
-def _named(original: Callable[..., Any], span: Any, agent: Any, *rest: Any, **more: Any) -> Any:
-    """ADK's span says only after its start which agent's it is."""
-    hooks.agent_has(span, agent.name)
-    return original(span, agent, *rest, **more)

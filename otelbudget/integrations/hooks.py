@@ -51,13 +51,6 @@ def agent_span(name: str | None) -> Span | None:
     return engine.tracer.start_span(f"invoke_agent {name}", attributes=said)
 
 
-def agent_has(span: Span, name: str) -> None:
-    """Say that *span*, an instrumentation's that has begun, is of a piece of work of the agent *name*."""
-    engine = contexts.active_engine()
-    if engine is not None and engine.spans is not None and engine.spans.agent_here(get_current())[0] != name:
-        engine.spans.names(span, name)
-
-
 @contextmanager
 def agent(name: str | None) -> Iterator[None]:
     """A piece of work of the agent *name*, as a block."""

@@ -63,19 +63,6 @@ def test_an_instrumentors_span_of_the_agent_is_taken_for_it(setup: Setup) -> Non
             assert trace.get_current_span() is not theirs
 
 
-def test_a_span_that_is_said_to_be_an_agents_after_it_began_is_one(setup: Setup, ask: Ask) -> None:
-    tracer = trace.get_tracer("theirs")
-    with tracer.start_as_current_span("before") as span:
-        hooks.agent_has(span, "researcher")  # nothing is set up
-    setup(BY_NAME)
-    for _ in range(2):
-        with tracer.start_as_current_span("work") as span:
-            hooks.agent_has(span, "researcher")
-            assert asks(ask, 4) == 2
-            with hooks.agent("researcher"):
-                assert trace.get_current_span() is span
-
-
 def test_an_instrumentors_span_of_a_tool_is_charged_once(setup: Setup) -> None:
     setup()
     said = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "search", "gen_ai.tool.call.id": "1"}

@@ -14,7 +14,6 @@ from google.adk.models.google_llm import Gemini
 from google.adk.plugins.base_plugin import BasePlugin
 from google.adk.plugins.plugin_manager import PluginManager
 from google.adk.runners import InMemoryRunner
-from google.adk.telemetry import tracing
 from google.genai.types import Content, Part
 from provider import Provider, Reply
 
@@ -105,7 +104,11 @@ async def test_the_budget_of_the_agents_name_applies_to_each_piece_of_its_work(
         assert insatiable.requests == sent
 
 
-async def test_an_agent_below_another_has_the_budget_of_its_name(setup: Setup, server: Provider) -> None:
+@pytest.mark.parametrize("sampler", ["always_on", "always_off"])
+async def test_an_agent_below_another_has_the_budget_of_its_name(
+    setup: Setup, server: Provider, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
     setup(BY_NAME)
     handed = Reply(text="", tool_calls=[("transfer_to_agent", {"agent_name": "researcher"})])
     server.enqueue(handed, *[Reply(text="", tool_calls=[("search", {"query": "more"})])] * 9)
@@ -128,26 +131,23 @@ async def test_beside_the_plugin_a_tool_call_is_charged_once(
 
 
 async def test_it_is_taken_out_again(setup: Setup, three_at_once: Provider) -> None:
-    entries = (PluginManager.run_before_tool_callback, tracing.trace_agent_invocation)
-    before = [one.__code__ for one in entries]
+    before = PluginManager.run_before_tool_callback.__code__
     for _ in range(2):
         setup()
-        assert all(one.__code__ is not code for one, code in zip(entries, before, strict=True))
+        assert PluginManager.run_before_tool_callback.__code__ is not before
         otelbudget.shutdown()
-        assert [one.__code__ for one in entries] == before
+        assert PluginManager.run_before_tool_callback.__code__ is before
     ran: list[str] = []
     await ask(three_at_once, ran)
     assert len(ran) == 3
 
 
-def test_where_a_version_has_not_all_that_is_hooked_the_rest_is_and_a_warning_says_so(
+def test_a_version_without_the_hooked_function_is_warned_of(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = PluginManager.run_before_tool_callback.__code__
-    monkeypatch.delattr(tracing, "trace_agent_invocation")
+    monkeypatch.delattr(PluginManager, "run_before_tool_callback")
     setup()
-    assert "tracing.trace_agent_invocation: not in this version" in caplog.text
-    assert PluginManager.run_before_tool_callback.__code__ is not before
+    assert "can't hook PluginManager.run_before_tool_callback: not in this version" in caplog.text
 
 
 async def test_it_composes_with_plugins_of_the_user(setup: Setup, three_at_once: Provider) -> None:
