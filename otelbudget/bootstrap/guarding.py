@@ -130,8 +130,11 @@ class Guarding:
                 _log.warning("the guard of %s is not reached by %s", sdk, ", ".join(around))
 
     def _hooked(self, framework: str) -> None:
-        with contained(f"putting a hook into {framework}"), suppress(ImportError), self._lock:  # an old one, or another
-            self._undo_hooks.append(put_in(framework))
+        with contained(f"putting a hook into {framework}"), self._lock:
+            try:
+                self._undo_hooks.append(put_in(framework))
+            except ImportError as error:  # an old one, or another
+                _log.debug("no hook is put into %s: %s", framework, error)
 
     def _passes(self, module: str) -> None:
         if module not in self.passing:
