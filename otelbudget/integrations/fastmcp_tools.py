@@ -1,7 +1,8 @@
 """For FastMCP servers: `budget_tools()` refuses tool calls; the client's model is told by an error.
 
-`setup()` calls it where servers are imported. Who pays is the run that the call is made in, such as that of the HTTP
-request; `otelbudget.integrations.fastmcp.BudgetMiddleware` opens one for each, of its tenant.
+`setup()` calls it where servers are imported; it holds for servers that are there, too. Who pays is the run of the
+request, which FastMCP's own span is, else the process-wide one; `fastmcp.BudgetMiddleware` opens a run for each call,
+of its tenant. What FastMCP's span of a mounted server is refused, FastMCP says in its own words.
 """
 
 from __future__ import annotations
