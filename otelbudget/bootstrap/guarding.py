@@ -18,7 +18,7 @@ from otelbudget.guards import GUARDS, unguarded
 from otelbudget.guards.boundary import contained
 from otelbudget.guards.sdks import WHY
 from otelbudget.guards.watch import settle_dropped
-from otelbudget.integrations import PROCESS_WIDE
+from otelbudget.integrations import PROCESS_WIDE, put_in
 
 if TYPE_CHECKING:
     from otelbudget.engine.engine import Engine
@@ -129,9 +129,11 @@ class Guarding:
                 _log.warning("the guard of %s is not reached by %s", sdk, ", ".join(around))
 
     def _hooked(self, framework: str) -> None:
-        file, _, name = PROCESS_WIDE[framework].partition(".")
-        with contained(f"putting a hook into {framework}"), suppress(ImportError), self._lock:  # an old one, or another
-            self._undo_hooks.append(getattr(import_module(f"otelbudget.integrations.{file}"), name)())
+        with contained(f"putting a hook into {framework}"), self._lock:
+            try:
+                self._undo_hooks.append(put_in(framework))
+            except ImportError as error:  # an old one, or another
+                _log.debug("no hook is put into %s: %s", framework, error)
 
     def _passes(self, module: str) -> None:
         if module not in self.passing:

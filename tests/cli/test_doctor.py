@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,6 +98,30 @@ def test_it_says_why_what_can_not_be_stopped_is_not(
     assert code == 0
     assert found["model SDKs"][module]["state"] == "warn"
     assert why in found["model SDKs"][module]["says"]
+
+
+@pytest.mark.parametrize(
+    ("tools", "says", "state"),
+    [
+        ("class Tool:\n    async def _run(self): ...\n", "setup() hooks it", "plain"),
+        ("class Tool: ...\n", "setup() can't hook its Tool._run", "warn"),
+        ("", "setup() can't hook it: this is for FastMCP", "warn"),
+    ],
+)
+def test_it_says_whether_setup_hooks_a_framework(
+    tools: str, says: str, state: str, doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fastmcp").mkdir()
+    for name, text in {"__init__": "", "exceptions": "class ToolError(Exception): ...\n", "tools": tools}.items():
+        (tmp_path / "fastmcp" / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("fastmcp", "fastmcp.exceptions", "fastmcp.tools", "otelbudget.integrations.fastmcp_tools"):
+        monkeypatch.setitem(sys.modules, name, None)  # as it is afterwards: absent
+        del sys.modules[name]
+    code, found = doctor()
+    assert code == 0
+    assert says in found["frameworks"]["fastmcp"]["says"]
+    assert found["frameworks"]["fastmcp"]["state"] == state
 
 
 def test_it_says_which_tokenizer_counts(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
