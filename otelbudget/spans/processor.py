@@ -202,6 +202,14 @@ class LiveSpans:
         """The name of the innermost agent around *context*, and the conversation; None where no span says."""
         return names_of(self.tree.around(context))
 
+    def named(self, span: Span, name: str) -> bool:
+        """Whether *span* is an agent's; one that has said no name is that of the agent *name* from now on."""
+        node = self.tree.node(span)
+        if node is None or node.kind is not Kind.AGENT:
+            return False
+        node.name = node.name or name
+        return node.name == name
+
     def is_call(self, span: Span) -> bool:
         """Whether *span* is an open model or tool call."""
         node = self.tree.node(span)
