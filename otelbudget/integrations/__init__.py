@@ -1,7 +1,8 @@
 """Budgets in the native hooks of frameworks: a file per framework, imported by whoever uses it, or by `setup()`.
 
-Each composes with the user's own hooks and needs no instrumentor. To add one: a file here, a row in `HOOKS`, and a
-group in ``tests/matrix`` that runs the real framework.
+Each composes with the user's own hooks and needs no instrumentor. To add one: a file here, a row in `HOOKS`, a group in
+``tests/matrix`` that runs the real framework; and where a process can be served without code of its user's, a function
+that gives the `entries.Entries` which all tool calls and agents pass, and a row in `PROCESS_WIDE`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ HOOKS: Final = {
 PROCESS_WIDE: Final = {
     "agents": "openai_agents.budget_agents",
     "crewai": "crewai.budget_crews",
+    "langchain_core.tools.base": "langchain_core.budget_tools",
+    "langgraph.pregel.main": "langgraph.budget_graphs",
+    "pydantic_ai": "pydantic_ai.budget_agents",
     "google.adk": "google_adk.budget_adk",
     "agent_framework": "agent_framework.budget_agents",
     "fastmcp.tools": "fastmcp_tools.budget_tools",
