@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
+from importlib.metadata import packages_distributions
 from typing import TYPE_CHECKING, Any
 
 from otelbudget import forking
@@ -128,12 +129,14 @@ class Guarding:
                 self._engine.guarded.discard(sdk)
                 _log.warning("the guard of %s is not reached by %s", sdk, ", ".join(around))
 
-    def _hooked(self, framework: str) -> None:
-        with contained(f"putting a hook into {framework}"), self._lock:
+    def _hooked(self, module: str) -> None:
+        with contained(f"putting a hook into {module}"), self._lock:
             try:
-                self._undo_hooks.append(put_in(framework))
-            except ImportError as error:  # an old one, or another
-                _log.debug("no hook is put into %s: %s", framework, error)
+                self._undo_hooks.append(put_in(module))
+            except ImportError as error:
+                # Programs have folders of their own of such names, `agents` above all.
+                level = logging.WARNING if module.partition(".")[0] in packages_distributions() else logging.DEBUG
+                _log.log(level, "no hook is put into %s, whose tools and agents are not held: %s", module, error)
 
     def _passes(self, module: str) -> None:
         if module not in self.passing:

@@ -58,7 +58,7 @@ _OPENINFERENCE: Final = "openinference-instrumentation-"
 _FRAMEWORKS: Final = (
     *("langchain", "langgraph", "agents", "pydantic_ai", "crewai", "google.adk", "llama_index.core", "agent_framework"),
     *("autogen_agentchat", "ag2", "smolagents", "instructor", "mcp", "fastmcp", "celery", "fastapi", "starlette"),
-    *("flask", "django"),
+    *("flask", "django", "langchain_core"),
 )
 #: Top module -> packages that have it.
 _PACKAGES: Final = packages_distributions()

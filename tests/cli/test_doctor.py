@@ -36,6 +36,17 @@ def doctor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Captu
     return run
 
 
+def test_a_framework_whose_tools_are_not_held_is_told_of(
+    doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "crewai.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    said = doctor()[1]["frameworks"]["crewai"]
+    sys.modules.pop("crewai", None)
+    assert said["state"] == "warn"
+    assert "setup() can't hook it: this is for CrewAI 1.15 or newer" in said["says"]
+
+
 def test_a_guarded_sdk_is_fine_and_is_left_as_it_was(doctor: Doctor) -> None:
     before = SyncAPIClient.request.__code__
     code, found = doctor()
