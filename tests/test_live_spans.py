@@ -324,6 +324,23 @@ def test_a_clients_span_that_says_only_later_what_it_is_has_no_run_of_its_own_an
     assert len(found) == runs
 
 
+def test_a_span_that_only_its_name_says_is_an_agents_is_one(make_world: Callable[..., World]) -> None:
+    world = make_world(config=Config(agents={"inner": RunBudget(max_steps=1)}))
+    world.activate()
+    with agent(world, "outer"), world.tracer.start_as_current_span("invoke_agent inner"):
+        with model(world) as span:
+            answered(span, 1, 1)
+        with pytest.raises(BudgetExceeded):
+            world.tracer.start_span("chat", attributes=CHAT)
+
+
+def test_one_of_the_same_name_that_says_no_more_is_the_same_piece_of_work(world: World) -> None:
+    with agent(world, "a"):
+        outer = current_run()
+        with world.tracer.start_as_current_span("invoke_agent a"):
+            assert current_run() == outer
+
+
 def test_nested_agents_are_children(make_world: Callable[..., World]) -> None:
     world = make_world(config=Config(agents={"inner": RunBudget(max_steps=1), "outer": RunBudget(max_steps=2)}))
     world.activate()

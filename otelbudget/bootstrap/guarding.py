@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
+from importlib.metadata import packages_distributions
 from typing import TYPE_CHECKING, Any
 
 from otelbudget import forking
@@ -18,7 +19,7 @@ from otelbudget.guards import GUARDS, unguarded
 from otelbudget.guards.boundary import contained
 from otelbudget.guards.sdks import WHY
 from otelbudget.guards.watch import settle_dropped
-from otelbudget.integrations import PROCESS_WIDE
+from otelbudget.integrations import PROCESS_WIDE, put_in
 
 if TYPE_CHECKING:
     from otelbudget.engine.engine import Engine
@@ -128,10 +129,14 @@ class Guarding:
                 self._engine.guarded.discard(sdk)
                 _log.warning("the guard of %s is not reached by %s", sdk, ", ".join(around))
 
-    def _hooked(self, framework: str) -> None:
-        file, _, name = PROCESS_WIDE[framework].partition(".")
-        with contained(f"putting a hook into {framework}"), suppress(ImportError), self._lock:  # an old one, or another
-            self._undo_hooks.append(getattr(import_module(f"otelbudget.integrations.{file}"), name)())
+    def _hooked(self, module: str) -> None:
+        with contained(f"putting a hook into {module}"), self._lock:
+            try:
+                self._undo_hooks.append(put_in(module))
+            except ImportError as error:
+                # Programs have folders of their own of such names, `agents` above all.
+                level = logging.WARNING if module.partition(".")[0] in packages_distributions() else logging.DEBUG
+                _log.log(level, "no hook is put into %s, whose tools and agents are not held: %s", module, error)
 
     def _passes(self, module: str) -> None:
         if module not in self.passing:

@@ -53,7 +53,7 @@ def setup(
     reload_s: float | None = None,
     tokenizer: Tokenizer | Literal["tiktoken"] | None = None,
 ) -> BudgetManager:
-    """Switch budgets on for this process: guards, spans, metrics and the context in threads.
+    """Switch budgets on for this process: guards, hooks of agent frameworks, spans, metrics and the context in threads.
 
     Calling it again with the same arguments, or without any, returns the same manager. One line at level INFO of the
     logger ``otelbudget`` says what enforces, and where spans and metrics go.

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from otelbudget.cli.examining import Finding
 
 _MORE: Final = """It looks at the packages installed beside it, the OTEL_* variables and the budgets.yaml, imports the
-model SDKs, asks the store, and calls no model. Exit code 0: what can be stopped is stopped, 1: something is not."""
+model SDKs and agent frameworks, asks the store, and calls no model. Exit code 0: what can be stopped is stopped, 1:
+something is not."""
 _NAME: Final = 44
 
 

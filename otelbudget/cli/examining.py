@@ -20,7 +20,7 @@ from otelbudget.errors import StoreError
 from otelbudget.estimate.tokenizer import tiktoken
 from otelbudget.guards import GUARDS, unguarded
 from otelbudget.guards.sdks import WHY
-from otelbudget.integrations import HOOKS
+from otelbudget.integrations import HOOKS, PROCESS_WIDE, put_in
 from otelbudget.manager import BudgetManager
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ _OPENINFERENCE: Final = "openinference-instrumentation-"
 _FRAMEWORKS: Final = (
     *("langchain", "langgraph", "agents", "pydantic_ai", "crewai", "google.adk", "llama_index.core", "agent_framework"),
     *("autogen_agentchat", "ag2", "smolagents", "instructor", "mcp", "fastmcp", "celery", "fastapi", "starlette"),
-    *("flask", "django"),
+    *("flask", "django", "langchain_core"),
 )
 #: Top module -> packages that have it.
 _PACKAGES: Final = packages_distributions()
@@ -119,7 +119,22 @@ def _frameworks() -> Iterator[Finding]:
     for module in filter(installed, _FRAMEWORKS):
         hook = HOOKS.get(module)
         says = f"; otelbudget.integrations.{hook} ends well there" if hook else ""
-        yield Finding(module, _version(module), "plain", f"its model calls stop where their SDK does{says}")
+        state, held = _held(module)
+        yield Finding(module, _version(module), state, f"its model calls stop where their SDK does{held}{says}")
+
+
+def _held(framework: str) -> tuple[Mark, str]:
+    """What `setup()` does in a framework, found by putting its hook in and out."""
+    module = next((one for one in PROCESS_WIDE if one == framework or one.startswith(f"{framework}.")), None)
+    if module is None:
+        return "plain", ""
+    try:
+        taken_out = put_in(module)
+        taken_out()
+    except Exception as error:  # noqa: BLE001 - whatever a broken framework raises
+        return "warn", f"; setup() can't hook it: {error}"
+    missing = ", ".join(getattr(taken_out, "missing", ()))
+    return ("warn", f"; setup() can't hook its {missing}") if missing else ("plain", "; setup() hooks it")
 
 
 def _spans() -> Iterator[Finding]:

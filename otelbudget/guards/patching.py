@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import asynccontextmanager
 from types import FunctionType
 from typing import Any, cast
 
@@ -29,8 +28,21 @@ def _generator_stub(*args: Any, _otelbudget_guard: Callable[..., Any], **kwargs:
 
 
 async def _async_generator_stub(*args: Any, _otelbudget_guard: Callable[..., Any], **kwargs: Any) -> Any:
-    async with _otelbudget_guard(*args, **kwargs) as made:
-        yield made
+    guarded = _otelbudget_guard(*args, **kwargs)
+    thrown = None
+    while True:
+        try:
+            value = await (guarded.__anext__() if thrown is None else guarded.athrow(thrown))
+        except StopAsyncIteration:
+            return
+        try:
+            yield value
+            thrown = None
+        except GeneratorExit:
+            await guarded.aclose()
+            raise
+        except BaseException as error:  # noqa: BLE001 - handed on, and the answer counts
+            thrown = error
 
 
 def _stub_for(function: FunctionType) -> FunctionType:
@@ -45,7 +57,8 @@ def _stub_for(function: FunctionType) -> FunctionType:
 class Takeover:
     """A function whose calls run ``guard(original, *args, **kwargs)`` until `undo`.
 
-    It may be a coroutine function, or one that `contextlib` makes context managers of.
+    It may be a coroutine function, or a generator function, such as one that `contextlib` makes context managers of;
+    what is sent into an asynchronous one is lost.
 
     Example:
         >>> def double(n: int) -> int:
@@ -62,7 +75,6 @@ class Takeover:
         self.original = _copy(function)
         self.active = True
         self._guard = guard
-        call = asynccontextmanager(self._call) if inspect.isasyncgenfunction(function) else self._call
         # The function's name, and as many variables to close over as it has, used or not.
         self._code = _stub_for(function).__code__.replace(
             co_name=function.__name__, co_qualname=function.__qualname__, co_freevars=function.__code__.co_freevars
@@ -70,7 +82,7 @@ class Takeover:
         # The signature first, since it can no longer be told from the stub's code, and the code last: until then the
         # additional default is an unused one.
         vars(function).setdefault("__signature__", inspect.signature(function))
-        function.__kwdefaults__ = {**(function.__kwdefaults__ or {}), _STUB_NAME: call}
+        function.__kwdefaults__ = {**(function.__kwdefaults__ or {}), _STUB_NAME: self._call}
         function.__code__ = self._code
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,11 +1,14 @@
 """Budgets in the native hooks of frameworks: a file per framework, imported by whoever uses it, or by `setup()`.
 
-Each composes with the user's own hooks and needs no instrumentor. To add one: a file here, a row in `HOOKS`, and a
-group in ``tests/matrix`` that runs the real framework.
+Each composes with the user's own hooks and needs no instrumentor. To add one: a file here, a row in `HOOKS`, a group in
+``tests/matrix`` that runs the real framework; and where a process can be served without code of its user's, a function
+that gives the `entries.Entries` which all tool calls and agents pass, and a row in `PROCESS_WIDE`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import Final
 
 #: Module of a framework -> what a user takes from here.
@@ -24,5 +27,26 @@ HOOKS: Final = {
     "flask": "wsgi.BudgetMiddleware",
     "django": "asgi.BudgetMiddleware or wsgi.BudgetMiddleware",
 }
-#: What serves a whole process, and gives what takes it out: `setup()` puts it in.
-PROCESS_WIDE: Final = {"agents": "openai_agents.budget_agents", "crewai": "crewai.budget_crews"}
+#: Module -> what serves a whole process and gives what takes it out: `setup()` calls it when the module is imported.
+PROCESS_WIDE: Final = {
+    "agents": "openai_agents.budget_agents",
+    "crewai": "crewai.budget_crews",
+    "langchain_core.tools.base": "langchain_core.budget_tools",
+    "langgraph.pregel.main": "langgraph.budget_graphs",
+    "pydantic_ai": "pydantic_ai.budget_agents",
+    "google.adk": "google_adk.budget_adk",
+    "agent_framework": "agent_framework.budget_agents",
+    "fastmcp.tools": "fastmcp_tools.budget_tools",
+    "celery.app.task": "celery.deny_retries",
+}
+
+
+def put_in(module: str) -> Callable[[], None]:
+    """Put the hook of one of `PROCESS_WIDE` in; gives what takes it out.
+
+    Raises:
+        ImportError: It is an old version, or another module of that name.
+    """
+    file, _, name = PROCESS_WIDE[module].partition(".")
+    done: Callable[[], None] = getattr(import_module(f"{__name__}.{file}"), name)()
+    return done

@@ -1,4 +1,6 @@
-"""`BudgetTask` for Celery: each execution of a task is a run, and a denial isn't retried.
+"""For Celery: `deny_retries()` has no denial retried, and with `BudgetTask` each execution of a task is a run.
+
+`setup()` calls the former where tasks are imported.
 
 @app.task(base=BudgetTask, budget="nightly", autoretry_for=(Exception,))
 def summarize(tenant, document): ...
@@ -7,9 +9,11 @@ def summarize(tenant, document): ...
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from otelbudget.errors import found_in
+from otelbudget.integrations.entries import Entries
 from otelbudget.runs.api import run
 
 try:
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class BudgetTask(Task):
-    """Opens a run for each execution; a task that a denial ends fails with BudgetExceeded, however it is retried.
+    """Opens a run for each execution.
 
     Attributes:
         budget: That of each execution, as `otelbudget.run` takes it.
@@ -41,9 +45,17 @@ class BudgetTask(Task):
         with run(self.budget, **self.run_options(args, kwargs)):
             return super().__call__(*args, **kwargs)
 
-    def retry(self, *args: Any, **options: Any) -> Any:
-        """Have it executed again, unless a denial is why: that would be refused again."""
-        denial = found_in(options.get("exc") or sys.exc_info()[1])
-        if denial is not None:
-            raise denial
-        return super().retry(*args, **options)
+
+def deny_retries() -> Callable[[], None]:
+    """From now on, let each task of this process that a denial ends fail with that, however it is to be retried.
+
+    Gives what ends that.
+    """
+    return Entries((Task, "retry", _retry))
+
+
+def _retry(original: Callable[..., Any], task: Any, *args: Any, **options: Any) -> Any:
+    denial = found_in(options.get("exc") or sys.exc_info()[1])
+    if denial is not None:  # it would be refused again
+        raise denial
+    return original(task, *args, **options)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any
 
 from otelbudget.errors import BudgetExceeded
-from otelbudget.guards.patching import Takeover, innermost, is_coroutine
 from otelbudget.integrations import hooks
+from otelbudget.integrations.entries import Entries
 
 try:
     from crewai import Agent
@@ -27,11 +27,8 @@ try:
 except ImportError as missing:
     raise ImportError("this is for CrewAI 1.15 or newer: pip install 'otelbudget[crewai]'") from missing
 
-#: What an agent does its work in, alone or in a crew.
-_WORK: Final = ("execute_task", "aexecute_task", "kickoff", "akickoff")
 #: The tool calls that go on here, the innermost last, each with its input, which both hooks are given.
 _open: ContextVar[tuple[tuple[Any, AbstractContextManager[Any]], ...]] = ContextVar("otelbudget_crewai", default=())
-_taken: list[Takeover] = []
 
 
 def budget_crews() -> Callable[[], None]:
@@ -43,16 +40,16 @@ def budget_crews() -> Callable[[], None]:
         return lambda: None
     register_before_tool_call_hook(_before_tool_call)
     register_after_tool_call_hook(_after_tool_call)
-    work = (innermost(getattr(Agent, name, None)) for name in _WORK)
-    _taken.extend(Takeover(one, _awork if is_coroutine(one) else _work) for one in work if one is not None)
-    return _end
+    # What an agent does its work in, alone or in a crew.
+    work = (("execute_task", _work), ("aexecute_task", _awork), ("kickoff", _work), ("akickoff", _awork))
+    return _Crews(*((Agent, name, hook) for name, hook in work))
 
 
-def _end() -> None:
-    unregister_before_tool_call_hook(_before_tool_call)
-    unregister_after_tool_call_hook(_after_tool_call)
-    while _taken:
-        _taken.pop().undo()
+class _Crews(Entries):
+    def __call__(self) -> None:
+        super().__call__()
+        unregister_before_tool_call_hook(_before_tool_call)
+        unregister_after_tool_call_hook(_after_tool_call)
 
 
 def _work(original: Callable[..., Any], agent: Any, *args: Any, **options: Any) -> Any:

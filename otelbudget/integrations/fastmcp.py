@@ -1,5 +1,7 @@
 """`BudgetMiddleware` for FastMCP servers: each tool call is a run of a tenant, and refused where that has nothing left.
 
+The tool call itself is held by `fastmcp_tools.budget_tools`, which `setup()` puts in.
+
 server.add_middleware(BudgetMiddleware("tools", tenant_header="x-tenant"))
 """
 
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
 
 
 class BudgetMiddleware(Middleware):
-    """Opens a run for each tool call and charges it a tool call; a denial is an error that the client's model reads.
+    """Opens a run for each tool call; a denial in it is an error that the client's model reads.
+
+    A client in the same process has a span for the call, which is charged to its own run: if that isn't one around the
+    server, both are charged, as if they were two processes.
 
     Args:
         budget: That of each tool call, as `otelbudget.run` takes it.
@@ -43,10 +48,7 @@ class BudgetMiddleware(Middleware):
     async def on_call_tool(self, context: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
         """Run a tool."""
         try:
-            async with (
-                self._requests.run(get_http_headers(include_all=True)) as run,
-                run.tool_call(context.message.name),
-            ):
+            async with self._requests.run(get_http_headers(include_all=True)):
                 return await call_next(context)
         except Exception as error:
             denial = found_in(error)

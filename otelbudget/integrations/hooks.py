@@ -36,16 +36,18 @@ def tool_call(name: str, call_id: str | None = None, *, any_name: bool = False) 
     Where the tool itself is inside, an instrumentation may show it under *any_name*.
     """
     run = run_here()
-    return nullcontext() if run is None else ToolCall(run, name, call_id or None, any_name=any_name)
+    return nullcontext() if run is None else ToolCall(run, name, call_id or None, from_hook=True, any_name=any_name)
 
 
-def agent_span(name: str | None) -> Span | None:
+def agent_span(name: str | None, shown: Span | None = None) -> Span | None:
     """The span of a piece of work of the agent *name*, to which its budget and quotas belong.
 
-    None where there is nothing to tell, or an instrumentation has opened it.
+    None where there is nothing to tell, or an instrumentation has opened it: *shown*, if that says no name yet.
     """
     engine = contexts.active_engine()
     if engine is None or engine.spans is None or not name or engine.spans.agent_here(get_current())[0] == name:
+        return None
+    if shown is not None and engine.spans.named(shown, name):
         return None
     said = {semconv.GEN_AI_OPERATION: "invoke_agent", semconv.GEN_AI_AGENT_NAME: name}
     return engine.tracer.start_span(f"invoke_agent {name}", attributes=said)
@@ -60,6 +62,12 @@ def agent(name: str | None) -> Iterator[None]:
     else:
         with trace.use_span(span, end_on_exit=True):
             yield
+
+
+def known(name: str) -> bool:
+    """Whether the configuration has a budget or quotas for an agent of this *name*."""
+    engine = contexts.active_engine()
+    return engine is not None and (name in engine.config.agents or bool(engine.config.quotas.found("agents", name)[1]))
 
 
 def inside(span: Span | None) -> AbstractContextManager[None]:

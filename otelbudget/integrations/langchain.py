@@ -1,5 +1,8 @@
 """`BudgetMiddleware` for LangChain agents: a refused one ends with a message, a refused tool doesn't run.
 
+After `setup()`, tools are held and agents have their budgets without it (`langchain_core`, `langgraph`), and what is
+refused a model call raises; it is for ending with a message instead.
+
 agent = create_agent(model, tools, name="researcher", middleware=[BudgetMiddleware()])
 """
 

@@ -1,6 +1,8 @@
-"""For the OpenAI Agents SDK: `BudgetHooks` hold tool calls, `budget_agents()` gives agents the budgets of their names.
+"""For the OpenAI Agents SDK: agents have the budgets of their names, and no refused tool runs.
 
-`setup()` calls the latter where the SDK is imported.
+`setup()` calls `budget_agents()` where the SDK is imported. A refused function tool tells the model why, as one that
+fails does; one of the other local tools (computer, shell, patches, ...) raises BudgetExceeded out of ``Runner.run``, as
+a refused model call does. With `BudgetHooks` each refused tool raises.
 
 await Runner.run(agent, "Go on.", hooks=BudgetHooks())
 """
@@ -8,18 +10,29 @@ await Runner.run(agent, "Go on.", hooks=BudgetHooks())
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from contextvars import Token
-from typing import Any
+from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from opentelemetry import trace
 from opentelemetry.context import attach, detach
 
+from otelbudget.errors import BudgetExceeded
 from otelbudget.integrations import hooks
+from otelbudget.integrations.entries import Entries
 
 try:
-    from agents import AgentSpanData, RunHooks, TracingProcessor, add_trace_processor
+    from agents import AgentSpanData, FunctionTool, RunHooks
+    from agents import tool as tools
+    from agents.lifecycle import RunHooksBase
+    from agents.run import AgentRunner
+    from agents.tracing.spans import NoOpSpan, SpanImpl
 except ImportError as missing:
-    raise ImportError("this is for the OpenAI Agents SDK: pip install 'otelbudget[openai-agents]'") from missing
+    raise ImportError("this is for OpenAI Agents 0.20 or newer: pip install 'otelbudget[openai-agents]'") from missing
+
+#: Set on the context of a function tool that `BudgetHooks` have charged.
+_CHARGED: Final = "_otelbudget_charged"
 
 
 class BudgetHooks(RunHooks[Any]):
@@ -36,12 +49,14 @@ class BudgetHooks(RunHooks[Any]):
         """Charge the tool call, or refuse it."""
         async with hooks.tool_call(tool.name, getattr(context, "tool_call_id", None)):
             pass  # what the tool does is not inside of this hook
+        if isinstance(tool, FunctionTool):
+            setattr(context, _CHARGED, True)
         await self._inner.on_tool_start(context, agent, tool)
 
 
 def _passed_on(name: str) -> Callable[..., Awaitable[None]]:
-    async def hook(self: BudgetHooks, *args: Any) -> None:
-        await getattr(self._inner, name)(*args)
+    async def hook(self: BudgetHooks, *args: Any, **named: Any) -> None:
+        await getattr(self._inner, name)(*args, **named)
 
     return hook
 
@@ -50,47 +65,66 @@ for _name in ("on_llm_start", "on_llm_end", "on_agent_start", "on_agent_end", "o
     setattr(BudgetHooks, _name, _passed_on(_name))
 
 
+class _OtherTools(BudgetHooks):
+    """For the tools that aren't invoked as functions."""
+
+    async def on_tool_start(self, context: Any, agent: Any, tool: Any) -> None:
+        """Charge the tool call, or refuse it."""
+        start = self._inner.on_tool_start if isinstance(tool, FunctionTool) else super().on_tool_start
+        await start(context, agent, tool)
+
+
 def budget_agents() -> Callable[[], None]:
-    """From now on, let each agent in this process have the budget and the quotas of its name, in ``Runner.run``.
+    """From now on, let each agent in this process have the budget and the quotas of its name, and hold each tool call.
 
-    It listens to the SDK's own tracing, so it does nothing where that is disabled, or given other processors later.
-    Gives what ends that.
+    Hooks of yours go on, and the SDK's tracing may be off. Gives what ends that.
     """
-    spans = _AgentSpans()
-    add_trace_processor(spans)
-    return spans.shutdown
+    of_spans = (("start", _start), ("finish", _finish))
+    return Entries(
+        (AgentRunner, "run", _run),
+        (AgentRunner, "run_streamed", _run),
+        (tools, "_invoke_function_tool_with_metadata", _invoke),
+        *((span, name, hook) for span in (SpanImpl, NoOpSpan) for name, hook in of_spans),  # tracing on, or off
+    )
 
 
-class _AgentSpans(TracingProcessor):
-    """Makes the work of an agent one in the OpenTelemetry context, too."""
+def _run(original: Callable[..., Any], runner: Any, *args: Any, **options: Any) -> Any:
+    theirs = options.get("hooks")
+    if theirs is None or (isinstance(theirs, RunHooksBase) and not isinstance(theirs, BudgetHooks)):
+        options["hooks"] = _OtherTools(theirs)
+    return original(runner, *args, **options)
 
-    def __init__(self) -> None:
-        self._open: dict[str, tuple[trace.Span, Token[Any]]] = {}
-        self._ended = False  # the SDK has no way to take it out
 
-    def on_span_start(self, span: Any) -> None:
-        """Begin the work of an agent; it is the task that does it which calls."""
-        if isinstance(span.span_data, AgentSpanData) and not self._ended:
-            ours = hooks.agent_span(span.span_data.name)
-            if ours is not None:
-                self._open[span.span_id] = ours, attach(trace.set_span_in_context(ours))
+async def _invoke(original: Callable[..., Awaitable[Any]], *, function_tool: Any, context: Any, **options: Any) -> Any:
+    async with AsyncExitStack() as stack:
+        if not hasattr(context, _CHARGED):
+            try:
+                await stack.enter_async_context(hooks.tool_call(function_tool.name, context.tool_call_id))
+            except BudgetExceeded as denial:
+                hooks.acknowledge()  # the model is told
+                return tools._FunctionToolInvocationResult(hooks.not_run(denial), is_sdk_generated_error=True)
+        return await original(function_tool=function_tool, context=context, **options)
 
-    def on_span_end(self, span: Any) -> None:
-        """End it."""
-        ours, token = self._open.pop(span.span_id, (None, None))
-        if ours is not None and token is not None:
-            detach(token)
-            ours.end()
 
-    def on_trace_start(self, trace: Any) -> None:
-        """Nothing to do."""
+#: The work of agents that goes on: a span of the SDK -> that in the OpenTelemetry context.
+_open: WeakKeyDictionary[Any, tuple[trace.Span, Token[Any]]] = WeakKeyDictionary()
 
-    def on_trace_end(self, trace: Any) -> None:
-        """Nothing to do."""
 
-    def shutdown(self) -> None:
-        """Begin no more."""
-        self._ended = True
+def _start(original: Callable[..., None], span: Any, *args: Any, **options: Any) -> None:
+    """Begin the work of an agent; it is the task that does it which calls."""
+    before = trace.get_current_span()
+    original(span, *args, **options)
+    if isinstance(span.span_data, AgentSpanData):
+        here = trace.get_current_span()  # that of an instrumentation, which would not be inside of ours
+        ours = hooks.agent_span(span.span_data.name, None if here is before else here)
+        if ours is not None:
+            _open[span] = ours, attach(trace.set_span_in_context(ours))
 
-    def force_flush(self) -> None:
-        """Nothing to do."""
+
+def _finish(original: Callable[..., None], span: Any, *args: Any, **options: Any) -> None:
+    """End it."""
+    ours, token = _open.pop(span, (None, None))
+    if ours is not None and token is not None:
+        detach(token)
+        ours.end()
+    original(span, *args, **options)

@@ -1,4 +1,7 @@
-"""`BudgetCapability` for Pydantic AI: a refused tool doesn't run, an agent has the budget of its name.
+"""For Pydantic AI: a refused tool doesn't run and the model is told why, an agent has the budget of its name.
+
+`setup()` calls `budget_agents()` where it is imported, which gives `BudgetCapability` to each run of an agent, whenever
+that was made; the capability among an agent's own is for where nothing calls that.
 
 agent = Agent("openai:gpt-4o", name="researcher", capabilities=[BudgetCapability()])
 """
@@ -11,12 +14,14 @@ from typing import Any
 
 from otelbudget.errors import BudgetExceeded
 from otelbudget.integrations import hooks
+from otelbudget.integrations.entries import Entries
 
 try:
+    from pydantic_ai import Agent
     from pydantic_ai.capabilities import AbstractCapability
     from pydantic_ai.exceptions import ToolFailed
 except ImportError as missing:
-    raise ImportError("this is for Pydantic AI 2.0 or newer: pip install 'otelbudget[pydantic-ai]'") from missing
+    raise ImportError("this is for Pydantic AI 2.16 or newer: pip install 'otelbudget[pydantic-ai]'") from missing
 
 
 class BudgetCapability(AbstractCapability[Any]):
@@ -48,3 +53,12 @@ class BudgetCapability(AbstractCapability[Any]):
                 hooks.acknowledge()  # the model is told
                 raise ToolFailed(hooks.not_run(denial)) from denial
             return await handler(args)
+
+
+def budget_agents() -> Callable[[], None]:
+    """From now on, do what `BudgetCapability` does in each run of an agent in this process. Gives what ends that."""
+    return Entries((Agent, "iter", _iter))  # the other ways to run one go through it
+
+
+def _iter(original: Callable[..., Any], agent: Any, *args: Any, capabilities: Any = None, **options: Any) -> Any:
+    return original(agent, *args, capabilities=[*(capabilities or ()), BudgetCapability()], **options)

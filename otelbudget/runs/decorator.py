@@ -16,6 +16,7 @@ from otelbudget.engine.context import attached
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+    from contextlib import AbstractContextManager
 
     from opentelemetry.context import Context
 
@@ -34,11 +35,11 @@ def decorate(scope: RunScope, function: F) -> F:
     called: Any = function if inspect.isroutine(function) else type(function).__call__
     inner = inspect.unwrap(called)
     if inspect.isasyncgenfunction(inner) or inspect.isgeneratorfunction(inner):
-        drive = _driven if inspect.isgeneratorfunction(inner) else _driven_async
+        drive = driven if inspect.isgeneratorfunction(inner) else driven_async
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            return drive(scope.copy(), function(*args, **kwargs))
+            return drive(_opened(scope.copy()), function(*args, **kwargs))
 
     elif inspect.iscoroutinefunction(inner):
 
@@ -70,9 +71,10 @@ def _opened(scope: RunScope) -> Iterator[Context]:
     closing.leave(run, None)
 
 
-def _driven(scope: RunScope, body: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+def driven(opened: AbstractContextManager[Context], body: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """*body* in the context that is *opened* for it."""
     step: Callable[[], Any] = functools.partial(next, body)
-    with _opened(scope) as context:
+    with opened as context:
         while True:
             with attached(context):
                 try:
@@ -89,9 +91,12 @@ def _driven(scope: RunScope, body: Generator[Any, Any, Any]) -> Generator[Any, A
                 step = functools.partial(body.throw, thrown)
 
 
-async def _driven_async(scope: RunScope, body: AsyncGenerator[Any, Any]) -> AsyncGenerator[Any, Any]:
+async def driven_async(
+    opened: AbstractContextManager[Context], body: AsyncGenerator[Any, Any]
+) -> AsyncGenerator[Any, Any]:
+    """The same for asynchronous ones."""
     step: Callable[[], Any] = body.__anext__
-    with _opened(scope) as context:
+    with opened as context:
         while True:
             with attached(context):
                 try:

@@ -24,18 +24,27 @@ if TYPE_CHECKING:
 class ToolCall(Block):
     """One tool call, as a block; what `BudgetRun.tool_call` gives. One that is *from_span* was read off a span.
 
-    A framework puts one around a tool: a tool span directly inside shows it, under *any_name*.
+    One that is *from_hook* is put around a tool by a framework: what encloses it directly may be the same call, as it
+    may for a span. A tool span directly inside shows it, under *any_name*.
     """
 
     advice = "write `with run.tool_call(...):`"
 
     def __init__(
-        self, run: RunState, name: str, call_id: str | None = None, *, from_span: bool = False, any_name: bool = False
+        self,
+        run: RunState,
+        name: str,
+        call_id: str | None = None,
+        *,
+        from_span: bool = False,
+        from_hook: bool = False,
+        any_name: bool = False,
     ) -> None:
         self.run = run
         self.name = name
         self.call_id = call_id
         self.from_span = from_span
+        self.from_hook = from_hook
         self.any_name = any_name
         self.matched = False  # an inner layer has been recognised as this call
         self.model_called = False  # inside it, so a tool call of the same name inside is another one
@@ -46,16 +55,16 @@ class ToolCall(Block):
 
     def covers(self, name: str | None, call_id: str | None) -> bool:
         """Whether a tool call made directly inside this one is this one, seen once more by another layer."""
-        if self.matched:
-            return False
-        if call_id is not None and self.call_id is not None:
-            self.matched = call_id == self.call_id
-        else:
-            self.matched = (self.any_name or name == self.name) and not self.model_called
-        return self.matched
+        same, first = name == self.name, not self.matched and not self.model_called
+        if call_id is None or self.call_id is None:
+            same = first and (self.any_name or same)
+        else:  # another attempt has the id again; so has, of local servers, another tool inside
+            same = call_id == self.call_id and (first or same)
+        self.matched = self.matched or same
+        return same
 
     def _admission(self) -> Request | None:
-        """What entering asks for; None if a tool span around it has been charged for this very call."""
+        """What entering asks for; None if what is around it has been charged for this very call."""
         self.used = True
         if self._token is not None:
             raise RuntimeError("this tool call was entered before and has not ended: make a new one per call")
@@ -64,7 +73,8 @@ class ToolCall(Block):
         nodes = [] if spans is None else spans.tree.around(context, exact=True)
         self.around = _of_span(nodes)
         outer = enclosing(context, self.run, nodes)
-        if outer is not None and outer.from_span and outer.covers(self.name, self.call_id):
+        may_be_this = outer is not None and (outer.from_span or (self.from_hook and outer.name == self.name))
+        if outer is not None and may_be_this and outer.covers(self.name, self.call_id):
             return None
         return request_for(self.run, self.name, nested=outer is not None)
 

@@ -53,6 +53,9 @@ _KINDS: Final[dict[str, dict[str, Kind]]] = {
 #: Model spans that start without a single attribute: (instrumentation scope, span name).
 _BARE_MODEL_SPANS: Final = frozenset({("opentelemetry.instrumentation.openai.v1", "openai.response")})
 
+#: How the semantic conventions name the span of an agent's work; ADK tells nothing else of it at its start.
+_AGENT_SPAN: Final = "invoke_agent "
+
 #: More digits than any count has.
 _DIGITS: Final = 20
 #: What instrumentations call a client SDK -> the name of its guard. Frameworks (LangChain, pydantic-ai) are not here:
@@ -163,7 +166,14 @@ def classify(name: str, attributes: Attributes | None, scope_name: str | None = 
             value = attributes.get(key)
             if isinstance(value, str) and value in kinds:
                 return kinds[value]
+    if name.startswith(_AGENT_SPAN):
+        return Kind.AGENT
     return Kind.MODEL if (scope_name, name) in _BARE_MODEL_SPANS else None
+
+
+def agent_in(name: str) -> str | None:
+    """The agent that a span of this name is the work of, if the name says."""
+    return name.removeprefix(_AGENT_SPAN) if name.startswith(_AGENT_SPAN) else None
 
 
 def covered_sdk(scope_name: str | None) -> str | None:

@@ -65,7 +65,7 @@ class LiveSpans:
         node.conversation = spans.conversation(span.attributes)
         try:
             if kind is Kind.AGENT:
-                node.name = spans.agent_name(span.attributes)
+                self._name_agent(node, span)
             elif kind is Kind.TOOL:
                 self._admit_tool(node, context)
             elif spans.covered_sdk(scope_name) not in self._engine.guarded:
@@ -73,6 +73,12 @@ class LiveSpans:
         except BaseException:
             self.tree.forget(span)
             raise
+
+    def _name_agent(self, node: Node, span: Any) -> None:
+        node.name = spans.agent_name(span.attributes) or spans.agent_in(span.name)
+        around = [] if span.attributes or node.parent is None else node.parent.upwards()
+        if around and names_of(around)[0] == node.name:
+            node.kind = node.name = None  # the same work, which the span around has told more of
 
     def ended(self, span: Any) -> None:
         """Charge what an unguarded model span used; end the implicit run of its span."""
@@ -195,6 +201,14 @@ class LiveSpans:
     def agent_here(self, context: Context) -> tuple[str | None, str | None]:
         """The name of the innermost agent around *context*, and the conversation; None where no span says."""
         return names_of(self.tree.around(context))
+
+    def named(self, span: Span, name: str) -> bool:
+        """Whether *span* is an agent's; one that has said no name is that of the agent *name* from now on."""
+        node = self.tree.node(span)
+        if node is None or node.kind is not Kind.AGENT:
+            return False
+        node.name = node.name or name
+        return node.name == name
 
     def is_call(self, span: Span) -> bool:
         """Whether *span* is an open model or tool call."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +34,17 @@ def doctor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Captu
         return code, {section: {one["name"]: one for one in ones} for section, ones in found.items()}
 
     return run
+
+
+def test_a_framework_whose_tools_are_not_held_is_told_of(
+    doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "crewai.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    said = doctor()[1]["frameworks"]["crewai"]
+    sys.modules.pop("crewai", None)
+    assert said["state"] == "warn"
+    assert "setup() can't hook it: this is for CrewAI 1.15 or newer" in said["says"]
 
 
 def test_a_guarded_sdk_is_fine_and_is_left_as_it_was(doctor: Doctor) -> None:
@@ -97,6 +109,30 @@ def test_it_says_why_what_can_not_be_stopped_is_not(
     assert code == 0
     assert found["model SDKs"][module]["state"] == "warn"
     assert why in found["model SDKs"][module]["says"]
+
+
+@pytest.mark.parametrize(
+    ("tools", "says", "state"),
+    [
+        ("class Tool:\n    async def _run(self): ...\n", "setup() hooks it", "plain"),
+        ("class Tool: ...\n", "setup() can't hook its Tool._run", "warn"),
+        ("", "setup() can't hook it: this is for FastMCP", "warn"),
+    ],
+)
+def test_it_says_whether_setup_hooks_a_framework(
+    tools: str, says: str, state: str, doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fastmcp").mkdir()
+    for name, text in {"__init__": "", "exceptions": "class ToolError(Exception): ...\n", "tools": tools}.items():
+        (tmp_path / "fastmcp" / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("fastmcp", "fastmcp.exceptions", "fastmcp.tools", "otelbudget.integrations.fastmcp_tools"):
+        monkeypatch.setitem(sys.modules, name, None)  # as it is afterwards: absent
+        del sys.modules[name]
+    code, found = doctor()
+    assert code == 0
+    assert says in found["frameworks"]["fastmcp"]["says"]
+    assert found["frameworks"]["fastmcp"]["state"] == state
 
 
 def test_it_says_which_tokenizer_counts(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

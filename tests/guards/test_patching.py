@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
@@ -73,6 +73,35 @@ async def test_a_coroutine_function_stays_one() -> None:
     finally:
         takeover.undo()
     assert len(calls) == 1
+
+
+async def test_an_asynchronous_generator_is_read_through_the_guard_and_hears_how_it_ends() -> None:
+    heard: list[object] = []
+
+    async def pieces(n: int) -> AsyncGenerator[int, None]:
+        try:
+            for i in range(n):
+                try:
+                    yield i
+                except LookupError:
+                    yield -1
+        except GeneratorExit:
+            heard.append("closed")
+            raise
+
+    takeover = Takeover(pieces, lambda original, n: original(n + 1))
+    assert [i async for i in pieces(2)] == [0, 1, 2]
+    read = pieces(2)
+    assert await anext(read) == 0
+    assert await read.athrow(LookupError()) == -1
+    with pytest.raises(KeyError):
+        await read.athrow(KeyError())
+    read = pieces(2)
+    assert await anext(read) == 0
+    await read.aclose()
+    assert heard == ["closed"]
+    takeover.undo()
+    assert [i async for i in pieces(2)] == [0, 1]
 
 
 def test_a_function_that_closes_over_variables_can_be_taken_over() -> None:

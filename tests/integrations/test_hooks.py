@@ -136,6 +136,45 @@ def test_what_was_told_is_dealt_with_in_every_run_around(setup: Setup, ask: Ask)
         hooks.acknowledge()
 
 
+def test_a_tool_call_that_is_shown_by_several_hooks_or_tried_again_is_one(setup: Setup) -> None:
+    setup()
+    with otelbudget.run(RunBudget(max_nested_tool_calls=0)) as run:
+        with hooks.tool_call("search", "1"):
+            for _ in range(2):
+                with hooks.tool_call("search", "1"), hooks.tool_call("search", "1"):
+                    pass
+        assert run.usage.tool_calls == 1
+        with run.tool_call("search"), hooks.tool_call("search", "1"):
+            pass
+        assert run.usage.tool_calls == 2
+        for inner in (hooks.tool_call("read", "2"), hooks.tool_call("read", any_name=True)):
+            with hooks.tool_call("search", any_name=True), pytest.raises(BudgetExceeded, match="nested_tool_calls"):
+                inner.__enter__()
+        run.acknowledge()
+
+
+def test_an_id_that_a_model_gives_again_inside_of_a_tool_is_of_another_call(setup: Setup, ask: Ask) -> None:
+    setup()
+    with otelbudget.run() as run, hooks.tool_call("research", "call_0"), hooks.tool_call("research", "call_0"):
+        ask()
+        for _ in range(2):
+            with hooks.tool_call("search", "call_0"):
+                pass
+    assert run.usage.tool_calls == 3
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_an_instrumentors_span_that_says_its_agents_name_late_is_that_agents(
+    setup: Setup, ask: Ask, shown: bool
+) -> None:
+    setup(BY_NAME)
+    said = {"openinference.span.kind": "AGENT"}
+    with trace.get_tracer("theirs").start_as_current_span("researcher", attributes=said) as theirs:
+        ours = hooks.agent_span("researcher", theirs if shown else None)
+        assert (ours is None) is shown
+        assert asks(ask, 4) == (2 if shown else 4)
+
+
 @pytest.mark.parametrize("hook", sorted({one for named in HOOKS.values() for one in named.split(" or ")}))
 def test_each_hook_is_where_it_is_said_to_be_or_says_what_to_install(hook: str) -> None:
     module, name = hook.split(".")

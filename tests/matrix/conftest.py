@@ -33,7 +33,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
 @pytest.fixture
 def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], otelbudget.BudgetManager]]:
     """Switch budgets on from a YAML text, without any instrumentor; off again after the test."""
-    for name in [name for name in os.environ if name.startswith("OTEL")]:
+    for name in [name for name in os.environ if name.startswith("OTEL") and not name.startswith("OTELBUDGET_MATRIX")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 

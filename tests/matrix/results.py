@@ -32,7 +32,8 @@ server; "exact": the tokens that it said. After `shutdown()` every function of t
 %s
 ## Frameworks
 
-"5 requests": the model is done at its fifth answer; "no end": it asks for the same tool over and over, twenty times.
+"5 requests": the model is done at its fifth answer; "no end": it asks for the same tool over and over, twenty times;
+"3 tool calls": for three at once, where one is allowed.
 Rows with a hook are of `otelbudget.integrations`; "its own limit" is the framework's own budget of 3, as the runners of
 `agent-budget-semantics` set it, with no limit of ours: the number that was sent.
 

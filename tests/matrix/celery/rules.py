@@ -7,7 +7,7 @@ from typing import Any
 
 import openai
 import pytest
-from celery import Celery
+from celery import Celery, Task
 from celery.contrib.testing.worker import start_worker
 from provider import Provider
 
@@ -46,6 +46,26 @@ def work(tenant: str, calls: int, wrapped: bool = False) -> str:
     return "nobody" if run is None else run.tenant
 
 
+@app.task(autoretry_for=(Exception,), default_retry_delay=0, max_retries=3)
+def by_itself(tenant: str) -> None:
+    fruitless(tenant)
+
+
+@app.task(bind=True, default_retry_delay=0, max_retries=3)
+def by_hand(task: Task, tenant: str) -> None:
+    try:
+        fruitless(tenant)
+    except Exception as error:  # noqa: BLE001
+        raise task.retry(exc=error)  # noqa: B904 - as Celery's users do
+
+
+def fruitless(tenant: str) -> None:
+    ATTEMPTS.append(tenant)
+    with openai.OpenAI(max_retries=0) as client, otelbudget.run("two", tenant=tenant):
+        while True:
+            client.chat.completions.create(model="demo-small", messages=[{"role": "user", "content": "hi"}])
+
+
 @pytest.fixture
 def worker(setup: Setup, server: Provider) -> Iterator[Provider]:
     setup("budgets:\n  two: {max_steps: 2}\n")
@@ -65,6 +85,23 @@ def test_a_denial_fails_the_task_at_once(worker: Provider, wrapped: bool) -> Non
         work.delay("acme", 3, wrapped).get(timeout=30)
     assert ATTEMPTS == ["acme"]
     assert worker.requests == 2
+
+
+@pytest.mark.parametrize("task", [by_itself, by_hand])
+def test_no_denial_is_retried_after_setup_alone(worker: Provider, task: Task) -> None:
+    with pytest.raises(BudgetExceeded):
+        task.delay("acme").get(timeout=30)
+    assert ATTEMPTS == ["acme"]
+    assert worker.requests == 2
+
+
+def test_it_is_taken_out_again(setup: Setup) -> None:
+    before = Task.retry.__code__
+    for _ in range(2):
+        setup()
+        assert Task.retry.__code__ is not before
+        otelbudget.shutdown()
+        assert Task.retry.__code__ is before
 
 
 def test_other_errors_are_retried_as_before(worker: Provider) -> None:

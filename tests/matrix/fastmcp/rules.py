@@ -1,13 +1,19 @@
-"""A FastMCP server charges each tool call to its tenant and tells the client of a refused one."""
+"""A FastMCP server runs no refused tool and tells the client, and each tool call can be a run of its tenant."""
 
 from __future__ import annotations
 
+import asyncio
+import re
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from fastmcp import Client, FastMCP
-from fastmcp.client.transports import StreamableHttpTransport
+from fastmcp.client.transports import StdioTransport, StreamableHttpTransport
 from fastmcp.exceptions import ToolError
+from fastmcp.server.middleware import Middleware
+from fastmcp.tools import Tool
 from fastmcp.utilities.tests import run_server_async
 
 import otelbudget
@@ -15,6 +21,79 @@ from otelbudget import BudgetExceeded, RunBudget
 from otelbudget.integrations.fastmcp import BudgetMiddleware
 
 Setup = Callable[..., otelbudget.BudgetManager]
+#: A server in a process of its own, so that only its own calls are charged there.
+SERVER = """
+import asyncio, sys
+import fastmcp, otelbudget
+
+earlier, mounted = "earlier" in sys.argv, "mounted" in sys.argv
+if not earlier:
+    otelbudget.setup("budgets.yaml", exporter="none", metrics_port=None, instrument=False)
+server = fastmcp.FastMCP("tools")
+
+@server.tool
+def search(query: str) -> str:
+    return "found"
+
+@server.tool
+async def asearch(query: str) -> str:
+    await asyncio.sleep(0)
+    return "found"
+
+if mounted:
+    inner, server = server, fastmcp.FastMCP("outer")
+    server.mount(inner)
+if earlier:
+    otelbudget.setup("budgets.yaml", exporter="none", metrics_port=None, instrument=False)
+server.run(show_banner=False)
+"""
+
+
+def server_of(ran: list[str], *middleware: Middleware) -> FastMCP:
+    server = FastMCP("tools", middleware=list(middleware))
+
+    @server.tool
+    def search(query: str) -> str:
+        ran.append(query)
+        return "found"
+
+    return server
+
+
+@pytest.mark.parametrize("how", [[], ["earlier"], ["mounted"]], ids=str)
+@pytest.mark.parametrize("tool", ["search", "asearch"])
+async def test_of_three_tools_called_at_once_two_run_after_setup_alone(
+    tool: str, how: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "budgets.yaml").write_text("quotas:\n  default: [{tool_calls: 2, per: day}]\n")
+    (tmp_path / "server.py").write_text(SERVER)
+    async with Client(StdioTransport(sys.executable, ["server.py", *how], cwd=str(tmp_path))) as client:
+        calls = (client.call_tool(tool, {"query": str(i)}) for i in range(3))
+        told = await asyncio.gather(*calls, return_exceptions=True)
+    assert sum(getattr(one, "data", "") == "found" for one in told) == 2
+    (refused,) = (one for one in told if isinstance(one, ToolError))
+    # What a mounted server's own span is refused, FastMCP words itself.
+    says = r"Error calling tool|Not run: quota" if how == ["mounted"] else r"Not run: quota 'tool_calls per day'"
+    assert re.match(says, str(refused))
+
+
+async def test_beside_the_middleware_a_tool_call_is_charged_once(setup: Setup) -> None:
+    setup()
+    ran: list[str] = []
+    server = server_of(ran, BudgetMiddleware(RunBudget(max_tool_calls=1, max_nested_tool_calls=0)))
+    with otelbudget.run() as run:
+        await server.call_tool("search", {"query": "it"})
+    assert len(ran) == run.usage.tool_calls == 1
+
+
+async def test_it_is_taken_out_again(setup: Setup) -> None:
+    before = Tool._run.__code__
+    for _ in range(2):
+        setup()
+        assert Tool._run.__code__ is not before
+        otelbudget.shutdown()
+        assert Tool._run.__code__ is before
+    await server_of([]).call_tool("search", {"query": "it"})
 
 
 async def test_a_tenants_quota_of_tool_calls_holds_over_http(setup: Setup) -> None:

@@ -1,8 +1,10 @@
-"""Google's ADK ends a refused agent with a message and runs no refused tool."""
+"""Google's ADK runs no refused tool, agents have the budget of their name, and a refused one can end with a message."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -10,9 +12,10 @@ from google.adk.agents import LlmAgent
 from google.adk.agents.run_config import RunConfig, StreamingMode
 from google.adk.models.google_llm import Gemini
 from google.adk.plugins.base_plugin import BasePlugin
+from google.adk.plugins.plugin_manager import PluginManager
 from google.adk.runners import InMemoryRunner
 from google.genai.types import Content, Part
-from provider import Provider
+from provider import Provider, Reply
 
 import otelbudget
 from otelbudget import BudgetExceeded, RunBudget
@@ -21,20 +24,34 @@ from otelbudget.integrations.google_adk import BudgetPlugin
 Setup = Callable[..., otelbudget.BudgetManager]
 
 
-async def ask(server: Provider, ran: list[str], *plugins: BasePlugin, stream: bool = False) -> list[Any]:
+BY_NAME = "budgets:\n  two: {max_steps: 2}\nagents: {researcher: two}\n"
+WAYS = ("async", "stream", "sync")
+
+
+def runner_of(
+    server: Provider, ran: list[str], *plugins: BasePlugin, name: str = "worker", below: tuple[LlmAgent, ...] = ()
+) -> InMemoryRunner:
     def search(query: str) -> str:
         """Search for something."""
         ran.append(query)
         return "found"
 
     model = Gemini(model="gemini-2.5-flash", base_url=server.root_url, client_kwargs={"api_key": "none"})
-    agent = LlmAgent(name="researcher", model=model, tools=[search])
-    runner = InMemoryRunner(agent, plugins=list(plugins))
+    agent = LlmAgent(name=name, model=model, tools=[search], sub_agents=list(below))
+    return InMemoryRunner(agent, plugins=list(plugins))
+
+
+async def work(runner: InMemoryRunner, way: str = "async") -> list[Any]:
     session = await runner.session_service.create_session(app_name=runner.app_name, user_id="u")
-    asked = Content(role="user", parts=[Part(text="Go on.")])
-    how = RunConfig(streaming_mode=StreamingMode.SSE if stream else StreamingMode.NONE)
-    run = runner.run_async(user_id="u", session_id=session.id, new_message=asked, run_config=how)
-    return [event async for event in run]
+    given = {"user_id": "u", "session_id": session.id, "new_message": Content(role="user", parts=[Part(text="Go on.")])}
+    if way == "sync":
+        return await asyncio.to_thread(lambda: list(runner.run(**given)))
+    how = RunConfig(streaming_mode=StreamingMode.SSE if way == "stream" else StreamingMode.NONE)
+    return [event async for event in runner.run_async(**given, run_config=how)]
+
+
+async def ask(server: Provider, ran: list[str], *plugins: BasePlugin, way: str = "async") -> list[Any]:
+    return await work(runner_of(server, ran, *plugins), way)
 
 
 @pytest.fixture(autouse=True)
@@ -42,12 +59,12 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOOGLE_API_KEY", "none")
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_an_agent_that_can_t_pay_ends_with_a_message(setup: Setup, insatiable: Provider, stream: bool) -> None:
+@pytest.mark.parametrize("way", ["async", "stream"])
+async def test_an_agent_that_can_t_pay_ends_with_a_message(setup: Setup, insatiable: Provider, way: str) -> None:
     setup()
     ran: list[str] = []
     with otelbudget.run(RunBudget(max_steps=2, name="small")) as run:
-        events = await ask(insatiable, ran, BudgetPlugin(), stream=stream)
+        events = await ask(insatiable, ran, BudgetPlugin(), way=way)
     assert (insatiable.requests, run.usage.steps, len(ran)) == (2, 2, 2)
     assert events[-1].error_code == "BUDGET_EXCEEDED"
     assert events[-1].content.parts[0].text.startswith("Stopped before the answer was complete: budget 'small'")
@@ -59,14 +76,78 @@ async def test_leaving_the_run_raises_where_that_is_wanted(setup: Setup, insatia
         await ask(insatiable, [], BudgetPlugin(acknowledge=False))
 
 
-async def test_of_three_tools_asked_for_at_once_one_runs(setup: Setup, three_at_once: Provider) -> None:
-    setup()
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+async def test_of_three_tools_asked_for_at_once_one_runs_after_setup_alone(
+    setup: Setup, three_at_once: Provider, way: str, earlier: bool
+) -> None:
     ran: list[str] = []
+    runner = runner_of(three_at_once, ran) if earlier else None
+    setup()
     with otelbudget.run(RunBudget(max_tool_calls=1)) as run:
-        events = await ask(three_at_once, ran, BudgetPlugin())
+        events = await work(runner or runner_of(three_at_once, ran), way)
     assert len(ran) == run.usage.tool_calls == 1
     assert str(events).count("Not run: budget of run") >= 2
     assert events[-1].content.parts[0].text == "done"
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("way", ["async", "stream"])
+async def test_the_budget_of_the_agents_name_applies_to_each_piece_of_its_work(
+    setup: Setup, insatiable: Provider, way: str, earlier: bool
+) -> None:
+    runner = runner_of(insatiable, [], name="researcher") if earlier else None
+    setup(BY_NAME)
+    for sent in (2, 4):
+        with pytest.raises(BudgetExceeded, match="budget 'two'"):
+            await work(runner or runner_of(insatiable, [], name="researcher"), way)
+        assert insatiable.requests == sent
+
+
+@pytest.mark.parametrize("sampler", ["always_on", "always_off"])
+async def test_an_agent_below_another_has_the_budget_of_its_name(
+    setup: Setup, server: Provider, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
+    setup(BY_NAME)
+    handed = Reply(text="", tool_calls=[("transfer_to_agent", {"agent_name": "researcher"})])
+    server.enqueue(handed, *[Reply(text="", tool_calls=[("search", {"query": "more"})])] * 9)
+    researcher = runner_of(server, [], name="researcher").agent
+    with pytest.raises(BudgetExceeded, match="budget 'two'"):
+        await work(runner_of(server, [], name="coordinator", below=(researcher,)))
+    assert server.requests == 3
+
+
+@pytest.mark.parametrize("acknowledge", [False, True])
+async def test_beside_the_plugin_a_tool_call_is_charged_once(
+    setup: Setup, three_at_once: Provider, acknowledge: bool
+) -> None:
+    setup()
+    ran: list[str] = []
+    budget = RunBudget(max_tool_calls=2, max_nested_tool_calls=0)
+    with nullcontext() if acknowledge else pytest.raises(BudgetExceeded), otelbudget.run(budget) as run:
+        await ask(three_at_once, ran, BudgetPlugin(acknowledge=acknowledge))
+    assert len(ran) == run.usage.tool_calls == 2
+
+
+async def test_it_is_taken_out_again(setup: Setup, three_at_once: Provider) -> None:
+    before = PluginManager.run_before_tool_callback.__code__
+    for _ in range(2):
+        setup()
+        assert PluginManager.run_before_tool_callback.__code__ is not before
+        otelbudget.shutdown()
+        assert PluginManager.run_before_tool_callback.__code__ is before
+    ran: list[str] = []
+    await ask(three_at_once, ran)
+    assert len(ran) == 3
+
+
+def test_a_version_without_the_hooked_function_is_warned_of(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr(PluginManager, "run_before_tool_callback")
+    setup()
+    assert "can't hook PluginManager.run_before_tool_callback: not in this version" in caplog.text
 
 
 async def test_it_composes_with_plugins_of_the_user(setup: Setup, three_at_once: Provider) -> None:
@@ -77,9 +158,23 @@ async def test_it_composes_with_plugins_of_the_user(setup: Setup, three_at_once:
             seen.append(tool.name)
 
     setup()
+    ran: list[str] = []
     with otelbudget.run(RunBudget(max_tool_calls=1)):
-        await ask(three_at_once, [], Theirs("theirs"), BudgetPlugin())
-    assert seen == ["search"] * 3
+        await ask(three_at_once, ran, Theirs("theirs"))
+    assert (seen, len(ran)) == (["search"] * 3, 1)
+
+
+async def test_a_tool_that_a_plugin_of_the_user_answers_for_is_not_charged(
+    setup: Setup, three_at_once: Provider
+) -> None:
+    class Cached(BasePlugin):
+        async def before_tool_callback(self, **_: Any) -> dict[str, str]:
+            return {"result": "known"}
+
+    setup()
+    with otelbudget.run(RunBudget(max_tool_calls=1)) as run:
+        await ask(three_at_once, [], Cached("cached"))
+    assert run.usage.tool_calls == 0
 
 
 def test_of_five_calls_one_is_made(setup: Setup, five: Provider, row: Callable[..., int]) -> None:
@@ -88,3 +183,10 @@ def test_of_five_calls_one_is_made(setup: Setup, five: Provider, row: Callable[.
 
     setup()
     assert row("google-adk", "google_adk.BudgetPlugin", last) == 1
+
+
+def test_of_five_tools_one_is_run(setup: Setup, five: Provider, row: Callable[..., int]) -> None:
+    setup()
+    ran: list[str] = []
+    how = {"budget": RunBudget(max_tool_calls=1), "wanted": "4 tool calls", "sent": lambda: len(ran)}
+    assert row("google-adk", "setup() alone", lambda: ask(five, ran), **how) == 1

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from typing import Any, ClassVar
 
 import pytest
+from conftest import asks_for
 from langchain.agents import create_agent
-from langchain.agents.middleware import AgentMiddleware
+from langchain.agents.middleware import AgentMiddleware, ToolRetryMiddleware
+from langchain_core.tools import BaseTool
 from langchain_openai import ChatOpenAI
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.pregel import Pregel
 from openinference.instrumentation.langchain import LangChainInstrumentor as OpenInference
+from opentelemetry import trace
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.instrumentation.genai.langchain import LangChainInstrumentor
 from opentelemetry.instrumentation.langchain import LangchainInstrumentor
 from provider import Provider, Reply
@@ -19,6 +26,8 @@ from provider import Provider, Reply
 import otelbudget
 from otelbudget import BudgetExceeded, RunBudget
 from otelbudget.integrations.langchain import BudgetMiddleware
+from otelbudget.integrations.langchain_core import budget_tools
+from otelbudget.integrations.langgraph import budget_graphs
 
 Setup = Callable[..., otelbudget.BudgetManager]
 LOOP = asyncio.Runner()
@@ -26,8 +35,27 @@ INSTRUMENTORS = (LangChainInstrumentor, LangchainInstrumentor, OpenInference)
 BY_NAME = "budgets:\n  two: {max_steps: 2}\nagents: {researcher: two}\n"
 
 
+@pytest.fixture(autouse=True)
+def _outside_of_every_span() -> Iterator[None]:
+    """OpenLLMetry leaves some of its own attached."""
+    token = attach(Context())
+    yield
+    detach(token)
+
+
 class Agent:
-    def __init__(self, *, name: str | None = None, before: tuple[AgentMiddleware, ...] = (), **options: Any) -> None:
+    """One with `BudgetMiddleware`, or a *plain* one, which has nothing of ours."""
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        before: tuple[AgentMiddleware, ...] = (),
+        after: tuple[AgentMiddleware, ...] = (),
+        plain: bool = False,
+        tool: BaseTool | None = None,
+        **options: Any,
+    ) -> None:
         self.ran: list[str] = []
 
         def search(query: str) -> str:
@@ -35,9 +63,9 @@ class Agent:
             self.ran.append(query)
             return "found"
 
-        middleware = [*before, BudgetMiddleware(**options)]
+        middleware = [*before, *([] if plain else [BudgetMiddleware(**options)]), *after]
         model = ChatOpenAI(model="demo-small", max_retries=0)
-        self._agent = create_agent(model, [search], name=name, middleware=middleware)
+        self._agent = create_agent(model, [tool or search], name=name, middleware=middleware)
 
     def ask(self, way: str = "sync") -> list[Any]:
         asked: Any = {"messages": [{"role": "user", "content": "Go on."}]}
@@ -46,6 +74,39 @@ class Agent:
         if way == "stream":
             return list(self._agent.stream(asked, stream_mode="values"))[-1]["messages"]
         return LOOP.run(self._agent.ainvoke(asked), context=copy_context())["messages"]
+
+
+# Before any instrumentation is put in: OpenLLMetry's goes on telling of graphs when it is taken out.
+def test_a_graph_that_the_configuration_names_has_its_budget_and_nothing_of_it_is_left_between_its_chunks(
+    setup: Setup, insatiable: Provider
+) -> None:
+    setup(BY_NAME)
+    model = ChatOpenAI(model="demo-small", max_retries=0)
+    graph = StateGraph(MessagesState)
+    for name in "abc":
+        graph.add_node(name, lambda state: {"messages": [model.invoke(state["messages"][:1])]})
+    graph.add_edge(START, "a").add_edge("a", "b").add_edge("b", "c")
+    asked: Any = {"messages": [("user", "Go on.")]}
+    chunks = graph.compile(name="researcher").stream(asked)
+    for name in "ab":
+        assert list(next(chunks)) == [name]
+        assert trace.get_current_span() is trace.INVALID_SPAN
+    with pytest.raises(BudgetExceeded, match="budget 'two'"):
+        next(chunks)
+    graph.compile(name="other").invoke(asked)
+    assert insatiable.requests == 5
+
+
+def test_graphs_without_a_name_are_nobodys_work_of_their_own(setup: Setup, insatiable: Provider) -> None:
+    setup("default_budget: {max_steps: 2}\nquotas:\n  agents: {'*': [{steps: 9, per: day}]}\n")
+    model = ChatOpenAI(model="demo-small", max_retries=0)
+    graph = StateGraph(MessagesState).add_node("a", lambda state: {"messages": [model.invoke("Go on.")]})
+    loop = graph.add_edge(START, "a").compile()
+    for _ in range(2):
+        loop.invoke({"messages": []})
+    with pytest.raises(BudgetExceeded, match="2 of 2"):
+        loop.invoke({"messages": []})
+    assert insatiable.requests == 2
 
 
 @pytest.mark.parametrize("way", ["sync", "stream", "async"])
@@ -81,12 +142,13 @@ def test_of_three_tools_asked_for_at_once_one_runs(setup: Setup, three_at_once: 
 
 @pytest.mark.parametrize("way", ["sync", "stream", "async"])
 @pytest.mark.parametrize("instrumentor", INSTRUMENTORS)
+@pytest.mark.parametrize("plain", [False, True])
 def test_beside_an_instrumentation_each_call_is_charged_once(
-    setup: Setup, three_at_once: Provider, instrumentor: type[Any], way: str
+    setup: Setup, three_at_once: Provider, plain: bool, instrumentor: type[Any], way: str
 ) -> None:
     setup()
     instrumentor().instrument()
-    agent = Agent()
+    agent = Agent(plain=plain)
     try:
         with otelbudget.run(RunBudget(max_nested_tool_calls=0)) as run:
             agent.ask(way)
@@ -158,6 +220,117 @@ def test_other_errors_pass(setup: Setup, server: Provider) -> None:
         Agent().ask()
 
 
+@pytest.mark.parametrize("way", ["sync", "stream", "async"])
+@pytest.mark.parametrize("first", ["agent", "setup"])
+def test_after_setup_alone_one_of_three_tools_runs_and_the_model_is_told_of_the_others(
+    setup: Setup, three_at_once: Provider, first: str, way: str
+) -> None:
+    agent = Agent(plain=True)
+    setup()
+    agent = agent if first == "agent" else Agent(plain=True)
+    with otelbudget.run(RunBudget(max_tool_calls=1)) as run:
+        messages = agent.ask(way)
+    assert len(agent.ran) == run.usage.tool_calls == 1
+    tools = [message for message in messages if message.type == "tool"]
+    assert sorted(message.status for message in tools) == ["error", "error", "success"]
+    assert sum(message.text.startswith("Not run: budget of run") for message in tools) == 2
+    assert messages[-1].text == "done"
+
+
+@pytest.mark.parametrize("way", ["sync", "stream", "async"])
+@pytest.mark.parametrize("instrumentor", [None, *INSTRUMENTORS])
+@pytest.mark.parametrize("first", ["agent", "setup"])
+def test_after_setup_alone_agents_have_the_budget_of_their_name_and_raise(
+    setup: Setup, insatiable: Provider, first: str, instrumentor: type[Any] | None, way: str
+) -> None:
+    agent = Agent(name="researcher", plain=True)
+    setup(BY_NAME)
+    agent = agent if first == "agent" else Agent(name="researcher", plain=True)
+    if instrumentor is not None:
+        instrumentor().instrument()
+    try:
+        for sent in (2, 4):
+            with pytest.raises(BudgetExceeded, match="budget 'two'"):
+                agent.ask(way)
+            assert insatiable.requests == sent
+    finally:
+        if instrumentor is not None:
+            instrumentor().uninstrument()
+    assert otelbudget.current_run() is None
+
+
+class Flaky(BaseTool):
+    name: str = "search"
+    description: str = "Search for something."
+    attempts: int = 0
+
+    def _run(self, query: str) -> str:
+        self.attempts += 1
+        if self.attempts == 2:
+            raise LookupError("try again")
+        return "found"
+
+
+@pytest.mark.parametrize("by_model", [True, False])
+def test_a_refused_tool_raises_where_no_model_asked_for_it(setup: Setup, by_model: bool) -> None:
+    setup()
+    search, call = Flaky(), {"name": "search", "args": {"query": "x"}, "id": "1", "type": "tool_call"}
+    with otelbudget.run(RunBudget(max_tool_calls=1)) as run:
+        assert search.invoke({"query": "x"}) == "found"
+        if by_model:
+            assert search.invoke(call).status == "error"
+        else:
+            with pytest.raises(BudgetExceeded, match="tool_calls"):
+                search.invoke({"query": "x"})
+            run.acknowledge()
+    assert search.attempts == run.usage.tool_calls == 1
+
+
+def test_a_tool_in_a_block_of_its_name_is_that_tool_call(setup: Setup) -> None:
+    setup()
+    with otelbudget.run(RunBudget(max_nested_tool_calls=0)) as run, run.tool_call("search"):
+        Flaky().invoke({"query": "x"})
+    assert run.usage.tool_calls == 1
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_another_attempt_inside_of_the_middleware_is_the_same_tool_call(
+    setup: Setup, server: Provider, way: str
+) -> None:
+    server.enqueue(asks_for("search"), asks_for("search"), Reply(text="done"))
+    setup()
+    agent = Agent(after=(ToolRetryMiddleware(max_retries=2, initial_delay=0),), tool=(search := Flaky()))
+    with otelbudget.run(RunBudget(max_nested_tool_calls=0)) as run:
+        agent.ask(way)
+    assert (search.attempts, run.usage.tool_calls) == (3, 2)
+
+
+def test_after_shutdown_langchain_is_as_it_was(setup: Setup, three_at_once: Provider) -> None:
+    def there() -> list[Any]:
+        return [inspect.unwrap(one).__code__ for one in (BaseTool.run, BaseTool.arun, Pregel.stream, Pregel.astream)]
+
+    before = there()
+    for _ in range(2):
+        setup()
+        budget_tools()
+        budget_graphs()
+        assert not any(one == two for one, two in zip(there(), before, strict=True))
+        otelbudget.shutdown()
+        assert there() == before
+    agent = Agent(plain=True)
+    agent.ask()
+    assert len(agent.ran) == 3
+
+
 def test_of_five_calls_one_is_made(setup: Setup, five: Provider, row: Callable[..., int]) -> None:
     setup()
     assert row("langchain", "langchain.BudgetMiddleware", lambda: Agent().ask()[-1].text) == 1
+
+
+def test_after_setup_alone_of_three_tool_calls_one_is_made(
+    setup: Setup, three_at_once: Provider, row: Callable[..., int]
+) -> None:
+    setup()
+    agent = Agent(plain=True)
+    limits = {"budget": RunBudget(max_tool_calls=1), "wanted": "3 tool calls", "sent": lambda: len(agent.ran)}
+    assert row("langchain", "setup() alone", lambda: agent.ask()[-1].text, **limits) == 1
