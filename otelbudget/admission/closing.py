@@ -126,7 +126,7 @@ def _discard(run: RunState) -> None:
     if not run.finished:
         run.closed = True
         run.engine.explicit_runs -= run.kind == "explicit"
-        run.engine.meters.live.discard(run)
+        run.engine.meters.live.pop(run, None)
         run.tenant_cell.active -= 1
         run.refresh()
 
@@ -194,7 +194,7 @@ def _finished(run: RunState, exemplar: Any) -> bool:
     if run.finished:
         return False
     run.outcome = _outcome(run)
-    run.engine.meters.live.discard(run)
+    run.engine.meters.live.pop(run, None)
     run.tenant_cell.active -= 1
     if run.outcome != "paused":  # what it comes to is counted where it ends
         seconds = run.elapsed_ns(run.ended_ns) / NANOS

@@ -106,7 +106,7 @@ def wanted(
         raise ValueError(f"model must be the name of a model, got {model!r}")
     if not given:
         return (NOTHING if timed else payer.binding(model, owner).one_call), model, None
-    amounts = amounts_from(given, NOTHING)
+    amounts = amounts_from(given)
     if model is None or "cost_usd" in given or not amounts.tokens:
         return amounts, model, None
     cost = price(payer, Usage(amounts.input_tokens, amounts.output_tokens, model=model), owner=owner)

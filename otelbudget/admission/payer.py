@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from opentelemetry import trace
 
@@ -11,7 +12,7 @@ from otelbudget import semconv
 from otelbudget.admission import notices
 from otelbudget.engine.engine import UNLIMITED_BUDGET
 from otelbudget.ledger.account import Account, QuotaAccount, SharedAccount
-from otelbudget.model.amounts import COST, STEPS, UNLIMITED, Amounts
+from otelbudget.model.amounts import COST, NOTHING, STEPS, UNLIMITED, Amounts
 from otelbudget.model.levels import LEVELS
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import NOWHERE, Site, site_of
@@ -30,7 +31,8 @@ A = TypeVar("A", bound=Account)
 _ORDER: Final = {scope: n for n, scope in enumerate(LEVELS)}
 
 
-class Binding(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Binding:
     """What binds a request of now.
 
     Attributes:
@@ -46,14 +48,15 @@ class Binding(NamedTuple):
     here: tuple[Account, ...] = ()
     shared: tuple[QuotaAccount | SharedAccount, ...] = ()
     money: bool = False
-    one_call: Amounts = Amounts(steps=1)
+    one_call: Amounts = NOTHING
     payers: Payers | None = None
 
 
 _NOT_BOUND: Final = Binding()
 
 
-class Around(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Around:
     """What a context says of the requests that are made in it.
 
     Attributes:

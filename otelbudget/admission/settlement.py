@@ -148,7 +148,9 @@ def _charge_of(
     if held[COST] and given.cost_usd is None and not by_price and (cost.unpriced or nothing):
         cost = Price(held[COST])
     amounts = usage.amounts(cost.nanousd)
-    return _Charge(cost, usage, amounts._replace(nested_tool_calls=min(held[NESTED], usage.tool_calls)))
+    if held[NESTED]:
+        amounts = amounts._replace(nested_tool_calls=min(held[NESTED], usage.tool_calls))
+    return _Charge(cost, usage, amounts)
 
 
 def _beyond(charge: _Charge, held: Hold) -> _Charge:

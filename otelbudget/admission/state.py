@@ -125,7 +125,7 @@ class RunState(Payer):
     def _enlist(self) -> None:
         self.engine.explicit_runs += self.kind == "explicit"
         self.tenant_cell.active += 1
-        self.engine.meters.live.add(self)
+        self.engine.meters.live[self] = None
 
     def _per_run(self) -> tuple[QuotaAccount, ...]:
         """The accounts of a root run's own quotas."""

@@ -105,6 +105,8 @@ class Recent:
         if usage.steps not in ((0, 1) if payer.kind == "quota" else (1,)) or usage.tool_calls or not usage.tokens:
             return False
         name, last = usage.response_id, _last.get()
+        if name is None and last is None:
+            return False
         named = [one for one in list(self._settled) if one.usage.response_id == name] if name else []
         named.sort(key=lambda one: _THE_USER in one.told)
         return any(one.recorded(payer, usage) for one in named or ([] if last is None else [last]))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from otelbudget.ledger.account import Account, Refusal
-from otelbudget.model.amounts import UNLIMITED
 from otelbudget.model.vector import GUARDS, LOW, SHIFTS, asked, greater, lane, step
 
 
@@ -149,18 +148,14 @@ def tightest(accounts: Sequence[Account]) -> tuple[int, int] | None:
     slacks = None
     for n, account in enumerate(accounts):
         taken = account.taken
-        for rule in account.rules:
-            for i in account.limits.limited:
-                limit = rule.limits[-1][i]
-                if limit >= UNLIMITED:
-                    continue
-                here = taken >> SHIFTS[i] & _LANE
-                if account.floor or slacks is not None:
-                    slacks = slacks or _slacks(accounts)
-                    here = min(here, limit) - lane(slacks[n], i)
-                ratio = here / limit if limit else 1.0
-                if ratio > greatest:
-                    greatest, best = ratio, (i, max(0, limit - here))
+        for i, limit in account.limits.most:
+            here = taken >> SHIFTS[i] & _LANE
+            if account.floor or slacks is not None:
+                slacks = slacks or _slacks(accounts)
+                here = min(here, limit) - lane(slacks[n], i)
+            ratio = here / limit if limit else 1.0
+            if ratio > greatest:
+                greatest, best = ratio, (i, limit - here if limit > here else 0)
     return best
 
 

@@ -47,12 +47,21 @@ _PASSING: Final = ("busy", "frozen", "limit")
 _LIFTABLE: Final = ("limit", "deadline")
 
 
-def asked(payer: Payer, operation: str, given: dict[str, Any]) -> Request:
+def asked(payer: Payer, operation: str, given: Any) -> Request:
     """The request that the amount keywords of a check mean."""
     seconds_ns = nanoseconds("seconds", given.pop("seconds")) if "seconds" in given else None
-    _, site, owner, permit = payer.around()
-    amounts, model, unpriced = wanted(payer, given, owner, timed=seconds_ns is not None)
-    return Request(operation, amounts, site, model, owner, permit=permit, unpriced=unpriced, seconds_ns=seconds_ns or 0)
+    here = payer.around()
+    amounts, model, unpriced = wanted(payer, given, here.owner, timed=seconds_ns is not None)
+    return Request(
+        operation,
+        amounts,
+        here.site,
+        model,
+        here.owner,
+        seconds_ns=seconds_ns or 0,
+        permit=here.permit,
+        unpriced=unpriced,
+    )
 
 
 def decide(payer: Payer, request: Request, wait_ns: int = 0, judge: Judge | None = None) -> Decision:
