@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget import forking, semconv
@@ -137,7 +138,7 @@ def _say(payer: Payer, request: Request, denial: Denial, times: int) -> None:
     else:
         told = events.refusal(denial, request.tool)
         payer.log(site, semconv.EVENT_CHECK, told)
-        payer.say(site, events.add, semconv.EVENT_CHECK, told, always=times == 1, logged=True)
+        payer.say(site, partial(events.add, always=times == 1, logged=True), semconv.EVENT_CHECK, told)
     span = payer.site.span
     if times == 1 and span is not None and span.is_recording():
         kind = f"{semconv.DENIED_PREFIX}{denial.resource or 'call'}.{denial.reason}"

@@ -185,7 +185,7 @@ class Payer:
         """What the context of here says."""
         return Around(site=site_of(trace.get_current_span()))
 
-    def say(self, site: Site, event: Callable[..., bool], *details: Any, **more: Any) -> None:
+    def say(self, site: Site, event: Callable[..., bool], *details: Any) -> None:
         """Write an event, where `say_late` puts it if the call's span has ended; count it if the span is full."""
         span = site.span
         if span is None:
@@ -193,16 +193,16 @@ class Payer:
         if events.writing.now:
             self.engine.meters.count_suppressed()
         elif not span.is_recording():
-            self.say_late(event, details, more)
+            self.say_late(event, details)
         else:
             events.writing.now = True
             try:
-                if not event(site, *details, **more):
+                if not event(site, *details):
                     self.suppress(site)
             finally:
                 events.writing.now = False
 
-    def say_late(self, event: Callable[..., bool], details: Sequence[Any], more: dict[str, Any]) -> None:
+    def say_late(self, event: Callable[..., bool], details: Sequence[Any]) -> None:
         """Nothing: who is no run has no other span."""
 
     def log(self, site: Site, name: str, attributes: dict[str, Any]) -> None:

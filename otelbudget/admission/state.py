@@ -249,15 +249,15 @@ class RunState(Payer):
             self.here = found
         return found
 
-    def say_late(self, event: Callable[..., bool], details: Sequence[Any], more: dict[str, Any]) -> None:
+    def say_late(self, event: Callable[..., bool], details: Sequence[Any]) -> None:
         """Write an event on the run's span, or on one of its own if that has ended too."""
         if self.span is not None and self.span.is_recording():
-            self.say(self.site, event, *details, **more)
+            self.say(self.site, event, *details)
             return
         parent = Context() if self.span is None else trace.set_span_in_context(self.span, Context())
         span = our_spans.start(self.engine.tracer, semconv.RECORD_SPAN, parent)
         site = site_of(span)
         if site.span is not None:
             span.set_attributes({semconv.RUN_ID: self.run_id, semconv.TENANT: self.tenant})
-            event(site, *details, **more)
+            event(site, *details)
         our_spans.end(span)
