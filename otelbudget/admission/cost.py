@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from otelbudget import semconv
 from otelbudget.model.amounts import COST, INPUT, NANOS, NOTHING, OUTPUT, TOOLS, Amounts, amounts_from, nanousd
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from otelbudget.engine.owner import Owner
 
 
-class Price(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Price:
     """What a usage costs.
 
     Attributes:

@@ -98,7 +98,8 @@ class Request(NamedTuple):
         return pack(self.amounts) - (self.hold.vector if self.hold is not None and self.change in _EXACTLY else 0)
 
 
-class Judgement(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Judgement:
     """What came of a request.
 
     Attributes:

@@ -7,9 +7,9 @@ another operation of its own thread (out of a finalizer or a signal handler) is 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from otelbudget import semconv
 from otelbudget.admission import closing, notices, trips
@@ -75,7 +75,8 @@ def record(
     return True
 
 
-class _Charge(NamedTuple):
+@dataclass(slots=True, eq=False)
+class _Charge:
     """What a commit comes to: what it costs, the usage in full, and what is charged."""
 
     cost: Price
@@ -156,7 +157,7 @@ def _charge_of(
 def _beyond(charge: _Charge, held: Hold) -> _Charge:
     """What exceeds what an expiry has charged; tokens stay the sum of their parts, as the counters have them."""
     rest = Amounts(*(max(0, a - b) for a, b in zip(charge.amounts, held.on_expiry, strict=True)))
-    return charge._replace(amounts=rest._replace(tokens=rest.input_tokens + rest.output_tokens))
+    return replace(charge, amounts=rest._replace(tokens=rest.input_tokens + rest.output_tokens))
 
 
 def charge_hold(payer: Payer, held: Hold) -> list[Crossing]:
