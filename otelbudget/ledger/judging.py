@@ -56,8 +56,9 @@ def refusals(
         wraps = account is wrapping
         for i in _short(account, account.limits.full if wraps else account.limits.caps[priority], here):
             alone = lane(account.used + _alone(accounts, n, own + more), i)
-            used, taken = lane(account.used, i), lane(account.taken, i)
-            found = exceeded(account, i, used, taken, here, priority, alone, full=wraps)
+            found = exceeded(
+                asked_of(account, i, account.used, account.taken, here), alone, None if wraps else priority
+            )
             assert found is not None
             if found.busy:
                 busy.append(found)
@@ -73,25 +74,20 @@ def _short(account: Account, cap: int, more: int) -> list[int]:
     return [i for i in range(len(SHIFTS)) if lane(short, i)] if short else []
 
 
-def exceeded(
-    account: Account,
-    i: int,
-    used: int,
-    taken: int,
-    more: int,
-    priority: int,
-    alone: int,
-    *,
-    full: bool = False,
-    warn: bool = False,
-) -> Refusal | None:
-    """The rule that refuses so much more of a resource or, with *warn*, only warns, where *taken* is held: the first
-    that refuses what there is *alone*, without what others hold, else the first, which is busy."""
-    asks, busy = step(more, i), None
-    for rule in account.rules:
-        limit = (rule.full if full else rule.limits[priority])[i]
-        if rule.warn is warn and taken + asks > limit:
-            found = Refusal(account, rule, i, used, taken - used, limit, asks, busy=alone <= limit)
+def asked_of(account: Account, i: int, used: int, taken: int, more: int) -> Refusal:
+    """What is refused where *more* is asked beside these vectors of *account*, for `exceeded` to say by which rule."""
+    before = lane(used, i)
+    return Refusal(account, account.rules[0], i, before, lane(taken, i) - before, 0, step(more, i), busy=False)
+
+
+def exceeded(asks: Refusal, alone: int, priority: int | None, *, warn: bool = False) -> Refusal | None:
+    """*asks* by the rule that refuses it or, with *warn*, only warns: the first that refuses what there is *alone*,
+    without what others hold, else the first, which is busy. No *priority* means full limits."""
+    whole, busy = asks.used + asks.reserved + asks.asked, None
+    for rule in asks.account.rules:
+        limit = (rule.full if priority is None else rule.limits[priority])[asks.resource]
+        if rule.warn is warn and whole > limit:
+            found = asks._replace(rule=rule, limit=limit, busy=alone <= limit)
             if not found.busy:
                 return found
             busy = busy or found
@@ -112,8 +108,8 @@ def warning(accounts: Sequence[Account], more: int, priority: int, own: int = 0)
     for account, here in zip(accounts, rises(accounts, more), strict=True):
         warns = account.limits.warns
         for i in () if warns is None else _short(account, warns[priority] + own, here):
-            used, taken = lane(account.used, i), lane(account.taken - own, i)
-            found = exceeded(account, i, used, taken, here, priority, taken + step(here, i), warn=True)
+            asks = asked_of(account, i, account.used, account.taken - own, here)
+            found = exceeded(asks, asks.used + asks.reserved + asks.asked, priority, warn=True)
             if found is not None:
                 return found
     return None
