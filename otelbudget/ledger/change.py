@@ -47,14 +47,14 @@ def plan(
             each = rises(accounts, taken)
     last = len(accounts) - 1
     for n, account in enumerate(accounts):
-        rest = account.taken + (taken if each is None else each[n])
+        whole = account.taken + (taken if each is None else each[n])
         if holds:
             changes.append((account, "holds", account.holds + holds))
         if used:
             before = account.used
             after = before + used
-            if rest == after:  # nothing is held: one integer for both, since there are many runs
-                rest = after
+            if whole == after:  # nothing is held: one integer for both, since there are many runs
+                whole = after
             changes.append((account, "used", after))
             if (after + account.mark) & GUARDS:
                 crossed += crossings(account, before, after)
@@ -66,7 +66,7 @@ def plan(
                 changes.append((account, "buckets", charged(account, used, clock_s())))
             if account.dropped:
                 account.keep()
-        changes.append((account, "taken", rest))
+        changes.append((account, "taken", whole))
     for cell, slot, count in counts:
         changes.append((cell, slot, getattr(cell, slot) + count))
     return crossed
