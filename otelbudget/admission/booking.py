@@ -106,15 +106,17 @@ def _pend(run: RunState, blocker: RunState, denial: Denial, error: BudgetExceede
     # A run that nobody opened can't raise it again at its end: that is for the one around it.
     opened = [one for one in run.lineage if one.kind != "implicit"] if blocker.kind == "implicit" else []
     for one in {run, blocker, *opened[-1:]}:
+        refused = one.refusals()
         if denial.reason in ("limit", "deadline"):
-            one.ran_out = one.ran_out or denial.resource
+            refused.ran_out = refused.ran_out or denial.resource
         # The exception keeps frames alive, and so whatever they hold: only for who will raise it again.
-        one.pending = one.pending or {}
-        one.pending.setdefault(key, error if one.reraise else None)
+        refused.pending = refused.pending or {}
+        refused.pending.setdefault(key, error if one.reraise else None)
     if denial.reason not in PASSING and not run.closed:
         run.outcome = "exhausted"
-    if run.first_denial is None or (denial.reason not in PASSING and run.first_denial.reason in PASSING):
-        run.first_denial = denial
+    first = run.refused.first
+    if first is None or (denial.reason not in PASSING and first.reason in PASSING):
+        run.refused.first = denial
 
 
 def _count(payer: Payer, operation: str, denial: Denial) -> int:
@@ -124,7 +126,7 @@ def _count(payer: Payer, operation: str, denial: Denial) -> int:
     times = 1
     run = payer.run
     if run is not None:
-        run.seen = seen = run.seen or {}
+        seen = run.refusals().times
         times = seen[key] = seen.get(key, 0) + 1
     meters.count(payer.tenant, denial.budget, operation, "deny", *key[::-1], again=times > 1)
     return times

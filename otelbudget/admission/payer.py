@@ -10,6 +10,7 @@ from opentelemetry import trace
 
 from otelbudget import semconv
 from otelbudget.admission import notices
+from otelbudget.admission.refusals import NONE_YET
 from otelbudget.engine.engine import UNLIMITED_BUDGET
 from otelbudget.ledger.account import Account, QuotaAccount, SharedAccount
 from otelbudget.model.amounts import COST, NOTHING, STEPS, UNLIMITED, Amounts
@@ -109,7 +110,7 @@ class Payer:
     accounts: tuple[Account, ...] = ()
     #: What its budgets say of a model without a price, or None.
     on_unpriced: str | None = None
-    pending: Any = None
+    refused = NONE_YET
     until_ns = UNLIMITED
     site: Site = NOWHERE
 
