@@ -67,17 +67,17 @@ def _by_policy(payer: Payer, usage: Usage, asked_model: str | None, owner: Owner
     money is limited."""
     money = payer.binding(usage.model or asked_model, owner).money
     policy = payer.on_unpriced or payer.engine.config.on_unpriced or ("deny" if money else "allow")
-    if policy == "estimate" and not payer.engine.prices.given:  # there is none to be the dearest
-        policy = "deny"
-    if policy == "allow" and money:
-        payer.engine.warn_once(
-            f"unpriced {usage.model}",
-            "no price is known for model %r, so a cost limit does not see what it spends; add it under `prices:`",
-            usage.model,
-        )
+    if policy == "allow":
+        if money:
+            payer.engine.warn_once(
+                f"unpriced {usage.model}",
+                "no price is known for model %r, so a cost limit does not see what it spends; add it under `prices:`",
+                usage.model,
+            )
+        return Price(0, True)
     # The dearest price there is: an unknown model is seldom dearer, and never free.
     estimate = payer.engine.prices.dearest_nanousd(usage) if policy == "estimate" else None
-    return Price(estimate or 0, True, policy == "deny")
+    return Price(estimate or 0, True, estimate is None)
 
 
 def _reported(payer: Payer, usage: Usage, asked_model: str | None) -> int | None:

@@ -57,14 +57,15 @@ def record(
         writes.append((permit, "used", True))
     bound = payer.binding(usage.model, owner)
     owed: tuple[Any, ...] = ()
+    keyed, settled = False, None
     if bound.shared:
         owed = trips.owe_record(payer, bound.shared, amounts, partial(say_crossed, payer, site), once)
-    keyed = bool(owed) and once is not None and once.there is not None and not once.done
-    settled = payer.engine.store.settle_first(owed[0]) if keyed else None
-    if settled is not None and settled.replayed:
-        return False
-    if owed and settled is None:
-        writes += trips.owing(payer, owed)
+        keyed = once is not None and once.there is not None and not once.done
+        settled = payer.engine.store.settle_first(owed[0]) if keyed else None
+        if settled is not None and settled.replayed:
+            return False
+        if settled is None:
+            writes += trips.owing(payer, owed)
     crossed = ledger.charge(bound.here, pack(amounts), counts_of(payer, usage, amounts, cost), writes, once=once)
     if crossed is None:
         return False

@@ -62,10 +62,11 @@ def plan(
             if account.where is None:
                 if n != last:
                     changes.append((account, "below", account.below + used))
-            elif account.buckets is not None:
-                changes.append((account, "buckets", charged(account, used, clock_s())))
-            if account.dropped:
-                account.keep()
+            else:
+                if account.buckets is not None:
+                    changes.append((account, "buckets", charged(account, used, clock_s())))
+                if account.dropped:
+                    account.keep()
         changes.append((account, "taken", whole))
     for cell, slot, count in counts:
         changes.append((cell, slot, getattr(cell, slot) + count))

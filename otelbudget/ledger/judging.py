@@ -139,8 +139,7 @@ def left(accounts: Sequence[Account], resource: int, priority: int) -> int | Non
 
 def tightest(accounts: Sequence[Account]) -> tuple[int, int] | None:
     """(resource, what remains of it) where the greatest part of a limit is taken; None without a limit."""
-    best: tuple[int, int] | None = None
-    greatest = -1.0
+    greatest, best, room = -1.0, None, 0
     slacks = None
     for n, account in enumerate(accounts):
         taken = account.taken
@@ -151,8 +150,8 @@ def tightest(accounts: Sequence[Account]) -> tuple[int, int] | None:
                 here = min(here, limit) - lane(slacks[n], i)
             ratio = here / limit if limit else 1.0
             if ratio > greatest:
-                greatest, best = ratio, (i, limit - here if limit > here else 0)
-    return best
+                greatest, best, room = ratio, i, limit - here
+    return None if best is None else (best, max(0, room))
 
 
 _LANE = (1 << 96) - 1
