@@ -51,8 +51,7 @@ def asked(payer: Payer, operation: str, given: Any) -> Request:
     seconds_ns = nanoseconds("seconds", given.pop("seconds")) if "seconds" in given else None
     here = payer.around()
     amounts, model, unpriced = wanted(payer, given, here.owner, timed=seconds_ns is not None)
-    site, owner, permit = here.site, here.owner, here.permit
-    return Request(operation, amounts, site, model, owner, permit=permit, unpriced=unpriced, seconds_ns=seconds_ns or 0)
+    return Request(operation, amounts, here.site, model, here.owner, here.permit, unpriced, seconds_ns or 0)
 
 
 def decide(payer: Payer, request: Request, wait_ns: int = 0, judge: Judge | None = None) -> Decision:

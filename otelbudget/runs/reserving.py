@@ -68,7 +68,7 @@ def _request(payer: Payer, given: Any) -> tuple[Request, Reservation, int]:
         payload = amounts if priced else amounts._replace(cost_nanousd=0)
         once = Once("reserve", as_key(key), payload, on_unknown)
     site, owner, permit = here.site, here.owner, here.permit
-    request = Request("reserve", amounts, site, model, owner, hold, made, permit=permit, unpriced=unpriced, once=once)
+    request = Request("reserve", amounts, site, model, owner, permit, unpriced, hold=hold, keeper=made, once=once)
     return request, made, wait_ns
 
 
