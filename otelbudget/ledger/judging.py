@@ -139,19 +139,20 @@ def left(accounts: Sequence[Account], resource: int, priority: int) -> int | Non
 
 def tightest(accounts: Sequence[Account]) -> tuple[int, int] | None:
     """(resource, what remains of it) where the greatest part of a limit is taken; None without a limit."""
-    greatest, best, room = -1.0, None, 0
-    slacks = None
+    best: tuple[int, int] | None = None
+    greatest, slacks = -1.0, None
     for n, account in enumerate(accounts):
         taken = account.taken
+        if account.floor:
+            slacks = slacks or _slacks(accounts)
         for i, limit in account.limits.most:
             here = taken >> SHIFTS[i] & _LANE
-            if account.floor or slacks is not None:
-                slacks = slacks or _slacks(accounts)
+            if slacks is not None:
                 here = min(here, limit) - lane(slacks[n], i)
             ratio = here / limit if limit else 1.0
             if ratio > greatest:
-                greatest, best, room = ratio, i, limit - here
-    return None if best is None else (best, max(0, room))
+                greatest, best = ratio, (i, limit - here if limit > here else 0)
+    return best
 
 
 _LANE = (1 << 96) - 1

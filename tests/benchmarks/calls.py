@@ -68,8 +68,8 @@ TIMES: Final = {
 THREADS_RATIO: Final = 0.85
 BYTES: Final = 900
 
-PAIRS: Final = 100
-ROUNDS: Final = 300
+PAIRS: Final = 300
+ROUNDS: Final = 100
 THREADS: Final = 16
 OPERATIONS: Final = 4_800
 THREAD_ROUNDS: Final = 9
