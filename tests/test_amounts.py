@@ -103,10 +103,6 @@ def test_money_shown_is_exact_and_reads_back(nano: int) -> None:
     assert "E" not in f"{shown:f}"
 
 
-def test_no_amounts_ask_for_one_model_call() -> None:
-    assert amounts_from({}, ONE_CALL) is ONE_CALL
-
-
 @pytest.mark.parametrize(
     ("asked", "meant"),
     [
@@ -125,7 +121,7 @@ def test_no_amounts_ask_for_one_model_call() -> None:
     ],
 )
 def test_tokens_and_money_imply_a_step_and_tools_imply_nothing(asked: dict[str, Any], meant: Amounts) -> None:
-    assert amounts_from(asked, ONE_CALL) == meant
+    assert amounts_from(asked) == meant
 
 
 @pytest.mark.parametrize(
@@ -139,9 +135,9 @@ def test_tokens_and_money_imply_a_step_and_tools_imply_nothing(asked: dict[str, 
 )
 def test_a_sum_that_does_not_fit_its_parts_or_the_range_is_refused(asked: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="input_tokens"):
-        amounts_from(asked, ONE_CALL)
+        amounts_from(asked)
 
 
 def test_an_unknown_resource_is_named_beside_the_known_ones() -> None:
     with pytest.raises(TypeError, match="unknown resource 'token': did you mean 'tokens'"):
-        amounts_from({"token": 3}, ONE_CALL)
+        amounts_from({"token": 3})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget import forking, semconv
@@ -105,15 +106,17 @@ def _pend(run: RunState, blocker: RunState, denial: Denial, error: BudgetExceede
     # A run that nobody opened can't raise it again at its end: that is for the one around it.
     opened = [one for one in run.lineage if one.kind != "implicit"] if blocker.kind == "implicit" else []
     for one in {run, blocker, *opened[-1:]}:
+        refused = one.refusals()
         if denial.reason in ("limit", "deadline"):
-            one.ran_out = one.ran_out or denial.resource
+            refused.ran_out = refused.ran_out or denial.resource
         # The exception keeps frames alive, and so whatever they hold: only for who will raise it again.
-        one.pending = one.pending or {}
-        one.pending.setdefault(key, error if one.reraise else None)
+        refused.pending = refused.pending or {}
+        refused.pending.setdefault(key, error if one.reraise else None)
     if denial.reason not in PASSING and not run.closed:
         run.outcome = "exhausted"
-    if run.first_denial is None or (denial.reason not in PASSING and run.first_denial.reason in PASSING):
-        run.first_denial = denial
+    first = run.refused.first
+    if first is None or (denial.reason not in PASSING and first.reason in PASSING):
+        run.refused.first = denial
 
 
 def _count(payer: Payer, operation: str, denial: Denial) -> int:
@@ -123,7 +126,7 @@ def _count(payer: Payer, operation: str, denial: Denial) -> int:
     times = 1
     run = payer.run
     if run is not None:
-        run.seen = seen = run.seen or {}
+        seen = run.refusals().times
         times = seen[key] = seen.get(key, 0) + 1
     meters.count(payer.tenant, denial.budget, operation, "deny", *key[::-1], again=times > 1)
     return times
@@ -137,7 +140,7 @@ def _say(payer: Payer, request: Request, denial: Denial, times: int) -> None:
     else:
         told = events.refusal(denial, request.tool)
         payer.log(site, semconv.EVENT_CHECK, told)
-        payer.say(site, events.add, semconv.EVENT_CHECK, told, always=times == 1, logged=True)
+        payer.say(site, partial(events.add, always=times == 1, logged=True), semconv.EVENT_CHECK, told)
     span = payer.site.span
     if times == 1 and span is not None and span.is_recording():
         kind = f"{semconv.DENIED_PREFIX}{denial.resource or 'call'}.{denial.reason}"

@@ -59,7 +59,7 @@ def leave(run: RunState, error: BaseException | None) -> None:
     if run.sharing is not None:
         run.sharing.close()
     # Nobody asks for them any more, and their tracebacks hold the frames of whatever was refused.
-    run.pending = None
+    run.refused.pending = None
     if exceeded or steering:
         return
     if error is None:
@@ -126,7 +126,7 @@ def _discard(run: RunState) -> None:
     if not run.finished:
         run.closed = True
         run.engine.explicit_runs -= run.kind == "explicit"
-        run.engine.meters.live.discard(run)
+        run.engine.meters.live.pop(run, None)
         run.tenant_cell.active -= 1
         run.refresh()
 
@@ -194,7 +194,7 @@ def _finished(run: RunState, exemplar: Any) -> bool:
     if run.finished:
         return False
     run.outcome = _outcome(run)
-    run.engine.meters.live.discard(run)
+    run.engine.meters.live.pop(run, None)
     run.tenant_cell.active -= 1
     if run.outcome != "paused":  # what it comes to is counted where it ends
         seconds = run.elapsed_ns(run.ended_ns) / NANOS
@@ -211,7 +211,7 @@ def _outcome(run: RunState) -> str:
 
 def why(run: RunState, outcome: str) -> Denial | None:
     """What *outcome* is due to: the first denial, or what was used over a limit where none says so."""
-    first = run.first_denial
+    first = run.refused.first
     unsaid = outcome == "exhausted" and (first is None or first.reason in PASSING)
     return (denials.overage(run) or first) if unsaid else first
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from otelbudget import semconv
 from otelbudget.model.amounts import COST, INPUT, NANOS, NOTHING, OUTPUT, TOOLS, Amounts, amounts_from, nanousd
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from otelbudget.engine.owner import Owner
 
 
-class Price(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Price:
     """What a usage costs.
 
     Attributes:
@@ -65,17 +67,17 @@ def _by_policy(payer: Payer, usage: Usage, asked_model: str | None, owner: Owner
     money is limited."""
     money = payer.binding(usage.model or asked_model, owner).money
     policy = payer.on_unpriced or payer.engine.config.on_unpriced or ("deny" if money else "allow")
-    if policy == "estimate" and not payer.engine.prices.given:  # there is none to be the dearest
-        policy = "deny"
-    if policy == "allow" and money:
-        payer.engine.warn_once(
-            f"unpriced {usage.model}",
-            "no price is known for model %r, so a cost limit does not see what it spends; add it under `prices:`",
-            usage.model,
-        )
+    if policy == "allow":
+        if money:
+            payer.engine.warn_once(
+                f"unpriced {usage.model}",
+                "no price is known for model %r, so a cost limit does not see what it spends; add it under `prices:`",
+                usage.model,
+            )
+        return Price(0, True)
     # The dearest price there is: an unknown model is seldom dearer, and never free.
     estimate = payer.engine.prices.dearest_nanousd(usage) if policy == "estimate" else None
-    return Price(estimate or 0, True, policy == "deny")
+    return Price(estimate or 0, True, estimate is None)
 
 
 def _reported(payer: Payer, usage: Usage, asked_model: str | None) -> int | None:
@@ -106,7 +108,7 @@ def wanted(
         raise ValueError(f"model must be the name of a model, got {model!r}")
     if not given:
         return (NOTHING if timed else payer.binding(model, owner).one_call), model, None
-    amounts = amounts_from(given, NOTHING)
+    amounts = amounts_from(given)
     if model is None or "cost_usd" in given or not amounts.tokens:
         return amounts, model, None
     cost = price(payer, Usage(amounts.input_tokens, amounts.output_tokens, model=model), owner=owner)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from opentelemetry import trace
 
 from otelbudget import semconv
 from otelbudget.admission import notices
+from otelbudget.admission.refusals import NONE_YET
 from otelbudget.engine.engine import UNLIMITED_BUDGET
 from otelbudget.ledger.account import Account, QuotaAccount, SharedAccount
-from otelbudget.model.amounts import COST, STEPS, UNLIMITED, Amounts
+from otelbudget.model.amounts import COST, NOTHING, STEPS, UNLIMITED, Amounts
 from otelbudget.model.levels import LEVELS
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import NOWHERE, Site, site_of
@@ -30,7 +32,8 @@ A = TypeVar("A", bound=Account)
 _ORDER: Final = {scope: n for n, scope in enumerate(LEVELS)}
 
 
-class Binding(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Binding:
     """What binds a request of now.
 
     Attributes:
@@ -46,14 +49,15 @@ class Binding(NamedTuple):
     here: tuple[Account, ...] = ()
     shared: tuple[QuotaAccount | SharedAccount, ...] = ()
     money: bool = False
-    one_call: Amounts = Amounts(steps=1)
+    one_call: Amounts = NOTHING
     payers: Payers | None = None
 
 
 _NOT_BOUND: Final = Binding()
 
 
-class Around(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Around:
     """What a context says of the requests that are made in it.
 
     Attributes:
@@ -106,7 +110,7 @@ class Payer:
     accounts: tuple[Account, ...] = ()
     #: What its budgets say of a model without a price, or None.
     on_unpriced: str | None = None
-    pending: Any = None
+    refused = NONE_YET
     until_ns = UNLIMITED
     site: Site = NOWHERE
 
@@ -182,7 +186,7 @@ class Payer:
         """What the context of here says."""
         return Around(site=site_of(trace.get_current_span()))
 
-    def say(self, site: Site, event: Callable[..., bool], *details: Any, **more: Any) -> None:
+    def say(self, site: Site, event: Callable[..., bool], *details: Any) -> None:
         """Write an event, where `say_late` puts it if the call's span has ended; count it if the span is full."""
         span = site.span
         if span is None:
@@ -190,16 +194,16 @@ class Payer:
         if events.writing.now:
             self.engine.meters.count_suppressed()
         elif not span.is_recording():
-            self.say_late(event, details, more)
+            self.say_late(event, details)
         else:
             events.writing.now = True
             try:
-                if not event(site, *details, **more):
+                if not event(site, *details):
                     self.suppress(site)
             finally:
                 events.writing.now = False
 
-    def say_late(self, event: Callable[..., bool], details: Sequence[Any], more: dict[str, Any]) -> None:
+    def say_late(self, event: Callable[..., bool], details: Sequence[Any]) -> None:
         """Nothing: who is no run has no other span."""
 
     def log(self, site: Site, name: str, attributes: dict[str, Any]) -> None:

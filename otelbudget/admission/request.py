@@ -63,13 +63,13 @@ class Request(NamedTuple):
         site: The span that hears of the decision.
         model: The model that is called, if known.
         owner: Whose quotas, where that is not the payer's own (in an agent's span); else None.
+        permit: The permit to wrap up of the context, if any.
+        unpriced: The model that no price is known for, if that matters here.
+        seconds_ns: Wall time that has to be left.
         hold: Registered on admission, for *keeper*. None: nothing is held.
         keeper: What keeps the hold alive.
         change: *hold* is open, and is to ``grow`` by *amounts*, or to ``resize`` to exactly these; ``adopt`` is that
             for a call that is new, and so is judged by the state of its run as well.
-        seconds_ns: Wall time that has to be left.
-        permit: The permit to wrap up of the context, if any.
-        unpriced: The model that no price is known for, if that matters here.
         own_maximum: The request's own maximum of output tokens, for the message.
         smaller: How it could do with less output, or None.
         once: What its idempotency key stands for, or None.
@@ -81,12 +81,12 @@ class Request(NamedTuple):
     site: Site = NOWHERE
     model: str | None = None
     owner: Owner | None = None
+    permit: Any = None
+    unpriced: str | None = None
+    seconds_ns: int = 0
     hold: Hold | None = None
     keeper: Any = None
     change: Literal["grow", "resize", "adopt"] | None = None
-    seconds_ns: int = 0
-    permit: Any = None
-    unpriced: str | None = None
     own_maximum: int | None = None
     smaller: Smaller | None = None
     once: Once | None = None
@@ -98,7 +98,8 @@ class Request(NamedTuple):
         return pack(self.amounts) - (self.hold.vector if self.hold is not None and self.change in _EXACTLY else 0)
 
 
-class Judgement(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Judgement:
     """What came of a request.
 
     Attributes:

@@ -7,9 +7,9 @@ another operation of its own thread (out of a finalizer or a signal handler) is 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from otelbudget import semconv
 from otelbudget.admission import closing, notices, trips
@@ -57,14 +57,15 @@ def record(
         writes.append((permit, "used", True))
     bound = payer.binding(usage.model, owner)
     owed: tuple[Any, ...] = ()
+    keyed, settled = False, None
     if bound.shared:
         owed = trips.owe_record(payer, bound.shared, amounts, partial(say_crossed, payer, site), once)
-    keyed = bool(owed) and once is not None and once.there is not None and not once.done
-    settled = payer.engine.store.settle_first(owed[0]) if keyed else None
-    if settled is not None and settled.replayed:
-        return False
-    if owed and settled is None:
-        writes += trips.owing(payer, owed)
+        keyed = once is not None and once.there is not None and not once.done
+        settled = payer.engine.store.settle_first(owed[0]) if keyed else None
+        if settled is not None and settled.replayed:
+            return False
+        if settled is None:
+            writes += trips.owing(payer, owed)
     crossed = ledger.charge(bound.here, pack(amounts), counts_of(payer, usage, amounts, cost), writes, once=once)
     if crossed is None:
         return False
@@ -75,7 +76,8 @@ def record(
     return True
 
 
-class _Charge(NamedTuple):
+@dataclass(slots=True, eq=False)
+class _Charge:
     """What a commit comes to: what it costs, the usage in full, and what is charged."""
 
     cost: Price
@@ -148,13 +150,15 @@ def _charge_of(
     if held[COST] and given.cost_usd is None and not by_price and (cost.unpriced or nothing):
         cost = Price(held[COST])
     amounts = usage.amounts(cost.nanousd)
-    return _Charge(cost, usage, amounts._replace(nested_tool_calls=min(held[NESTED], usage.tool_calls)))
+    if held[NESTED]:
+        amounts = amounts._replace(nested_tool_calls=min(held[NESTED], usage.tool_calls))
+    return _Charge(cost, usage, amounts)
 
 
 def _beyond(charge: _Charge, held: Hold) -> _Charge:
     """What exceeds what an expiry has charged; tokens stay the sum of their parts, as the counters have them."""
     rest = Amounts(*(max(0, a - b) for a, b in zip(charge.amounts, held.on_expiry, strict=True)))
-    return charge._replace(amounts=rest._replace(tokens=rest.input_tokens + rest.output_tokens))
+    return replace(charge, amounts=rest._replace(tokens=rest.input_tokens + rest.output_tokens))
 
 
 def charge_hold(payer: Payer, held: Hold) -> list[Crossing]:

@@ -180,17 +180,16 @@ class _Errand:
             return Judgement(REPLAYED)
         warned = here.decision.denial or self._warned
         if warned is not None:
-            here = here._replace(decision=Decision(True, warned=True, denial=warned))
+            here.decision = Decision(True, warned=True, denial=warned)
         if request.change is None:
             payer.engine.ledger.add([count_of(payer, request.operation, warned)])
         elif request.hold is not None and request.hold.trip is not None:
             request.hold.trip = request.hold.trip._replace(on_expiry=request.hold.on_expiry)
         if request.operation == "tool" and request.hold is not None:
-            here = here._replace(crossed=settlement.charge_hold(payer, request.hold))
-        if request.site.span is None:
-            return here
-        accounts = payer.binding(request.model, request.owner).accounts
-        return here._replace(tightest=tightest(accounts))
+            here.crossed = settlement.charge_hold(payer, request.hold)
+        if request.site.span is not None:
+            here.tightest = tightest(payer.binding(request.model, request.owner).accounts)
+        return here
 
     def _move(self, hold: Hold, charged: Amounts) -> None:
         """End what the store holds for *hold* by charging *charged*; the rest is to be held anew, as another one."""

@@ -11,6 +11,7 @@ from opentelemetry.context import Context, get_current
 
 from otelbudget import semconv
 from otelbudget.admission.payer import Around, Kind, Payer
+from otelbudget.admission.refusals import NONE_YET, Refusals
 from otelbudget.engine.context import PERMIT
 from otelbudget.engine.recent import Work
 from otelbudget.ledger.account import Account, QuotaAccount, SharedAccount
@@ -29,11 +30,7 @@ if TYPE_CHECKING:
     from otelbudget.engine.owner import Owner
     from otelbudget.errors import BudgetExceeded
     from otelbudget.model.budget import RunBudget
-    from otelbudget.model.decision import Denial
     from otelbudget.model.levels import Where
-
-#: (resource, reason, the run whose budget refused): the exception, or None if it is not to be raised again.
-Pending = dict["tuple[str | None, str, RunState]", "BudgetExceeded | None"]
 
 _NOT_LOOKED: Final = Around()
 _WHOLE_RUN: Final = Window("run", float("-inf"), float("inf"))
@@ -53,20 +50,17 @@ class RunState(Payer):
         frozen: Why it is frozen, or None.
         alarms: The `timeout` blocks, of this run and of those inside it, that its deadline ends; None before the first.
         unpriced: A model that was charged without a price (empty if unknown), or None.
-        ran_out: The resource of the first `limit` or `deadline` denial that this run's budget or request met, or None.
-        pending: Raised denials that nobody has dealt with, the oldest first, see `Pending`; None if there are none.
+        refused: What it was refused.
         here: The last context looked at, and the site found for it.
-        seen: How often each (resource, reason) was refused.
         sharing: What keeps it in step with the other processes that work on it, see `runs.sharing`; None if it is not
             shared.
     """
 
     # fmt: off
     __slots__ = (
-        "above", "account", "alarms", "budget", "closed", "ended_ns", "estimated", "estimates", "exported",
-        "first_denial", "frozen", "here", "inside", "keys", "kind", "max_ns", "number", "outcome", "pending",
-        "per_run", "ran_out", "reraise", "seen", "sharing", "site", "span", "started_ns", "tenant_said", "unpriced",
-        "until_ns", "wrapped_up",
+        "above", "account", "alarms", "budget", "closed", "ended_ns", "estimated", "estimates", "exported", "frozen",
+        "here", "inside", "keys", "kind", "max_ns", "number", "outcome", "per_run", "refused", "reraise", "sharing",
+        "site", "span", "started_ns", "tenant_said", "unpriced", "until_ns", "wrapped_up",
     )
     # fmt: on
     handle: ClassVar[Callable[[RunState], Any]]
@@ -101,10 +95,7 @@ class RunState(Payer):
         self.sharing: Any = None
         self.frozen: str | None = None
         self.unpriced: str | None = None
-        self.ran_out: str | None = None
-        self.pending: Pending | None = None
-        self.first_denial: Denial | None = None
-        self.seen: dict[tuple[str | None, str], int] | None = None
+        self.refused = NONE_YET
         self.outcome = "completed"
         self.alarms: set[Any] | None = None
         self.inside: WeakSet[RunState] | None = None
@@ -125,7 +116,7 @@ class RunState(Payer):
     def _enlist(self) -> None:
         self.engine.explicit_runs += self.kind == "explicit"
         self.tenant_cell.active += 1
-        self.engine.meters.live.add(self)
+        self.engine.meters.live[self] = None
 
     def _per_run(self) -> tuple[QuotaAccount, ...]:
         """The accounts of a root run's own quotas."""
@@ -146,6 +137,12 @@ class RunState(Payer):
         for one in tuple(self.inside or ()):
             one.refresh()
 
+    def refusals(self) -> Refusals:
+        """What it was refused, to be added to."""
+        if self.refused is NONE_YET:
+            self.refused = Refusals()
+        return self.refused
+
     def forget(self, resource: str | None = None, *, reasons: Sequence[str] = ()) -> object:
         """Take pending denials as dealt with: of one resource, for some reasons, or all. Called with the lock held.
 
@@ -153,10 +150,11 @@ class RunState(Payer):
             What was dropped, for the caller to let go of once the lock is released: an exception keeps frames alive,
             and what those hold (streams, generators) may settle when it goes.
         """
-        dropped, self.pending = self.pending, None
+        refused = self.refused
+        dropped, refused.pending = refused.pending, None
         if dropped and (resource is not None or reasons):
             kept = {k: v for k, v in dropped.items() if (resource is None or k[0] != resource) and k[1] not in reasons}
-            self.pending = kept or None
+            refused.pending = kept or None
         gone: list[object] = [dropped]
         self._lift(self, dropped or {}, gone)
         return gone
@@ -164,15 +162,15 @@ class RunState(Payer):
     def _lift(self, blocker: RunState, dealt: Mapping[Any, object], gone: list[object]) -> None:
         """Runs inside don't raise what *blocker* has dealt with either; what they let go of goes to *gone*."""
         for one in tuple(self.inside or ()):
-            pending = one.pending or {}
+            pending = one.refused.pending or {}
             gone.append(pending)
-            one.pending = {k: v for k, v in pending.items() if k not in dealt or k[2] is not blocker} or None
+            one.refused.pending = {k: v for k, v in pending.items() if k not in dealt or k[2] is not blocker} or None
             one._lift(blocker, dealt, gone)
 
     def first_pending(self) -> BudgetExceeded | None:
         """The oldest denial that nobody has dealt with, here or, if a run above refused, there."""
-        for key, error in (self.pending or {}).items():
-            if key[2] is self or key in (key[2].pending or {}):
+        for key, error in (self.refused.pending or {}).items():
+            if key[2] is self or key in (key[2].refused.pending or {}):
                 return error
         return None
 
@@ -249,15 +247,15 @@ class RunState(Payer):
             self.here = found
         return found
 
-    def say_late(self, event: Callable[..., bool], details: Sequence[Any], more: dict[str, Any]) -> None:
+    def say_late(self, event: Callable[..., bool], details: Sequence[Any]) -> None:
         """Write an event on the run's span, or on one of its own if that has ended too."""
         if self.span is not None and self.span.is_recording():
-            self.say(self.site, event, *details, **more)
+            self.say(self.site, event, *details)
             return
         parent = Context() if self.span is None else trace.set_span_in_context(self.span, Context())
         span = our_spans.start(self.engine.tracer, semconv.RECORD_SPAN, parent)
         site = site_of(span)
         if site.span is not None:
             span.set_attributes({semconv.RUN_ID: self.run_id, semconv.TENANT: self.tenant})
-            event(site, *details, **more)
+            event(site, *details)
         our_spans.end(span)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otelbudget.ledger.account import Account, Crossing, Hold, QuotaAccount, Refusal, SharedAccount, crossings
 from otelbudget.ledger.change import Changes, write
-from otelbudget.ledger.judging import exceeded, refusal
+from otelbudget.ledger.judging import asked_of, exceeded, refusal
 from otelbudget.ledger.rules import Rule
 from otelbudget.model.amounts import NOTHING, UNLIMITED, Amounts
 from otelbudget.model.levels import LEVELS, Where
-from otelbudget.model.vector import lane, pack, positive, step
+from otelbudget.model.vector import lane, pack, positive
 from otelbudget.stores.base import FOREVER_S, Answer, Line, Reserve, Reset, Settle, Settled, Stored
 from otelbudget.stores.owed import Owed
 
@@ -159,11 +159,9 @@ def answered(
     if answer.refused is None:
         return None
     account, i = accounts[answer.refused], answer.resource
-    used, taken = (lane(amounts, i) for amounts in answer.states[answer.refused])
-    found = exceeded(account, i, used, taken, more, level, used + lane(own + more, i), full=account is wrapping)
-    if found is None:  # other rules have come meanwhile
-        found = Refusal(account, account.rules[0], i, used, taken - used, 0, step(more, i), busy=False)
-    return found._replace(busy=answer.busy)
+    asks = asked_of(account, i, *answer.states[answer.refused], more)
+    found = exceeded(asks, asks.used + lane(own + more, i), None if account is wrapping else level)
+    return (found or asks)._replace(busy=answer.busy)  # none where other rules have come meanwhile
 
 
 # --- afterwards: what is owed to the store before the ledger changes, and sent once it has

@@ -106,8 +106,10 @@ class Recent:
             return False
         name, last = usage.response_id, _last.get()
         named = [one for one in list(self._settled) if one.usage.response_id == name] if name else []
+        if not named:
+            return last is not None and last.recorded(payer, usage)
         named.sort(key=lambda one: _THE_USER in one.told)
-        return any(one.recorded(payer, usage) for one in named or ([] if last is None else [last]))
+        return any(one.recorded(payer, usage) for one in named)
 
     def made_since(self, before: object, payer: Any, *, answered: bool) -> bool:
         """Whether a call, or one that was *answered*, has been charged to *payer* here since *before* was the last one;

@@ -47,12 +47,14 @@ def plan(
             each = rises(accounts, taken)
     last = len(accounts) - 1
     for n, account in enumerate(accounts):
-        changes.append((account, "taken", account.taken + (taken if each is None else each[n])))
+        whole = account.taken + (taken if each is None else each[n])
         if holds:
             changes.append((account, "holds", account.holds + holds))
         if used:
             before = account.used
             after = before + used
+            if whole == after:  # nothing is held: one integer for both, since there are many runs
+                whole = after
             changes.append((account, "used", after))
             if (after + account.mark) & GUARDS:
                 crossed += crossings(account, before, after)
@@ -60,10 +62,12 @@ def plan(
             if account.where is None:
                 if n != last:
                     changes.append((account, "below", account.below + used))
-            elif account.buckets is not None:
-                changes.append((account, "buckets", charged(account, used, clock_s())))
-            if account.dropped:
-                account.keep()
+            else:
+                if account.buckets is not None:
+                    changes.append((account, "buckets", charged(account, used, clock_s())))
+                if account.dropped:
+                    account.keep()
+        changes.append((account, "taken", whole))
     for cell, slot, count in counts:
         changes.append((cell, slot, getattr(cell, slot) + count))
     return crossed

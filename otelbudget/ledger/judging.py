@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from otelbudget.ledger.account import Account, Refusal
-from otelbudget.model.amounts import UNLIMITED
 from otelbudget.model.vector import GUARDS, LOW, SHIFTS, asked, greater, lane, step
 
 
@@ -57,8 +56,9 @@ def refusals(
         wraps = account is wrapping
         for i in _short(account, account.limits.full if wraps else account.limits.caps[priority], here):
             alone = lane(account.used + _alone(accounts, n, own + more), i)
-            used, taken = lane(account.used, i), lane(account.taken, i)
-            found = exceeded(account, i, used, taken, here, priority, alone, full=wraps)
+            found = exceeded(
+                asked_of(account, i, account.used, account.taken, here), alone, None if wraps else priority
+            )
             assert found is not None
             if found.busy:
                 busy.append(found)
@@ -74,25 +74,20 @@ def _short(account: Account, cap: int, more: int) -> list[int]:
     return [i for i in range(len(SHIFTS)) if lane(short, i)] if short else []
 
 
-def exceeded(
-    account: Account,
-    i: int,
-    used: int,
-    taken: int,
-    more: int,
-    priority: int,
-    alone: int,
-    *,
-    full: bool = False,
-    warn: bool = False,
-) -> Refusal | None:
-    """The rule that refuses so much more of a resource or, with *warn*, only warns, where *taken* is held: the first
-    that refuses what there is *alone*, without what others hold, else the first, which is busy."""
-    asks, busy = step(more, i), None
-    for rule in account.rules:
-        limit = (rule.full if full else rule.limits[priority])[i]
-        if rule.warn is warn and taken + asks > limit:
-            found = Refusal(account, rule, i, used, taken - used, limit, asks, busy=alone <= limit)
+def asked_of(account: Account, i: int, used: int, taken: int, more: int) -> Refusal:
+    """What is refused where *more* is asked beside these vectors of *account*, for `exceeded` to say by which rule."""
+    before = lane(used, i)
+    return Refusal(account, account.rules[0], i, before, lane(taken, i) - before, 0, step(more, i), busy=False)
+
+
+def exceeded(asks: Refusal, alone: int, priority: int | None, *, warn: bool = False) -> Refusal | None:
+    """*asks* by the rule that refuses it or, with *warn*, only warns: the first that refuses what there is *alone*,
+    without what others hold, else the first, which is busy. No *priority* means full limits."""
+    whole, busy = asks.used + asks.reserved + asks.asked, None
+    for rule in asks.account.rules:
+        limit = (rule.full if priority is None else rule.limits[priority])[asks.resource]
+        if rule.warn is warn and whole > limit:
+            found = asks._replace(rule=rule, limit=limit, busy=alone <= limit)
             if not found.busy:
                 return found
             busy = busy or found
@@ -113,8 +108,8 @@ def warning(accounts: Sequence[Account], more: int, priority: int, own: int = 0)
     for account, here in zip(accounts, rises(accounts, more), strict=True):
         warns = account.limits.warns
         for i in () if warns is None else _short(account, warns[priority] + own, here):
-            used, taken = lane(account.used, i), lane(account.taken - own, i)
-            found = exceeded(account, i, used, taken, here, priority, taken + step(here, i), warn=True)
+            asks = asked_of(account, i, account.used, account.taken - own, here)
+            found = exceeded(asks, asks.used + asks.reserved + asks.asked, priority, warn=True)
             if found is not None:
                 return found
     return None
@@ -145,22 +140,18 @@ def left(accounts: Sequence[Account], resource: int, priority: int) -> int | Non
 def tightest(accounts: Sequence[Account]) -> tuple[int, int] | None:
     """(resource, what remains of it) where the greatest part of a limit is taken; None without a limit."""
     best: tuple[int, int] | None = None
-    greatest = -1.0
-    slacks = None
+    greatest, slacks = -1.0, None
     for n, account in enumerate(accounts):
         taken = account.taken
-        for rule in account.rules:
-            for i in account.limits.limited:
-                limit = rule.limits[-1][i]
-                if limit >= UNLIMITED:
-                    continue
-                here = taken >> SHIFTS[i] & _LANE
-                if account.floor or slacks is not None:
-                    slacks = slacks or _slacks(accounts)
-                    here = min(here, limit) - lane(slacks[n], i)
-                ratio = here / limit if limit else 1.0
-                if ratio > greatest:
-                    greatest, best = ratio, (i, max(0, limit - here))
+        if account.floor:
+            slacks = slacks or _slacks(accounts)
+        for i, limit in account.limits.most:
+            here = taken >> SHIFTS[i] & _LANE
+            if slacks is not None:
+                here = min(here, limit) - lane(slacks[n], i)
+            ratio = here / limit if limit else 1.0
+            if ratio > greatest:
+                greatest, best = ratio, (i, limit - here if limit > here else 0)
     return best
 
 

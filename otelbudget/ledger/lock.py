@@ -17,6 +17,15 @@ from typing import TypeVar
 from otelbudget import forking
 
 T = TypeVar("T")
+#: What is called at every change that may help somebody; it gives False once nobody can hear it.
+Bells = set[Callable[[], object]]
+
+
+def ring(bells: Bells) -> None:
+    """Ring all *bells*, and take down those that nobody can hear."""
+    for one in list(bells):
+        if one() is False:
+            bells.discard(one)
 
 
 class Locked:
@@ -28,7 +37,7 @@ class Locked:
 
     def __init__(self) -> None:
         self.lock = forking.held_lock()  # re-entrant only because it knows its owner
-        self.bells: set[Callable[[], None]] = set()
+        self.bells: Bells = set()
         self._later: deque[Callable[[], object]] = deque()
 
     @property
@@ -63,5 +72,4 @@ class Locked:
 
     def _ring(self) -> None:
         if self.bells and not self.later(self._ring):
-            for ring in list(self.bells):
-                ring()
+            ring(self.bells)

@@ -75,6 +75,8 @@ class Limits:
         warns: What each priority may reach without a warning; None where no rule warns.
         limited: The resources that a rule limits, ascending.
         refusing: Those that a rule refuses, ascending.
+        mark: See `marked`, where nothing is used.
+        most: What the highest priority may reach of each of `limited`, warning or not.
     """
 
     caps: tuple[int, ...]
@@ -83,20 +85,23 @@ class Limits:
     limited: tuple[int, ...]
     refusing: tuple[int, ...]
     mark: int
+    most: tuple[tuple[int, int], ...]
 
 
 @lru_cache(maxsize=4096)
 def limits_of(rules: tuple[Rule, ...]) -> Limits:
     """What *rules* come to together: the least of each resource."""
     strict, lenient = [r for r in rules if not r.warn], [r for r in rules if r.warn]
-    priorities = range(len(PRIORITIES))
+    priorities, limited = range(len(PRIORITIES)), _limited(rules)
+    most = _least([rule.limits[-1] for rule in rules])
     return Limits(
         tuple(cap(_least([rule.limits[p] for rule in strict])) for p in priorities),
         cap(_least([rule.full for rule in strict])),
         tuple(cap(_least([rule.limits[p] for rule in lenient])) for p in priorities) if lenient else None,
-        _limited(rules),
+        limited,
         _limited(strict),
         marked(rules, 0),
+        tuple((i, most[i]) for i in limited),
     )
 
 

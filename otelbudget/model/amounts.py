@@ -26,6 +26,7 @@ UNLIMITED: Final = 2**62
 #: The additive resources, in the order in which accounts are asked; an index into every `Amounts`.
 RESOURCES: Final = ("steps", "tokens", "input_tokens", "output_tokens", "cost_usd", "tool_calls", "nested_tool_calls")
 STEPS, TOKENS, INPUT, OUTPUT, COST, TOOLS, NESTED = range(7)
+_IMPLY_A_STEP: Final = frozenset(RESOURCES[TOKENS:TOOLS])
 
 
 class Unsaid(int):
@@ -124,40 +125,33 @@ def shown(resource: int, amount: int) -> int | Decimal:
     return usd(amount) if resource == COST else amount
 
 
-def amounts_from(keywords: Mapping[str, object], one_call: Amounts) -> Amounts:
+def amounts_from(keywords: Mapping[str, object]) -> Amounts:
     """The amounts that the keywords of a check or reserve mean.
 
-    No keywords at all ask for *one_call* (one model call under the limits in force). A token or cost amount implies
-    one step unless ``steps`` is given; tool amounts imply nothing. Tokens without a split count as input, and with one
-    part of it the rest is the other.
+    A token or cost amount implies one step unless ``steps`` is given; tool amounts imply nothing. Tokens without a
+    split count as input, and with one part of it the rest is the other.
 
     Raises:
         ValueError: An amount is not one.
         TypeError: A keyword is not a resource.
     """
-    if not keywords:
-        return one_call
-    amounts = [0] * len(RESOURCES)
+    said: dict[str, int] = {}
     for name, value in keywords.items():
         if name not in RESOURCES:
             raise unknown("unknown resource", name, RESOURCES)
         if name == "cost_usd":
-            amounts[COST] = nanousd(name, value)
+            said[name] = nanousd(name, value)
         else:  # what `count` does, without the call that most checks would pay for
-            whole = value if type(value) is int and 0 <= value < CEILING else count(name, value)
-            amounts[RESOURCES.index(name)] = whole
-    tokens, given, made = amounts[TOKENS : OUTPUT + 1]
-    said, split = "tokens" in keywords, given + made
-    knows_input, knows_output = "input_tokens" in keywords, "output_tokens" in keywords
+            said[name] = value if type(value) is int and 0 <= value < CEILING else count(name, value)
+    given, made = said.get("input_tokens"), said.get("output_tokens")
+    split = (given or 0) + (made or 0)
     if split >= CEILING:
         count("input_tokens + output_tokens", split)
-    if not said:
-        tokens = amounts[TOKENS] = split
-    if tokens < split or (knows_input and knows_output and tokens != split):
+    tokens = said.get("tokens", split)
+    if tokens < split or (given is not None and made is not None and tokens != split):
         raise ValueError(f"tokens ({tokens}) is not input_tokens + output_tokens ({split})")
-    if not knows_input:
-        amounts[INPUT] = tokens - made if knows_output or not said else Unsaid(tokens)
-    amounts[OUTPUT] = tokens - amounts[INPUT]
-    if "steps" not in keywords and (said or knows_input or knows_output or "cost_usd" in keywords):
-        amounts[STEPS] = 1
-    return Amounts(*amounts)
+    if given is None:
+        given = Unsaid(tokens) if made is None and "tokens" in said else tokens - (made or 0)
+    steps = said.get("steps", 0 if _IMPLY_A_STEP.isdisjoint(said) else 1)
+    tools, nested = said.get("tool_calls", 0), said.get("nested_tool_calls", 0)
+    return Amounts(steps, tokens, given, tokens - given, said.get("cost_usd", 0), tools, nested)

@@ -23,7 +23,7 @@ from otelbudget.errors import BudgetExceeded, ConfigError
 from otelbudget.ledger.account import QuotaAccount
 from otelbudget.ledger.judging import left
 from otelbudget.ledger.ledger import Ledger
-from otelbudget.model.amounts import CEILING, NOTHING, RESOURCES, Unsaid, amounts_from, shown
+from otelbudget.model.amounts import CEILING, RESOURCES, Unsaid, amounts_from, shown
 from otelbudget.model.keywords import OtherKeywords
 from otelbudget.model.quota import Quota, Quotas, check_priority
 from otelbudget.model.usage import Usage
@@ -294,7 +294,7 @@ def _given(amounts: Mapping[str, Any], **more: Any) -> dict[str, Any]:
 
 def _spent(given: dict[str, Any], model: str | None) -> tuple[Usage, int]:
     """The amounts *given* as a usage, and the nested tool calls, which are no part of that."""
-    found = amounts_from({"steps": 0, **given}, NOTHING)
+    found = amounts_from({"steps": 0, **given})
     cost, tokens = given.get("cost_usd"), (found.input_tokens, found.output_tokens)
     usage = Usage(*tokens, cost_usd=cost, steps=found.steps, tool_calls=found.tool_calls, model=model)
     return usage, found.nested_tool_calls

@@ -27,6 +27,7 @@ from otelbudget.admission.shared import ajudge_shared, judge_shared
 from otelbudget.admission.state import RunState
 from otelbudget.engine.context import ASKING, attached
 from otelbudget.errors import BudgetExceeded
+from otelbudget.ledger.lock import Bells
 from otelbudget.model.amounts import NANOS, nanoseconds
 from otelbudget.model.decision import Decision
 from otelbudget.runs.view import receipt_of
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from otelbudget.model.decision import Denial
 
 Judge = Callable[[Payer, Request], Any]  # a Judgement, or one to be awaited
-#: What is called at every change that may help.
-Bells = set[Callable[[], None]]
 #: How long nobody looks, at most: a new window, an abandoned hold and a deadline ring no bell.
 POLL_S: Final = 0.2
 #: How long somebody who waits for a shared store pauses at first; then twice as long each time, up to the above.
@@ -47,12 +46,12 @@ _PASSING: Final = ("busy", "frozen", "limit")
 _LIFTABLE: Final = ("limit", "deadline")
 
 
-def asked(payer: Payer, operation: str, given: dict[str, Any]) -> Request:
+def asked(payer: Payer, operation: str, given: Any) -> Request:
     """The request that the amount keywords of a check mean."""
     seconds_ns = nanoseconds("seconds", given.pop("seconds")) if "seconds" in given else None
-    _, site, owner, permit = payer.around()
-    amounts, model, unpriced = wanted(payer, given, owner, timed=seconds_ns is not None)
-    return Request(operation, amounts, site, model, owner, permit=permit, unpriced=unpriced, seconds_ns=seconds_ns or 0)
+    here = payer.around()
+    amounts, model, unpriced = wanted(payer, given, here.owner, timed=seconds_ns is not None)
+    return Request(operation, amounts, here.site, model, here.owner, here.permit, unpriced, seconds_ns or 0)
 
 
 def decide(payer: Payer, request: Request, wait_ns: int = 0, judge: Judge | None = None) -> Decision:
@@ -182,12 +181,13 @@ class TaskBell:
         self._event = asyncio.Event()
         self._rung = False  # so that many changes wake it once
 
-    def ring(self) -> None:
-        """Wake the task, now or at its next wait."""
+    def ring(self) -> bool:
+        """Wake the task, now or at its next wait; False if its loop was closed."""
         if not self._rung:
             self._rung = True
             with contextlib.suppress(RuntimeError):  # the loop was closed around a task that never ended
                 self._loop.call_soon_threadsafe(self._event.set)
+        return not self._loop.is_closed()
 
     def clear(self) -> None:
         """Forget what has rung so far."""

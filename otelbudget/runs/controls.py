@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from otelbudget import semconv
+from otelbudget.admission.refusals import NONE_YET
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, STEPS, UNLIMITED, count, nanoseconds, nanousd
 from otelbudget.model.keywords import unknown
 from otelbudget.model.quota import PRIORITIES
@@ -138,10 +139,11 @@ def reset(run: RunState, actor: str | None, reason: str | None) -> None:
 def _forgotten(run: RunState) -> object:
     """What it held on to, which is let go of after the lock."""
     run.started_ns = min(run.engine.clock_ns(), run.ended_ns)
-    run.unpriced = run.first_denial = run.ran_out = run.seen = None
     if not run.closed:
         run.outcome = "completed"
-    return run.forget()
+    gone = run.forget()
+    run.unpriced, run.refused = None, NONE_YET
+    return gone
 
 
 def _check_names(actor: str | None, reason: str | None) -> None:

@@ -19,7 +19,6 @@ from otelbudget.errors import IdempotencyError
 from otelbudget.ledger.change import write
 from otelbudget.model.amounts import (
     COST,
-    NOTHING,
     OUTPUT,
     RESOURCES,
     TOKENS,
@@ -129,13 +128,13 @@ class Reservation:
         return REPLAYED
 
     def _spent(self, used: Any) -> Usage:
+        found = Usage.reported(used)
+        if found is not None:
+            return found
         if hasattr(type(used), "__index__"):
             return Usage(tokens=used, model=self.model)
-        found = Usage.reported(used)
-        if found is None:
-            kind = type(used).__name__
-            raise TypeError(f"commit() takes a Usage, or tokens as a whole number, or what reports a usage, not {kind}")
-        return found
+        kind = type(used).__name__
+        raise TypeError(f"commit() takes a Usage, or tokens as a whole number, or what reports a usage, not {kind}")
 
     def release(self) -> bool:
         """Give everything back, charging nothing.
@@ -172,9 +171,9 @@ class Reservation:
         _check_open(await asking.adecide(self._payer, self._asking(dict(delta))))
 
     def _asking(self, delta: dict[str, Any]) -> Request:
-        more = amounts_from({"steps": 0, **delta}, NOTHING)
-        _, site, _, permit = self._payer.around()
-        return Request("reserve", more, site, hold=self._hold, change="grow", permit=permit)
+        more = amounts_from({"steps": 0, **delta})
+        here = self._payer.around()
+        return Request("reserve", more, here.site, hold=self._hold, change="grow", permit=here.permit)
 
     def __repr__(self) -> str:
         amounts = ", ".join(f"{name} {text(name, amount)}" for name, amount in self.held.items())

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _KNOWN: Final = {**ReserveKeywords.__annotations__, "seconds": None}  # which has an error of its own
 
 
-def reserve(payer: Payer, given: dict[str, Any], keys: Keys | None = None) -> Reservation:
+def reserve(payer: Payer, given: Any, keys: Keys | None = None) -> Reservation:
     """Hold *given* for one call of *payer*."""
     request, made, wait_ns = _request(payer, given)
     if request.once is None:
@@ -35,7 +35,7 @@ def reserve(payer: Payer, given: dict[str, Any], keys: Keys | None = None) -> Re
     return _replayed(once, made, decision)
 
 
-async def areserve(payer: Payer, given: dict[str, Any]) -> Reservation:
+async def areserve(payer: Payer, given: Any) -> Reservation:
     """`reserve` for coroutines."""
     request, made, wait_ns = _request(payer, given)
     if request.once is None:
@@ -46,7 +46,7 @@ async def areserve(payer: Payer, given: dict[str, Any]) -> Reservation:
     return _replayed(once, made, decision)
 
 
-def _request(payer: Payer, given: dict[str, Any]) -> tuple[Request, Reservation, int]:
+def _request(payer: Payer, given: Any) -> tuple[Request, Reservation, int]:
     """What is asked for, the reservation that it becomes, and how long it may wait."""
     if strange := given.keys() - _KNOWN:
         raise unknown("reserve() has no", min(strange), _KNOWN)
@@ -58,16 +58,17 @@ def _request(payer: Payer, given: dict[str, Any]) -> tuple[Request, Reservation,
         raise ValueError("seconds can't be reserved: time passes by itself; use check(seconds=...)")
     key = given.pop("idempotency_key", None)
     priced = "cost_usd" in given
-    _, site, owner, permit = payer.around()
-    amounts, model, unpriced = wanted(payer, given, owner)
+    here = payer.around()
+    amounts, model, unpriced = wanted(payer, given, here.owner)
     hold = Hold(payer)
-    made = Reservation(payer, hold, on_unknown, model, owner)
+    made = Reservation(payer, hold, on_unknown, model, here.owner)
     once = None
     if key is not None:
         # Prices may change between two equal requests, so only a cost that was given is part of what is compared.
         payload = amounts if priced else amounts._replace(cost_nanousd=0)
         once = Once("reserve", as_key(key), payload, on_unknown)
-    request = Request("reserve", amounts, site, model, owner, hold, made, permit=permit, unpriced=unpriced, once=once)
+    site, owner, permit = here.site, here.owner, here.permit
+    request = Request("reserve", amounts, site, model, owner, permit, unpriced, hold=hold, keeper=made, once=once)
     return request, made, wait_ns
 
 

@@ -49,12 +49,12 @@ class BudgetRun(RunView):
             BudgetExceeded: It does not fit; says what, where, how much was used, and how to raise it.
             ValueError: An amount is negative, not finite or not a number.
         """
-        return asking.decide(self._state, asking.asked(self._state, "check", dict(amounts)))
+        return asking.decide(self._state, asking.asked(self._state, "check", amounts))
 
     def can_proceed(self, **amounts: Unpack[AmountKeywords]) -> bool:
         """Whether `check` would allow this. Never raises a denial, writes no event, leaves nothing pending."""
         run = self._state
-        request = asking.asked(run, "probe", dict(amounts))
+        request = asking.asked(run, "probe", amounts)
         judge = asking.judge_of(run)
         judged = judge(run, request)
         if not judged.decision.allowed and closing.settle_overdue(run.engine):
@@ -77,7 +77,7 @@ class BudgetRun(RunView):
             BudgetExceeded: It does not fit; nothing is held anywhere.
             IdempotencyError: The key has been used in this run for something else.
         """
-        return reserving.reserve(self._state, dict(amounts))
+        return reserving.reserve(self._state, amounts)
 
     # --- spending
 
@@ -97,13 +97,16 @@ class BudgetRun(RunView):
         Raises:
             IdempotencyError: That key has been used in this run for something else; nothing is charged.
         """
-        if hasattr(type(usage), "__index__"):
-            raise TypeError(f"record() takes a Usage, got {usage!r}; for tokens alone use record_call(tokens)")
-        run, usage = self._state, Usage.of(usage)
+        run, found = self._state, Usage.reported(usage)
+        if found is None:
+            kind = type(usage).__name__
+            raise TypeError(
+                f"found no usage in this {kind}; give a Usage, or what reports one, or use record_call(tokens)"
+            )
         if idempotency_key is None:
-            return _recorded(run, usage)
-        with keys_of(run).asking(run.tenant, Once("record", as_key(idempotency_key), usage)) as once:
-            return _recorded(run, usage, once)
+            return _recorded(run, found)
+        with keys_of(run).asking(run.tenant, Once("record", as_key(idempotency_key), found)) as once:
+            return _recorded(run, found, once)
 
     def record_call(self, tokens: int = 0) -> None:
         """Charge one model call of *tokens* tokens."""
@@ -198,16 +201,16 @@ class BudgetRun(RunView):
 
     def areserve(self, **amounts: Unpack[ReserveKeywords]) -> AsyncReserve:
         """`reserve` for coroutines: ``await`` it, or ``async with run.areserve(...) as reservation``."""
-        return AsyncReserve(reserving.areserve(self._state, dict(amounts)))
+        return AsyncReserve(reserving.areserve(self._state, amounts))
 
     async def acheck(self, **amounts: Unpack[AmountKeywords]) -> Decision:
         """`check` for coroutines; awaits an async ``on_exhausted``."""
-        return await asking.adecide(self._state, asking.asked(self._state, "check", dict(amounts)))
+        return await asking.adecide(self._state, asking.asked(self._state, "check", amounts))
 
     async def acan_proceed(self, **amounts: Unpack[AmountKeywords]) -> bool:
         """`can_proceed` for coroutines."""
         run = self._state
-        request = asking.asked(run, "probe", dict(amounts))
+        request = asking.asked(run, "probe", amounts)
         judged = await asking.ajudge(run, request)
         if not judged.decision.allowed and closing.settle_overdue(run.engine):
             judged = await asking.ajudge(run, request)
@@ -250,8 +253,8 @@ def _recorded(run: RunState, usage: Usage, once: Once | None = None) -> Recorded
     told, usage = usage, unpaid(run, usage)
     if told is not usage and once is None:
         return REPLAYED
-    _, site, owner, permit = run.around()
-    done = settlement.record(run, usage, site, permit=permit, once=once, owner=owner)
+    here = run.around()
+    done = settlement.record(run, usage, here.site, permit=here.permit, once=once, owner=here.owner)
     return CHARGED if done else REPLAYED
 
 

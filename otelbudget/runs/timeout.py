@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 from otelbudget.admission import denial as denials
 from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import Judgement, Request
+from otelbudget.ledger.lock import ring
 from otelbudget.model.amounts import NANOS, UNLIMITED
 from otelbudget.model.decision import Decision
 from otelbudget.runs import asking
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 
 def moved(run: RunState) -> None:
     """Let the blocks that the deadline of *run* ends know that it is another one."""
-    for ring in list(run.alarms or ()):
-        ring()
+    ring(run.alarms or set())
 
 
 def judge(payer: Payer, request: Request) -> Judgement:

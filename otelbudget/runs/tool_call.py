@@ -132,5 +132,5 @@ def _of_span(nodes: Iterable[Any]) -> ToolCall | None:
 def request_for(payer: Payer, name: str, *, nested: bool, site: Site | None = None) -> Request:
     """The request that a call of the tool *name* makes; said on *site*, else where it is made."""
     amounts = Amounts(tool_calls=1, nested_tool_calls=1 if nested else 0)
-    _, here, owner, permit = payer.around()
-    return Request("tool", amounts, here if site is None else site, owner=owner, permit=permit, tool=name)
+    here = payer.around()
+    return Request("tool", amounts, site or here.site, owner=here.owner, permit=here.permit, tool=name)

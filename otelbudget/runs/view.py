@@ -113,7 +113,7 @@ def receipt_of(run: RunState) -> Receipt:
         limits=limits | {"seconds": None if max_ns is None else max_ns / NANOS},
         remaining=remaining | {"seconds": None if max_ns is None else max(0, max_ns - elapsed) / NANOS},
         overage=over,
-        denials=sum((run.seen or {}).values()),
+        denials=sum(run.refused.times.values()),
         message=first.message if first else None,
     )
 

@@ -60,12 +60,12 @@ class WrapUp(Block):
     def __enter__(self) -> None:
         self.used = True
         run = self._run
-        if run.wrapped_up or run.ran_out is None:
+        if run.wrapped_up or run.refused.ran_out is None:
             why = "it was used before" if run.wrapped_up else "no limit and no deadline has refused anything yet"
             raise BudgetError(f"wrap_up() works once per run and only after a denial: {why}")
         run.wrapped_up = True
         run.engine.ledger.locked(run.forget)
-        given = Permit(run, run.ran_out)
+        given = Permit(run, run.refused.ran_out)
         self._token = context.PERMIT.attach(given)
 
     def __exit__(self, *_: object) -> None:

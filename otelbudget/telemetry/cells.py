@@ -109,8 +109,8 @@ class Meters:
         self._details: dict[tuple[str, str], DetailCell] = {}
         self._tenants: dict[str, TenantCell] = {}
         self._run_tenants = Names(MAX_RUN_TENANTS, self.overflow)
-        #: The runs in progress (`RunState`, which is above this row).
-        self.live: set[Any] = set()
+        #: The runs in progress (`RunState`, which is above this row); a dict, which takes half the bytes of a set.
+        self.live: dict[Any, None] = {}
         self.store = "memory" if shared is None else shared.name
         self._shared = shared
         #: Whether the last reload of the configuration was applied; None before the first.

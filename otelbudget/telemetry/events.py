@@ -185,9 +185,11 @@ def mark(site: Site, attributes: Mapping[str, Value]) -> bool:
 def record_event(site: Site, charged: tuple[int, int, int], flags: Sequence[str] = (), source: str = "") -> bool:
     """`otelbudget.record`; *charged* is (input tokens, output tokens, nano-USD), *flags* attributes that are true,
     *source* whose price it is."""
-    attributes: dict[str, Value] = dict.fromkeys(flags, True)
-    attributes[semconv.TOKENS_INPUT], attributes[semconv.TOKENS_OUTPUT] = charged[:2]
-    attributes[semconv.COST_USD] = charged[2] / NANOS
+    given, made, cost = charged
+    attributes: dict[str, Value] = {semconv.TOKENS_INPUT: given, semconv.TOKENS_OUTPUT: made}
+    attributes[semconv.COST_USD] = cost / NANOS
+    for flag in flags:
+        attributes[flag] = True
     if source:
         attributes[semconv.COST_SOURCE] = source
     return add(site, semconv.EVENT_RECORD, attributes)

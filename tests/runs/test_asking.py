@@ -328,7 +328,7 @@ def test_what_steers_the_caller_away_from_its_question_refuses_nothing(
     with world.run(budget(leaves, max_steps=0)) as run:
         with pytest.raises(steers):
             run.check()
-        assert (run._state.pending, run.receipt().denials) == (None, 0)
+        assert (run._state.refused.pending, run.receipt().denials) == (None, 0)
 
 
 class Gone(Exception):

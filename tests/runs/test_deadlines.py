@@ -119,7 +119,7 @@ async def test_the_first_deadline_of_the_run_and_those_above_it_counts(
         world.advance(1)
         await look(child)
         assert (await stopped(task)).budget == blames
-        assert bool(run._state.pending) is (blames == "above")
+        assert bool(run._state.refused.pending) is (blames == "above")
 
 
 async def test_a_deadline_that_is_over_is_refused_before_the_work_begins(world: World) -> None:

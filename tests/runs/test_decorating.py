@@ -79,7 +79,7 @@ def test_a_generator_holds_its_run_only_while_its_body_executes(world: World) ->
 
     before = get_current()
     generator = work()
-    assert world.engine.meters.live == set()
+    assert not world.engine.meters.live
     assert next(generator) == 0
     assert get_current() == before
     assert generator.send(10) == 1

@@ -140,13 +140,13 @@ def test_a_probe_does_not_end_a_pending_busy(world: World) -> None:
 def test_a_childs_own_limit_is_pending_on_the_child_only(world: World) -> None:
     with world.run() as run, pytest.raises(BudgetExceeded), run.child(NONE) as child:
         swallowed(child)
-    assert run._state.pending is None
+    assert run._state.refused.pending is None
 
 
 def test_an_ancestors_limit_is_pending_on_both(world: World) -> None:
     with world.run(NONE, reraise=False) as run, run.child(reraise=False) as middle, middle.child() as leaf:
         swallowed(leaf)
-        assert [bool(one._state.pending) for one in (run, middle, leaf)] == [True, False, True]
+        assert [bool(one._state.refused.pending) for one in (run, middle, leaf)] == [True, False, True]
         assert leaf._state.first_pending() is not None
         run.acknowledge()
         assert leaf._state.first_pending() is None

@@ -387,7 +387,7 @@ async def test_blocking_a_loop_is_warned_of(world: World, caplog: pytest.LogCapt
 
 
 @pytest.mark.usefixtures("only_wake_ups")
-def test_a_waiter_whose_loop_was_closed_harms_nobody(world: World) -> None:
+def test_a_waiter_whose_loop_was_closed_harms_nobody_and_is_forgotten(world: World) -> None:
     run = opened(world.run(ONE))
     hold = run.reserve()
     loop = asyncio.new_event_loop()
@@ -399,6 +399,7 @@ def test_a_waiter_whose_loop_was_closed_harms_nobody(world: World) -> None:
     hold.release()
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     run.reserve().release()
+    assert not world.engine.ledger.bells  # or they would keep the loop and the task
 
 
 def spend_to_the_end(run: BudgetRun, reserve: Callable[..., Any]) -> None:

@@ -52,7 +52,7 @@ class Traffic:
             self.ledger.charge([account], pack(Amounts(steps=10 - 3 * number)), [], [])
             self.meters.tenant(tenant).active += 1
             self.meters.budget(tenant, budget, limits)
-            self.meters.live.add(Run(f"{number:032x}", tenant, account))
+            self.meters.live[Run(f"{number:032x}", tenant, account)] = None
 
     def go_on(self) -> None:
         """Let every tenant make calls, be refused, and end a run."""

@@ -420,7 +420,7 @@ def test_it_ends_for_all_when_it_is_left_where_it_was_opened(
     same.acknowledge()
     elsewhere.run(scope.__exit__, None, None, None)
     refused(lambda: there.continue_run(run.run_id).__enter__(), "closed")
-    assert there.engine.meters.live == set()
+    assert not there.engine.meters.live
 
 
 def test_others_obey_by_themselves(make: Make, file: str, monkeypatch: pytest.MonkeyPatch) -> None:

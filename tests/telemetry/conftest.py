@@ -72,12 +72,12 @@ class Traffic:
         run = Run(run_id, tenant, account)
         self.meters.tenant(tenant).active += 1
         self.meters.budget(tenant, budget.name, budget.limits)
-        self.meters.live.add(run)
+        self.meters.live[run] = None
         return run
 
     def end(self, run: Run, outcome: str, used: list[int], seconds: float) -> None:
         """End a run, with a trace behind it."""
-        self.meters.live.discard(run)
+        self.meters.live.pop(run, None)
         self.meters.tenant(run.tenant).active -= 1
         self.meters.observe_run(run.tenant, outcome, used, seconds, TRACE)
 
