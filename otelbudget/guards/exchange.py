@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -158,6 +159,17 @@ class Exchange:
 
 
 _current: ContextVar[Exchange | None] = ContextVar("otelbudget_exchange", default=None)
+
+
+@contextmanager
+def unnoted() -> Iterator[None]:
+    """What is sent inside is no attempt of the call that is being sent here, such as a list of models in a hook of its
+    HTTP client."""
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 # --- guards of the SDKs' own functions, plain or async, that say how an attempt goes

@@ -78,6 +78,5 @@ WHY: Final[Mapping[str, str]] = {
     "aiobotocore.client": "has a method of its own where boto3's guard is; call Bedrock through boto3",
     "claude_agent_sdk": "its loop is a subprocess; otelbudget.integrations.claude_agent.query gives it what is left",
     "dspy": "its own client opens its own sockets and swallows what callbacks raise; let it call through litellm",
-    "litellm.google_genai": "its generate_content is sent past the guard of litellm; call litellm.completion() instead",
     "google.genai.live": "its Live API talks over a websocket, which nobody counts; bound it with run.reserve()",
 }

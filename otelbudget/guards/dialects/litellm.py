@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from otelbudget.guards.dialects import Endpoints, anthropic, get, openai
+from otelbudget.guards.dialects import Endpoints, anthropic, gemini, get, openai
 
 
 class Chat(openai.OpenAI):
@@ -23,4 +23,5 @@ ENDPOINTS: Final[Endpoints] = (
     ("/ocr", openai.fee("ocr")),
     *openai.ENDPOINTS,
     *anthropic.ENDPOINTS,
+    *gemini.ENDPOINTS,
 )
