@@ -152,6 +152,8 @@ def test_a_stream_that_is_left_lets_go(
         stream = await made()
         if most:
             await _read(stream, most)
+        del stream
+        await litellm.close_litellm_async_clients()
 
     server.enqueue(USED)
     with manager.run(RunBudget(max_tokens=1_000)) as run:
