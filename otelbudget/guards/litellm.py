@@ -26,7 +26,7 @@ from otelbudget.guards.exchange import Answer, Attempts, never_sent
 from otelbudget.guards.framing import SERVER_SENT_EVENTS, Framing
 from otelbudget.guards.guard import SdkGuard
 from otelbudget.guards.litellm_requests import FUNCTIONS, ROUTER, Asked
-from otelbudget.guards.litellm_results import caching, is_stream, was_cached
+from otelbudget.guards.litellm_results import caching, combining, is_stream, was_cached
 from otelbudget.guards.watch import Watch, follow, watch_of
 
 #: How a function is told that its twin calls it, beside the twin's name: it gives a coroutine.
@@ -36,6 +36,13 @@ _HOMES: Final = (
     *("chat_completions.dispatch", "embeddings.dispatch", "responses.dispatch"),
     *("main", "responses.main", "images.main", "google_genai.main"),
 )
+
+#: Guards of how its cache answers.
+_CACHE: Final = {
+    "_convert_cached_result_to_model_response": caching,
+    "_process_async_embedding_cached_response": caching,
+    "combine_cached_embedding_response_with_api_result": combining,
+}
 
 
 class LitellmGuard(SdkGuard):
@@ -50,7 +57,8 @@ class LitellmGuard(SdkGuard):
                 method = patching.innermost(getattr(router, spelled, None))
                 self._take_function(method, name, ("self", *ROUTER.get(name, leading)))
         handler = import_module("litellm.caching.caching_handler").LLMCachingHandler
-        self._notes += patching.take_over(vars(handler).get("_convert_cached_result_to_model_response"), caching)
+        for name, guard in _CACHE.items():
+            self._notes += patching.take_over(vars(handler).get(name), guard)
 
     def _take_function(self, function: Any, name: str, leading: tuple[str, ...], *, below: bool = False) -> None:
         if not isinstance(function, FunctionType):
@@ -105,15 +113,15 @@ class LitellmGuard(SdkGuard):
         return plan(self._sdk, _WIRE, asked, asked, stream=asked.how.get("stream") is True)
 
     def _send(self, original: Callable[..., Any], asked: Asked) -> Any:
-        return self._hearing(asked, _ATTEMPTS.one(original, *asked.args, **asked.in_time()))
+        return self._hearing(_ATTEMPTS.one(original, *asked.args, **asked.in_time()))
 
     async def _asend(self, original: Callable[..., Awaitable[Any]], asked: Asked) -> Any:
-        return self._hearing(asked, await _ATTEMPTS.aone(original, *asked.args, **asked.in_time()))
+        return self._hearing(await _ATTEMPTS.aone(original, *asked.args, **asked.in_time()))
 
-    def _hearing(self, asked: Asked, result: Any) -> Any:
+    def _hearing(self, result: Any) -> Any:
         """Hear of what is read of *result*, if it is a stream; a class made for one call goes with it."""
-        if asked.name != "embedding" and was_cached(result):
-            exchange.spared()  # embeddings may come from litellm's cache in part
+        if was_cached(result):
+            exchange.spared()
         elif is_stream(result):
             with self._lock:
                 self._hear(type(result))
