@@ -30,7 +30,7 @@ class BedrockGuard(SdkGuard):
     def _take_over(self) -> None:
         (base,) = self._classes()
         self._take(base, "_make_api_call", self._call)
-        self._note(import_module("botocore.endpoint").Endpoint, "_send", _ATTEMPTS.one)
+        self._note(import_module("botocore.endpoint").Endpoint, "_send", _attempt)
         self._replace(import_module("botocore.eventstream").EventStream, "__iter__", reading)
 
     def _classes(self) -> tuple[Any, ...]:
@@ -95,6 +95,16 @@ def _changed(asked: _Asked, values: Mapping[str, Any]) -> _Asked:
     if given is not None:
         values = {"body": json.dumps({**_invoked(given), **values}).encode()}
     return asked._replace(params={**asked.params, **values})
+
+
+def _attempt(original: Callable[..., Any], endpoint: Any, request: Any) -> Any:
+    """Of what sends one; older releases of botocore take no timeout for it."""
+    context = getattr(request, "context", {})
+    if "client_config" in context:
+        own = context.get("read_timeout") or context["client_config"].read_timeout
+        if (least := exchange.within(own)) != own:
+            request.context = {**context, "read_timeout": least}
+    return _ATTEMPTS.one(original, endpoint, request)
 
 
 # --- streams: botocore's ``EventStream`` and its messages
