@@ -88,7 +88,6 @@ def test_an_sdk_without_a_guard_and_instrumentors_that_swallow_are_named(
     [
         ("dspy", "its own sockets"),
         ("claude_agent_sdk", "claude_agent.query"),
-        ("aiobotocore.client", "through boto3"),
         ("google.genai.live", "websocket"),
     ],
 )
