@@ -52,9 +52,13 @@ def never_sent(error: BaseException | None) -> bool:
 
 
 def _from_transport(error: BaseException) -> bool:
-    """Whether it was raised below where httpx hands a request to what sends it."""
-    names = (frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__))
-    return any(name in ("handle_request", "handle_async_request") for name in names)
+    """Whether it was raised below where httpx hands a request to what sends it, or in a hook that is given the answer."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name in ("handle_request", "handle_async_request"):
+            return True
+        if frame.f_code.co_name == "_send_handling_redirects" and "response" in frame.f_locals:
+            return True
+    return False
 
 
 class Answer(NamedTuple):
