@@ -57,7 +57,7 @@ class Charge:
     """One admitted call and its settlement. Attempts without an answer may have been worked on: each adds the input."""
 
     __slots__ = (
-        *("_awaiting", "_charged", "_lent", "_noted", "_own", "_parted", "_under_way"),
+        *("_awaiting", "_charged", "_lent", "_own", "_parted", "_told", "_under_way"),
         *("call", "exchange", "reported_cost_usd", "request"),
     )
 
@@ -70,7 +70,8 @@ class Charge:
         #: What a header of the answer says it cost, for a usage that does not say.
         self.reported_cost_usd: Decimal | None = None
         self._charged: Usage | None = None
-        self._noted: Usage | None = None
+        #: What each part has used.
+        self._told: dict[object, Usage] = {}
         #: Says whether what is sent inside, from here, is the library's own doing; None where nothing is.
         self._own = own
         self._parted = self._lent = self._under_way = self._awaiting = False
@@ -100,12 +101,18 @@ class Charge:
             self._awaiting = False
             self.answered(None)
 
-    def note(self, usage: Usage) -> None:
-        """A part has used this: what the parts say goes before what is said of the whole."""
-        before, usage = self._noted, dataclasses.replace(usage, steps=1)
-        self._noted = usage if before is None else dataclasses.replace(usage, tokens=None, **_sums(before, usage))
+    def note(self, part: object, usage: Usage) -> None:
+        """A *part* has used this in all: what the parts say goes before what is said of the whole."""
+        self._told[part] = dataclasses.replace(usage, steps=1)
         if self._charged is not None:  # it has outlived the whole
             self._late(self._charged, self._noted)
+
+    @property
+    def _noted(self) -> Usage | None:
+        noted: Usage | None = None
+        for usage in self._told.values():
+            noted = usage if noted is None else dataclasses.replace(usage, tokens=None, **_sums(noted, usage))
+        return noted
 
     def part_grows(self, output_tokens: int) -> None:
         """A part's stream has shown so much output, which is the whole's unless that has one that is followed."""

@@ -52,7 +52,7 @@ def never_sent(error: BaseException | None) -> bool:
 
 
 def _from_transport(error: BaseException) -> bool:
-    """Whether it was raised below where httpx hands a request to what sends it, or in a hook that is given the answer."""
+    """Whether it was raised where httpx has handed a request to what sends it, or in a hook that has the answer."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name in ("handle_request", "handle_async_request"):
             return True

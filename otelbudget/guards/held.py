@@ -54,10 +54,9 @@ class Part:
         """An attempt that ended in an error."""
         self._ended(usage, answered=False)
 
-    def unknown(self, *, error: BaseException | None = None, usage: Usage) -> Usage:  # noqa: ARG002
-        """An attempt that nobody knows the end of."""
+    def unknown(self, *, error: BaseException | None = None, usage: Usage) -> None:  # noqa: ARG002
+        """An attempt that nobody knows the end of. Nothing is charged yet, so what is told later goes before it."""
         self._ended(usage, answered=False)
-        return usage
 
     def release(self, error: BaseException | None = None) -> None:  # noqa: ARG002
         """An attempt that never left."""
@@ -65,9 +64,9 @@ class Part:
 
     def late(self, usage: Usage) -> None:
         """More of an attempt."""
-        self._outer.note(usage)
+        self._outer.note(object(), usage)
 
     def _ended(self, usage: Usage | None, *, answered: bool) -> None:
         if usage is not None:
-            self._outer.note(usage)
+            self._outer.note(self, usage)
         self._outer.part_ended(answered=answered)

@@ -57,6 +57,13 @@ FERN: Final = (Sdk("cohere", "cohere", "cohere", cohere.ENDPOINTS),)
 OLLAMA: Final = Sdk("ollama", "ollama", "ollama", ollama.ENDPOINTS)
 BEDROCK: Final = Sdk("bedrock", "botocore.client", "aws.bedrock", bedrock.ENDPOINTS)
 AIOBEDROCK: Final = Sdk("aiobotocore", "aiobotocore.client", "aws.bedrock", bedrock.ENDPOINTS)
+#: Its own client, which sends to whom its models are of.
+DSPY: Final = Sdk(
+    "dspy",
+    "dspy._vendor.lm15.transports",
+    "openai",
+    (*openai.ENDPOINTS, *anthropic.ENDPOINTS, *gemini.ENDPOINTS),
+)
 LITELLM: Final = Sdk("litellm", "litellm", "litellm", litellm.ENDPOINTS)
 
 #: Modules of SDKs that send requests to a model and had no guard; one that gets a guard may stay here.
@@ -77,6 +84,5 @@ KNOWN: Final = (
 #: no model with it, so only `otelbudget doctor` tells of it.
 WHY: Final[Mapping[str, str]] = {
     "claude_agent_sdk": "its loop is a subprocess; otelbudget.integrations.claude_agent.query gives it what is left",
-    "dspy": "its own client opens its own sockets and swallows what callbacks raise; let it call through litellm",
     "google.genai.live": "its Live API talks over a websocket, which nobody counts; bound it with run.reserve()",
 }

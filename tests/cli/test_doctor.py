@@ -86,7 +86,6 @@ def test_an_sdk_without_a_guard_and_instrumentors_that_swallow_are_named(
 @pytest.mark.parametrize(
     ("module", "why"),
     [
-        ("dspy", "its own sockets"),
         ("claude_agent_sdk", "claude_agent.query"),
         ("google.genai.live", "websocket"),
     ],

@@ -7,6 +7,7 @@ import gc
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -53,13 +54,14 @@ def _route(route: str, server: Provider) -> dict[str, Any]:
 async def _streamed(made: Any) -> None:
     async for _ in await made:
         ...
+    await import_module("litellm").close_litellm_async_clients()
 
 
 WAYS: dict[str, Callable[[Any, dict[str, Any]], object]] = {
-    "sync": lambda made, how: made.completion(**SAY, **how),
-    "stream": lambda made, how: list(made.completion(**SAY, **how, stream=True)),
-    "async": lambda made, how: asyncio.run(made.acompletion(**SAY, **how)),
-    "async stream": lambda made, how: asyncio.run(_streamed(made.acompletion(**SAY, **how, stream=True))),
+    "sync": lambda made, how: made.completion(**(SAY | how)),
+    "stream": lambda made, how: list(made.completion(**(SAY | how), stream=True)),
+    "async": lambda made, how: asyncio.run(made.acompletion(**(SAY | how))),
+    "async stream": lambda made, how: asyncio.run(_streamed(made.acompletion(**(SAY | how), stream=True))),
 }
 
 
@@ -159,3 +161,16 @@ def test_a_provider_of_ones_own_is_paid_one_answer_by_the_call_and_the_next_by_i
         assert (server.requests, sorted(became)) == (2, ["answered", "answered", "denied"])
     finally:
         litellm.custom_provider_map = []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_part_that_was_thought_lost_costs_what_it_says_in_the_end(
+    way: str, server: Provider, manager: BudgetManager, litellm: Any
+) -> None:
+    """litellm takes a new reader for each event of a stream, and each that goes might have been the last."""
+    said = {"messages": [{"role": "user", "content": "Say it. " * 99}], **_route("openai", server)}
+    server.enqueue(Reply(chunks=("one ", "two"), input_tokens=8, output_tokens=2))
+    with manager.run() as run:
+        WAYS[way](litellm, said)
+        assert charged(run) == (1, 8, 2)
+        assert not run.usage.estimated
