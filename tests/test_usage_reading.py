@@ -515,7 +515,9 @@ class _Opaque:
         raise RuntimeError(name)
 
 
-def test_what_is_opaque_or_leads_to_itself_is_unknown(world: World) -> None:
+def test_what_is_opaque_or_leads_to_itself_is_unknown_and_said_once(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     endless: dict[str, Any] = {}
     endless["generations"] = [[endless]]
     with world.run(RunBudget()) as run:
@@ -525,6 +527,8 @@ def test_what_is_opaque_or_leads_to_itself_is_unknown(world: World) -> None:
                 run.record(answer)
             with pytest.raises(TypeError, match="reports a usage"):
                 run.reserve(tokens=9).commit(answer)
+    told = [record.getMessage() for record in caplog.records]
+    assert [said.split(",")[0] for said in told if "_Opaque" in said] == ["the usage of a _Opaque is taken as unknown"]
 
 
 def web(*actions: str | None) -> list[dict[str, Any]]:

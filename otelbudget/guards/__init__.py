@@ -19,12 +19,13 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from otelbudget.guards.bedrock import BedrockGuard
+from otelbudget.guards.bedrock import AioBedrockGuard, BedrockGuard
+from otelbudget.guards.dspy import DspyGuard
 from otelbudget.guards.fern import FernGuard
 from otelbudget.guards.google import GoogleGuard
 from otelbudget.guards.litellm import LitellmGuard
 from otelbudget.guards.ollama import OllamaGuard
-from otelbudget.guards.sdks import BEDROCK, FERN, GOOGLE, KNOWN, LITELLM, OLLAMA, SPEAKEASY, STAINLESS
+from otelbudget.guards.sdks import AIOBEDROCK, BEDROCK, DSPY, FERN, GOOGLE, KNOWN, LITELLM, OLLAMA, SPEAKEASY, STAINLESS
 from otelbudget.guards.speakeasy import SpeakeasyGuard
 from otelbudget.guards.stainless import StainlessGuard
 
@@ -53,6 +54,8 @@ GUARDS: Final[dict[str, Guard]] = {
     **{sdk.name: FernGuard(sdk) for sdk in FERN},
     GOOGLE.name: GoogleGuard(GOOGLE),
     BEDROCK.name: BedrockGuard(BEDROCK),
+    AIOBEDROCK.name: AioBedrockGuard(AIOBEDROCK),
+    DSPY.name: DspyGuard(DSPY),
     LITELLM.name: LitellmGuard(LITELLM),
     OLLAMA.name: OllamaGuard(OLLAMA),
 }

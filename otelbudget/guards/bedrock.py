@@ -1,23 +1,25 @@
-"""The guard of Bedrock's runtime in boto3, in ``botocore.client.BaseClient._make_api_call``; retries happen inside.
+"""The guards of Bedrock's runtime in boto3 and in aiobotocore, which has asynchronous functions in the same places.
 
-That function serves all of AWS: calls of other services and operations pass at once. ``aiobotocore`` has its own.
+They sit in ``_make_api_call`` of the client, inside of which retries happen. It serves all of AWS: calls of other
+services and operations pass at once.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
+from types import FunctionType
 from typing import Any, Final, NamedTuple
 
 from otelbudget.guards import exchange
-from otelbudget.guards.call import Wire, carried, plan
+from otelbudget.guards.call import Wire, acarried, carried, plan
 from otelbudget.guards.dialects.bedrock import METRICS
 from otelbudget.guards.exchange import Answer, Attempts
 from otelbudget.guards.framing import Framing, chunk_data
 from otelbudget.guards.guard import SdkGuard
-from otelbudget.guards.readers import reading, twin
+from otelbudget.guards.readers import areading, reading, twin
 from otelbudget.guards.streams import json_body
 from otelbudget.guards.watch import Watch, follow
 
@@ -25,12 +27,12 @@ _COUNTS: Final = {"inputTokenCount": "input", "outputTokenCount": "output"}
 
 
 class BedrockGuard(SdkGuard):
-    """The guard of the SDK."""
+    """The guard of boto3."""
 
     def _take_over(self) -> None:
         (base,) = self._classes()
         self._take(base, "_make_api_call", self._call)
-        self._note(import_module("botocore.endpoint").Endpoint, "_send", _ATTEMPTS.one)
+        self._note(import_module("botocore.endpoint").Endpoint, "_send", _attempt)
         self._replace(import_module("botocore.eventstream").EventStream, "__iter__", reading)
 
     def _classes(self) -> tuple[Any, ...]:
@@ -46,10 +48,72 @@ class BedrockGuard(SdkGuard):
 
         def send(sent: _Asked) -> Any:
             result = original(client, *sent)
-            exchange.answered(_answer(result))
+            body = _body_to_read(result)
+            if body is not None:
+                data = body.read()
+                result["body"] = type(body)(io.BytesIO(data), len(data))
+            exchange.answered(_answer(result, None if body is None else data))
             return result
 
         return carried(plan(self._sdk, _WIRE, client, asked, stream=False), asked, send)
+
+    def _takes(self, function: FunctionType | None) -> bool:
+        return super()._takes(function) or (function is not None and function.__module__ == "aiobotocore.client")
+
+
+class AioBedrockGuard(SdkGuard):
+    """The guard of aiobotocore."""
+
+    def _take_over(self) -> None:
+        (base,) = self._classes()
+        self._take(base, "_make_api_call", self._call)
+        self._note(import_module("aiobotocore.endpoint").AioEndpoint, "_send", _aattempt)
+        self._replace(import_module("aiobotocore.eventstream").AioEventStream, "__aiter__", areading)
+
+    def _classes(self) -> tuple[Any, ...]:
+        return (import_module(self._sdk.module).AioBaseClient,)
+
+    def _taken(self) -> tuple[str, ...]:
+        return ("_make_api_call",)
+
+    async def _call(
+        self, original: Callable[..., Awaitable[Any]], client: Any, operation_name: str, api_params: Any
+    ) -> Any:
+        if client._service_model.service_name != "bedrock-runtime":
+            return await original(client, operation_name, api_params)
+        asked = _Asked(operation_name, api_params)
+
+        async def send(sent: _Asked) -> Any:
+            result = await original(client, *sent)
+            body = _body_to_read(result)
+            if body is not None:
+                data = await body.read()
+                body._raw_stream, body._amount_read = _Again(body._raw_stream, data), 0
+            exchange.answered(_answer(result, None if body is None else data))
+            return result
+
+        return await acarried(plan(self._sdk, _WIRE, client, asked, stream=False), asked, send)
+
+
+class _Again:
+    """A response of an asynchronous HTTP client whose *data* has been read, to be read once more."""
+
+    def __init__(self, response: Any, data: bytes) -> None:
+        self._response, self._left = response, data
+        self.content = self
+
+    async def read(self, amount: int = -1) -> bytes:
+        """As aiohttp's ``content`` has it."""
+        amount = len(self._left) if amount < 0 else amount
+        data, self._left = self._left[:amount], self._left[amount:]
+        return data
+
+    def at_eof(self) -> bool:
+        """As aiohttp's ``content`` has it."""
+        return not self._left
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._response, name)
 
 
 class _Asked(NamedTuple):
@@ -59,19 +123,22 @@ class _Asked(NamedTuple):
     params: Mapping[str, Any]
 
 
-def _answer(result: dict[str, Any]) -> Answer:
-    """The parsed answer as a response: a stream is to be read yet; a body is read, and can still be read by others."""
-    stream, body = result.get("stream"), result.get("body")
+def _body_to_read(result: Mapping[str, Any]) -> Any:
+    """The body of an answer that is no stream, which can be read only once."""
+    body = result.get("body")
+    return None if hasattr(body, "get_initial_response") else body
+
+
+def _answer(result: Mapping[str, Any], data: bytes | None) -> Answer:
+    """The parsed answer as a response: a stream is to be read yet; *data* is a body that has been read."""
     headers = result.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    if stream is not None or hasattr(body, "get_initial_response"):
-        return Answer(200, unread=stream or body, headers=headers)
-    if body is None:
-        told = {name: result.get(name) for name in ("usage", "serviceTier")}
-        return Answer(200, json.dumps(told).encode(), headers=headers)
-    data = body.read()
-    result["body"] = type(body)(io.BytesIO(data), len(data))
-    counts = {name: _number(headers.get(f"x-amzn-bedrock-{kind}-token-count")) for name, kind in _COUNTS.items()}
-    return Answer(200, json.dumps({**json_body(data), METRICS: counts}).encode(), headers=headers)
+    if data is not None:
+        counts = {name: _number(headers.get(f"x-amzn-bedrock-{kind}-token-count")) for name, kind in _COUNTS.items()}
+        return Answer(200, json.dumps({**json_body(data), METRICS: counts}).encode(), headers=headers)
+    if (stream := result.get("stream") or result.get("body")) is not None:
+        return Answer(200, unread=stream, headers=headers)
+    told = {name: result.get(name) for name in ("usage", "serviceTier")}
+    return Answer(200, json.dumps(told).encode(), headers=headers)
 
 
 def _number(text: str | None) -> int | None:
@@ -97,6 +164,26 @@ def _changed(asked: _Asked, values: Mapping[str, Any]) -> _Asked:
     return asked._replace(params={**asked.params, **values})
 
 
+def _attempt(original: Callable[..., Any], endpoint: Any, request: Any) -> Any:
+    """Of what sends one."""
+    _bound(request)
+    return _ATTEMPTS.one(original, endpoint, request)
+
+
+async def _aattempt(original: Callable[..., Awaitable[Any]], endpoint: Any, request: Any) -> Any:
+    _bound(request)
+    return await _ATTEMPTS.aone(original, endpoint, request)
+
+
+def _bound(request: Any) -> None:
+    """Have an attempt wait no longer than its run; older releases of botocore take no timeout for it."""
+    context = getattr(request, "context", {})
+    if "client_config" in context:
+        own = context.get("read_timeout") or context["client_config"].read_timeout
+        if (least := exchange.within(own)) != own:
+            request.context = {**context, "read_timeout": least}
+
+
 # --- streams: botocore's ``EventStream`` and its messages
 
 
@@ -109,7 +196,12 @@ def _attach(answer: Answer, watch: Watch) -> None:
         raw.close()
         watch.dropped()
 
-    stream._event_generator, stream.close = watch.read(messages, raw.close), close
+    async def aclose() -> None:
+        raw.close()
+
+    asynchronous = hasattr(messages, "__anext__")
+    followed = watch.aread(messages, aclose) if asynchronous else watch.read(messages, raw.close)
+    stream._event_generator, stream.close = followed, close
     follow(stream, watch)
 
 

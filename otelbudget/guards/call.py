@@ -20,7 +20,7 @@ from otelbudget.guards import caps, watch
 from otelbudget.guards.boundary import contained
 from otelbudget.guards.charge import Charge
 from otelbudget.guards.dialects import Dialect, cost_of, dialect_of, get, text_of
-from otelbudget.guards.exchange import Exchange
+from otelbudget.guards.exchange import Exchange, unnoted
 from otelbudget.guards.framing import Framing, framing_of
 from otelbudget.guards.held import Part
 from otelbudget.guards.providers import provider_of
@@ -54,7 +54,7 @@ class Wire(NamedTuple):
         framing: Gives how a streamed answer is cut, for its content type; None if it is no stream.
         attach: Lets a watch follow an answer.
         provider: Gives who answers a client, else a default.
-        holds: What is sent inside, through other guards, is a part of the call.
+        holds: Says whether what is sent inside, through other guards, is a part of the call; None if nothing is.
     """
 
     endpoint: Callable[[Any], tuple[str, str]]
@@ -64,7 +64,7 @@ class Wire(NamedTuple):
     framing: Callable[[str], Framing | None] = framing_of
     attach: Callable[[Any, Watch], None] = watch.attach
     provider: Callable[[Any, str], str] = provider_of
-    holds: bool = False
+    holds: Callable[[], bool] | None = None
 
 
 class Plan(NamedTuple):
@@ -128,7 +128,8 @@ def carried(planned: Plan | None, sent: Any, send: Callable[[Any], Any]) -> Any:
     """Have *sent* admitted and sent, or raise BudgetExceeded; gives what *send*, the SDK's own, gives."""
     call = None if planned is None else (planned.around and _part(planned)) or calls.begin(planned.request)
     if planned is None or call is None:
-        return send(sent)
+        with unnoted():
+            return send(sent)
     way = Way(planned, call, sent)
     while True:
         try:
@@ -148,7 +149,8 @@ async def acarried(planned: Plan | None, sent: Any, send: Callable[[Any], Awaita
     """`carried` for coroutine functions."""
     call = None if planned is None else (planned.around and _part(planned)) or await calls.abegin(planned.request)
     if planned is None or call is None:
-        return await send(sent)
+        with unnoted():
+            return await send(sent)
     way = Way(planned, call, sent)
     while True:
         try:
@@ -165,11 +167,10 @@ async def acarried(planned: Plan | None, sent: Any, send: Callable[[Any], Awaita
 
 
 def _part(planned: Plan) -> Part | None:
-    """The call as a part of the one around it, if that is still going on."""
+    """The call as a part of the one around it, if it is one."""
     outer, request = planned.around, planned.request
-    if outer is None or outer.call.settled:
+    if outer is None or not outer.lend():
         return None
-    outer.parts()
     return Part(outer, request.max_output_tokens, request.input_tokens)
 
 
@@ -179,7 +180,7 @@ class Way:
     def __init__(self, planned: Plan, call: ModelCall | Part, sent: Any) -> None:
         self.exchange = Exchange(call)
         self._plan = planned
-        self._charge = Charge(call, planned.request, self.exchange)
+        self._charge = Charge(call, planned.request, self.exchange, planned.wire.holds)
         maximum = call.max_output_tokens
         if maximum is not None and maximum != planned.request.max_output_tokens:
             each, request = maximum // planned.request.answers, planned.request

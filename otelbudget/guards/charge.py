@@ -14,6 +14,7 @@ from otelbudget.model.usage import PARTS, Usage
 from otelbudget.model.usage_names import CACHED, MADE, READ, REASONING, SEEN
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from decimal import Decimal
 
@@ -55,38 +56,68 @@ def _tokens(usage: Usage) -> int:
 class Charge:
     """One admitted call and its settlement. Attempts without an answer may have been worked on: each adds the input."""
 
-    __slots__ = ("_charged", "_noted", "_parted", "call", "exchange", "reported_cost_usd", "request")
+    __slots__ = (
+        *("_awaiting", "_charged", "_lent", "_own", "_parted", "_told", "_under_way"),
+        *("call", "exchange", "reported_cost_usd", "request"),
+    )
 
-    def __init__(self, call: ModelCall | Part, request: ModelRequest, exchange: Exchange) -> None:
+    def __init__(
+        self, call: ModelCall | Part, request: ModelRequest, exchange: Exchange, own: Callable[[], bool] | None = None
+    ) -> None:
         self.call = call
         self.request = request
         self.exchange = exchange
         #: What a header of the answer says it cost, for a usage that does not say.
         self.reported_cost_usd: Decimal | None = None
         self._charged: Usage | None = None
-        self._noted: Usage | None = None
-        self._parted = False
+        #: What each part has used.
+        self._told: dict[object, Usage] = {}
+        #: Says whether what is sent inside, from here, is the library's own doing; None where nothing is.
+        self._own = own
+        self._parted = self._lent = self._under_way = self._awaiting = False
 
     def holding(self) -> AbstractContextManager[None]:
         """Have the calls inside be parts of this one."""
         return attached(HELD.put(get_current(), self))
 
-    def parts(self) -> None:
-        """A part is about to be sent.
+    def lend(self) -> bool:
+        """Whether what is about to be sent is a part of this: it pays one answer, so nothing is while another part is
+        under way, or has answered; nor what the application sends from a callback.
 
         Raises:
             BudgetExceeded: It is not the first, and comes after the run's deadline.
         """
+        if self.call.settled or self._lent or not (self._own and self._own()):
+            return False
         if self._parted:
             self.call.again()
-        self._parted = True
+        self._parted = self._lent = self._under_way = True
+        return True
 
-    def note(self, usage: Usage) -> None:
-        """A part has used this: what the parts say goes before what is said of the whole."""
-        before, usage = self._noted, dataclasses.replace(usage, steps=1)
-        self._noted = usage if before is None else dataclasses.replace(usage, tokens=None, **_sums(before, usage))
+    def part_ended(self, *, answered: bool) -> None:
+        """The part that was under way is over; without an answer, the next one is another attempt."""
+        self._lent, self._under_way = answered, False
+        if self._awaiting:
+            self._awaiting = False
+            self.answered(None)
+
+    def note(self, part: object, usage: Usage) -> None:
+        """A *part* has used this in all: what the parts say goes before what is said of the whole."""
+        self._told[part] = dataclasses.replace(usage, steps=1)
         if self._charged is not None:  # it has outlived the whole
             self._late(self._charged, self._noted)
+
+    @property
+    def _noted(self) -> Usage | None:
+        noted: Usage | None = None
+        for usage in self._told.values():
+            noted = usage if noted is None else dataclasses.replace(usage, tokens=None, **_sums(noted, usage))
+        return noted
+
+    def part_grows(self, output_tokens: int) -> None:
+        """A part's stream has shown so much output, which is the whole's unless that has one that is followed."""
+        if self._awaiting:
+            self.grow(output_tokens)
 
     def grow(self, output_tokens: int) -> None:
         """A stream has shown so much output; raises BudgetExceeded if no more can be paid for."""
@@ -100,8 +131,13 @@ class Charge:
             self.answered(None)
 
     def answered(self, usage: Usage | None) -> None:
-        """An answer arrived; None if it says no usage: then the hold is charged."""
-        usage = self._noted or usage
+        """An answer arrived; None if it says no usage: then its part's is charged, when that is over, else the hold."""
+        noted = self._noted
+        if noted is not None and (usage is None or not noted.estimated or _tokens(usage) < _tokens(noted)):
+            usage = noted
+        if usage is None and self._under_way:
+            self._awaiting = True  # what has come can't be followed, but what it is made of is
+            return
         if usage is not None and usage.reported_cost_usd is None and self.reported_cost_usd is not None:
             usage = dataclasses.replace(usage, reported_cost_usd=self.reported_cost_usd)
         usage = usage and self._with_earlier(usage)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -51,9 +52,13 @@ def never_sent(error: BaseException | None) -> bool:
 
 
 def _from_transport(error: BaseException) -> bool:
-    """Whether it was raised below where httpx hands a request to what sends it."""
-    names = (frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__))
-    return any(name in ("handle_request", "handle_async_request") for name in names)
+    """Whether it was raised where httpx has handed a request to what sends it, or in a hook that has the answer."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name in ("handle_request", "handle_async_request"):
+            return True
+        if frame.f_code.co_name == "_send_handling_redirects" and "response" in frame.f_locals:
+            return True
+    return False
 
 
 class Answer(NamedTuple):
@@ -158,6 +163,17 @@ class Exchange:
 
 
 _current: ContextVar[Exchange | None] = ContextVar("otelbudget_exchange", default=None)
+
+
+@contextmanager
+def unnoted() -> Iterator[None]:
+    """What is sent inside is no attempt of the call that is being sent here, such as a list of models in a hook of its
+    HTTP client."""
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 # --- guards of the SDKs' own functions, plain or async, that say how an attempt goes

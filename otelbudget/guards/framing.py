@@ -26,7 +26,7 @@ class Framing(NamedTuple):
 
 def framing_of(content_type: str) -> Framing | None:
     """How a body of this type is cut; None if it is one piece of JSON."""
-    return next((framing for kind, framing in _BY_TYPE.items() if kind in content_type), _SERVER_SENT_EVENTS)
+    return next((framing for kind, framing in _BY_TYPE.items() if kind in content_type), SERVER_SENT_EVENTS)
 
 
 def _cut_events(kept: bytes, chunk: bytes) -> tuple[list[bytes], bytes]:
@@ -73,7 +73,7 @@ def chunk_data(payload: bytes) -> bytes:
         return b""
 
 
-_SERVER_SENT_EVENTS: Final = Framing(_cut_events, _event_data)
+SERVER_SENT_EVENTS: Final = Framing(_cut_events, _event_data)
 _AWS_MESSAGES: Final = Framing(_cut_messages, _message_data)
 _BY_TYPE: Final[dict[str, Framing | None]] = {
     "vnd.amazon.eventstream": _AWS_MESSAGES,

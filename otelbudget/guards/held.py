@@ -42,26 +42,31 @@ class Part:
         """A retry inside: none is sent after the deadline of the outer call, whose guard tells its caller."""
         self._outer.call.again(in_s)
 
-    def grow(self, output_tokens: int, charged: int = 0) -> None:
-        """The outer call sees its stream itself."""
+    def grow(self, output_tokens: int, charged: int = 0) -> None:  # noqa: ARG002
+        """The outer call sees its stream itself, where it has one that is followed."""
+        self._outer.part_grows(output_tokens)
 
     def commit(self, usage: Usage | None = None) -> None:
         """The outer call is told what was used."""
-        if usage is not None:
-            self._outer.note(usage)
+        self._ended(usage, answered=True)
 
     def failed(self, usage: Usage | None = None, error: BaseException | None = None) -> None:  # noqa: ARG002
         """An attempt that ended in an error."""
-        self.commit(usage)
+        self._ended(usage, answered=False)
 
-    def unknown(self, *, error: BaseException | None = None, usage: Usage) -> Usage:  # noqa: ARG002
-        """An attempt that nobody knows the end of."""
-        self.commit(usage)
-        return usage
+    def unknown(self, *, error: BaseException | None = None, usage: Usage) -> None:  # noqa: ARG002
+        """An attempt that nobody knows the end of. Nothing is charged yet, so what is told later goes before it."""
+        self._ended(usage, answered=False)
 
-    def release(self, error: BaseException | None = None) -> None:
+    def release(self, error: BaseException | None = None) -> None:  # noqa: ARG002
         """An attempt that never left."""
+        self._ended(None, answered=False)
 
     def late(self, usage: Usage) -> None:
         """More of an attempt."""
-        self._outer.note(usage)
+        self._outer.note(object(), usage)
+
+    def _ended(self, usage: Usage | None, *, answered: bool) -> None:
+        if usage is not None:
+            self._outer.note(self, usage)
+        self._outer.part_ended(answered=answered)

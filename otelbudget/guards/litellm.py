@@ -1,8 +1,8 @@
 """The guard of ``litellm``: outermost, so that its retries, its fallbacks and its ``Router`` are one call.
 
-It sits in the functions that applications call and those of the Router: a row of `_FUNCTIONS` each. What goes out
-inside, through another guarded SDK or another function of litellm, is a part of that call, see `held`. A denial is
-nothing that litellm ever sees.
+It sits in the functions that applications call and those of the Router: a row of `FUNCTIONS` each. What goes out
+inside, through another guarded SDK or another function of litellm, is a part of that call, see `held`; what a callback
+sends is not. A denial is nothing that litellm ever sees.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from importlib import import_module
-from types import FunctionType
-from typing import Any, Final, NamedTuple
+from types import FrameType, FunctionType
+from typing import Any, Final
 
 from opentelemetry.context import get_current
 
@@ -23,59 +23,25 @@ from otelbudget.errors import BudgetExceeded
 from otelbudget.guards import exchange, patching, readers
 from otelbudget.guards.call import Wire, acarried, carried, plan
 from otelbudget.guards.exchange import Answer, Attempts, never_sent
-from otelbudget.guards.framing import Framing
+from otelbudget.guards.framing import SERVER_SENT_EVENTS, Framing
 from otelbudget.guards.guard import SdkGuard
-from otelbudget.guards.litellm_results import caching, is_stream, was_cached
+from otelbudget.guards.litellm_requests import FUNCTIONS, ROUTER, Asked
+from otelbudget.guards.litellm_results import caching, combining, is_stream, was_cached
 from otelbudget.guards.watch import Watch, follow, watch_of
 
-#: Function, of which there is an asynchronous twin -> the path that OpenAI has for it, and its first parameters.
-_FUNCTIONS: Final = {
-    "completion": ("/chat/completions", ("model", "messages")),
-    "text_completion": ("/completions", ("prompt", "model")),
-    "embedding": ("/embeddings", ("model", "input")),
-    "responses": ("/responses", ("input", "model")),
-    "anthropic_messages": ("/messages", ("max_tokens", "messages", "model")),
-    "compact_responses": ("/responses/compact", ("input", "model")),
-    "image_generation": ("/images/generations", ("prompt", "model", "n")),
-    "image_edit": ("/images/edits", ("image", "prompt", "model")),
-    "image_variation": ("/images/variations", ("image", "model", "n")),
-    "speech": ("/audio/speech", ("model", "input")),
-    "transcription": ("/audio/transcriptions", ("model", "file")),
-    "moderation": ("/moderations", ("input", "model")),
-    "rerank": ("/rerank", ("model", "query", "documents")),
-    "ocr": ("/ocr", ("model", "document")),
-    "video_generation": ("/videos", ("prompt", "model")),
-    "video_edit": ("/videos/edits", ("video_id", "prompt")),
-    "video_extension": ("/videos/extensions", ("video_id", "prompt")),
-    "video_remix": ("/videos/any/remix", ("video_id", "prompt")),
-    "create_batch": ("/batches", ()),
-}
-#: What the Router has other first parameters for.
-_ROUTER: Final = {
-    "text_completion": ("model", "prompt"),
-    "transcription": ("file", "model"),
-    "moderation": ("model", "input"),
-}
 #: How a function is told that its twin calls it, beside the twin's name: it gives a coroutine.
-_OF_TWIN: Final = ("async_call", "aimg_generation")
+_OF_TWIN: Final = ("acompletion", "async_call", "aimg_generation")
 #: Where those come from that others put theirs in the place of, the outermost first.
 _HOMES: Final = (
     *("chat_completions.dispatch", "embeddings.dispatch", "responses.dispatch"),
-    *("main", "responses.main", "images.main"),
+    *("main", "responses.main", "images.main", "google_genai.main"),
 )
-#: What ``litellm.request_timeout`` says where nobody has set it -> how long its functions wait then.
-_UNSAID_S: Final = {6000: 600}
-#: Names of litellm's providers that GenAI has others for.
-_PROVIDERS: Final = {
-    "azure": "azure.ai.openai",
-    "bedrock": "aws.bedrock",
-    "bedrock_converse": "aws.bedrock",
-    "cohere_chat": "cohere",
-    "gemini": "gcp.gemini",
-    "mistral": "mistral_ai",
-    "together_ai": "together",
-    "vertex_ai": "gcp.vertex_ai",
-    "xai": "x_ai",
+
+#: Guards of how its cache answers.
+_CACHE: Final = {
+    "_convert_cached_result_to_model_response": caching,
+    "_process_async_embedding_cached_response": caching,
+    "combine_cached_embedding_response_with_api_result": combining,
 }
 
 
@@ -84,14 +50,15 @@ class LitellmGuard(SdkGuard):
 
     def _take_over(self) -> None:
         (router,) = self._classes()
-        for name, (_, leading) in _FUNCTIONS.items():
+        for name, (_, leading) in FUNCTIONS.items():
             for spelled in (name, f"a{name}"):
                 for depth, function in enumerate(self._functions(spelled)):
                     self._take_function(function, name, leading, below=depth > 0)
                 method = patching.innermost(getattr(router, spelled, None))
-                self._take_function(method, name, ("self", *_ROUTER.get(name, leading)))
+                self._take_function(method, name, ("self", *ROUTER.get(name, leading)))
         handler = import_module("litellm.caching.caching_handler").LLMCachingHandler
-        self._notes += patching.take_over(vars(handler).get("_convert_cached_result_to_model_response"), caching)
+        for name, guard in _CACHE.items():
+            self._notes += patching.take_over(vars(handler).get(name), guard)
 
     def _take_function(self, function: Any, name: str, leading: tuple[str, ...], *, below: bool = False) -> None:
         if not isinstance(function, FunctionType):
@@ -123,11 +90,11 @@ class LitellmGuard(SdkGuard):
     def unreached(self) -> list[str]:
         """The functions that applications call and that do not pass the guard."""
         made = import_module(self._sdk.module)
-        names = [spelled for name in _FUNCTIONS for spelled in (name, f"a{name}") if hasattr(made, spelled)]
+        names = [spelled for name in FUNCTIONS for spelled in (name, f"a{name}") if hasattr(made, spelled)]
         return [f"litellm.{name}" for name in names if not any(map(self._takes, self._functions(name)))]
 
     def _call(self, name: str, leading: tuple[str, ...], original: Callable[..., Any], *args: Any, **how: Any) -> Any:
-        asked = _Asked(name, args, how, leading)
+        asked = Asked(name, args, how, leading)
         if any(how.get(flag) is True for flag in (f"a{name}", *_OF_TWIN)):
             return original(*args, **how)
         return carried(self._plan(asked), asked, partial(self._send, original))
@@ -135,26 +102,26 @@ class LitellmGuard(SdkGuard):
     async def _acall(
         self, name: str, leading: tuple[str, ...], original: Callable[..., Awaitable[Any]], *args: Any, **how: Any
     ) -> Any:
-        asked = _Asked(name, args, how, leading)
+        asked = Asked(name, args, how, leading)
         try:
             return await acarried(self._plan(asked), asked, partial(self._asend, original))
         except BudgetExceeded as denial:
             vars(denial)["num_retries"] = 0  # some routes of the Router have no method of their own, and would retry
             raise
 
-    def _plan(self, asked: _Asked) -> Any:
+    def _plan(self, asked: Asked) -> Any:
         return plan(self._sdk, _WIRE, asked, asked, stream=asked.how.get("stream") is True)
 
-    def _send(self, original: Callable[..., Any], asked: _Asked) -> Any:
-        return self._hearing(asked, _ATTEMPTS.one(original, *asked.args, **asked.in_time()))
+    def _send(self, original: Callable[..., Any], asked: Asked) -> Any:
+        return self._hearing(_ATTEMPTS.one(original, *asked.args, **asked.in_time()))
 
-    async def _asend(self, original: Callable[..., Awaitable[Any]], asked: _Asked) -> Any:
-        return self._hearing(asked, await _ATTEMPTS.aone(original, *asked.args, **asked.in_time()))
+    async def _asend(self, original: Callable[..., Awaitable[Any]], asked: Asked) -> Any:
+        return self._hearing(await _ATTEMPTS.aone(original, *asked.args, **asked.in_time()))
 
-    def _hearing(self, asked: _Asked, result: Any) -> Any:
+    def _hearing(self, result: Any) -> Any:
         """Hear of what is read of *result*, if it is a stream; a class made for one call goes with it."""
-        if asked.name != "embedding" and was_cached(result):
-            exchange.spared()  # embeddings may come from litellm's cache in part
+        if was_cached(result):
+            exchange.spared()
         elif is_stream(result):
             with self._lock:
                 self._hear(type(result))
@@ -172,56 +139,11 @@ class LitellmGuard(SdkGuard):
                     self._notes.append(note)
 
 
-class _Asked(NamedTuple):
-    """The arguments of a call."""
-
-    name: str
-    args: tuple[Any, ...]
-    how: Mapping[str, Any]
-    leading: tuple[str, ...]
-
-    @property
-    def base_url(self) -> str:
-        """Who is asked, as far as it is said."""
-        return f"{self.how.get('api_base')} {self.how.get('model')}"
-
-    def body(self) -> Mapping[str, Any]:
-        """By name, as OpenAI has them; with the model that a Router means, without its provider."""
-        named = {**dict(zip(self.leading, self.args, strict=False)), **self.how}
-        return {**named, "model": self.resolved(named)[0]}
-
-    def in_time(self) -> Mapping[str, Any]:
-        """What goes by name, with timeouts within the time of the run; a Router's deployments have theirs."""
-        if "self" in self.leading or len(self.args) > len(self.leading):
-            return self.how
-        unsaid = import_module("litellm").request_timeout
-        own = {"timeout": self.how.get("timeout") or self.how.get("request_timeout") or _UNSAID_S.get(unsaid, unsaid)}
-        if streamed := self.how.get("stream_timeout"):
-            own["stream_timeout"] = streamed
-        least = {name: exchange.within(each) for name, each in own.items()}
-        return self.how if least == own else {**self.how, **least}
-
-    def resolved(self, named: Mapping[str, Any]) -> tuple[str, str]:
-        """Model and provider."""
-        model = str(named.get("model"))
-        if "self" in named:
-            listed = getattr(named["self"], "model_list", None) or ()
-            model = next((one["litellm_params"]["model"] for one in listed if one["model_name"] == model), model)
-        try:
-            found, provider, *_ = import_module("litellm").get_llm_provider(model, named.get("custom_llm_provider"))
-        except Exception:  # noqa: BLE001 - litellm will say it better
-            return model, "litellm"
-        return found, _PROVIDERS.get(provider, provider)
-
-
-def _changed(asked: _Asked, values: Mapping[str, Any]) -> _Asked:
-    return asked._replace(how={**asked.how, **values})
-
-
 def _below(guard: Callable[..., Any], original: Callable[..., Any], *args: Any, **how: Any) -> Any:
     """Of what litellm's own functions end in, which some call by itself."""
     held = HELD.of(get_current())
-    return (original if held is not None and not held.call.settled else partial(guard, original))(*args, **how)
+    inside = held is not None and not held.call.settled and _is_own()
+    return (original if inside else partial(guard, original))(*args, **how)
 
 
 # --- streams, which are read as iterators of their own
@@ -270,6 +192,8 @@ def _attach(answer: Answer, watch: Watch) -> None:
 
 def _data(chunk: Any) -> bytes:
     """What a chunk says; its usage may be where only litellm looks."""
+    if isinstance(chunk, bytes):
+        return SERVER_SENT_EVENTS.data(chunk)
     usage = getattr(chunk, "usage", None) or (getattr(chunk, "_hidden_params", None) or {}).get("usage")
     said = {**_plain(chunk), **({} if usage is None else {"usage": usage})}
     return json.dumps(said, default=_plain).encode()
@@ -279,15 +203,35 @@ def _plain(value: Any) -> Any:
     return value.model_dump() if hasattr(value, "model_dump") else getattr(value, "__dict__", {})
 
 
-_CHUNKS: Final = Framing(lambda kept, chunk: ([chunk], kept), _data)
+def _is_own() -> bool:
+    """Whether it is litellm that sends here, not one of its callbacks, which only those who have called tell."""
+    callback = import_module("litellm.integrations.custom_logger").CustomLogger
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code not in _HOLDING:
+        if "self" in frame.f_code.co_varnames[:1] and isinstance(frame.f_locals.get("self"), callback):
+            return False
+        frame = frame.f_back
+    return True
+
+
+#: Inside of which it is another call that is asked.
+_HOLDING: Final = {one.__code__ for one in (LitellmGuard._send, LitellmGuard._asend, _next, _anext)}
+
+
+def _cut(kept: bytes, chunk: Any) -> tuple[list[Any], bytes]:
+    """Anthropic's and Gemini's formats come as the bytes of their events."""
+    return SERVER_SENT_EVENTS.cut(kept, chunk) if isinstance(chunk, bytes) else ([chunk], kept)
+
+
+_CHUNKS: Final = Framing(_cut, _data)
 _ATTEMPTS: Final = Attempts(_status, _answer)
 _WIRE: Final = Wire(
-    endpoint=lambda asked: ("POST", _FUNCTIONS[asked.name][0]),
-    body=_Asked.body,
-    changed=_changed,
+    endpoint=lambda asked: ("POST", FUNCTIONS[asked.name][0]),
+    body=Asked.body,
+    changed=Asked.changed,
     open=lambda _: True,
     framing=lambda _: _CHUNKS,
     attach=_attach,
-    provider=lambda asked, _: asked.resolved({**dict(zip(asked.leading, asked.args, strict=False)), **asked.how})[1],
-    holds=True,
+    provider=lambda asked, _: asked.provider(),
+    holds=_is_own,
 )

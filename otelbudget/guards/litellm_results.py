@@ -5,18 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, finalize
 
 #: Whole answers from its cache, by their ``id()``.
 _cached: Final[WeakValueDictionary[int, Any]] = WeakValueDictionary()
+#: By the same, what was asked for of embeddings that come from there in part.
+_asked: Final[dict[int, Any]] = {}
 
 
 def caching(original: Callable[..., Any], *args: Any, **how: Any) -> Any:
-    """Guard of what makes an answer of an entry of the cache."""
-    found = original(*args, **how)
-    with suppress(TypeError):  # some have no weak references, and cost what they say
-        _cached[id(found)] = found
-    return found
+    """Guard of what makes an answer of an entry of the cache; of embeddings, with whether all of it is there."""
+    made = original(*args, **how)
+    found, whole = made if isinstance(made, tuple) else (made, True)
+    if whole:
+        with suppress(TypeError):  # some have no weak references, and cost what they say
+            _cached[id(found)] = found
+    return made
+
+
+def combining(original: Callable[..., Any], *args: Any, **how: Any) -> Any:
+    """Guard of what makes one answer of embeddings from the cache and those that were asked for."""
+    made = original(*args, **how)
+    _asked[id(made)] = how.get("embedding_response")
+    finalize(made, _asked.pop, id(made), None).atexit = False
+    return made
+
+
+def asked_for(result: Any) -> Any:
+    """What of *result* was asked for, which says its usage."""
+    return _asked.get(id(result)) or result
 
 
 def was_cached(result: Any) -> bool:

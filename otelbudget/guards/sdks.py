@@ -56,6 +56,14 @@ GOOGLE: Final = Sdk("google_genai", "google.genai", "gcp.gemini", gemini.ENDPOIN
 FERN: Final = (Sdk("cohere", "cohere", "cohere", cohere.ENDPOINTS),)
 OLLAMA: Final = Sdk("ollama", "ollama", "ollama", ollama.ENDPOINTS)
 BEDROCK: Final = Sdk("bedrock", "botocore.client", "aws.bedrock", bedrock.ENDPOINTS)
+AIOBEDROCK: Final = Sdk("aiobotocore", "aiobotocore.client", "aws.bedrock", bedrock.ENDPOINTS)
+#: Its own client, which sends to whom its models are of.
+DSPY: Final = Sdk(
+    "dspy",
+    "dspy._vendor.lm15.transports",
+    "openai",
+    (*openai.ENDPOINTS, *anthropic.ENDPOINTS, *gemini.ENDPOINTS),
+)
 LITELLM: Final = Sdk("litellm", "litellm", "litellm", litellm.ENDPOINTS)
 
 #: Modules of SDKs that send requests to a model and had no guard; one that gets a guard may stay here.
@@ -75,9 +83,6 @@ KNOWN: Final = (
 #: Module -> why nothing here can stop what it sends, and what can. What is not in `KNOWN` is imported by many who call
 #: no model with it, so only `otelbudget doctor` tells of it.
 WHY: Final[Mapping[str, str]] = {
-    "aiobotocore.client": "has a method of its own where boto3's guard is; call Bedrock through boto3",
     "claude_agent_sdk": "its loop is a subprocess; otelbudget.integrations.claude_agent.query gives it what is left",
-    "dspy": "its own client opens its own sockets and swallows what callbacks raise; let it call through litellm",
-    "litellm.google_genai": "its generate_content is sent past the guard of litellm; call litellm.completion() instead",
     "google.genai.live": "its Live API talks over a websocket, which nobody counts; bound it with run.reserve()",
 }

@@ -19,8 +19,9 @@ response is free. Assistants, agent sessions, batches, realtime and websockets a
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from otelbudget.guards import caps, exchange, patching
@@ -35,10 +36,11 @@ class StainlessGuard(SdkGuard):
     def _take_over(self) -> None:
         sync, asynchronous = self._classes()
         (function,) = self._taken()
-        for base, guard in ((sync, self._request), (asynchronous, self._arequest)):
+        guards = ((sync, self._request, exchange.sleeping), (asynchronous, self._arequest, _sleeping))
+        for base, guard, sleeping in guards:
             self._take(base, function, guard)
             self._note(base, "_process_response", exchange.processing)
-            self._note(base, "_sleep_for_retry", exchange.sleeping)
+            self._note(base, "_sleep_for_retry", sleeping)
         streaming = self._inside("_streaming")
         self._note_stream(streaming.Stream, streaming.AsyncStream)
         for inherited, guard in _INHERITED.items():
@@ -68,9 +70,28 @@ def _unless_capped(original: Callable[..., bool], client: Any, response: Any) ->
     """Of ``_should_retry``: a cap of the provider's own would refuse the next attempt as well."""
     if not original(client, response):
         return False
-    with suppress(Exception):  # that of an asynchronous stream can't be read here
+    with suppress(Exception):
         return not caps.in_body(response.read())
+    response.aclose = partial(_read_and_close, response)  # an asynchronous stream, which can't be read here
     return True
+
+
+async def _read_and_close(response: Any) -> None:
+    del response.aclose
+    with suppress(Exception):
+        await response.aread()
+    await response.aclose()
+
+
+async def _sleeping(original: Callable[..., Awaitable[None]], client: Any, *args: Any, **kwargs: Any) -> None:
+    """Of the asynchronous ``_sleep_for_retry``, which is called when that has been read and closed."""
+    response: Any = kwargs.get("response")
+    body = b""
+    with suppress(AttributeError, RuntimeError):  # there is none, or nobody has read it
+        body = response.content
+    if caps.in_body(body):
+        raise client._make_status_error_from_response(response) from None
+    await exchange.sleeping(original, client, *args, **kwargs)
 
 
 _INHERITED: Final[Mapping[str, Callable[..., Any]]] = {

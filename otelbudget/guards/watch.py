@@ -127,8 +127,9 @@ class Watch(ABC):
         raise StopAsyncIteration
 
     def _taken(self, part: Any) -> list[Any]:
+        pieces = self.pieces(part)  # what is given is whole, unless there is nothing in it to be shown
         try:
-            return list(self._shown([part]))
+            return [part] if list(self._shown(pieces)) or not pieces else []
         except BudgetExceeded:
             self._cut = True
             raise

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import lru_cache, partial
 from typing import Self
 
 from otelbudget.model.amounts import (
@@ -26,6 +27,7 @@ from otelbudget.model.reported import fields_of, whole
 from otelbudget.model.usage_names import CACHED, READ, REASONING
 from otelbudget.model.values import said, spelled
 
+_log = logging.getLogger(__name__)
 _ONE_STEP = Unsaid(1)
 _NO_TOOL_CALLS = Unsaid(0)
 _NOBODY_SAYS = Unsaid(0)
@@ -182,7 +184,10 @@ class Usage:
                 return used
             found = fields_of(used)
             return None if found is None else cls(**found, provider=provider)
-        except Exception:  # noqa: BLE001  more than a call can use, or somebody else's that can't be looked into
+        except ValueError:  # more than a call can use
+            return None
+        except Exception as error:  # noqa: BLE001  somebody else's that can't be looked into, or a mistake of ours
+            _unreadable(type(used).__qualname__, type(error).__qualname__)
             return None
 
     def __repr__(self) -> str:
@@ -197,6 +202,12 @@ class Usage:
         """As internal amounts, unknown token counts as 0, at the given cost."""
         given, made = self.input_tokens or 0, self.output_tokens or 0
         return Amounts(self.steps, given + made, given, made, cost_nanousd, self.tool_calls)
+
+
+@lru_cache(256)
+def _unreadable(kind: str, error: str) -> None:
+    """Tell of it, once for each kind."""
+    _log.warning("the usage of a %s is taken as unknown, since looking into it raised %s", kind, error, exc_info=True)
 
 
 def sum_of(amounts: Sequence[int], *, estimated: bool = False) -> Usage:

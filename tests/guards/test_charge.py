@@ -34,7 +34,7 @@ def _charged(*parts: Usage) -> Any:
     call: Any = Call()
     charge = _charge(call)
     for part in parts:
-        charge.note(part)
+        charge.note(object(), part)
     charge.answered(None)
     return call.charged
 

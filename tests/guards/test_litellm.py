@@ -415,6 +415,29 @@ def test_an_answer_from_its_cache_costs_nothing(
     assert server.requests == 1
 
 
+@pytest.mark.parametrize("owner", ["litellm", "router"])
+@pytest.mark.usefixtures("inner", "cached")
+def test_embeddings_cost_what_of_them_is_not_in_its_cache(
+    owner: str, server: Provider, manager: BudgetManager, litellm: Any
+) -> None:
+    how = {**_routes(server)["openai"], "model": "openai/text-embedding-3-small"}
+    made, how = (litellm, how) if owner == "litellm" else (
+        litellm.Router([{"model_name": "mine", "litellm_params": how}]), {"model": "mine"}
+    )  # fmt: skip
+
+    async def ask() -> None:
+        for texts in (["One."], ["One.", "Two."], ["One.", "Two."]):
+            await made.aembedding(input=texts, caching=True, **how)
+            while len(litellm.cache.cache.cache_dict) < len(texts):  # it is written beside
+                await asyncio.sleep(0.01)
+
+    server.enqueue(USED, USED)
+    with manager.run() as run:
+        asyncio.run(ask())
+        assert charged(run) == (2, 160, 0)
+    assert server.requests == 2
+
+
 @pytest.mark.parametrize("way", ["sync", "async"])
 @pytest.mark.usefixtures("inner", "cached")
 def test_an_attempt_before_an_answer_from_its_cache_is_charged(

@@ -111,6 +111,21 @@ def test_other_endpoints_pass_untouched(server: Provider, manager: BudgetManager
     assert _charged(run) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("hook", ["request", "response"])
+def test_what_is_asked_in_a_hook_of_its_http_client_is_no_attempt_of_it(
+    hook: str, server: Provider, manager: BudgetManager, client: OpenAI
+) -> None:
+    server.enqueue(USED)
+    hooks = {"event_hooks": {hook: [lambda _: client.models.list()]}}
+    with (
+        openai.DefaultHttpxClient(**hooks) as http,
+        OpenAI(base_url=server.base_url, api_key="none", max_retries=0, http_client=http) as asking,
+        manager.run() as run,
+    ):
+        asking.chat.completions.create(**CHAT)
+        assert (_charged(run), run.usage.estimated) == ((1, 80, 20), False)
+
+
 def test_nothing_happens_while_nothing_is_set_up(server: Provider, manager: BudgetManager, client: OpenAI) -> None:
     contexts.deactivate(manager.engine)
     WAYS["chat"](client)

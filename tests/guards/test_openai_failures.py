@@ -190,6 +190,21 @@ def test_an_error_of_the_transport_that_the_sdk_does_not_wrap_is_charged_its_inp
         assert (server.requests, _charged(run)) == (1, (1, INPUT, 0))
 
 
+@pytest.mark.parametrize(("hook", "charged"), [("request", (0, 0, 0)), ("response", (1, INPUT, 0))])
+def test_an_error_of_a_hook_is_charged_where_the_answer_had_come(
+    hook: str, charged: tuple[int, int, int], server: Provider, manager: BudgetManager
+) -> None:
+    def fail(_: Any) -> None:
+        raise LookupError("the application's own")
+
+    with openai.DefaultHttpxClient(event_hooks={hook: [fail]}) as http, manager.run() as run:
+        client = OpenAI(base_url=server.base_url, api_key="none", http_client=http)
+        with pytest.raises(LookupError):
+            client.chat.completions.create(**CHAT)
+        assert _charged(run) == charged
+    assert server.requests == charged[0]
+
+
 def test_an_answer_after_a_timeout_pays_for_both_attempts(
     server: Provider, manager: BudgetManager, client: OpenAI
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import anthropic
 import pytest
 from anthropic import Anthropic
-from openai import APIError, AsyncOpenAI, OpenAI
+from openai import APIError, AsyncOpenAI, OpenAI, RateLimitError
 from openai_ways import CHAT, RESPONSE
 
 from otelbudget import Config, RunBudget
@@ -94,14 +94,15 @@ def test_it_is_a_step_and_nothing_else(
     assert (run.usage.steps, run.usage.tokens, run.usage.estimated, len(served)) == (1, 0, False, 1)
 
 
+@pytest.mark.parametrize("how", [{}, {"stream": True}])
 async def test_an_asynchronous_client_does_not_try_again_either(
-    gateway: str, manager: BudgetManager, served: Served, answer: dict[str, Any]
+    how: dict[str, Any], gateway: str, manager: BudgetManager, served: Served, answer: dict[str, Any]
 ) -> None:
     answer["make"] = lambda _: (429, QUOTA)
     async with AsyncOpenAI(base_url=gateway, api_key="none") as client:
-        with manager.run(), suppress(APIError):
-            await client.chat.completions.create(**CHAT)
-    assert len(served) == 1
+        with manager.run() as run, pytest.raises(RateLimitError):
+            await client.chat.completions.create(**CHAT, **how)
+    assert (len(served), run.usage.steps, run.usage.tokens) == (1, 1, 0)
 
 
 @pytest.mark.parametrize(

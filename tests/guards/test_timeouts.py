@@ -18,8 +18,6 @@ from otelbudget.manager import BudgetManager
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it asks the network when it is imported
 HANGS = Reply(fault="hang")
-#: Takes no timeout for a single call.
-WITHOUT = ("bedrock",)
 pytestmark = [
     pytest.mark.usefixtures("ticking"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -42,7 +40,6 @@ CASES = [
     *(
         pytest.param(sdk, lambda server, ask=ask: ask(server.root_url), id=f"{sdk} {way}")
         for sdk, one in KITS.items()
-        if sdk not in WITHOUT
         for way, ask in one.ways.items()
     ),
 ]

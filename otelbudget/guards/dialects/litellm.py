@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from otelbudget.guards.dialects import Endpoints, anthropic, get, openai
+from otelbudget.guards.dialects import Endpoints, anthropic, gemini, get, openai
+from otelbudget.guards.litellm_results import asked_for
+from otelbudget.model.usage import Usage
 
 
 class Chat(openai.OpenAI):
@@ -18,9 +20,19 @@ class Chat(openai.OpenAI):
         return not says and self.usage(event, "") is not None
 
 
+class Embeddings(openai.OpenAI):
+    """``embedding``, which may come from litellm's cache in part."""
+
+    def usage(self, answer: object, provider: str) -> Usage | None:
+        """That of what was asked for."""
+        return super().usage(asked_for(answer), provider)
+
+
 ENDPOINTS: Final[Endpoints] = (
     ("/chat/completions", Chat("chat", openai.CHAT_MAXIMA, asks_usage=True)),
+    ("/embeddings", Embeddings("embeddings")),
     ("/ocr", openai.fee("ocr")),
     *openai.ENDPOINTS,
     *anthropic.ENDPOINTS,
+    *gemini.ENDPOINTS,
 )
