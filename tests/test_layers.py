@@ -133,3 +133,14 @@ def test_importing_loads_nothing_that_is_not_needed(statement: str) -> None:
     program = f"import sys; {statement}; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_lock_is_one_that_forks_and_signal_handlers_know() -> None:
+    made = {
+        f"{module}: {ast.unparse(node)}"
+        for module, path in FILES.items()
+        if room(module) not in ("forking", "demo")  # which is another program
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("Lock", "RLock", "Condition")
+    }
+    assert not made, "take forking.held_lock() or fresh_lock()"

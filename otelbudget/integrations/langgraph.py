@@ -6,7 +6,6 @@ whose name the configuration has among its agents, whenever it was made, also in
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
@@ -14,6 +13,7 @@ from typing import Any, Final
 from opentelemetry.context import Context, get_current
 from opentelemetry.trace import Span, StatusCode, set_span_in_context
 
+from otelbudget import forking
 from otelbudget.engine import context as contexts
 from otelbudget.integrations import hooks
 from otelbudget.integrations.entries import Entries
@@ -84,7 +84,7 @@ class _Work:
     def __init__(self, name: str) -> None:
         self._begin: Callable[[], Span | None] = lambda: hooks.agent_span(name)
         self._span: Span | None = None
-        self._lock = threading.Lock()
+        self._lock = forking.fresh_lock()
 
     def span(self) -> Span | None:
         """It; None where an instrumentation's is there, and after the end."""
