@@ -93,6 +93,23 @@ def row(request: pytest.FixtureRequest, server: Provider) -> Callable[..., int]:
     return row
 
 
+@pytest.fixture(scope="module")
+def sent(request: pytest.FixtureRequest) -> Iterator[dict[int, list[int]]]:
+    """How many requests were sent in each way of calling an SDK, by the steps that were allowed; a row of RESULTS.md.
+
+    The module says which ``PACKAGE`` it is about and what its callers ``SAW``; what isn't charged exactly fails.
+    """
+    sent: dict[int, list[int]] = {0: [], 1: []}
+    yield sent
+    module = request.module
+    if sent[0] and sent[1]:
+        most = [max(sent[steps]) for steps in (0, 1)]
+        blocks = "yes" if most <= [0, 1] else "no"
+        write_row(
+            "sdks", module.PACKAGE, version(module.PACKAGE), "none", len(sent[0]), *most, "exact", module.SAW, blocks
+        )
+
+
 def _seen(ask: Callable[[], object], budget: RunBudget | None) -> str:
     """What there is to see for who asks: the beginning of the answer, or the error."""
     saw = ""

@@ -16,6 +16,7 @@ import otelbudget
 from otelbudget import BudgetExceeded, RunBudget
 from otelbudget.guards import GUARDS
 
+PACKAGE, SAW = "aiobotocore", "BudgetExceeded"
 Setup = Callable[..., otelbudget.BudgetManager]
 USED = Reply(chunks=("one ", "two ", "three"), input_tokens=80, output_tokens=20)
 CONVERSE: dict[str, Any] = {
@@ -79,7 +80,7 @@ def _charged(run: Any) -> tuple[int, int, int]:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("steps", [0, 1])
 async def test_of_five_calls_as_many_are_sent_as_there_are_steps(
-    steps: int, way: str, server: Provider, client: Any
+    steps: int, way: str, server: Provider, client: Any, sent: dict[int, list[int]]
 ) -> None:
     server.enqueue(*[USED] * steps)
     became = []
@@ -94,6 +95,7 @@ async def test_of_five_calls_as_many_are_sent_as_there_are_steps(
         assert not run.usage.estimated
     assert became == ["answered"] * steps + [None] * (5 - steps)
     assert server.requests == steps
+    sent[steps].append(server.requests)
 
 
 @pytest.mark.parametrize("most", [0, 1])

@@ -14,6 +14,7 @@ import otelbudget
 from otelbudget import RunBudget
 from otelbudget.guards import GUARDS
 
+PACKAGE, SAW = "dspy", "LMUnexpectedError, which says why"
 SAID = "[[ ## answer ## ]]\none two\n\n[[ ## completed ## ]]"
 USED = Reply(text=SAID, input_tokens=80, output_tokens=20)
 
@@ -56,7 +57,9 @@ def _charged(run: Any) -> tuple[int, int, int]:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("route", ["openai", "anthropic", "gemini"])
 @pytest.mark.parametrize("steps", [0, 1])
-def test_of_five_calls_as_many_are_sent_as_there_are_steps(steps: int, route: str, way: str, server: Provider) -> None:
+def test_of_five_calls_as_many_are_sent_as_there_are_steps(
+    steps: int, route: str, way: str, server: Provider, sent: dict[int, list[int]]
+) -> None:
     server.enqueue(*[USED] * steps)
     model, became = _model(route, server), []
     with otelbudget.run(RunBudget(max_steps=steps), reraise=False) as run:
@@ -70,6 +73,7 @@ def test_of_five_calls_as_many_are_sent_as_there_are_steps(steps: int, route: st
         assert not run.usage.estimated
     assert became == ["answered"] * steps + ["denied"] * (5 - steps)
     assert server.requests == steps
+    sent[steps].append(server.requests)
 
 
 @pytest.mark.parametrize("way", WAYS)
