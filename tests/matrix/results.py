@@ -46,7 +46,7 @@ def write_row(table: str, *said: object) -> None:
     """Add a row to the result, if a result is wanted: ``run --all`` names a folder for it."""
     if folder := os.environ.get("OTELBUDGET_MATRIX_ROWS"):
         with (Path(folder) / table).open("a", encoding="utf-8") as file:
-            file.write(f"| {' | '.join(map(str, said))} |\n")
+            file.write(f"| {' | '.join(' '.join(str(one).split()) for one in said)} |\n")
 
 
 def rows(text: str, head: str) -> list[list[str]]:
