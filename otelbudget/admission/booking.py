@@ -77,20 +77,21 @@ def refuse(payer: Payer, request: Request, judged: Judgement) -> BudgetExceeded:
     denial = judged.decision.denial
     assert denial is not None
     error = denial.error()
-    run = payer.run
+    run, times = payer.run, 1
     if run is not None:
         blocker = judged.blocker or run
-        payer.engine.ledger.locked(lambda: _pend(run, blocker, denial, error))
-    times = _count(payer, request.operation, denial)
+        times = payer.engine.ledger.locked(lambda: _pend(run, blocker, denial, error))
+    note(payer, request.operation, denial, again=times > 1)
     notices.refused(payer, denial, judged.blocker or run, times)
     _say(payer, request, denial, times)
     _mark(payer, request.site, "deny", denial)
     return error
 
 
-def note(payer: Payer, operation: str, denial: Denial, decision: str = "deny") -> None:
-    """Count a decision that is not raised."""
-    payer.engine.meters.count(payer.tenant, denial.budget, operation, decision, denial.reason, denial.resource)
+def note(payer: Payer, operation: str, denial: Denial, decision: str = "deny", *, again: bool = False) -> None:
+    """Count a decision; *again* if its run has met that before."""
+    said = (denial.budget, operation, decision, denial.reason, denial.resource)
+    payer.engine.meters.count(payer.tenant, *said, again=again)
 
 
 def probed(payer: Payer, judged: Judgement) -> bool:
@@ -101,7 +102,8 @@ def probed(payer: Payer, judged: Judgement) -> bool:
     return decision.allowed
 
 
-def _pend(run: RunState, blocker: RunState, denial: Denial, error: BudgetExceeded) -> None:
+def _pend(run: RunState, blocker: RunState, denial: Denial, error: BudgetExceeded) -> int:
+    """Have it raised again at the end of those runs; gives how often *run* has met it, this time included."""
     key = (denial.resource, denial.reason, blocker)
     # A run that nobody opened can't raise it again at its end: that is for the one around it.
     opened = [one for one in run.lineage if one.kind != "implicit"] if blocker.kind == "implicit" else []
@@ -114,21 +116,10 @@ def _pend(run: RunState, blocker: RunState, denial: Denial, error: BudgetExceede
         refused.pending.setdefault(key, error if one.reraise else None)
     if denial.reason not in PASSING and not run.closed:
         run.outcome = "exhausted"
-    first = run.refused.first
-    if first is None or (denial.reason not in PASSING and first.reason in PASSING):
-        run.refused.first = denial
-
-
-def _count(payer: Payer, operation: str, denial: Denial) -> int:
-    """Count it; gives how often this run has met it, this time included."""
-    key = (denial.resource, denial.reason)
-    meters = payer.engine.meters
-    times = 1
-    run = payer.run
-    if run is not None:
-        seen = run.refusals().times
-        times = seen[key] = seen.get(key, 0) + 1
-    meters.count(payer.tenant, denial.budget, operation, "deny", *key[::-1], again=times > 1)
+    refused = run.refused
+    if refused.first is None or (denial.reason not in PASSING and refused.first.reason in PASSING):
+        refused.first = denial
+    refused.times[key[:2]] = times = refused.times.get(key[:2], 0) + 1
     return times
 
 

@@ -88,11 +88,20 @@ class AioBedrockGuard(SdkGuard):
             body = _body_to_read(result)
             if body is not None:
                 data = await body.read()
-                body._raw_stream, body._amount_read = _Again(body._raw_stream, data), 0
+                _give_again(body, data)
             exchange.answered(_answer(result, None if body is None else data))
             return result
 
         return await acarried(plan(self._sdk, _WIRE, client, asked, stream=False), asked, send)
+
+
+def _give_again(body: Any, data: bytes) -> None:
+    """Have *body*, whose *data* has been read, be read once more; with httpx it has a buffer of its own."""
+    body._amount_read = 0
+    if hasattr(body, "_buffer"):
+        body._buffer = data
+    else:
+        body._raw_stream = _Again(body._raw_stream, data)
 
 
 class _Again:
@@ -172,7 +181,7 @@ def _attempt(original: Callable[..., Any], endpoint: Any, request: Any) -> Any:
 
 async def _aattempt(original: Callable[..., Awaitable[Any]], endpoint: Any, request: Any) -> Any:
     _bound(request)
-    return await _ATTEMPTS.aone(original, endpoint, request)
+    return await _AATTEMPTS.aone(original, endpoint, request)
 
 
 def _bound(request: Any) -> None:
@@ -215,6 +224,8 @@ def _data(message: Any) -> bytes:
 
 _MESSAGES: Final = Framing(lambda kept, message: ([message], kept), _data)
 _ATTEMPTS: Final = Attempts(lambda _: None)
+#: Whose body has to be awaited, and says no usage where it is an error.
+_AATTEMPTS: Final = Attempts(lambda _: None, lambda response: Answer(response.status_code))
 _WIRE: Final = Wire(
     endpoint=lambda asked: ("POST", f"{asked.params.get('modelId')}/{asked.operation}"),
     body=_body,

@@ -57,7 +57,7 @@ class Charge:
     """One admitted call and its settlement. Attempts without an answer may have been worked on: each adds the input."""
 
     __slots__ = (
-        *("_awaiting", "_charged", "_lent", "_own", "_parted", "_told", "_under_way"),
+        *("_awaiting", "_charged", "_own", "_parted", "_told", "_turn", "_under_way"),
         *("call", "exchange", "reported_cost_usd", "request"),
     )
 
@@ -74,7 +74,9 @@ class Charge:
         self._told: dict[object, Usage] = {}
         #: Says whether what is sent inside, from here, is the library's own doing; None where nothing is.
         self._own = own
-        self._parted = self._lent = self._under_way = self._awaiting = False
+        #: Whose turn it is, to be taken in one step: of parts in several threads it is one's.
+        self._turn = [True]
+        self._parted = self._under_way = self._awaiting = False
 
     def holding(self) -> AbstractContextManager[None]:
         """Have the calls inside be parts of this one."""
@@ -87,16 +89,22 @@ class Charge:
         Raises:
             BudgetExceeded: It is not the first, and comes after the run's deadline.
         """
-        if self.call.settled or self._lent or not (self._own and self._own()):
+        if self.call.settled or not (self._turn and self._own and self._own()):
             return False
         if self._parted:
             self.call.again()
-        self._parted = self._lent = self._under_way = True
+        try:
+            self._turn.pop()
+        except IndexError:  # another thread was faster
+            return False
+        self._parted = self._under_way = True
         return True
 
     def part_ended(self, *, answered: bool) -> None:
         """The part that was under way is over; without an answer, the next one is another attempt."""
-        self._lent, self._under_way = answered, False
+        self._under_way = False
+        if not answered:
+            self._turn = [True]
         if self._awaiting:
             self._awaiting = False
             self.answered(None)

@@ -37,6 +37,9 @@ _HOMES: Final = (
     *("main", "responses.main", "images.main", "google_genai.main"),
 )
 
+#: What of litellm calls functions of the application's, or sends for itself: it is not the call that is asked.
+_ASIDE: Final = ("litellm.caching.", "litellm.litellm_core_utils.litellm_logging")
+
 #: Guards of how its cache answers.
 _CACHE: Final = {
     "_convert_cached_result_to_model_response": caching,
@@ -204,14 +207,18 @@ def _plain(value: Any) -> Any:
 
 
 def _is_own() -> bool:
-    """Whether it is litellm that sends here, not one of its callbacks, which only those who have called tell."""
+    """Whether it is litellm that sends here, as only those who have called tell: not a callback or its cache, nor what
+    these have begun in a task or a thread of their own."""
     callback = import_module("litellm.integrations.custom_logger").CustomLogger
+    own = bool(import_module("litellm").custom_provider_map)  # whose handlers may send from anywhere
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_code not in _HOLDING:
-        if "self" in frame.f_code.co_varnames[:1] and isinstance(frame.f_locals.get("self"), callback):
+        place, names = str(frame.f_globals.get("__name__")), frame.f_code.co_varnames
+        if place.startswith(_ASIDE) or ("self" in names[:1] and isinstance(frame.f_locals.get("self"), callback)):
             return False
+        own = own or (place.startswith("litellm.") and patching.STUB_NAME not in names)
         frame = frame.f_back
-    return True
+    return own or frame is not None
 
 
 #: Inside of which it is another call that is asked.

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any, cast
 
-_STUB_NAME = "_otelbudget_guard"
+#: The parameter that only stubs have.
+STUB_NAME = "_otelbudget_guard"
 
 
 def _stub(*args: Any, _otelbudget_guard: Callable[..., Any], **kwargs: Any) -> Any:
@@ -82,7 +83,7 @@ class Takeover:
         # The signature first, since it can no longer be told from the stub's code, and the code last: until then the
         # additional default is an unused one.
         vars(function).setdefault("__signature__", inspect.signature(function))
-        function.__kwdefaults__ = {**(function.__kwdefaults__ or {}), _STUB_NAME: self._call}
+        function.__kwdefaults__ = {**(function.__kwdefaults__ or {}), STUB_NAME: self._call}
         function.__code__ = self._code
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from typing import Any
 
@@ -17,6 +19,9 @@ class Call:
     """A call that hears what it is charged."""
 
     input_tokens = 10
+    settled = False
+
+    def again(self) -> None: ...
 
     def commit(self, usage: Usage | None) -> None:
         self.charged = usage
@@ -25,9 +30,9 @@ class Call:
         self.charged_late = usage
 
 
-def _charge(call: Any) -> Charge:
+def _charge(call: Any, own: Any = None) -> Charge:
     request = ModelRequest(provider="openai", operation="chat", model="m", input_tokens=10)
-    return Charge(call, request, Exchange(lambda _: None))
+    return Charge(call, request, Exchange(call), own)
 
 
 def _charged(*parts: Usage) -> Any:
@@ -63,3 +68,10 @@ def test_what_is_told_late_of_a_part_adds_nothing_to_its_whole() -> None:
     charge.answered(Usage(100, 1, cache_write_tokens=50))
     charge.answered(Usage(100, 6, cache_write_tokens=50, cache_write_1h_tokens=50))
     assert (call.charged_late.input_tokens, call.charged_late.output_tokens) == (0, 5)
+
+
+def test_of_parts_in_several_threads_one_is_paid_by_the_whole() -> None:
+    together = threading.Barrier(4)
+    charge = _charge(Call(), lambda: together.wait(10) >= 0)
+    with ThreadPoolExecutor(4) as threads:
+        assert sorted(threads.map(lambda _: charge.lend(), range(4))) == [False, False, False, True]

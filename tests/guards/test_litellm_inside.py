@@ -114,6 +114,56 @@ def test_what_a_callback_sends_is_a_call_of_its_own(
     assert (server.requests, calling.became) == (steps, ["sent" if steps == 2 else "denied"])
 
 
+@pytest.mark.parametrize("elsewhere", ["task", "thread"])
+@pytest.mark.parametrize("route", ["openai", "anthropic"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_what_a_callback_sends_from_a_task_or_a_thread_is_a_call_of_its_own(
+    steps: int, route: str, elsewhere: str, server: Provider, manager: BudgetManager, litellm: Any
+) -> None:
+    calling = _Calling(lambda: litellm.completion(**SAY, **_route("openai", server)))
+
+    async def ask() -> None:
+        calling()
+
+    async def prepared(self: Any, kwargs: Any, _: Any) -> Any:
+        await (asyncio.create_task(ask()) if elsewhere == "task" else asyncio.to_thread(calling))
+        return kwargs
+
+    hooks = {"async_pre_call_deployment_hook": prepared}
+    litellm.callbacks.append(type("Callback", (litellm.integrations.custom_logger.CustomLogger,), hooks)())
+    server.enqueue(FIRST, SECOND)
+    with manager.run(RunBudget(max_steps=steps), reraise=False) as run:
+        WAYS["async"](litellm, _route(route, server))
+        assert charged(run) == ((2, 880, 30) if steps == 2 else (1, 80, 20))
+    assert (server.requests, calling.became) == (steps, ["sent" if steps == 2 else "denied"])
+
+
+@pytest.mark.parametrize("route", ["openai", "anthropic"])
+def test_what_its_cache_and_a_function_for_its_log_send_are_calls_of_their_own(
+    route: str, server: Provider, manager: BudgetManager, litellm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from litellm.caching.in_memory_cache import InMemoryCache
+
+    def embed() -> None:
+        how = {**_route("openai", server), "model": "openai/text-embedding-3-small"}
+        litellm.embedding(input=["Say it."], cache={"no-cache": True, "no-store": True}, **how)
+
+    embedding = _Calling(embed)
+    logging = _Calling(lambda: litellm.completion(**SAY, **_route("openai", server)))
+
+    class Semantic(InMemoryCache):  # type: ignore[misc]  # without types
+        def get_cache(self, *_: Any, **__: Any) -> None:
+            embedding()
+
+    monkeypatch.setattr(litellm, "cache", litellm.caching.caching.Cache())
+    litellm.cache.cache = Semantic()
+    server.enqueue(*[FIRST] * 3)
+    with manager.run(RunBudget(max_steps=3)) as run:
+        litellm.completion(**SAY, **_route(route, server), caching=True, logger_fn=lambda _: logging())
+        assert charged(run) == (3, 240, 40)
+    assert (server.requests, embedding.became, logging.became) == (3, ["sent"], ["sent"])
+
+
 def test_what_a_callback_sends_past_the_public_function_is_guarded_too(
     server: Provider, manager: BudgetManager, litellm: Any
 ) -> None:

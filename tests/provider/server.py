@@ -10,6 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from otelbudget.demo.server import DemoServer, Handler, Request
 from provider.script import Reply, Script
@@ -29,6 +30,13 @@ class ScriptedHandler(Handler):
         with contextlib.suppress(OSError):  # it was reset
             super().finish()
         self.server.demo.open.discard(self.connection)
+
+    def parse_request(self) -> bool:
+        """Of an absolute URL, which HTTP has for proxies and aiobotocore's httpx for all, the path."""
+        read = super().parse_request()
+        if read:
+            self.path = urlsplit(self.path)._replace(scheme="", netloc="").geturl()
+        return read
 
     def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
         if self.path != "/v1/models":

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 from aiobotocore.config import AioConfig
+from aiobotocore.httpsession import AIOHTTPSession
+from aiobotocore.httpxsession import HttpxSession
 from aiobotocore.session import get_session
+from botocore.exceptions import ClientError
 from provider import Provider, Reply
 from provider.bedrock import CLAUDE
 
@@ -30,10 +33,15 @@ INVOKE: dict[str, Any] = {"modelId": CLAUDE, "body": json.dumps(BODY)}
 
 
 @pytest.fixture
-async def client(setup: Setup, server: Provider) -> AsyncIterator[Any]:
+def session() -> type:
+    return AIOHTTPSession
+
+
+@pytest.fixture
+async def client(session: type, setup: Setup, server: Provider) -> AsyncIterator[Any]:
     setup()
     keys = {"aws_access_key_id": "none", "aws_secret_access_key": "none", "region_name": "us-east-1"}
-    config = AioConfig(retries={"max_attempts": 0})
+    config = AioConfig(retries={"max_attempts": 0}, http_session_cls=session)
     made = get_session().create_client("bedrock-runtime", endpoint_url=server.root_url, config=config, **keys)
     async with made as client:
         yield client
@@ -96,6 +104,20 @@ async def test_of_five_calls_as_many_are_sent_as_there_are_steps(
     assert became == ["answered"] * steps + [None] * (5 - steps)
     assert server.requests == steps
     sent[steps].append(server.requests)
+
+
+@pytest.mark.parametrize("session", [AIOHTTPSession, HttpxSession])
+@pytest.mark.parametrize("way", ["converse", "invoke"])  # with httpx its streams can't be read
+async def test_an_error_costs_a_step_and_the_answer_after_it_what_it_says(
+    way: str, server: Provider, client: Any
+) -> None:
+    server.enqueue(Reply(status=429), USED)
+    with otelbudget.run(RunBudget(max_steps=2)) as run:
+        with pytest.raises(ClientError):
+            await WAYS[way](client)
+        assert _charged(run) == (1, 0, 0)
+        await WAYS[way](client)
+        assert _charged(run) == (2, 80, 20)
 
 
 @pytest.mark.parametrize("most", [0, 1])
