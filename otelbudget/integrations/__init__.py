@@ -37,6 +37,7 @@ PROCESS_WIDE: Final = {
     "google.adk.plugins.plugin_manager": "google_adk.budget_adk",
     "agent_framework": "agent_framework.budget_agents",
     "fastmcp.tools": "fastmcp_tools.budget_tools",
+    "fastmcp.server.providers.fastmcp_provider": "fastmcp_mounted.count_once",
     "celery.app.task": "celery.deny_retries",
 }
 
