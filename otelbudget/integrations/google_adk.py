@@ -68,7 +68,8 @@ _plugin = BudgetPlugin()
 def budget_adk() -> Callable[[], None]:
     """From now on, hold each tool call in this process.
 
-    Plugins and callbacks of yours go on, and a tool that a plugin answers for is not charged. Gives what ends that.
+    Plugins and callbacks of yours go on. A tool that a plugin answers for is not charged; one that a callback of its
+    agent answers for is. What a tool calls is a tool call, not a nested one. Gives what ends that.
     """
     return Entries((PluginManager, "run_before_tool_callback", _before_tool))
 
