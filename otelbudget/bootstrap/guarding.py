@@ -19,7 +19,7 @@ from otelbudget.guards import GUARDS, unguarded
 from otelbudget.guards.boundary import contained
 from otelbudget.guards.sdks import WHY
 from otelbudget.guards.watch import settle_dropped
-from otelbudget.integrations import PROCESS_WIDE, put_in
+from otelbudget.integrations import PROCESS_WIDE, hook_of
 
 if TYPE_CHECKING:
     from otelbudget.engine.engine import Engine
@@ -130,9 +130,11 @@ class Guarding:
                 _log.warning("the guard of %s is not reached by %s", sdk, ", ".join(around))
 
     def _hooked(self, module: str) -> None:
-        with contained(f"putting a hook into {module}"), self._lock:
+        with contained(f"putting a hook into {module}"):
             try:
-                self._undo_hooks.append(put_in(module))
+                put = hook_of(module)  # imports more of the framework, which must not wait for us in another thread
+                with self._lock:
+                    self._undo_hooks.append(put())
             except ImportError as error:
                 # Programs have folders of their own of such names, `agents` above all.
                 level = logging.WARNING if module.partition(".")[0] in packages_distributions() else logging.DEBUG

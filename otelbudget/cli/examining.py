@@ -20,7 +20,7 @@ from otelbudget.errors import StoreError
 from otelbudget.estimate.tokenizer import tiktoken
 from otelbudget.guards import GUARDS, unguarded
 from otelbudget.guards.sdks import WHY
-from otelbudget.integrations import HOOKS, PROCESS_WIDE, put_in
+from otelbudget.integrations import HOOKS, PROCESS_WIDE, hook_of
 from otelbudget.manager import BudgetManager
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _held(framework: str) -> tuple[Mark, str]:
     if module is None:
         return "plain", ""
     try:
-        taken_out = put_in(module)
+        taken_out = hook_of(module)()
         taken_out()
     except Exception as error:  # noqa: BLE001 - whatever a broken framework raises
         return "warn", f"; setup() can't hook it: {error}"

@@ -30,20 +30,19 @@ def _generator_stub(*args: Any, _otelbudget_guard: Callable[..., Any], **kwargs:
 
 async def _async_generator_stub(*args: Any, _otelbudget_guard: Callable[..., Any], **kwargs: Any) -> Any:
     guarded = _otelbudget_guard(*args, **kwargs)
-    thrown = None
+    step = guarded.asend(None)
     while True:
         try:
-            value = await (guarded.__anext__() if thrown is None else guarded.athrow(thrown))
+            value = await step
         except StopAsyncIteration:
             return
         try:
-            yield value
-            thrown = None
+            step = guarded.asend((yield value))
         except GeneratorExit:
             await guarded.aclose()
             raise
         except BaseException as error:  # noqa: BLE001 - handed on, and the answer counts
-            thrown = error
+            step = guarded.athrow(error)
 
 
 def _stub_for(function: FunctionType) -> FunctionType:
@@ -58,8 +57,7 @@ def _stub_for(function: FunctionType) -> FunctionType:
 class Takeover:
     """A function whose calls run ``guard(original, *args, **kwargs)`` until `undo`.
 
-    It may be a coroutine function, or a generator function, such as one that `contextlib` makes context managers of;
-    what is sent into an asynchronous one is lost.
+    It may be a coroutine function, or a generator function, such as one that `contextlib` makes context managers of.
 
     Example:
         >>> def double(n: int) -> int:

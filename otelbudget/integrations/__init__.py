@@ -34,19 +34,20 @@ PROCESS_WIDE: Final = {
     "langchain_core.tools.base": "langchain_core.budget_tools",
     "langgraph.pregel.main": "langgraph.budget_graphs",
     "pydantic_ai": "pydantic_ai.budget_agents",
-    "google.adk": "google_adk.budget_adk",
+    "google.adk.plugins.plugin_manager": "google_adk.budget_adk",
     "agent_framework": "agent_framework.budget_agents",
     "fastmcp.tools": "fastmcp_tools.budget_tools",
+    "fastmcp.server.providers.fastmcp_provider": "fastmcp_mounted.count_once",
     "celery.app.task": "celery.deny_retries",
 }
 
 
-def put_in(module: str) -> Callable[[], None]:
-    """Put the hook of one of `PROCESS_WIDE` in; gives what takes it out.
+def hook_of(module: str) -> Callable[[], Callable[[], None]]:
+    """What puts the hook of one of `PROCESS_WIDE` in, and gives what takes it out.
 
     Raises:
         ImportError: It is an old version, or another module of that name.
     """
     file, _, name = PROCESS_WIDE[module].partition(".")
-    done: Callable[[], None] = getattr(import_module(f"{__name__}.{file}"), name)()
-    return done
+    found: Callable[[], Callable[[], None]] = getattr(import_module(f"{__name__}.{file}"), name)
+    return found

@@ -55,7 +55,7 @@ def deny_retries() -> Callable[[], None]:
 
 
 def _retry(original: Callable[..., Any], task: Any, *args: Any, **options: Any) -> Any:
-    denial = found_in(options.get("exc") or sys.exc_info()[1])
+    denial = found_in(options.get("exc")) or found_in(sys.exc_info()[1])
     if denial is not None:  # it would be refused again
         raise denial
     return original(task, *args, **options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from otelbudget.errors import BudgetExceeded
@@ -24,6 +25,7 @@ try:
         unregister_after_tool_call_hook,
         unregister_before_tool_call_hook,
     )
+    from crewai.utilities.agent_utils import is_inside_event_loop
 except ImportError as missing:
     raise ImportError("this is for CrewAI 1.15 or newer: pip install 'otelbudget[crewai]'") from missing
 
@@ -41,7 +43,7 @@ def budget_crews() -> Callable[[], None]:
     register_before_tool_call_hook(_before_tool_call)
     register_after_tool_call_hook(_after_tool_call)
     # What an agent does its work in, alone or in a crew.
-    work = (("execute_task", _work), ("aexecute_task", _awork), ("kickoff", _work), ("akickoff", _awork))
+    work = (("execute_task", _work), ("aexecute_task", _awork), ("kickoff", _kickoff), ("kickoff_async", _awork))
     return _Crews(*((Agent, name, hook) for name, hook in work))
 
 
@@ -60,6 +62,11 @@ def _work(original: Callable[..., Any], agent: Any, *args: Any, **options: Any) 
 async def _awork(original: Callable[..., Awaitable[Any]], agent: Any, *args: Any, **options: Any) -> Any:
     with hooks.agent(agent.role.strip()):
         return await original(agent, *args, **options)
+
+
+def _kickoff(original: Callable[..., Any], agent: Any, *args: Any, **options: Any) -> Any:
+    # In an event loop it gives the coroutine of `kickoff_async`.
+    return (original if is_inside_event_loop() else partial(_work, original))(agent, *args, **options)
 
 
 def _before_tool_call(context: Any) -> bool | None:

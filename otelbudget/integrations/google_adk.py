@@ -51,11 +51,12 @@ class BudgetPlugin(BasePlugin):
     async def before_tool_callback(self, *, tool: Any, tool_args: Any, tool_context: Any) -> dict[str, Any] | None:  # noqa: ARG002
         """Charge the tool call; what the model is told where it is refused."""
         try:
-            async with hooks.tool_call(tool.name, tool_context.function_call_id):
-                return None  # what the tool does is not inside of this hook
+            # Goes on until the task ends: ADK has one for each call, and awaits what the tool does in that.
+            await hooks.tool_call(tool.name, tool_context.function_call_id).__aenter__()
         except BudgetExceeded as denial:
             self._dealt_with()
             return {"error": hooks.not_run(denial)}
+        return None
 
     def _dealt_with(self) -> None:
         if self._acknowledge:
@@ -68,7 +69,8 @@ _plugin = BudgetPlugin()
 def budget_adk() -> Callable[[], None]:
     """From now on, hold each tool call in this process.
 
-    Plugins and callbacks of yours go on, and a tool that a plugin answers for is not charged. Gives what ends that.
+    Plugins and callbacks of yours go on. A tool that a plugin answers for is not charged; one that a callback of its
+    agent answers for is. Gives what ends that.
     """
     return Entries((PluginManager, "run_before_tool_callback", _before_tool))
 

@@ -12,7 +12,7 @@ from otelbudget import semconv
 from otelbudget.engine import context as contexts
 from otelbudget.runs import ambient
 from otelbudget.runs.api import current_run
-from otelbudget.runs.tool_call import ToolCall
+from otelbudget.runs.tool_call import ToolCall, enclosing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +37,16 @@ def tool_call(name: str, call_id: str | None = None, *, any_name: bool = False) 
     """
     run = run_here()
     return nullcontext() if run is None else ToolCall(run, name, call_id or None, from_hook=True, any_name=any_name)
+
+
+def renamed() -> None:
+    """Let the tool call of here go on under another name, under which the next layer shows it."""
+    run = run_here()
+    if run is not None and run.engine.spans is not None:
+        here = get_current()
+        call = enclosing(here, run, run.engine.spans.tree.around(here, exact=True))
+        if call is not None:
+            call.any_name = True
 
 
 def agent_span(name: str | None, shown: Span | None = None) -> Span | None:

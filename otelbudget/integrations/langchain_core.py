@@ -1,7 +1,8 @@
 """For tools of LangChain: `budget_tools()` holds each call of one, whoever makes it: an agent, a graph, code of yours.
 
 `setup()` calls it where they are imported. A refused tool doesn't run: where a model asked for it, that is told so in a
-`ToolMessage`; where the tool is called with bare arguments, BudgetExceeded is raised.
+`ToolMessage`; where the tool is called with bare arguments, BudgetExceeded is raised. A tool that LangGraph's
+``interrupt`` pauses runs again when it goes on, and is charged again.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from otelbudget.integrations.entries import Entries
 from otelbudget.runs.decorator import driven, driven_async
 
 try:
+    from langgraph.errors import GraphBubbleUp
     from langgraph.pregel import _retry
     from langgraph.pregel.main import Pregel
 except ImportError as missing:
@@ -57,14 +58,14 @@ def _name(graph: Any) -> str | None:
     return named or (graph.name if graph.name != Pregel.name and hooks.known(graph.name) else None)
 
 
-def _node(original: Callable[..., None], *args: Any, **options: Any) -> None:
+def _node(original: Callable[..., Any], *args: Any, **options: Any) -> Any:
     with _inside():
-        original(*args, **options)
+        return original(*args, **options)
 
 
-async def _anode(original: Callable[..., Awaitable[None]], *args: Any, **options: Any) -> None:
+async def _anode(original: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:
     with _inside():
-        await original(*args, **options)
+        return await original(*args, **options)
 
 
 def _inside() -> AbstractContextManager[None]:
@@ -97,8 +98,8 @@ class _Work:
         """A block for the graph, which gets the context in which its nodes find this."""
         try:
             yield _WORK.put(get_current(), self)
-        except Exception:
-            if self._span is not None:
+        except Exception as error:
+            if self._span is not None and not isinstance(error, GraphBubbleUp):  # that pauses it, or hands over
                 self._span.set_status(StatusCode.ERROR)
             raise
         finally:

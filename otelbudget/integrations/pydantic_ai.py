@@ -19,7 +19,7 @@ from otelbudget.integrations.entries import Entries
 try:
     from pydantic_ai import Agent
     from pydantic_ai.capabilities import AbstractCapability
-    from pydantic_ai.exceptions import ToolFailed
+    from pydantic_ai.exceptions import ToolFailed, UserError
 except ImportError as missing:
     raise ImportError("this is for Pydantic AI 2.16 or newer: pip install 'otelbudget[pydantic-ai]'") from missing
 
@@ -56,9 +56,24 @@ class BudgetCapability(AbstractCapability[Any]):
 
 
 def budget_agents() -> Callable[[], None]:
-    """From now on, do what `BudgetCapability` does in each run of an agent in this process. Gives what ends that."""
+    """From now on, do what `BudgetCapability` does in each run of an agent in this process. Gives what ends that.
+
+    Not in a durable workflow (Temporal's, DBOS'), which takes only the capabilities that its agent was made with.
+    """
     return Entries((Agent, "iter", _iter))  # the other ways to run one go through it
 
 
 def _iter(original: Callable[..., Any], agent: Any, *args: Any, capabilities: Any = None, **options: Any) -> Any:
-    return original(agent, *args, capabilities=[*(capabilities or ()), BudgetCapability()], **options)
+    if _takes_more(agent):
+        capabilities = [*(capabilities or ()), BudgetCapability()]
+    return original(agent, *args, capabilities=capabilities, **options)
+
+
+def _takes_more(agent: Any) -> bool:
+    """Whether a run of *agent* can have capabilities that it wasn't made with."""
+    validate = getattr(agent.root_capability, "_validate_runtime_capabilities", lambda *_: None)
+    try:
+        validate(None, [BudgetCapability()])
+    except UserError:
+        return False
+    return True

@@ -16,7 +16,7 @@ from openai.resources.responses import Responses
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import otelbudget
-from otelbudget import BudgetExceeded, ConfigError, RunBudget
+from otelbudget import BudgetExceeded, ConfigError, RunBudget, integrations
 from otelbudget.bootstrap import facts, instrumentors
 from otelbudget.demo import DemoServer
 from otelbudget.guards import GUARDS
@@ -302,3 +302,23 @@ def test_a_framework_too_old_for_its_hook_is_imported_as_before_and_told_of_and_
     assert importlib.import_module("crewai").VERSION == 1
     del sys.modules["crewai"]
     assert ("no hook is put into crewai" in caplog.text) is installed
+
+
+def test_what_a_hook_imports_waits_for_no_import_that_another_thread_is_in_the_middle_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = "def put(): return lambda: None\n"
+    other = "other = threading.Thread(target=importlib.import_module, args=('other_framework',))\n"
+    (tmp_path / "slow_hook.py").write_text(
+        f"import importlib, threading\n{put}{other}other.start()\nother.join(10)\nwaited = other.is_alive()\n"
+    )
+    (tmp_path / "quick_hook.py").write_text(put)
+    for framework, hook in (("a_framework", "slow_hook"), ("other_framework", "quick_hook")):
+        (tmp_path / f"{framework}.py").touch()
+        monkeypatch.setitem(integrations.PROCESS_WIDE, framework, f"{hook}.put")
+        monkeypatch.delitem(sys.modules, framework, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(integrations, "__path__", [*integrations.__path__, str(tmp_path)])
+    setup()
+    importlib.import_module("a_framework")
+    assert not importlib.import_module("otelbudget.integrations.slow_hook").waited

@@ -78,11 +78,11 @@ async def test_a_coroutine_function_stays_one() -> None:
 async def test_an_asynchronous_generator_is_read_through_the_guard_and_hears_how_it_ends() -> None:
     heard: list[object] = []
 
-    async def pieces(n: int) -> AsyncGenerator[int, None]:
+    async def pieces(n: int) -> AsyncGenerator[int, object]:
         try:
             for i in range(n):
                 try:
-                    yield i
+                    heard.append((yield i))
                 except LookupError:
                     yield -1
         except GeneratorExit:
@@ -96,10 +96,12 @@ async def test_an_asynchronous_generator_is_read_through_the_guard_and_hears_how
     assert await read.athrow(LookupError()) == -1
     with pytest.raises(KeyError):
         await read.athrow(KeyError())
+    heard.clear()
     read = pieces(2)
     assert await anext(read) == 0
+    assert await read.asend("sent") == 1
     await read.aclose()
-    assert heard == ["closed"]
+    assert heard == ["sent", "closed"]
     takeover.undo()
     assert [i async for i in pieces(2)] == [0, 1]
 

@@ -59,6 +59,14 @@ def by_hand(task: Task, tenant: str) -> None:
         raise task.retry(exc=error)  # noqa: B904 - as Celery's users do
 
 
+@app.task(bind=True, default_retry_delay=0, max_retries=3)
+def by_hand_as_another(task: Task, tenant: str) -> None:
+    try:
+        fruitless(tenant)
+    except Exception:  # noqa: BLE001
+        raise task.retry(exc=LookupError("try again"))  # noqa: B904 - as Celery's users do
+
+
 def fruitless(tenant: str) -> None:
     ATTEMPTS.append(tenant)
     with openai.OpenAI(max_retries=0) as client, otelbudget.run("two", tenant=tenant):
@@ -87,7 +95,7 @@ def test_a_denial_fails_the_task_at_once(worker: Provider, wrapped: bool) -> Non
     assert worker.requests == 2
 
 
-@pytest.mark.parametrize("task", [by_itself, by_hand])
+@pytest.mark.parametrize("task", [by_itself, by_hand, by_hand_as_another])
 def test_no_denial_is_retried_after_setup_alone(worker: Provider, task: Task) -> None:
     with pytest.raises(BudgetExceeded):
         task.delay("acme").get(timeout=30)

@@ -79,10 +79,16 @@ def test_a_tool_call_that_an_instrumentation_shows_as_well_is_one(
     assert len(RAN) == run.usage.tool_calls == (3 if budget.max_tool_calls is None else 1)
 
 
+async def in_a_loop(made: Crew) -> object:
+    return await made.agents[0].kickoff("Go on.")
+
+
 WORK: dict[str, Callable[[Crew], object]] = {
     "crew": lambda made: made.kickoff(),
     "asynchronous crew": lambda made: asyncio.run(made.akickoff()),
     "agent alone": lambda made: made.agents[0].kickoff("Go on."),
+    "asynchronous agent alone": lambda made: asyncio.run(made.agents[0].kickoff_async("Go on.")),
+    "agent alone in an event loop": lambda made: asyncio.run(in_a_loop(made)),
 }
 
 

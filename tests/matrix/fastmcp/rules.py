@@ -86,6 +86,23 @@ async def test_beside_the_middleware_a_tool_call_is_charged_once(setup: Setup) -
     assert len(ran) == run.usage.tool_calls == 1
 
 
+@pytest.mark.parametrize("way", ["by name", "transformed"])
+async def test_a_tool_of_a_mounted_server_is_one_call_whatever_its_names(setup: Setup, way: str) -> None:
+    setup()
+    ran: list[str] = []
+    outer, middle = FastMCP("outer"), FastMCP("middle")
+    middle.mount(server_of(ran), namespace="in")
+    outer.mount(middle, namespace="mid")
+    name = "mid_in_search"
+    if way == "transformed":
+        mounted = await outer.get_tool(name)
+        assert mounted is not None
+        outer.add_tool(Tool.from_tool(mounted, name=(name := "find")))
+    with otelbudget.run(RunBudget(max_nested_tool_calls=0)) as run:
+        await outer.call_tool(name, {"query": "x"})
+    assert (ran, run.usage.tool_calls) == (["x"], 1)
+
+
 async def test_it_is_taken_out_again(setup: Setup) -> None:
     before = Tool._run.__code__
     for _ in range(2):

@@ -8,12 +8,14 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from conftest import asks_for
 from google.adk.agents import LlmAgent
 from google.adk.agents.run_config import RunConfig, StreamingMode
 from google.adk.models.google_llm import Gemini
 from google.adk.plugins.base_plugin import BasePlugin
 from google.adk.plugins.plugin_manager import PluginManager
 from google.adk.runners import InMemoryRunner
+from google.adk.tools.agent_tool import AgentTool
 from google.genai.types import Content, Part
 from provider import Provider, Reply
 
@@ -116,6 +118,24 @@ async def test_an_agent_below_another_has_the_budget_of_its_name(
     with pytest.raises(BudgetExceeded, match="budget 'two'"):
         await work(runner_of(server, [], name="coordinator", below=(researcher,)))
     assert server.requests == 3
+
+
+@pytest.mark.parametrize(("budget", "found"), [(RunBudget(), 1), (RunBudget(max_nested_tool_calls=0), 0)])
+async def test_a_tool_that_an_agent_calls_which_is_a_tool_itself_is_nested(
+    setup: Setup, server: Provider, budget: RunBudget, found: int
+) -> None:
+    setup()
+    server.enqueue(
+        Reply(text="", tool_calls=[("researcher", {"request": "Go on."})]),
+        asks_for("search", "search"),
+        Reply(text="ok"),
+    )
+    ran: list[str] = []
+    inner, outer = runner_of(server, ran, name="researcher").agent, runner_of(server, ran)
+    outer.agent.tools = [AgentTool(inner)]
+    with otelbudget.run(budget) as run:
+        await work(outer)
+    assert (len(ran), run.usage.tool_calls) == (2 * found, 1 + 2 * found)
 
 
 @pytest.mark.parametrize("acknowledge", [False, True])

@@ -12,15 +12,19 @@ import pytest
 from conftest import asks_for
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware, ToolRetryMiddleware
-from langchain_core.tools import BaseTool
+from langchain_core.tools import BaseTool, tool
 from langchain_openai import ChatOpenAI
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.func import entrypoint, task
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.pregel import Pregel
+from langgraph.types import Command, interrupt
 from openinference.instrumentation.langchain import LangChainInstrumentor as OpenInference
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.instrumentation.genai.langchain import LangChainInstrumentor
 from opentelemetry.instrumentation.langchain import LangchainInstrumentor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from provider import Provider, Reply
 
 import otelbudget
@@ -107,6 +111,57 @@ def test_graphs_without_a_name_are_nobodys_work_of_their_own(setup: Setup, insat
     with pytest.raises(BudgetExceeded, match="2 of 2"):
         loop.invoke({"messages": []})
     assert insatiable.requests == 2
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_tasks_of_the_functional_interface_give_what_they_give(setup: Setup, server: Provider, way: str) -> None:
+    setup()
+    model = ChatOpenAI(model="demo-small", max_retries=0)
+
+    @task
+    def ask() -> str:
+        return model.invoke("Go on.").text
+
+    @task
+    async def aask() -> str:
+        return (await model.ainvoke("Go on.")).text
+
+    @entrypoint()
+    def once(_: str) -> str:
+        return ask().result()
+
+    @entrypoint()
+    async def aonce(_: str) -> str:
+        return await aask()
+
+    server.enqueue(Reply(text="done"))
+    assert (once.invoke("x") if way == "sync" else LOOP.run(aonce.ainvoke("x"))) == "done"
+
+
+def test_an_agent_that_pauses_or_hands_over_has_not_failed(setup: Setup, server: Provider) -> None:
+    @tool
+    def ask(query: str) -> str:
+        """Ask a person."""
+        return interrupt(query)
+
+    @tool
+    def hand_over(query: str) -> Command[str]:
+        """Let another agent do it."""
+        return Command(graph=Command.PARENT, goto="other", update={"messages": []})
+
+    exporter = InMemorySpanExporter()
+    setup()
+    otelbudget.shutdown()
+    otelbudget.setup(exporter=exporter, metrics_port=None, instrument=False)
+    server.enqueue(asks_for("ask"), asks_for("hand_over"))
+    for given in (ask, hand_over):
+        agent = create_agent(ChatOpenAI(model="demo-small", max_retries=0), [given], name="researcher")
+        graph = StateGraph(MessagesState).add_node("agent", agent).add_node("other", lambda _: {"messages": []})
+        graph.add_edge(START, "agent").compile(checkpointer=InMemorySaver()).invoke(
+            {"messages": [("user", "Go on.")]}, {"configurable": {"thread_id": given.name}}
+        )
+    spans = [span for span in exporter.get_finished_spans() if span.name == "invoke_agent researcher"]
+    assert [span.status.status_code for span in spans] == [trace.StatusCode.UNSET] * 2
 
 
 @pytest.mark.parametrize("way", ["sync", "stream", "async"])

@@ -11,6 +11,7 @@ import pytest
 from provider import Provider
 from pydantic_ai import Agent
 from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.exceptions import UserError
 from pydantic_ai.models.openai import OpenAIChatModel
 
 import otelbudget
@@ -160,6 +161,18 @@ async def test_capabilities_of_one_run_go_on(setup: Setup, three_at_once: Provid
         result = await agent_of([], plain=True).run("Go on.", capabilities=[Theirs()])
     told = str(result.all_messages())
     assert ("FOUND" in told, told.count("Not run: budget of run")) == (True, 2)
+
+
+async def test_an_agent_that_takes_no_capability_of_a_run_works_as_without_us(setup: Setup, server: Provider) -> None:
+    class Durable(AbstractCapability[Any]):  # in a workflow
+        def _validate_runtime_capabilities(self, ctx: Any, capabilities: Any) -> None:
+            if capabilities:
+                raise UserError("capabilities added per-run are not supported")
+
+    setup()
+    assert (await agent_of([], None, Durable(), plain=True).run("Go on.")).output
+    with pytest.raises(UserError, match="per-run"):
+        await agent_of([], None, Durable(), plain=True).run("Go on.", capabilities=[BudgetCapability()])
 
 
 def test_after_shutdown_pydantic_ai_is_as_it_was(setup: Setup, three_at_once: Provider) -> None:
