@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
-from importlib.metadata import packages_distributions
 from typing import TYPE_CHECKING, Any
 
 from otelbudget import forking
@@ -136,8 +135,9 @@ class Guarding:
                 with self._lock:
                     self._undo_hooks.append(put())
             except ImportError as error:
-                # Programs have folders of their own of such names, `agents` above all.
-                level = logging.WARNING if module.partition(".")[0] in packages_distributions() else logging.DEBUG
+                # Programs have folders of their own of such names, `agents` above all, and those are not installed.
+                file = getattr(sys.modules.get(module), "__file__", None) or ""
+                level = logging.WARNING if "-packages" in file else logging.DEBUG  # in site-packages, dist-packages
                 _log.log(level, "no hook is put into %s, whose tools and agents are not held: %s", module, error)
 
     def _passes(self, module: str) -> None:

@@ -292,12 +292,10 @@ def test_the_warning_says_why_and_what_to_do_instead(
 def test_a_framework_too_old_for_its_hook_is_imported_as_before_and_told_of_and_another_of_its_name_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, installed: bool
 ) -> None:
-    (tmp_path / "crewai.py").write_text("VERSION = 1\n")
-    if installed:
-        (said := tmp_path / "crewai-0.1.dist-info").mkdir()
-        (said / "METADATA").write_text("Metadata-Version: 2.1\nName: crewai\nVersion: 0.1\n")
-        (said / "top_level.txt").write_text("crewai\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / ("site-packages" if installed else "project")
+    folder.mkdir()
+    (folder / "crewai.py").write_text("VERSION = 1\n")
+    monkeypatch.syspath_prepend(folder)
     setup()
     assert importlib.import_module("crewai").VERSION == 1
     del sys.modules["crewai"]
