@@ -138,14 +138,14 @@ def test_a_plain_stream_of_geminis_is_charged_what_it_says(
         assert charged(run) == (1, 80, 20)
 
 
-@pytest.mark.parametrize("most", [0, 1, 2])
+# The Router's messages that nobody has begun to read are in a circle of litellm's until the collector comes.
+@pytest.mark.parametrize(
+    ("kind", "most"), [(kind, most) for kind in STREAMS for most in range(kind == "router's messages", 3)]
+)
 @pytest.mark.parametrize("route", ["openai", "anthropic", "gemini"])
-@pytest.mark.parametrize("kind", STREAMS)
 def test_a_stream_that_is_left_lets_go(
     kind: str, route: str, most: int, server: Provider, manager: BudgetManager, litellm: Any
 ) -> None:
-    if (kind, most) == ("router's messages", 0):
-        pytest.skip("is in a circle of litellm's until the collector comes")
     made = _made(litellm, STREAMS[kind], route, server)
 
     async def leave() -> None:

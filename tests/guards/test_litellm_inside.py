@@ -96,15 +96,18 @@ def _callback(litellm: Any, hook: str, calling: _Calling) -> Any:
     return type("Callback", (base,), {hook: prepared if hook.startswith("async") else asked})()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("hook", "way"),
+    [
+        *((hook, way) for hook in ("log_pre_api_call", "log_post_api_call") for way in WAYS),
+        *(("async_pre_call_deployment_hook", way) for way in WAYS if "async" in way),  # is asked for these alone
+    ],
+)
 @pytest.mark.parametrize("route", ["openai", "anthropic"])
-@pytest.mark.parametrize("hook", ["log_pre_api_call", "log_post_api_call", "async_pre_call_deployment_hook"])
 @pytest.mark.parametrize("steps", [1, 2])
 def test_what_a_callback_sends_is_a_call_of_its_own(
     steps: int, hook: str, route: str, way: str, server: Provider, manager: BudgetManager, litellm: Any
 ) -> None:
-    if "deployment" in hook and "async" not in way:
-        pytest.skip("is asked for asynchronous calls alone")
     calling = _Calling(lambda: litellm.completion(**SAY, **_route("openai", server)))
     litellm.callbacks.append(_callback(litellm, hook, calling))
     server.enqueue(FIRST, SECOND)
