@@ -42,7 +42,7 @@ from otelbudget.stores.records import RunRecord
 _log = logging.getLogger("otelbudget")
 
 
-class Leased(Leasing):
+class Leased(Leasing, Store):
     """*store*, with leases.
 
     Args:
@@ -63,21 +63,17 @@ class Leased(Leasing):
         return self._blocks.answers
 
     def reserve(self, asked: Reserve) -> Answer:
-        """See `Store.reserve`."""
         return self._blocks.hold(asked) or make(self._store, self._reserve(asked))
 
     async def areserve(self, asked: Reserve) -> Answer:
-        """See `Store.areserve`."""
         answer = self._blocks.hold(asked)
         return await amake(self._store, self._reserve(asked)) if answer is None else answer
 
     def settle(self, ended: Settle) -> Settled:
-        """See `Store.settle`."""
         settled = self._blocks.settle(ended)
         return settled if settled and not self._blocks.ready else make(self._store, self._settle(ended, settled))
 
     async def asettle(self, ended: Settle) -> Settled:
-        """See `Store.asettle`."""
         settled = self._blocks.settle(ended)
         return settled if settled and not self._blocks.ready else await amake(self._store, self._settle(ended, settled))
 
@@ -92,38 +88,34 @@ class Leased(Leasing):
         return await amake(self._store, self._settle_there(ended)) if settled is None else settled
 
     def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
-        """See `Store.read`."""
         return make(self._store, self._read((shard, lines)))
 
     async def aread(self, shard: str, lines: tuple[Line, ...]) -> Answer:
-        """See `Store.aread`."""
         return await amake(self._store, self._read((shard, lines)))
 
     def renew(self, shard: str, ids: Sequence[str], ttl_s: float) -> None:
-        """See `Store.renew`; leases on which something is held are renewed with it."""
+        """Leases on which something is held are renewed with it."""
         mine = {id: held for id in ids if (held := self._blocks.held.get(id)) is not None}
         for held in mine.values():
             held.until_s = self._clock_s() + ttl_s + GRACE_S
         self._store.renew(shard, [*{one.lease.id for one in mine.values()}, *(set(ids) - set(mine))], ttl_s)
 
     def configure(self, shard: str, key: str, change: Override | Reset | None) -> None:
-        """See `Store.configure`; what was spent of leases goes there before."""
+        """What was spent of leases goes there before."""
         self._settle_all(shard)
         self._store.configure(shard, key, change)
         if isinstance(change, Reset):
             self._blocks.forget(shard, key)
 
     def overrides(self, shard: str) -> Mapping[str, Override]:
-        """See `Store.overrides`."""
         return self._store.overrides(shard)
 
     def accounts(self, shard: str, after: str = "") -> Sequence[Stored]:
-        """See `Store.accounts`; what was spent of leases goes there before."""
+        """What was spent of leases goes there before."""
         self._settle_all(shard)
         return self._store.accounts(shard, after)
 
     def run(self, shard: str, run_id: str, record: RunRecord | None = None) -> RunRecord | None:
-        """See `Store.run`."""
         return self._store.run(shard, run_id, record)
 
     def tend(self) -> None:

@@ -9,8 +9,6 @@ from contextlib import suppress
 from itertools import chain
 from typing import Any
 
-__all__ = ["ASKING", "Command", "Lane"]
-
 Command = Sequence[str | bytes | int]
 ASKING: Command = ("ASKING",)
 

@@ -31,6 +31,7 @@ from otelbudget.stores.base import (
     Reset,
     Settle,
     Settled,
+    Store,
     Stored,
     WrongWindow,
     judge,
@@ -41,8 +42,6 @@ from otelbudget.stores.sqlite_file import File, given_back, kept
 from otelbudget.stores.sqlite_schema import HELD, USED
 from otelbudget.stores.sqlite_tidy import Tidier
 from otelbudget.stores.sqlite_trip import Hold, Trip
-
-__all__ = ["SqliteStore"]
 
 T = TypeVar("T")
 
@@ -55,7 +54,7 @@ _FORGET = f"""UPDATE account SET {", ".join(f"{used} = 0" for used in USED)}
 _RUN = "SELECT opened, state, changes, opened_s FROM run WHERE shard = ? AND id = ? AND opened_s > ?"
 
 
-class SqliteStore:
+class SqliteStore(Store):
     """A store in the file at *path*, which is made when it is first needed; its directory has to be there.
 
     Threads and processes share it safely, on a local disk. A process that forks closes the file before, and parent and
@@ -92,15 +91,12 @@ class SqliteStore:
         forking.tell(self)
 
     def reserve(self, asked: Reserve) -> Answer:
-        """See `Store.reserve`."""
         return self._write(asked.shard, partial(_reserve, asked=asked))
 
     def settle(self, ended: Settle) -> Settled:
-        """See `Store.settle`."""
         return self._write(ended.shard, partial(_settle, ended=ended))
 
     def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
-        """See `Store.read`."""
 
         def look(connection: sqlite3.Connection, now_s: float) -> Answer:
             trip = Trip(connection, shard, now_s)
@@ -112,15 +108,12 @@ class SqliteStore:
         return self._file.reading(look)
 
     def renew(self, shard: str, ids: Sequence[str], ttl_s: float) -> None:
-        """See `Store.renew`."""
         self._write(shard, lambda trip: trip.renew(ids, ttl_s))
 
     def configure(self, shard: str, key: str, change: Override | Reset | None) -> None:
-        """See `Store.configure`."""
         self._write(shard, partial(_configure, key=key, change=change))
 
     def overrides(self, shard: str) -> Mapping[str, Override]:
-        """See `Store.overrides`."""
 
         def look(connection: sqlite3.Connection, _: float) -> Mapping[str, Override]:
             rows = connection.execute("SELECT key, rules FROM override WHERE shard = ? ORDER BY key", (shard,))
@@ -129,11 +122,9 @@ class SqliteStore:
         return self._file.reading(look)
 
     def accounts(self, shard: str, after: str = "") -> Sequence[Stored]:
-        """See `Store.accounts`."""
         return self._file.reading(lambda connection, now_s: _accounts(Trip(connection, shard, now_s), after))
 
     def run(self, shard: str, run_id: str, record: RunRecord | None = None) -> RunRecord | None:
-        """See `Store.run`."""
         if record is None:
             return self._file.reading(lambda connection, now_s: _run(Trip(connection, shard, now_s), run_id))
         return self._write(shard, partial(_run, run_id=run_id, record=record))
@@ -145,15 +136,12 @@ class SqliteStore:
         self._file.close()
 
     async def areserve(self, asked: Reserve) -> Answer:
-        """See `Store.areserve`."""
         return await self._away(self.reserve, asked)
 
     async def asettle(self, ended: Settle) -> Settled:
-        """See `Store.asettle`."""
         return await self._away(self.settle, ended)
 
     async def aread(self, shard: str, lines: tuple[Line, ...]) -> Answer:
-        """See `Store.aread`."""
         return await self._away(self.read, shard, lines)
 
     def forked(self) -> None:

@@ -18,8 +18,6 @@ from otelbudget.errors import StoreError
 from otelbudget.stores.health import Health
 from otelbudget.stores.sqlite_schema import prepare
 
-__all__ = ["File", "given_back", "kept"]
-
 T = TypeVar("T")
 #: What a trip does: it gets the connection, inside a transaction, and what the clock says then.
 Work = Callable[[sqlite3.Connection, float], T]

@@ -12,8 +12,6 @@ from typing import Final
 
 from otelbudget.model.amounts import RESOURCES
 
-__all__ = ["HELD", "USED", "prepare"]
-
 VERSION: Final = 1
 
 _EACH: Final = range(len(RESOURCES))
@@ -36,12 +34,9 @@ _TABLES: Final = (
         lines TEXT NOT NULL, amounts TEXT NOT NULL, on_expiry TEXT NOT NULL, PRIMARY KEY (shard, id)) WITHOUT ROWID""",
     "CREATE INDEX hold_open ON hold (shard, expires_s, id) WHERE state = 'open'",
     "CREATE INDEX hold_ended ON hold (expires_s) WHERE state <> 'open'",
-)
-#: Files that were made before there were shared runs get these, too.
-_RUNS: Final = (
-    """CREATE TABLE IF NOT EXISTS run (shard TEXT, id TEXT, opened TEXT NOT NULL, state TEXT NOT NULL,
+    """CREATE TABLE run (shard TEXT, id TEXT, opened TEXT NOT NULL, state TEXT NOT NULL,
         changes INTEGER NOT NULL, opened_s REAL NOT NULL, PRIMARY KEY (shard, id)) WITHOUT ROWID""",
-    "CREATE INDEX IF NOT EXISTS run_opened ON run (opened_s)",
+    "CREATE INDEX run_opened ON run (opened_s)",
 )
 
 
@@ -61,8 +56,6 @@ def prepare(connection: sqlite3.Connection) -> None:
     if empty:
         _create(connection)
         _check(connection)
-    for table in _RUNS:
-        connection.execute(table)
 
 
 def _empty(connection: sqlite3.Connection) -> bool:

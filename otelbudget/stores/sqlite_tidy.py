@@ -10,8 +10,6 @@ from otelbudget.stores.base import KEPT_S
 from otelbudget.stores.records import RUN_S
 from otelbudget.stores.sqlite_schema import HELD
 
-__all__ = ["Tidier"]
-
 #: How many rows of each table one trip deletes at most: more than it adds.
 _ROWS: Final = 50
 #: Seconds until the next look, when there was nothing left.
