@@ -21,8 +21,7 @@ from otelbudget import forking
 from otelbudget._version import __version__
 from otelbudget.telemetry.cell_types import Tally
 from otelbudget.telemetry.cells import MAX_SERIES, Meters
-from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS
-from otelbudget.telemetry.family import Family
+from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS, Family
 from otelbudget.telemetry.histogram import Trace
 from otelbudget.telemetry.labels import OTHER
 from otelbudget.telemetry.snapshot import ActiveRun, Snapshot

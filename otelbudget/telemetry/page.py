@@ -6,6 +6,8 @@ when it counts: one that is new began after the scrape before, so Prometheus see
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 import zlib
 from collections.abc import Iterator
@@ -16,16 +18,42 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from prometheus_client.utils import floatToGoString
 
 from otelbudget import forking
-from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS
-from otelbudget.telemetry.family import Family, HistogramFamily
-from otelbudget.telemetry.forks import ForkWatch
+from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS, Family, HistogramFamily
 
 if TYPE_CHECKING:
     from otelbudget.telemetry.cells import Meters
     from otelbudget.telemetry.histogram import Histogram
     from otelbudget.telemetry.snapshot import Snapshot
 
+_log = logging.getLogger(__name__)
 _ESCAPES: Final = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
+
+
+class ForkWatch:
+    """Knows whether this process has forked, since a page tells of its own process alone."""
+
+    def __init__(self) -> None:
+        self._forks = self._said = False
+        forking.before(self)
+        forking.tell(self)
+
+    def forking(self) -> None:
+        """Before a fork: from now on the page does not tell of all that is spent."""
+        self._forks = True
+
+    def forked(self) -> None:
+        """In a child, whose page tells of it all."""
+        self._forks = self._said = False
+
+    def scraped(self) -> None:
+        """Warn, the first time a page is read that doesn't tell of all."""
+        if self._forks and not self._said:
+            self._said = True
+            _log.warning(
+                "this page tells of process %d alone: each process that it has forked counts for itself, and has a page"
+                " of its own once it uses a budget",
+                os.getpid(),
+            )
 
 
 class _Series(NamedTuple):

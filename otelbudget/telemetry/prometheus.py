@@ -16,10 +16,9 @@ from prometheus_client.samples import Exemplar as PrometheusExemplar
 from prometheus_client.utils import floatToGoString
 
 from otelbudget.telemetry.cells import Meters
-from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS
-from otelbudget.telemetry.family import Family, HistogramFamily
-from otelbudget.telemetry.forks import ForkWatch
+from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS, Family, HistogramFamily
 from otelbudget.telemetry.histogram import Histogram
+from otelbudget.telemetry.page import ForkWatch
 
 
 class PrometheusCollector(Collector):
