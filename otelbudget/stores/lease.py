@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from operator import add, sub
 
 from otelbudget import forking
@@ -70,22 +69,12 @@ class Leased(Leasing, Store):
         return await amake(self._store, self._reserve(asked)) if answer is None else answer
 
     def settle(self, ended: Settle) -> Settled:
-        settled = self._blocks.settle(ended)
-        return settled if settled and not self._blocks.ready else make(self._store, self._settle(ended, settled))
+        """One trip at most: what a block doesn't need any more is given back with the next request, or by `tend`."""
+        return self._blocks.settle(ended) or make(self._store, self._settle(ended))
 
     async def asettle(self, ended: Settle) -> Settled:
         settled = self._blocks.settle(ended)
-        return settled if settled and not self._blocks.ready else await amake(self._store, self._settle(ended, settled))
-
-    def settle_alone(self, ended: Settle) -> Settled:
-        """`settle`, which gives nothing back, so that it is one trip or none."""
-        settled = self._blocks.settle(ended)
-        return make(self._store, self._settle_there(ended)) if settled is None else settled
-
-    async def asettle_alone(self, ended: Settle) -> Settled:
-        """`settle_alone` for coroutines."""
-        settled = self._blocks.settle(ended)
-        return await amake(self._store, self._settle_there(ended)) if settled is None else settled
+        return await amake(self._store, self._settle(ended)) if settled is None else settled
 
     def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         return make(self._store, self._read((shard, lines)))
@@ -169,7 +158,8 @@ class Leased(Leasing, Store):
     def _grow(self, held: Held, asked: Reserve) -> Trips[Answer]:
         """Have the block of a hold hold what it needs, one after the other."""
         lease, mine = held.lease, object()
-        self._blocks.close_one(lease)  # so nobody else takes what this one is given
+        if lease.is_open:  # so nobody else takes what this one is given
+            self._blocks.close_live(lease.key)
         while self._taking.setdefault(lease.id, mine) is not mine:
             yield "read", lease.shard, ()  # as long as the trip of the other one takes
         try:
@@ -204,13 +194,7 @@ class Leased(Leasing, Store):
         answer: Answer = yield "read", *key
         return self._blocks.seen(key, answer)
 
-    def _settle(self, ended: Settle, settled: Settled | None) -> Trips[Settled]:
-        settled = settled or (yield from self._settle_there(ended))
-        with suppress(Unsent):  # once more later
-            yield from self._give_back()
-        return settled
-
-    def _settle_there(self, ended: Settle) -> Trips[Settled]:
+    def _settle(self, ended: Settle) -> Trips[Settled]:
         """Settle what the store holds, and let go of what is held of it here."""
         blocks, key = self._blocks, (ended.shard, ended.lines)
         held = blocks.held.get(ended.id)

@@ -12,14 +12,14 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
 from otelbudget import forking
 from otelbudget.config.store import StoreConfig
 from otelbudget.errors import IdempotencyError, StoreError
-from otelbudget.stores.base import Answer, Line, Reserve, Settle, Settled, Store, WrongWindow
+from otelbudget.stores.base import Answer, Line, Reserve, Settled, Store, WrongWindow
 from otelbudget.stores.failure import Failure
 from otelbudget.stores.health import Asking, Health
 from otelbudget.stores.owed import ById, Owed, Unsent
@@ -135,14 +135,14 @@ class Shared:
     def _settle(self, owed: Owed) -> None:
         try:
             self._catch_up()
-            self._send(owed, self.store.settle)
+            self._send(owed)
         except StoreError:
             self.failure.settled(owed.ended, reached=False)
             self.put_off()
 
     async def _asettle(self, owed: Owed) -> None:
         try:
-            await self._asend(owed, self.store.asettle)
+            await self._asend(owed)
         except StoreError:
             self.failure.settled(owed.ended, reached=False)
             self.put_off()
@@ -155,32 +155,30 @@ class Shared:
         settled = None
         with suppress(StoreError):
             self._catch_up()
-            settled = self._sent(owed, self.store.settle, WrongWindow)
+            settled = self._sent(owed, WrongWindow)
         self.failure.settled(owed.ended, reached=settled is not None)
         return settled
 
-    def _sent(
-        self, owed: Owed, settle: Callable[[Settle], Settled], refusals: Any = (WrongWindow, IdempotencyError)
-    ) -> Settled:
+    def _sent(self, owed: Owed, refusals: Any = (WrongWindow, IdempotencyError)) -> Settled:
         with Asking(self):
             try:
-                return settle(owed.ended)
+                return self.store.settle(owed.ended)
             except refusals as refused:
-                return settle(owed.otherwise(refused))
+                return self.store.settle(owed.otherwise(refused))
 
-    def _send(self, owed: Owed, settle: Callable[[Settle], Settled]) -> None:
+    def _send(self, owed: Owed) -> None:
         if owed.ended.id in self._owed:
             with owed:
-                settled = self._sent(owed, settle)
+                settled = self._sent(owed)
             self._answered(owed, settled)
 
-    async def _asend(self, owed: Owed, settle: Callable[[Settle], Awaitable[Settled]]) -> None:
+    async def _asend(self, owed: Owed) -> None:
         if owed.ended.id in self._owed:
             with owed, Asking(self):
                 try:
-                    settled = await settle(owed.ended)
+                    settled = await self.store.asettle(owed.ended)
                 except (WrongWindow, IdempotencyError) as refused:
-                    settled = await settle(owed.otherwise(refused))
+                    settled = await self.store.asettle(owed.otherwise(refused))
             self._answered(owed, settled)
 
     def _answered(self, owed: Owed, settled: Settled) -> None:
@@ -194,7 +192,7 @@ class Shared:
     def _catch_up(self, *, flying: bool = False) -> None:
         """Send what waits, in order; StoreError if the store still doesn't take it."""
         for owed in self.owed.due(flying=flying):
-            self._send(owed, getattr(self.store, "settle_alone", self.store.settle))
+            self._send(owed)
 
     def _catch_up_first(self) -> None:
         """Send what was spent before a request, so that it sees that."""
@@ -208,7 +206,7 @@ class Shared:
             await asyncio.sleep(0)  # what this task has settled goes first
         try:
             for owed in self.owed.due():
-                await self._asend(owed, getattr(self.store, "asettle_alone", self.store.asettle))
+                await self._asend(owed)
         except StoreError as error:
             raise Unsent(str(error)) from error
 
@@ -259,7 +257,7 @@ class Shared:
         """Send what waits, as requests also do meanwhile; what fails otherwise than by absence is given up."""
         for owed in self.owed.due(flying=flying):
             try:
-                self._answered(owed, self._sent(owed, getattr(self.store, "settle_alone", self.store.settle)))
+                self._answered(owed, self._sent(owed))
             except StoreError:
                 return
             except Exception:  # noqa: BLE001 - whatever it is, the thread goes on
