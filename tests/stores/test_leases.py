@@ -20,8 +20,7 @@ from otelbudget.config import StoreConfig, load_budget_config
 from otelbudget.stores import shared
 from otelbudget.stores.base import Line, Reserve, Reset, Settle
 from otelbudget.stores.blocks import Blocks
-from otelbudget.stores.lease import Leased
-from otelbudget.stores.leasing import BLOCK_S
+from otelbudget.stores.lease import BLOCK_S, Leased
 from otelbudget.stores.memory import MemoryStore
 
 LINE = lifetime(limits=limit(1000))
