@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from otelbudget import forking
 from otelbudget.errors import StoreError
-from otelbudget.ledger.account import Hold, HoldState, QuotaAccount, Refusal
+from otelbudget.ledger.account import Hold, HoldState, QuotaAccount
 from otelbudget.ledger.accounts import Accounts
 from otelbudget.ledger.change import Changes
 from otelbudget.ledger.ledger import Ledger
@@ -59,8 +59,7 @@ class _Kept:
 
 @dataclass(slots=True)
 class _Shard:
-    """What is kept together; *due* has (until_s, id), also of times that were put off since; *runs* the first opened
-    first."""
+    """What is kept together; *due* has (until_s, id), also of times that were put off, *runs* the oldest first."""
 
     kept: dict[str, _Kept] = field(default_factory=dict)
     due: list[tuple[float, str]] = field(default_factory=list)
@@ -72,6 +71,9 @@ class _Shard:
         """Keep *one* until then; whoever looks at `due` finds what is over."""
         self.kept[id], one.until_s = one, until_s
         heappush(self.due, (until_s, id))
+
+    def mark(self, id: str, one: _Kept, now_s: float) -> None:
+        self.keep(id, one, now_s + (KEYED_MARK_S if one.digest else MARK_S))
 
 
 class MemoryStore(Store):
@@ -92,8 +94,7 @@ class MemoryStore(Store):
         self._ledger = Ledger(clock_s=lambda: self._now_s)  # one moment for a whole trip
         self._accounts = Accounts(self._ledger)
         self._shards: dict[str, _Shard] = {}
-        self._now_s = 0.0
-        self._closed = False
+        self._now_s, self._closed = 0.0, False
         self._lock = forking.held_lock()  # re-entrant only because it knows its owner
         forking.tell(self)
 
@@ -126,7 +127,6 @@ class MemoryStore(Store):
         until_s, amounts = self._now_s + asked.ttl_s + GRACE_S, Amounts(*asked.amounts)
         before, kept = shard.kept.get(asked.id), one or _Kept(asked.lines, asked.digest)
         hold = kept.hold
-        refused: Refusal | None
         if one is not None:
             refused = self._ledger.resize(hold, amounts)
         else:  # kept first: whatever interrupts this, what is held is found when its time is up
@@ -166,9 +166,9 @@ class MemoryStore(Store):
             replayed = was == "settled" and keyed.is_of_another(kept.digest, ended.digest)
             if was not in ("settled", ends_as):
                 kept.digest = kept.digest and (ended.digest or kept.digest)
-                shard.keep(ended.id, kept, self._mark_until_s(kept))
-            states = self._seen(ended.shard, ended.lines).states
-            return Settled(was, tuple(used for used, _ in states), self._now_s, replayed=replayed)
+                shard.mark(ended.id, kept, self._now_s)
+            used = tuple([one.used for one in self._of(ended.shard, ended.lines)])
+            return Settled(was, used, self._now_s, replayed=replayed)
 
     def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         with self._trip(shard):
@@ -201,7 +201,7 @@ class MemoryStore(Store):
     def accounts(self, shard: str, after: str = "") -> Sequence[Stored]:
         with self._trip(shard):
             found = [one for one in self._current(shard) if one.where.names[0] > after]
-            return [_stored(one) for one in sorted(found, key=lambda one: one.where.names)[:PAGE]]
+            return list(map(_stored, sorted(found, key=lambda one: one.where.names)[:PAGE]))
 
     def run(self, shard: str, run_id: str, record: RunRecord | None = None) -> RunRecord | None:
         with self._trip(shard) as found:
@@ -214,7 +214,6 @@ class MemoryStore(Store):
             return None if one is None else one._replace(now_s=self._now_s)
 
     def close(self) -> None:
-        """Answer nothing any more."""
         self._closed = True
 
     async def areserve(self, asked: Reserve) -> Answer:
@@ -227,7 +226,7 @@ class MemoryStore(Store):
         return self.read(shard, lines)
 
     def forked(self) -> None:
-        """In a child: what is held is held for calls of the parent."""
+        """What is held is held for calls of the parent."""
         self._ledger.forked()
 
     # --- inside a trip
@@ -267,14 +266,11 @@ class MemoryStore(Store):
                 ended += 1
                 self._of(name, one.lines)
                 self._ledger.settle(one.hold, pack(one.hold.on_expiry), "expired")
-                shard.keep(id, one, self._mark_until_s(one))
+                shard.mark(id, one, self._now_s)
             else:
                 del shard.kept[id]
         if spared:
             heappush(shard.due, (spared, but))
-
-    def _mark_until_s(self, one: _Kept) -> float:
-        return self._now_s + (KEYED_MARK_S if one.digest else MARK_S)
 
     def _of(self, shard: str, lines: tuple[Line, ...]) -> tuple[QuotaAccount, ...]:
         """The accounts of *lines*, as they are now."""

@@ -12,15 +12,7 @@ from typing import Final, NamedTuple
 from otelbudget import semconv
 from otelbudget._version import __version__
 from otelbudget.model.amounts import COST, NANOS, RESOURCES
-from otelbudget.telemetry.cell_types import ALLOW_SLOTS
-from otelbudget.telemetry.histogram import (
-    CHECK_BUCKETS,
-    COST_BUCKETS,
-    RATIO_BUCKETS,
-    SECONDS_BUCKETS,
-    TOKEN_BUCKETS,
-    Histogram,
-)
+from otelbudget.telemetry.cell_types import ALLOW_SLOTS, BUCKETS, Histogram
 from otelbudget.telemetry.quota_gauges import QuotaLabels
 from otelbudget.telemetry.snapshot import Snapshot
 
@@ -60,8 +52,12 @@ class HistogramFamily(NamedTuple):
     help: str
     labels: tuple[str, ...]
     unit: str
-    bounds: tuple[float, ...]
     read: Callable[[Snapshot], Iterable[tuple[tuple[str, ...], Histogram]]]
+
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """Of its buckets."""
+        return BUCKETS[self.name]
 
 
 def _checks(now: Snapshot) -> Iterator[Sample]:
@@ -116,14 +112,14 @@ def _quota_amounts(name: str, about: str, which: int) -> Family:
     return Family(name, f"{about}, in the resource's own unit (USD, tokens, calls).", labels, "", read)
 
 
-def _run_histogram(name: str, about: str, unit: str, bounds: tuple[float, ...]) -> HistogramFamily:
+def _run_histogram(name: str, about: str, unit: str) -> HistogramFamily:
     def read(now: Snapshot) -> Iterator[tuple[tuple[str, str], Histogram]]:
         for cell in now.tenants:
             for (metric, outcome), found in cell.runs.items():
                 if metric == name:
                     yield (cell.tenant, outcome), found
 
-    return HistogramFamily(name, about, ("tenant", "outcome"), unit, bounds, read)
+    return HistogramFamily(name, about, ("tenant", "outcome"), unit, read)
 
 
 FAMILIES: Final = (
@@ -268,15 +264,14 @@ FAMILIES: Final = (
 )
 
 HISTOGRAMS: Final = (
-    _run_histogram(semconv.M_RUN_COST, "What finished runs cost, in USD.", "{USD}", COST_BUCKETS),
-    _run_histogram(semconv.M_RUN_TOKENS, "Tokens that finished runs used.", "{token}", TOKEN_BUCKETS),
-    _run_histogram(semconv.M_RUN_DURATION, "How long finished runs took, in seconds.", "s", SECONDS_BUCKETS),
+    _run_histogram(semconv.M_RUN_COST, "What finished runs cost, in USD.", "{USD}"),
+    _run_histogram(semconv.M_RUN_TOKENS, "Tokens that finished runs used.", "{token}"),
+    _run_histogram(semconv.M_RUN_DURATION, "How long finished runs took, in seconds.", "s"),
     HistogramFamily(
         semconv.M_CHECK_DURATION,
         "How long a sample of the checks took, in seconds.",
         ("operation", "store"),
         "s",
-        CHECK_BUCKETS,
         lambda now: (((operation, now.store), found) for operation, found in now.check_seconds.items()),
     ),
     HistogramFamily(
@@ -284,7 +279,6 @@ HISTOGRAMS: Final = (
         "Actual tokens of a call divided by what was estimated for it.",
         ("model",),
         "",
-        RATIO_BUCKETS,
         lambda now: (((model,), found) for model, found in now.estimate_ratio.items()),
     ),
 )

@@ -21,8 +21,8 @@ from otelbudget import forking
 from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS, Family, HistogramFamily
 
 if TYPE_CHECKING:
+    from otelbudget.telemetry.cell_types import Histogram
     from otelbudget.telemetry.cells import Meters
-    from otelbudget.telemetry.histogram import Histogram
     from otelbudget.telemetry.snapshot import Snapshot
 
 _log = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar as PrometheusExemplar
 from prometheus_client.utils import floatToGoString
 
+from otelbudget.telemetry.cell_types import Histogram
 from otelbudget.telemetry.cells import Meters
 from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS, Family, HistogramFamily
-from otelbudget.telemetry.histogram import Histogram
 from otelbudget.telemetry.page import ForkWatch
 
 
