@@ -138,7 +138,7 @@ class Prices:
 
     Example:
         >>> prices = Prices({"demo-*": Price(input=0.15, output=0.60)})
-        >>> prices.cost_nanousd("demo-small", None, Usage(input_tokens=1000, output_tokens=100))
+        >>> prices.known("demo-small", None).cost(Usage(input_tokens=1000, output_tokens=100))
         210000
 
     Args:
@@ -196,22 +196,14 @@ class Prices:
         except ImportError:
             return False
 
-    def cost_nanousd(self, model: str | None, provider: str | None, usage: Usage) -> int | None:
-        """What *usage* costs, in nano-USD, rounded up once; None if no price is known. Never raises.
-
-        Tokens without a split are priced as input, unknown ones as none. What the usage says of its own cost is not
-        looked at. Without a *model* only the pattern ``*`` is found.
-
-        Args:
-            provider: Name after the OpenTelemetry conventions (``openai``, ``gcp.vertex_ai``).
-        """
-        known = self.known(model, provider, tier=usage.tier)
-        return None if known is None else known.cost(usage)
-
     def known(
         self, model: str | None, provider: str | None, *, answered: str | None = None, tier: str | None = None
     ) -> Known | None:
-        """What the tokens of *model* cost, or of the one that *answered*; None if no price is known. Never raises."""
+        """What the tokens of *model* cost, or of the one that *answered*; None if no price is known. Never raises.
+
+        Without a *model* only the pattern ``*`` is found. *provider* is its name after the OpenTelemetry conventions
+        (``openai``, ``gcp.vertex_ai``).
+        """
         if tier in _ORDINARY:
             tier = None
         asked = (model, provider, answered, tier)
@@ -271,17 +263,10 @@ class Prices:
         """What was given: model or pattern -> what it costs."""
         return MappingProxyType(self._given)
 
-    @property
-    def given(self) -> bool:
-        """Whether there is a price here, whatever is listed elsewhere."""
-        return bool(self._given)
-
-    def gives(self, model: str | None, provider: str | None = None) -> bool:
-        """Whether *model* has a price here, by its name or a pattern, whatever is listed elsewhere."""
-        return self.entry(model if isinstance(model, str) else "", provider) is not None
-
-    def entry(self, model: str, provider: str | None = None) -> str | None:
-        """The given name or pattern that *model* of *provider* is priced by; None if no given one means it."""
+    def entry(self, model: str | None, provider: str | None = None) -> str | None:
+        """The given name or pattern that *model* of *provider* is priced by, whatever is listed elsewhere; None if no
+        given one means it."""
+        model = model if isinstance(model, str) else ""  # a span attribute may be anything
         names = (model, undated(model))
         whose = (f"{provider}/{name}" for name in names if model and provider)
         return matching(self._given, *whose, *names)
