@@ -294,7 +294,6 @@ class Leased(Store):
                 self._blocks.let_go(lease)  # as nobody could look at it meanwhile
 
     def _tidy(self) -> None:
-        """Close what is old."""
         self._blocks.tidy()
         now_s, tight = self._clock_s(), self._tight
         self._tight = {key: tight[key] for key in list(tight) if tight[key] > now_s}

@@ -208,7 +208,6 @@ class RedisStore(Store):
             raise IdempotencyError(f"{id!r} was used before with another payload")
 
     def _find(self, shard: str) -> list[Line]:
-        """The accounts of *shard* that the server has."""
         self._wire.trip(_keys(shard), "look", self._now())  # which tells where on a cluster they are
         prefix, found, cursor = _prefix(shard), set[bytes](), b"0"
         pattern = re.sub(rb"([][*?\\^-])", rb"\\\1", prefix) + b"[aw]:*"
@@ -238,7 +237,6 @@ def _packed(shard: str, lines: tuple[Line, ...]) -> tuple[tuple[bytes, ...], byt
 
 
 def _names(shard: str, lines: Iterable[Line]) -> tuple[bytes, ...]:
-    """The keys of the accounts of *lines*."""
     return tuple([_prefix(shard) + _name(line) for line in lines])
 
 

@@ -7,21 +7,21 @@ To add a metric: a name in `semconv`, a cell that counts it, a row here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from otelbudget import semconv
 from otelbudget._version import __version__
 from otelbudget.model.amounts import COST, NANOS, RESOURCES
-from otelbudget.telemetry.cell_types import ALLOW_SLOTS, BUCKETS, Histogram
+from otelbudget.telemetry.cell_types import ALLOW_SLOTS, BUCKETS
 from otelbudget.telemetry.quota_gauges import QuotaLabels
 from otelbudget.telemetry.snapshot import Snapshot
 
-#: Label values in the order of the family's labels, and the value.
-Sample = tuple[tuple[str, ...], float]
+#: Label values in the order of the family's labels, and the value: a number, or the `Histogram`.
+Sample = tuple[tuple[str, ...], Any]
 
 
 class Family(NamedTuple):
-    """A counter, if its name ends in ``_total``, or a gauge.
+    """A counter, if its name ends in ``_total``, a gauge or a histogram.
 
     Attributes:
         name: As Prometheus shows it.
@@ -44,19 +44,9 @@ class Family(NamedTuple):
         """What several samples under one label come to."""
         return max if self.name in (semconv.M_BUDGET_RESET, semconv.M_ACTIVE_RUN_RATIO) else sum
 
-
-class HistogramFamily(NamedTuple):
-    """A histogram; `read` gives label values with what was observed under them."""
-
-    name: str
-    help: str
-    labels: tuple[str, ...]
-    unit: str
-    read: Callable[[Snapshot], Iterable[tuple[tuple[str, ...], Histogram]]]
-
     @property
     def bounds(self) -> tuple[float, ...]:
-        """Of its buckets."""
+        """Those of a histogram's buckets."""
         return BUCKETS[self.name]
 
 
@@ -87,7 +77,6 @@ def _token_details(now: Snapshot) -> Iterator[Sample]:
 
 
 def _of_tenants(name: str, about: str, unit: str, slot: str) -> Family:
-    """What the cells of tenants count in *slot*."""
     return Family(name, about, ("tenant",), unit, lambda now: (((c.tenant,), getattr(c, slot)) for c in now.tenants))
 
 
@@ -112,14 +101,14 @@ def _quota_amounts(name: str, about: str, which: int) -> Family:
     return Family(name, f"{about}, in the resource's own unit (USD, tokens, calls).", labels, "", read)
 
 
-def _run_histogram(name: str, about: str, unit: str) -> HistogramFamily:
-    def read(now: Snapshot) -> Iterator[tuple[tuple[str, str], Histogram]]:
+def _run_histogram(name: str, about: str, unit: str) -> Family:
+    def read(now: Snapshot) -> Iterator[Sample]:
         for cell in now.tenants:
             for (metric, outcome), found in cell.runs.items():
                 if metric == name:
                     yield (cell.tenant, outcome), found
 
-    return HistogramFamily(name, about, ("tenant", "outcome"), unit, read)
+    return Family(name, about, ("tenant", "outcome"), unit, read)
 
 
 FAMILIES: Final = (
@@ -267,14 +256,14 @@ HISTOGRAMS: Final = (
     _run_histogram(semconv.M_RUN_COST, "What finished runs cost, in USD.", "{USD}"),
     _run_histogram(semconv.M_RUN_TOKENS, "Tokens that finished runs used.", "{token}"),
     _run_histogram(semconv.M_RUN_DURATION, "How long finished runs took, in seconds.", "s"),
-    HistogramFamily(
+    Family(
         semconv.M_CHECK_DURATION,
         "How long a sample of the checks took, in seconds.",
         ("operation", "store"),
         "s",
         lambda now: (((operation, now.store), found) for operation, found in now.check_seconds.items()),
     ),
-    HistogramFamily(
+    Family(
         semconv.M_ESTIMATE_RATIO,
         "Actual tokens of a call divided by what was estimated for it.",
         ("model",),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from prometheus_client.utils import floatToGoString
 
 from otelbudget import forking
-from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS, Family, HistogramFamily
+from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS, Family
 
 if TYPE_CHECKING:
     from otelbudget.telemetry.cell_types import Histogram
@@ -118,7 +118,7 @@ class Page:
                 yield series[1]
         self._known[family.name] = shown
 
-    def _histograms(self, family: HistogramFamily, now: Snapshot, openmetrics: bool) -> Iterator[str]:
+    def _histograms(self, family: Family, now: Snapshot, openmetrics: bool) -> Iterator[str]:
         before, shown = self._known.get(family.name, {}), {}
         for labels, found in family.read(now):
             shown[labels] = series = before.get(labels) or _histogram_series(family, f"{self._before_s:.3f}", labels)
@@ -132,7 +132,7 @@ class Page:
         self._known[family.name] = shown
 
 
-def _head(family: Family | HistogramFamily, kind: str, openmetrics: bool) -> tuple[str, str]:
+def _head(family: Family, kind: str, openmetrics: bool) -> tuple[str, str]:
     name = family.name.removesuffix("_total") if openmetrics else family.name
     return f"# HELP {name} {family.help}\n", f"# TYPE {name} {kind}\n"
 
@@ -152,7 +152,7 @@ def _plain_series(family: Family, since: str, values: tuple[str, ...]) -> _Serie
     return _Series((_sample(family.name, labels),), f"{created}{since}\n")
 
 
-def _histogram_series(family: HistogramFamily, since: str, values: tuple[str, ...]) -> _Series:
+def _histogram_series(family: Family, since: str, values: tuple[str, ...]) -> _Series:
     labels, name = _labels(family.labels, values), family.name
     bounds = [floatToGoString(bound) for bound in (*family.bounds, float("inf"))]  # type: ignore[no-untyped-call]
     buckets = [_sample(f"{name}_bucket", [*labels, f'le="{bound}"']) for bound in bounds]
