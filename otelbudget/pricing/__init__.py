@@ -107,14 +107,8 @@ class Price:
     def rates(self, tier: str | None = None) -> Rates:
         """The same as integer rates, in a service *tier*."""
         factor = (1 - Fraction(self.discount)) * NANOS * Fraction(self.tiers.get(tier or "", 1))
-        given = {name: getattr(self, name) for name in _PRICED}
-        return rates(
-            {
-                name: Fraction(value) * factor / (1 if name in EACH else self.per)
-                for name, value in given.items()
-                if value is not None
-            }
-        )
+        given = [(name, value) for name in _PRICED if (value := getattr(self, name)) is not None]
+        return rates({name: Fraction(value) * factor / (1 if name in EACH else self.per) for name, value in given})
 
 
 class PriceBook(Protocol):
@@ -226,11 +220,8 @@ class Prices:
         known = self._given_to(names or [""], provider, tier) or self._booked(names, provider, tier)
         if known is None and self._listed:
             try:
-                found = (
-                    listed_price(name, provider, self._clock_s(), tier)
-                    for name in reversed(names)
-                    if len(name) <= _LONGEST_NAME
-                )
+                short = (name for name in reversed(names) if len(name) <= _LONGEST_NAME)
+                found = (listed_price(name, provider, self._clock_s(), tier) for name in short)
                 known = next((one for one in found if one is not None), None)
             except ImportError:
                 return None  # not known this time; the next call asks again

@@ -132,7 +132,7 @@ class SqliteStore(Store):
         self._worker = _worker()
 
     def _read(self, shard: str, work: Callable[[Trip], T]) -> T:
-        return self._file.reading(lambda connection, now_s: work(Trip(connection, shard, now_s)))
+        return self._file.trip(lambda connection, now_s: work(Trip(connection, shard, now_s)), writes=False)
 
     def _write(self, shard: str, work: Callable[[Trip], T]) -> T:
         def whole(connection: sqlite3.Connection, now_s: float) -> T:
@@ -142,7 +142,7 @@ class SqliteStore(Store):
             self._tidier.tidy(connection, now_s)
             return answer
 
-        return self._file.writing(whole)
+        return self._file.trip(whole)
 
     async def _away(self, work: Callable[..., T], *given: Any) -> T:
         try:
