@@ -37,7 +37,7 @@ from otelbudget.stores.base import (
 )
 from otelbudget.stores.block import Held, Key, Lease, is_worth, least, left, places_of
 from otelbudget.stores.blocks import Blocks
-from otelbudget.stores.errands import Trips, amake, make
+from otelbudget.stores.errands import Trips, at_once, made, waited
 from otelbudget.stores.owed import Unsent
 from otelbudget.stores.records import RunRecord
 
@@ -76,25 +76,25 @@ class Leased(Store):
         return self._blocks.answers
 
     def reserve(self, asked: Reserve) -> Answer:
-        return self._blocks.hold(asked) or make(self._store, self._reserve(asked))
+        return self._blocks.hold(asked) or at_once(made(self._store, self._reserve(asked)))
 
     async def areserve(self, asked: Reserve) -> Answer:
         answer = self._blocks.hold(asked)
-        return await amake(self._store, self._reserve(asked)) if answer is None else answer
+        return await waited(made(self._store, self._reserve(asked), "a")) if answer is None else answer
 
     def settle(self, ended: Settle) -> Settled:
         """One trip at most: what a block doesn't need any more is given back with the next request, or by `tend`."""
-        return self._blocks.settle(ended) or make(self._store, self._settle(ended))
+        return self._blocks.settle(ended) or at_once(made(self._store, self._settle(ended)))
 
     async def asettle(self, ended: Settle) -> Settled:
         settled = self._blocks.settle(ended)
-        return await amake(self._store, self._settle(ended)) if settled is None else settled
+        return await waited(made(self._store, self._settle(ended), "a")) if settled is None else settled
 
     def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
-        return make(self._store, self._read((shard, lines)))
+        return at_once(made(self._store, self._read((shard, lines))))
 
     async def aread(self, shard: str, lines: tuple[Line, ...]) -> Answer:
-        return await amake(self._store, self._read((shard, lines)))
+        return await waited(made(self._store, self._read((shard, lines)), "a"))
 
     def renew(self, shard: str, ids: Sequence[str], ttl_s: float) -> None:
         """Leases on which something is held are renewed with it."""
@@ -125,7 +125,7 @@ class Leased(Store):
         """End what is old; whoever has this store calls it about every second."""
         self._tidy()
         try:
-            make(self._store, self._give_back())
+            at_once(made(self._store, self._give_back()))
         except Unsent:  # once more then
             pass
         except Exception as error:  # noqa: BLE001 - whatever it is, who calls goes on
@@ -148,7 +148,7 @@ class Leased(Store):
 
     def _settle_all(self, shard: str | None = None) -> None:
         self._blocks.close_all(shard)
-        make(self._store, self._give_back())
+        at_once(made(self._store, self._give_back()))
 
     # --- trips, as generators that know nothing of waiting; first how blocks are spent
 

@@ -11,13 +11,13 @@ import hashlib
 import re
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
 from otelbudget import forking
 from otelbudget.errors import StoreError
-from otelbudget.stores.errands import at_once
+from otelbudget.stores.errands import Steps, at_once, call, waited
 from otelbudget.stores.redis_lane import ASKING, Command, Lane
 from otelbudget.stores.redis_nodes import Address, Nodes, Way
 
@@ -39,9 +39,6 @@ _ADVICE: Final = (
     ("can't run this command", "its user needs ~ob:* +@read +@write +@connection +evalsha +script|load +time"),
     ("maxmemory", "raise that, and leave maxmemory-policy at noeviction, since what that evicts is spent again"),
 )
-#: How a command is sent to a server that may have to be told of `ASKING`, and what a pause is.
-_Once = Callable[[Command, Address, bool], Awaitable[Any]]
-_Sleep = Callable[[float], Awaitable[None]]
 #: What a child inherited of event loops that are its parent's: never to be touched, not even closed.
 _inherited: list[Any] = []
 
@@ -78,28 +75,28 @@ class Wire:
         Raises:
             StoreError: It does not answer, or only with an error; the driver's is the cause.
         """
-        return at_once(self._send(command, self._nodes.slot(key), self._once, _sleep))
+        return at_once(self._send(command, self._nodes.slot(key), self._once, time.sleep))
 
     async def asend(self, command: Command, key: bytes) -> Any:
         """`send` for coroutines."""
         slot = self._nodes.slot(key)
         try:
             async with asyncio.timeout(self.timeout_s):
-                return await self._send(command, slot, self._together, asyncio.sleep)
+                return await waited(self._send(command, slot, self._together, asyncio.sleep))
         except TimeoutError as error:
             self._nodes.lost(slot, self._nodes.tries(slot)[0])
             raise self.failed(f"no answer within {self.timeout_s:g} s") from error
 
-    async def _send(self, command: Command, slot: int, once: _Once, sleep: _Sleep) -> Any:
+    def _send(self, command: Command, slot: int, once: Callable[..., Any], sleep: Callable[..., Any]) -> Steps[Any]:
         broken = None
         for address in self._nodes.tries(slot):
             way = Way(self._nodes, slot, address, self.timeout_s)
             try:
                 while True:
                     try:
-                        return await once(command, way.address, way.asking)
+                        return (yield from call(once, command, way.address, way.asking))
                     except self._errors.ResponseError as error:
-                        await sleep(way.turn(error))
+                        yield from call(sleep, way.turn(error))
             except self._errors.ConnectionError as error:  # that of a server which was started anew, perhaps
                 broken = self._lost(slot, address, error)
             except (self._errors.RedisError, OSError) as error:
@@ -117,8 +114,8 @@ class Wire:
         """Send *command* with those of the other coroutines of this loop."""
         return await self._lane(address).send(command, asking=asking)
 
-    async def _once(self, command: Command, address: Address, asking: bool) -> Any:
-        """Send *command* on a connection of its own, without ever waiting for a loop."""
+    def _once(self, command: Command, address: Address, asking: bool) -> Any:
+        """Send *command* on a connection of its own."""
         self._check_open()
         idle = self._idle.setdefault(address, deque())
         try:
@@ -193,7 +190,3 @@ class Wire:
             lane = Lane(*self._nodes.aconnect(address), self._errors, _LOAD, self._closed)
             self._lanes[loop, address] = lane
         return lane
-
-
-async def _sleep(seconds: float) -> None:
-    time.sleep(seconds)
