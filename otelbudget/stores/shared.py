@@ -24,7 +24,6 @@ from otelbudget.stores.errands import Steps, at_once, call, waited
 from otelbudget.stores.failure import Failure
 from otelbudget.stores.health import Asking, Health
 from otelbudget.stores.owed import ById, Owed, Unsent
-from otelbudget.stores.watched import Watched
 
 _log = logging.getLogger("otelbudget")
 #: How many settles wait for the store at most, and how long the end waits for them, seconds.
@@ -32,6 +31,40 @@ KEPT: Final = 10_000
 FLUSH_S: Final = 2.0
 #: How often what waits is sent again.
 RETRY_S: Final = 1.0
+
+
+class Watched:
+    """Whoever has a ``catch_up``, from `add` until `drop`; the first one calls *begin*, which starts the thread.
+
+    They catch up with the store again and again, on its thread.
+    """
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self._begin = begin
+        self._all: dict[Any, None] = {}
+
+    def __contains__(self, one: object) -> bool:
+        return one in self._all
+
+    def add(self, one: Any) -> None:
+        """Let *one* catch up from now on."""
+        self._all[one] = None
+        self._begin()
+
+    def drop(self, one: Any) -> None:
+        """Leave *one* alone."""
+        self._all.pop(one, None)
+
+    def catch_up(self) -> None:
+        """Let all catch up, as long as the store can be reached; who fails otherwise is dropped."""
+        for one in list(self._all):
+            try:
+                one.catch_up()
+            except StoreError:
+                return
+            except Exception:  # noqa: BLE001 - whatever it is, the thread goes on
+                _log.exception("%r does not follow its store any more", one)
+                self.drop(one)
 
 
 class Shared:
@@ -158,9 +191,8 @@ class Shared:
         if loop is None:
             at_once(self._settle(owed, ""))
             return
-        task = loop.create_task(
-            _task(self._settle(owed, "a"))
-        )  # the loop may end before that: then the thread sends it
+        # The loop may end before that: then the thread sends it.
+        task = loop.create_task(_task(self._settle(owed, "a")))
         _tasks.add(task)
         task.add_done_callback(_tasks.discard)
 
