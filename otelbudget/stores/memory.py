@@ -18,8 +18,7 @@ from otelbudget.ledger.account import Hold, HoldState, QuotaAccount
 from otelbudget.ledger.accounts import Accounts
 from otelbudget.ledger.change import Changes
 from otelbudget.ledger.ledger import Ledger
-from otelbudget.ledger.rules import rules_of_budget
-from otelbudget.model.amounts import NOTHING, UNLIMITED, Amounts
+from otelbudget.model.amounts import NOTHING, Amounts
 from otelbudget.model.levels import Where
 from otelbudget.model.vector import pack, unpack
 from otelbudget.model.windows import Window, WindowSpec
@@ -41,6 +40,7 @@ from otelbudget.stores.base import (
     Stored,
     WrongWindow,
 )
+from otelbudget.stores.block import rules_of
 from otelbudget.stores.records import RUN_S, RunRecord, written
 
 _LIFETIME: Final = WindowSpec("lifetime")
@@ -120,8 +120,7 @@ class MemoryStore(Store):
     def _held(self, shard: _Shard, asked: Reserve, one: _Kept | None) -> Answer:
         accounts = self._of(asked.shard, asked.lines)
         for account, line in zip(accounts, asked.lines, strict=True):
-            limits = tuple(limit if limit >= 0 else UNLIMITED for limit in line.limits)
-            rules = rules_of_budget(limits, limits, None, (), False, None)
+            rules = rules_of(line.limits)
             if account.rules is not rules:
                 self._ledger.limit(account, rules)
         until_s, amounts = self._now_s + asked.ttl_s + GRACE_S, Amounts(*asked.amounts)

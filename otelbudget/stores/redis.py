@@ -73,8 +73,7 @@ class RedisStore(Store):
     connection broke is sent a second time.
 
     Args:
-        url: ``redis://host:port/db``, ``rediss://`` for TLS, ``unix:///path?db=0``, as redis-py reads them; or
-            ``redis+sentinel://host:port,host:port/SERVICE/db``, ``redis+cluster://host:port,host:port``; see `Nodes`.
+        url: Where it is, or the servers are; see `Nodes`.
         timeout_s: How long connecting, sending and each reply may take; then StoreError.
         ttl_s: How long holds shall live that are not renewed; whoever reserves puts it into the request.
         clock_s: What the clock of this machine says, Unix seconds; it counts until the server has said something.

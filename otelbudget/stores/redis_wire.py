@@ -44,11 +44,7 @@ _inherited: list[Any] = []
 
 
 class Wire:
-    """Sends commands to where *url* leads, see `Nodes`.
-
-    Args:
-        timeout_s: How long connecting, sending and each reply may take; a request of a coroutine altogether.
-    """
+    """Sends commands to where *url* leads, see `Nodes`; a request of a coroutine takes *timeout_s* altogether."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
         self._nodes = Nodes(url, timeout_s)
