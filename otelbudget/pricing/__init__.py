@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from fractions import Fraction
 from types import MappingProxyType
@@ -33,12 +33,6 @@ _MOST_KNOWN: Final = 4_096
 _LONGEST_NAME: Final = 512
 #: Tiers in the words of providers that are the ordinary one.
 _ORDINARY: Final = (None, "auto", "default", "standard", "standard_only")
-#: What only the list prices.
-_LISTED: Final = (
-    *("image_input", "image_output", "video_input", "video_output"),
-    *("cache_write_1h", "cache_image_read", "file_search"),
-)
-_PRICED: Final = tuple(name for name in (*PARTS, *APART) if name not in _LISTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -109,6 +103,10 @@ class Price:
         factor = (1 - Fraction(self.discount)) * NANOS * Fraction(self.tiers.get(tier or "", 1))
         given = [(name, value) for name in _PRICED if (value := getattr(self, name)) is not None]
         return rates({name: Fraction(value) * factor / (1 if name in EACH else self.per) for name, value in given})
+
+
+#: What it prices; the rest of `APART` only the list does.
+_PRICED: Final = tuple(one.name for one in fields(Price) if one.name in PARTS or one.name in APART)
 
 
 class PriceBook(Protocol):
