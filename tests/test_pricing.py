@@ -35,8 +35,13 @@ NOON_S = 1_780_315_200.0
 TABLE_S = 1_795_867_200.0
 
 
+def cost_of(prices: Prices, model: str | None, provider: str | None, usage: Usage) -> int | None:
+    known = prices.known(model, provider, tier=usage.tier)
+    return None if known is None else known.cost(usage)
+
+
 def cost(price: Price, **usage: int) -> int | None:
-    return Prices({"m": price}, listed=False).cost_nanousd("m", None, Usage(**usage))
+    return cost_of(Prices({"m": price}, listed=False), "m", None, Usage(**usage))
 
 
 def test_input_and_output_have_their_prices_per_million_tokens() -> None:
@@ -157,7 +162,7 @@ def test_tables_that_are_no_prices_are_refused() -> None:
 
 def one(name: str, table: dict[str, int]) -> int | None:
     prices = Prices({pattern: Price(input=usd) for pattern, usd in table.items()}, listed=False)
-    found = prices.cost_nanousd(name, "openai", Usage(input_tokens=1_000_000))
+    found = cost_of(prices, name, "openai", Usage(input_tokens=1_000_000))
     return None if found is None else found // 10**9
 
 
@@ -194,8 +199,8 @@ def test_a_price_with_a_provider_in_front_is_that_providers_alone_and_comes_firs
 
 def test_a_pattern_for_all_prices_even_a_call_without_a_model() -> None:
     prices = Prices({"*": Price(input=1)}, listed=False)
-    assert prices.cost_nanousd(None, None, Usage(input_tokens=1)) == 1_000
-    assert Prices(listed=False).cost_nanousd(None, None, Usage(input_tokens=1)) is None
+    assert cost_of(prices, None, None, Usage(input_tokens=1)) == 1_000
+    assert cost_of(Prices(listed=False), None, None, Usage(input_tokens=1)) is None
 
 
 def test_models_are_the_names_given_without_patterns() -> None:
@@ -221,10 +226,10 @@ def test_prices_are_compared_by_what_they_say_and_survive_pickling() -> None:
 def test_names_of_any_kind_and_number_never_raise() -> None:
     prices = Prices({"m": SMALL}, listed=False)
     for name in ([], {}, 5, ("m",), "x" * 100_000, "\0", "[", "\ud800"):
-        assert prices.cost_nanousd(name, name, Usage(input_tokens=1)) is None  # type: ignore[arg-type]
+        assert cost_of(prices, name, name, Usage(input_tokens=1)) is None  # type: ignore[arg-type]
     for i in range(10_000):
-        prices.cost_nanousd(f"made-up-{i}", None, Usage(input_tokens=1))
-    assert prices.cost_nanousd("m", None, Usage(input_tokens=1_000)) == 150_000
+        cost_of(prices, f"made-up-{i}", None, Usage(input_tokens=1))
+    assert cost_of(prices, "m", None, Usage(input_tokens=1_000)) == 150_000
     assert len(prices._known) < 5_000
 
 
@@ -232,7 +237,7 @@ def test_names_of_any_kind_and_number_never_raise() -> None:
 
 
 def listed_cost(model: str, provider: str | None, usage: Usage, at_s: float = NOON_S) -> int | None:
-    return Prices(clock_s=lambda: at_s).cost_nanousd(model, provider, usage)
+    return cost_of(Prices(clock_s=lambda: at_s), model, provider, usage)
 
 
 @pytest.mark.parametrize("size", [1_000, 150_000, 250_000, 2_000_000])
@@ -247,7 +252,7 @@ def test_every_listed_model_costs_what_its_list_says(size: int) -> None:
                 listed = calc_price(asked, model.id, provider_id=provider.id)
             except LookupError:
                 continue
-            known = prices.cost_nanousd(model.id, provider.id, usage)
+            known = cost_of(prices, model.id, provider.id, usage)
             if known is not None and listed.model_price.output_mtok is not None:
                 compared += 1
                 assert known == math.ceil(listed.total_price * 10**9), (provider.id, model.id)
@@ -314,7 +319,7 @@ def test_of_listed_models_the_one_that_answered_says_the_price_if_it_is_listed()
 
 def test_given_prices_win_over_listed_ones() -> None:
     usage = Usage(input_tokens=1_000_000, output_tokens=0)
-    assert Prices({"gpt-4o": Price(input=1)}).cost_nanousd("gpt-4o", "openai", usage) == 10**9
+    assert cost_of(Prices({"gpt-4o": Price(input=1)}), "gpt-4o", "openai", usage) == 10**9
     assert (listed_cost("gpt-4o", "openai", usage) or 0) > 10**9
 
 
@@ -328,10 +333,10 @@ def test_a_price_book_is_asked_once_for_what_is_not_given_and_before_the_list() 
     prices = Prices({"mine": SMALL}, book=book)
     million = Usage(1_000_000, 0)
     for _ in range(2):
-        assert prices.cost_nanousd("mine", None, million) == 150_000_000
-        assert prices.cost_nanousd("gpt-4o", "openai", million) == 7_000_000_000
-        assert prices.cost_nanousd("gpt-4o", "openai", Usage(1_000_000, 0, tier="batch")) == 3_500_000_000
-        assert prices.cost_nanousd("gpt-4o-mini", "openai", million) == 150_000_000, "the list's"
+        assert cost_of(prices, "mine", None, million) == 150_000_000
+        assert cost_of(prices, "gpt-4o", "openai", million) == 7_000_000_000
+        assert cost_of(prices, "gpt-4o", "openai", Usage(1_000_000, 0, tier="batch")) == 3_500_000_000
+        assert cost_of(prices, "gpt-4o-mini", "openai", million) == 150_000_000, "the list's"
     assert asked == [("gpt-4o", "openai"), ("gpt-4o", "openai"), ("gpt-4o-mini", "openai")]
     found = prices.known("gpt-4o", "openai")
     assert found is not None
@@ -345,7 +350,7 @@ def test_a_price_book_that_fails_is_warned_of_and_knows_no_price(answer: Any, ca
             raise answer
         return answer
 
-    assert Prices(book=book).cost_nanousd("gpt-4o-mini", "openai", Usage(1_000_000, 0)) == 150_000_000
+    assert cost_of(Prices(book=book), "gpt-4o-mini", "openai", Usage(1_000_000, 0)) == 150_000_000
     assert "the price book" in caplog.text
     with pytest.raises(ConfigError, match="book must be callable"):
         Prices(book=answer)
@@ -392,18 +397,18 @@ def test_a_listed_price_that_depends_on_the_hour_is_asked_for_again() -> None:
     prices, seen = Prices(clock_s=lambda: now[0]), []
     for hour in range(24):
         now[0] = NOON_S + 3600 * hour
-        seen.append(prices.cost_nanousd(model.id, "deepseek", usage))
+        seen.append(cost_of(prices, model.id, "deepseek", usage))
     assert seen == by_hour
 
 
 def test_without_the_package_or_when_told_so_only_given_prices_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = Usage(input_tokens=1_000)
     assert not Prices(listed=False).load()
-    assert Prices(listed=False).cost_nanousd("gpt-4o", "openai", usage) is None
+    assert cost_of(Prices(listed=False), "gpt-4o", "openai", usage) is None
     assert Prices().load()
     monkeypatch.setitem(sys.modules, "genai_prices", None)
     assert not Prices().load()
-    assert Prices().cost_nanousd("gpt-4o", "openai", usage) is None
+    assert cost_of(Prices(), "gpt-4o", "openai", usage) is None
 
 
 def test_a_broken_price_list_is_said_and_counts_as_no_price(
@@ -413,7 +418,7 @@ def test_a_broken_price_list_is_said_and_counts_as_no_price(
         raise ValueError("no such unit")
 
     monkeypatch.setattr("genai_prices.calc_price", broken)
-    assert Prices().cost_nanousd("gpt-4o", "openai", Usage(input_tokens=1)) is None
+    assert cost_of(Prices(), "gpt-4o", "openai", Usage(input_tokens=1)) is None
     assert "genai-prices failed on model 'gpt-4o'" in caplog.text
 
 
@@ -422,9 +427,9 @@ def test_a_list_that_is_half_imported_is_not_known_this_time_and_asked_again(
 ) -> None:
     prices = Prices()
     monkeypatch.setitem(sys.modules, "genai_prices", ModuleType("genai_prices"))
-    assert (prices.cost_nanousd("gpt-4o", "openai", Usage(1000, 100)), prices.load()) == (None, False)
+    assert (cost_of(prices, "gpt-4o", "openai", Usage(1000, 100)), prices.load()) == (None, False)
     monkeypatch.undo()
-    assert prices.cost_nanousd("gpt-4o", "openai", Usage(1000, 100)) is not None
+    assert cost_of(prices, "gpt-4o", "openai", Usage(1000, 100)) is not None
 
 
 # --- published prices

@@ -85,7 +85,7 @@ def _reported(payer: Payer, usage: Usage, asked_model: str | None) -> int | None
     engine = payer.engine
     if not engine.config.trust_reported_cost:
         return None
-    if any(engine.prices.gives(model, usage.provider) for model in (usage.model, asked_model)):
+    if any(engine.prices.entry(model, usage.provider) for model in (usage.model, asked_model)):
         return None
     return nanousd("reported_cost_usd", usage.reported_cost_usd)
 

@@ -201,7 +201,7 @@ class Sizing:
         given, request, known = self._input, self._request, self._known
         if known is None:
             usage = Usage(given, output, model=request.model, provider=request.provider, estimated=True)
-            if self._run.engine.prices.given:  # else there is none that an estimate could take
+            if self._run.engine.prices.table():  # else there is none that an estimate could take
                 usage = dearest(self._run, request, usage, self._owner)
             price = costs.price(self._run, usage, owner=self._owner)
         else:

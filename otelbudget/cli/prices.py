@@ -79,7 +79,7 @@ def _of_all(prices: Prices, provider: str | None) -> Any:
 
     yield from (_fact(name, known) for name, known in prices.table().items())
     for owner, model in listed_models(provider):
-        known = None if prices.gives(model, owner) else prices.known(model, owner)
+        known = None if prices.entry(model, owner) else prices.known(model, owner)
         if known is not None:
             yield _fact(model, known)
 

@@ -118,7 +118,7 @@ class Config(Mapping[str, RunBudget]):
 
     def _check_estimates(self) -> None:
         """ConfigError where an unknown price is to be estimated by the dearest given, and none is given."""
-        if self.prices.given:
+        if self.prices.table():
             return
         budgets = filter(None, [*self.budgets.values(), *self.agents.values(), self.default_budget])
         said = ["on_unpriced"] if self.on_unpriced == "estimate" else []

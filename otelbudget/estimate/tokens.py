@@ -48,19 +48,8 @@ _CACHES: Final = ("cache_control", "cachePoint", "prompt_cache_breakpoint", "cac
 _CACHES_IN_JSON: Final = re.compile(r'"(?:cache_control|cachePoint)":\{[^{}]*\}')
 #: Fields whose value a model reads as it stands, also where it looks like data.
 _SAID: Final = frozenset(
-    {
-        "text",
-        "content",
-        "input",
-        "inputs",
-        "prompt",
-        "suffix",
-        "instructions",
-        "system",
-        "arguments",
-        "output",
-        "message",
-    }
+    {"text", "content", "input", "inputs", "prompt", "suffix"}
+    | {"instructions", "system", "arguments", "output", "message"}
 )
 #: Data in a tool, such as the mask of one that makes pictures.
 _IN_JSON: Final = re.compile('"data:[^"]*"')

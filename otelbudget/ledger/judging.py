@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from otelbudget.ledger.account import Account, Refusal
-from otelbudget.model.vector import GUARDS, LOW, SHIFTS, asked, greater, lane, step
+from otelbudget.model.vector import GUARDS, LANE, LOW, SHIFTS, asked, greater, lane, step
 
 
 def rises(accounts: Sequence[Account], more: int) -> list[int]:
@@ -146,13 +146,10 @@ def tightest(accounts: Sequence[Account]) -> tuple[int, int] | None:
         if account.floor:
             slacks = slacks or _slacks(accounts)
         for i, limit in account.limits.most:
-            here = taken >> SHIFTS[i] & _LANE
+            here = taken >> SHIFTS[i] & LANE
             if slacks is not None:
                 here = min(here, limit) - lane(slacks[n], i)
             ratio = here / limit if limit else 1.0
             if ratio > greatest:
                 greatest, best = ratio, (i, limit - here if limit > here else 0)
     return best
-
-
-_LANE = (1 << 96) - 1

@@ -83,15 +83,12 @@ class Ledger(Controlled):
         force: bool = False,
         once: Any = None,
     ) -> Refusal | None:
-        """Hold what a new hold says on its accounts, or, with *force*, in any case; it lives as long as *owner*.
+        """Hold what a new hold says on its accounts, or, with *force*, in any case.
 
         Args:
-            held: State ``new``.
-            owner: Kept alive by whoever may still settle it.
-            counts: Raised if it is admitted.
-            now_ns: Monotonic nanoseconds.
-            writes: Made if it is admitted.
-            force: Nothing refuses.
+            owner: As long as it lives the hold does; kept alive by whoever may still settle it.
+            counts, writes: Raised, and made, if it is admitted.
+            now_ns: Monotonic.
             once: What its key stands for: nothing is done if that has a ``hold``, else this becomes it.
         """
         if self.lock._is_owned():
@@ -125,9 +122,7 @@ class Ledger(Controlled):
         grow: bool = False,
         force: bool = False,
     ) -> Refusal | None:
-        """Make an open hold exactly *amounts*, or *grow* it by these, on the quotas *joining* too.
-
-        Under the admission rule, or with *force* in any case.
+        """Make an open hold exactly *amounts*, or *grow* it by these, on the quotas *joining* too; *force* fits all.
 
         A refusal leaves it unchanged, and so does its having been settled, which its state says. What it holds already
         was admitted and is not asked for again.
@@ -212,14 +207,11 @@ class Ledger(Controlled):
         Gives the thresholds crossed; None if it is not as it *was* thought to be, and nothing has changed then.
 
         Args:
-            held: The hold.
-            actual: A vector.
+            actual, whole: Vectors.
             state: What it ends as.
-            counts: Raised with it.
-            writes: Made with it.
+            counts, writes: Raised, and made, with it.
             was: The state that it is in; ``open`` but for what is charged late.
             joining: Quotas that it is not held on, and that are charged the *whole*.
-            whole: A vector.
         """
         held_yet, holds = (held.vector, -1) if was == "open" else (0, 0)
         with self.lock:

@@ -21,7 +21,6 @@ _KEPT: Final = 3 * BUCKETS
 
 
 def _number(account: Account, now_s: float) -> int:
-    """The bucket of now."""
     return bucket(account.rolling_s, now_s)
 
 

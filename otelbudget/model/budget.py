@@ -9,14 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from otelbudget.errors import ConfigError
-from otelbudget.model.amounts import (
-    RESOURCES,
-    STEPS,
-    UNLIMITED,
-    Money,
-    count,
-    limit,
-)
+from otelbudget.model.amounts import RESOURCES, STEPS, UNLIMITED, Money, count, limit
 from otelbudget.model.text import read
 from otelbudget.model.values import remade, said, spelled
 

@@ -144,7 +144,7 @@ def fields_of(answer: object) -> dict[str, Any] | None:
         return of_all
     place, kind = usage_in(answer)
     found = {} if kind is None else tokens_in(place, kind)
-    for one in _beside(place):
+    for one in [one for one in _all(place, "iterations") if get(one, "type") in _BESIDE]:
         for name, tokens in tokens_in(one, kind or KINDS[0]).items():
             if name in found or name in CACHED:
                 found[name] = found.get(name, 0) + tokens
@@ -193,10 +193,6 @@ def _of_all_prompts(answer: object) -> dict[str, Any] | None:
 def _all(holder: object, *paths: str) -> list[Any]:
     """What the first list at one of *paths* has."""
     return next((found for path in paths if isinstance(found := at(holder, path), list)), [])
-
-
-def _beside(place: object) -> list[object]:
-    return [one for one in _all(place, "iterations") if get(one, "type") in _BESIDE]
 
 
 def tokens_in(place: object, names: Names) -> dict[str, Any]:

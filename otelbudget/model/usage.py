@@ -24,7 +24,7 @@ from otelbudget.model.amounts import (
     usd,
 )
 from otelbudget.model.reported import fields_of, whole
-from otelbudget.model.usage_names import CACHED, READ, REASONING
+from otelbudget.model.usage_names import CACHED, MADE, READ, REASONING, SEEN
 from otelbudget.model.values import said, spelled
 
 _log = logging.getLogger(__name__)
@@ -32,22 +32,8 @@ _ONE_STEP = Unsaid(1)
 _NO_TOOL_CALLS = Unsaid(0)
 _NOBODY_SAYS = Unsaid(0)
 _MAY_BE_UNKNOWN = ("input_tokens", "output_tokens", "tokens")
-_APART = (
-    "audio_input_tokens",
-    "image_input_tokens",
-    "audio_output_tokens",
-    "image_output_tokens",
-    "video_input_tokens",
-    "video_output_tokens",
-    "cache_write_1h_tokens",
-    "cache_audio_read_tokens",
-    "cache_image_read_tokens",
-    "images",
-    "searches",
-    "file_searches",
-)
 #: All that is a part of something, or has a price of its own.
-PARTS = (*CACHED, REASONING, *_APART)
+PARTS = (*CACHED, REASONING, *SEEN, *MADE, *READ, "cache_write_1h_tokens", "images", "searches", "file_searches")
 _COUNTS = ("steps", "tool_calls", *PARTS, *_MAY_BE_UNKNOWN)
 
 

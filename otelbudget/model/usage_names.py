@@ -38,6 +38,18 @@ class Names(NamedTuple):
     marks: tuple[str, ...] = ()
 
 
+def _by_kind(given: str, made: str, cached: str, *, upper: bool = False) -> dict[str, tuple[str, ...]]:
+    """The parts that are sound, pictures and films: where input, output and cached input tell of them, with the name of
+    the kind, which may be in *upper* case, in place of each ``{}``."""
+    parts = {}
+    for kind in ("audio", "image", "video"):
+        told = {f"{kind}_input_tokens": given, f"{kind}_output_tokens": made, f"cache_{kind}_read_tokens": cached}
+        for field, paths in told.items():
+            if field in (*SEEN, *MADE, *READ):
+                parts[field] = tuple(paths.replace("{}", kind.upper() if upper else kind).split())
+    return parts
+
+
 _CHAT: Final = Names(
     ("prompt_tokens",),
     ("completion_tokens",),
@@ -56,14 +68,11 @@ _CHAT: Final = Names(
             "cache_creation_input_tokens",
         ),
         REASONING: ("completion_tokens_details.reasoning_tokens", "reasoning_tokens"),
-        "audio_input_tokens": ("prompt_tokens_details.audio_tokens",),
-        "image_input_tokens": ("prompt_tokens_details.image_tokens",),
-        "video_input_tokens": ("prompt_tokens_details.video_tokens",),
-        "cache_audio_read_tokens": ("prompt_tokens_details.cached_tokens_details.audio_tokens",),
-        "cache_image_read_tokens": ("prompt_tokens_details.cached_tokens_details.image_tokens",),
-        "audio_output_tokens": ("completion_tokens_details.audio_tokens",),
-        "image_output_tokens": ("completion_tokens_details.image_tokens",),
-        "video_output_tokens": ("completion_tokens_details.video_tokens",),
+        **_by_kind(
+            "prompt_tokens_details.{}_tokens",
+            "completion_tokens_details.{}_tokens",
+            "prompt_tokens_details.cached_tokens_details.{}_tokens",
+        ),
         "searches": ("num_search_queries", "server_tool_use.web_search_requests"),
     },
     more_input=("citation_tokens",),  # Perplexity's: what its research has read
@@ -92,37 +101,13 @@ _RESPONSES: Final = Names(
             "output_token_details.reasoning",
             "reasoning_tokens",
         ),
-        "audio_input_tokens": (
-            "input_tokens_details.audio_tokens",
-            "input_token_details.audio_tokens",
-            "input_token_details.audio",
-            "input_audio_tokens",
-            "audio_input_tokens",
-        ),
-        "audio_output_tokens": (
-            "output_tokens_details.audio_tokens",
-            "output_token_details.audio_tokens",
-            "output_token_details.audio",
-            "output_audio_tokens",
-            "audio_output_tokens",
-        ),
-        "image_input_tokens": (
-            "input_tokens_details.image_tokens",
-            "input_token_details.image_tokens",
-            "image_input_tokens",
-        ),
-        "image_output_tokens": ("output_tokens_details.image_tokens", "image_output_tokens"),
-        "video_input_tokens": ("video_input_tokens",),
-        "video_output_tokens": ("video_output_tokens",),
-        "cache_audio_read_tokens": (
-            "input_token_details.cached_tokens_details.audio_tokens",
-            "input_tokens_details.cached_tokens_details.audio_tokens",
-            "cache_audio_read_tokens",
-        ),
-        "cache_image_read_tokens": (
-            "input_token_details.cached_tokens_details.image_tokens",
-            "input_tokens_details.cached_tokens_details.image_tokens",
-            "cache_image_read_tokens",
+        **_by_kind(
+            "input_tokens_details.{}_tokens input_token_details.{}_tokens input_token_details.{}"
+            " input_{}_tokens {}_input_tokens",
+            "output_tokens_details.{}_tokens output_token_details.{}_tokens output_token_details.{}"
+            " output_{}_tokens {}_output_tokens",
+            "input_token_details.cached_tokens_details.{}_tokens input_tokens_details.cached_tokens_details.{}_tokens"
+            " cache_{}_read_tokens",
         ),
         "cache_write_1h_tokens": (
             "cache_creation.ephemeral_1h_input_tokens",
@@ -153,17 +138,13 @@ _GEMINI: Final = Names(
     {
         "cache_read_tokens": ("cachedContentTokenCount", "cached_content_token_count"),
         REASONING: ("thoughtsTokenCount", "thoughts_token_count"),
-        "audio_input_tokens": ("promptTokensDetails.AUDIO", "prompt_tokens_details.AUDIO"),
-        "image_input_tokens": ("promptTokensDetails.IMAGE", "prompt_tokens_details.IMAGE"),
-        "audio_output_tokens": (
-            *("candidatesTokensDetails.AUDIO", "candidates_tokens_details.AUDIO"),
-            *("responseTokensDetails.AUDIO", "response_tokens_details.AUDIO"),
+        **_by_kind(
+            "promptTokensDetails.{} prompt_tokens_details.{}",
+            "candidatesTokensDetails.{} candidates_tokens_details.{}"
+            " responseTokensDetails.{} response_tokens_details.{}",
+            "cacheTokensDetails.{} cache_tokens_details.{}",
+            upper=True,
         ),
-        "image_output_tokens": ("candidatesTokensDetails.IMAGE", "candidates_tokens_details.IMAGE"),
-        "video_input_tokens": ("promptTokensDetails.VIDEO", "prompt_tokens_details.VIDEO"),
-        "video_output_tokens": ("candidatesTokensDetails.VIDEO", "candidates_tokens_details.VIDEO"),
-        "cache_audio_read_tokens": ("cacheTokensDetails.AUDIO", "cache_tokens_details.AUDIO"),
-        "cache_image_read_tokens": ("cacheTokensDetails.IMAGE", "cache_tokens_details.IMAGE"),
     },
     more_input=("toolUsePromptTokenCount", "tool_use_prompt_token_count"),
     more_output=("thoughtsTokenCount", "thoughts_token_count"),
@@ -175,14 +156,7 @@ _INTERACTIONS: Final = Names(
     {
         "cache_read_tokens": ("total_cached_tokens",),
         REASONING: ("total_thought_tokens",),
-        "audio_input_tokens": ("input_tokens_by_modality.audio",),
-        "image_input_tokens": ("input_tokens_by_modality.image",),
-        "audio_output_tokens": ("output_tokens_by_modality.audio",),
-        "image_output_tokens": ("output_tokens_by_modality.image",),
-        "video_input_tokens": ("input_tokens_by_modality.video",),
-        "video_output_tokens": ("output_tokens_by_modality.video",),
-        "cache_audio_read_tokens": ("cached_tokens_by_modality.audio",),
-        "cache_image_read_tokens": ("cached_tokens_by_modality.image",),
+        **_by_kind("input_tokens_by_modality.{}", "output_tokens_by_modality.{}", "cached_tokens_by_modality.{}"),
     },
     more_input=("total_tool_use_tokens",),
     more_output=("total_thought_tokens",),

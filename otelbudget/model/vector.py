@@ -15,7 +15,8 @@ from otelbudget.model.amounts import RESOURCES, UNLIMITED
 
 _BITS: Final = 96
 SHIFTS: Final = tuple(_BITS * i for i in range(len(RESOURCES)))
-_MASK: Final = (1 << _BITS) - 1
+#: The first lane, all of it.
+LANE: Final = (1 << _BITS) - 1
 _ONES: Final = sum(1 << shift for shift in SHIFTS)
 #: The guard of every lane.
 GUARDS: Final = _ONES << (_BITS - 1)
@@ -34,12 +35,12 @@ def pack(amounts: Sequence[int]) -> int:
 
 def unpack(vector: int) -> list[int]:
     """The amounts of *vector*, none of them below 0, in `RESOURCES` order."""
-    return [vector >> shift & _MASK for shift in SHIFTS]
+    return [vector >> shift & LANE for shift in SHIFTS]
 
 
 def lane(vector: int, resource: int) -> int:
     """The amount of one resource."""
-    return vector >> SHIFTS[resource] & _MASK
+    return vector >> SHIFTS[resource] & LANE
 
 
 def step(difference: int, resource: int) -> int:

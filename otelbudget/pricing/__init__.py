@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from fractions import Fraction
 from types import MappingProxyType
@@ -33,12 +33,6 @@ _MOST_KNOWN: Final = 4_096
 _LONGEST_NAME: Final = 512
 #: Tiers in the words of providers that are the ordinary one.
 _ORDINARY: Final = (None, "auto", "default", "standard", "standard_only")
-#: What only the list prices.
-_LISTED: Final = (
-    *("image_input", "image_output", "video_input", "video_output"),
-    *("cache_write_1h", "cache_image_read", "file_search"),
-)
-_PRICED: Final = tuple(name for name in (*PARTS, *APART) if name not in _LISTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -107,14 +101,12 @@ class Price:
     def rates(self, tier: str | None = None) -> Rates:
         """The same as integer rates, in a service *tier*."""
         factor = (1 - Fraction(self.discount)) * NANOS * Fraction(self.tiers.get(tier or "", 1))
-        given = {name: getattr(self, name) for name in _PRICED}
-        return rates(
-            {
-                name: Fraction(value) * factor / (1 if name in EACH else self.per)
-                for name, value in given.items()
-                if value is not None
-            }
-        )
+        given = [(name, value) for name in _PRICED if (value := getattr(self, name)) is not None]
+        return rates({name: Fraction(value) * factor / (1 if name in EACH else self.per) for name, value in given})
+
+
+#: What it prices; the rest of `APART` only the list does.
+_PRICED: Final = tuple(one.name for one in fields(Price) if one.name in PARTS or one.name in APART)
 
 
 class PriceBook(Protocol):
@@ -138,7 +130,7 @@ class Prices:
 
     Example:
         >>> prices = Prices({"demo-*": Price(input=0.15, output=0.60)})
-        >>> prices.cost_nanousd("demo-small", None, Usage(input_tokens=1000, output_tokens=100))
+        >>> prices.known("demo-small", None).cost(Usage(input_tokens=1000, output_tokens=100))
         210000
 
     Args:
@@ -196,22 +188,14 @@ class Prices:
         except ImportError:
             return False
 
-    def cost_nanousd(self, model: str | None, provider: str | None, usage: Usage) -> int | None:
-        """What *usage* costs, in nano-USD, rounded up once; None if no price is known. Never raises.
-
-        Tokens without a split are priced as input, unknown ones as none. What the usage says of its own cost is not
-        looked at. Without a *model* only the pattern ``*`` is found.
-
-        Args:
-            provider: Name after the OpenTelemetry conventions (``openai``, ``gcp.vertex_ai``).
-        """
-        known = self.known(model, provider, tier=usage.tier)
-        return None if known is None else known.cost(usage)
-
     def known(
         self, model: str | None, provider: str | None, *, answered: str | None = None, tier: str | None = None
     ) -> Known | None:
-        """What the tokens of *model* cost, or of the one that *answered*; None if no price is known. Never raises."""
+        """What the tokens of *model* cost, or of the one that *answered*; None if no price is known. Never raises.
+
+        Without a *model* only the pattern ``*`` is found. *provider* is its name after the OpenTelemetry conventions
+        (``openai``, ``gcp.vertex_ai``).
+        """
         if tier in _ORDINARY:
             tier = None
         asked = (model, provider, answered, tier)
@@ -234,11 +218,8 @@ class Prices:
         known = self._given_to(names or [""], provider, tier) or self._booked(names, provider, tier)
         if known is None and self._listed:
             try:
-                found = (
-                    listed_price(name, provider, self._clock_s(), tier)
-                    for name in reversed(names)
-                    if len(name) <= _LONGEST_NAME
-                )
+                short = (name for name in reversed(names) if len(name) <= _LONGEST_NAME)
+                found = (listed_price(name, provider, self._clock_s(), tier) for name in short)
                 known = next((one for one in found if one is not None), None)
             except ImportError:
                 return None  # not known this time; the next call asks again
@@ -271,17 +252,10 @@ class Prices:
         """What was given: model or pattern -> what it costs."""
         return MappingProxyType(self._given)
 
-    @property
-    def given(self) -> bool:
-        """Whether there is a price here, whatever is listed elsewhere."""
-        return bool(self._given)
-
-    def gives(self, model: str | None, provider: str | None = None) -> bool:
-        """Whether *model* has a price here, by its name or a pattern, whatever is listed elsewhere."""
-        return self.entry(model if isinstance(model, str) else "", provider) is not None
-
-    def entry(self, model: str, provider: str | None = None) -> str | None:
-        """The given name or pattern that *model* of *provider* is priced by; None if no given one means it."""
+    def entry(self, model: str | None, provider: str | None = None) -> str | None:
+        """The given name or pattern that *model* of *provider* is priced by, whatever is listed elsewhere; None if no
+        given one means it."""
+        model = model if isinstance(model, str) else ""  # a span attribute may be anything
         names = (model, undated(model))
         whose = (f"{provider}/{name}" for name in names if model and provider)
         return matching(self._given, *whose, *names)

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from otelbudget.model.amounts import NANOS
-from otelbudget.pricing.rates import Known, rates
+from otelbudget.pricing.rates import Known, Rates, rates
 
 _log = logging.getLogger(__name__)
 
@@ -36,11 +36,7 @@ _NAMES: Final = {
         "cache_audio_read": "cache_audio_read_mtok",
         "cache_image_read": "cache_image_read_mtok",
     },
-    1_000: {
-        "search": "web_searches_kcount",
-        "file_search": "storage_searches_kcount",
-        "request": "requests_kcount",
-    },
+    1_000: {"search": "web_searches_kcount", "file_search": "storage_searches_kcount", "request": "requests_kcount"},
 }
 #: Providers of the semantic conventions (``gen_ai.provider.name``) that the list does not know by that name.
 _PROVIDERS: Final = {"azure.ai.openai": "azure", "azure.ai.inference": "azure", "moonshot_ai": "moonshotai"}
@@ -71,20 +67,14 @@ def listed_price(model: str, provider: str | None, now_s: float, tier: str | Non
         model = model.rpartition(":")[0]
     model = _RESOURCE.sub("", model)
     now = datetime.fromtimestamp(now_s, UTC)
-    context = {"service_tier": tier, "processing": tier} if tier else None
+    context: Any = {"price_context": {"service_tier": tier, "processing": tier}} if tier else {}
     # A client may speak one provider's protocol to another one: by its own provider first, then by name alone, then by
     # the provider that a gateway has in front of the name.
     front, _, behind = model.partition("/")
     asked_by = [*((one, model) for one in (*_ids(provider), None)), *((one, behind) for one in _ids(front) if behind)]
     for asked, name in asked_by:
         try:
-            found = calc_price(
-                Usage(input_tokens=0),
-                name,
-                provider_id=asked,
-                genai_request_timestamp=now,
-                **({"price_context": context} if context else {}),
-            )
+            found = calc_price(Usage(input_tokens=0), name, provider_id=asked, genai_request_timestamp=now, **context)
             return _known(found, now_s, changes=tier is not None)
         except LookupError:
             continue
@@ -130,20 +120,7 @@ def _known(found: Any, now_s: float, *, changes: bool) -> Known | None:
     if listed and "input_mtok" not in listed:
         return None  # priced by the minute, the page or the picture: tokens say nothing about it
     starts = {tier.start for value in listed.values() for tier in getattr(value, "tiers", ())}
-    base, *above = (
-        (
-            start,
-            rates(
-                {
-                    part: _at(listed[name], start) * NANOS / per
-                    for per, names in _NAMES.items()
-                    for part, name in names.items()
-                    if name in listed
-                }
-            ),
-        )
-        for start in (-1, *sorted(starts))
-    )
+    base, *above = ((start, _rates(listed, start)) for start in (-1, *sorted(starts)))
     dated = found.model.prices if isinstance(found.model.prices, list) else []
     source = f"genai-prices {_version()}: {found.provider.id}/{found.model.id}"
     for one in dated:
@@ -154,8 +131,13 @@ def _known(found: Any, now_s: float, *, changes: bool) -> Known | None:
     return Known(base[1], tuple(above), changes or bool(dated), now_s + _CHANGING_FOR_S, source)
 
 
+def _rates(listed: dict[str, Any], start: int) -> Rates:
+    """The listed prices for requests of just more than *start* input tokens."""
+    priced = [(part, name, per) for per, names in _NAMES.items() for part, name in names.items() if name in listed]
+    return rates({part: _at(listed[name], start) * NANOS / per for part, name, per in priced})
+
+
 def _at(value: Any, start: int) -> Fraction:
-    """A listed price for requests of just more than *start* input tokens."""
     if not isinstance(value, Decimal):
         above = [tier.price for tier in value.tiers if start >= tier.start]
         value = above[-1] if above else value.base

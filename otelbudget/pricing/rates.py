@@ -14,13 +14,7 @@ from otelbudget.model.usage_names import READ
 
 #: What of a usage is priced by the token, in the order of `Rates`; each is charged as what it is a part of where it has
 #: no price.
-PARTS: Final = {
-    "input": "",
-    "output": "input",
-    "cache_read": "input",
-    "cache_write": "input",
-    "reasoning": "output",
-}
+PARTS: Final = {"input": "", "output": "input", "cache_read": "input", "cache_write": "input", "reasoning": "output"}
 #: What few models price apart -> field of `Usage`, and what it is a part of: none if it is priced by the piece.
 APART: Final = {
     "audio_input": ("audio_input_tokens", "input"),

@@ -7,7 +7,7 @@ How far it grows, by what was measured (Redis 7, one core of a small virtual mac
   calls per second, 600,000 a minute. An ended call is remembered for an hour: 180 bytes each, at 1,000 calls per
   second 650 MB.
 - **Leases.** With ``lease: 1%`` a process takes a hundredth of a limit in one trip and spends it by itself, as fast
-  as in memory. An account in steady use then costs each process three trips in `leasing.BLOCK_S`, whatever the rate:
+  as in memory. An account in steady use then costs each process three trips in `lease.BLOCK_S`, whatever the rate:
   200 accounts (as many as a process leases) in each of a hundred processes are 20,000 trips per second, those of
   10,000 calls without. So leases pay where few accounts have many calls, not where many have a call each. The price:
   the last percents of a limit are ``busy`` for some seconds, and so long others spend on under a limit that has been

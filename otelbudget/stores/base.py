@@ -31,29 +31,6 @@ from otelbudget.model.amounts import UNLIMITED
 from otelbudget.model.vector import lane
 from otelbudget.stores.records import RunRecord
 
-__all__ = [
-    "FOREVER_S",
-    "GRACE_S",
-    "KEPT_S",
-    "KEYED_MARK_S",
-    "MARK_S",
-    "PAGE",
-    "RECLAIMED",
-    "Answer",
-    "Line",
-    "Override",
-    "Refusal",
-    "Reserve",
-    "Reset",
-    "Settle",
-    "Settled",
-    "State",
-    "Store",
-    "Stored",
-    "WrongWindow",
-    "judge",
-]
-
 # In seconds: what a hold lives beyond its time; how long ended ids, those with a key, and ended windows are kept.
 GRACE_S: Final = 5.0
 MARK_S: Final = 3_600.0

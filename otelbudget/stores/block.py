@@ -94,7 +94,7 @@ def is_worth(block: Sequence[int], amounts: Sequence[int], limits: Sequence[int]
 
 
 def rules_of(limits: Sequence[int]) -> tuple[Rule]:
-    """What holds the account of a block to *limits*; -1 is none."""
+    """What holds an account to the *limits* of a line."""
     some = tuple(limit if limit >= 0 else UNLIMITED for limit in limits)
     return rules_of_budget(some, some, None, (), False, None)
 

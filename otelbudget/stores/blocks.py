@@ -67,21 +67,17 @@ class Blocks:
         lease.is_open = False  # only now may it be settled: nothing more is held on it
         self.ready.append(lease)
 
-    def close_one(self, lease: Lease) -> None:
-        """Close *lease*, if it is open."""
-        if lease.is_open:
-            self._close_live(lease.key)
-
     def close_all(self, shard: str | None = None, account: str | None = None) -> bool:
         """Close those of *shard*, or all, or only those that *account* is one of; gives whether there were any."""
         found = [key for key in list(self.live) if shard in (None, key[0])]
         if account is not None:
             found = [key for key in found if any(line.key == account for line in key[1])]
         for key in found:
-            self._close_live(key)
+            self.close_live(key)
         return bool(found)
 
-    def _close_live(self, key: Key) -> None:
+    def close_live(self, key: Key) -> None:
+        """Close the one that is spent from, if there is one."""
         lease = self.live.pop(key, None)
         if lease is not None:
             self.close(lease)
@@ -146,7 +142,7 @@ class Blocks:
             return None
         now_s = self.clock_s()
         if now_s >= lease.until_s:
-            self._close_live(lease.key)
+            self.close_live(lease.key)
             return None
         held = self.held[asked.id] = Held(asked, lease, now_s)  # first: what is interrupted expires
         self._due_s = min(self._due_s, held.until_s)
@@ -223,7 +219,7 @@ class Blocks:
             return
         for key in list(self.live):
             if (lease := self.live.get(key)) is not None and lease.until_s <= now_s:
-                self._close_live(key)
+                self.close_live(key)
         for id in list(self.held):
             if (held := self.held.get(id)) is None or held.until_s > now_s:
                 continue

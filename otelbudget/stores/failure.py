@@ -1,7 +1,7 @@
 """What becomes of requests while a store can't be reached: refused, admitted without it, or held to a share here.
 
-What is spent meanwhile is sent to the store when it is back, whatever was decided. To add another way: write `Failure`
-in a class of its own, and put it into `POLICIES`.
+What is spent meanwhile is sent to the store when it is back, whatever was decided. To add another way: a class like
+`FailOpen`, in `POLICIES`.
 """
 
 from __future__ import annotations
@@ -9,57 +9,43 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from decimal import Decimal
-from typing import Final, Protocol
+from typing import Final
 
 from otelbudget.errors import StoreError
 from otelbudget.stores.base import Line, Reserve, Settle, WrongWindow
 from otelbudget.stores.memory import MemoryStore
 
-__all__ = ["POLICIES", "Failure"]
-
 #: How long a hold lives in the memory of this process, which nobody renews: its call ends it.
 _HELD_S: Final = 86_400.0
 
 
-class Failure(Protocol):
-    """One way to go on; *name* is what configurations and metrics call it, *means* what a log says."""
-
-    name: str
-    means: str
-
-    def admits(self, asked: Reserve, *, held: bool) -> bool:
-        """Whether a request is admitted without the store; *held*: until it is settled."""
-
-    def settled(self, ended: Settle, *, reached: bool) -> None:
-        """A hold has ended, or a record was made, and the store was *reached* with it or not."""
-
-
-class FailClosed:
-    """Nothing is admitted."""
+class Failure:
+    """One way to go on, here to admit nothing; *name* is what configurations and metrics call it, *means* what a log
+    says."""
 
     name = "fail_closed"
     means = "requests are refused"
 
     def admits(self, asked: Reserve, *, held: bool) -> bool:  # noqa: ARG002
-        """See `Failure.admits`."""
+        """Whether a request is admitted without the store; *held*: until it is settled."""
         return False
 
     def settled(self, ended: Settle, *, reached: bool) -> None:
-        """See `Failure.settled`."""
+        """A hold has ended, or a record was made, and the store was *reached* with it or not."""
 
 
-class FailOpen(FailClosed):
+class FailOpen(Failure):
     """Everything is admitted."""
 
     name = "fail_open"
     means = "requests are admitted without it"
 
     def admits(self, asked: Reserve, *, held: bool) -> bool:  # noqa: ARG002
-        """See `Failure.admits`."""
+        """Always."""
         return True
 
 
-class LocalFallback:
+class LocalFallback(Failure):
     """What fits into a share of each limit, counted by this process alone.
 
     It counts on over several failures, so that each window has one share for all of them.
@@ -74,7 +60,7 @@ class LocalFallback:
         self._held: set[str] = set()
 
     def admits(self, asked: Reserve, *, held: bool) -> bool:
-        """See `Failure.admits`."""
+        """If it fits here."""
         lines = tuple(line._replace(limits=self._shared(line)) for line in asked.lines)
         asked = asked._replace(lines=lines, held=(0,) * len(asked.amounts), ttl_s=_HELD_S)
         try:
@@ -90,7 +76,7 @@ class LocalFallback:
         return True
 
     def settled(self, ended: Settle, *, reached: bool) -> None:
-        """See `Failure.settled`."""
+        """Charge what the store has not heard of, or what was admitted here."""
         if reached and ended.id not in self._held:
             return
         with suppress(StoreError, WrongWindow):
@@ -103,7 +89,7 @@ class LocalFallback:
 
 #: By name: made from the share of the limits, and the clock of the store's windows.
 POLICIES: Final[dict[str, Callable[[float, Callable[[], float]], Failure]]] = {
-    "fail_closed": lambda _, __: FailClosed(),
+    "fail_closed": lambda _, __: Failure(),
     "fail_open": lambda _, __: FailOpen(),
     "local_fallback": LocalFallback,
 }

@@ -12,7 +12,6 @@ from otelbudget.errors import StoreError
 if TYPE_CHECKING:
     from otelbudget.stores.shared import Shared
 
-__all__ = ["Asking", "Health"]
 
 _log = logging.getLogger("otelbudget")
 

@@ -11,8 +11,6 @@ import hashlib
 from otelbudget.errors import IdempotencyError
 from otelbudget.stores.base import Reserve, WrongWindow
 
-__all__ = ["check", "digest_of", "id_of", "is_again", "is_of_another", "on_other_lines"]
-
 
 def id_of(*names: str) -> str:
     """The id of all trips under a key: *names* say whose key it is, and which."""

@@ -14,10 +14,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from decimal import Decimal
 from operator import add, sub
+from typing import Final
 
 from otelbudget import forking
+from otelbudget.errors import StoreError
 from otelbudget.model.amounts import NOTHING
 from otelbudget.model.vector import unpack
 from otelbudget.stores.base import (
@@ -33,16 +35,19 @@ from otelbudget.stores.base import (
     Stored,
     judge,
 )
-from otelbudget.stores.block import Held, Key, places_of
-from otelbudget.stores.errands import Trips, amake, make
-from otelbudget.stores.leasing import Leasing
+from otelbudget.stores.block import Held, Key, Lease, is_worth, least, left, places_of
+from otelbudget.stores.blocks import Blocks
+from otelbudget.stores.errands import Trips, at_once, made, waited
 from otelbudget.stores.owed import Unsent
 from otelbudget.stores.records import RunRecord
 
 _log = logging.getLogger("otelbudget")
+#: How long a block lives, and how many there are at a time at most.
+BLOCK_S: Final = 3.0
+MOST: Final = 200
 
 
-class Leased(Leasing):
+class Leased(Store):
     """*store*, with leases.
 
     Args:
@@ -52,10 +57,18 @@ class Leased(Leasing):
     """
 
     def __init__(self, store: Store, share: float, clock_s: Callable[[], float] = time.time) -> None:
-        super().__init__(store, share, clock_s)
         self.name = store.name
         self.health = getattr(store, "health", None)
+        self.ttl_s: float = getattr(store, "ttl_s", 60.0)
+        self._store, self._share, self._clock_s = store, Decimal(str(share)), clock_s
+        self.forked()
         forking.tell(self)
+
+    def forked(self) -> None:
+        """In a child leases and holds are the parent's."""
+        self._blocks = Blocks(self._clock_s)
+        self._taking: dict[Key | str, object] = {}  # accounts of which a block is taken, leases that change
+        self._tight: dict[Key, float] = {}  # until when no block is asked for, since there was no room for one
 
     @property
     def answers(self) -> int:
@@ -63,74 +76,56 @@ class Leased(Leasing):
         return self._blocks.answers
 
     def reserve(self, asked: Reserve) -> Answer:
-        """See `Store.reserve`."""
-        return self._blocks.hold(asked) or make(self._store, self._reserve(asked))
+        return self._blocks.hold(asked) or at_once(made(self._store, self._reserve(asked)))
 
     async def areserve(self, asked: Reserve) -> Answer:
-        """See `Store.areserve`."""
         answer = self._blocks.hold(asked)
-        return await amake(self._store, self._reserve(asked)) if answer is None else answer
+        return await waited(made(self._store, self._reserve(asked), "a")) if answer is None else answer
 
     def settle(self, ended: Settle) -> Settled:
-        """See `Store.settle`."""
-        settled = self._blocks.settle(ended)
-        return settled if settled and not self._blocks.ready else make(self._store, self._settle(ended, settled))
+        """One trip at most: what a block doesn't need any more is given back with the next request, or by `tend`."""
+        return self._blocks.settle(ended) or at_once(made(self._store, self._settle(ended)))
 
     async def asettle(self, ended: Settle) -> Settled:
-        """See `Store.asettle`."""
         settled = self._blocks.settle(ended)
-        return settled if settled and not self._blocks.ready else await amake(self._store, self._settle(ended, settled))
-
-    def settle_alone(self, ended: Settle) -> Settled:
-        """`settle`, which gives nothing back, so that it is one trip or none."""
-        settled = self._blocks.settle(ended)
-        return make(self._store, self._settle_there(ended)) if settled is None else settled
-
-    async def asettle_alone(self, ended: Settle) -> Settled:
-        """`settle_alone` for coroutines."""
-        settled = self._blocks.settle(ended)
-        return await amake(self._store, self._settle_there(ended)) if settled is None else settled
+        return await waited(made(self._store, self._settle(ended), "a")) if settled is None else settled
 
     def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
-        """See `Store.read`."""
-        return make(self._store, self._read((shard, lines)))
+        return at_once(made(self._store, self._read((shard, lines))))
 
     async def aread(self, shard: str, lines: tuple[Line, ...]) -> Answer:
-        """See `Store.aread`."""
-        return await amake(self._store, self._read((shard, lines)))
+        return await waited(made(self._store, self._read((shard, lines)), "a"))
 
     def renew(self, shard: str, ids: Sequence[str], ttl_s: float) -> None:
-        """See `Store.renew`; leases on which something is held are renewed with it."""
+        """Leases on which something is held are renewed with it."""
         mine = {id: held for id in ids if (held := self._blocks.held.get(id)) is not None}
         for held in mine.values():
             held.until_s = self._clock_s() + ttl_s + GRACE_S
         self._store.renew(shard, [*{one.lease.id for one in mine.values()}, *(set(ids) - set(mine))], ttl_s)
 
     def configure(self, shard: str, key: str, change: Override | Reset | None) -> None:
-        """See `Store.configure`; what was spent of leases goes there before."""
+        """What was spent of leases goes there before."""
         self._settle_all(shard)
         self._store.configure(shard, key, change)
         if isinstance(change, Reset):
             self._blocks.forget(shard, key)
 
     def overrides(self, shard: str) -> Mapping[str, Override]:
-        """See `Store.overrides`."""
         return self._store.overrides(shard)
 
     def accounts(self, shard: str, after: str = "") -> Sequence[Stored]:
-        """See `Store.accounts`; what was spent of leases goes there before."""
+        """What was spent of leases goes there before."""
         self._settle_all(shard)
         return self._store.accounts(shard, after)
 
     def run(self, shard: str, run_id: str, record: RunRecord | None = None) -> RunRecord | None:
-        """See `Store.run`."""
         return self._store.run(shard, run_id, record)
 
     def tend(self) -> None:
         """End what is old; whoever has this store calls it about every second."""
         self._tidy()
         try:
-            make(self._store, self._give_back())
+            at_once(made(self._store, self._give_back()))
         except Unsent:  # once more then
             pass
         except Exception as error:  # noqa: BLE001 - whatever it is, who calls goes on
@@ -153,9 +148,9 @@ class Leased(Leasing):
 
     def _settle_all(self, shard: str | None = None) -> None:
         self._blocks.close_all(shard)
-        make(self._store, self._give_back())
+        at_once(made(self._store, self._give_back()))
 
-    # --- trips, as generators that know nothing of waiting
+    # --- trips, as generators that know nothing of waiting; first how blocks are spent
 
     def _reserve(self, asked: Reserve) -> Trips[Answer]:
         self._tidy()
@@ -177,7 +172,8 @@ class Leased(Leasing):
     def _grow(self, held: Held, asked: Reserve) -> Trips[Answer]:
         """Have the block of a hold hold what it needs, one after the other."""
         lease, mine = held.lease, object()
-        self._blocks.close_one(lease)  # so nobody else takes what this one is given
+        if lease.is_open:  # so nobody else takes what this one is given
+            self._blocks.close_live(lease.key)
         while self._taking.setdefault(lease.id, mine) is not mine:
             yield "read", lease.shard, ()  # as long as the trip of the other one takes
         try:
@@ -209,16 +205,9 @@ class Leased(Leasing):
     def _read(self, key: Key) -> Trips[Answer]:
         self._tidy()
         yield from self._give_back()
-        answer: Answer = yield "read", *key
-        return self._blocks.seen(key, answer)
+        return self._blocks.seen(key, (yield "read", *key))
 
-    def _settle(self, ended: Settle, settled: Settled | None) -> Trips[Settled]:
-        settled = settled or (yield from self._settle_there(ended))
-        with suppress(Unsent):  # once more later
-            yield from self._give_back()
-        return settled
-
-    def _settle_there(self, ended: Settle) -> Trips[Settled]:
+    def _settle(self, ended: Settle) -> Trips[Settled]:
         """Settle what the store holds, and let go of what is held of it here."""
         blocks, key = self._blocks, (ended.shard, ended.lines)
         held = blocks.held.get(ended.id)
@@ -236,3 +225,75 @@ class Leased(Leasing):
         used = [one for one, _ in blocks.mine_too(key, [(one, one) for one in settled.used])]
         was = settled.was if paid is None else "expired"
         return blocks.told(places_of(*key), ended, used)._replace(was=was, replayed=settled.replayed)
+
+    # --- and how they are taken and given back
+
+    def _lease(self, asked: Reserve) -> Trips[None]:
+        """Take the next block of its accounts, if there is room for one that is worth it and nobody else does."""
+        key, mine = (asked.shard, asked.lines), object()
+        if len(self._blocks.all) >= MOST or key in self._tight or self._taking.setdefault(key, mine) is not mine:
+            return
+        try:
+            limits = least([line.limits for line in asked.lines])
+            block = tuple(int(max(0, limit) * self._share) for limit in limits)
+            while is_worth(block, asked.amounts, limits):
+                answer = yield from self._take(key, block, limits)
+                if answer.refused is None:
+                    return
+                self._tight[key] = self._clock_s() + BLOCK_S
+                block = tuple([min(b, room) // 2 for b, room in zip(block, left(asked.lines, answer), strict=True)])
+        finally:
+            self._taking.pop(key, None)
+
+    def _take(self, key: Key, block: tuple[int, ...], limits: tuple[int, ...]) -> Trips[Answer]:
+        """Ask for a block, in place of the one before."""
+        before = self._blocks.live.pop(key, None)
+        if before is not None:
+            self._blocks.close(before)
+            yield from self._give_back()
+        lease = Lease(key)
+        self._blocks.all[lease.id] = lease
+        try:
+            answer: Answer = yield "reserve", lease.asks(block, self.ttl_s)
+        except BaseException:
+            self._blocks.ready.append(lease)  # the store may have it
+            raise
+        if answer.refused is None and not answer.gone:
+            self._blocks.open(lease, answer, block, limits, self._clock_s() + BLOCK_S)
+        else:
+            self._blocks.all.pop(lease.id, None)
+        return answer
+
+    def _give_back(self) -> Trips[None]:
+        """Settle closed leases, or give back what nobody needs of them; Unsent with the first trip that fails."""
+        blocks = self._blocks
+        while blocks.ready:
+            lease = blocks.next_ready()
+            if lease is None or lease.id in self._taking:
+                continue
+            try:
+                yield from self._give_back_one(lease)
+            except BaseException as error:
+                blocks.keep(lease)
+                if isinstance(error, StoreError):
+                    raise Unsent(str(error)) from error
+                raise
+
+    def _give_back_one(self, lease: Lease) -> Trips[None]:
+        if not lease.account.holds:
+            self._blocks.all.pop(lease.id, None)  # before, or what it has spent would be counted twice meanwhile
+            yield "settle", lease.ends()
+        elif self._taking.setdefault(lease.id, lease) is lease:
+            try:
+                needed = lease.needed()
+                if needed != lease.block:
+                    yield "reserve", lease.asks(needed, self.ttl_s)
+                    lease.block = needed
+            finally:
+                self._taking.pop(lease.id, None)
+                self._blocks.let_go(lease)  # as nobody could look at it meanwhile
+
+    def _tidy(self) -> None:
+        self._blocks.tidy()
+        now_s, tight = self._clock_s(), self._tight
+        self._tight = {key: tight[key] for key in list(tight) if tight[key] > now_s}

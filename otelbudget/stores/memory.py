@@ -8,17 +8,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any, Final
 
 from otelbudget import forking
 from otelbudget.errors import StoreError
-from otelbudget.ledger.account import HoldState, QuotaAccount, Refusal
+from otelbudget.ledger.account import Hold, HoldState, QuotaAccount
 from otelbudget.ledger.accounts import Accounts
 from otelbudget.ledger.change import Changes
 from otelbudget.ledger.ledger import Ledger
-from otelbudget.ledger.rules import rules_of_budget
-from otelbudget.model.amounts import NOTHING, UNLIMITED, Amounts
+from otelbudget.model.amounts import NOTHING, Amounts
 from otelbudget.model.levels import Where
 from otelbudget.model.vector import pack, unpack
 from otelbudget.model.windows import Window, WindowSpec
@@ -36,19 +36,47 @@ from otelbudget.stores.base import (
     Reset,
     Settle,
     Settled,
+    Store,
     Stored,
     WrongWindow,
 )
-from otelbudget.stores.memory_shard import Kept, Shard
-from otelbudget.stores.records import RunRecord
-
-__all__ = ["MemoryStore"]
+from otelbudget.stores.block import rules_of
+from otelbudget.stores.records import RUN_S, RunRecord, written
 
 _LIFETIME: Final = WindowSpec("lifetime")
 _WAS: Final[dict[str, Any]] = {"new": "unknown", "open": "open", "expired": "expired"}
 
 
-class MemoryStore:
+@dataclass(slots=True, eq=False)
+class _Kept:
+    """A hold, or the mark of one that has ended, and until when it is kept."""
+
+    lines: tuple[Line, ...]
+    digest: str
+    until_s: float = 0.0
+    hold: Hold = field(default_factory=Hold)
+
+
+@dataclass(slots=True)
+class _Shard:
+    """What is kept together; *due* has (until_s, id), also of times that were put off, *runs* the oldest first."""
+
+    kept: dict[str, _Kept] = field(default_factory=dict)
+    due: list[tuple[float, str]] = field(default_factory=list)
+    overrides: dict[str, Override] = field(default_factory=dict)
+    revision: int = 0
+    runs: dict[str, RunRecord] = field(default_factory=dict)
+
+    def keep(self, id: str, one: _Kept, until_s: float) -> None:
+        """Keep *one* until then; whoever looks at `due` finds what is over."""
+        self.kept[id], one.until_s = one, until_s
+        heappush(self.due, (until_s, id))
+
+    def mark(self, id: str, one: _Kept, now_s: float) -> None:
+        self.keep(id, one, now_s + (KEYED_MARK_S if one.digest else MARK_S))
+
+
+class MemoryStore(Store):
     """A store of this process alone, for its threads and tasks.
 
     Windows that have ended are kept for a day, short ones only as long as there are few accounts.
@@ -65,14 +93,12 @@ class MemoryStore:
         self._clock_s = clock_s
         self._ledger = Ledger(clock_s=lambda: self._now_s)  # one moment for a whole trip
         self._accounts = Accounts(self._ledger)
-        self._shards: dict[str, Shard] = {}
-        self._now_s = 0.0
-        self._closed = False
+        self._shards: dict[str, _Shard] = {}
+        self._now_s, self._closed = 0.0, False
         self._lock = forking.held_lock()  # re-entrant only because it knows its owner
         forking.tell(self)
 
     def reserve(self, asked: Reserve) -> Answer:
-        """See `Store.reserve`."""
         with self._trip(asked.shard) as shard:
             one = self._find(shard, asked.id, asked.digest)
             again = one is not None and keyed.is_again(one.digest, asked)
@@ -87,21 +113,19 @@ class MemoryStore:
                 return self._seen(asked.shard, asked.lines)._replace(replayed=replayed)
             if (one is None and any(asked.held)) or (one is not None and one.hold.state != "open"):
                 return self._seen(asked.shard, asked.lines)._replace(gone=True)
-            if one is not None and _places(one.lines) != _places(asked.lines):
+            if one is not None and [line[:4] for line in one.lines] != [line[:4] for line in asked.lines]:
                 raise keyed.on_other_lines(asked, self._now_s)
             return self._held(shard, asked, one)
 
-    def _held(self, shard: Shard, asked: Reserve, one: Kept | None) -> Answer:
+    def _held(self, shard: _Shard, asked: Reserve, one: _Kept | None) -> Answer:
         accounts = self._of(asked.shard, asked.lines)
         for account, line in zip(accounts, asked.lines, strict=True):
-            limits = tuple(limit if limit >= 0 else UNLIMITED for limit in line.limits)
-            rules = rules_of_budget(limits, limits, None, (), False, None)
+            rules = rules_of(line.limits)
             if account.rules is not rules:
                 self._ledger.limit(account, rules)
         until_s, amounts = self._now_s + asked.ttl_s + GRACE_S, Amounts(*asked.amounts)
-        before, kept = shard.kept.get(asked.id), one or Kept(asked.lines, asked.digest)
+        before, kept = shard.kept.get(asked.id), one or _Kept(asked.lines, asked.digest)
         hold = kept.hold
-        refused: Refusal | None
         if one is not None:
             refused = self._ledger.resize(hold, amounts)
         else:  # kept first: whatever interrupts this, what is held is found when its time is up
@@ -118,16 +142,14 @@ class MemoryStore:
         return seen
 
     def settle(self, ended: Settle) -> Settled:
-        """See `Store.settle`."""
         with self._trip(ended.shard) as shard:
             one = self._find(shard, ended.id, ended.digest)
-            kept = one or Kept(ended.lines, ended.digest)
+            kept = one or _Kept(ended.lines, ended.digest)
             hold, actual = kept.hold, pack(ended.actual)
             was = _WAS.get(hold.state, "settled")
             ends_as: HoldState = "expired" if kept.digest and not actual else "committed"
-            accounts = self._of(
-                ended.shard, kept.lines if was == "open" else ended.lines
-            )  # as they are now, rolling ones too
+            # As they are now, rolling ones too.
+            accounts = self._of(ended.shard, kept.lines if was == "open" else ended.lines)
             if one is None:
                 if actual and not any(ended.held):
                     self._check_windows(ended.lines)
@@ -143,18 +165,16 @@ class MemoryStore:
             replayed = was == "settled" and keyed.is_of_another(kept.digest, ended.digest)
             if was not in ("settled", ends_as):
                 kept.digest = kept.digest and (ended.digest or kept.digest)
-                shard.keep(ended.id, kept, self._mark_until_s(kept))
-            states = self._seen(ended.shard, ended.lines).states
-            return Settled(was, tuple(used for used, _ in states), self._now_s, replayed=replayed)
+                shard.mark(ended.id, kept, self._now_s)
+            used = tuple([one.used for one in self._of(ended.shard, ended.lines)])
+            return Settled(was, used, self._now_s, replayed=replayed)
 
     def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
-        """See `Store.read`."""
         with self._trip(shard):
             self._reclaim(shard)
             return self._seen(shard, lines)
 
     def renew(self, shard: str, ids: Sequence[str], ttl_s: float) -> None:
-        """See `Store.renew`."""
         with self._trip(shard) as found:
             for id in ids:
                 one = self._find(found, id)
@@ -162,7 +182,6 @@ class MemoryStore:
                     found.keep(id, one, self._now_s + ttl_s + GRACE_S)
 
     def configure(self, shard: str, key: str, change: Override | Reset | None) -> None:
-        """See `Store.configure`."""
         with self._trip(shard) as found:
             if isinstance(change, Reset):
                 for account in self._current(shard):
@@ -175,54 +194,53 @@ class MemoryStore:
             found.revision += 1
 
     def overrides(self, shard: str) -> Mapping[str, Override]:
-        """See `Store.overrides`."""
         with self._trip(shard) as found:
             return dict(found.overrides)
 
     def accounts(self, shard: str, after: str = "") -> Sequence[Stored]:
-        """See `Store.accounts`."""
         with self._trip(shard):
             found = [one for one in self._current(shard) if one.where.names[0] > after]
-            return [_stored(one) for one in sorted(found, key=lambda one: one.where.names)[:PAGE]]
+            return list(map(_stored, sorted(found, key=lambda one: one.where.names)[:PAGE]))
 
     def run(self, shard: str, run_id: str, record: RunRecord | None = None) -> RunRecord | None:
-        """See `Store.run`."""
         with self._trip(shard) as found:
-            return found.runs.run(run_id, record, self._now_s)
+            runs = found.runs
+            while runs and self._now_s >= next(iter(runs.values())).opened_s + RUN_S:
+                del runs[next(iter(runs))]
+            one = runs.get(run_id)
+            if record is not None and (one := written(one, record, self._now_s)) is not None:
+                runs[run_id] = one
+            return None if one is None else one._replace(now_s=self._now_s)
 
     def close(self) -> None:
-        """Answer nothing any more."""
         self._closed = True
 
     async def areserve(self, asked: Reserve) -> Answer:
-        """See `Store.areserve`."""
         return self.reserve(asked)
 
     async def asettle(self, ended: Settle) -> Settled:
-        """See `Store.asettle`."""
         return self.settle(ended)
 
     async def aread(self, shard: str, lines: tuple[Line, ...]) -> Answer:
-        """See `Store.aread`."""
         return self.read(shard, lines)
 
     def forked(self) -> None:
-        """In a child: what is held is held for calls of the parent."""
+        """What is held is held for calls of the parent."""
         self._ledger.forked()
 
     # --- inside a trip
 
     @contextmanager
-    def _trip(self, shard: str) -> Iterator[Shard]:
+    def _trip(self, shard: str) -> Iterator[_Shard]:
         if self._lock._is_owned():  # what threading.Condition asks of a lock
             raise StoreError("this thread is in the middle of a trip, which a finalizer or signal handler interrupts")
         with self._lock:
             if self._closed:
                 raise StoreError("the store is closed")
             self._now_s = self._clock_s()
-            yield self._shards.setdefault(shard, Shard())
+            yield self._shards.setdefault(shard, _Shard())
 
-    def _find(self, shard: Shard, id: str, digest: str = "") -> Kept | None:
+    def _find(self, shard: _Shard, id: str, digest: str = "") -> _Kept | None:
         one = shard.kept.get(id)
         if one is None or one.hold.state == "new":  # it was refused
             return None
@@ -247,14 +265,11 @@ class MemoryStore:
                 ended += 1
                 self._of(name, one.lines)
                 self._ledger.settle(one.hold, pack(one.hold.on_expiry), "expired")
-                shard.keep(id, one, self._mark_until_s(one))
+                shard.mark(id, one, self._now_s)
             else:
                 del shard.kept[id]
         if spared:
             heappush(shard.due, (spared, but))
-
-    def _mark_until_s(self, one: Kept) -> float:
-        return self._now_s + (KEYED_MARK_S if one.digest else MARK_S)
 
     def _of(self, shard: str, lines: tuple[Line, ...]) -> tuple[QuotaAccount, ...]:
         """The accounts of *lines*, as they are now."""
@@ -277,10 +292,6 @@ class MemoryStore:
     def _seen(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         states = tuple([(one.used, one.taken) for one in self._of(shard, lines)])
         return Answer(None, -1, False, False, states, self._shards[shard].revision, self._now_s)
-
-
-def _places(lines: tuple[Line, ...]) -> list[tuple[object, ...]]:
-    return [line[:4] for line in lines]
 
 
 def _stored(one: QuotaAccount) -> Stored:

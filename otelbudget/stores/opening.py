@@ -9,8 +9,6 @@ from otelbudget.config.store import StoreConfig
 from otelbudget.errors import StoreError
 from otelbudget.stores.base import Store
 
-__all__ = ["open_store"]
-
 _log = logging.getLogger("otelbudget")
 
 

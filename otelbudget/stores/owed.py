@@ -9,8 +9,6 @@ from typing import Final
 from otelbudget.errors import IdempotencyError, StoreError
 from otelbudget.stores.base import Settle, Settled, WrongWindow
 
-__all__ = ["ById", "Owed", "Unsent"]
-
 #: How long others leave alone what somebody is sending.
 SENDING_S: Final = 10.0
 

@@ -10,8 +10,6 @@ from typing import Final, NamedTuple
 
 #: How long a shared run lives at most, in seconds from its opening: then its record is gone, and its account ends.
 RUN_S: Final = 7 * 86_400
-#: From how many on a store of one process looks for those that are over, which it does not give in any case.
-MANY: Final = 1_000
 
 
 class RunRecord(NamedTuple):
@@ -36,32 +34,3 @@ def written(kept: RunRecord | None, given: RunRecord, now_s: float) -> RunRecord
     if kept is None:
         return given._replace(opened_s=now_s) if given.changes == 0 else None
     return kept._replace(state=given.state, changes=given.changes) if given.changes == kept.changes + 1 else kept
-
-
-class Runs:
-    """The records that a store of one process keeps."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, RunRecord] = {}  # in the order in which they were opened
-
-    def run(self, run_id: str, record: RunRecord | None, now_s: float) -> RunRecord | None:
-        """See `Store.run`."""
-        if len(self._kept) >= MANY:
-            self._forget(now_s)
-        found = self._kept.get(run_id)
-        if found is not None and now_s >= found.opened_s + RUN_S:
-            found = None
-        if record is not None:
-            found = written(found, record, now_s)
-        if found is None:
-            return None
-        self._kept[run_id] = found
-        return found._replace(now_s=now_s)
-
-    def _forget(self, now_s: float) -> None:
-        """Let go of those that are over, the first opened first."""
-        for run_id in list(self._kept):
-            one = self._kept[run_id]
-            if now_s < one.opened_s + RUN_S:
-                break
-            del self._kept[run_id]

@@ -31,14 +31,13 @@ from otelbudget.stores.base import (
     Settle,
     Settled,
     State,
+    Store,
     Stored,
     WrongWindow,
 )
 from otelbudget.stores.health import Health
 from otelbudget.stores.records import RUN_S, RunRecord
 from otelbudget.stores.redis_wire import Wire
-
-__all__ = ["RedisStore"]
 
 _RESERVE: Final = Struct("<18q")
 _SETTLE: Final = Struct("<10q")
@@ -67,15 +66,14 @@ class ServerClock:
             self._ahead_s += off_s
 
 
-class RedisStore:
+class RedisStore(Store):
     """A store in the server at *url*, to which it connects when it is first needed.
 
     Threads, tasks, processes and machines share it safely; a child connects by itself. A trip that fails because the
     connection broke is sent a second time.
 
     Args:
-        url: ``redis://host:port/db``, ``rediss://`` for TLS, ``unix:///path?db=0``, as redis-py reads them; or
-            ``redis+sentinel://host:port,host:port/SERVICE/db``, ``redis+cluster://host:port,host:port``; see `Nodes`.
+        url: Where it is, or the servers are; see `Nodes`.
         timeout_s: How long connecting, sending and each reply may take; then StoreError.
         ttl_s: How long holds shall live that are not renewed; whoever reserves puts it into the request.
         clock_s: What the clock of this machine says, Unix seconds; it counts until the server has said something.
@@ -100,35 +98,28 @@ class RedisStore:
         self._wire = Wire(url, timeout_s)
 
     def reserve(self, asked: Reserve) -> Answer:
-        """See `Store.reserve`."""
         return self._answered(asked, self._wire.trip(*self._reserve(asked)))
 
     async def areserve(self, asked: Reserve) -> Answer:
-        """See `Store.areserve`."""
         return self._answered(asked, await self._wire.atrip(*self._reserve(asked)))
 
     def settle(self, ended: Settle) -> Settled:
-        """See `Store.settle`."""
         return self._settled(ended, self._wire.trip(*self._settle(ended)))
 
     async def asettle(self, ended: Settle) -> Settled:
-        """See `Store.asettle`."""
         return self._settled(ended, await self._wire.atrip(*self._settle(ended)))
 
     def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
-        """See `Store.read`."""
         return self._answer(shard, self._wire.trip(_keys(shard, _packed(shard, lines)[0]), "read", self._now()))
 
     async def aread(self, shard: str, lines: tuple[Line, ...]) -> Answer:
-        """See `Store.aread`."""
         return self._answer(shard, await self._wire.atrip(_keys(shard, _packed(shard, lines)[0]), "read", self._now()))
 
     def renew(self, shard: str, ids: Sequence[str], ttl_s: float) -> None:
-        """See `Store.renew`."""
         self._wire.trip(_keys(shard), "renew", self._now(), round(ttl_s * 1000), *map(_bytes, ids))
 
     def configure(self, shard: str, key: str, change: Override | Reset | None) -> None:
-        """See `Store.configure`; a reset looks through the keys of the server."""
+        """A reset looks through the keys of the server."""
         if isinstance(change, Reset):
             lines = [line for line in self._find(shard) if line.key == key]
             self._wire.trip(_keys(shard, _names(shard, lines)), "reset", self._now())
@@ -137,13 +128,12 @@ class RedisStore:
             self._wire.trip(_keys(shard), "configure", self._now(), _bytes(key), *rules)
 
     def overrides(self, shard: str) -> Mapping[str, Override]:
-        """See `Store.overrides`."""
         rules = _prefix(shard) + b"rules"
         found = iter(self._wire.send(("HGETALL", rules), rules))
         return {_text(key): Override(_text(rules)) for key, rules in zip(found, found, strict=True)}
 
     def accounts(self, shard: str, after: str = "") -> Sequence[Stored]:
-        """See `Store.accounts`; each page looks through the keys of the server."""
+        """Each page looks through the keys of the server."""
         now_s = self._answer(shard, self._wire.trip(_keys(shard), "look", self._now())).now_s
         found = [line for line in self._find(shard) if line.key > after]
         page = sorted(line for line in found if line.rolling or line.start_s <= now_s < line.end_s)[:PAGE]
@@ -151,7 +141,6 @@ class RedisStore:
         return [Stored(*line[:4], *map(_amounts, state)) for line, state in zip(page, seen.states, strict=True)]
 
     def run(self, shard: str, run_id: str, record: RunRecord | None = None) -> RunRecord | None:
-        """See `Store.run`."""
         texts = () if record is None else (_bytes(record.opened), _bytes(record.state), record.changes)
         keys = [_prefix(shard) + b"revision", _prefix(shard) + b"r:" + _bytes(run_id)]
         _, now_ms, *found = self._wire.trip(keys, "run", self._now(), RUN_S * 1000, *texts)
@@ -218,7 +207,6 @@ class RedisStore:
             raise IdempotencyError(f"{id!r} was used before with another payload")
 
     def _find(self, shard: str) -> list[Line]:
-        """The accounts of *shard* that the server has."""
         self._wire.trip(_keys(shard), "look", self._now())  # which tells where on a cluster they are
         prefix, found, cursor = _prefix(shard), set[bytes](), b"0"
         pattern = re.sub(rb"([][*?\\^-])", rb"\\\1", prefix) + b"[aw]:*"
@@ -248,7 +236,6 @@ def _packed(shard: str, lines: tuple[Line, ...]) -> tuple[tuple[bytes, ...], byt
 
 
 def _names(shard: str, lines: Iterable[Line]) -> tuple[bytes, ...]:
-    """The keys of the accounts of *lines*."""
     return tuple([_prefix(shard) + _name(line) for line in lines])
 
 

@@ -9,8 +9,6 @@ from contextlib import suppress
 from itertools import chain
 from typing import Any
 
-__all__ = ["ASKING", "Command", "Lane"]
-
 Command = Sequence[str | bytes | int]
 ASKING: Command = ("ASKING",)
 
@@ -18,10 +16,10 @@ ASKING: Command = ("ASKING",)
 class _Asked:
     """A command that waits for its answer."""
 
-    __slots__ = ("answer", "asking", "command")
+    __slots__ = ("answer", "asking", "commands")
 
     def __init__(self, command: Command, asking: bool) -> None:
-        self.command = command
+        self.commands: Sequence[Command] = (ASKING, command) if asking else (command,)
         self.asking = asking
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
@@ -32,10 +30,6 @@ class _Asked:
             self.answer.set_exception(answer)
         else:
             self.answer.set_result(answer)
-
-
-def _commands(asked: _Asked) -> Sequence[Command]:
-    return (ASKING, asked.command) if asked.asking else (asked.command,)
 
 
 class Lane:
@@ -113,7 +107,7 @@ class Lane:
     async def _send(self, batch: list[_Asked]) -> list[_Asked]:
         if not self._connection.is_connected:
             await self._connection.connect()  # to send would do without the Sentinels
-        packed = self._connection.pack_commands(chain.from_iterable(map(_commands, batch)))
+        packed = self._connection.pack_commands(chain.from_iterable(asked.commands for asked in batch))
         await self._connection.send_packed_command(packed)
         unknown = []
         for asked in batch:

@@ -13,8 +13,6 @@ from urllib.parse import unquote
 from otelbudget.config.store import concealed
 from otelbudget.errors import ConfigError
 
-__all__ = ["Address", "Nodes", "Way"]
-
 #: A node of a cluster; None is what the address says.
 Address = tuple[str, int] | None
 

@@ -11,16 +11,15 @@ import hashlib
 import re
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
 from otelbudget import forking
 from otelbudget.errors import StoreError
+from otelbudget.stores.errands import Steps, at_once, call, waited
 from otelbudget.stores.redis_lane import ASKING, Command, Lane
 from otelbudget.stores.redis_nodes import Address, Nodes, Way
-
-__all__ = ["Wire"]
 
 _SCRIPT: Final = files("otelbudget.stores").joinpath("redis.lua").read_bytes()
 _SHA: Final = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest()
@@ -45,11 +44,7 @@ _inherited: list[Any] = []
 
 
 class Wire:
-    """Sends commands to where *url* leads, see `Nodes`.
-
-    Args:
-        timeout_s: How long connecting, sending and each reply may take; a request of a coroutine altogether.
-    """
+    """Sends commands to where *url* leads, see `Nodes`; a request of a coroutine takes *timeout_s* altogether."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
         self._nodes = Nodes(url, timeout_s)
@@ -76,52 +71,33 @@ class Wire:
         Raises:
             StoreError: It does not answer, or only with an error; the driver's is the cause.
         """
-        slot, broken = self._nodes.slot(key), None
-        for address in self._nodes.tries(slot):
-            try:
-                return self._sent(command, slot, address)
-            except self._errors.ConnectionError as error:  # that of a server which was started anew, perhaps
-                broken = self._lost(slot, address, error)
-            except (self._errors.RedisError, OSError) as error:
-                raise self.failed(self._lost(slot, address, error)) from error
-        raise self.failed(broken) from broken
+        return at_once(self._send(command, self._nodes.slot(key), self._once, time.sleep))
 
     async def asend(self, command: Command, key: bytes) -> Any:
         """`send` for coroutines."""
         slot = self._nodes.slot(key)
         try:
             async with asyncio.timeout(self.timeout_s):
-                return await self._asend(command, slot)
+                return await waited(self._send(command, slot, self._together, asyncio.sleep))
         except TimeoutError as error:
             self._nodes.lost(slot, self._nodes.tries(slot)[0])
             raise self.failed(f"no answer within {self.timeout_s:g} s") from error
 
-    async def _asend(self, command: Command, slot: int) -> Any:
+    def _send(self, command: Command, slot: int, once: Callable[..., Any], sleep: Callable[..., Any]) -> Steps[Any]:
         broken = None
         for address in self._nodes.tries(slot):
+            way = Way(self._nodes, slot, address, self.timeout_s)
             try:
-                return await self._asent(command, slot, address)
-            except self._errors.ConnectionError as error:
+                while True:
+                    try:
+                        return (yield from call(once, command, way.address, way.asking))
+                    except self._errors.ResponseError as error:
+                        yield from call(sleep, way.turn(error))
+            except self._errors.ConnectionError as error:  # that of a server which was started anew, perhaps
                 broken = self._lost(slot, address, error)
             except (self._errors.RedisError, OSError) as error:
                 raise self.failed(self._lost(slot, address, error)) from error
         raise self.failed(broken) from broken
-
-    def _sent(self, command: Command, slot: int, address: Address) -> Any:
-        way = Way(self._nodes, slot, address, self.timeout_s)
-        while True:
-            try:
-                return self._once(command, way.address, asking=way.asking)
-            except self._errors.ResponseError as error:
-                time.sleep(way.turn(error))
-
-    async def _asent(self, command: Command, slot: int, address: Address) -> Any:
-        way = Way(self._nodes, slot, address, self.timeout_s)
-        while True:
-            try:
-                return await self._lane(way.address).send(command, asking=way.asking)
-            except self._errors.ResponseError as error:
-                await asyncio.sleep(way.turn(error))
 
     def _lost(self, slot: int, address: Address, error: Exception) -> Exception:
         self._nodes.lost(slot, address)
@@ -130,7 +106,12 @@ class Wire:
                 connection.disconnect()
         return error
 
-    def _once(self, command: Command, address: Address, *, asking: bool) -> Any:
+    async def _together(self, command: Command, address: Address, asking: bool) -> Any:
+        """Send *command* with those of the other coroutines of this loop."""
+        return await self._lane(address).send(command, asking=asking)
+
+    def _once(self, command: Command, address: Address, asking: bool) -> Any:
+        """Send *command* on a connection of its own."""
         self._check_open()
         idle = self._idle.setdefault(address, deque())
         try:

@@ -12,18 +12,18 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
 from otelbudget import forking
 from otelbudget.config.store import StoreConfig
 from otelbudget.errors import IdempotencyError, StoreError
-from otelbudget.stores.base import Answer, Line, Reserve, Settle, Settled, Store, WrongWindow
+from otelbudget.stores.base import Answer, Line, Reserve, Settled, Store, WrongWindow
+from otelbudget.stores.errands import Steps, at_once, call, waited
 from otelbudget.stores.failure import Failure
 from otelbudget.stores.health import Asking, Health
 from otelbudget.stores.owed import ById, Owed, Unsent
-from otelbudget.stores.watched import Watched
 
 _log = logging.getLogger("otelbudget")
 #: How many settles wait for the store at most, and how long the end waits for them, seconds.
@@ -31,6 +31,40 @@ KEPT: Final = 10_000
 FLUSH_S: Final = 2.0
 #: How often what waits is sent again.
 RETRY_S: Final = 1.0
+
+
+class Watched:
+    """Whoever has a ``catch_up``, from `add` until `drop`; the first one calls *begin*, which starts the thread.
+
+    They catch up with the store again and again, on its thread.
+    """
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self._begin = begin
+        self._all: dict[Any, None] = {}
+
+    def __contains__(self, one: object) -> bool:
+        return one in self._all
+
+    def add(self, one: Any) -> None:
+        """Let *one* catch up from now on."""
+        self._all[one] = None
+        self._begin()
+
+    def drop(self, one: Any) -> None:
+        """Leave *one* alone."""
+        self._all.pop(one, None)
+
+    def catch_up(self) -> None:
+        """Let all catch up, as long as the store can be reached; who fails otherwise is dropped."""
+        for one in list(self._all):
+            try:
+                one.catch_up()
+            except StoreError:
+                return
+            except Exception:  # noqa: BLE001 - whatever it is, the thread goes on
+                _log.exception("%r does not follow its store any more", one)
+                self.drop(one)
 
 
 class Shared:
@@ -78,34 +112,69 @@ class Shared:
 
     def reserve(self, asked: Reserve) -> Answer:
         """`Store.reserve`, after what waits."""
-        self._keep_alive()
-        self._catch_up_first()
-        with Asking(self):
-            return self._heard(asked.shard, self.store.reserve(asked))
+        return at_once(self._ask("", "reserve", asked.shard, asked))
 
     async def areserve(self, asked: Reserve) -> Answer:
         """The same for coroutines."""
-        self._keep_alive()
-        await self._acatch_up_first()
-        with Asking(self):
-            return self._heard(asked.shard, await self.store.areserve(asked))
+        return await waited(self._ask("a", "reserve", asked.shard, asked))
 
     def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         """`Store.read`, after what waits."""
-        self._catch_up_first()
-        with Asking(self):
-            return self._heard(shard, self.store.read(shard, lines))
+        return at_once(self._ask("", "read", shard, shard, lines))
 
     async def aread(self, shard: str, lines: tuple[Line, ...]) -> Answer:
         """The same for coroutines."""
-        await self._acatch_up_first()
-        with Asking(self):
-            return self._heard(shard, await self.store.aread(shard, lines))
+        return await waited(self._ask("a", "read", shard, shard, lines))
 
-    def _heard(self, shard: str, answer: Answer) -> Answer:
+    # --- by the methods whose names begin with *twin*: "a" for coroutines, "" for threads, which wait for no loop
+
+    def _ask(self, twin: str, method: str, shard: str, *given: Any) -> Steps[Answer]:
+        """Send what was spent before a request, so that it sees that; then the request."""
+        self._keep_alive()
+        if twin and self._owed:
+            yield  # what this task has settled goes first
+        try:  # a thread of a loop sends what its tasks would, which come only after this
+            yield from self._catch_up(twin, flying=not twin and asyncio._get_running_loop() is not None)
+        except StoreError as error:
+            raise Unsent(str(error)) from error
+        with Asking(self):
+            answer: Answer = yield from call(getattr(self.store, twin + method), *given)
         if self.overrides is not None and self.overrides.heard(shard, answer.revision):
             self.watched.add(self.overrides)
         return answer
+
+    def _settle(self, owed: Owed, twin: str) -> Steps[None]:
+        try:
+            if not twin:
+                yield from self._catch_up(twin)
+            yield from self._send(owed, twin)
+        except StoreError:
+            self.failure.settled(owed.ended, reached=False)
+            self.put_off()
+        except asyncio.CancelledError:
+            self._keep_alive()
+            raise
+
+    def _catch_up(self, twin: str, *, flying: bool = False) -> Steps[None]:
+        """Send what waits, in order; StoreError if the store still doesn't take it."""
+        for owed in self.owed.due(flying=flying):
+            yield from self._send(owed, twin)
+
+    def _send(self, owed: Owed, twin: str) -> Steps[None]:
+        if owed.ended.id in self._owed:
+            with owed:
+                settled = yield from self._sent(owed, twin)
+            self._answered(owed, settled)
+
+    def _sent(self, owed: Owed, twin: str, refusals: Any = (WrongWindow, IdempotencyError)) -> Steps[Settled]:
+        settle = getattr(self.store, twin + "settle")
+        with Asking(self):
+            try:
+                return (yield from call(settle, owed.ended))  # type: ignore[no-any-return]
+            except refusals as refused:
+                return (yield from call(settle, owed.otherwise(refused)))  # type: ignore[no-any-return]
+
+    # --- what is decided and owed
 
     def admits(self, asked: Reserve, *, held: bool) -> bool:
         """Whether a request that the store did not answer goes on all the same."""
@@ -120,9 +189,10 @@ class Shared:
         """
         loop = asyncio._get_running_loop()
         if loop is None:
-            self._settle(owed)
+            at_once(self._settle(owed, ""))
             return
-        task = loop.create_task(self._asettle(owed))  # the loop may end before that: then the thread sends it
+        # The loop may end before that: then the thread sends it.
+        task = loop.create_task(_task(self._settle(owed, "a")))
         _tasks.add(task)
         task.add_done_callback(_tasks.discard)
 
@@ -132,56 +202,14 @@ class Shared:
             self._lose(next(iter(list(self._owed.values()))))
         self._keep_alive()
 
-    def _settle(self, owed: Owed) -> None:
-        try:
-            self._catch_up()
-            self._send(owed, self.store.settle)
-        except StoreError:
-            self.failure.settled(owed.ended, reached=False)
-            self.put_off()
-
-    async def _asettle(self, owed: Owed) -> None:
-        try:
-            await self._asend(owed, self.store.asettle)
-        except StoreError:
-            self.failure.settled(owed.ended, reached=False)
-            self.put_off()
-        except asyncio.CancelledError:
-            self._keep_alive()
-            raise
-
     def settle_first(self, owed: Owed) -> Settled | None:
         """Send what is charged here only if the store has not charged it before; None if that can't be known now."""
         settled = None
         with suppress(StoreError):
-            self._catch_up()
-            settled = self._sent(owed, self.store.settle, WrongWindow)
+            at_once(self._catch_up(""))
+            settled = at_once(self._sent(owed, "", WrongWindow))
         self.failure.settled(owed.ended, reached=settled is not None)
         return settled
-
-    def _sent(
-        self, owed: Owed, settle: Callable[[Settle], Settled], refusals: Any = (WrongWindow, IdempotencyError)
-    ) -> Settled:
-        with Asking(self):
-            try:
-                return settle(owed.ended)
-            except refusals as refused:
-                return settle(owed.otherwise(refused))
-
-    def _send(self, owed: Owed, settle: Callable[[Settle], Settled]) -> None:
-        if owed.ended.id in self._owed:
-            with owed:
-                settled = self._sent(owed, settle)
-            self._answered(owed, settled)
-
-    async def _asend(self, owed: Owed, settle: Callable[[Settle], Awaitable[Settled]]) -> None:
-        if owed.ended.id in self._owed:
-            with owed, Asking(self):
-                try:
-                    settled = await settle(owed.ended)
-                except (WrongWindow, IdempotencyError) as refused:
-                    settled = await settle(owed.otherwise(refused))
-            self._answered(owed, settled)
 
     def _answered(self, owed: Owed, settled: Settled) -> None:
         self.failure.settled(owed.ended, reached=True)
@@ -190,27 +218,6 @@ class Shared:
 
     def _lose(self, owed: Owed) -> None:
         self.count([(self.health, "lost", int(self.owed.drop(owed)))])
-
-    def _catch_up(self, *, flying: bool = False) -> None:
-        """Send what waits, in order; StoreError if the store still doesn't take it."""
-        for owed in self.owed.due(flying=flying):
-            self._send(owed, getattr(self.store, "settle_alone", self.store.settle))
-
-    def _catch_up_first(self) -> None:
-        """Send what was spent before a request, so that it sees that."""
-        try:
-            self._catch_up(flying=asyncio._get_running_loop() is not None)  # whose tasks come only after this
-        except StoreError as error:
-            raise Unsent(str(error)) from error
-
-    async def _acatch_up_first(self) -> None:
-        if self._owed:
-            await asyncio.sleep(0)  # what this task has settled goes first
-        try:
-            for owed in self.owed.due():
-                await self._asend(owed, getattr(self.store, "asettle_alone", self.store.asettle))
-        except StoreError as error:
-            raise Unsent(str(error)) from error
 
     def close(self) -> None:
         """Send what waits, for `FLUSH_S` at most, and let go of the store; what is left then is lost, and logged."""
@@ -259,7 +266,7 @@ class Shared:
         """Send what waits, as requests also do meanwhile; what fails otherwise than by absence is given up."""
         for owed in self.owed.due(flying=flying):
             try:
-                self._answered(owed, self._sent(owed, getattr(self.store, "settle_alone", self.store.settle)))
+                self._answered(owed, at_once(self._sent(owed, "")))
             except StoreError:
                 return
             except Exception:  # noqa: BLE001 - whatever it is, the thread goes on
@@ -283,6 +290,10 @@ class Shared:
         self._owed.clear()
         self._tending = None
         self.ended = threading.Event()
+
+
+async def _task(steps: Steps[None]) -> None:
+    await waited(steps)
 
 
 _tasks: set[Any] = set()  # what a loop runs must be kept alive

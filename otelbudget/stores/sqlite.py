@@ -31,6 +31,7 @@ from otelbudget.stores.base import (
     Reset,
     Settle,
     Settled,
+    Store,
     Stored,
     WrongWindow,
     judge,
@@ -38,11 +39,8 @@ from otelbudget.stores.base import (
 from otelbudget.stores.health import Health
 from otelbudget.stores.records import RUN_S, RunRecord, written
 from otelbudget.stores.sqlite_file import File, given_back, kept
-from otelbudget.stores.sqlite_schema import HELD, USED
-from otelbudget.stores.sqlite_tidy import Tidier
+from otelbudget.stores.sqlite_schema import HELD, USED, Tidier
 from otelbudget.stores.sqlite_trip import Hold, Trip
-
-__all__ = ["SqliteStore"]
 
 T = TypeVar("T")
 
@@ -50,12 +48,10 @@ _ACCOUNTS = f"""SELECT key, start_s, end_s, length_s, {", ".join((*USED, *HELD))
     WHERE shard = ? AND key > ? AND (length_s > 0 OR (start_s <= ? AND end_s > ?)) ORDER BY key LIMIT ?"""
 _FORGET = f"""UPDATE account SET {", ".join(f"{used} = 0" for used in USED)}
     WHERE shard = ? AND key = ? AND length_s = 0 AND start_s <= ? AND end_s > ?"""
-
-
 _RUN = "SELECT opened, state, changes, opened_s FROM run WHERE shard = ? AND id = ? AND opened_s > ?"
 
 
-class SqliteStore:
+class SqliteStore(Store):
     """A store in the file at *path*, which is made when it is first needed; its directory has to be there.
 
     Threads and processes share it safely, on a local disk. A process that forks closes the file before, and parent and
@@ -92,51 +88,29 @@ class SqliteStore:
         forking.tell(self)
 
     def reserve(self, asked: Reserve) -> Answer:
-        """See `Store.reserve`."""
         return self._write(asked.shard, partial(_reserve, asked=asked))
 
     def settle(self, ended: Settle) -> Settled:
-        """See `Store.settle`."""
         return self._write(ended.shard, partial(_settle, ended=ended))
 
     def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
-        """See `Store.read`."""
-
-        def look(connection: sqlite3.Connection, now_s: float) -> Answer:
-            trip = Trip(connection, shard, now_s)
-            trip.reclaim()
-            answer = _seen(trip, lines)
-            trip.write()
-            return answer
-
-        return self._file.reading(look)
+        return self._read(shard, partial(_read, lines=lines))
 
     def renew(self, shard: str, ids: Sequence[str], ttl_s: float) -> None:
-        """See `Store.renew`."""
         self._write(shard, lambda trip: trip.renew(ids, ttl_s))
 
     def configure(self, shard: str, key: str, change: Override | Reset | None) -> None:
-        """See `Store.configure`."""
         self._write(shard, partial(_configure, key=key, change=change))
 
     def overrides(self, shard: str) -> Mapping[str, Override]:
-        """See `Store.overrides`."""
-
-        def look(connection: sqlite3.Connection, _: float) -> Mapping[str, Override]:
-            rows = connection.execute("SELECT key, rules FROM override WHERE shard = ? ORDER BY key", (shard,))
-            return {given_back(key): Override(rules) for key, rules in rows}
-
-        return self._file.reading(look)
+        return self._read(shard, _overrides)
 
     def accounts(self, shard: str, after: str = "") -> Sequence[Stored]:
-        """See `Store.accounts`."""
-        return self._file.reading(lambda connection, now_s: _accounts(Trip(connection, shard, now_s), after))
+        return self._read(shard, partial(_accounts, after=after))
 
     def run(self, shard: str, run_id: str, record: RunRecord | None = None) -> RunRecord | None:
-        """See `Store.run`."""
-        if record is None:
-            return self._file.reading(lambda connection, now_s: _run(Trip(connection, shard, now_s), run_id))
-        return self._write(shard, partial(_run, run_id=run_id, record=record))
+        how = self._read if record is None else self._write
+        return how(shard, partial(_run, run_id=run_id, record=record))
 
     def close(self) -> None:
         """Close the file, after the trips that are under way; does nothing the second time."""
@@ -145,20 +119,20 @@ class SqliteStore:
         self._file.close()
 
     async def areserve(self, asked: Reserve) -> Answer:
-        """See `Store.areserve`."""
         return await self._away(self.reserve, asked)
 
     async def asettle(self, ended: Settle) -> Settled:
-        """See `Store.asettle`."""
         return await self._away(self.settle, ended)
 
     async def aread(self, shard: str, lines: tuple[Line, ...]) -> Answer:
-        """See `Store.aread`."""
         return await self._away(self.read, shard, lines)
 
     def forked(self) -> None:
         """In a child: the thread for coroutines is the parent's."""
         self._worker = _worker()
+
+    def _read(self, shard: str, work: Callable[[Trip], T]) -> T:
+        return self._file.trip(lambda connection, now_s: work(Trip(connection, shard, now_s)), writes=False)
 
     def _write(self, shard: str, work: Callable[[Trip], T]) -> T:
         def whole(connection: sqlite3.Connection, now_s: float) -> T:
@@ -168,7 +142,7 @@ class SqliteStore:
             self._tidier.tidy(connection, now_s)
             return answer
 
-        return self._file.writing(whole)
+        return self._file.trip(whole)
 
     async def _away(self, work: Callable[..., T], *given: Any) -> T:
         try:
@@ -239,6 +213,18 @@ def _settle(trip: Trip, ended: Settle) -> Settled:
     return Settled(found.state, used, trip.now_s, replayed=replayed)  # type: ignore[arg-type]  # the four states
 
 
+def _read(trip: Trip, lines: tuple[Line, ...]) -> Answer:
+    trip.reclaim()
+    answer = _seen(trip, lines)
+    trip.write()
+    return answer
+
+
+def _overrides(trip: Trip) -> dict[str, Override]:
+    rows = trip.connection.execute("SELECT key, rules FROM override WHERE shard = ? ORDER BY key", (trip.shard,))
+    return {given_back(key): Override(rules) for key, rules in rows}
+
+
 def _seen(trip: Trip, lines: tuple[Line, ...]) -> Answer:
     return Answer(None, -1, False, False, trip.states(lines), trip.revision(), trip.now_s)
 
@@ -256,7 +242,7 @@ def _configure(trip: Trip, key: str, change: Override | Reset | None) -> None:
     execute("INSERT OR REPLACE INTO shard VALUES (?, ?)", (trip.shard, trip.revision() + 1))
 
 
-def _run(trip: Trip, run_id: str, record: RunRecord | None = None) -> RunRecord | None:
+def _run(trip: Trip, run_id: str, record: RunRecord | None) -> RunRecord | None:
     execute, place = trip.connection.execute, (trip.shard, run_id)
     row = execute(_RUN, (*place, trip.now_s - RUN_S)).fetchone()
     found = None if row is None else RunRecord(*row)

@@ -18,8 +18,6 @@ from otelbudget.errors import StoreError
 from otelbudget.stores.health import Health
 from otelbudget.stores.sqlite_schema import prepare
 
-__all__ = ["File", "given_back", "kept"]
-
 T = TypeVar("T")
 #: What a trip does: it gets the connection, inside a transaction, and what the clock says then.
 Work = Callable[[sqlite3.Connection, float], T]
@@ -96,14 +94,6 @@ class File:
         forking.before(self)
         forking.tell(self)
 
-    def writing(self, work: Work[T]) -> T:
-        """What *work* gives, done as one transaction that writes: as a whole, or not at all."""
-        return self._trip("BEGIN IMMEDIATE", work)
-
-    def reading(self, work: Work[T]) -> T:
-        """What *work* gives, of one moment; waits for others only if it finds something to write."""
-        return self._trip("BEGIN", work)
-
     def within(self, ends_s: float, work: Callable[..., T], *given: Any) -> T:
         """What *work* gives, whose trips in this thread wait until *ends_s* of the monotonic clock at most."""
         self._here.ends_s = ends_s
@@ -135,11 +125,15 @@ class File:
             self._connection = None
             self._unusable = "this process was forked in the middle of a trip, so SQLite can't lock the file here"
 
-    def _trip(self, begin: str, work: Work[T]) -> T:
+    def trip(self, work: Work[T], *, writes: bool = True) -> T:
+        """What *work* gives, done as one transaction: as a whole, or not at all.
+
+        One that hardly ever *writes* waits for others only if it finds something to write.
+        """
         ends_s = getattr(self._here, "ends_s", None) or time.monotonic() + self.timeout_s
         while True:
             try:
-                return self._once(begin, work)
+                return self._once("BEGIN IMMEDIATE" if writes else "BEGIN", work)
             except _BusyError as busy:
                 left_s = ends_s - time.monotonic()
                 if left_s <= 0:

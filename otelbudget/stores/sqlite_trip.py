@@ -15,8 +15,6 @@ from otelbudget.model.windows import BUCKETS, bucket
 from otelbudget.stores.base import GRACE_S, KEYED_MARK_S, MARK_S, RECLAIMED, Line, State
 from otelbudget.stores.sqlite_schema import HELD, USED
 
-__all__ = ["Hold", "Trip"]
-
 #: Where a sum stops: above every limit, and low enough for SQLite to add those of all buckets in 64 bits.
 TOP: Final = 2**56
 

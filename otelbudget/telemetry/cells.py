@@ -15,16 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from otelbudget import semconv
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, TOKENS, UNLIMITED
 from otelbudget.model.names import undated
-from otelbudget.telemetry.cell_types import BudgetCell, DetailCell, SpendCell, Tally, TenantCell
-from otelbudget.telemetry.histogram import (
-    CHECK_BUCKETS,
-    COST_BUCKETS,
-    RATIO_BUCKETS,
-    SECONDS_BUCKETS,
-    TOKEN_BUCKETS,
-    Histogram,
-    Trace,
-)
+from otelbudget.telemetry.cell_types import BudgetCell, DetailCell, Histogram, SpendCell, Tally, TenantCell, Trace
 from otelbudget.telemetry.labels import OTHER, UNNAMED, Names, Room
 from otelbudget.telemetry.quota_gauges import QuotaGauges
 from otelbudget.telemetry.snapshot import ActiveRuns, Snapshot, copies
@@ -216,33 +207,37 @@ class Meters:
     def observe_check(self, operation: str, seconds: float, trace: Trace) -> None:
         """Observe how long a sampled check took."""
         with self._lock:
-            self.check_seconds.setdefault(operation, Histogram(CHECK_BUCKETS)).observe(seconds, trace)
-            self._tell(semconv.M_CHECK_DURATION, (operation, self.store), seconds, trace)
+            labels = (operation, self.store)
+            self._observe(self.check_seconds, operation, semconv.M_CHECK_DURATION, labels, seconds, trace)
 
     def observe_estimate(self, model: str | None, ratio: float) -> None:
         """Observe actual / estimated tokens of a call."""
         with self._lock:
             label = model if model in self.estimate_ratio else self._model(model)
             if label not in self.estimate_ratio:
-                self.estimate_ratio[label] = Histogram(RATIO_BUCKETS)
+                self.estimate_ratio[label] = Histogram(semconv.M_ESTIMATE_RATIO)
             self.estimate_ratio[label].observe(ratio)
             if self._observed is not None:
-                self._tell(semconv.M_ESTIMATE_RATIO, (label,), ratio, None)
+                self._observed.append(Observation(semconv.M_ESTIMATE_RATIO, (label,), ratio, None))
 
     def observe_run(self, tenant: str, outcome: str, used: Sequence[int], seconds: float, trace: Trace) -> None:
         """Observe a finished run; *used* is in `RESOURCES` order. Called with the lock held."""
         cell = self.tenant(self._run_tenants.label(self.tenant(tenant).tenant))
         if (semconv.M_RUN_COST, outcome) not in cell.runs and not self._room.take(_RUN_SERIES):
             cell = self.tenant(OTHER)
-        for metric, bounds, value in (
-            (semconv.M_RUN_COST, COST_BUCKETS, used[COST] / NANOS),
-            (semconv.M_RUN_TOKENS, TOKEN_BUCKETS, float(used[TOKENS])),
-            (semconv.M_RUN_DURATION, SECONDS_BUCKETS, seconds),
+        for metric, value in (
+            (semconv.M_RUN_COST, used[COST] / NANOS),
+            (semconv.M_RUN_TOKENS, float(used[TOKENS])),
+            (semconv.M_RUN_DURATION, seconds),
         ):
-            cell.runs.setdefault((metric, outcome), Histogram(bounds)).observe(value, trace)
-            self._tell(metric, (cell.tenant, outcome), value, trace)
+            self._observe(cell.runs, (metric, outcome), metric, (cell.tenant, outcome), value, trace)
 
-    def _tell(self, metric: str, labels: tuple[str, ...], value: float, trace: Trace) -> None:
+    def _observe(
+        self, found: dict[Any, Histogram], key: object, metric: str, labels: tuple[str, ...], value: float, trace: Trace
+    ) -> None:
+        if key not in found:
+            found[key] = Histogram(metric)
+        found[key].observe(value, trace)
         if self._observed is not None:
             self._observed.append(Observation(metric, labels, value, trace))
 
@@ -261,13 +256,13 @@ class Meters:
 
     def forked(self) -> None:
         """Count from 0 in a forked process: what was counted before is reported by the parent."""
-        cells: Any = (*self._budgets.values(), *self._spends.values(), *self._details.values(), *self._tenants.values())
-        for cell in cells:
-            cell.reset()
-        counts: Any = (self.live, self.check_seconds, self.estimate_ratio, self.unpriced, self._observed)
-        for counted in counts:
-            if counted is not None:
-                counted.clear()
+        cells: Any
+        for cells in (self._budgets, self._spends, self._details, self._tenants):
+            for cell in cells.values():
+                cell.reset()
+        counted: Any
+        for counted in (self.live, self.check_seconds, self.estimate_ratio, self.unpriced, self._observed or {}):
+            counted.clear()
         self.overflow.n = self.events_suppressed = 0
 
     def snapshot(self) -> Snapshot:

@@ -16,7 +16,6 @@ from otelbudget._version import __version__
 if TYPE_CHECKING:
     from opentelemetry._logs import LoggerProvider
 
-__all__ = ["EventLog"]
 
 _log = logging.getLogger(__name__)
 

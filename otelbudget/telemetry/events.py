@@ -23,7 +23,6 @@ from otelbudget.model.decision import Denial
 if TYPE_CHECKING:
     from otelbudget.telemetry.event_log import EventLog
 
-__all__ = ["NOWHERE", "Site", "check_event", "crossed", "log", "record_event", "refusal", "site_of", "write_to"]
 
 #: How many events a span of the SDK keeps unless it says otherwise.
 _DEFAULT_BOUND: Final = 128

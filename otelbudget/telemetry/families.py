@@ -6,24 +6,48 @@ To add a metric: a name in `semconv`, a cell that counts it, a row here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, NamedTuple
 
 from otelbudget import semconv
 from otelbudget._version import __version__
 from otelbudget.model.amounts import COST, NANOS, RESOURCES
-from otelbudget.telemetry.cell_types import ALLOW_SLOTS
-from otelbudget.telemetry.family import Family, HistogramFamily, Sample
-from otelbudget.telemetry.histogram import (
-    CHECK_BUCKETS,
-    COST_BUCKETS,
-    RATIO_BUCKETS,
-    SECONDS_BUCKETS,
-    TOKEN_BUCKETS,
-    Histogram,
-)
+from otelbudget.telemetry.cell_types import ALLOW_SLOTS, BUCKETS
 from otelbudget.telemetry.quota_gauges import QuotaLabels
 from otelbudget.telemetry.snapshot import Snapshot
+
+#: Label values in the order of the family's labels, and the value: a number, or the `Histogram`.
+Sample = tuple[tuple[str, ...], Any]
+
+
+class Family(NamedTuple):
+    """A counter, if its name ends in ``_total``, a gauge or a histogram.
+
+    Attributes:
+        name: As Prometheus shows it.
+        unit: For OpenTelemetry, in the notation of UCUM; Prometheus has it in the name.
+    """
+
+    name: str
+    help: str
+    labels: tuple[str, ...]
+    unit: str
+    read: Callable[[Snapshot], Iterable[Sample]]
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is a counter."""
+        return self.name.endswith("_total")
+
+    @property
+    def merge(self) -> Callable[[Iterable[float]], float]:
+        """What several samples under one label come to."""
+        return max if self.name in (semconv.M_BUDGET_RESET, semconv.M_ACTIVE_RUN_RATIO) else sum
+
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """Those of a histogram's buckets."""
+        return BUCKETS[self.name]
 
 
 def _checks(now: Snapshot) -> Iterator[Sample]:
@@ -52,6 +76,19 @@ def _token_details(now: Snapshot) -> Iterator[Sample]:
                 yield (cell.tenant, cell.model, kind), number
 
 
+def _of_tenants(name: str, about: str, unit: str, slot: str) -> Family:
+    return Family(name, about, ("tenant",), unit, lambda now: (((c.tenant,), getattr(c, slot)) for c in now.tenants))
+
+
+def _of_store(name: str, about: str, unit: str, slot: str, *labels: str) -> Family:
+    """What is counted in *slot* of the health of a store that others share."""
+
+    def read(now: Snapshot) -> Iterable[Sample]:
+        return [((now.store, now.policy)[: 1 + len(labels)], getattr(now.health, slot))] if now.health else []
+
+    return Family(name, about, ("store", *labels), unit, read)
+
+
 def _quota_amounts(name: str, about: str, which: int) -> Family:
     """What quotas have used (0), hold (1) or may use (2)."""
 
@@ -64,14 +101,14 @@ def _quota_amounts(name: str, about: str, which: int) -> Family:
     return Family(name, f"{about}, in the resource's own unit (USD, tokens, calls).", labels, "", read)
 
 
-def _run_histogram(name: str, about: str, unit: str, bounds: tuple[float, ...]) -> HistogramFamily:
-    def read(now: Snapshot) -> Iterator[tuple[tuple[str, str], Histogram]]:
+def _run_histogram(name: str, about: str, unit: str) -> Family:
+    def read(now: Snapshot) -> Iterator[Sample]:
         for cell in now.tenants:
             for (metric, outcome), found in cell.runs.items():
                 if metric == name:
                     yield (cell.tenant, outcome), found
 
-    return HistogramFamily(name, about, ("tenant", "outcome"), unit, bounds, read)
+    return Family(name, about, ("tenant", "outcome"), unit, read)
 
 
 FAMILIES: Final = (
@@ -117,20 +154,8 @@ FAMILIES: Final = (
         "{USD}",
         lambda now: (((c.tenant, c.model), c.cost_nanousd / NANOS) for c in now.spends),
     ),
-    Family(
-        semconv.M_TOOL_CALLS,
-        "Tool calls charged to runs.",
-        ("tenant",),
-        "{call}",
-        lambda now: (((c.tenant,), c.tool_calls) for c in now.tenants),
-    ),
-    Family(
-        semconv.M_RUNS_ACTIVE,
-        "Runs in progress.",
-        ("tenant",),
-        "{run}",
-        lambda now: (((c.tenant,), c.active) for c in now.tenants),
-    ),
+    _of_tenants(semconv.M_TOOL_CALLS, "Tool calls charged to runs.", "{call}", "tool_calls"),
+    _of_tenants(semconv.M_RUNS_ACTIVE, "Runs in progress.", "{run}", "active"),
     Family(
         semconv.M_ACTIVE_RUN_COST,
         "What the runs in progress that are closest to their limits have cost so far, in USD.",
@@ -183,41 +208,17 @@ FAMILIES: Final = (
         "",
         lambda now: [((now.store,), float(now.health.up))] if now.health and now.health.up is not None else [],
     ),
-    Family(
-        semconv.M_STORE_ERRORS,
-        "Trips that the store did not answer.",
-        ("store", "policy"),
-        "{error}",
-        lambda now: [((now.store, now.policy), now.health.errors)] if now.health else [],
-    ),
-    Family(
+    _of_store(semconv.M_STORE_ERRORS, "Trips that the store did not answer.", "{error}", "errors", "policy"),
+    _of_store(
         semconv.M_STORE_UNGUARDED,
-        "Requests that were admitted without the word of the store, which could not be reached.",
-        ("store", "policy"),
+        "Requests that were admitted without the store's word.",
         "{check}",
-        lambda now: [((now.store, now.policy), now.health.unguarded)] if now.health else [],
+        "unguarded",
+        "policy",
     ),
-    Family(
-        semconv.M_SETTLES_LOST,
-        "Settlements that never reached the store.",
-        ("store",),
-        "{settlement}",
-        lambda now: [((now.store,), now.health.lost)] if now.health else [],
-    ),
-    Family(
-        semconv.M_STORE_WIPED,
-        "Times that data of the store was gone which this process had seen.",
-        ("store",),
-        "{loss}",
-        lambda now: [((now.store,), now.health.wiped)] if now.health else [],
-    ),
-    Family(
-        semconv.M_STORE_SATURATED,
-        "Times that a sum in the store reached 2^53 - 1, where it stays.",
-        ("store",),
-        "{sum}",
-        lambda now: [((now.store,), now.health.saturated)] if now.health else [],
-    ),
+    _of_store(semconv.M_SETTLES_LOST, "Settlements that never reached the store.", "{settlement}", "lost"),
+    _of_store(semconv.M_STORE_WIPED, "Times that data was gone which this process had seen.", "{loss}", "wiped"),
+    _of_store(semconv.M_STORE_SATURATED, "Times that a sum reached 2^53 - 1, where it stays.", "{sum}", "saturated"),
     Family(
         semconv.M_LABEL_OVERFLOW,
         "Times that a tenant, model or budget was counted as `other` since there were too many.",
@@ -252,23 +253,21 @@ FAMILIES: Final = (
 )
 
 HISTOGRAMS: Final = (
-    _run_histogram(semconv.M_RUN_COST, "What finished runs cost, in USD.", "{USD}", COST_BUCKETS),
-    _run_histogram(semconv.M_RUN_TOKENS, "Tokens that finished runs used.", "{token}", TOKEN_BUCKETS),
-    _run_histogram(semconv.M_RUN_DURATION, "How long finished runs took, in seconds.", "s", SECONDS_BUCKETS),
-    HistogramFamily(
+    _run_histogram(semconv.M_RUN_COST, "What finished runs cost, in USD.", "{USD}"),
+    _run_histogram(semconv.M_RUN_TOKENS, "Tokens that finished runs used.", "{token}"),
+    _run_histogram(semconv.M_RUN_DURATION, "How long finished runs took, in seconds.", "s"),
+    Family(
         semconv.M_CHECK_DURATION,
         "How long a sample of the checks took, in seconds.",
         ("operation", "store"),
         "s",
-        CHECK_BUCKETS,
         lambda now: (((operation, now.store), found) for operation, found in now.check_seconds.items()),
     ),
-    HistogramFamily(
+    Family(
         semconv.M_ESTIMATE_RATIO,
         "Actual tokens of a call divided by what was estimated for it.",
         ("model",),
         "",
-        RATIO_BUCKETS,
         lambda now: (((model,), found) for model, found in now.estimate_ratio.items()),
     ),
 )

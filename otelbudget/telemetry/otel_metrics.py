@@ -19,11 +19,9 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_s
 
 from otelbudget import forking
 from otelbudget._version import __version__
-from otelbudget.telemetry.cell_types import Tally
+from otelbudget.telemetry.cell_types import Tally, Trace
 from otelbudget.telemetry.cells import MAX_SERIES, Meters
-from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS
-from otelbudget.telemetry.family import Family
-from otelbudget.telemetry.histogram import Trace
+from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS, Family
 from otelbudget.telemetry.labels import OTHER
 from otelbudget.telemetry.snapshot import ActiveRun, Snapshot
 
@@ -113,8 +111,10 @@ class _Instruments:
             make(family.name.removesuffix("_total"), [read], family.unit, family.help)
         self._labels = {found.name: found.labels for found in HISTOGRAMS}
         self._recorders = {
-            name: meter.create_histogram(name, unit, about, explicit_bucket_boundaries_advisory=bounds)
-            for name, about, _, unit, bounds, _ in HISTOGRAMS
+            one.name: meter.create_histogram(
+                one.name, one.unit, one.help, explicit_bucket_boundaries_advisory=one.bounds
+            )
+            for one in HISTOGRAMS
         }
 
     def forked(self) -> None:

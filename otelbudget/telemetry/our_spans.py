@@ -11,7 +11,6 @@ from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, Tracer
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-__all__ = ["end", "start"]
 
 _log = logging.getLogger(__name__)
 

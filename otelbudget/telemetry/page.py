@@ -6,6 +6,8 @@ when it counts: one that is new began after the scrape before, so Prometheus see
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 import zlib
 from collections.abc import Iterator
@@ -16,16 +18,42 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from prometheus_client.utils import floatToGoString
 
 from otelbudget import forking
-from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS
-from otelbudget.telemetry.family import Family, HistogramFamily
-from otelbudget.telemetry.forks import ForkWatch
+from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS, Family
 
 if TYPE_CHECKING:
+    from otelbudget.telemetry.cell_types import Histogram
     from otelbudget.telemetry.cells import Meters
-    from otelbudget.telemetry.histogram import Histogram
     from otelbudget.telemetry.snapshot import Snapshot
 
+_log = logging.getLogger(__name__)
 _ESCAPES: Final = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
+
+
+class ForkWatch:
+    """Knows whether this process has forked, since a page tells of its own process alone."""
+
+    def __init__(self) -> None:
+        self._forks = self._said = False
+        forking.before(self)
+        forking.tell(self)
+
+    def forking(self) -> None:
+        """Before a fork: from now on the page does not tell of all that is spent."""
+        self._forks = True
+
+    def forked(self) -> None:
+        """In a child, whose page tells of it all."""
+        self._forks = self._said = False
+
+    def scraped(self) -> None:
+        """Warn, the first time a page is read that doesn't tell of all."""
+        if self._forks and not self._said:
+            self._said = True
+            _log.warning(
+                "this page tells of process %d alone: each process that it has forked counts for itself, and has a page"
+                " of its own once it uses a budget",
+                os.getpid(),
+            )
 
 
 class _Series(NamedTuple):
@@ -90,7 +118,7 @@ class Page:
                 yield series[1]
         self._known[family.name] = shown
 
-    def _histograms(self, family: HistogramFamily, now: Snapshot, openmetrics: bool) -> Iterator[str]:
+    def _histograms(self, family: Family, now: Snapshot, openmetrics: bool) -> Iterator[str]:
         before, shown = self._known.get(family.name, {}), {}
         for labels, found in family.read(now):
             shown[labels] = series = before.get(labels) or _histogram_series(family, f"{self._before_s:.3f}", labels)
@@ -104,7 +132,7 @@ class Page:
         self._known[family.name] = shown
 
 
-def _head(family: Family | HistogramFamily, kind: str, openmetrics: bool) -> tuple[str, str]:
+def _head(family: Family, kind: str, openmetrics: bool) -> tuple[str, str]:
     name = family.name.removesuffix("_total") if openmetrics else family.name
     return f"# HELP {name} {family.help}\n", f"# TYPE {name} {kind}\n"
 
@@ -124,7 +152,7 @@ def _plain_series(family: Family, since: str, values: tuple[str, ...]) -> _Serie
     return _Series((_sample(family.name, labels),), f"{created}{since}\n")
 
 
-def _histogram_series(family: HistogramFamily, since: str, values: tuple[str, ...]) -> _Series:
+def _histogram_series(family: Family, since: str, values: tuple[str, ...]) -> _Series:
     labels, name = _labels(family.labels, values), family.name
     bounds = [floatToGoString(bound) for bound in (*family.bounds, float("inf"))]  # type: ignore[no-untyped-call]
     buckets = [_sample(f"{name}_bucket", [*labels, f'le="{bound}"']) for bound in bounds]

@@ -15,11 +15,10 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar as PrometheusExemplar
 from prometheus_client.utils import floatToGoString
 
+from otelbudget.telemetry.cell_types import Histogram
 from otelbudget.telemetry.cells import Meters
-from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS
-from otelbudget.telemetry.family import Family, HistogramFamily
-from otelbudget.telemetry.forks import ForkWatch
-from otelbudget.telemetry.histogram import Histogram
+from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS, Family
+from otelbudget.telemetry.page import ForkWatch
 
 
 class PrometheusCollector(Collector):
@@ -31,32 +30,24 @@ class PrometheusCollector(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """The families without samples: registering asks for these names and need not collect."""
-        yield from (_plain(family) for family in FAMILIES)
-        yield from (_histogram(family) for family in HISTOGRAMS)
+        yield from map(_empty, (*FAMILIES, *HISTOGRAMS))
 
     def collect(self) -> Iterator[Metric]:
         """The families with their samples, all from the same moment."""
         self._forks.scraped()
         now = self._meters.snapshot()
-        for family in FAMILIES:
-            shown = _plain(family)
+        for family in (*FAMILIES, *HISTOGRAMS):
+            shown = _empty(family)
             for labels, value in family.read(now):
-                shown.add_metric(labels, value)
+                values = (_buckets(value), value.total) if isinstance(value, Histogram) else (value,)
+                shown.add_metric(labels, *values)
             yield shown
-        for histograms in HISTOGRAMS:
-            buckets = _histogram(histograms)
-            for labels, found in histograms.read(now):
-                buckets.add_metric(labels, _buckets(found), found.total)
-            yield buckets
 
 
-def _plain(family: Family) -> CounterMetricFamily | GaugeMetricFamily:
-    made = CounterMetricFamily if family.counts else GaugeMetricFamily
+def _empty(family: Family) -> Any:
+    plain = CounterMetricFamily if family.counts else GaugeMetricFamily
+    made: Any = HistogramMetricFamily if family in HISTOGRAMS else plain
     return made(family.name, family.help, labels=family.labels)
-
-
-def _histogram(family: HistogramFamily) -> HistogramMetricFamily:
-    return HistogramMetricFamily(family.name, family.help, labels=family.labels)
 
 
 def _buckets(found: Histogram) -> list[Any]:

@@ -143,7 +143,6 @@ class QuotaGauges:
 
 
 def _add(readings: QuotaReadings, labels: QuotaLabels, limited: _Limited, end_s: float) -> None:
-    """Add one quota to the amounts of its labels."""
     for i, amounts in limited.items():
         used, reserved, limit = map(add, readings.amounts.get((labels, i), (0, 0, 0)), amounts)
         readings.amounts[labels, i] = used, reserved, limit

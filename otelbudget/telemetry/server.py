@@ -1,12 +1,16 @@
-"""The `/metrics` page over HTTP: prometheus_client's own server on a daemon thread, with a port that can be had."""
+"""The `/metrics` page over HTTP: prometheus_client's own server on a daemon thread, with a port that can be had.
+
+Whether it is alive it says on `/-/healthy`. An application without a page never imports prometheus_client.
+"""
 
 from __future__ import annotations
 
 import errno
 import logging
 import os
+from collections.abc import Callable, Iterable
 from threading import Thread
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from otelbudget.errors import ConfigError
 
@@ -17,6 +21,11 @@ if TYPE_CHECKING:
 
     from otelbudget.telemetry.page import Page
 
+_Start = Callable[[str, list[tuple[str, str]]], Any]
+#: A WSGI application, as far as one of these needs it.
+_Application = Callable[[dict[str, Any], _Start], Iterable[bytes]]
+_TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
+_METHODS: Final = ("Allow", "GET, HEAD, OPTIONS")
 #: Host and port that OpenTelemetry gives its own Prometheus page (OTEL_EXPORTER_PROMETHEUS_HOST, _PORT) by default.
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 9464
@@ -53,13 +62,9 @@ class MetricsServer:
         Raises:
             ConfigError: The address can't be listened on, or is in use and that is *strict*.
         """
-        # Late: an application without a page never pays for it
         from prometheus_client import CollectorRegistry, start_http_server
 
-        from otelbudget.telemetry.web import application
-
-        answer = application(registry)
-
+        answer = _application(registry)
         last = port if strict or port == 0 else port + _MORE_PORTS
         for candidate in range(port, last + 1):
             try:
@@ -87,3 +92,49 @@ class MetricsServer:
             self._server.shutdown()
             self._thread.join()
         self._server.server_close()
+
+
+def _application(shown: Collector | Page) -> _Application:
+    """The WSGI application that shows a page of our own, or everything of a registry."""
+    from prometheus_client import make_wsgi_app
+
+    collects = hasattr(shown, "collect")
+    metrics: _Application = make_wsgi_app(shown) if collects else _application_of(shown)  # type: ignore[arg-type]
+
+    def answer(environ: dict[str, Any], start: _Start) -> Iterable[bytes]:
+        said: list[Any] = []
+        body = b"".join(_respond(environ, metrics, lambda *head: said.extend(head)))
+        status, headers = said
+        start(status, [*headers, ("Content-Length", str(len(body)))])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    return answer
+
+
+def _respond(environ: dict[str, Any], metrics: _Application, start: _Start) -> Iterable[bytes]:
+    method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+    if method == "OPTIONS":
+        start("200 OK", [_METHODS])
+        return []
+    if method not in ("GET", "HEAD"):
+        start("405 Method Not Allowed", [_METHODS, _TEXT])
+        return [b"use GET\n"]
+    if path in ("/metrics", "/"):
+        return metrics({**environ, "REQUEST_METHOD": "GET"}, start)
+    if path == "/-/healthy":
+        start("200 OK", [_TEXT])
+        return [b"OK\n"]
+    start("404 Not Found", [_TEXT])
+    return [b"metrics are on /metrics\n"]
+
+
+def _application_of(page: Page) -> _Application:
+    from prometheus_client.exposition import choose_encoder, gzip_accepted
+
+    def answer(environ: dict[str, Any], start: _Start) -> Iterable[bytes]:
+        _, kind = choose_encoder(environ.get("HTTP_ACCEPT", ""))
+        gzipped = gzip_accepted(environ.get("HTTP_ACCEPT_ENCODING", ""))
+        start("200 OK", [("Content-Type", kind), *([("Content-Encoding", "gzip")] if gzipped else ())])
+        return [page.text("openmetrics" in kind, gzipped)]
+
+    return answer

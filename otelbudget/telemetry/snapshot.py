@@ -15,8 +15,7 @@ from otelbudget.telemetry.labels import UNNAMED
 
 if TYPE_CHECKING:
     from otelbudget.stores.health import Health
-    from otelbudget.telemetry.cell_types import BudgetCell, DetailCell, SpendCell, TenantCell
-    from otelbudget.telemetry.histogram import Histogram
+    from otelbudget.telemetry.cell_types import BudgetCell, DetailCell, Histogram, SpendCell, TenantCell
     from otelbudget.telemetry.quota_gauges import QuotaReadings
 
 

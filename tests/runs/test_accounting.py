@@ -128,4 +128,4 @@ def test_nested_tool_calls_are_charged_with_their_hold(world: World) -> None:
 
 
 def test_the_prices_of_these_tests_are_what_they_say() -> None:
-    assert PRICES.cost_nanousd("demo", None, Usage(1, 1)) == 3_000
+    assert PRICES.table()["demo"].cost(Usage(1, 1)) == 3_000

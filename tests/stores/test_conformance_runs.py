@@ -77,15 +77,6 @@ def test_a_closed_store_has_no_runs(caller: Caller) -> None:
         caller.store.run("acme", "r1")
 
 
-def test_a_file_from_before_there_were_shared_runs_gets_them(make: Callable[..., Caller], path: Path) -> None:
-    make().record("a", 5)
-    with contextlib.closing(sqlite3.connect(path)) as older:
-        older.execute("DROP TABLE run")
-    caller = make()
-    assert caller.store.run("acme", "r1", OPENED) is not None
-    assert caller.state() == (5, 5)
-
-
 def test_a_file_forgets_records_a_day_after_their_week(make: Callable[..., Caller], path: Path, clock: Clock) -> None:
     caller = make()
     caller.store.run("acme", "r1", OPENED)

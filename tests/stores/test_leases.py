@@ -20,8 +20,7 @@ from otelbudget.config import StoreConfig, load_budget_config
 from otelbudget.stores import shared
 from otelbudget.stores.base import Line, Reserve, Reset, Settle
 from otelbudget.stores.blocks import Blocks
-from otelbudget.stores.lease import Leased
-from otelbudget.stores.leasing import BLOCK_S
+from otelbudget.stores.lease import BLOCK_S, Leased
 from otelbudget.stores.memory import MemoryStore
 
 LINE = lifetime(limits=limit(1000))
@@ -145,6 +144,7 @@ def test_what_nobody_needs_of_a_block_is_given_back_after_its_time(
     tend(mine)
     assert Caller(central).state(LINE) == (0, 24)
     mine.settle("b", 15, LINE)
+    tend(mine)
     assert Caller(central).state(LINE) == (19, 19)
 
 
@@ -169,6 +169,7 @@ def test_a_hold_grows_beyond_its_block_under_the_limit_only(mine: Caller, other:
     assert mine.reserve("a", 200, LINE, held=60).refused is None
     assert mine.reserve("a", 201, LINE, held=200)[:3] == (0, 1, True)
     assert mine.settle("a", 200, LINE).was == "open"
+    tend(mine)
     assert Caller(central).state(LINE) == (200, 1000)
 
 
@@ -180,6 +181,7 @@ def test_a_hold_grows_after_its_window_has_ended(mine: Caller, central: Counted,
     assert mine.reserve("a", 500, line, held=60).refused is None
     assert mine.reserve("a", 1001, line, held=500)[:3] == (0, 1, False)
     mine.settle("a", 500, line)
+    tend(mine)
     assert Caller(central).state(line) == (500, 500)
 
 
@@ -335,6 +337,7 @@ def test_what_is_held_on_a_block_in_the_moment_it_is_closed_is_charged(
     monkeypatch.setattr(blocks._ledger, "limit", slow)
     blocks.close_all()
     mine.settle("b", 7, LINE)
+    tend(mine)
     assert Caller(central).state(LINE) == (17, 17)
 
 

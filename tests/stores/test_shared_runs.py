@@ -718,7 +718,7 @@ def test_where_requests_are_admitted_without_the_store_a_run_opens_and_is_writte
         run.reserve(tokens=400).commit()
     look(here, monkeypatch)
     with there.continue_run(run.run_id) as same:
-        here.engine.store._catch_up()
+        here.engine.store._retry()
         assert same.remaining(fresh=True)["tokens"] == 600
     scope.__exit__(None, None, None)
 

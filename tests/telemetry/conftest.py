@@ -16,7 +16,7 @@ from otelbudget.model.amounts import NANOS, RESOURCES, Amounts
 from otelbudget.model.levels import Where
 from otelbudget.model.quota import Quota
 from otelbudget.model.vector import pack
-from otelbudget.stores.failure import FailClosed
+from otelbudget.stores.failure import Failure
 from otelbudget.stores.memory import MemoryStore
 from otelbudget.stores.shared import Shared
 from otelbudget.telemetry.cells import Meters
@@ -54,7 +54,7 @@ class Traffic:
     def __post_init__(self) -> None:
         self.accounts = Accounts(self.ledger)
         self.owned: list[QuotaAccount] = []  # as those who pay have theirs in hand
-        shared = Shared(MemoryStore(), list, FailClosed(), self.ledger.add, StoreConfig())
+        shared = Shared(MemoryStore(), list, Failure(), self.ledger.add, StoreConfig())
         shared.health.up = True
         self.meters = Meters(
             self.ledger, lambda: self.accounts, models=["small-1", "large-1"], shared=shared, clock_ns=self.clock

@@ -12,10 +12,9 @@ from otelbudget import RunBudget
 from otelbudget.ledger.ledger import Ledger
 from otelbudget.semconv import M_RUN_COST
 from otelbudget.telemetry import cells, snapshot
-from otelbudget.telemetry.cell_types import Tally
+from otelbudget.telemetry.cell_types import BUCKETS, Tally
 from otelbudget.telemetry.cells import Meters
 from otelbudget.telemetry.families import FAMILIES, HISTOGRAMS
-from otelbudget.telemetry.histogram import CHECK_BUCKETS
 from otelbudget.telemetry.labels import Names
 
 if TYPE_CHECKING:
@@ -161,7 +160,7 @@ def test_observations_are_kept_only_while_wanted_and_given_once(quiet: Traffic) 
     assert quiet.meters.take_observations() == []
 
 
-@pytest.mark.parametrize("bucket", range(len(CHECK_BUCKETS)))
+@pytest.mark.parametrize("bucket", range(len(BUCKETS["otelbudget_check_duration_seconds"])))
 def test_check_buckets_go_1_2_5_from_a_microsecond_to_a_second(bucket: int) -> None:
     steps = [f"{m}e{e}" for e in range(-6, 0) for m in (1, 2, 5)] + ["1"]
-    assert CHECK_BUCKETS[bucket] == float(steps[bucket])
+    assert BUCKETS["otelbudget_check_duration_seconds"][bucket] == float(steps[bucket])
