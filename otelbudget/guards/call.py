@@ -55,6 +55,7 @@ class Wire(NamedTuple):
         attach: Lets a watch follow an answer.
         provider: Gives who answers a client, else a default.
         holds: Says whether what is sent inside, through other guards, is a part of the call; None if nothing is.
+        answer: Makes a response of what the SDK's function gives; None where its attempts tell of theirs.
     """
 
     endpoint: Callable[[Any], tuple[str, str]]
@@ -65,6 +66,11 @@ class Wire(NamedTuple):
     attach: Callable[[Any, Watch], None] = watch.attach
     provider: Callable[[Any, str], str] = provider_of
     holds: Callable[[], bool] | None = None
+    answer: Callable[[Any], Any] | None = None
+
+
+#: `carried`, or `acarried`, which gives a coroutine and takes what does.
+Carry = Callable[["Plan | None", Any, Callable[[Any], Any]], Any]
 
 
 class Plan(NamedTuple):
@@ -217,6 +223,8 @@ class Way:
                 _without_usage.clear()
             _without_usage.add(self._plan.endpoint)
         with contained(f"reading an answer of {self._plan.sdk.name}"):
+            if self._plan.wire.answer is not None:
+                self.exchange.answered(self._plan.wire.answer(result))
             if self.exchange.nothing_sent:
                 self._charge.spared()
                 return

@@ -52,7 +52,7 @@ class LitellmGuard(SdkGuard):
     """The guard of the SDK."""
 
     def _take_over(self) -> None:
-        (router,) = self._classes()
+        router = import_module(self._sdk.module).Router
         for name, (_, leading) in FUNCTIONS.items():
             for spelled in (name, f"a{name}"):
                 for depth, function in enumerate(self._functions(spelled)):
@@ -83,12 +83,6 @@ class LitellmGuard(SdkGuard):
         while type(found).__name__.endswith("FunctionWrapper"):  # wrapt's, which has the module of what it wraps
             found = found.__wrapped__
         return found
-
-    def _classes(self) -> tuple[Any, ...]:
-        return (import_module(self._sdk.module).Router,)
-
-    def _taken(self) -> tuple[str, ...]:
-        return ("completion", "acompletion")
 
     def unreached(self) -> list[str]:
         """The functions that applications call and that do not pass the guard."""

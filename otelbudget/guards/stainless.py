@@ -25,7 +25,7 @@ from functools import partial
 from typing import Any, Final
 
 from otelbudget.guards import caps, exchange, patching
-from otelbudget.guards.call import Wire, acarried, carried, plan
+from otelbudget.guards.call import Carry, Wire, acarried, carried, plan
 from otelbudget.guards.guard import SdkGuard
 from otelbudget.guards.streams import json_body
 
@@ -33,12 +33,15 @@ from otelbudget.guards.streams import json_body
 class StainlessGuard(SdkGuard):
     """The guard of one SDK."""
 
+    _entries = ("request",)
+
     def _take_over(self) -> None:
-        sync, asynchronous = self._classes()
-        (function,) = self._taken()
-        guards = ((sync, self._request, exchange.sleeping), (asynchronous, self._arequest, _sleeping))
-        for base, guard, sleeping in guards:
-            self._take(base, function, guard)
+        module = self._inside("_base_client")
+        sync, asynchronous = module.SyncAPIClient, module.AsyncAPIClient
+        # Older releases have ``request`` alone.
+        function = self._sdk.function if hasattr(sync, self._sdk.function) else "request"
+        for base, carry, sleeping in ((sync, carried, exchange.sleeping), (asynchronous, acarried, _sleeping)):
+            self._take(base, function, partial(self._call, carry))
             self._note(base, "_process_response", exchange.processing)
             self._note(base, "_sleep_for_retry", sleeping)
         streaming = self._inside("_streaming")
@@ -46,24 +49,11 @@ class StainlessGuard(SdkGuard):
         for inherited, guard in _INHERITED.items():
             self._notes.extend(patching.take_over(getattr(sync, inherited, None), guard))
 
-    def _classes(self) -> tuple[Any, ...]:
-        module = self._inside("_base_client")
-        return module.SyncAPIClient, module.AsyncAPIClient
-
-    def _taken(self) -> tuple[str, ...]:
-        there = all(hasattr(base, self._sdk.function) for base in self._classes())
-        return (self._sdk.function if there else "request",)  # which older releases have alone
-
-    def _entries(self) -> tuple[str, ...]:
-        return ("request",)
-
-    def _request(self, original: Callable[..., Any], client: Any, cast_to: Any, options: Any, **how: Any) -> Any:
+    def _call(
+        self, carry: Carry, original: Callable[..., Any], client: Any, cast_to: Any, options: Any, **how: Any
+    ) -> Any:
         planned = plan(self._sdk, _WIRE, client, options, stream=how.get("stream") is True)
-        return carried(planned, options, lambda sent: original(client, cast_to, sent, **how))
-
-    async def _arequest(self, original: Callable[..., Any], client: Any, cast_to: Any, options: Any, **how: Any) -> Any:
-        planned = plan(self._sdk, _WIRE, client, options, stream=how.get("stream") is True)
-        return await acarried(planned, options, lambda sent: original(client, cast_to, sent, **how))
+        return carry(planned, options, lambda sent: original(client, cast_to, sent, **how))
 
 
 def _unless_capped(original: Callable[..., bool], client: Any, response: Any) -> bool:
