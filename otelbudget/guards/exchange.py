@@ -18,7 +18,7 @@ from otelbudget.runs import timeout
 
 if TYPE_CHECKING:
     from otelbudget.calls.model_call import ModelCall
-    from otelbudget.guards.held import Part
+    from otelbudget.guards.charge import Part
 
 #: Errors of httpx, httpx2, aiohttp and botocore that come before the first byte of a request has left; and litellm's of
 #: its own ``max_budget``.

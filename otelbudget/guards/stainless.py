@@ -4,16 +4,8 @@ It sits in the method of ``_base_client.{SyncAPIClient,AsyncAPIClient}`` that ev
 Vertex, subclasses) and every way of calling passes once per logical call: plain, streamed, ``parse``, ``stream()``, raw
 and streaming responses. Retries of the SDK happen inside, so they are one call. Other endpoints pass untouched.
 
-With ``estimates.clamp`` a lowered maximum is sent under the names that the request uses for it; where it has none,
-under the one that its endpoint knows, for each answer. The application's own options stay as they are. A body that the
-application has made into bytes itself is refused instead, as is one whose maximum must cover a budget for thinking.
-Streams are asked for their usage, and the part that tells it is kept from who did not ask (``estimates.ask_usage``). A
-server that refuses, perhaps for that, gets the request once more as it was given; if it answers then, that model of
-that base URL is not asked again. ``trust_reported_cost`` believes ``usage.cost`` of an answer, else its header
-``x-litellm-response-cost``.
-
-A response made with ``background=true`` is charged at its hold, since it answers before it has worked; fetching a
-response is free. Assistants, agent sessions, batches, realtime and websockets are not seen: they answer elsewhere.
+A response made with ``background=true`` is charged at its hold, since it answers before it has worked; fetching it is
+free. Assistants, agent sessions, realtime and websockets are not seen: they answer elsewhere.
 """
 
 from __future__ import annotations
