@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from otelbudget.config.schema import schema_text
+
 _MORE: Final = """Editors with a YAML language server use it where a file begins with
 "# yaml-language-server: $schema=budgets.schema.json"."""
 
@@ -19,8 +21,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the schema; gives 0."""
-    from otelbudget.config.schema import schema_text
-
     if options.output is None:
         sys.stdout.write(schema_text())
     else:

@@ -15,6 +15,8 @@ from otelbudget.cli.demo import seconds
 from otelbudget.cli.quota import shards_of, shared_config
 from otelbudget.cli.readings import Reading, page_url, read_page, read_store
 from otelbudget.cli.screen import NEAR, Cell, Mark, Screen, amount, bar
+from otelbudget.config.store import concealed
+from otelbudget.engine.engine import Engine
 from otelbudget.errors import BudgetError, ConfigError
 
 _MORE: Final = """Without addresses it is the store of ./budgets.yaml or --config. A page that can't be read is told,
@@ -71,9 +73,6 @@ def _sources(options: argparse.Namespace, undo: ExitStack) -> Iterator[tuple[str
         yield address, partial(read_page, address)
     if options.store is None and options.address:
         return
-    from otelbudget.config.store import concealed
-    from otelbudget.engine.engine import Engine
-
     try:
         config = shared_config(options)
     except ConfigError as error:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from otelbudget.errors import Problem
+from otelbudget.config import load_budget_config
+from otelbudget.errors import ConfigError, Problem
 
 _MORE: Final = """Variables are taken from the environment, as they are when a file is used. Exit code 0: all files
 are fine, 1: something is wrong."""
@@ -34,9 +34,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _problems(file: str) -> Sequence[Problem]:
-    from otelbudget.config import load_budget_config
-    from otelbudget.errors import ConfigError, Problem
-
     try:
         load_budget_config(file)
     except ConfigError as error:
