@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -23,7 +22,7 @@ from otelbudget.model.windows import window_at
 
 #: Who calls what: the options of the command by name, `tags` as a mapping; None or absent is not said.
 Call = Mapping[str, Any]
-#: What is said of it, ready for JSON but for times and amounts.
+#: What is said of it.
 Facts = dict[str, Any]
 _WIDTH: Final = 28
 #: The options that name something of a call, and what they are for.
@@ -45,22 +44,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", metavar="NAME", help=about)
     parser.add_argument("--tag", metavar="NAME=VALUE", type=_tag, action="append", help="a tag of the run; repeatable")
     parser.add_argument("--priority", type=_priority, default="normal", help="low, normal (default) or high")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the explanation to standard output; gives 0."""
     call = {name: getattr(options, name) for name in (*_NAMES, "priority")} | {"tags": dict(options.tag or ())}
     found = explain(load_budget_config(options.file), call, time.time())
-    if options.format == "json":
-        print(json.dumps({"call": call, **found}, default=_plain, indent=2))
-    else:
-        _write(Screen(), call, found)
+    _write(Screen(), call, found)
     return 0
-
-
-def _plain(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, datetime) else float(value)
 
 
 def _tag(text: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from otelbudget.config.schema import schema_text
+from otelbudget.config.fields import schema_text
 
 _MORE: Final = """Editors with a YAML language server use it where a file begins with
 "# yaml-language-server: $schema=budgets.schema.json"."""
