@@ -17,7 +17,6 @@ traces to a collector. Exit code 1: the server received another number of reques
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.epilog = _MORE
     parser.add_argument("--tenants", type=_tenants, default=8, metavar="N", help="how many tenants (default 8)")
     parser.add_argument("--config", metavar="FILE", help="a budgets.yaml to use instead of the demo's own")

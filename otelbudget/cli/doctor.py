@@ -69,7 +69,6 @@ class Finding(NamedTuple):
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.epilog = _MORE
     parser.add_argument("--config", metavar="FILE", help="a budgets.yaml (default as setup() finds it)")
     parser.add_argument("--json", action="store_true", help="for programs")

@@ -38,7 +38,6 @@ _NAMES: Final = {
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.add_argument("file", nargs="?", default="budgets.yaml", metavar="FILE", help="default ./budgets.yaml")
     for name, about in _NAMES.items():
         parser.add_argument(f"--{name}", metavar="NAME", help=about)
@@ -47,7 +46,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the explanation to standard output; gives 0."""
     call = {name: getattr(options, name) for name in (*_NAMES, "priority")} | {"tags": dict(options.tag or ())}
     found = explain(load_budget_config(options.file), call, time.time())
     _write(Screen(), call, found)

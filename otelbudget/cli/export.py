@@ -19,7 +19,6 @@ with --enable-feature=created-timestamp-zero-ingestion.""",
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare ``export -o DIR``."""
     parser.epilog = _MORE[parser.prog.rpartition(" ")[2]]
     actions = parser.add_subparsers(dest="action", metavar="action", required=True)
     export = actions.add_parser("export", help="write the files into a directory")
@@ -27,7 +26,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the files, and say which; gives 0."""
     files = next(place / options.command for place in _PLACES if (place / options.command).is_dir())
     directory = Path(options.output)
     directory.mkdir(parents=True, exist_ok=True)

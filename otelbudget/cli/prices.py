@@ -19,7 +19,6 @@ _FILE: Final = "budgets.yaml"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     what = parser.add_subparsers(dest="what", metavar="show|list", required=True)
     show = what.add_parser("show", help="what one model costs; exit code 1 if no price is known")
     show.add_argument("model", metavar="MODEL")

@@ -28,7 +28,6 @@ all processes that use the store, within about a second of their next request, u
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.epilog = _MORE
     actions = parser.add_subparsers(dest="action", metavar="action", required=True)
     summaries = {
@@ -54,7 +53,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it, and write what the tenant has now, or what there is; gives 0."""
     manager = BudgetManager(shared_config(options))
     try:
         if options.action == "list":

@@ -14,13 +14,11 @@ _MORE: Final = """Editors with a YAML language server use it where a file begins
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.epilog = _MORE
     parser.add_argument("--output", metavar="FILE", help="write it there instead of to standard output")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the schema; gives 0."""
     if options.output is None:
         sys.stdout.write(schema_text())
     else:

@@ -28,7 +28,6 @@ Round = tuple[list[Reading], dict[str, str]]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.epilog = _MORE
     parser.add_argument("address", nargs="*", metavar="ADDRESS", help="host:port or URL of a /metrics page")
     parser.add_argument("--store", metavar="URL", help="sqlite:///path.db, redis://...: what processes share")

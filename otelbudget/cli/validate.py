@@ -15,7 +15,6 @@ are fine, 1: something is wrong."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.epilog = _MORE
     parser.add_argument("files", nargs="+", metavar="FILE", help="a budgets.yaml")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="json gives a list of objects")

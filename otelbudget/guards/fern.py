@@ -6,7 +6,6 @@ manager and makes one attempt.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
@@ -26,8 +25,8 @@ class FernGuard(SdkGuard):
         self._take(module.HttpClient, "stream", self._stream)
         self._take(module.AsyncHttpClient, "request", partial(self._call, acarried))
         self._take(module.AsyncHttpClient, "stream", self._astream)
-        self._notes.extend(patching.take_over(module._should_retry, _answered))
-        self._notes.extend(patching.take_over(module._retry_timeout_from_retries, _failed))
+        self._notes.extend(patching.take_over(module._should_retry, exchange.retrying))
+        self._notes.extend(patching.take_over(module._retry_timeout_from_retries, exchange.sleeping))
 
     def _call(self, carry: Carry, original: Callable[..., Any], client: Any, path: Any = None, **how: Any) -> Any:
         how["path"] = path
@@ -59,19 +58,6 @@ class FernGuard(SdkGuard):
 
     def _plan(self, client: Any, how: Mapping[str, Any]) -> Any:
         return plan(self._sdk, _WIRE, client, how, stream=False)
-
-
-def _answered(original: Callable[..., Any], *args: Any, **how: Any) -> Any:
-    """Of what looks at each response."""
-    exchange.answered(None)
-    return original(*args, **how)
-
-
-def _failed(original: Callable[..., Any], *args: Any, **how: Any) -> Any:
-    """Of what says when to try again, asked where the error of an attempt is handled."""
-    if error := sys.exc_info()[1]:
-        exchange.lost(error)
-    return original(*args, **how)
 
 
 # --- the keyword arguments of a request
