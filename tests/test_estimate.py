@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionMessage
 
 from otelbudget.demo.library import Library
-from otelbudget.demo.tokens import count_tokens
+from otelbudget.demo.writer import count_tokens
 from otelbudget.estimate import tokens as estimate
 from otelbudget.estimate.media import PER_IMAGE, PER_SMALL_IMAGE
 from otelbudget.estimate.tokens import count_input, estimate_tokens

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from otelbudget import forking
 from otelbudget.bootstrap.imports import ImportHook
-from otelbudget.bootstrap.instrumentors import CANDIDATES, installed, instrument, instrumented
+from otelbudget.bootstrap.instrumentors import CANDIDATES, installed, instrument, instrumented, package_of
 from otelbudget.errors import ConfigError
 from otelbudget.guards import GUARDS, unguarded
 from otelbudget.guards.boundary import contained
@@ -50,10 +50,10 @@ class Guarding:
         """
         self._engine.overdue.append(settle_dropped)
         for sdk in self._wanted if demanded else ():
-            if not any(installed(one.module) for one in CANDIDATES[sdk]):
+            if not any(map(installed, CANDIDATES[sdk])):
                 raise ConfigError(
                     f"instrument: no instrumentor for {sdk} is installed; pip install 'otelbudget[instrument-{sdk}]',"
-                    f" or one of: {', '.join(one.package for one in CANDIDATES[sdk])}"
+                    f" or one of: {', '.join(map(package_of, CANDIDATES[sdk]))}"
                 )
         guarded = {guard.module: partial(self._imported, sdk) for sdk, guard in GUARDS.items()}
         passing = {module: partial(self._passes, module) for module in unguarded()}
@@ -92,17 +92,12 @@ class Guarding:
         if settle_dropped in self._engine.overdue:
             self._engine.overdue.remove(settle_dropped)
         with self._lock:
-            for undo in self._undo_instrumentor.values():
-                with contained("switching an instrumentor off"):
+            guards = [GUARDS[sdk].uninstall for sdk in self._placed]
+            for undo in (*self._undo_instrumentor.values(), *self._undo_hooks, *guards):
+                with contained("taking an instrumentor, a hook or a guard out"):
                     undo()
             self._undo_instrumentor.clear()
-            for undo in self._undo_hooks:
-                with contained("taking a hook out"):
-                    undo()
             self._undo_hooks.clear()
-            for sdk in self._placed:
-                with contained("taking a guard out"):
-                    GUARDS[sdk].uninstall()
             self._placed.clear()
             self._engine.guarded.clear()
 

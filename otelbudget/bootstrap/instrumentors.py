@@ -1,6 +1,6 @@
 """At most one GenAI instrumentor per client SDK, switched on where none is; and off again, if it was us.
 
-By module, since several packages share an entry point. To add one: a row in `CANDIDATES`; an SDK: a key each.
+By module, since several packages share an entry point. To add one: a module in `CANDIDATES`; an SDK: a key each.
 """
 
 from __future__ import annotations
@@ -12,51 +12,43 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 _log = logging.getLogger(__name__)
 
 
-class Candidate(NamedTuple):
-    """One instrumentor: where it is, and the package to install."""
-
-    module: str
-    attribute: str
-    package: str
-
-
-#: SDK -> instrumentors in order of preference: official, OpenInference, OpenLLMetry.
-CANDIDATES: Final[dict[str, tuple[Candidate, ...]]] = {
+#: SDK -> modules of instrumentors in order of preference: official, OpenInference, OpenLLMetry. Each is alone in a
+#: package of its name.
+CANDIDATES: Final = {
     "openai": (
-        Candidate(
-            "opentelemetry.instrumentation.genai.openai",
-            "OpenAIInstrumentor",
-            "opentelemetry-instrumentation-genai-openai",
-        ),
-        Candidate("openinference.instrumentation.openai", "OpenAIInstrumentor", "openinference-instrumentation-openai"),
-        Candidate("opentelemetry.instrumentation.openai", "OpenAIInstrumentor", "opentelemetry-instrumentation-openai"),
+        "opentelemetry.instrumentation.genai.openai",
+        "openinference.instrumentation.openai",
+        "opentelemetry.instrumentation.openai",
     )
 }
-#: SDK -> its client classes, and the package of its other classes.
-_CLIENTS: Final[dict[str, tuple[str, ...]]] = {"openai": ("OpenAI", "AsyncOpenAI")}
-_RESOURCES: Final[dict[str, str]] = {"openai": "openai.resources"}
+#: SDK -> the class of all these, and its client classes; its other classes are in ``resources``.
+_INSTRUMENTORS: Final = {"openai": "OpenAIInstrumentor"}
+_CLIENTS: Final = {"openai": ("OpenAI", "AsyncOpenAI")}
 
 
 def instrument(sdk: str, providers: dict[str, Any]) -> Callable[[], None]:
     """Switch on the first instrumentor that is installed and works, if any; gives what switches it off."""
     there = {id(wrapper) for *_, wrapper in _wrappers(sdk)}
-    for candidate in CANDIDATES[sdk]:
-        if not installed(candidate.module):
-            continue
+    for module in filter(installed, CANDIDATES[sdk]):
         try:
-            instrumentor = getattr(import_module(candidate.module), candidate.attribute)()
+            instrumentor = getattr(import_module(module), _INSTRUMENTORS[sdk])()
             instrumentor.instrument(raise_exception_on_conflict=True, **providers)
         except Exception as error:  # noqa: BLE001 - a broken or mismatched instrumentor must not stop the application
-            _log.warning("%s can't be switched on, trying the next: %s", candidate.package, error)
+            _log.warning("%s can't be switched on, trying the next: %s", package_of(module), error)
             continue
         if instrumentor.is_instrumented_by_opentelemetry:
             return partial(_remove, instrumentor, [found for found in _wrappers(sdk) if id(found[2]) not in there])
     return lambda: None
+
+
+def package_of(module: str) -> str:
+    """What to install for the instrumentor in *module*."""
+    return module.replace(".", "-")
 
 
 def _remove(instrumentor: Any, wrappers: list[tuple[type, str, Any]]) -> None:
@@ -91,7 +83,7 @@ def _wrappers(sdk: str) -> list[tuple[type, str, Any]]:
     """Every wrapper on a class of the SDK: (class, attribute, wrapper)."""
     classes = set(_clients(sdk))
     for name, module in list(sys.modules.items()):
-        if name.startswith(_RESOURCES[sdk]):
+        if name.startswith(f"{sdk}.resources"):
             # The type's type, since isinstance() would wake up the SDK's lazy objects.
             classes.update(found for found in vars(module).values() if issubclass(type(found), type))
     return [(cls, name, found) for cls in classes for name, found in vars(cls).items() if _is_wrapper(found)]

@@ -1,6 +1,6 @@
 """The tracer provider: the one that is there, joined, or one of our own.
 
-Each provider is equipped once, for as long as it lives; see `forwarder`.
+Each provider is equipped once, for as long as it lives; see `dispatcher`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import ProxyTracerProvider
 
 from otelbudget import forking
-from otelbudget.bootstrap.dispatcher import Dispatcher
-from otelbudget.bootstrap.forwarder import Forwarder
+from otelbudget.bootstrap.dispatcher import Dispatcher, Forwarder
 from otelbudget.bootstrap.sampler import BudgetSampler, can_drop
 from otelbudget.errors import BudgetExceeded, ConfigError
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
-from opentelemetry.context import Context
 
 from otelbudget import forking
 from otelbudget.guards.patching import Takeover, take_over
+from otelbudget.runs.api import wrap
 
 #: Executors that send the function to another interpreter (from Python 3.14), where a context can't follow.
 _ISOLATED: Final[Any] = getattr(concurrent.futures, "InterpreterPoolExecutor", ())
@@ -40,9 +40,8 @@ def stop_carrying() -> None:
 
 
 def _start(original: Callable[..., Any], thread: threading.Thread) -> None:
-    context = otel_context.get_current()
-    if context and not _serves_many(thread):
-        vars(thread)["run"] = _within(context, thread.run)
+    if otel_context.get_current() and not _serves_many(thread):
+        vars(thread)["run"] = wrap(thread.run)
     original(thread)
 
 
@@ -58,17 +57,6 @@ def _submit(original: Callable[..., Any], executor: Any, fn: Callable[..., Any],
         return original(executor, fn, *args, **kwargs)
     _submitting.here = True
     try:
-        return original(executor, _within(otel_context.get_current(), fn), *args, **kwargs)
+        return original(executor, wrap(fn), *args, **kwargs)
     finally:
         _submitting.here = False
-
-
-def _within(context: Context, fn: Callable[..., Any]) -> Callable[..., Any]:
-    def within(*args: Any, **kwargs: Any) -> Any:
-        token = otel_context.attach(context)
-        try:
-            return fn(*args, **kwargs)
-        finally:
-            otel_context.detach(token)
-
-    return within

@@ -1,7 +1,7 @@
 """The command ``otelbudget``.
 
 A new command is a module of this folder with ``arguments(parser)`` and ``run(options) -> exit code``, and a line in
-`COMMANDS`. What it needs beyond argparse it imports inside ``run``, so that ``--version`` and ``--help`` stay quick.
+`COMMANDS`. Only the module of the command that is given is imported.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from importlib import import_module
 from typing import Final
 
 from otelbudget._version import __version__
+from otelbudget.errors import BudgetError
 
 __all__ = ["COMMANDS", "INTERRUPTED", "main"]
 
-#: Name, which is also that of its module, -> what it does in a line.
+#: Name, which is also that of its module unless `_MODULES` says another, -> what it does in a line.
 COMMANDS: Final = {
     "demo": "run agents of several tenants under budgets against a local server; no key needed",
     "validate": "say everything that is wrong with budgets.yaml files",
@@ -31,6 +32,7 @@ COMMANDS: Final = {
     "schema": "write the JSON Schema of a budgets.yaml, for editors",
 }
 
+_MODULES: Final = dict.fromkeys(("dashboards", "alerts"), "export")
 #: Exit code after Ctrl-C, as shells have it: 128 and the signal's number.
 INTERRUPTED: Final = 130
 #: The same where the reader of what it prints has gone, as `head` does.
@@ -50,19 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    from otelbudget.errors import BudgetError
-
     parser = argparse.ArgumentParser(
         prog="otelbudget", description="Hard budgets for AI agents, enforced and observed through OpenTelemetry."
     )
     parser.add_argument("--version", action="version", version=f"otelbudget {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    given = sys.argv[1:] if arguments is None else arguments
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-        module = import_module(f"{__name__}.{name}")
-        module.arguments(command)
-        command.set_defaults(run=module.run)
-    given = sys.argv[1:] if arguments is None else arguments
+        if name in given:
+            module = import_module(f"{__name__}.{_MODULES.get(name, name)}")
+            module.arguments(command)
+            command.set_defaults(run=module.run)
     if not given:
         parser.print_help(sys.stderr)  # before the error that the parser is about to give
     options = parser.parse_args(given)

@@ -9,6 +9,7 @@ from typing import Final
 
 from otelbudget.cli import INTERRUPTED
 from otelbudget.cli.screen import Screen
+from otelbudget.model.text import parse_seconds
 
 _MORE: Final = """No key, no network, no server to install: the model is a small server on loopback, asked over HTTP
 with the openai client. OTEL_* variables keep their meaning: OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317 sends
@@ -16,7 +17,6 @@ traces to a collector. Exit code 1: the server received another number of reques
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.epilog = _MORE
     parser.add_argument("--tenants", type=_tenants, default=8, metavar="N", help="how many tenants (default 8)")
     parser.add_argument("--config", metavar="FILE", help="a budgets.yaml to use instead of the demo's own")
@@ -55,8 +55,6 @@ def _tenants(text: str) -> int:
 
 def seconds(text: str) -> float:
     """The type of an argument that is a time."""
-    from otelbudget.model.text import parse_seconds
-
     try:
         return float(parse_seconds(text))
     except ValueError as error:

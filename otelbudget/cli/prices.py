@@ -6,17 +6,19 @@ import argparse
 import json
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from otelbudget.pricing import Prices
-    from otelbudget.pricing.rates import Known, Rates
+from otelbudget.config import load_budget_config
+from otelbudget.config.problems import close_to
+from otelbudget.guards.providers import provider_at
+from otelbudget.pricing import Prices
+from otelbudget.pricing.listed import listed_models
+from otelbudget.pricing.rates import APART, EACH, PARTS, Known, Rates
 
 _FILE: Final = "budgets.yaml"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     what = parser.add_subparsers(dest="what", metavar="show|list", required=True)
     show = what.add_parser("show", help="what one model costs; exit code 1 if no price is known")
     show.add_argument("model", metavar="MODEL")
@@ -49,17 +51,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _prices(file: str | None) -> Prices:
-    from otelbudget.config import load_budget_config
-    from otelbudget.pricing import Prices
-
     return load_budget_config(file or _FILE).prices if file or Path(_FILE).exists() else Prices()
 
 
 def _unknown(prices: Prices, model: str) -> str:
     """That there is no price, and what to do."""
-    from otelbudget.config.problems import close_to
-    from otelbudget.pricing.listed import listed_models
-
     listed = [name for _, name in listed_models()]
     meant = close_to(model, [*prices.table(), *listed])
     advice = "add one under `prices:`" + ("" if listed else ", or install the extra `prices`")
@@ -67,16 +63,12 @@ def _unknown(prices: Prices, model: str) -> str:
 
 
 def _of_one(prices: Prices, options: argparse.Namespace) -> Any:
-    from otelbudget.guards.providers import provider_at
-
     provider = options.provider if options.base_url is None else provider_at(options.base_url)
     known = prices.known(options.model, provider, tier=options.tier)
     return [] if known is None else [_fact(options.model, known)]
 
 
 def _of_all(prices: Prices, provider: str | None) -> Any:
-    from otelbudget.pricing.listed import listed_models
-
     yield from (_fact(name, known) for name, known in prices.table().items())
     for owner, model in listed_models(provider):
         known = None if prices.entry(model, owner) else prices.known(model, owner)
@@ -91,8 +83,6 @@ def _fact(model: str, known: Known) -> dict[str, Any]:
 
 def _usd(rates: Rates) -> dict[str, float]:
     """USD per million tokens, of what is priced by the piece for each."""
-    from otelbudget.pricing.rates import APART, EACH, PARTS
-
     nano = {part: Fraction(getattr(rates, part), rates.scale) for part in PARTS}
     fields = {field: name for name, (field, _) in APART.items()}
     nano |= {fields[field]: Fraction(rate, rates.scale) for field, _, rate in rates.apart}

@@ -9,15 +9,18 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from otelbudget.admission.trips import run_of
 from otelbudget.cli.screen import Screen
-
-if TYPE_CHECKING:
-    from otelbudget.config import Config
-    from otelbudget.quota import QuotaService
-    from otelbudget.stores.base import Store, Stored
-    from otelbudget.stores.records import RunRecord
+from otelbudget.config import Config, load_budget_config
+from otelbudget.errors import ConfigError
+from otelbudget.manager import BudgetManager
+from otelbudget.model.amounts import RESOURCES, shown
+from otelbudget.model.quota import Quota
+from otelbudget.quota import QuotaService
+from otelbudget.stores.base import Store, Stored
+from otelbudget.stores.records import RunRecord
 
 _LIMITS: Final = ("steps", "tokens", "input_tokens", "output_tokens", "cost_usd", "tool_calls")
 _MORE: Final = """The store and the configured quotas are those of ./budgets.yaml, or of --config. What is set holds for
@@ -25,7 +28,6 @@ all processes that use the store, within about a second of their next request, u
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.epilog = _MORE
     actions = parser.add_subparsers(dest="action", metavar="action", required=True)
     summaries = {
@@ -51,10 +53,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it, and write what the tenant has now, or what there is; gives 0."""
-    from otelbudget.manager import BudgetManager
-    from otelbudget.quota import QuotaService
-
     manager = BudgetManager(shared_config(options))
     try:
         if options.action == "list":
@@ -75,9 +73,6 @@ def run(options: argparse.Namespace) -> int:
 
 def shared_config(options: argparse.Namespace) -> Config:
     """What ``--config``, else ./budgets.yaml says, with the ``--store``; ConfigError if that is nothing to share."""
-    from otelbudget.config import Config, load_budget_config
-    from otelbudget.errors import ConfigError
-
     here = Path("budgets.yaml")
     path = options.config or (here if here.is_file() else None)
     config = Config() if path is None else load_budget_config(path)
@@ -89,9 +84,6 @@ def shared_config(options: argparse.Namespace) -> Config:
 
 
 def _change(service: QuotaService, options: argparse.Namespace) -> None:
-    from otelbudget.errors import ConfigError
-    from otelbudget.model.quota import Quota
-
     actor = f"{os.environ.get('USER', 'somebody')} at the command line"
     if options.action == "reset":
         service.reset(options.tenant, actor=actor, reason=options.reason)
@@ -113,8 +105,6 @@ def shards_of(config: Config, orgs: list[str]) -> list[str]:
 
 
 def _accounts(store: Store, shard: str) -> list[dict[str, Any]]:
-    from otelbudget.model.amounts import RESOURCES, shown
-
     rows = []
     for one in stored(store, shard):
         for i, resource in enumerate(RESOURCES):
@@ -127,8 +117,6 @@ def _accounts(store: Store, shard: str) -> list[dict[str, Any]]:
 
 def stored(store: Store, shard: str, over: set[str] | None = None) -> Iterator[Stored]:
     """All accounts of a shard in their windows of now, but those of shared runs that are *over*: found out once."""
-    from otelbudget.admission.trips import run_of
-
     after, over = "", set() if over is None else over
     while page := store.accounts(shard, after):
         after = page[-1].key

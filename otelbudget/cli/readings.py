@@ -6,16 +6,19 @@ import urllib.request
 from collections.abc import Iterator
 from http.client import HTTPException
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from otelbudget import semconv
-from otelbudget.errors import BudgetError
+from prometheus_client.parser import text_string_to_metric_families
 
-if TYPE_CHECKING:
-    from otelbudget.engine.engine import Engine
-    from otelbudget.stores.base import Stored
+from otelbudget import semconv
+from otelbudget.admission.trips import owner_in_key, window_in_key
+from otelbudget.cli.quota import stored
+from otelbudget.engine.engine import Engine
+from otelbudget.errors import BudgetError
+from otelbudget.model.amounts import RESOURCES, UNLIMITED, shown
+from otelbudget.stores.base import Stored
 
 Number = int | float
 _PARTS: Final = {semconv.M_BUDGET_USED: "used", semconv.M_BUDGET_RESERVED: "reserved", semconv.M_BUDGET_LIMIT: "limit"}
@@ -56,8 +59,6 @@ class PageError(BudgetError):
 
 def read_store(engine: Engine, shards: list[str], over: set[str]) -> Iterator[Reading]:
     """What a shared store has counted, beside the quotas that are configured and set; *over* as in `stored`."""
-    from otelbudget.cli.quota import stored
-
     for shard in shards:
         engine.store.read(shard, ())  # which says whether somebody has set quotas
         engine.caught_up()
@@ -66,9 +67,6 @@ def read_store(engine: Engine, shards: list[str], over: set[str]) -> Iterator[Re
 
 
 def _of_account(engine: Engine, one: Stored) -> Iterator[Reading]:
-    from otelbudget.admission.trips import owner_in_key, window_in_key
-    from otelbudget.model.amounts import RESOURCES, UNLIMITED, shown
-
     where, window = owner_in_key(one.key)
     in_force = engine.directory.in_force(where) if window else ()
     quotas = [quota for quota in in_force if window_in_key(quota.window) == window]
@@ -89,8 +87,6 @@ def read_page(address: str) -> Iterator[Reading]:
     Raises:
         PageError: It can't be read, or is another one.
     """
-    from prometheus_client.parser import text_string_to_metric_families
-
     url = page_url(address)
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as page:

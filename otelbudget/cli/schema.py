@@ -7,20 +7,18 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from otelbudget.config.fields import schema_text
+
 _MORE: Final = """Editors with a YAML language server use it where a file begins with
 "# yaml-language-server: $schema=budgets.schema.json"."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.epilog = _MORE
     parser.add_argument("--output", metavar="FILE", help="write it there instead of to standard output")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the schema; gives 0."""
-    from otelbudget.config.schema import schema_text
-
     if options.output is None:
         sys.stdout.write(schema_text())
     else:

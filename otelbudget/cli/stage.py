@@ -14,8 +14,7 @@ from otelbudget.cli.report import HEAD, Result, cells
 from otelbudget.cli.screen import Screen
 from otelbudget.config.store import concealed
 from otelbudget.demo import DemoServer, evidence
-from otelbudget.demo.load import Load, Row
-from otelbudget.demo.scenario import BUDGETS, jobs, latency
+from otelbudget.demo.load import BUDGETS, Load, Row, jobs, latency
 from otelbudget.demo.service import openai_module
 
 if TYPE_CHECKING:

@@ -15,6 +15,8 @@ from otelbudget.cli.demo import seconds
 from otelbudget.cli.quota import shards_of, shared_config
 from otelbudget.cli.readings import Reading, page_url, read_page, read_store
 from otelbudget.cli.screen import NEAR, Cell, Mark, Screen, amount, bar
+from otelbudget.config.store import concealed
+from otelbudget.engine.engine import Engine
 from otelbudget.errors import BudgetError, ConfigError
 
 _MORE: Final = """Without addresses it is the store of ./budgets.yaml or --config. A page that can't be read is told,
@@ -26,7 +28,6 @@ Round = tuple[list[Reading], dict[str, str]]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.epilog = _MORE
     parser.add_argument("address", nargs="*", metavar="ADDRESS", help="host:port or URL of a /metrics page")
     parser.add_argument("--store", metavar="URL", help="sqlite:///path.db, redis://...: what processes share")
@@ -71,9 +72,6 @@ def _sources(options: argparse.Namespace, undo: ExitStack) -> Iterator[tuple[str
         yield address, partial(read_page, address)
     if options.store is None and options.address:
         return
-    from otelbudget.config.store import concealed
-    from otelbudget.engine.engine import Engine
-
     try:
         config = shared_config(options)
     except ConfigError as error:

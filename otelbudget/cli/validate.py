@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from otelbudget.errors import Problem
+from otelbudget.config import load_budget_config
+from otelbudget.errors import ConfigError, Problem
 
 _MORE: Final = """Variables are taken from the environment, as they are when a file is used. Exit code 0: all files
 are fine, 1: something is wrong."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.epilog = _MORE
     parser.add_argument("files", nargs="+", metavar="FILE", help="a budgets.yaml")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="json gives a list of objects")
@@ -34,9 +33,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _problems(file: str) -> Sequence[Problem]:
-    from otelbudget.config import load_budget_config
-    from otelbudget.errors import ConfigError, Problem
-
     try:
         load_budget_config(file)
     except ConfigError as error:

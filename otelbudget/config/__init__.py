@@ -31,6 +31,7 @@ def load_budget_config(path: str | os.PathLike[str]) -> Config:
         ConfigError: The file can't be read or says something that is not understood. All that is wrong is in one
             message, a line ``file:line:column: path: what`` each.
     """
-    from otelbudget.config.loader import load
+    from otelbudget.config.loader import contents, named, parse
 
-    return load(path)
+    source = named(path)
+    return parse(contents(source), source)

@@ -7,6 +7,7 @@ To add a setting, add a line to the table of its section and a parameter to what
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any, Final
 
@@ -241,3 +242,20 @@ FILE: Final = Section(
     },
     dict,
 )
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 07), shipped as ``budgets.schema.json``: whatever the loader takes is valid."""
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "$comment": "`otelbudget validate` finds more: names that mean no budget, sums, and what goes together.",
+        "title": "budgets.yaml",
+        "description": "Budgets, quotas and prices of otelbudget. Amounts are written as 50k, $2.50, 30s, 80%.",
+        **FILE.whole(),
+        "definitions": {"budget": BUDGET.whole(), "quota": QUOTA.whole()},
+    }
+
+
+def schema_text() -> str:
+    """The schema as the contents of a file."""
+    return json.dumps(schema(), indent=2) + "\n"

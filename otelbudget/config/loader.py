@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 
 from otelbudget.config.fields import FILE
@@ -15,12 +14,6 @@ from otelbudget.config.store import StoreConfig
 from otelbudget.errors import ConfigError, Problem
 
 
-def load(path: str | os.PathLike[str], variables: Mapping[str, str] | None = None) -> Config:
-    """The configuration in the file at *path*, ``${NAME}`` replaced from *variables* or the process environment."""
-    source = named(path)
-    return parse(contents(source), source, variables)
-
-
 def named(path: object) -> str:
     """*path* as text; ConfigError if it is no path."""
     source = os.fspath(path) if isinstance(path, str | os.PathLike) else None
@@ -29,9 +22,9 @@ def named(path: object) -> str:
     return source
 
 
-def parse(data: bytes, source: str, variables: Mapping[str, str] | None = None) -> Config:
+def parse(data: bytes, source: str) -> Config:
     """The configuration that *data* says, the contents of the file *source*."""
-    reader, root = Reader(source, variables), compose(_text(data, source), source)
+    reader, root = Reader(source), compose(_text(data, source), source)
     values = FILE.read(reader, root, ())
     reader.check()
     store = values.pop("store", None) or StoreConfig()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Final
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -28,9 +28,8 @@ Entries = dict[str, tuple[Node, Node]]
 class Reader:
     """Gives the contents of nodes; what is wrong is noted and given as None, so that reading goes on."""
 
-    def __init__(self, source: str, variables: Mapping[str, str] | None = None) -> None:
+    def __init__(self, source: str) -> None:
         self.source = source
-        self._variables = os.environ if variables is None else variables
         #: The names of budgets, right or wrong, that the rest of the file refers to.
         self.budgets: Collection[str] = ()
         #: Of everything that was read: the node of its name, or of itself in a list, and that of its value.
@@ -159,11 +158,11 @@ class Reader:
         if name is None:
             self.wrong(node, path, f"{shown(found[0])} is not understood; write ${{NAME}} or ${{NAME:-default}}")
             return None
-        value = self._variables.get(name, "")
+        value = os.environ.get(name, "")
         if value:
             return value
         if default is not None:
             return str(default[2:])
-        what = "empty" if name in self._variables else "not set"
+        what = "empty" if name in os.environ else "not set"
         self.wrong(node, path, f"the environment variable {name} is {what}; ${{{name}:-default}} gives a default")
         return None

@@ -15,9 +15,8 @@ import otelbudget
 from otelbudget.demo.library import Library
 from otelbudget.demo.paying import paid_call
 from otelbudget.demo.service import connect, find_service
-from otelbudget.demo.tokens import cut
 from otelbudget.demo.tools import TOOLS, Tools
-from otelbudget.demo.writer import NOTES, synthesis
+from otelbudget.demo.writer import NOTES, cut, synthesis
 from otelbudget.errors import BudgetError, BudgetExceeded
 from otelbudget.runs.api import current_run
 

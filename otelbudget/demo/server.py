@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
-from otelbudget.demo.tokens import count_tokens, cut, prompt_tokens
-from otelbudget.demo.writer import write
+from otelbudget.demo.writer import count_tokens, cut, prompt_tokens, write
 
 _log = logging.getLogger(__name__)
 

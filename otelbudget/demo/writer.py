@@ -1,4 +1,4 @@
-"""The demo server's "model": no weights, the same question and sources always give the same answer.
+"""The demo server's "model", and how it counts: no weights, the same texts always give the same answer and number.
 
 It plays a research assistant. Offered tools, it asks for a search, then reads what the search found, until it has
 read enough; without tools, or when it has, it answers with the sentences of its sources that fit the question best.
@@ -22,6 +22,12 @@ _ENOUGH = 3
 _AT_ONCE = 2
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _ENOUGH_RULE = re.compile(r"at least (\d+) documents?")
+
+# Near what real tokenizers give: short words are one token, long ones several; digits go in threes; every other sign is
+# one.
+_TOKEN = re.compile(r"[^\W\d_]{1,7}|\d{1,3}|[^\s\w]|_")
+_PER_MESSAGE = 4
+_PER_PROMPT = 3
 
 Message = Mapping[str, Any]
 Call = tuple[str, Mapping[str, Any]]
@@ -110,3 +116,28 @@ def synthesis(question: str, texts: Sequence[str]) -> str:
                 ranked.append((-len(words & wanted) / len(words) ** 0.5, number, place, sentence))
     best = sorted(sorted(ranked)[: 3 + len(texts)], key=lambda entry: entry[1:3])
     return " ".join(entry[3] for entry in best)
+
+
+def count_tokens(text: str) -> int:
+    """Tokens in *text*."""
+    return sum(1 for _ in _TOKEN.finditer(text))
+
+
+def cut(text: str, tokens: int) -> str:
+    """*text* up to the end of its first *tokens* tokens."""
+    end = 0
+    for number, match in enumerate(_TOKEN.finditer(text), start=1):
+        if number > tokens:
+            return text[:end]
+        end = match.end()
+    return text
+
+
+def prompt_tokens(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] = ()) -> int:
+    """Input tokens of a chat: a few per message, its text, the tool calls in it, and the tools offered."""
+    total = _PER_PROMPT
+    for message in messages:
+        total += _PER_MESSAGE + count_tokens(message["content"])
+        if message.get("tool_calls"):
+            total += count_tokens(json.dumps(message["tool_calls"]))
+    return total + (count_tokens(json.dumps(list(tools))) if tools else 0)

@@ -17,38 +17,21 @@ To add an SDK:
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
 from otelbudget.guards.bedrock import AioBedrockGuard, BedrockGuard
 from otelbudget.guards.dspy import DspyGuard
 from otelbudget.guards.fern import FernGuard
 from otelbudget.guards.google import GoogleGuard
+from otelbudget.guards.guard import SdkGuard
 from otelbudget.guards.litellm import LitellmGuard
 from otelbudget.guards.ollama import OllamaGuard
 from otelbudget.guards.sdks import AIOBEDROCK, BEDROCK, DSPY, FERN, GOOGLE, KNOWN, LITELLM, OLLAMA, SPEAKEASY, STAINLESS
 from otelbudget.guards.speakeasy import SpeakeasyGuard
 from otelbudget.guards.stainless import StainlessGuard
 
-
-class Guard(Protocol):
-    """What puts itself before an SDK's requests."""
-
-    @property
-    def module(self) -> str:
-        """The module whose import means that the SDK is used."""
-
-    def install(self) -> None:
-        """Put the guard in, unless it is; an ImportError if its SDK is not installed."""
-
-    def unreached(self) -> list[str]:
-        """Names of client classes whose calls do not pass the guard; empty if all do. Sends nothing."""
-
-    def uninstall(self) -> None:
-        """Take the guard out; the SDK is then as it was before. Whatever still holds the guard passes through it."""
-
-
 #: SDK, as `spans.conventions.covered_sdk` names it -> its guard.
-GUARDS: Final[dict[str, Guard]] = {
+GUARDS: Final[dict[str, SdkGuard]] = {
     **{sdk.name: StainlessGuard(sdk) for sdk in STAINLESS},
     **{sdk.name: SpeakeasyGuard(sdk) for sdk in SPEAKEASY},
     **{sdk.name: FernGuard(sdk) for sdk in FERN},

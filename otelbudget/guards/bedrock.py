@@ -9,12 +9,13 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from importlib import import_module
 from types import FunctionType
 from typing import Any, Final, NamedTuple
 
 from otelbudget.guards import exchange
-from otelbudget.guards.call import Wire, acarried, carried, plan
+from otelbudget.guards.call import Carry, Wire, acarried, carried, plan
 from otelbudget.guards.dialects.bedrock import METRICS
 from otelbudget.guards.exchange import Answer, Attempts
 from otelbudget.guards.framing import Framing, chunk_data
@@ -26,73 +27,58 @@ from otelbudget.guards.watch import Watch, follow
 _COUNTS: Final = {"inputTokenCount": "input", "outputTokenCount": "output"}
 
 
-class BedrockGuard(SdkGuard):
+class _Guard(SdkGuard):
+    def _call(
+        self, carry: Carry, send: Callable[..., Any], original: Callable[..., Any], client: Any, *given: Any, **how: Any
+    ) -> Any:
+        if client._service_model.service_name != "bedrock-runtime":
+            return original(client, *given, **how)
+        asked = _Asked(*given, **how)
+        planned = plan(self._sdk, _WIRE, client, asked, stream=False)
+        return carry(planned, asked, lambda sent: send(original, client, sent))
+
+
+class BedrockGuard(_Guard):
     """The guard of boto3."""
 
     def _take_over(self) -> None:
-        (base,) = self._classes()
-        self._take(base, "_make_api_call", self._call)
-        self._note(import_module("botocore.endpoint").Endpoint, "_send", _attempt)
+        base = import_module(self._sdk.module).BaseClient
+        self._take(base, "_make_api_call", partial(self._call, carried, _send))
+        self._note(import_module("botocore.endpoint").Endpoint, "_send", partial(_attempt, _ATTEMPTS.one))
         self._replace(import_module("botocore.eventstream").EventStream, "__iter__", reading)
-
-    def _classes(self) -> tuple[Any, ...]:
-        return (import_module(self._sdk.module).BaseClient,)
-
-    def _taken(self) -> tuple[str, ...]:
-        return ("_make_api_call",)
-
-    def _call(self, original: Callable[..., Any], client: Any, operation_name: str, api_params: Any) -> Any:
-        if client._service_model.service_name != "bedrock-runtime":
-            return original(client, operation_name, api_params)
-        asked = _Asked(operation_name, api_params)
-
-        def send(sent: _Asked) -> Any:
-            result = original(client, *sent)
-            body = _body_to_read(result)
-            if body is not None:
-                data = body.read()
-                result["body"] = type(body)(io.BytesIO(data), len(data))
-            exchange.answered(_answer(result, None if body is None else data))
-            return result
-
-        return carried(plan(self._sdk, _WIRE, client, asked, stream=False), asked, send)
 
     def _takes(self, function: FunctionType | None) -> bool:
         return super()._takes(function) or (function is not None and function.__module__ == "aiobotocore.client")
 
 
-class AioBedrockGuard(SdkGuard):
+class AioBedrockGuard(_Guard):
     """The guard of aiobotocore."""
 
     def _take_over(self) -> None:
-        (base,) = self._classes()
-        self._take(base, "_make_api_call", self._call)
-        self._note(import_module("aiobotocore.endpoint").AioEndpoint, "_send", _aattempt)
+        base = import_module(self._sdk.module).AioBaseClient
+        self._take(base, "_make_api_call", partial(self._call, acarried, _asend))
+        self._note(import_module("aiobotocore.endpoint").AioEndpoint, "_send", partial(_attempt, _AATTEMPTS.aone))
         self._replace(import_module("aiobotocore.eventstream").AioEventStream, "__aiter__", areading)
 
-    def _classes(self) -> tuple[Any, ...]:
-        return (import_module(self._sdk.module).AioBaseClient,)
 
-    def _taken(self) -> tuple[str, ...]:
-        return ("_make_api_call",)
+def _send(original: Callable[..., Any], client: Any, asked: _Asked) -> Any:
+    result = original(client, *asked)
+    body, data = _body_to_read(result), None
+    if body is not None:
+        data = body.read()
+        result["body"] = type(body)(io.BytesIO(data), len(data))
+    exchange.answered(_answer(result, data))
+    return result
 
-    async def _call(
-        self, original: Callable[..., Awaitable[Any]], client: Any, operation_name: str, api_params: Any
-    ) -> Any:
-        if client._service_model.service_name != "bedrock-runtime":
-            return await original(client, operation_name, api_params)
-        asked = _Asked(operation_name, api_params)
 
-        async def send(sent: _Asked) -> Any:
-            result = await original(client, *sent)
-            body = _body_to_read(result)
-            if body is not None:
-                data = await body.read()
-                _give_again(body, data)
-            exchange.answered(_answer(result, None if body is None else data))
-            return result
-
-        return await acarried(plan(self._sdk, _WIRE, client, asked, stream=False), asked, send)
+async def _asend(original: Callable[..., Awaitable[Any]], client: Any, asked: _Asked) -> Any:
+    result = await original(client, *asked)
+    body, data = _body_to_read(result), None
+    if body is not None:
+        data = await body.read()
+        _give_again(body, data)
+    exchange.answered(_answer(result, data))
+    return result
 
 
 def _give_again(body: Any, data: bytes) -> None:
@@ -126,10 +112,10 @@ class _Again:
 
 
 class _Asked(NamedTuple):
-    """An operation and its parameters, as boto3 takes them."""
+    """What boto3's functions take."""
 
-    operation: str
-    params: Mapping[str, Any]
+    operation_name: str
+    api_params: Mapping[str, Any]
 
 
 def _body_to_read(result: Mapping[str, Any]) -> Any:
@@ -156,9 +142,9 @@ def _number(text: str | None) -> int | None:
 
 def _body(asked: _Asked) -> Mapping[str, Any]:
     """The parameters, or the model's own body among them; with the name of the model or guardrail, also of an ARN."""
-    given = asked.params.get("body")
-    body = asked.params if given is None else _invoked(given)
-    name = asked.params.get("modelId") or asked.params.get("guardrailIdentifier")
+    given = asked.api_params.get("body")
+    body = asked.api_params if given is None else _invoked(given)
+    name = asked.api_params.get("modelId") or asked.api_params.get("guardrailIdentifier")
     return {**body, "model": str(name).rpartition("/")[2] if name else None}
 
 
@@ -167,30 +153,20 @@ def _invoked(given: object) -> Mapping[str, Any]:
 
 
 def _changed(asked: _Asked, values: Mapping[str, Any]) -> _Asked:
-    given = asked.params.get("body")
+    given = asked.api_params.get("body")
     if given is not None:
         values = {"body": json.dumps({**_invoked(given), **values}).encode()}
-    return asked._replace(params={**asked.params, **values})
+    return asked._replace(api_params={**asked.api_params, **values})
 
 
-def _attempt(original: Callable[..., Any], endpoint: Any, request: Any) -> Any:
-    """Of what sends one."""
-    _bound(request)
-    return _ATTEMPTS.one(original, endpoint, request)
-
-
-async def _aattempt(original: Callable[..., Awaitable[Any]], endpoint: Any, request: Any) -> Any:
-    _bound(request)
-    return await _AATTEMPTS.aone(original, endpoint, request)
-
-
-def _bound(request: Any) -> None:
+def _attempt(note: Callable[..., Any], original: Callable[..., Any], endpoint: Any, request: Any) -> Any:
     """Have an attempt wait no longer than its run; older releases of botocore take no timeout for it."""
     context = getattr(request, "context", {})
     if "client_config" in context:
         own = context.get("read_timeout") or context["client_config"].read_timeout
         if (least := exchange.within(own)) != own:
             request.context = {**context, "read_timeout": least}
+    return note(original, endpoint, request)
 
 
 # --- streams: botocore's ``EventStream`` and its messages
@@ -227,10 +203,10 @@ _ATTEMPTS: Final = Attempts(lambda _: None)
 #: Whose body has to be awaited, and says no usage where it is an error.
 _AATTEMPTS: Final = Attempts(lambda _: None, lambda response: Answer(response.status_code))
 _WIRE: Final = Wire(
-    endpoint=lambda asked: ("POST", f"{asked.params.get('modelId')}/{asked.operation}"),
+    endpoint=lambda asked: ("POST", f"{asked.api_params.get('modelId')}/{asked.operation_name}"),
     body=_body,
     changed=_changed,
-    open=lambda asked: asked.params.get("body") is None or bool(_invoked(asked.params["body"])),
+    open=lambda asked: asked.api_params.get("body") is None or bool(_invoked(asked.api_params["body"])),
     framing=lambda _: _MESSAGES,
     attach=_attach,
 )

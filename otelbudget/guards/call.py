@@ -18,13 +18,12 @@ from otelbudget.errors import BudgetExceeded, found_in
 from otelbudget.estimate.tokens import read_input
 from otelbudget.guards import caps, watch
 from otelbudget.guards.boundary import contained
-from otelbudget.guards.charge import Charge
+from otelbudget.guards.charge import Charge, Part
 from otelbudget.guards.dialects import Dialect, cost_of, dialect_of, get, text_of
 from otelbudget.guards.exchange import Exchange, unnoted
 from otelbudget.guards.framing import Framing, framing_of
-from otelbudget.guards.held import Part
 from otelbudget.guards.providers import provider_of
-from otelbudget.guards.streams import BodyWatch, StreamWatch, json_usage
+from otelbudget.guards.streams import BodyWatch, StreamWatch, json_body
 from otelbudget.guards.watch import Watch
 from otelbudget.model.usage import Usage
 from otelbudget.model.usage_names import TIER
@@ -55,6 +54,7 @@ class Wire(NamedTuple):
         attach: Lets a watch follow an answer.
         provider: Gives who answers a client, else a default.
         holds: Says whether what is sent inside, through other guards, is a part of the call; None if nothing is.
+        answer: Makes a response of what the SDK's function gives; None where its attempts tell of theirs.
     """
 
     endpoint: Callable[[Any], tuple[str, str]]
@@ -65,6 +65,11 @@ class Wire(NamedTuple):
     attach: Callable[[Any, Watch], None] = watch.attach
     provider: Callable[[Any, str], str] = provider_of
     holds: Callable[[], bool] | None = None
+    answer: Callable[[Any], Any] | None = None
+
+
+#: `carried`, or `acarried`, which gives a coroutine and takes what does.
+Carry = Callable[["Plan | None", Any, Callable[[Any], Any]], Any]
 
 
 class Plan(NamedTuple):
@@ -81,8 +86,9 @@ class Plan(NamedTuple):
 
 def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan | None:
     """What *sent*, a request of the SDK, asks for; None if it makes no tokens, or nobody counts them."""
-    dialect = None if active_engine() is None else dialect_of(sdk.endpoints, *wire.endpoint(sent))
-    if dialect is None:
+    engine = active_engine()
+    dialect = None if engine is None else dialect_of(sdk.endpoints, *wire.endpoint(sent))
+    if engine is None or dialect is None:
         return None
     watch.settle_dropped()
     request = ModelRequest(provider=sdk.provider, operation=dialect.operation, model=None, input_tokens=1)
@@ -107,14 +113,10 @@ def plan(sdk: Sdk, wire: Wire, client: Any, sent: Any, *, stream: bool) -> Plan 
             kept=dialect.kept(body),
         )
     endpoint = str(getattr(client, "base_url", "")), request.model
-    ask = stream and dialect.asks_usage and wire.open(sent) and endpoint not in _without_usage and _may_ask()
+    may_ask = engine.config.estimates.ask_usage and endpoint not in _without_usage
+    ask = stream and dialect.asks_usage and may_ask and wire.open(sent)
     options = _asking(body.get("stream_options")) if ask else None
     return Plan(sdk, wire, dialect, request, options, endpoint, HELD.of(get_current()))
-
-
-def _may_ask() -> bool:
-    engine = active_engine()
-    return engine is not None and engine.config.estimates.ask_usage
 
 
 def _asking(given: object) -> Mapping[str, Any] | None:
@@ -217,6 +219,8 @@ class Way:
                 _without_usage.clear()
             _without_usage.add(self._plan.endpoint)
         with contained(f"reading an answer of {self._plan.sdk.name}"):
+            if self._plan.wire.answer is not None:
+                self.exchange.answered(self._plan.wire.answer(result))
             if self.exchange.nothing_sent:
                 self._charge.spared()
                 return
@@ -284,7 +288,7 @@ class Way:
         self._charge.lost(error)
 
     def _usage_in(self, response: Any) -> Usage | None:
-        return json_usage(self._body(response), self._plan.dialect, self._plan.request.provider)
+        return self._plan.dialect.usage(json_body(self._body(response)), self._plan.request.provider)
 
     @staticmethod
     def _body(response: Any) -> bytes:

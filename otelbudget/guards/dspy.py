@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from types import FunctionType, SimpleNamespace
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, Final
 
 from otelbudget.guards import exchange
-from otelbudget.guards.call import Wire, acarried, carried, plan
+from otelbudget.guards.call import Carry, Wire, acarried, carried, plan
 from otelbudget.guards.exchange import Answer, Attempts
 from otelbudget.guards.guard import SdkGuard
 from otelbudget.guards.providers import provider_at
@@ -24,40 +25,20 @@ class DspyGuard(SdkGuard):
     """The guard of the SDK."""
 
     def _take_over(self) -> None:
-        sync, asynchronous = self._classes()
-        self._take(sync, "stream", self._stream)
-        self._take(asynchronous, "_do_stream", self._astream)
+        self._take(self._inside("_sync").StdlibTransport, "stream", partial(self._call, carried, _ATTEMPTS.one))
+        asynchronous = self._inside("_async").StdlibAsyncTransport
+        self._take(asynchronous, "_do_stream", partial(self._call, acarried, _ATTEMPTS.aone))
 
-    def _classes(self) -> tuple[Any, ...]:
-        return self._inside("_sync").StdlibTransport, self._inside("_async").StdlibAsyncTransport
-
-    def _taken(self) -> tuple[str, ...]:
-        return ("stream", "_do_stream")
-
-    def _takes(self, function: FunctionType | None) -> bool:
-        # The asynchronous one's ``stream`` leads to its ``_do_stream``.
-        return super()._takes(function) or getattr(function, "__qualname__", "") == "StdlibAsyncTransport.stream"
-
-    def _stream(self, original: Callable[..., Any], transport: Any, request: Any) -> Any:
+    def _call(
+        self, carry: Carry, note: Callable[..., Any], original: Callable[..., Any], transport: Any, request: Any
+    ) -> Any:
         def send(sent: Any) -> Any:
-            return _ATTEMPTS.one(original, transport, _in_time(transport, sent))
+            within = exchange.within(sent.read_timeout or transport._read_timeout)
+            return note(original, transport, dataclasses.replace(sent, read_timeout=within))
 
-        return carried(self._plan(request), request, send)
-
-    async def _astream(self, original: Callable[..., Awaitable[Any]], transport: Any, request: Any) -> Any:
-        async def send(sent: Any) -> Any:
-            return await _ATTEMPTS.aone(original, transport, _in_time(transport, sent))
-
-        return await acarried(self._plan(request), request, send)
-
-    def _plan(self, request: Any) -> Any:
         to = SimpleNamespace(base_url=request.url)
-        return plan(self._sdk, _WIRE, to, request, stream=json_body(request.body).get("stream") is True)
-
-
-def _in_time(transport: Any, request: Any) -> Any:
-    within = exchange.within(request.read_timeout or transport._read_timeout)
-    return dataclasses.replace(request, read_timeout=within)
+        planned = plan(self._sdk, _WIRE, to, request, stream=json_body(request.body).get("stream") is True)
+        return carry(planned, request, send)
 
 
 def _changed(request: Any, values: Mapping[str, Any]) -> Any:

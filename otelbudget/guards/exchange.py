@@ -18,7 +18,7 @@ from otelbudget.runs import timeout
 
 if TYPE_CHECKING:
     from otelbudget.calls.model_call import ModelCall
-    from otelbudget.guards.held import Part
+    from otelbudget.guards.charge import Part
 
 #: Errors of httpx, httpx2, aiohttp and botocore that come before the first byte of a request has left; and litellm's of
 #: its own ``max_budget``.
@@ -197,7 +197,7 @@ def processing(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def sleeping(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Of ``_sleep_for_retry``, which is called where the error of the attempt is handled."""
+    """Of what is called before the next attempt, where the error of the last one is handled, or with its response."""
     if exchange := _current.get():
         response = kwargs.get("response")
         exchange.lost(sys.exc_info()[1]) if response is None else exchange.answered(None)
@@ -219,10 +219,10 @@ def failing(original: Callable[..., Any], hooks: Any, context: Any, response: An
     return original(hooks, context, response, error)
 
 
-def retrying(original: Callable[..., Any], temporary: Any, response: Any) -> Any:
-    """Of what wraps an answer that is not given to the caller, since there is another attempt."""
+def retrying(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Of what gets an answer that may not be given to the caller, since there may be another attempt."""
     answered(None)
-    return original(temporary, response)
+    return original(*args, **kwargs)
 
 
 class Attempts(NamedTuple):

@@ -6,13 +6,13 @@ manager and makes one attempt.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, Final
 
 from otelbudget.guards import exchange, patching
-from otelbudget.guards.call import Wire, acarried, carried, plan
+from otelbudget.guards.call import Carry, Wire, acarried, carried, plan
 from otelbudget.guards.guard import SdkGuard
 
 
@@ -20,57 +20,28 @@ class FernGuard(SdkGuard):
     """The guard of one SDK."""
 
     def _take_over(self) -> None:
-        sync, asynchronous = self._classes()
-        self._take(sync, "request", self._request)
-        self._take(sync, "stream", self._stream)
-        self._take(asynchronous, "request", self._arequest)
-        self._take(asynchronous, "stream", self._astream)
         module = self._inside("core.http_client")
-        self._notes.extend(patching.take_over(module._should_retry, _answered))
-        self._notes.extend(patching.take_over(module._retry_timeout_from_retries, _failed))
+        self._take(module.HttpClient, "request", partial(self._call, carried))
+        self._take(module.HttpClient, "stream", self._stream)
+        self._take(module.AsyncHttpClient, "request", partial(self._call, acarried))
+        self._take(module.AsyncHttpClient, "stream", self._astream)
+        self._notes.extend(patching.take_over(module._should_retry, exchange.retrying))
+        self._notes.extend(patching.take_over(module._retry_timeout_from_retries, exchange.sleeping))
 
-    def _classes(self) -> tuple[Any, ...]:
-        module = self._inside("core.http_client")
-        return module.HttpClient, module.AsyncHttpClient
-
-    def _taken(self) -> tuple[str, ...]:
-        return ("request", "stream")
-
-    def _request(self, original: Callable[..., Any], client: Any, path: Any = None, **how: Any) -> Any:
+    def _call(self, carry: Carry, original: Callable[..., Any], client: Any, path: Any = None, **how: Any) -> Any:
         how["path"] = path
-        if how.get("retries"):
-            exchange.begins()
-            return original(client, **_in_time(client, how))
 
         def send(sent: Mapping[str, Any]) -> Any:
-            exchange.begins()
-            return exchange.answered(original(client, **_in_time(client, sent)))
+            return original(client, **_attempt(client, sent))
 
-        return carried(self._plan(client, how), how, send)
-
-    async def _arequest(
-        self, original: Callable[..., Awaitable[Any]], client: Any, path: Any = None, **how: Any
-    ) -> Any:
-        how["path"] = path
-        if how.get("retries"):
-            exchange.begins()
-            return await original(client, **_in_time(client, how))
-
-        async def send(sent: Mapping[str, Any]) -> Any:
-            exchange.begins()
-            return exchange.answered(await original(client, **_in_time(client, sent)))
-
-        return await acarried(self._plan(client, how), how, send)
+        return send(how) if how.get("retries") else carry(self._plan(client, how), how, send)
 
     def _stream(self, original: Callable[..., Any], client: Any, path: Any = None, **how: Any) -> Iterator[Any]:
         how["path"] = path
         with ExitStack() as stack:
 
             def send(sent: Mapping[str, Any]) -> Any:
-                exchange.begins()
-                return exchange.answered(
-                    stack.enter_context(contextmanager(original)(client, **_in_time(client, sent)))
-                )
+                return stack.enter_context(contextmanager(original)(client, **_attempt(client, sent)))
 
             yield carried(self._plan(client, how), how, send)
 
@@ -81,9 +52,7 @@ class FernGuard(SdkGuard):
         async with AsyncExitStack() as stack:
 
             async def send(sent: Mapping[str, Any]) -> Any:
-                exchange.begins()
-                opened = asynccontextmanager(original)(client, **_in_time(client, sent))
-                return exchange.answered(await stack.enter_async_context(opened))
+                return await stack.enter_async_context(asynccontextmanager(original)(client, **_attempt(client, sent)))
 
             yield await acarried(self._plan(client, how), how, send)
 
@@ -91,23 +60,12 @@ class FernGuard(SdkGuard):
         return plan(self._sdk, _WIRE, client, how, stream=False)
 
 
-def _answered(original: Callable[..., Any], *args: Any, **how: Any) -> Any:
-    """Of what looks at each response."""
-    exchange.answered(None)
-    return original(*args, **how)
-
-
-def _failed(original: Callable[..., Any], *args: Any, **how: Any) -> Any:
-    """Of what says when to try again, asked where the error of an attempt is handled."""
-    if error := sys.exc_info()[1]:
-        exchange.lost(error)
-    return original(*args, **how)
-
-
 # --- the keyword arguments of a request
 
 
-def _in_time(client: Any, how: Mapping[str, Any]) -> Mapping[str, Any]:
+def _attempt(client: Any, how: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An attempt begins: with no more time than its run has."""
+    exchange.begins()
     options = how.get("request_options") or {}
     name = "timeout" if options.get("timeout") is not None else "timeout_in_seconds"
     given = (options.get(name), client.base_timeout(), client.httpx_client.timeout)
@@ -137,4 +95,5 @@ _WIRE: Final = Wire(
     body=_body,
     changed=_changed,
     open=lambda how: isinstance(how.get("json"), Mapping),
+    answer=lambda response: response,
 )

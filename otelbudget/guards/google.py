@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from otelbudget.guards import exchange, watch
-from otelbudget.guards.call import Wire, acarried, carried, plan
+from otelbudget.guards.call import Carry, Wire, acarried, carried, plan
 from otelbudget.guards.exchange import Answer, Attempts
 from otelbudget.guards.framing import PARSED
 from otelbudget.guards.guard import SdkGuard
@@ -27,28 +28,16 @@ class GoogleGuard(SdkGuard):
     """The guard of the SDK."""
 
     def _take_over(self) -> None:
-        (base,) = self._classes()
-        self._take(base, "_request", self._request)
-        self._take(base, "_async_request", self._arequest)
-        self._note(base, "_request_once", _once)
-        self._note(base, "_async_request_once", _aonce)
+        base = self._inside("_api_client").BaseApiClient
+        self._take(base, "_request", partial(self._call, carried))
+        self._take(base, "_async_request", partial(self._call, acarried))
+        self._note(base, "_request_once", partial(_attempt, _ATTEMPTS.one))
+        self._note(base, "_async_request_once", partial(_attempt, _ATTEMPTS.aone))
 
-    def _classes(self) -> tuple[Any, ...]:
-        return (self._inside("_api_client").BaseApiClient,)
-
-    def _taken(self) -> tuple[str, ...]:
-        return ("_request", "_async_request")
-
-    def _request(self, original: Callable[..., Any], client: Any, *args: Any, **how: Any) -> Any:
+    def _call(self, carry: Carry, original: Callable[..., Any], client: Any, *args: Any, **how: Any) -> Any:
         request, rest = _split(args, how)
-        return carried(self._plan(client, request, rest), request, lambda sent: original(client, sent, **rest))
-
-    async def _arequest(self, original: Callable[..., Awaitable[Any]], client: Any, *args: Any, **how: Any) -> Any:
-        request, rest = _split(args, how)
-        return await acarried(self._plan(client, request, rest), request, lambda sent: original(client, sent, **rest))
-
-    def _plan(self, client: Any, request: Any, how: Mapping[str, Any]) -> Any:
-        return plan(self._sdk, _WIRE, client, request, stream=how.get("stream") is True)
+        planned = plan(self._sdk, _WIRE, client, request, stream=rest.get("stream") is True)
+        return carry(planned, request, lambda sent: original(client, sent, **rest))
 
 
 def _split(args: tuple[Any, ...], how: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -68,19 +57,14 @@ def _answer(response: Any) -> Answer:
 _ATTEMPTS: Final = Attempts(lambda error: getattr(error, "code", None), _answer)
 
 
-def _once(original: Callable[..., Any], client: Any, request: Any, *args: Any, **how: Any) -> Any:
-    return _ATTEMPTS.one(original, client, _in_time(request), *args, **how)
-
-
-async def _aonce(original: Callable[..., Awaitable[Any]], client: Any, request: Any, *args: Any, **how: Any) -> Any:
-    return await _ATTEMPTS.aone(original, client, _in_time(request), *args, **how)
+def _attempt(
+    note: Callable[..., Any], original: Callable[..., Any], client: Any, request: Any, *args: Any, **how: Any
+) -> Any:
+    request = dataclasses.replace(request, timeout=exchange.within(request.timeout))
+    return note(original, client, request, *args, **how)
 
 
 # --- the SDK's ``HttpRequest``
-
-
-def _in_time(request: Any) -> Any:
-    return dataclasses.replace(request, timeout=exchange.within(request.timeout))
 
 
 def _body(request: Any) -> Mapping[str, Any]:

@@ -18,9 +18,13 @@ class SdkGuard(ABC):
     """The guard of one SDK; a mechanism says what it takes over."""
 
     _lock = forking.fresh_lock()
+    #: Names of methods that lead to those that are taken over.
+    _entries: tuple[str, ...] = ()
 
     def __init__(self, sdk: Sdk) -> None:
         self._sdk = sdk
+        #: Classes that all clients derive from, and their methods that are taken over.
+        self._taken: list[tuple[type, str]] = []
         self._calls: list[Takeover] = []
         self._notes: list[Takeover] = []
         self._replaced: list[Replaced] = []
@@ -28,18 +32,6 @@ class SdkGuard(ABC):
     @abstractmethod
     def _take_over(self) -> None:
         """Put functions of ours in front of the SDK's, with `_take` and `_note`."""
-
-    @abstractmethod
-    def _classes(self) -> tuple[Any, ...]:
-        """The classes that all its clients derive from."""
-
-    @abstractmethod
-    def _taken(self) -> tuple[str, ...]:
-        """Names of their methods that are taken over."""
-
-    def _entries(self) -> tuple[str, ...]:
-        """Names of their methods that lead to those."""
-        return ()
 
     @property
     def module(self) -> str:
@@ -50,43 +42,42 @@ class SdkGuard(ABC):
         """Put the guard in, unless it is; an ImportError if the SDK is not installed."""
         with self._lock:
             if not self._calls:
+                self._taken.clear()
                 self._take_over()
                 watch.notice_collections(self)
 
     def unreached(self) -> list[str]:
         """Names of client classes whose calls do not pass the guard; empty if all do. Sends nothing."""
-        classes = self._classes()
-        entries = [patching.innermost(getattr(cls, name)) for cls in classes for name in self._entries()]
+        bases = dict.fromkeys(base for base, _ in self._taken)
+        entries = [patching.innermost(getattr(base, name)) for base in bases for name in self._entries]
         return [
             f"{cls.__module__}.{cls.__qualname__}"
-            for cls in patching.subclasses(*classes)
-            if not all(patching.reaches(cls, name, self._takes) for name in self._taken() if hasattr(cls, name))
-            or not all(patching.reaches(cls, name, entries.__contains__) for name in self._entries())
+            for cls in patching.subclasses(*bases)
+            if not all(patching.reaches(cls, name, self._takes) for base, name in self._taken if issubclass(cls, base))
+            or not all(patching.reaches(cls, name, entries.__contains__) for name in self._entries)
         ]
 
     def _takes(self, function: FunctionType | None) -> bool:
         return any(takeover.takes(function) for takeover in self._calls)
 
     def uninstall(self) -> None:
-        """Take the guard out: the SDK's functions have their own bodies again, and whoever holds the guard passes."""
+        """Take the guard out; the SDK is then as it was before. Whatever still holds the guard passes through it."""
         with self._lock:
-            self._undo()
-
-    def _undo(self) -> None:
-        for takeover in (*self._calls, *self._notes):
-            takeover.undo()
-        for one in self._replaced:
-            one.undo()
-        self._calls.clear()
-        self._notes.clear()
-        self._replaced.clear()
-        watch.forget_collections(self)
+            taken_over: list[Takeover | Replaced] = [*self._calls, *self._notes, *self._replaced]
+            for one in taken_over:
+                one.undo()
+            self._calls.clear()
+            self._notes.clear()
+            self._replaced.clear()
+            watch.forget_collections(self)
 
     def _inside(self, name: str) -> Any:
         return import_module(f"{self._sdk.module}.{name}")
 
     def _take(self, cls: type, name: str, guard: Callable[..., Any]) -> None:
-        self._calls.extend(patching.take_over(vars(cls).get(name), guard))
+        if name in vars(cls):
+            self._taken.append((cls, name))
+            self._calls.extend(patching.take_over(vars(cls)[name], guard))
 
     def _note_stream(self, cls: type, asynchronous: type) -> None:
         """Hear of who reads the streams of these classes."""

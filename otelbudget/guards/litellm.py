@@ -1,8 +1,8 @@
 """The guard of ``litellm``: outermost, so that its retries, its fallbacks and its ``Router`` are one call.
 
 It sits in the functions that applications call and those of the Router: a row of `FUNCTIONS` each. What goes out
-inside, through another guarded SDK or another function of litellm, is a part of that call, see `held`; what a callback
-sends is not. A denial is nothing that litellm ever sees.
+inside, through another guarded SDK or another function of litellm, is a part of that call (`charge.Part`); what a
+callback sends is not. A denial is nothing that litellm ever sees.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from importlib import import_module
+from inspect import iscoroutinefunction
 from types import FrameType, FunctionType
 from typing import Any, Final
 
@@ -52,7 +53,7 @@ class LitellmGuard(SdkGuard):
     """The guard of the SDK."""
 
     def _take_over(self) -> None:
-        (router,) = self._classes()
+        router = import_module(self._sdk.module).Router
         for name, (_, leading) in FUNCTIONS.items():
             for spelled in (name, f"a{name}"):
                 for depth, function in enumerate(self._functions(spelled)):
@@ -66,7 +67,7 @@ class LitellmGuard(SdkGuard):
     def _take_function(self, function: Any, name: str, leading: tuple[str, ...], *, below: bool = False) -> None:
         if not isinstance(function, FunctionType):
             return
-        guard = partial(self._acall if patching.is_coroutine(function) else self._call, name, leading)
+        guard = partial(self._acall if iscoroutinefunction(function) else self._call, name, leading)
         self._calls.append(patching.Takeover(function, partial(_below, guard) if below else guard))
 
     def _functions(self, name: str) -> Iterable[Any]:
@@ -83,12 +84,6 @@ class LitellmGuard(SdkGuard):
         while type(found).__name__.endswith("FunctionWrapper"):  # wrapt's, which has the module of what it wraps
             found = found.__wrapped__
         return found
-
-    def _classes(self) -> tuple[Any, ...]:
-        return (import_module(self._sdk.module).Router,)
-
-    def _taken(self) -> tuple[str, ...]:
-        return ("completion", "acompletion")
 
     def unreached(self) -> list[str]:
         """The functions that applications call and that do not pass the guard."""
@@ -154,7 +149,7 @@ def _below(guard: Callable[..., Any], original: Callable[..., Any], *args: Any, 
 
 def _next(original: Callable[..., Any], stream: Any) -> Any:
     watch: Any = watch_of(stream)
-    if watch is None or watch.busy:
+    if watch is None or watch.reading:
         return original(stream)
     with watch.charge.holding():  # some send their request when they are first read
         return watch.take(partial(original, stream))
@@ -162,7 +157,7 @@ def _next(original: Callable[..., Any], stream: Any) -> Any:
 
 async def _anext(original: Callable[..., Awaitable[Any]], stream: Any) -> Any:
     watch: Any = watch_of(stream)
-    if watch is None or watch.busy:
+    if watch is None or watch.reading:
         return await original(stream)
     with watch.charge.holding():  # some send their request when they are first read
         return await watch.atake(partial(original, stream))

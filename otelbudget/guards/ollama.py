@@ -6,7 +6,9 @@ A stream is a generator that sends its request when its first part is asked for,
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import partial
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from otelbudget.guards import exchange
@@ -14,64 +16,52 @@ from otelbudget.guards.call import Wire, acarried, carried, plan
 from otelbudget.guards.exchange import Answer, Attempts
 from otelbudget.guards.framing import PARSED
 from otelbudget.guards.guard import SdkGuard
-from otelbudget.guards.parts import AsyncParts, Parts
 from otelbudget.guards.readers import let_go
+from otelbudget.guards.watch import Watch, follow
 
 
 class OllamaGuard(SdkGuard):
     """The guard of the SDK."""
 
     def _take_over(self) -> None:
-        sync, asynchronous = self._classes()
-        self._take(sync, "_request", self._request)
-        self._take(asynchronous, "_request", self._arequest)
-        self._note(sync, "_request_raw", _ATTEMPTS.one)
-        self._note(asynchronous, "_request_raw", _ATTEMPTS.aone)
-
-    def _classes(self) -> tuple[Any, ...]:
         module = self._inside("_client")
-        return module.Client, module.AsyncClient
-
-    def _taken(self) -> tuple[str, ...]:
-        return ("_request",)
+        self._take(module.Client, "_request", self._request)
+        self._take(module.AsyncClient, "_request", self._arequest)
+        self._note(module.Client, "_request_raw", _ATTEMPTS.one)
+        self._note(module.AsyncClient, "_request_raw", _ATTEMPTS.aone)
 
     def _request(self, original: Callable[..., Any], client: Any, cls: Any, *args: Any, **how: Any) -> Any:
-        asked = _Asked(args, how)
+        asked, send = _Asked(args, how), partial(_send, original, client, cls)
         if how.get("stream"):
-            return self._stream(original, client, cls, asked)
-        return carried(
-            self._plan(client, asked), asked, lambda sent: original(client, cls, *sent.args, **_in_time(client, sent))
-        )
+            return self._stream(send, client, asked)
+        return carried(self._plan(client, asked), asked, send)
 
-    async def _arequest(
-        self, original: Callable[..., Awaitable[Any]], client: Any, cls: Any, *args: Any, **how: Any
-    ) -> Any:
-        asked = _Asked(args, how)
+    async def _arequest(self, original: Callable[..., Any], client: Any, cls: Any, *args: Any, **how: Any) -> Any:
+        asked, send = _Asked(args, how), partial(_send, original, client, cls)
         if how.get("stream"):
             opened: list[AsyncParts] = []
-            stream = self._astream(original, client, cls, asked, opened)
+            stream = self._astream(send, client, asked, opened)
             # The loop closes it later than its reader lets it go.
             weakref.finalize(stream, _let_go, opened).atexit = False
             return stream
-        planned = self._plan(client, asked)
-        return await acarried(planned, asked, lambda sent: original(client, cls, *sent.args, **_in_time(client, sent)))
+        return await acarried(self._plan(client, asked), asked, send)
 
-    def _stream(self, original: Callable[..., Any], client: Any, cls: Any, asked: _Asked) -> Iterator[Any]:
-        def send(sent: _Asked) -> Parts:
-            parts = original(client, cls, *sent.args, **_in_time(client, sent))
+    def _stream(self, send: Callable[[_Asked], Any], client: Any, asked: _Asked) -> Iterator[Any]:
+        def begin(sent: _Asked) -> Parts:
+            parts = send(sent)
             return Parts(tuple(part for part in [next(parts, None)] if part is not None), parts)
 
-        parts = carried(self._plan(client, asked), asked, lambda sent: _ATTEMPTS.one(send, sent))
+        parts = carried(self._plan(client, asked), asked, lambda sent: _ATTEMPTS.one(begin, sent))
         yield from parts.left
 
     async def _astream(
-        self, original: Callable[..., Awaitable[Any]], client: Any, cls: Any, asked: _Asked, opened: list[AsyncParts]
+        self, send: Callable[[_Asked], Any], client: Any, asked: _Asked, opened: list[AsyncParts]
     ) -> AsyncIterator[Any]:
-        async def send(sent: _Asked) -> AsyncParts:
-            parts = await original(client, cls, *sent.args, **_in_time(client, sent))
+        async def begin(sent: _Asked) -> AsyncParts:
+            parts = await send(sent)
             return AsyncParts(tuple(part for part in [await anext(parts, None)] if part is not None), parts)
 
-        parts = await acarried(self._plan(client, asked), asked, lambda sent: _ATTEMPTS.aone(send, sent))
+        parts = await acarried(self._plan(client, asked), asked, lambda sent: _ATTEMPTS.aone(begin, sent))
         opened.append(parts)
         async for part in parts.left:
             yield part
@@ -92,12 +82,45 @@ class _Asked(NamedTuple):
     how: Mapping[str, Any]
 
 
+def _send(original: Callable[..., Any], client: Any, cls: Any, asked: _Asked) -> Any:
+    return original(client, cls, *asked.args, **{"timeout": exchange.within(client._client.timeout), **asked.how})
+
+
+class Parts:
+    """An answer in parts that the SDK has read itself, of which the first is here."""
+
+    def __init__(self, first: tuple[Any, ...], rest: Iterator[Any]) -> None:
+        self.left: Iterator[Any] = chain(first, rest)
+        self._rest: Any = rest
+
+    def follow(self, watch: Watch) -> None:
+        """Let *watch* follow them."""
+        follow(self, watch)
+        self.left = watch.read(self.left, self._rest.close)
+
+
+class AsyncParts:
+    """`Parts` of asynchronous clients."""
+
+    def __init__(self, first: tuple[Any, ...], rest: AsyncIterator[Any]) -> None:
+        self.left = self._chained(first, rest)
+        self._rest: Any = rest
+
+    @staticmethod
+    async def _chained(first: tuple[Any, ...], rest: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        for part in first:
+            yield part
+        async for part in rest:
+            yield part
+
+    def follow(self, watch: Watch) -> None:
+        """Let *watch* follow them."""
+        follow(self, watch)
+        self.left = watch.aread(self.left, self._rest.aclose)
+
+
 def _answer(result: Any) -> Any:
     return Answer(200, unread=result) if isinstance(result, Parts | AsyncParts) else result
-
-
-def _in_time(client: Any, asked: _Asked) -> Mapping[str, Any]:
-    return {"timeout": exchange.within(client._client.timeout), **asked.how}
 
 
 _ATTEMPTS: Final = Attempts(lambda error: getattr(error, "status_code", None), _answer)

@@ -51,7 +51,7 @@ def _stub_for(function: FunctionType) -> FunctionType:
         return cast("FunctionType", _async_generator_stub)
     if inspect.isgeneratorfunction(function):
         return cast("FunctionType", _generator_stub)
-    return cast("FunctionType", _async_stub if is_coroutine(function) else _stub)
+    return cast("FunctionType", _async_stub if inspect.iscoroutinefunction(function) else _stub)
 
 
 class Takeover:
@@ -100,11 +100,6 @@ class Takeover:
         self.function.__kwdefaults__ = self.original.__kwdefaults__
         if "__signature__" not in vars(self.original):
             vars(self.function).pop("__signature__", None)
-
-
-def is_coroutine(function: FunctionType) -> bool:
-    """Whether its calls are to be awaited."""
-    return inspect.iscoroutinefunction(function)
 
 
 class Replaced:

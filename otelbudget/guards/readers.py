@@ -15,15 +15,26 @@ from typing import Any
 from otelbudget.guards.watch import Watch, watch_of
 
 
-class Reader:
+class _Reader:
     """What reads a stream; once it has begun, dropping it says that nobody reads on."""
 
     __slots__ = ("_begun", "_iterator", "_watch")
 
-    def __init__(self, iterator: Iterator[Any], watch: Watch) -> None:
+    def __init__(self, iterator: Any, watch: Watch) -> None:
         self._iterator = iterator
         self._watch = watch
         self._begun = False
+
+    def __del__(self) -> None:
+        # Some ask for a new reader for each event: the first that goes lets go, the rest is settled with the stream.
+        if self._begun and not self._watch.settled:
+            self._watch.dropped()
+
+
+class Reader(_Reader):
+    """That of plain streams."""
+
+    __slots__ = ()
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -36,19 +47,11 @@ class Reader:
         """As generators have it."""
         getattr(self._iterator, "close", lambda: None)()
 
-    def __del__(self) -> None:
-        _reader_gone(self._begun, self._watch)
 
+class AsyncReader(_Reader):
+    """That of asynchronous streams."""
 
-class AsyncReader:
-    """`Reader` of asynchronous streams."""
-
-    __slots__ = ("_begun", "_iterator", "_watch")
-
-    def __init__(self, iterator: AsyncIterator[Any], watch: Watch) -> None:
-        self._iterator = iterator
-        self._watch = watch
-        self._begun = False
+    __slots__ = ()
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
@@ -62,15 +65,6 @@ class AsyncReader:
         close = getattr(self._iterator, "aclose", None)
         if close is not None:
             await close()
-
-    def __del__(self) -> None:
-        _reader_gone(self._begun, self._watch)
-
-
-def _reader_gone(begun: bool, watch: Watch) -> None:
-    # Some ask for a new reader for each event: the first that goes lets go, the rest is settled when the stream goes.
-    if begun and not watch.settled:
-        watch.dropped()
 
 
 def reading(original: Callable[..., Any], stream: Any) -> Any:

@@ -5,18 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from otelbudget.guards.dialects import (
-    Endpoints,
-    anthropic,
-    bedrock,
-    cohere,
-    gemini,
-    groq,
-    litellm,
-    mistral,
-    ollama,
-    openai,
-)
+from otelbudget.guards.dialects import Endpoints, anthropic, bedrock, cohere, gemini, litellm, mistral, ollama, openai
 
 
 class Sdk(NamedTuple):
@@ -41,7 +30,7 @@ STAINLESS: Final = (
     Sdk("openai", "openai", "openai", openai.ENDPOINTS),
     # Its ``request`` opens the SDK's own span and calls ``_request``, which leaves a denial on that span.
     Sdk("anthropic", "anthropic", "anthropic", anthropic.ENDPOINTS, "_request"),
-    Sdk("groq", "groq", "groq", groq.ENDPOINTS),
+    Sdk("groq", "groq", "groq", openai.GROQ),
     Sdk("together", "together", "together", openai.ENDPOINTS),
     Sdk("cerebras", "cerebras.cloud.sdk", "cerebras", openai.ENDPOINTS),
 )
@@ -58,25 +47,25 @@ OLLAMA: Final = Sdk("ollama", "ollama", "ollama", ollama.ENDPOINTS)
 BEDROCK: Final = Sdk("bedrock", "botocore.client", "aws.bedrock", bedrock.ENDPOINTS)
 AIOBEDROCK: Final = Sdk("aiobotocore", "aiobotocore.client", "aws.bedrock", bedrock.ENDPOINTS)
 #: Its own client, which sends to whom its models are of.
-DSPY: Final = Sdk(
-    "dspy",
-    "dspy._vendor.lm15.transports",
-    "openai",
-    (*openai.ENDPOINTS, *anthropic.ENDPOINTS, *gemini.ENDPOINTS),
-)
+_ALL: Final = (*openai.ENDPOINTS, *anthropic.ENDPOINTS, *gemini.ENDPOINTS)
+DSPY: Final = Sdk("dspy", "dspy._vendor.lm15.transports", "openai", _ALL)
 LITELLM: Final = Sdk("litellm", "litellm", "litellm", litellm.ENDPOINTS)
 
 #: Modules of SDKs that send requests to a model and had no guard; one that gets a guard may stay here.
 KNOWN: Final = (
     *("ai21", "azure.ai.inference", "claude_agent_sdk", "dashscope", "dspy", "gigachat"),
+    *("fireworks.client", "google.generativeai", "huggingface_hub.inference._client", "ibm_watsonx_ai"),
     *(
-        "fireworks.client",
-        "google.generativeai",
-        "huggingface_hub.inference._client",
-        "ibm_watsonx_ai",
         "llama_api_client",
+        "openrouter",
+        "perplexity",
+        "portkey_ai",
+        "reka",
+        "replicate",
+        "sambanova",
+        "vertexai",
+        "voyageai",
     ),
-    *("openrouter", "perplexity", "portkey_ai", "reka", "replicate", "sambanova", "vertexai", "voyageai"),
     *("volcenginesdkarkruntime", "writerai", "xai_sdk", "zai", "zhipuai"),
 )
 

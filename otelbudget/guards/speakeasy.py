@@ -8,12 +8,13 @@ answer that is to be retried is wrapped into a ``TemporaryError``.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from otelbudget.guards import exchange
-from otelbudget.guards.call import Wire, acarried, carried, plan
+from otelbudget.guards.call import Carry, Wire, acarried, carried, plan
 from otelbudget.guards.guard import SdkGuard
 from otelbudget.guards.streams import json_body
 
@@ -25,9 +26,10 @@ class SpeakeasyGuard(SdkGuard):
     """The guard of one SDK."""
 
     def _take_over(self) -> None:
-        for base in self._classes():
-            self._take(base, "do_request", self._request)
-            self._take(base, "do_request_async", self._arequest)
+        there = vars(self._inside("basesdk"))
+        for base in (there[name] for name in ("BaseSDK", "AsyncBaseSDK") if name in there):  # one of both kinds, or two
+            self._take(base, "do_request", partial(self._call, carried))
+            self._take(base, "do_request_async", partial(self._call, acarried))
         streaming = self._inside("utils.eventstreaming")
         self._note_stream(*(vars(streaming).get(name) or vars(streaming)[ours] for ours, name in _STREAMS.items()))
         for hooks in self._hooks():
@@ -35,34 +37,15 @@ class SpeakeasyGuard(SdkGuard):
             self._note(hooks, "after_error", exchange.failing)
         self._note(self._inside("utils.retries").TemporaryError, "__init__", exchange.retrying)
 
-    def _classes(self) -> tuple[Any, ...]:
-        """One of both kinds of clients, or one of each, as Google has it."""
-        there = vars(self._inside("basesdk"))
-        return tuple(there[name] for name in ("BaseSDK", "AsyncBaseSDK") if name in there)
-
     def _hooks(self) -> tuple[Any, ...]:
         found = [self._inside("_hooks.sdkhooks").SDKHooks]
         with suppress(ModuleNotFoundError):
             found.append(self._inside("_hooks.asyncsdkhooks").AsyncSDKHooks)
         return tuple(found)
 
-    def _taken(self) -> tuple[str, ...]:
-        return ("do_request", "do_request_async")
-
-    def _request(self, original: Callable[..., Any], sdk: Any, *, request: Any, **how: Any) -> Any:
-        def send(request: Any) -> Any:
-            return exchange.answered(original(sdk, request=request, **how))
-
-        return carried(self._plan(sdk, request, how), request, send)
-
-    async def _arequest(self, original: Callable[..., Awaitable[Any]], sdk: Any, *, request: Any, **how: Any) -> Any:
-        async def send(request: Any) -> Any:
-            return exchange.answered(await original(sdk, request=request, **how))
-
-        return await acarried(self._plan(sdk, request, how), request, send)
-
-    def _plan(self, sdk: Any, request: Any, how: Mapping[str, Any]) -> Any:
-        return plan(self._sdk, _WIRE, sdk, request, stream=how.get("stream") is True)
+    def _call(self, carry: Carry, original: Callable[..., Any], sdk: Any, *, request: Any, **how: Any) -> Any:
+        planned = plan(self._sdk, _WIRE, sdk, request, stream=how.get("stream") is True)
+        return carry(planned, request, lambda sent: original(sdk, request=sent, **how))
 
 
 # --- the ``Request`` of httpx or httpx2
@@ -79,4 +62,5 @@ _WIRE = Wire(
     body=lambda request: json_body(request.content),
     changed=_changed,
     open=lambda request: bool(json_body(request.content)),
+    answer=lambda response: response,
 )

@@ -4,16 +4,8 @@ It sits in the method of ``_base_client.{SyncAPIClient,AsyncAPIClient}`` that ev
 Vertex, subclasses) and every way of calling passes once per logical call: plain, streamed, ``parse``, ``stream()``, raw
 and streaming responses. Retries of the SDK happen inside, so they are one call. Other endpoints pass untouched.
 
-With ``estimates.clamp`` a lowered maximum is sent under the names that the request uses for it; where it has none,
-under the one that its endpoint knows, for each answer. The application's own options stay as they are. A body that the
-application has made into bytes itself is refused instead, as is one whose maximum must cover a budget for thinking.
-Streams are asked for their usage, and the part that tells it is kept from who did not ask (``estimates.ask_usage``). A
-server that refuses, perhaps for that, gets the request once more as it was given; if it answers then, that model of
-that base URL is not asked again. ``trust_reported_cost`` believes ``usage.cost`` of an answer, else its header
-``x-litellm-response-cost``.
-
-A response made with ``background=true`` is charged at its hold, since it answers before it has worked; fetching a
-response is free. Assistants, agent sessions, batches, realtime and websockets are not seen: they answer elsewhere.
+A response made with ``background=true`` is charged at its hold, since it answers before it has worked; fetching it is
+free. Assistants, agent sessions, realtime and websockets are not seen: they answer elsewhere.
 """
 
 from __future__ import annotations
@@ -25,7 +17,7 @@ from functools import partial
 from typing import Any, Final
 
 from otelbudget.guards import caps, exchange, patching
-from otelbudget.guards.call import Wire, acarried, carried, plan
+from otelbudget.guards.call import Carry, Wire, acarried, carried, plan
 from otelbudget.guards.guard import SdkGuard
 from otelbudget.guards.streams import json_body
 
@@ -33,12 +25,15 @@ from otelbudget.guards.streams import json_body
 class StainlessGuard(SdkGuard):
     """The guard of one SDK."""
 
+    _entries = ("request",)
+
     def _take_over(self) -> None:
-        sync, asynchronous = self._classes()
-        (function,) = self._taken()
-        guards = ((sync, self._request, exchange.sleeping), (asynchronous, self._arequest, _sleeping))
-        for base, guard, sleeping in guards:
-            self._take(base, function, guard)
+        module = self._inside("_base_client")
+        sync, asynchronous = module.SyncAPIClient, module.AsyncAPIClient
+        # Older releases have ``request`` alone.
+        function = self._sdk.function if hasattr(sync, self._sdk.function) else "request"
+        for base, carry, sleeping in ((sync, carried, exchange.sleeping), (asynchronous, acarried, _sleeping)):
+            self._take(base, function, partial(self._call, carry))
             self._note(base, "_process_response", exchange.processing)
             self._note(base, "_sleep_for_retry", sleeping)
         streaming = self._inside("_streaming")
@@ -46,24 +41,11 @@ class StainlessGuard(SdkGuard):
         for inherited, guard in _INHERITED.items():
             self._notes.extend(patching.take_over(getattr(sync, inherited, None), guard))
 
-    def _classes(self) -> tuple[Any, ...]:
-        module = self._inside("_base_client")
-        return module.SyncAPIClient, module.AsyncAPIClient
-
-    def _taken(self) -> tuple[str, ...]:
-        there = all(hasattr(base, self._sdk.function) for base in self._classes())
-        return (self._sdk.function if there else "request",)  # which older releases have alone
-
-    def _entries(self) -> tuple[str, ...]:
-        return ("request",)
-
-    def _request(self, original: Callable[..., Any], client: Any, cast_to: Any, options: Any, **how: Any) -> Any:
+    def _call(
+        self, carry: Carry, original: Callable[..., Any], client: Any, cast_to: Any, options: Any, **how: Any
+    ) -> Any:
         planned = plan(self._sdk, _WIRE, client, options, stream=how.get("stream") is True)
-        return carried(planned, options, lambda sent: original(client, cast_to, sent, **how))
-
-    async def _arequest(self, original: Callable[..., Any], client: Any, cast_to: Any, options: Any, **how: Any) -> Any:
-        planned = plan(self._sdk, _WIRE, client, options, stream=how.get("stream") is True)
-        return await acarried(planned, options, lambda sent: original(client, cast_to, sent, **how))
+        return carry(planned, options, lambda sent: original(client, cast_to, sent, **how))
 
 
 def _unless_capped(original: Callable[..., bool], client: Any, response: Any) -> bool:

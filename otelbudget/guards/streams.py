@@ -163,7 +163,7 @@ class BodyWatch(Watch):
         self.charge.lost(error) if usage is None else self.charge.answered(usage)
 
     def _usage(self) -> Usage | None:
-        return json_usage(self._body, self._dialect, self.charge.request.provider)
+        return self._dialect.usage(json_body(self._body), self.charge.request.provider)
 
 
 def json_body(raw: bytes | bytearray) -> Mapping[str, Any]:
@@ -173,8 +173,3 @@ def json_body(raw: bytes | bytearray) -> Mapping[str, Any]:
     except ValueError:
         return {}
     return body if isinstance(body, Mapping) else {}
-
-
-def json_usage(body: bytes | bytearray, dialect: Dialect, provider: str) -> Usage | None:
-    """The usage that a JSON answer reports, or None."""
-    return dialect.usage(json_body(body), provider)

@@ -31,7 +31,8 @@ class Watch(ABC):
     def __init__(self, charge: Charge) -> None:
         self.charge = charge
         self.settled = False
-        self._reading = False
+        #: Whether something is being read now.
+        self.reading = False
         self._read_on = False
         self._cut = False
 
@@ -61,7 +62,7 @@ class Watch(ABC):
 
     def read(self, chunks: Iterable[bytes], close: Callable[[], None]) -> Iterator[bytes]:
         """*chunks* on their way; *close* ends the response of a stream that is cut."""
-        self._reading = True
+        self.reading = True
         try:
             for chunk in chunks:
                 yield from self._shown(self.pieces(chunk))
@@ -75,7 +76,7 @@ class Watch(ABC):
 
     async def aread(self, chunks: AsyncIterator[bytes], close: Callable[[], Awaitable[None]]) -> AsyncIterator[bytes]:
         """`read` for asynchronous clients."""
-        self._reading = True
+        self.reading = True
         try:
             async for chunk in chunks:
                 for piece in self._shown(self.pieces(chunk)):
@@ -89,22 +90,14 @@ class Watch(ABC):
             raise
         self._settle(self.complete)
 
-    @property
-    def busy(self) -> bool:
-        """Whether something is being read now."""
-        return self._reading
-
     def take(self, following: Callable[[], Any]) -> Any:
         """The next part that is shown, of an iterator that is asked for one at a time; none once it has been cut."""
         while not self._cut:
-            self._reading = True
+            self.reading = True
             try:
                 part = following()
-            except StopIteration:
-                self._settle(self.complete)
-                raise
             except BaseException as error:
-                self._broke(error)
+                self._stopped(error)
                 raise
             for shown in self._taken(part):
                 return shown
@@ -113,18 +106,21 @@ class Watch(ABC):
     async def atake(self, following: Callable[[], Awaitable[Any]]) -> Any:
         """`take` for asynchronous iterators."""
         while not self._cut:
-            self._reading = True
+            self.reading = True
             try:
                 part = await following()
-            except StopAsyncIteration:
-                self._settle(self.complete)
-                raise
             except BaseException as error:
-                self._broke(error)
+                self._stopped(error)
                 raise
             for shown in self._taken(part):
                 return shown
         raise StopAsyncIteration
+
+    def _stopped(self, error: BaseException) -> None:
+        if isinstance(error, StopIteration | StopAsyncIteration):
+            self._settle(self.complete)
+        else:
+            self._broke(error)
 
     def _taken(self, part: Any) -> list[Any]:
         pieces = self.pieces(part)  # what is given is whole, unless there is nothing in it to be shown
@@ -134,11 +130,11 @@ class Watch(ABC):
             self._cut = True
             raise
         finally:
-            self._reading = False
+            self.reading = False
 
     def dropped(self) -> None:
         """Nobody reads on. While something is being read, the reader settles: the client closes at the end as well."""
-        if self._reading or (self.settled and not self._read_on):
+        if self.reading or (self.settled and not self._read_on):
             return
         if _collecting == threading.get_ident():
             # The collector can interrupt this thread anywhere, also where it holds a lock that settling needs.
@@ -153,13 +149,13 @@ class Watch(ABC):
             with contained("reading a streamed answer"):
                 shown = self.see(piece)
             if shown:
-                self._reading = False
+                self.reading = False
                 yield piece
-                self._reading = True
+                self.reading = True
 
     def _broke(self, error: BaseException) -> None:
         if isinstance(error, GeneratorExit):
-            self._reading = False
+            self.reading = False
             self.dropped()
         else:
             self._settle(self.lost, error)
@@ -167,7 +163,7 @@ class Watch(ABC):
                 raise denial from error
 
     def _settle(self, settle: Callable[..., None], *args: Any) -> None:
-        self._reading = False
+        self.reading = False
         if not self.settled or self._read_on:
             self.settled, self._read_on = True, False
             with contained("settling a streamed answer"):

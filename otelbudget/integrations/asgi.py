@@ -7,20 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from otelbudget.engine import context as contexts
 from otelbudget.errors import BudgetExceeded, found_in
-from otelbudget.integrations.web import Requests, unanswered
+from otelbudget.integrations.web import Middleware, Requests, unanswered
 from otelbudget.runs.api import current_run
 
 if TYPE_CHECKING:
-    from otelbudget.model.budget import RunBudget
     from otelbudget.runs.run import BudgetRun
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
-class BudgetMiddleware:
+class BudgetMiddleware(Middleware):
     """Opens a run for each request and websocket, until its response has been sent, streamed ones included.
 
     A denial that the application lets pass, or makes a server error of, becomes a response with ``Retry-After`` and a
@@ -40,18 +38,6 @@ class BudgetMiddleware:
             name anybody. Without a tenant, ``tenant_from`` of the configuration may find it in the baggage.
         status: Of the response to a denial: 429, or 402 where it means that somebody has to pay.
     """
-
-    def __init__(
-        self,
-        app: App,
-        budget: str | RunBudget | None = None,
-        *,
-        tenant_header: str | None = None,
-        user_header: str | None = None,
-        status: int = 429,
-    ) -> None:
-        self._app = app
-        self._requests = Requests(budget, tenant_header, user_header, status)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one connection."""

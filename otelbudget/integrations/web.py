@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 
@@ -64,6 +64,22 @@ class Requests:
         body = json.dumps({name: value for name, value in problem.items() if value is not None}).encode()
         headers = [("content-type", "application/problem+json"), ("content-length", str(len(body)))]
         return Refusal(status, headers + ([] if later is None else [("retry-after", str(later))]), body)
+
+
+class Middleware:
+    """The arguments of both middlewares, see `asgi.BudgetMiddleware`."""
+
+    def __init__(
+        self,
+        app: Any,
+        budget: str | RunBudget | None = None,
+        *,
+        tenant_header: str | None = None,
+        user_header: str | None = None,
+        status: int = 429,
+    ) -> None:
+        self._app = app
+        self._requests = Requests(budget, tenant_header, user_header, status)
 
 
 def unanswered(of: BudgetRun | None, status: int) -> BudgetExceeded | None:

@@ -7,18 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from otelbudget.errors import BudgetExceeded, found_in
-from otelbudget.integrations.web import Requests, unanswered
+from otelbudget.integrations.web import Middleware, Requests, unanswered
 from otelbudget.runs.api import current_run
 
 if TYPE_CHECKING:
-    from otelbudget.model.budget import RunBudget
     from otelbudget.runs.run import BudgetRun
 
 Environ = dict[str, Any]
-App = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 
-class BudgetMiddleware:
+class BudgetMiddleware(Middleware):
     """Opens a run for each request, until its response has been sent, streamed ones included.
 
     Arguments and answers as those of `asgi.BudgetMiddleware`.
@@ -26,18 +24,6 @@ class BudgetMiddleware:
     Example:
         >>> app.wsgi_app = BudgetMiddleware(app.wsgi_app, "chat", tenant_header="x-tenant")  # doctest: +SKIP
     """
-
-    def __init__(
-        self,
-        app: App,
-        budget: str | RunBudget | None = None,
-        *,
-        tenant_header: str | None = None,
-        user_header: str | None = None,
-        status: int = 429,
-    ) -> None:
-        self._app = app
-        self._requests = Requests(budget, tenant_header, user_header, status)
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Serve one request; the application is called as soon as the server asks for the response."""

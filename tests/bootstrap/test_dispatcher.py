@@ -13,8 +13,7 @@ from opentelemetry.trace import StatusCode
 
 from otelbudget import BudgetExceeded, BudgetManager, RunBudget, semconv
 from otelbudget.bootstrap.delivery import SimpleOutlet
-from otelbudget.bootstrap.dispatcher import Dispatcher
-from otelbudget.bootstrap.forwarder import Forwarder
+from otelbudget.bootstrap.dispatcher import Dispatcher, Forwarder
 
 CALL = {semconv.GEN_AI_OPERATION: "chat", semconv.GEN_AI_REQUEST_MODEL: "demo-small"}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from otelbudget.cli.explaining import Facts, explain
+from otelbudget.cli.explain import Facts, explain
 from otelbudget.config import Config, load_budget_config
 from otelbudget.errors import ConfigError
 

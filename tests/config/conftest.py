@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from otelbudget.config import Config
-from otelbudget.config.loader import load
+from otelbudget.config import Config, load_budget_config
 from otelbudget.errors import ConfigError
 
 Read = Callable[..., Config]
@@ -19,7 +18,10 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
 
     def read(text: str, **variables: str) -> Config:
         Path("b.yaml").write_text(text, encoding="utf-8")
-        return load("b.yaml", variables)
+        with monkeypatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            return load_budget_config("b.yaml")
 
     return read
 

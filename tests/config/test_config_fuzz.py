@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otelbudget.config import Config
-from otelbudget.config.loader import load
+from otelbudget.config import Config, load_budget_config
 from otelbudget.errors import ConfigError
 
 SEED = (Path(__file__).parents[2] / "budgets.yaml").read_text("utf-8")
@@ -24,6 +24,13 @@ PIECES = (
 PLACE = re.compile(r"b\.yaml:\d+:\d+: ")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def variable() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("A", "7")
+        yield
+
+
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz") / "b.yaml"
@@ -33,7 +40,7 @@ def outcome(file: Path, data: bytes) -> str:
     """``config`` or ``error``, after seeing that it is one of both and nothing else."""
     file.write_bytes(data)
     try:
-        assert isinstance(load(file, {"A": "7"}), Config)
+        assert isinstance(load_budget_config(file), Config)
     except ConfigError as error:
         for line in str(error).replace(str(file), "b.yaml").splitlines():
             assert PLACE.match(line), line

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from otelbudget.config import Config, Estimates, TelemetryConfig, TenantFrom
+from otelbudget.config import Config, Estimates, TelemetryConfig, TenantFrom, load_budget_config
 from otelbudget.config.fields import FILE
 from otelbudget.config.kinds import Section
-from otelbudget.config.loader import load
 from otelbudget.errors import ConfigError, Problem
 from otelbudget.model.budget import RunBudget
 from otelbudget.model.quota import Quota, Quotas
@@ -266,7 +265,7 @@ def test_every_problem_is_there_for_programs_also_where_the_message_is_cut(read:
 
 def test_a_file_that_can_not_be_read_is_a_problem_without_a_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
-        load(tmp_path)
+        load_budget_config(tmp_path)
     assert refused.value.problems == (Problem(str(tmp_path), None, None, "", "can't be read: Is a directory"),)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,28 @@ from mutations import VALUES, files
 
 import otelbudget.config
 from otelbudget.config import Config
-from otelbudget.config.fields import FILE
+from otelbudget.config.fields import FILE, schema, schema_text
 from otelbudget.config.loader import parse
 from otelbudget.config.nodes import compose
-from otelbudget.config.schema import schema, schema_text
 from otelbudget.errors import ConfigError, Problem
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = Path(otelbudget.config.__file__).with_name("budgets.schema.json")
 VALIDATOR = jsonschema.Draft7Validator(json.loads(SHIPPED.read_text("utf-8")))
-VARIABLES = {"A": "7"}
 PLACE = re.compile(r"b\.yaml:\d+:\d+: .")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def variable() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("A", "7")
+        yield
 
 
 def refusal(text: str) -> tuple[Problem, ...]:
     """What the loader says is wrong; nothing, if it takes the file."""
     try:
-        assert isinstance(parse(text.encode("utf-8", "surrogatepass"), "b.yaml", VARIABLES), Config)
+        assert isinstance(parse(text.encode("utf-8", "surrogatepass"), "b.yaml"), Config)
     except ConfigError as error:
         places, problems = [PLACE.match(line) for line in str(error).splitlines()], error.problems
     else:

@@ -12,8 +12,7 @@ from provider import Provider
 import otelbudget
 from otelbudget import load_budget_config
 from otelbudget.calls.model_call import ModelCall
-from otelbudget.demo.load import Load
-from otelbudget.demo.scenario import BUDGETS, jobs
+from otelbudget.demo.load import BUDGETS, Load, jobs
 from otelbudget.model.amounts import COST
 from otelbudget.model.usage import Usage
 from otelbudget.pricing.rates import Parts

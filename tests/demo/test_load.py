@@ -11,8 +11,7 @@ from provider import Provider, Reply
 import otelbudget
 from otelbudget import load_budget_config
 from otelbudget.demo import evidence
-from otelbudget.demo.load import Load, Row, stopped_by
-from otelbudget.demo.scenario import BUDGETS, JOBS, Job, jobs, latency
+from otelbudget.demo.load import BUDGETS, JOBS, Job, Load, Row, jobs, latency, stopped_by
 
 
 @pytest.fixture

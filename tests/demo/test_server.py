@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from otelbudget.demo import DemoServer
-from otelbudget.demo.tokens import count_tokens
+from otelbudget.demo.writer import count_tokens
 
 TOOL = {"type": "function", "function": {"name": "search", "parameters": {"type": "object", "properties": {}}}}
 READ = {"type": "function", "function": {"name": "read_document", "parameters": {"type": "object", "properties": {}}}}

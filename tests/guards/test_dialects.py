@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from openai import AsyncAzureOpenAI, OpenAI
 
-from otelbudget.guards.dialects import Dialect, anthropic, dialect_of, groq, openai, spoken
+from otelbudget.guards.dialects import Dialect, anthropic, dialect_of, openai, spoken
 from otelbudget.guards.framing import framing_of
 from otelbudget.guards.providers import provider_of
 from otelbudget.guards.stainless import body_of
@@ -270,7 +270,7 @@ def test_all_that_claude_says_in_a_stream_is_output() -> None:
 
 
 def test_groq_tells_the_usage_of_a_stream_beside_the_chunk() -> None:
-    dialect = dialect_of(groq.ENDPOINTS, "post", "/openai/v1/chat/completions")
+    dialect = dialect_of(openai.GROQ, "post", "/openai/v1/chat/completions")
     assert dialect is not None
     assert not dialect.asks_usage
     chunk = {"id": "c", "model": "m", "choices": [], "x_groq": {"id": "r", "usage": {"prompt_tokens": 9}}}

@@ -119,5 +119,5 @@ def test_a_class_that_goes_its_own_way_is_named(sdk: str, manager: BudgetManager
 
 def _taken(sdk: str) -> str:
     guard: Any = GUARDS[sdk]
-    name: str = guard._taken()[0]
+    name: str = guard._taken[0][1]
     return name

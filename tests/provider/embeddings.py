@@ -10,7 +10,7 @@ from typing import Any
 
 from otelbudget.demo.library import terms
 from otelbudget.demo.server import Request
-from otelbudget.demo.tokens import count_tokens
+from otelbudget.demo.writer import count_tokens
 from provider.script import Reply
 
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from otelbudget.demo.server import Request
-from otelbudget.demo.tokens import count_tokens, cut, prompt_tokens
-from otelbudget.demo.writer import Answer, write
+from otelbudget.demo.writer import Answer, count_tokens, cut, prompt_tokens, write
 from provider import anthropic, bedrock, cohere, gemini, ollama
 from provider.embeddings import embeddings
 from provider.script import Reply

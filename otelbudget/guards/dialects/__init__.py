@@ -36,6 +36,7 @@ class Dialect(ABC):
         maxima: Keys of the request's own maximum output; the first one given counts.
         asks_usage: Streams say their usage only if ``stream_options`` asks.
         fee: It makes no text, but costs something: a step, and the usage if the answer says one.
+        inside: The part of a body that has the maximum; the body itself if empty.
         made: How many tokens it makes at most for a body, and each of its answers, of what is no text.
     """
 
@@ -43,6 +44,7 @@ class Dialect(ABC):
     maxima: tuple[str, ...] = ()
     asks_usage: bool = False
     fee: bool = False
+    inside: str = ""
     made: Callable[[Mapping[str, Any]], int] | None = None
 
     def answers(self, body: Mapping[str, Any]) -> int:  # noqa: ARG002 - some dialects can ask for several
@@ -73,8 +75,13 @@ class Dialect(ABC):
             return self.made(body) * self.answers(body)
         if self.fee or self.operation == "embeddings":
             return 0
-        maximum = next((n for key in self.maxima if (n := count(body.get(key)))), None)
+        limits = self._limits(body)
+        maximum = next((n for key in self.maxima if (n := count(limits.get(key)))), None)
         return None if maximum is None else maximum * self.answers(body)
+
+    def _limits(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        limits = body.get(self.inside) if self.inside else body
+        return limits if isinstance(limits, Mapping) else {}
 
     def kept(self, body: Mapping[str, Any]) -> Kept | None:  # noqa: ARG002 - most keep nothing
         """What of it the provider keeps for later requests; None if nothing."""
@@ -82,11 +89,13 @@ class Dialect(ABC):
 
     def maximum_keys(self, body: Mapping[str, Any], provider: str) -> tuple[str, ...]:  # noqa: ARG002 - some differ
         """Where a lower maximum is put: where the request has one, else where it would; empty if it can't be."""
-        return tuple(key for key in self.maxima if body.get(key) is not None) or self.maxima[:1]
+        limits = self._limits(body)
+        return tuple(key for key in self.maxima if limits.get(key) is not None) or self.maxima[:1]
 
     def lowered(self, body: Mapping[str, Any], provider: str, maximum: int) -> Mapping[str, Any]:
         """What has to be in the body for *maximum*, for each answer, to be its maximum."""
-        return dict.fromkeys(self.maximum_keys(body, provider), maximum)
+        lower = dict.fromkeys(self.maximum_keys(body, provider), maximum)
+        return {self.inside: {**self._limits(body), **lower}} if self.inside else lower
 
     def usage(self, answer: object, provider: str) -> Usage | None:
         """The usage that an answer reports, or None."""

@@ -26,7 +26,6 @@ class Messages(Dialect):
         return sum(count(get(tool, "max_uses")) or 0 for tool in named(body.get("tools"), "web_search"))
 
     def words(self, event: Mapping[str, Any]) -> str:
-        """Text, thinking, and the names and arguments of tools."""
         kind = event.get("type")
         if kind == "content_block_start":
             return text_of(event.get("content_block"), "name") or ""

@@ -22,26 +22,14 @@ _INNER: Final = (("textGenerationConfig", "maxTokenCount"), ("inferenceConfig", 
 class Converse(Dialect):
     """``converse`` and ``converse_stream``."""
 
-    def max_output_tokens(self, body: Mapping[str, Any]) -> int | None:
-        """That of ``inferenceConfig``."""
-        inner = body.get("inferenceConfig")
-        return super().max_output_tokens(inner if isinstance(inner, Mapping) else {})
-
-    def lowered(self, body: Mapping[str, Any], provider: str, maximum: int) -> Mapping[str, Any]:  # noqa: ARG002
-        """In ``inferenceConfig``."""
-        return {"inferenceConfig": {**(body.get("inferenceConfig") or {}), "maxTokens": maximum}}
-
     def part(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the last event says."""
         return part_of({"metadata": event.get("metadata")})
 
     def words(self, event: Mapping[str, Any]) -> str:
-        """Text, thoughts, and the names and arguments of tools."""
         parts = [get(event.get("contentBlockStart"), "start"), get(event.get("contentBlockDelta"), "delta")]
         return "".join(spoken(parts))
 
     def ends(self, event: Mapping[str, Any], usage: Usage | None) -> bool:
-        """With the event that has the usage."""
         return usage is not None and "metadata" in event
 
 
@@ -49,7 +37,6 @@ class Invoke(anthropic.Messages):
     """``invoke_model`` and ``invoke_model_with_response_stream``, whatever the model."""
 
     def max_output_tokens(self, body: Mapping[str, Any]) -> int | None:
-        """The first that is given, of all models' names."""
         inner = (count(get(body.get(outer), name)) for outer, name in _INNER)
         return next((n for n in inner if n is not None), super().max_output_tokens(body))
 
@@ -81,11 +68,10 @@ class Invoke(anthropic.Messages):
         return "".join(spoken([inner, *(event.get(key) for key in ("outputText", "generation", "text", "choices"))]))
 
     def ends(self, event: Mapping[str, Any], usage: Usage | None) -> bool:
-        """With Bedrock's own usage, or Claude's."""
         return METRICS in event or super().ends(event, usage)
 
 
-_CONVERSE: Final = Converse("chat", ("maxTokens",))
+_CONVERSE: Final = Converse("chat", ("maxTokens",), inside="inferenceConfig")
 _INVOKE: Final = Invoke("chat", _MAXIMA)
 #: Ends of model and operation.
 ENDPOINTS: Final[Endpoints] = (

@@ -19,23 +19,19 @@ class Cohere(Dialect):
     """Each of its endpoints."""
 
     def answers(self, body: Mapping[str, Any]) -> int:
-        """Generations."""
         return count(body.get("num_generations")) or 1
 
     def part(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the last event says."""
         whole = event.get("response")
         usage = get(event.get("delta"), "usage") or get(whole, "meta")
         return {"id": event.get("id") or get(whole, "generation_id"), "usage": usage}
 
     def words(self, event: Mapping[str, Any]) -> str:
-        """Text, thoughts, and the names and arguments of tools."""
         if event.get("type") in _SPOKEN:
             return "".join(spoken(event.get("delta")))
         return text_of(event, "text") or "" if event.get("event_type") == "text-generation" else ""
 
     def ends(self, event: Mapping[str, Any], usage: Usage | None) -> bool:  # noqa: ARG002
-        """With the event that has the usage."""
         return event.get("type") in _LAST or event.get("event_type") in _LAST
 
 

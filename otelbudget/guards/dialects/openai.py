@@ -45,7 +45,6 @@ class OpenAI(Dialect):
         return super().maximum_keys(body, provider)
 
     def words(self, event: Mapping[str, Any]) -> str:
-        """Deltas of choices, or of the Responses API."""
         kind = event.get("type")
         if isinstance(kind, str):
             delta = event.get("delta")
@@ -58,7 +57,6 @@ class OpenAI(Dialect):
         return (usage is not None and not goes_on) or event.get("type") in _LAST_EVENTS
 
     def only_usage(self, event: Mapping[str, Any]) -> bool:
-        """A chunk with usage and no choice."""
         return event.get("choices") == [] and self.usage(event, "") is not None
 
 
@@ -106,3 +104,5 @@ ENDPOINTS: Final[Endpoints] = (
     ("/rerank", fee("rerank")),
     ("/queue/submit", fee("batch")),
 )
+#: Groq's streams tell their usage, in ``x_groq`` of the last chunk, without being asked.
+GROQ: Final[Endpoints] = (("/chat/completions", OpenAI("chat", CHAT_MAXIMA)), *ENDPOINTS)
