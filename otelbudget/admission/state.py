@@ -48,7 +48,6 @@ class RunState(Payer):
         inside: The runs inside it; None before the first.
         estimated, estimates: Some of what it and those inside it have used is an estimate; of what it has used itself.
         frozen: Why it is frozen, or None.
-        alarms: The `timeout` blocks, of this run and of those inside it, that its deadline ends; None before the first.
         unpriced: A model that was charged without a price (empty if unknown), or None.
         refused: What it was refused.
         here: The last context looked at, and the site found for it.
@@ -58,7 +57,7 @@ class RunState(Payer):
 
     # fmt: off
     __slots__ = (
-        "above", "account", "alarms", "budget", "closed", "ended_ns", "estimated", "estimates", "exported", "frozen",
+        "above", "account", "budget", "closed", "ended_ns", "estimated", "estimates", "exported", "frozen",
         "here", "inside", "keys", "kind", "max_ns", "number", "outcome", "per_run", "refused", "reraise", "sharing",
         "site", "span", "started_ns", "tenant_said", "unpriced", "until_ns", "wrapped_up",
     )
@@ -97,7 +96,6 @@ class RunState(Payer):
         self.unpriced: str | None = None
         self.refused = NONE_YET
         self.outcome = "completed"
-        self.alarms: set[Any] | None = None
         self.inside: WeakSet[RunState] | None = None
         self.keys: Any = None
         self.span: Span | None = None

@@ -104,11 +104,6 @@ def refuse(payer: Payer, request: Request, judged: Judgement) -> BudgetExceeded:
     return error
 
 
-def _bells(payer: Payer) -> tuple[Bells, ...]:
-    """What wakes who waits: with a shared store only the clock, since each attempt there rings, a refused one too."""
-    return (payer.engine.ledger.bells,) if payer.engine.store is None else ()
-
-
 def _reconsidered(payer: Payer, request: Request, judged: Judgement, judge: Judge, wait_ns: int) -> Judgement:
     """`areconsidered` for a plain call: nothing that it awaits suspends it."""
     try:
@@ -133,7 +128,9 @@ async def areconsidered(
     asked: list[RunState] = []
     until_ns = time.monotonic_ns() + wait_ns
     pause_s = POLL_S if payer.engine.store is None else FIRST_PAUSE_S
-    with hanging(bell, *_bells(payer)) if wait_ns else contextlib.nullcontext():
+    # With a shared store only the clock wakes: each attempt there rings, a refused one too.
+    local = wait_ns and payer.engine.store is None
+    with _hanging(bell, payer.engine.ledger.bells) if local else contextlib.nullcontext():
         while True:
             bell.clear()
             if closing.settle_overdue(payer.engine) or wait_ns:
@@ -204,15 +201,13 @@ class TaskBell:
 
 
 @contextlib.contextmanager
-def hanging(bell: ThreadBell | TaskBell, *bells: Bells) -> Iterator[None]:
+def _hanging(bell: ThreadBell | TaskBell, bells: Bells) -> Iterator[None]:
     """Have *bell* rung by every change of a block that may help."""
-    for one in bells:
-        one.add(bell.ring)
+    bells.add(bell.ring)
     try:
         yield
     finally:
-        for one in bells:
-            one.discard(bell.ring)
+        bells.discard(bell.ring)
 
 
 async def _lifted(

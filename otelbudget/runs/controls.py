@@ -12,7 +12,6 @@ from otelbudget.model.amounts import COST, NANOS, RESOURCES, STEPS, UNLIMITED, c
 from otelbudget.model.keywords import unknown
 from otelbudget.model.quota import PRIORITIES
 from otelbudget.model.vector import unpack
-from otelbudget.runs import timeout as deadlines
 from otelbudget.telemetry import events
 
 if TYPE_CHECKING:
@@ -36,8 +35,6 @@ def extend(
     wanted = _wanted(delta, to)
     changes, _ = _changed(run, lambda: run.engine.ledger.locked(lambda: _extended(run, wanted, to or ())))
     run.refresh()
-    if "seconds" in wanted:
-        deadlines.moved(run)
     run.engine.ledger.after(room=True)
     for resource, old, new in changes:
         _say(run, semconv.EVENT_EXTEND, actor, reason, {semconv.RESOURCE: resource, semconv.OLD: old, semconv.NEW: new})
@@ -127,7 +124,6 @@ def reset(run: RunState, actor: str | None, reason: str | None) -> None:
             limit(run, i, full)
     engine.ledger.locked(lambda: _forgotten(run))
     run.refresh()
-    deadlines.moved(run)
     engine.ledger.after(room=True)
     for i in range(len(RESOURCES)):
         if old[i] or i == STEPS:

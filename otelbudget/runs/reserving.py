@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
@@ -16,8 +15,6 @@ from otelbudget.runs.idempotency import Keys, as_key, keys_of
 from otelbudget.runs.reservation import Reservation
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from otelbudget.admission.payer import Payer
     from otelbudget.model.decision import Decision
 
@@ -84,32 +81,3 @@ def _replayed(once: Once, made: Reservation, decision: Decision) -> Reservation:
         hold.owner = ref(made)
     earlier.replayed = True
     return earlier
-
-
-class AsyncReserve(Coroutine[Any, Any, Reservation]):
-    """What `areserve` gives: a coroutine that can also be an ``async with`` block."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Reservation]) -> None:
-        self._coroutine = coroutine
-
-    def __await__(self) -> Generator[Any, None, Reservation]:
-        return self._coroutine.__await__()
-
-    def send(self, value: Any) -> Any:
-        """As a coroutine has it."""
-        return self._coroutine.send(value)
-
-    def throw(self, *error: Any) -> Any:
-        """As a coroutine has it."""
-        return self._coroutine.throw(*error)
-
-    def close(self) -> None:
-        """As a coroutine has it."""
-        self._coroutine.close()
-
-    async def __aenter__(self) -> Reservation:
-        self._made = await self._coroutine
-        return self._made.__enter__()
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: Any) -> None:
-        self._made.__exit__(kind, error, tb)

@@ -15,14 +15,13 @@ from otelbudget.model.keywords import AmountKeywords, LimitKeywords, ReserveKeyw
 from otelbudget.model.usage import Usage
 from otelbudget.runs import asking, controls, reserving, resume, tool_call
 from otelbudget.runs.idempotency import CHARGED, REPLAYED, Recorded, as_key, keys_of, unpaid
-from otelbudget.runs.reserving import AsyncReserve
 from otelbudget.runs.scope import RunOptions, RunScope
 from otelbudget.runs.timeout import Timeout
 from otelbudget.runs.view import RunView
 from otelbudget.runs.wrap_up import WrapUp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
 
     from otelbudget.model.decision import Decision
     from otelbudget.runs.reservation import Reservation
@@ -199,9 +198,9 @@ class BudgetRun(RunView):
 
     # --- for coroutines
 
-    def areserve(self, **amounts: Unpack[ReserveKeywords]) -> AsyncReserve:
-        """`reserve` for coroutines: ``await`` it, or ``async with run.areserve(...) as reservation``."""
-        return AsyncReserve(reserving.areserve(self._state, amounts))
+    def areserve(self, **amounts: Unpack[ReserveKeywords]) -> Coroutine[Any, Any, Reservation]:
+        """`reserve` for coroutines: ``async with await run.areserve(...) as reservation``."""
+        return reserving.areserve(self._state, amounts)
 
     async def acheck(self, **amounts: Unpack[AmountKeywords]) -> Decision:
         """`check` for coroutines; awaits an async ``on_exhausted``."""

@@ -25,7 +25,6 @@ from otelbudget.errors import BudgetError, StoreError
 from otelbudget.ledger.account import SharedAccount
 from otelbudget.model.amounts import NANOS
 from otelbudget.runs import controls, resume
-from otelbudget.runs import timeout as deadlines
 from otelbudget.stores.lease import Leased
 from otelbudget.stores.records import RUN_S, RunRecord
 
@@ -257,7 +256,6 @@ class Sharing:
         if self._counted_s != self._since_s:
             self._count(now_s)
         run.refresh()
-        deadlines.moved(run)
         run.engine.ledger.after(room=True)
 
     def _put_limits(self, said: dict[str, Any]) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NoReturn
 from otelbudget.admission import denial as denials
 from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import Judgement, Request
-from otelbudget.ledger.lock import ring
 from otelbudget.model.amounts import NANOS, UNLIMITED
 from otelbudget.model.decision import Decision
 from otelbudget.runs import asking
@@ -19,11 +18,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from otelbudget.admission.state import RunState
-
-
-def moved(run: RunState) -> None:
-    """Let the blocks that the deadline of *run* ends know that it is another one."""
-    ring(run.alarms or set())
 
 
 def judge(payer: Payer, request: Request) -> Judgement:
@@ -60,7 +54,7 @@ def _left(payer: Payer, now_ns: int) -> dict[RunState, int]:
 class Timeout(Block):
     """What `BudgetRun.timeout` gives: an ``async with`` block, used once.
 
-    A task beside the work follows the clock and changes of deadlines, and asks `on_exhausted` while the work goes on.
+    A task beside the work looks at the deadline, which may move, and asks `on_exhausted` while the work goes on.
     """
 
     advice = "write `async with run.timeout():`"
@@ -123,19 +117,14 @@ class Timeout(Block):
 
     async def _follow(self, inner: asyncio.Timeout) -> None:
         """Wait until the time is over, as it is by then, and cancel the work."""
-        run, bell = self._run, asking.TaskBell()
-        for one in run.lineage:
-            one.alarms = one.alarms or set()
-        with asking.hanging(bell, *(one.alarms for one in run.lineage if one.alarms is not None)):
-            while self._ends is None:
-                bell.clear()
-                try:
-                    judged = await self._judged()
-                    self._ends = None if judged.decision.allowed else judged
-                except Exception as error:  # noqa: BLE001 - raised where the block ends
-                    self._ends = error
-                if self._ends is None:
-                    left_ns = min(_left(run, run.engine.clock_ns()).values())
-                    await bell.wait(max(0, left_ns) / NANOS)
+        while self._ends is None:
+            try:
+                judged = await self._judged()
+                self._ends = None if judged.decision.allowed else judged
+            except Exception as error:  # noqa: BLE001 - raised where the block ends
+                self._ends = error
+            if self._ends is None:
+                left_ns = min(_left(self._run, self._run.engine.clock_ns()).values())
+                await asyncio.sleep(min(max(0, left_ns) / NANOS, asking.POLL_S))
         with contextlib.suppress(RuntimeError):  # the work was done before `on_exhausted`, cancelled, had answered
             inner.reschedule(asyncio.get_running_loop().time())

@@ -221,7 +221,7 @@ async def test_tasks_share_a_key_too(world: World) -> None:
 
         found = await asyncio.gather(*(one() for _ in range(5)))
         assert len({id(hold) for hold in found}) == 1
-        async with run.areserve(tokens=60, idempotency_key="k") as hold:
+        async with await run.areserve(tokens=60, idempotency_key="k") as hold:
             await hold.acommit(Usage(5, 5))
         assert used(run)[:2] == [1, 10]
 

@@ -369,7 +369,7 @@ async def test_waiting_does_not_block_the_loop(world: World) -> None:
     async with world.run(ONE) as run:
 
         async def work() -> None:
-            async with run.areserve(wait_s=LONG_S) as hold:
+            async with await run.areserve(wait_s=LONG_S) as hold:
                 await asyncio.sleep(0)
                 hold.release()
 
@@ -438,7 +438,7 @@ async def test_eight_tasks_spend_a_dollar_that_five_of_them_hold(world: World) -
         async def work() -> None:
             nonlocal most
             for _ in range(5):
-                async with run.areserve(cost_usd=0.2, wait_s=LONG_S) as hold:
+                async with await run.areserve(cost_usd=0.2, wait_s=LONG_S) as hold:
                     most = max(most, run._state.account.holds)
                     await asyncio.sleep(0)
                     await hold.acommit(Usage(cost_usd=0.02))
@@ -460,7 +460,7 @@ async def test_threads_and_tasks_wait_for_each_other(world: World) -> None:
 
         async def in_a_task() -> None:
             for _ in range(50):
-                async with run.areserve(wait_s=LONG_S) as hold:
+                async with await run.areserve(wait_s=LONG_S) as hold:
                     hold.release()
 
         async with asyncio.timeout(30):
