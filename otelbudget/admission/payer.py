@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from opentelemetry import trace
 
 from otelbudget import semconv
 from otelbudget.admission import notices
-from otelbudget.admission.refusals import NONE_YET
+from otelbudget.admission.request import NONE_YET
 from otelbudget.engine.engine import UNLIMITED_BUDGET
 from otelbudget.ledger.account import Account, QuotaAccount, SharedAccount
 from otelbudget.model.amounts import COST, NOTHING, STEPS, UNLIMITED, Amounts
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 #: How it came to be: opened by hand, by a span, by a call outside every run; ``quota`` is no run.
 Kind = Literal["explicit", "implicit", "ambient", "quota"]
 
-A = TypeVar("A", bound=Account)
 _ORDER: Final = {scope: n for n, scope in enumerate(LEVELS)}
 
 
@@ -73,8 +72,8 @@ class Around:
     permit: Any = None
 
 
-def _widest_first(accounts: tuple[A, ...]) -> tuple[A, ...]:
-    return tuple(sorted(accounts, key=lambda one: _ORDER.get(one.scope, len(_ORDER))))
+def _breadth(account: Account) -> int:
+    return _ORDER.get(account.scope, len(_ORDER))
 
 
 @lru_cache
@@ -162,7 +161,7 @@ class Payer:
         own_here, own_there = self.kept
         accounts, there = payers.accounts + self.accounts, payers.accounts + own_there
         if payers.per_run:  # those of each root run stand among the others
-            accounts, there = _widest_first(accounts), _widest_first(there)
+            accounts, there = tuple(sorted(accounts, key=_breadth)), tuple(sorted(there, key=_breadth))
         limited = frozenset(i for account in accounts for i in account.limits.limited)
         money = any(COST in account.limits.refusing for account in accounts)
         elsewhere = self.engine.store is not None

@@ -11,7 +11,7 @@ from opentelemetry.context import Context, get_current
 
 from otelbudget import semconv
 from otelbudget.admission.payer import Around, Kind, Payer
-from otelbudget.admission.refusals import NONE_YET, Refusals
+from otelbudget.admission.request import NONE_YET, Refusals
 from otelbudget.engine.context import PERMIT
 from otelbudget.engine.recent import Work
 from otelbudget.ledger.account import Account, QuotaAccount, SharedAccount

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from otelbudget.admission.request import Once, Request
     from otelbudget.admission.state import RunState
     from otelbudget.model.windows import WindowSpec
-    from otelbudget.stores.shared import Shared
 
 Told = Callable[[list[Crossing]], object]
 Accounts = tuple[QuotaAccount | SharedAccount, ...]
@@ -102,11 +101,6 @@ def owner_in_key(key: str) -> tuple[Where, str]:
     return Where(scope, names), "/".join(parts[number:])
 
 
-def _shard(payer: Payer) -> str:
-    shared: Shared = payer.engine.store
-    return shared.shard(payer.owner)
-
-
 def _new_id() -> str:
     return f"{secrets.randbits(128):032x}"
 
@@ -123,7 +117,7 @@ def anew(payer: Payer, hold: Hold, accounts: Accounts, paid: Sequence[int] = NOT
     """What is to hold on *accounts* for *hold* from now on, under the key of *once*, if there is one."""
     id, digest = _named(once)
     lines = _lines(payer, accounts, hold.wrapping)
-    return Trip(id, _shard(payer), lines, accounts, hold.on_expiry, paid, digest)
+    return Trip(id, payer.engine.store.shard(payer.owner), lines, accounts, hold.on_expiry, paid, digest)
 
 
 def ask(payer: Payer, hold: Hold, before: Sequence[int]) -> Reserve:
@@ -144,7 +138,7 @@ def instead(payer: Payer, request: Request, accounts: Accounts) -> Reserve:
 
 def look(payer: Payer, accounts: Accounts) -> tuple[str, tuple[Line, ...]]:
     """What is asked of the store for a request that holds nothing."""
-    return _shard(payer), _lines(payer, accounts)
+    return payer.engine.store.shard(payer.owner), _lines(payer, accounts)
 
 
 def answered(
@@ -152,7 +146,7 @@ def answered(
 ) -> Refusal | None:
     """What refuses *more* than its *own* by the *answer* of the store, which is noted for all who look at *accounts*
     here."""
-    _note(payer, accounts, answer)
+    payer.engine.ledger.mirror(accounts, answer.states)
     level = payer.owner.level
     if not held:
         return refusal(accounts, more, level, wrapping)
@@ -191,7 +185,9 @@ def owe_record(
         return ()
     there, nothing = tuple(accounts), tuple(NOTHING)
     id, digest = _named(once)
-    ended = Settle(id, _shard(payer), _lines(payer, there), nothing, tuple(actual), nothing, digest)
+    ended = Settle(
+        id, payer.engine.store.shard(payer.owner), _lines(payer, there), nothing, tuple(actual), nothing, digest
+    )
     return _owed(payer, there, ended, told)
 
 
@@ -268,20 +264,16 @@ def refresh(payer: Payer) -> None:
     """
     if payer.engine.store is not None:
         accounts = payer.binding_here().shared
-        _note(payer, accounts, payer.engine.store.read(*look(payer, accounts)))
+        payer.engine.ledger.mirror(accounts, payer.engine.store.read(*look(payer, accounts)).states)
 
 
 async def arefresh(payer: Payer) -> None:
     """`refresh` for coroutines."""
     if payer.engine.store is not None:
         accounts = payer.binding_here().shared
-        _note(payer, accounts, await payer.engine.store.aread(*look(payer, accounts)))
-
-
-def _note(payer: Payer, accounts: Accounts, answer: Answer) -> None:
-    payer.engine.ledger.mirror(accounts, answer.states)
+        payer.engine.ledger.mirror(accounts, (await payer.engine.store.aread(*look(payer, accounts))).states)
 
 
 def forget(payer: Payer, account: QuotaAccount | SharedAccount) -> None:
     """Forget in the store what *account* has used."""
-    payer.engine.store.store.configure(_shard(payer), _place(account)[0], Reset())
+    payer.engine.store.store.configure(payer.engine.store.shard(payer.owner), _place(account)[0], Reset())

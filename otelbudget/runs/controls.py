@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from otelbudget import semconv
-from otelbudget.admission.refusals import NONE_YET
+from otelbudget.admission.request import NONE_YET
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, STEPS, UNLIMITED, count, nanoseconds, nanousd
 from otelbudget.model.keywords import unknown
 from otelbudget.model.quota import PRIORITIES

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from decimal import Decimal
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from otelbudget.admission import closing, trips
@@ -48,13 +47,6 @@ class Receipt:
     overage: Mapping[str, Any]
     denials: int
     message: str | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """The receipt as JSON-friendly values; money becomes a string with all its digits."""
-        plain = asdict(self)
-        for part in ("used", "limits", "remaining", "overage"):
-            plain[part] = {k: str(v) if isinstance(v, Decimal) else v for k, v in getattr(self, part).items()}
-        return plain
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """(resource, ``used of limit`` as text) of all that was used or is limited."""
