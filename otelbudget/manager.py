@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Unpack
 
-from opentelemetry.context import get_current
+from opentelemetry.context import Context, get_current
 
 from otelbudget import forking
 from otelbudget.admission import closing
@@ -17,7 +17,7 @@ from otelbudget.config.watching import WatchedFile
 from otelbudget.engine import context as contexts
 from otelbudget.engine.engine import Engine
 from otelbudget.errors import ConfigError
-from otelbudget.model.budget import RunBudget
+from otelbudget.model.budget import OnExhausted, RunBudget
 from otelbudget.model.keywords import AmountKeywords
 from otelbudget.model.usage import Usage
 from otelbudget.model.values import spelled
@@ -28,11 +28,9 @@ from otelbudget.runs.scope import RunOptions, RunScope
 from otelbudget.spans.processor import LiveSpans
 
 if TYPE_CHECKING:
-    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, Span
 
     from otelbudget.admission.state import RunState
-    from otelbudget.model.budget import OnExhausted
     from otelbudget.model.decision import Decision
     from otelbudget.runs.continuing import ContinueOptions, Headers
 

@@ -7,21 +7,18 @@ admitted is held or charged in the same critical section in which it fits.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from otelbudget.admission import denial as denials
+from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import GONE, REPLAYED, Judgement, Request, refused
-from otelbudget.ledger.account import Refusal
+from otelbudget.admission.state import RunState
+from otelbudget.ledger.account import Account, Crossing, Hold, Refusal
 from otelbudget.ledger.change import Changes
 from otelbudget.ledger.judging import refusal, tightest, warning
 from otelbudget.model.amounts import COST, OUTPUT, STEPS, TOKENS, UNLIMITED, Amounts
 from otelbudget.model.decision import ALLOWED, Decision, Denial
 from otelbudget.model.vector import pack
-
-if TYPE_CHECKING:
-    from otelbudget.admission.payer import Payer
-    from otelbudget.admission.state import RunState
-    from otelbudget.ledger.account import Account, Crossing, Hold
 
 #: Resources that less output leaves more of.
 _OUTPUT_COUNTS: Final = (TOKENS, OUTPUT, COST)

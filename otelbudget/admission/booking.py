@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from otelbudget import forking, semconv
 from otelbudget.admission import closing, notices, settlement
 from otelbudget.admission.closing import PASSING
-from otelbudget.admission.request import REPLAYED
+from otelbudget.admission.payer import Payer
+from otelbudget.admission.request import REPLAYED, Judgement, Request
+from otelbudget.admission.state import RunState
+from otelbudget.errors import BudgetExceeded
 from otelbudget.model.amounts import NANOS
+from otelbudget.model.decision import Decision, Denial
 from otelbudget.telemetry import events
-
-if TYPE_CHECKING:
-    from otelbudget.admission.payer import Payer
-    from otelbudget.admission.request import Judgement, Request
-    from otelbudget.admission.state import RunState
-    from otelbudget.errors import BudgetExceeded
-    from otelbudget.model.decision import Decision, Denial
-    from otelbudget.telemetry.events import Site
+from otelbudget.telemetry.events import Site
 
 #: How many denials of one kind become events of a run; later ones are counted.
 LOUD: Final = 8

@@ -9,27 +9,22 @@ import asyncio
 import contextlib
 from copy import copy
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from opentelemetry.trace import Status, StatusCode
+from opentelemetry.trace import Span, Status, StatusCode
 
 from otelbudget import forking, semconv
 from otelbudget.admission import denial as denials
 from otelbudget.admission import notices
-from otelbudget.admission.payer import Around
+from otelbudget.admission.payer import Around, Payer
+from otelbudget.admission.state import RunState
+from otelbudget.engine.engine import Engine
 from otelbudget.errors import BudgetExceeded, found_in
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, UNLIMITED
+from otelbudget.model.decision import Denial
 from otelbudget.model.vector import unpack
 from otelbudget.telemetry import events, our_spans
 from otelbudget.telemetry.events import Site
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span
-
-    from otelbudget.admission.payer import Payer
-    from otelbudget.admission.state import RunState
-    from otelbudget.engine.engine import Engine
-    from otelbudget.model.decision import Denial
 
 #: Reasons that say nothing about how a run's budget was used: a run that only met these has not exhausted it.
 PASSING: Final = ("busy", "frozen", "closed", "store_unavailable")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from otelbudget import semconv
+from otelbudget.admission.payer import Payer
+from otelbudget.engine.owner import Owner
 from otelbudget.model.amounts import COST, INPUT, NANOS, NOTHING, OUTPUT, TOOLS, Amounts, amounts_from, nanousd
 from otelbudget.model.usage import Usage
-
-if TYPE_CHECKING:
-    from otelbudget.admission.payer import Payer
-    from otelbudget.engine.owner import Owner
 
 
 @dataclass(slots=True, eq=False)

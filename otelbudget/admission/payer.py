@@ -11,7 +11,7 @@ from opentelemetry import trace
 from otelbudget import semconv
 from otelbudget.admission import notices
 from otelbudget.admission.request import NONE_YET
-from otelbudget.engine.engine import UNLIMITED_BUDGET
+from otelbudget.engine.engine import UNLIMITED_BUDGET, Engine
 from otelbudget.ledger.account import Account, QuotaAccount, SharedAccount
 from otelbudget.model.amounts import COST, NOTHING, STEPS, UNLIMITED, Amounts
 from otelbudget.model.levels import LEVELS
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from otelbudget.admission.state import RunState
-    from otelbudget.engine.engine import Engine
     from otelbudget.engine.owner import Owner, Payers
 
 #: How it came to be: opened by hand, by a span, by a call outside every run; ``quota`` is no run.

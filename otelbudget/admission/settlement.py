@@ -7,27 +7,24 @@ another operation of its own thread (out of a finalizer or a signal handler) is 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from otelbudget import semconv
 from otelbudget.admission import closing, notices, trips
 from otelbudget.admission.cost import Price, counts_of, price
+from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import Once
+from otelbudget.admission.state import RunState
+from otelbudget.ledger.account import Account, Crossing, Hold
 from otelbudget.ledger.change import Changes
 from otelbudget.model.amounts import COST, INPUT, NESTED, NOTHING, OUTPUT, STEPS, TOOLS, Amounts, Unsaid
 from otelbudget.model.usage import Usage, sum_of
 from otelbudget.model.vector import pack
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from otelbudget.admission.payer import Payer
-    from otelbudget.admission.state import RunState
-    from otelbudget.ledger.account import Account, Crossing, Hold
 
 
 def record(

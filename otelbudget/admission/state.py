@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Final
 from weakref import WeakSet
 
 from opentelemetry import trace
 from opentelemetry.context import Context, get_current
+from opentelemetry.trace import Span
 
 from otelbudget import semconv
 from otelbudget.admission.payer import Around, Kind, Payer
 from otelbudget.admission.request import NONE_YET, Refusals
 from otelbudget.engine.context import PERMIT
+from otelbudget.engine.engine import Engine
+from otelbudget.engine.owner import Owner
 from otelbudget.engine.recent import Work
+from otelbudget.errors import BudgetExceeded
 from otelbudget.ledger.account import Account, QuotaAccount, SharedAccount
 from otelbudget.ledger.rules import rule_of, rules_of_budget
 from otelbudget.model.amounts import UNLIMITED
+from otelbudget.model.budget import RunBudget
+from otelbudget.model.levels import Where
 from otelbudget.model.windows import Window
 from otelbudget.telemetry import our_spans
 from otelbudget.telemetry.events import NOWHERE, Site, site_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from opentelemetry.trace import Span
-
-    from otelbudget.engine.engine import Engine
-    from otelbudget.engine.owner import Owner
-    from otelbudget.errors import BudgetExceeded
-    from otelbudget.model.budget import RunBudget
-    from otelbudget.model.levels import Where
 
 _NOT_LOOKED: Final = Around()
 _WHOLE_RUN: Final = Window("run", float("-inf"), float("inf"))

@@ -9,8 +9,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from otelbudget.admission.payer import Payer
+from otelbudget.admission.request import Once, Request
+from otelbudget.admission.state import RunState
 from otelbudget.ledger.account import Account, Crossing, Hold, QuotaAccount, Refusal, SharedAccount, crossings
 from otelbudget.ledger.change import Changes, write
 from otelbudget.ledger.judging import asked_of, exceeded, refusal
@@ -18,14 +21,9 @@ from otelbudget.ledger.rules import Rule
 from otelbudget.model.amounts import NOTHING, UNLIMITED, Amounts
 from otelbudget.model.levels import LEVELS, Where
 from otelbudget.model.vector import lane, pack, positive
+from otelbudget.model.windows import WindowSpec
 from otelbudget.stores.base import FOREVER_S, Answer, Line, Reserve, Reset, Settle, Settled, Stored
 from otelbudget.stores.owed import Owed
-
-if TYPE_CHECKING:
-    from otelbudget.admission.payer import Payer
-    from otelbudget.admission.request import Once, Request
-    from otelbudget.admission.state import RunState
-    from otelbudget.model.windows import WindowSpec
 
 Told = Callable[[list[Crossing]], object]
 Accounts = tuple[QuotaAccount | SharedAccount, ...]

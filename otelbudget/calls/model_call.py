@@ -9,32 +9,29 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from opentelemetry import trace
 from opentelemetry.context import get_current
+from opentelemetry.trace import Span
 
 from otelbudget import semconv
 from otelbudget.admission import cost, settlement
 from otelbudget.admission.request import GONE, Request
+from otelbudget.admission.state import RunState
 from otelbudget.calls import span as call_span
 from otelbudget.calls.sizing import ModelRequest, Sizing, as_held, dearest, teach
 from otelbudget.engine import context as contexts
+from otelbudget.engine.owner import Owner
 from otelbudget.errors import BudgetExceeded
 from otelbudget.ledger.account import Hold
 from otelbudget.model.amounts import COST, INPUT, NANOS, OUTPUT, Amounts, usd
 from otelbudget.model.usage import Usage
 from otelbudget.runs import ambient, asking, reservation, timeout
 from otelbudget.runs import tool_call as tools
+from otelbudget.runs.reservation import Reservation
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site, site_of
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span
-
-    from otelbudget.admission.state import RunState
-    from otelbudget.engine.owner import Owner
-    from otelbudget.runs.reservation import Reservation
 
 #: By how many output tokens a stream's hold grows when it has used it up.
 BLOCK: Final = 256

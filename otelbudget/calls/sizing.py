@@ -11,20 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from otelbudget.admission import cost as costs
 from otelbudget.admission.cost import Price
 from otelbudget.admission.request import Smaller
+from otelbudget.admission.state import RunState
+from otelbudget.engine.engine import Engine
+from otelbudget.engine.owner import Owner
 from otelbudget.model.amounts import CEILING, INPUT, OUTPUT, STEPS, TOKENS, Amounts, Unsaid, nanousd
 from otelbudget.model.usage import PARTS, Usage
 from otelbudget.model.usage_names import MADE, REASONING
 from otelbudget.pricing.rates import Parts
-
-if TYPE_CHECKING:
-    from otelbudget.admission.state import RunState
-    from otelbudget.engine.engine import Engine
-    from otelbudget.engine.owner import Owner
 
 #: What an answer may leave open that its request says.
 _ASKED: Final = ("model", "provider", "tier", "images")

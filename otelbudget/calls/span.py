@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from otelbudget import semconv
+from otelbudget.calls.sizing import ModelRequest
 from otelbudget.errors import BudgetExceeded
+from otelbudget.model.usage import Usage
 from otelbudget.telemetry import our_spans
 from otelbudget.telemetry.events import type_name
-
-if TYPE_CHECKING:
-    from opentelemetry.context import Context
-    from opentelemetry.trace import Span, Tracer
-
-    from otelbudget.calls.sizing import ModelRequest
-    from otelbudget.model.usage import Usage
 
 
 def start(tracer: Tracer, request: ModelRequest, context: Context) -> Span:

@@ -12,17 +12,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from otelbudget import forking
+from otelbudget.engine.directory import Directory
 from otelbudget.engine.owner import Names
 from otelbudget.errors import StoreError
 from otelbudget.model.quota import Quota
 from otelbudget.stores.base import Override
-
-if TYPE_CHECKING:
-    from otelbudget.engine.directory import Directory
-    from otelbudget.stores.shared import Shared
+from otelbudget.stores.shared import Shared
 
 _log = logging.getLogger("otelbudget")
 

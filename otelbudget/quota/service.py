@@ -34,10 +34,10 @@ from otelbudget.quota.usage import QuotaUsage, usage_of
 from otelbudget.runs import asking, reserving
 from otelbudget.runs.idempotency import Keys, as_key, unpaid
 from otelbudget.runs.reservation import Reservation
+from otelbudget.stores.base import Store
 
 if TYPE_CHECKING:
-    from otelbudget.manager import BudgetManager
-    from otelbudget.stores.base import Store
+    from otelbudget.manager import BudgetManager  # needs the SDK
 
 _DAILY_TOKENS: Final = Unsaid(10_000)
 

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from decimal import Decimal
 
 from otelbudget.admission.denial import resets_at_s
+from otelbudget.admission.payer import Payer
 from otelbudget.ledger.account import QuotaAccount
+from otelbudget.ledger.rules import Rule
 from otelbudget.model.amounts import RESOURCES, TOKENS, UNLIMITED, shown
+from otelbudget.model.quota import Quota
 from otelbudget.model.vector import lane
-
-if TYPE_CHECKING:
-    from decimal import Decimal
-
-    from otelbudget.admission.payer import Payer
-    from otelbudget.ledger.rules import Rule
-    from otelbudget.model.quota import Quota
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

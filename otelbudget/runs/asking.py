@@ -14,7 +14,7 @@ import inspect
 import queue
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from opentelemetry.context import get_current
 
@@ -29,11 +29,8 @@ from otelbudget.engine.context import ASKING, attached
 from otelbudget.errors import BudgetExceeded
 from otelbudget.ledger.lock import Bells
 from otelbudget.model.amounts import NANOS, nanoseconds
-from otelbudget.model.decision import Decision
+from otelbudget.model.decision import Decision, Denial
 from otelbudget.runs.view import receipt_of
-
-if TYPE_CHECKING:
-    from otelbudget.model.decision import Denial
 
 Judge = Callable[[Payer, Request], Any]  # a Judgement, or one to be awaited
 #: How long nobody looks, at most: a new window, an abandoned hold and a deadline ring no bell.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 from weakref import finalize
 
 from opentelemetry.context import get_current
@@ -13,23 +12,21 @@ from opentelemetry.context import get_current
 from otelbudget.admission import booking
 from otelbudget.admission import denial as denials
 from otelbudget.admission.admission import judge_state
+from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import Judgement, Request
+from otelbudget.admission.state import RunState
 from otelbudget.engine.context import PERMIT
+from otelbudget.ledger.account import Account
 from otelbudget.ledger.judging import left, tightest
+from otelbudget.ledger.ledger import Ledger
+from otelbudget.ledger.rules import Rule
 from otelbudget.model.amounts import COST, RESOURCES, UNLIMITED, Amounts, Money, count, nanousd
+from otelbudget.model.budget import RunBudget
 from otelbudget.model.decision import Decision
 from otelbudget.model.keywords import unknown
 from otelbudget.model.vector import pack, unpack
 from otelbudget.runs import asking
 from otelbudget.telemetry import events
-
-if TYPE_CHECKING:
-    from otelbudget.admission.payer import Payer
-    from otelbudget.admission.state import RunState
-    from otelbudget.ledger.account import Account
-    from otelbudget.ledger.ledger import Ledger
-    from otelbudget.ledger.rules import Rule
-    from otelbudget.model.budget import RunBudget
 
 #: What a carved child gets: amounts, or a share of what the runs above it have left.
 Carve = Mapping[str, Money] | float

@@ -9,26 +9,23 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict
+from typing import Any, Final, Protocol, TypedDict
 
 from opentelemetry import baggage
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
+from opentelemetry.trace import Link
 
 from otelbudget.admission import denial as denials
 from otelbudget.admission import trips
 from otelbudget.admission.state import RunState
+from otelbudget.engine.engine import Engine
 from otelbudget.engine.owner import Names
 from otelbudget.errors import BudgetError, ConfigError
+from otelbudget.model.budget import OnExhausted
 from otelbudget.runs import resume
 from otelbudget.runs.scope import RunScope
 from otelbudget.runs.sharing import CARRIED, Sharing, is_name
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Link
-
-    from otelbudget.engine.engine import Engine
-    from otelbudget.model.budget import OnExhausted
 
 _W3C: Final = W3CBaggagePropagator()
 _ID: Final = "[0-9a-f]{32}"

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from otelbudget import semconv
 from otelbudget.admission.request import NONE_YET
+from otelbudget.admission.state import RunState
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, STEPS, UNLIMITED, count, nanoseconds, nanousd
 from otelbudget.model.keywords import unknown
 from otelbudget.model.quota import PRIORITIES
 from otelbudget.model.vector import unpack
 from otelbudget.telemetry import events
-
-if TYPE_CHECKING:
-    from otelbudget.admission.state import RunState
 
 T = TypeVar("T")
 _KNOWN = (*RESOURCES, "seconds")

@@ -14,19 +14,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from otelbudget.admission import notices
+from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import Once
+from otelbudget.admission.state import RunState
+from otelbudget.engine.engine import Engine
 from otelbudget.errors import IdempotencyError
 from otelbudget.model.amounts import RESOURCES, Amounts, shown
 from otelbudget.model.usage import Usage
 from otelbudget.stores import keyed
-
-if TYPE_CHECKING:
-    from otelbudget.admission.payer import Payer
-    from otelbudget.admission.state import RunState
-    from otelbudget.engine.engine import Engine
 
 #: How many keys a run remembers, or a quota service of all tenants; beyond, the oldest that are settled are forgotten.
 KEPT: Final = 100_000

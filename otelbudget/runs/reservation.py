@@ -9,13 +9,18 @@ import sys
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Unpack
+from types import TracebackType
+from typing import Any, Unpack
 from weakref import ref
 
 from otelbudget import semconv
 from otelbudget.admission import settlement
+from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import ELSEWHERE, GONE, Request
+from otelbudget.admission.state import RunState
+from otelbudget.engine.owner import Owner
 from otelbudget.errors import IdempotencyError
+from otelbudget.ledger.account import Hold
 from otelbudget.ledger.change import write
 from otelbudget.model.amounts import (
     COST,
@@ -27,22 +32,13 @@ from otelbudget.model.amounts import (
     amounts_from,
     shown,
 )
+from otelbudget.model.decision import Decision
 from otelbudget.model.keywords import OnUnknown, ResourceKeywords
 from otelbudget.model.usage import Usage, sum_of
 from otelbudget.runs import asking
 from otelbudget.runs.idempotency import CHARGED, NOTHING_MORE, REPLAYED, Recorded, unpaid
 from otelbudget.runs.view import text
 from otelbudget.telemetry import events
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from otelbudget.admission.payer import Payer
-    from otelbudget.admission.state import RunState
-    from otelbudget.engine.owner import Owner
-    from otelbudget.ledger.account import Hold
-    from otelbudget.model.decision import Decision
-
 
 #: The reservation in whose block this is.
 entered: ContextVar[ref[Reservation] | None] = ContextVar("otelbudget-reservation", default=None)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from weakref import ref
 
 from otelbudget.admission.cost import wanted
+from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import REPLAYED, Once, Request
 from otelbudget.ledger.account import Hold
 from otelbudget.model.amounts import nanoseconds
+from otelbudget.model.decision import Decision
 from otelbudget.model.keywords import ReserveKeywords, unknown
 from otelbudget.runs import asking
 from otelbudget.runs.idempotency import Keys, as_key, keys_of
 from otelbudget.runs.reservation import Reservation
-
-if TYPE_CHECKING:
-    from otelbudget.admission.payer import Payer
-    from otelbudget.model.decision import Decision
 
 _KNOWN: Final = {**ReserveKeywords.__annotations__, "seconds": None}  # which has an error of its own
 

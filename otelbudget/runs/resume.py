@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import fields
 from decimal import Decimal, InvalidOperation
 from re import fullmatch
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -20,6 +20,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from otelbudget import semconv
 from otelbudget.admission import closing
 from otelbudget.admission.state import RunState
+from otelbudget.engine.engine import Engine
 from otelbudget.engine.owner import Names, tags_of
 from otelbudget.errors import BudgetError, ConfigError
 from otelbudget.model.amounts import CEILING, RESOURCES, UNLIMITED, Amounts, shown, usd
@@ -27,9 +28,6 @@ from otelbudget.model.budget import RunBudget
 from otelbudget.model.quota import PRIORITIES
 from otelbudget.model.vector import SHIFTS, unpack
 from otelbudget.telemetry import events
-
-if TYPE_CHECKING:
-    from otelbudget.engine.engine import Engine
 
 _W3C: Final = TraceContextTextMapPropagator()
 #: What the attributes of a run's owner, and of the run itself, are called in its state.

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 from otelbudget.admission import booking, closing, settlement, trips
 from otelbudget.admission.request import Once
 from otelbudget.admission.state import RunState
 from otelbudget.model.amounts import Money, count
 from otelbudget.model.budget import RunBudget
+from otelbudget.model.decision import Decision
 from otelbudget.model.keywords import AmountKeywords, LimitKeywords, ReserveKeywords
 from otelbudget.model.usage import Usage
 from otelbudget.runs import asking, controls, reserving, resume, tool_call
 from otelbudget.runs.idempotency import CHARGED, REPLAYED, Recorded, as_key, keys_of, unpaid
+from otelbudget.runs.reservation import Reservation
 from otelbudget.runs.scope import RunOptions, RunScope
 from otelbudget.runs.timeout import Timeout
+from otelbudget.runs.tool_call import ToolCall
 from otelbudget.runs.view import RunView
 from otelbudget.runs.wrap_up import WrapUp
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
-
-    from otelbudget.model.decision import Decision
-    from otelbudget.runs.reservation import Reservation
-    from otelbudget.runs.tool_call import ToolCall
 
 
 class BudgetRun(RunView):

@@ -9,14 +9,14 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar, Unpack
 
 from opentelemetry import trace
-from opentelemetry.context import attach, detach, get_current
+from opentelemetry.context import Context, attach, detach, get_current
 
 from otelbudget import semconv
 from otelbudget.admission import closing
 from otelbudget.admission.state import RunState
 from otelbudget.engine import context
-from otelbudget.engine.engine import UNLIMITED_BUDGET
-from otelbudget.engine.owner import Names, tags_of
+from otelbudget.engine.engine import UNLIMITED_BUDGET, Engine
+from otelbudget.engine.owner import Names, Owner, tags_of
 from otelbudget.model.budget import RunBudget
 from otelbudget.model.keywords import unknown
 from otelbudget.model.quota import check_priority
@@ -30,11 +30,8 @@ if TYPE_CHECKING:
     from contextvars import Token
     from types import TracebackType
 
-    from opentelemetry.context import Context
     from opentelemetry.trace import Link
 
-    from otelbudget.engine.engine import Engine
-    from otelbudget.engine.owner import Owner
     from otelbudget.runs.child import Carve
     from otelbudget.runs.run import BudgetRun
 

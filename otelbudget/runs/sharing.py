@@ -13,28 +13,24 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from opentelemetry import baggage
+from opentelemetry.context import Context
 
 from otelbudget import forking, semconv
 from otelbudget.admission import trips
 from otelbudget.admission.state import RunState
-from otelbudget.engine.owner import LONGEST
+from otelbudget.engine.engine import Engine
+from otelbudget.engine.owner import LONGEST, Owner
 from otelbudget.errors import BudgetError, StoreError
 from otelbudget.ledger.account import SharedAccount
 from otelbudget.model.amounts import NANOS
+from otelbudget.model.budget import RunBudget
 from otelbudget.runs import controls, resume
 from otelbudget.stores.lease import Leased
 from otelbudget.stores.records import RUN_S, RunRecord
-
-if TYPE_CHECKING:
-    from opentelemetry.context import Context
-
-    from otelbudget.engine.engine import Engine
-    from otelbudget.engine.owner import Owner
-    from otelbudget.model.budget import RunBudget
-    from otelbudget.stores.shared import Shared
+from otelbudget.stores.shared import Shared
 
 T = TypeVar("T")
 #: How often a process looks what others have changed, seconds.

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, NoReturn
+from types import TracebackType
+from typing import NoReturn
 
 from otelbudget.admission import denial as denials
 from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import Judgement, Request
+from otelbudget.admission.state import RunState
 from otelbudget.model.amounts import NANOS, UNLIMITED
 from otelbudget.model.decision import Decision
 from otelbudget.runs import asking
 from otelbudget.runs.blocks import Block
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from otelbudget.admission.state import RunState
 
 
 def judge(payer: Payer, request: Request) -> Judgement:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from otelbudget.admission import closing, trips
+from otelbudget.admission.state import RunState
 from otelbudget.ledger.judging import left
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, STEPS, UNLIMITED, shown
 from otelbudget.model.budget import RunBudget
 from otelbudget.model.usage import Usage, sum_of
 from otelbudget.model.vector import lane, unpack
-
-if TYPE_CHECKING:
-    from otelbudget.admission.state import RunState
 
 State = Literal["active", "exhausted", "frozen", "closed"]
 

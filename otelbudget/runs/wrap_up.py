@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from contextvars import Token
 
+from opentelemetry.context import Context
+
+from otelbudget.admission.payer import Payer
+from otelbudget.admission.state import RunState
 from otelbudget.engine import context
 from otelbudget.errors import BudgetError
 from otelbudget.model.amounts import NESTED, STEPS, TOOLS
 from otelbudget.runs.blocks import Block
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from contextvars import Token
-
-    from opentelemetry.context import Context
-
-    from otelbudget.admission.payer import Payer
-    from otelbudget.admission.state import RunState
 
 
 class Permit:

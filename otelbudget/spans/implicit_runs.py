@@ -7,28 +7,21 @@ agent whose name has a budget has one, as a child of that.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final
+from collections import OrderedDict, deque
+from typing import Any, Final
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 
 from otelbudget import forking
 from otelbudget.admission import closing
 from otelbudget.admission.state import RunState
 from otelbudget.engine import context as contexts
-from otelbudget.engine.engine import UNLIMITED_BUDGET
-from otelbudget.engine.owner import Names
+from otelbudget.engine.engine import UNLIMITED_BUDGET, Engine
+from otelbudget.engine.owner import Names, Owner
 from otelbudget.spans.conventions import Kind, covered_sdk
 from otelbudget.spans.tree import LooseSpan, Node, SpanTree, names_of
 from otelbudget.telemetry.events import site_of
-
-if TYPE_CHECKING:
-    from collections import deque
-
-    from opentelemetry.context import Context
-
-    from otelbudget.engine.engine import Engine
-    from otelbudget.engine.owner import Owner
 
 #: How many ended spans that carried a run are remembered, for tasks that outlive them.
 _ENDED: Final = 1024

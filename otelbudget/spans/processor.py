@@ -8,17 +8,22 @@ usage is charged at its end. An agent's span, or the local root of a request or 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context, get_current
+from opentelemetry.trace import Span
 
 from otelbudget.admission import settlement
 from otelbudget.admission.state import RunState
 from otelbudget.calls.model_call import ModelCall
 from otelbudget.calls.sizing import ModelRequest
 from otelbudget.engine import context as contexts
+from otelbudget.engine.engine import Engine
+from otelbudget.engine.owner import Owner
+from otelbudget.model.usage import Usage
 from otelbudget.runs import ambient, asking
 from otelbudget.runs import tool_call as tools
 from otelbudget.spans import conventions as spans
@@ -26,16 +31,6 @@ from otelbudget.spans.conventions import Kind
 from otelbudget.spans.implicit_runs import ImplicitRuns
 from otelbudget.spans.tree import Node, SpanTree, names_of
 from otelbudget.telemetry.events import NOWHERE, Site, site_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from opentelemetry.trace import Span
-
-    from otelbudget.admission.state import RunState
-    from otelbudget.engine.engine import Engine
-    from otelbudget.engine.owner import Owner
-    from otelbudget.model.usage import Usage
 
 
 class LiveSpans:

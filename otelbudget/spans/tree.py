@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from weakref import ref
 
 from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span
 
 from otelbudget import forking
+from otelbudget.admission.state import RunState
+from otelbudget.runs.tool_call import ToolCall
 from otelbudget.spans.conventions import Kind
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from opentelemetry.context import Context
-    from opentelemetry.trace import Span
-
-    from otelbudget.admission.state import RunState
-    from otelbudget.runs.tool_call import ToolCall
 
 #: Instrumentation scope of the spans that otelbudget opens itself.
 OURS: Final = "otelbudget"
