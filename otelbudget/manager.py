@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 from opentelemetry.context import Context, get_current
 
@@ -18,24 +18,19 @@ from otelbudget.engine import context as contexts
 from otelbudget.engine.engine import Engine
 from otelbudget.errors import ConfigError
 from otelbudget.model.budget import OnExhausted, RunBudget
+from otelbudget.model.decision import Decision
 from otelbudget.model.keywords import AmountKeywords
 from otelbudget.model.usage import Usage
 from otelbudget.model.values import spelled
 from otelbudget.runs import continuing
 from otelbudget.runs.ambient import ambient_run, reset_ambient
+from otelbudget.runs.continuing import ContinueOptions, Headers
 from otelbudget.runs.run import BudgetRun
 from otelbudget.runs.scope import RunOptions, RunScope
 from otelbudget.spans.processor import LiveSpans
 
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import ReadableSpan, Span
-
-    from otelbudget.admission.state import RunState
-    from otelbudget.model.decision import Decision
-    from otelbudget.runs.continuing import ContinueOptions, Headers
-
 try:
-    from opentelemetry.sdk.trace import SpanProcessor
+    from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 except ModuleNotFoundError as missing:
     raise ImportError(
         "BudgetManager is a span processor of the OpenTelemetry SDK, and only its API is installed:"
@@ -93,12 +88,9 @@ class BudgetManager(SpanProcessor):
     def current(self) -> BudgetRun:
         """The run that a call made here is charged to; the process-wide one outside every run."""
         context = get_current()
-        run: RunState | None = contexts.run_in(context)
-        if run is None or run.engine is not self.engine:
-            run = self.live_spans.runs.of(context)
-        else:
-            run = self.live_spans.runs.within(run, context)
-        return BudgetRun(run or ambient_run(self.engine))
+        run = contexts.run_in(context)
+        run = run if run is not None and run.engine is self.engine else None
+        return BudgetRun(self.live_spans.runs.at(context, run) or ambient_run(self.engine))
 
     def check(self, **amounts: Unpack[AmountKeywords]) -> Decision:
         """`BudgetRun.check` of the run here."""

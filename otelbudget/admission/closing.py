@@ -49,7 +49,8 @@ def leave(run: RunState, error: BaseException | None) -> None:
     )
     cause = None if exceeded or steering else found_in(error)
     exhausted = run.outcome == "exhausted" or exceeded or cause is not None
-    _describe_end(run, pending if error is None else error)
+    if error is None or isinstance(error, Exception):  # steering the program is none
+        describe_error(run.span, pending if error is None else error)
     close(run, "exhausted" if exhausted else "completed" if error is None else "error")
     if run.sharing is not None:
         run.sharing.close()
@@ -71,10 +72,9 @@ def leave(run: RunState, error: BaseException | None) -> None:
             error.add_note(f"In this run a call was refused before: {pending}")
 
 
-def _describe_end(run: RunState, error: BaseException | None) -> None:
-    """Status ERROR and its type on the run's span, if it is left by an error; steering the program is none."""
-    span = run.span
-    if span is None or not isinstance(error, Exception) or not span.is_recording():
+def describe_error(span: Span | None, error: BaseException | None) -> None:
+    """Status ERROR and its type on a span of ours, if it is ended by an error."""
+    if span is None or error is None or not span.is_recording():
         return
     name = events.type_name(error)
     span.set_attribute(semconv.ERROR_TYPE, name)
@@ -216,18 +216,17 @@ def write_limits(run: RunState, span: Span) -> None:
     if not span.is_recording():
         return
     account = run.account
-    span.set_attribute(semconv.RUN_ID, run.run_id)
-    span.set_attribute(semconv.TENANT, run.tenant)
+    said: dict[str, Any] = {semconv.RUN_ID: run.run_id, semconv.TENANT: run.tenant}
     if account.name:
-        span.set_attribute(semconv.BUDGET, account.name)
+        said[semconv.BUDGET] = account.name
     if run.owner.user:
-        span.set_attribute(semconv.USER, run.owner.user)
-    full = account.rule.full
-    for i in (i for i, limit in enumerate(full) if limit < UNLIMITED):
-        limit = full[i]
-        span.set_attribute(semconv.LIMIT_PREFIX + RESOURCES[i], limit / NANOS if i == COST else limit)
+        said[semconv.USER] = run.owner.user
+    for i, limit in enumerate(account.rule.full):
+        if limit < UNLIMITED:
+            said[semconv.LIMIT_PREFIX + RESOURCES[i]] = limit / NANOS if i == COST else limit
     if run.max_ns is not None:
-        span.set_attribute(semconv.LIMIT_PREFIX + "seconds", run.max_ns / NANOS)
+        said[semconv.LIMIT_PREFIX + "seconds"] = run.max_ns / NANOS
+    span.set_attributes(said)
 
 
 def write_totals(run: RunState) -> None:

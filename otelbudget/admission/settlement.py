@@ -205,14 +205,6 @@ def _complete(usage: Usage | None, held: Amounts) -> Usage:
 # --- what is counted and said
 
 
-def _refuse_unpriced(payer: Payer, model: str | None) -> None:
-    """Let the next request be refused, also of those above whose money it was: it is as blind."""
-    for one in payer.lineage:
-        if one is payer or one.binding().money:
-            one.unpriced = model or ""
-            one.refresh()
-
-
 def _announce(
     payer: Payer,
     charge: _Charge,
@@ -231,7 +223,10 @@ def _announce(
     if owed:
         trips.send(payer, owed)
     if charge.cost.denies:
-        _refuse_unpriced(payer, usage.model)
+        for one in payer.lineage:  # those above whose money it was are as blind
+            if one is payer or one.binding().money:
+                one.unpriced = usage.model or ""  # so the next request is refused
+                one.refresh()
         notices.unpriced(payer, usage.model)
     flags: Sequence[str] = ()
     if usage.estimated or late or wrap_up:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Span, SpanKind, Tracer
 
 from otelbudget import semconv
+from otelbudget.admission.closing import describe_error
 from otelbudget.calls.sizing import ModelRequest
-from otelbudget.errors import BudgetExceeded
 from otelbudget.model.usage import Usage
 from otelbudget.telemetry import our_spans
-from otelbudget.telemetry.events import type_name
 
 
 def start(tracer: Tracer, request: ModelRequest, context: Context) -> Span:
@@ -29,10 +28,7 @@ def end(span: Span | None, error: BaseException | None) -> None:
     """End it, if there is one, with status ERROR if *error* says why."""
     if span is None:
         return
-    if error is not None and span.is_recording():
-        name = type_name(error)
-        span.set_attribute(semconv.ERROR_TYPE, name)
-        span.set_status(Status(StatusCode.ERROR, str(error) if isinstance(error, BudgetExceeded) else name))
+    describe_error(span, error)
     our_spans.end(span)
 
 
@@ -49,6 +45,4 @@ def describe(span: Span, usage: Usage) -> None:
         semconv.GEN_AI_CACHE_WRITE: usage.cache_write_tokens or None,
         semconv.GEN_AI_REASONING: usage.reasoning_tokens or None,
     }
-    for name, value in facts.items():
-        if value is not None:
-            span.set_attribute(name, value)
+    span.set_attributes({name: value for name, value in facts.items() if value is not None})

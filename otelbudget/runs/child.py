@@ -11,9 +11,9 @@ from opentelemetry.context import get_current
 
 from otelbudget.admission import booking
 from otelbudget.admission import denial as denials
-from otelbudget.admission.admission import judge_state
+from otelbudget.admission.admission import judge_state, too_deep
 from otelbudget.admission.payer import Payer
-from otelbudget.admission.request import Judgement, Request
+from otelbudget.admission.request import Judgement, Request, refused
 from otelbudget.admission.state import RunState
 from otelbudget.engine.context import PERMIT
 from otelbudget.ledger.account import Account
@@ -22,7 +22,6 @@ from otelbudget.ledger.ledger import Ledger
 from otelbudget.ledger.rules import Rule
 from otelbudget.model.amounts import COST, RESOURCES, UNLIMITED, Amounts, Money, count, nanousd
 from otelbudget.model.budget import RunBudget
-from otelbudget.model.decision import Decision
 from otelbudget.model.keywords import unknown
 from otelbudget.model.vector import pack, unpack
 from otelbudget.runs import asking
@@ -50,14 +49,12 @@ def _judge_child(parent: Payer, request: Request) -> Judgement:
     run = parent.run
     assert run is not None
     depth = len(run.lineage)
-    for one in run.lineage:
-        allowed = one.budget.max_depth
-        if allowed is not None and depth > allowed:
-            denial = denials.too_deep(one, parent, depth)
-            if parent.engine.enforce and not one.account.rule.warn:
-                return Judgement(Decision(False, denial=denial), one)
-            booking.note(parent, "check", denial, "warn")
-            parent.say(run.site, events.check_warned, denial)
+    for one in too_deep(run.lineage, depth):
+        denial = denials.too_deep(one, parent, depth)
+        if parent.engine.enforce and not one.account.rule.warn:
+            return refused(denial, one)
+        booking.note(parent, "check", denial, "warn")
+        parent.say(run.site, events.check_warned, denial)
     return Judgement()
 
 
@@ -128,14 +125,14 @@ def _judge(child: RunState, wants: Wants, parent: Payer, request: Request) -> Ju
         return judged
     accounts, ledger = child.run_accounts(), parent.engine.ledger
     level, force = parent.owner.level, not parent.engine.enforce
-    refused = ledger.set_floor(accounts, lambda: pack(wants()), level, force=force)
-    if refused is None:
+    over = ledger.set_floor(accounts, lambda: pack(wants()), level, force=force)
+    if over is None:
         kept = Amounts(*unpack(child.account.floor))
         ledger.limit(child.account, (_at_most(child.account.rule, kept),))
         ledger.add([(parent.cell, "reserve", 1)])
         return Judgement(tightest=None if request.site.span is None else tightest(accounts[:-1]))
-    denial = denials.of_account(parent, request._replace(amounts=wants()), refused, accounts[:-1])
-    return Judgement(Decision(False, denial=denial), parent.ancestor_of(refused.account))
+    denial = denials.of_account(parent, request._replace(amounts=wants()), over, accounts[:-1])
+    return refused(denial, parent.ancestor_of(over.account))
 
 
 def _at_most(rule: Rule, amounts: Amounts) -> Rule:

@@ -9,10 +9,9 @@ from typing import NoReturn
 
 from otelbudget.admission import denial as denials
 from otelbudget.admission.payer import Payer
-from otelbudget.admission.request import Judgement, Request
+from otelbudget.admission.request import Judgement, Request, refused
 from otelbudget.admission.state import RunState
 from otelbudget.model.amounts import NANOS, UNLIMITED
-from otelbudget.model.decision import Decision
 from otelbudget.runs import asking
 from otelbudget.runs.blocks import Block
 
@@ -23,7 +22,7 @@ def judge(payer: Payer, request: Request) -> Judgement:
     for one, left_ns in _left(payer, now_ns).items():
         if left_ns <= request.seconds_ns:
             denial = denials.deadline(one, payer, request, one.elapsed_ns(now_ns))
-            return Judgement(Decision(False, denial=denial), one)
+            return refused(denial, one)
     return Judgement()
 
 

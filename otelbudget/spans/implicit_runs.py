@@ -59,6 +59,10 @@ class ImplicitRuns:
         nodes = [] if run is not None else self._tree.around(context)
         return self._opened(nodes[-1], None, context) if nodes and _is_work(nodes[-1]) else run
 
+    def at(self, context: Context, explicit: RunState | None) -> RunState | None:
+        """The run of *context*, in which *explicit* is the explicit one, if there is one."""
+        return self.of(context) if explicit is None else self.within(explicit, context)
+
     def of_agent(self, context: Context) -> RunState | None:
         """The run of the agent's span that encloses *context*, or None."""
         return self._of_agents(context, None)

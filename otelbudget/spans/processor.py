@@ -147,9 +147,7 @@ class LiveSpans:
 
     def _payer(self, context: Context) -> RunState | None:
         """Who pays for what is done in *context*; None if another manager, which listens too, sees to that."""
-        explicit = contexts.run_in(context)
-        found = self.runs.of(context) if explicit is None else self.runs.within(explicit, context)
-        run = found or ambient.outside(self._engine)
+        run = self.runs.at(context, contexts.run_in(context)) or ambient.outside(self._engine)
         other = run.engine.spans
         return None if run.engine is not self._engine and other is not None and other.listens else run
 
