@@ -27,7 +27,7 @@ from otelbudget.errors import BudgetExceeded
 from otelbudget.ledger.account import Hold
 from otelbudget.model.amounts import COST, INPUT, NANOS, OUTPUT, Amounts, usd
 from otelbudget.model.usage import Usage
-from otelbudget.runs import ambient, asking, reservation, timeout
+from otelbudget.runs import ambient, asking, blocks, reservation
 from otelbudget.runs import tool_call as tools
 from otelbudget.runs.reservation import Reservation
 from otelbudget.telemetry import events
@@ -194,7 +194,7 @@ class ModelCall:
         """
         run, in_ns = self.run, int(in_s * NANOS)
         if run.engine.clock_ns() + in_ns >= run.until_ns:
-            asking.decide(run, Request("call", site=self.site, seconds_ns=in_ns), judge=timeout.judge)
+            asking.decide(run, Request("call", site=self.site, seconds_ns=in_ns), judge=blocks.judge_time)
 
     def grow(self, output_tokens: int, charged: int = 0) -> None:
         """Tell how much output a stream has shown so far; the hold follows in blocks. Where it has been settled, for

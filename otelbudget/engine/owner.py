@@ -48,13 +48,6 @@ class Payers(NamedTuple):
 class Owner:
     """Whose a run or a request is: *known* if a tenant was named, or need not be. All that are the same share one."""
 
-    # fmt: off
-    __slots__ = (
-        "__weakref__", "_directory", "_found", "agent", "conversation", "known", "level", "names", "org", "priority",
-        "tags", "tenant", "user",
-    )
-    # fmt: on
-
     def __init__(self, directory: Directory, names: Names, *, known: bool) -> None:
         self._directory = directory
         self._found: dict[str | None, Payers] = {}

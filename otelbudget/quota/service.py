@@ -32,8 +32,8 @@ from otelbudget.model.vector import unpack
 from otelbudget.quota.changes import Change, QuotaLike, daily_of, listed
 from otelbudget.quota.usage import QuotaUsage, usage_of
 from otelbudget.runs import asking, reserving
-from otelbudget.runs.idempotency import Keys, as_key, unpaid
-from otelbudget.runs.reservation import Reservation
+from otelbudget.runs.reservation import Reservation, unpaid
+from otelbudget.runs.reserving import Keys, as_key
 from otelbudget.stores.base import Store
 
 if TYPE_CHECKING:

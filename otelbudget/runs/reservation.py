@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import sys
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Any, Final, Unpack
 from weakref import ref
 
 from otelbudget import semconv
-from otelbudget.admission import settlement
+from otelbudget.admission import notices, settlement
 from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import ELSEWHERE, GONE, Request
 from otelbudget.admission.state import RunState
@@ -36,7 +36,6 @@ from otelbudget.model.decision import Decision
 from otelbudget.model.keywords import OnUnknown, ResourceKeywords
 from otelbudget.model.usage import Usage, sum_of
 from otelbudget.runs import asking
-from otelbudget.runs.idempotency import CHARGED, NOTHING_MORE, REPLAYED, Recorded, unpaid
 from otelbudget.runs.view import text
 from otelbudget.telemetry import events
 
@@ -53,6 +52,27 @@ def lent_here(run: RunState, model: str | None, owner: Owner | None) -> tuple[Re
     return (None, None) if made is None or held is None else (made, held)
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What came of charging a usage: ``replayed`` if it had been charged before, and nothing has changed now."""
+
+    replayed: bool
+
+
+#: Of a call that is charged already.
+NOTHING_MORE: Final = Usage(0, 0, cost_usd=0, steps=0)
+CHARGED: Final = Recorded(replayed=False)
+REPLAYED: Final = Recorded(replayed=True)
+
+
+def unpaid(payer: Payer, usage: Usage) -> Usage:
+    """What is still to be charged of *usage* that a user tells: nothing if a guard or a span has charged the call."""
+    if not payer.engine.recent.was_seen(payer, usage):
+        return usage
+    notices.recorded_again(payer)
+    return NOTHING_MORE
+
+
 class Reservation:
     """Amounts held on a run and everything above it, or on a tenant's quotas, in the windows of when it was made.
 
@@ -67,11 +87,6 @@ class Reservation:
             the first one is known not to: of two calls one is held, and both are charged.
         already_settled: A `release` has come after it was settled, and changed nothing.
     """
-
-    __slots__ = (
-        *("__weakref__", "_before", "_hold", "_inside", "_lent", "_outer", "_owner", "_payer", "_said"),
-        *("already_settled", "model", "on_unknown", "replayed"),
-    )
 
     def __init__(self, payer: Payer, hold: Hold, on_unknown: OnUnknown, model: str | None, owner: Owner | None) -> None:
         self._payer = payer

@@ -68,8 +68,10 @@ def test_a_commit_of_another_number_charges_nothing_more(
 @pytest.mark.parametrize("how", ["reserve", "areserve"])
 async def test_so_do_coroutines(how: str, manager: BudgetManager, server: Provider, aclient: AsyncOpenAI) -> None:
     server.enqueue(ANSWERED)
-    async with manager.run(TIGHT) as run, getattr(run, how)(tokens=SIZE):
-        await aclient.chat.completions.create(**CHAT)
+    async with manager.run(TIGHT) as run:
+        asked = getattr(run, how)(tokens=SIZE)
+        async with await asked if how == "areserve" else asked:
+            await aclient.chat.completions.create(**CHAT)
     assert spent(run) == (1, TOTAL, 0)
 
 

@@ -12,8 +12,7 @@ import pytest
 from world import World, opened, said
 
 from otelbudget import BudgetExceeded, RunBudget
-from otelbudget.runs import asking
-from otelbudget.runs import timeout as deadlines
+from otelbudget.runs import asking, blocks
 from otelbudget.runs.run import BudgetRun
 
 TEN = RunBudget(max_seconds=10, name="ten")
@@ -183,10 +182,10 @@ async def test_a_cancellation_from_outside_passes_also_when_the_deadline_comes_a
             task.cancel() if first == "the other" else asyncio.get_running_loop().call_soon(task.cancel)
         return judged
 
-    real = deadlines.judge
+    real = blocks.judge_time
     async with world.run(TEN, reraise=False) as run:
         task = await working(run)
-        monkeypatch.setattr(deadlines, "judge", judge)
+        monkeypatch.setattr(blocks, "judge_time", judge)
         world.advance(10)
         await look(run)
         with pytest.raises(asyncio.CancelledError):
@@ -355,10 +354,10 @@ async def test_an_extension_after_the_work_was_cancelled_comes_too_late_for_it(
         asyncio.get_running_loop().call_soon(lambda: run.extend(seconds=10))
         return judged
 
-    real = deadlines.judge
+    real = blocks.judge_time
     async with world.run(TEN) as run:
         task = await working(run)
-        monkeypatch.setattr(deadlines, "judge", judge)
+        monkeypatch.setattr(blocks, "judge_time", judge)
         world.advance(10)
         await look(run)
         assert (await stopped(task)).limit == 10

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
