@@ -93,13 +93,8 @@ def wanted(
 ) -> tuple[Amounts, str | None, str | None]:
     """What the keywords *given* ask of *payer*: (amounts, the model, that model if it is refused for its price).
 
-    *owner* is that of the request, see there.
-
     *timed* if time is asked for as well, so that nothing else is implied. A model without its cost is priced: tokens
     without a split as input.
-
-    Raises:
-        ValueError, TypeError: An amount is not one, or a keyword is no resource.
     """
     model = given.pop("model", None)
     if model is not None and not (isinstance(model, str) and model):

@@ -56,13 +56,12 @@ _NOT_BOUND: Final = Binding()
 
 @dataclass(slots=True, eq=False)
 class Around:
-    """What a context says of the requests that are made in it.
+    """What an OpenTelemetry context says of the requests that are made in it.
 
     Attributes:
-        context: The OpenTelemetry context.
         site: Where a check or record is said: the live model or tool call of here, else the run's span.
         owner: Whose quotas bind, if a span says more than is known of the owner; else None.
-        permit: The permit to wrap up, or None.
+        permit: The permit to wrap up, if there is one.
     """
 
     context: object = None
@@ -84,8 +83,6 @@ class Payer:
     """Who asks and is charged. This one is no run: only the quotas of its owner bind it.
 
     Attributes:
-        owner: Whose quotas.
-        above: The runs above, the root first.
         until_ns: The earliest deadline of the lineage; UNLIMITED without one.
         unusual: Something about the state of the lineage may refuse.
         cell, tenant_cell, spend_cell: What counts its requests, its tool calls and its spend without a model.

@@ -60,21 +60,17 @@ class Request(NamedTuple):
 
     Attributes:
         operation: ``call``, ``check``, ``reserve``, ``tool`` or ``probe``.
-        amounts: What it asks for.
         site: The span that hears of the decision.
-        model: The model that is called, if known.
         owner: Whose quotas, where that is not the payer's own (in an agent's span); else None.
         permit: The permit to wrap up of the context, if any.
         unpriced: The model that no price is known for, if that matters here.
         seconds_ns: Wall time that has to be left.
-        hold: Registered on admission, for *keeper*. None: nothing is held.
-        keeper: What keeps the hold alive.
+        hold: Registered on admission, for *keeper*, which keeps it alive. None: nothing is held.
         change: *hold* is open, and is to ``grow`` by *amounts*, or to ``resize`` to exactly these; ``adopt`` is that
             for a call that is new, and so is judged by the state of its run as well.
         own_maximum: The request's own maximum of output tokens, for the message.
         smaller: How it could do with less output, or None.
         once: What its idempotency key stands for, or None.
-        tool: The name of the tool that is called, or None.
     """
 
     operation: str

@@ -37,15 +37,12 @@ class RunState(Payer):
 
     Attributes:
         handle: Makes what users hold of a run. It is `BudgetRun`, which is made of this, and so puts itself here.
-        budget: What it was opened with.
         tenant_said: Whose it is is known, and not only assumed since nothing says whose an agent's or a request's is.
-        account: Its own ledger account.
-        per_run: Those of the quotas that each root run has on its own.
+        per_run: The accounts of the quotas that each root run has on its own.
         inside: The runs inside it; None before the first.
         estimated, estimates: Some of what it and those inside it have used is an estimate; of what it has used itself.
         frozen: Why it is frozen, or None.
         unpriced: A model that was charged without a price (empty if unknown), or None.
-        refused: What it was refused.
         here: The last context looked at, and the site found for it.
         sharing: What keeps it in step with the other processes that work on it, see `runs.sharing`; None if it is not
             shared.
@@ -140,9 +137,8 @@ class RunState(Payer):
     def forget(self, resource: str | None = None, *, reasons: Sequence[str] = ()) -> object:
         """Take pending denials as dealt with: of one resource, for some reasons, or all. Called with the lock held.
 
-        Returns:
-            What was dropped, for the caller to let go of once the lock is released: an exception keeps frames alive,
-            and what those hold (streams, generators) may settle when it goes.
+        Gives what was dropped, to be let go of once the lock is released: an exception keeps frames alive, and what
+        those hold (streams, generators) may settle when it goes.
         """
         refused = self.refused
         dropped, refused.pending = refused.pending, None

@@ -35,7 +35,6 @@ class Trip(NamedTuple):
 
     Attributes:
         id, shard, lines: As the store knows it.
-        accounts: Those of the lines.
         on_expiry: What its expiry charges there, in all.
         paid: What the expiry of an earlier one has charged.
         digest: Of the payload, if the id follows from an idempotency key; else empty.
@@ -255,11 +254,7 @@ def run_of(account: Stored) -> str | None:
 
 
 def refresh(payer: Payer) -> None:
-    """Note what the store says now of all that binds *payer*; it is asked also where nothing is known to.
-
-    Raises:
-        StoreError: The store can't be reached.
-    """
+    """Note what the store says now of all that binds *payer*; it is asked also where nothing is known to."""
     if payer.engine.store is not None:
         accounts = payer.binding_here().shared
         payer.engine.ledger.mirror(accounts, payer.engine.store.read(*look(payer, accounts)).states)

@@ -187,11 +187,7 @@ class ModelCall:
         return trace.use_span(self.own_span, record_exception=False, set_status_on_exception=False)
 
     def again(self, in_s: float = 0) -> None:
-        """Tell that the request is to be sent once more, in so many seconds.
-
-        Raises:
-            BudgetExceeded: The time of its run, or of one above, is over by then.
-        """
+        """Tell that the request is to be sent once more, in so many seconds: refused if its run's time is over then."""
         run, in_ns = self.run, int(in_s * NANOS)
         if run.engine.clock_ns() + in_ns >= run.until_ns:
             asking.decide(run, Request("call", site=self.site, seconds_ns=in_ns), judge=blocks.judge_time)

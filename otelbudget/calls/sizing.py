@@ -50,12 +50,10 @@ class ModelRequest:
     Args:
         provider: ``gen_ai.provider.name``, such as ``openai``.
         operation: ``gen_ai.operation.name``: ``chat``, ``text_completion``, ``embeddings``, ...
-        model: The model asked for; None if unknown.
         input_tokens: Estimated input tokens, at least 1.
         max_output_tokens: The request's own maximum times the number of answers; 0 where there is no output; None if
             it has none.
-        answers: How many answers it asks for, at least 1.
-        images: How many pictures it asks for.
+        answers, images: How many answers and pictures it asks for; at least 1 answer.
         searches: How many searches it lets its provider do at most; 0 if none, or if it does not say.
         tier: The service tier that it asks for; None if it does not say.
         apart: What of it may turn out to have a price of its own, as fields of `Usage`.

@@ -68,11 +68,7 @@ class SharedOverrides:
 
     @contextmanager
     def changing(self, tenant: str) -> Iterator[None]:
-        """A block that changes what is set for *tenant*: from what the store has by now, to what it gets.
-
-        Raises:
-            StoreError: The store can't be reached; nothing has changed here, and may have there.
-        """
+        """A block that changes what is set for *tenant*: from what the store has by now, to what it gets."""
         with self._lock:
             self._adopt(self._shard(tenant))
             before = self._directory.overrides.get(tenant, ())

@@ -21,11 +21,7 @@ _log = logging.getLogger("otelbudget")
 
 
 def listed(quotas: Any, daily: Quota) -> tuple[Quota, ...]:
-    """What is meant by *quotas*: a number is *daily* with so many tokens, others keep for priorities what *daily* does.
-
-    Raises:
-        ConfigError: It is none, or a quota per run.
-    """
+    """What *quotas* are: a number is *daily* with so many tokens, others keep for priorities what *daily* does."""
     if not isinstance(quotas, Iterable | Quota) or isinstance(quotas, str | bytes | Mapping):
         number: Any = quotas  # a quota says what is wrong with anything else
         return (replace(daily, tokens=number),)

@@ -21,9 +21,7 @@ class QuotaLine:
     """One resource of one quota in its present window. Money is Decimal USD, all else an int.
 
     Args:
-        quota: The quota's name.
-        scope: Whose it is: ``org``, ``tenant`` or ``user``.
-        resource: What it limits.
+        quota, scope: The quota's name, and whose it is: ``org``, ``tenant`` or ``user``.
         used, reserved, limit, remaining: In the resource's unit; what remains is at least 0, for the highest priority.
         per: Kind of window, such as ``day``.
         window: Which one, such as ``2026-11-24``.
@@ -49,7 +47,6 @@ class QuotaUsage:
     """What a tenant has used of its quotas.
 
     Args:
-        tenant: Whose.
         tokens: Tokens it has used in the window of its token quota; of the one with least left, if it has several.
         resets_at: When that window ends, as in `QuotaLine`; None for never, and without a quota.
         lines: Every resource of every quota that binds it, its organisation's first.

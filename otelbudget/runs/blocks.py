@@ -67,9 +67,8 @@ class Permit:
 class WrapUp(Block):
     """What `BudgetRun.wrap_up` gives: a block (``with`` or ``async with``) in which one model call is admitted.
 
-    It reaches into what ``wrap_up`` set aside, also for a run inside; limits of that one, of ancestors, quotas and a
-    freeze hold as ever; tool calls are refused. A call that was never sent and gave its hold back was none. Entering it
-    deals with the run's pending denials.
+    It reaches into what ``wrap_up`` set aside, also for a run inside; all other limits and a freeze hold as ever; tool
+    calls are refused. A call that was never sent was none. Entering it deals with the run's pending denials.
     """
 
     advice = "write `with run.wrap_up():`"
@@ -124,10 +123,8 @@ def left_s(payer: Payer) -> float | None:
 
 
 def _left(payer: Payer, now_ns: int) -> dict[RunState, int]:
-    """Those whose deadline ends the work of *payer*, and the nanoseconds until it does.
-
-    A run that wraps up has what was set aside for that on top, as its last call has.
-    """
+    """Those whose deadline ends the work of *payer*, and the nanoseconds until it does; with what is set aside for a
+    run that wraps up."""
     left = {}
     for one in payer.lineage if payer.engine.enforce else ():
         if one.max_ns is not None and one.budget.on_exhausted != "warn":

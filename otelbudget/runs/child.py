@@ -20,7 +20,7 @@ from otelbudget.ledger.account import Account
 from otelbudget.ledger.judging import left, tightest
 from otelbudget.ledger.ledger import Ledger
 from otelbudget.ledger.rules import Rule
-from otelbudget.model.amounts import COST, RESOURCES, UNLIMITED, Amounts, Money, count, nanousd
+from otelbudget.model.amounts import RESOURCES, UNLIMITED, Amounts, Money, count, nanousd
 from otelbudget.model.budget import RunBudget
 from otelbudget.model.keywords import unknown
 from otelbudget.model.vector import pack, unpack
@@ -59,31 +59,19 @@ def _judge_child(parent: Payer, request: Request) -> Judgement:
 
 
 def wanted(carve: Carve | None, budget: RunBudget, parent: RunState) -> Wants:
-    """What *carve* means for a child of *parent* under *budget*; a share is one of what is left when it is taken.
-
-    Raises:
-        ValueError: It is no share above 0 and at most 1, an amount is not one, or nothing could be carved.
-        TypeError: A name is no resource.
-    """
+    """What *carve* means for a child of *parent* under *budget*; a share is one of what is left when it is taken."""
     if carve is None:
         amounts = Amounts(*(limit if limit < UNLIMITED else 0 for limit in budget.limits))
     elif isinstance(carve, Mapping):
-        amounts = _parsed(carve)
+        if strange := carve.keys() - set(RESOURCES):
+            raise unknown("carve: unknown resource", min(strange), RESOURCES)
+        read = {name: (nanousd if name == "cost_usd" else count)(f"carve: {name}", it) for name, it in carve.items()}
+        amounts = Amounts(*(read.get(name, 0) for name in RESOURCES))
     else:
         return _share_of(carve, parent)
     if not any(amounts):
         raise ValueError("mode='carve' keeps nothing here: pass carve={'tokens': 500}, or a budget with limits")
     return lambda: amounts
-
-
-def _parsed(carve: Mapping[str, Money]) -> Amounts:
-    amounts = [0] * len(RESOURCES)
-    for name, value in carve.items():
-        if name not in RESOURCES:
-            raise unknown("carve: unknown resource", name, RESOURCES)
-        i = RESOURCES.index(name)
-        amounts[i] = (nanousd if i == COST else count)(f"carve: {name}", value)
-    return Amounts(*amounts)
 
 
 def _share_of(share: object, parent: RunState) -> Wants:
@@ -102,11 +90,7 @@ def _share_of(share: object, parent: RunState) -> Wants:
 
 
 def hold(child: RunState, parent: RunState, wants: Wants) -> None:
-    """Keep what *wants* gives of *parent* and the runs above it for *child*, which is fresh and can't have more.
-
-    Raises:
-        BudgetExceeded: They have not so much left; nothing is kept.
-    """
+    """Keep what *wants* gives of *parent* and the runs above it for *child*, which is fresh and can't have more."""
     # One that is dropped before anybody could close it, by an exception at any moment, gives back by itself.
     finalize(child, _give_back, parent.engine.ledger, child.run_accounts(), parent.owner.level).atexit = False
     here = parent.around()

@@ -25,9 +25,7 @@ def extend(
 ) -> None:
     """Add *delta* to the run's own limits, or set those of *to*; clears the pending denial of each, re-arms thresholds.
 
-    Raises:
-        ValueError: A resource is not limited, or an amount is not one; nothing has changed then.
-        TypeError: A keyword is no resource, or *to* no mapping of resources.
+    ValueError or TypeError if a resource is none or not limited, or an amount is not one; then nothing has changed.
     """
     _check_names(actor, reason)
     wanted = _wanted(delta, to)

@@ -125,11 +125,8 @@ def _keep(run: RunState, made: Keys) -> None:
 
 
 class Keys:
-    """The keys of a run, or those of all tenants of a quota service; *whose* says so in words.
-
-    Args:
-        shared_as: Whose they are in a store that processes share; nothing where nobody else has them.
-    """
+    """The keys of a run, or those of all tenants of a quota service; *whose* says so in words, *shared_as* to a store
+    that processes share: nothing where nobody else has them."""
 
     def __init__(
         self,
@@ -148,11 +145,8 @@ class Keys:
 
     @contextmanager
     def asking(self, tenant: str, asked: Once) -> Iterator[Once]:
-        """What its key stands for while *asked* is decided: what was done under it before, else *asked*.
-
-        Raises:
-            IdempotencyError: Something else has been done under it, or is being decided; nothing changes.
-        """
+        """What its key stands for while *asked* is decided: what was done under it before, else *asked*. An
+        IdempotencyError if that is, or is about to be, something else."""
         if self._shared_as:
             digest = keyed.digest_of((asked.kind, repr(asked.payload)), self._engine.store.asker + self._mine)
             asked.there = keyed.id_of(*self._shared_as, tenant, asked.key), digest

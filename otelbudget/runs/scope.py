@@ -159,11 +159,8 @@ class RunScope(Block):
         return given._replace(**{**said, "tags": tags_of({**dict(given.tags), **dict(who.tags)})})
 
     def _part_of(self, around: RunState | None) -> RunState | None:
-        """The run that this one is part of; none if that is only by default another tenant's.
-
-        Raises:
-            ValueError: It is part of no run, but of a request or job that is known to be another tenant's.
-        """
+        """The run that this one is part of; none if that is only by default another tenant's. ValueError if it is part
+        of a request or job that is known to be another tenant's."""
         who, spans = self._who, self._engine.spans
         if around is not None:
             other = who.org not in (None, around.owner.org) or who.tenant not in (None, around.tenant)

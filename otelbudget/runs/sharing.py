@@ -71,16 +71,11 @@ def is_name(value: object) -> bool:
 
 
 class Sharing:
-    """The record of *run* in the store of its engine, as this process knows it.
-
-    Attributes:
-        opener: It was opened here, so it ends for all when it is left here.
-        over: It has ended.
-    """
+    """The record of *run* in the store of its engine, as this process knows it."""
 
     def __init__(self, run: RunState, *, opener: bool) -> None:
-        self.opener = opener
-        self.over = False
+        self.opener = opener  # it was opened here, so it ends for all when it is left here
+        self.over = False  # it has ended
         self._run = run
         self._store: Shared = run.engine.store
         self._place = (self._store.shard(run.owner), run.run_id)
@@ -94,11 +89,7 @@ class Sharing:
         self._lock = forking.fresh_lock()
 
     def open(self) -> None:
-        """Write the record, with what others need to continue the run.
-
-        Raises:
-            StoreError: It can't be written, and nothing is admitted without the store.
-        """
+        """Write the record, with what others need to continue the run; StoreError if nothing is admitted without it."""
         opened = self._opened = json.dumps(resume.form(self._run))
         try:
             record = self._store.store.run(*self._place, RunRecord(opened, self._state()))
@@ -197,11 +188,7 @@ class Sharing:
                 self.catch_up()
 
     def catch_up(self) -> None:
-        """Tell the others that the run has ended, if it has; else, if it is time to, look what they have changed.
-
-        Raises:
-            StoreError: The store can't be reached.
-        """
+        """Tell the others that the run has ended, if it has; else, if it is time to, look what they have changed."""
         if self._ending:
             try:
                 self.change(partial(setattr, self, "over", True))
