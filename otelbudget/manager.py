@@ -165,11 +165,8 @@ class BudgetManager(SpanProcessor):
         """Charge what an unguarded span used."""
         self.live_spans.ended(span)
 
-    def must_hear(
-        self, parent_context: Context | None, trace_id: int, name: str, attributes: Mapping[str, Any] | None
-    ) -> bool:
+    def must_hear(self, parent_context: Context | None, name: str, attributes: Mapping[str, Any] | None) -> bool:
         """For a sampler: whether a span that it drops has to be recorded, unexported, so that budgets hold."""
-        del trace_id
         return self.live_spans.must_hear(parent_context, name, attributes)
 
     def shutdown(self) -> None:

@@ -12,8 +12,9 @@ from typing import Any, Final
 from otelbudget.admission import denial as denials
 from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import GONE, REPLAYED, Judgement, Request, refused
+from otelbudget.admission.settlement import late_known
 from otelbudget.admission.state import RunState
-from otelbudget.ledger.account import Account, Crossing, Hold, Refusal
+from otelbudget.ledger.account import Account, Crossing, Refusal
 from otelbudget.ledger.change import Changes
 from otelbudget.ledger.judging import refusal, tightest, warning
 from otelbudget.model.amounts import COST, OUTPUT, STEPS, TOKENS, UNLIMITED, Amounts
@@ -96,9 +97,9 @@ def _taken(
         wrapping = None if request.permit is None else wrapping_of(payer, request.permit)
         over = ledger.check(accounts, more, payer.owner.level, count, now_ns, wrapping)
     elif request.change is not None:
-        joining, grow = _joining(payer, request, hold), request.change == "grow"
+        joining = late_known(payer, hold, request.model, request.owner) if payer.engine.store is None else ()
         # Not counted: it belongs to the request that made the hold.
-        over = ledger.resize(hold, request.amounts, joining=joining, grow=grow, force=force)
+        over = ledger.resize(hold, request.amounts, joining=joining, grow=request.change == "grow", force=force)
         if hold.state != "open":
             return Judgement(GONE)
     else:
@@ -124,13 +125,6 @@ def _taken(
 def wrapping_of(payer: Payer, permit: Any) -> Account | None:
     """The account that *permit*, if there is one, lets a check of *payer* judge by its full limits."""
     return permit.account if permit is not None and permit.holds(payer) and not permit.used else None
-
-
-def _joining(payer: Payer, request: Request, hold: Hold) -> tuple[Account, ...]:
-    """The quotas of a model that was not known when *hold* was made."""
-    if request.model is None or any(account.scope == "model" for account in hold.accounts):
-        return ()
-    return tuple(one for one in payer.binding(request.model, request.owner).here if one.scope == "model")
 
 
 def _refused(

@@ -177,8 +177,8 @@ class Directory:
 
     def restore(self, tenant: str) -> list[tuple[Quota, Quota | None]]:
         """Hold *tenant* to what is configured again: (what was in force, what is now) of each quota that was not."""
-        was = self.overrides.pop(tenant, ())
-        self._review(self._home(tenant))
+        was = self.overrides.get(tenant, ())
+        self.adopt(tenant, ())
         return [(quota, _replaced(quota, self.quotas_of(tenant))) for quota in was]
 
     def _review(self, where: Where | None = None) -> None:

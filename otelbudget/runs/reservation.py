@@ -1,6 +1,6 @@
 """`Reservation`: an amount held for one call, from its admission to its settlement.
 
-A guarded call made in its block takes over its hold, see `lend`.
+A guarded call made in its block takes over its hold, see `lent_here`.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ def lent_here(run: RunState, model: str | None, owner: Owner | None) -> tuple[Re
     not for such a call, or for no more."""
     here = entered.get()
     made = None if here is None else here()
-    held = None if made is None else made.lend(run, model, owner)
-    return (None, None) if made is None or held is None else (made, held)
+    if made is None or not made._inside:
+        return None, None
+    held = run.engine.ledger.locked(partial(made._lend, run, model, owner))
+    return (None, None) if held is None else (made, held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,12 @@ class Reservation:
         Raises:
             IdempotencyError: It was committed before with another usage.
         """
-        spent = None if usage is None else self._spent(usage)
+        spent = None if usage is None else Usage.reported(usage)
+        if spent is None and hasattr(type(usage), "__index__"):
+            spent = Usage(tokens=usage, model=self.model)  # type: ignore[arg-type]
+        if spent is None and usage is not None:
+            kind = type(usage).__name__
+            raise TypeError(f"commit() takes a Usage, or tokens as a whole number, or what reports a usage, not {kind}")
         if self._hold.state == ("open" if self._lent is None else "released"):  # nothing was committed yet
             if self._lent is not None and self._served(self._lent):
                 write([(self._hold, "state", "committed"), (self._hold, "paid", spent)])
@@ -137,15 +144,6 @@ class Reservation:
         if self._hold.paid is not ELSEWHERE and spent not in (self._hold.paid, self._said):
             raise IdempotencyError("this reservation was committed before with another usage; it was charged once")
         return REPLAYED
-
-    def _spent(self, used: Any) -> Usage:
-        found = Usage.reported(used)
-        if found is not None:
-            return found
-        if hasattr(type(used), "__index__"):
-            return Usage(tokens=used, model=self.model)
-        kind = type(used).__name__
-        raise TypeError(f"commit() takes a Usage, or tokens as a whole number, or what reports a usage, not {kind}")
 
     def release(self) -> bool:
         """Give everything back, charging nothing.
@@ -189,10 +187,6 @@ class Reservation:
     def __repr__(self) -> str:
         amounts = ", ".join(f"{name} {text(name, amount)}" for name, amount in self.held.items())
         return f"<Reservation of {amounts or 'nothing'}, {self._hold.state}>"
-
-    def lend(self, run: RunState, model: str | None, owner: Owner | None) -> Hold | None:
-        """What `lent_here` gives of this one."""
-        return self._payer.engine.ledger.locked(partial(self._lend, run, model, owner)) if self._inside else None
 
     def _lend(self, run: RunState, model: str | None, owner: Owner | None) -> Hold | None:
         held = self._hold
