@@ -81,6 +81,7 @@ class Engine:
         self.ambient: Any = None
         self.ambient_user: object = None
         self.warned: set[str] = set()  # keys of `warn_once`
+        self.refused: set[object] = set()  # what quota services were refused, so that each is told once per window
         forking.tell(self)
 
     def _meters(self, config: Config) -> Meters:

@@ -21,19 +21,18 @@ from otelbudget.engine.engine import Engine
 from otelbudget.engine.owner import Names
 from otelbudget.errors import BudgetExceeded, ConfigError
 from otelbudget.ledger.account import QuotaAccount
-from otelbudget.ledger.judging import left
 from otelbudget.ledger.ledger import Ledger
-from otelbudget.model.amounts import CEILING, RESOURCES, Unsaid, amounts_from, shown
+from otelbudget.model.amounts import CEILING, Unsaid, amounts_from
 from otelbudget.model.keywords import OtherKeywords
 from otelbudget.model.quota import Quota, Quotas, check_priority
 from otelbudget.model.usage import Usage
 from otelbudget.model.values import spelled
 from otelbudget.model.vector import unpack
-from otelbudget.quota.changes import Change, QuotaLike, daily_of, listed
-from otelbudget.quota.usage import QuotaUsage, usage_of
+from otelbudget.quota.values import Change, QuotaLike, QuotaUsage, daily_of, listed, usage_of
 from otelbudget.runs import asking, reserving
 from otelbudget.runs.reservation import Reservation, unpaid
 from otelbudget.runs.reserving import Keys, as_key
+from otelbudget.runs.view import left_of
 from otelbudget.stores.base import Store
 
 if TYPE_CHECKING:
@@ -201,9 +200,7 @@ class QuotaService:
 
     def remaining_of(self, tenant: str, *, priority: str = "high", user: str | None = None) -> dict[str, Any]:
         """What is left to *tenant* of each resource: ``{resource: amount}``, money as Decimal, None is unlimited."""
-        payer = self._payer(tenant, priority, user, fresh=True)
-        found = {name: (i, left(payer.binding().accounts, i, payer.owner.level)) for i, name in enumerate(RESOURCES)}
-        return {name: None if amount is None else shown(i, amount) for name, (i, amount) in found.items()}
+        return left_of(self._payer(tenant, priority, user, fresh=True))
 
     def usage(self, tenant: str, *, user: str | None = None) -> QuotaUsage:
         """What *tenant* has used: ``.tokens`` in short, ``.lines`` for every resource of every quota."""

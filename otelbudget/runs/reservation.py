@@ -22,16 +22,7 @@ from otelbudget.engine.owner import Owner
 from otelbudget.errors import IdempotencyError
 from otelbudget.ledger.account import Hold
 from otelbudget.ledger.change import write
-from otelbudget.model.amounts import (
-    COST,
-    OUTPUT,
-    RESOURCES,
-    TOKENS,
-    TOOLS,
-    Amounts,
-    amounts_from,
-    shown,
-)
+from otelbudget.model.amounts import COST, OUTPUT, RESOURCES, TOKENS, TOOLS, Amounts, amounts_from, shown
 from otelbudget.model.decision import Decision
 from otelbudget.model.keywords import OnUnknown, ResourceKeywords
 from otelbudget.model.usage import Usage, sum_of

@@ -207,10 +207,7 @@ def usage_from(attributes: Attributes | None) -> Usage | None:
     if "input_tokens" in found and operation(attributes) == "embeddings":
         found.setdefault("output_tokens", 0)
     return Usage(
-        **found,
-        model=model_name(attributes),
-        provider=provider_name(attributes),
-        response_id=response_id(attributes),
+        **found, model=model_name(attributes), provider=provider_name(attributes), response_id=response_id(attributes)
     )
 
 
