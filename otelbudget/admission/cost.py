@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from otelbudget import semconv
+from otelbudget.admission import notices
 from otelbudget.admission.payer import Payer
 from otelbudget.engine.owner import Owner
 from otelbudget.model.amounts import COST, INPUT, NANOS, NOTHING, OUTPUT, TOOLS, Amounts, amounts_from, nanousd
@@ -67,11 +68,7 @@ def _by_policy(payer: Payer, usage: Usage, asked_model: str | None, owner: Owner
     policy = payer.on_unpriced or payer.engine.config.on_unpriced or ("deny" if money else "allow")
     if policy == "allow":
         if money:
-            payer.engine.warn_once(
-                f"unpriced {usage.model}",
-                "no price is known for model %r, so a cost limit does not see what it spends; add it under `prices:`",
-                usage.model,
-            )
+            notices.unpriced(payer, usage.model)
         return Price(0, True)
     # The dearest price there is: an unknown model is seldom dearer, and never free.
     estimate = payer.engine.prices.dearest_nanousd(usage) if policy == "estimate" else None

@@ -105,7 +105,7 @@ class QuotaService:
                 tenants={tenant: listed(theirs, daily) for tenant, theirs in (quotas or {}).items()},
             )
             self._engine = _engine_at(store, Config(quotas=own), clock_s)
-        self._keys = Keys(self._engine, "a quota service", self._engine.quota_keys, shared_as=("tenant",))
+        self._keys = Keys(self._engine, self._engine.quota_keys, shared_as=("tenant",))
 
     def __repr__(self) -> str:
         return f"<QuotaService: {self._engine.config.quotas!r}>"

@@ -114,7 +114,7 @@ def keys_of(payer: Payer) -> Keys:
     run = payer.run
     assert run is not None  # others bring theirs
     if run.keys is None:
-        made = Keys(run.engine, "a run", shared_as=("run", run.run_id) if run.sharing else ())
+        made = Keys(run.engine, shared_as=("run", run.run_id) if run.sharing else ())
         run.engine.ledger.locked(partial(_keep, run, made))
     keys: Keys = run.keys
     return keys
@@ -125,19 +125,17 @@ def _keep(run: RunState, made: Keys) -> None:
 
 
 class Keys:
-    """The keys of a run, or those of all tenants of a quota service; *whose* says so in words, *shared_as* to a store
-    that processes share: nothing where nobody else has them."""
+    """The keys of a run, or those of all tenants of a quota service; *shared_as* says whose they are to a store that
+    processes share: nothing where nobody else has them."""
 
     def __init__(
         self,
         engine: Engine,
-        whose: str,
         kept: dict[tuple[str, str], Once] | None = None,
         *,
         shared_as: tuple[str, ...] = (),
     ) -> None:
         self._engine = engine
-        self._whose = whose
         self._kept = {} if kept is None else kept
         self._shared_as = shared_as if engine.store is not None else ()
         # A process may take up a run several times, and each is another one's then.
@@ -154,8 +152,13 @@ class Keys:
         once = locked(partial(self._found, (tenant, asked.key), asked))
         if once is None:
             raise _other(asked)
-        if once is asked and len(self._kept) > KEPT:
-            self._make_room(asked)
+        kept = self._kept
+        if once is asked and len(kept) > KEPT:
+            settled = [key for key in list(kept) if (one := kept.get(key)) and not one.open and one is not asked]
+            for key in settled[: max(1, KEPT // 8)]:
+                kept.pop(key, None)
+            said = "idempotency keys beyond %d are forgotten; a request that comes again under an old one is done again"
+            self._engine.warn_once("keys", said, KEPT)
         try:
             yield once
         except IdempotencyError as error:  # of the store, which knows nothing but what follows from the key
@@ -171,19 +174,6 @@ class Keys:
             found = self._kept[place] = asked  # the other one was refused
         _counted(found, 1)
         return found
-
-    def _make_room(self, asked: Once) -> None:
-        kept = self._kept
-        settled = [key for key in list(kept) if (one := kept.get(key)) and not one.open and one is not asked]
-        for key in settled[: max(1, KEPT // 8)]:
-            self._kept.pop(key, None)
-        self._engine.warn_once(
-            f"keys of {self._whose}",
-            "%s has forgotten idempotency keys, of which it remembers %d; a request that comes again under an old one"
-            " is done again",
-            self._whose,
-            KEPT,
-        )
 
 
 def _counted(once: Once, by: int) -> None:
