@@ -74,11 +74,10 @@ def leave(run: RunState, error: BaseException | None) -> None:
 
 def describe_error(span: Span | None, error: BaseException | None) -> None:
     """Status ERROR and its type on a span of ours, if it is ended by an error."""
-    if span is None or error is None or not span.is_recording():
-        return
-    name = events.type_name(error)
-    span.set_attribute(semconv.ERROR_TYPE, name)
-    span.set_status(Status(StatusCode.ERROR, str(error) if isinstance(error, BudgetExceeded) else name))
+    if span is not None and error is not None and span.is_recording():
+        name = events.type_name(error)
+        span.set_attribute(semconv.ERROR_TYPE, name)
+        span.set_status(Status(StatusCode.ERROR, str(error) if isinstance(error, BudgetExceeded) else name))
 
 
 def close(run: RunState, outcome: str) -> None:

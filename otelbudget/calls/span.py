@@ -28,7 +28,8 @@ def end(span: Span | None, error: BaseException | None) -> None:
     """End it, if there is one, with status ERROR if *error* says why."""
     if span is None:
         return
-    describe_error(span, error)
+    if error is not None:
+        describe_error(span, error)
     our_spans.end(span)
 
 
@@ -45,4 +46,6 @@ def describe(span: Span, usage: Usage) -> None:
         semconv.GEN_AI_CACHE_WRITE: usage.cache_write_tokens or None,
         semconv.GEN_AI_REASONING: usage.reasoning_tokens or None,
     }
-    span.set_attributes({name: value for name, value in facts.items() if value is not None})
+    for name, value in facts.items():
+        if value is not None:
+            span.set_attribute(name, value)
