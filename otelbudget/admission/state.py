@@ -13,7 +13,7 @@ from opentelemetry.trace import Span
 
 from otelbudget import semconv
 from otelbudget.admission.payer import Around, Kind, Payer
-from otelbudget.admission.request import NONE_YET, Refusals
+from otelbudget.admission.request import NONE_YET
 from otelbudget.engine.context import PERMIT
 from otelbudget.engine.engine import Engine
 from otelbudget.engine.owner import Owner
@@ -127,12 +127,6 @@ class RunState(Payer):
         ) or (self.kind == "implicit" and bool(self.above))
         for one in tuple(self.inside or ()):
             one.refresh()
-
-    def refusals(self) -> Refusals:
-        """What it was refused, to be added to."""
-        if self.refused is NONE_YET:
-            self.refused = Refusals()
-        return self.refused
 
     def forget(self, resource: str | None = None, *, reasons: Sequence[str] = ()) -> object:
         """Take pending denials as dealt with: of one resource, for some reasons, or all. Called with the lock held.

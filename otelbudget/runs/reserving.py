@@ -20,7 +20,6 @@ from weakref import ref
 from otelbudget.admission.cost import wanted
 from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import REPLAYED, Once, Request
-from otelbudget.admission.state import RunState
 from otelbudget.engine.engine import Engine
 from otelbudget.errors import IdempotencyError
 from otelbudget.ledger.account import Hold
@@ -115,13 +114,9 @@ def keys_of(payer: Payer) -> Keys:
     assert run is not None  # others bring theirs
     if run.keys is None:
         made = Keys(run.engine, shared_as=("run", run.run_id) if run.sharing else ())
-        run.engine.ledger.locked(partial(_keep, run, made))
+        run.engine.ledger.locked(lambda: setattr(run, "keys", run.keys or made))  # unless another was faster
     keys: Keys = run.keys
     return keys
-
-
-def _keep(run: RunState, made: Keys) -> None:
-    run.keys = run.keys or made  # unless another thread was faster
 
 
 class Keys:

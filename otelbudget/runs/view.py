@@ -198,11 +198,6 @@ class RunView:
         return type(self)(above[-1]) if above else None
 
     @property
-    def depth(self) -> int:
-        """How many runs it is inside of; 0 for a root run."""
-        return len(self._state.above)
-
-    @property
     def org(self) -> str:
         """The organisation whose quotas bind it."""
         return self._state.owner.org

@@ -70,7 +70,8 @@ class LiveSpans:
             raise
 
     def _name_agent(self, node: Node, span: Any) -> None:
-        node.name = spans.agent_name(span.attributes) or spans.agent_in(span.name)
+        named = span.name.removeprefix(spans.AGENT_SPAN) if span.name.startswith(spans.AGENT_SPAN) else None
+        node.name = spans.agent_name(span.attributes) or named
         around = [] if span.attributes or node.parent is None else node.parent.upwards()
         if around and names_of(around)[0] == node.name:
             node.kind = node.name = None  # the same work, which the span around has told more of
