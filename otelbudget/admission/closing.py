@@ -20,6 +20,8 @@ from otelbudget.admission.payer import Around, Payer
 from otelbudget.admission.state import RunState
 from otelbudget.engine.engine import Engine
 from otelbudget.errors import BudgetExceeded, found_in
+from otelbudget.ledger.account import Account
+from otelbudget.ledger.ledger import Ledger
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, UNLIMITED
 from otelbudget.model.decision import Denial
 from otelbudget.model.vector import unpack
@@ -88,7 +90,7 @@ def close(run: RunState, outcome: str) -> None:
     settle_overdue(engine)
     if run.closed:
         return
-    _end_carve(run)
+    end_carve(run.engine.ledger, run.run_accounts(), run.owner.level)
     engine.ledger.locked(partial(_close, run, outcome))
     if run.account.holds > 0:
         # An abandoned hold is reclaimed by then, so the totals are final whatever happened to its call.
@@ -110,7 +112,7 @@ def _close(run: RunState, outcome: str) -> None:
 
 def discard(run: RunState) -> None:
     """Undo the opening of a run that was refused what it needs, or that nobody got hold of."""
-    _end_carve(run)
+    end_carve(run.engine.ledger, run.run_accounts(), run.owner.level)
     run.engine.ledger.locked(partial(_discard, run))
     if run.span is not None and run.kind == "explicit":
         our_spans.end(run.span)
@@ -125,9 +127,10 @@ def _discard(run: RunState) -> None:
         run.refresh()
 
 
-def _end_carve(run: RunState) -> None:
-    if run.account.floor:
-        run.engine.ledger.set_floor(run.run_accounts(), lambda: 0, run.owner.level, force=True)
+def end_carve(ledger: Ledger, accounts: tuple[Account, ...], level: int) -> None:
+    """Give back what is carved out for the last of *accounts*, a run's, if anything is."""
+    if accounts[-1].floor and not ledger.later(partial(end_carve, ledger, accounts, level)):
+        ledger.set_floor(accounts, lambda: 0, level, force=True)
 
 
 def settle_overdue(engine: Engine) -> bool:

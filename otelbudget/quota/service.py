@@ -95,7 +95,12 @@ class QuotaService:
                 "reserve_for": reserve_for is not None,
                 "clock_s": clock_s is not time.time,
             }
-            _refuse(", ".join(name for name in said if said[name]))
+            if given := ", ".join(name for name in said if said[name]):
+                raise ConfigError(
+                    f"{given} can't be given here, since this service is about the quotas of a manager: that of"
+                    " setup(), or the one passed as store. Write them into its configuration, under `quotas:`, or pass"
+                    " store='memory' for a service of its own"
+                )
             self._engine = found
         else:
             if quotas is not None and not isinstance(quotas, Mapping):
@@ -260,15 +265,6 @@ class QuotaService:
             if self._engine.caught_up():
                 trips.refresh(payer)
         return payer
-
-
-def _refuse(said: str) -> None:
-    if said:
-        raise ConfigError(
-            f"{said} can't be given here, since this service is about the quotas of a manager: that of setup(), or the"
-            " one passed as store. Write them into its configuration, under `quotas:`, or pass store='memory' for a"
-            " service of its own"
-        )
 
 
 def _engine_at(store: Any, config: Config, clock_s: Callable[[], float]) -> Engine:

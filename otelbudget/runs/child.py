@@ -9,16 +9,14 @@ from weakref import finalize
 
 from opentelemetry.context import get_current
 
-from otelbudget.admission import booking
+from otelbudget.admission import booking, closing
 from otelbudget.admission import denial as denials
 from otelbudget.admission.admission import judge_state, too_deep
 from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import Judgement, Request, refused
 from otelbudget.admission.state import RunState
 from otelbudget.engine.context import PERMIT
-from otelbudget.ledger.account import Account
 from otelbudget.ledger.judging import left, tightest
-from otelbudget.ledger.ledger import Ledger
 from otelbudget.ledger.rules import Rule
 from otelbudget.model.amounts import RESOURCES, UNLIMITED, Amounts, Money, count, nanousd
 from otelbudget.model.budget import RunBudget
@@ -92,15 +90,10 @@ def _share_of(share: object, parent: RunState) -> Wants:
 def hold(child: RunState, parent: RunState, wants: Wants) -> None:
     """Keep what *wants* gives of *parent* and the runs above it for *child*, which is fresh and can't have more."""
     # One that is dropped before anybody could close it, by an exception at any moment, gives back by itself.
-    finalize(child, _give_back, parent.engine.ledger, child.run_accounts(), parent.owner.level).atexit = False
+    finalize(child, closing.end_carve, parent.engine.ledger, child.run_accounts(), parent.owner.level).atexit = False
     here = parent.around()
     request = Request("reserve", site=here.site, permit=here.permit)
     asking.decide(parent, request, judge=partial(_judge, child, wants))
-
-
-def _give_back(ledger: Ledger, accounts: tuple[Account, ...], level: int) -> None:
-    if accounts[-1].floor and not ledger.later(partial(_give_back, ledger, accounts, level)):
-        ledger.set_floor(accounts, lambda: 0, level, force=True)
 
 
 def _judge(child: RunState, wants: Wants, parent: Payer, request: Request) -> Judgement:
