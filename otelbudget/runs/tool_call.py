@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextvars import Token
 from typing import Any
 
@@ -119,8 +119,11 @@ def _innermost(context: Context, nodes: Iterable[Any]) -> ToolCall | None:
 
 
 def _of_span(nodes: Iterable[Any]) -> ToolCall | None:
-    tools: Iterator[ToolCall] = (one.tool for one in nodes if one.tool is not None)
-    return next(tools, None)
+    for one in nodes:
+        if one.tool is not None:
+            tool: ToolCall = one.tool
+            return tool
+    return None
 
 
 def request_for(payer: Payer, name: str, *, nested: bool, site: Site | None = None) -> Request:
