@@ -124,11 +124,7 @@ class Keys:
     processes share: nothing where nobody else has them."""
 
     def __init__(
-        self,
-        engine: Engine,
-        kept: dict[tuple[str, str], Once] | None = None,
-        *,
-        shared_as: tuple[str, ...] = (),
+        self, engine: Engine, kept: dict[tuple[str, str], Once] | None = None, *, shared_as: tuple[str, ...] = ()
     ) -> None:
         self._engine = engine
         self._kept = {} if kept is None else kept
