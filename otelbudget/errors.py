@@ -21,18 +21,6 @@ if TYPE_CHECKING:
     from datetime import datetime
     from decimal import Decimal
 
-__all__ = [
-    "BudgetError",
-    "BudgetExceeded",
-    "ConfigError",
-    "IdempotencyError",
-    "PricingError",
-    "Problem",
-    "StoreError",
-    "found_in",
-    "is_budget_exceeded",
-]
-
 
 class BudgetError(Exception):
     """Base of everything that otelbudget raises."""

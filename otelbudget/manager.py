@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
-from opentelemetry.context import get_current
+from opentelemetry.context import Context, get_current
 
+from otelbudget import forking
 from otelbudget.admission import closing
 from otelbudget.config import Config, load_budget_config
+from otelbudget.config.watching import WatchedFile
 from otelbudget.engine import context as contexts
 from otelbudget.engine.engine import Engine
-from otelbudget.engine.reloading import Reloading
 from otelbudget.errors import ConfigError
-from otelbudget.model.budget import RunBudget
+from otelbudget.model.budget import OnExhausted, RunBudget
+from otelbudget.model.decision import Decision
 from otelbudget.model.keywords import AmountKeywords
 from otelbudget.model.usage import Usage
 from otelbudget.model.values import spelled
 from otelbudget.runs import continuing
 from otelbudget.runs.ambient import ambient_run, reset_ambient
+from otelbudget.runs.continuing import ContinueOptions, Headers
 from otelbudget.runs.run import BudgetRun
 from otelbudget.runs.scope import RunOptions, RunScope
 from otelbudget.spans.processor import LiveSpans
 
-if TYPE_CHECKING:
-    from opentelemetry.context import Context
-    from opentelemetry.sdk.trace import ReadableSpan, Span
-
-    from otelbudget.admission.state import RunState
-    from otelbudget.model.budget import OnExhausted
-    from otelbudget.model.decision import Decision
-    from otelbudget.runs.continuing import ContinueOptions, Headers
-
 try:
-    from opentelemetry.sdk.trace import SpanProcessor
+    from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 except ModuleNotFoundError as missing:
     raise ImportError(
         "BudgetManager is a span processor of the OpenTelemetry SDK, and only its API is installed:"
         " pip install opentelemetry-sdk (otelbudget.run() and QuotaService work without it)"
     ) from missing
 
-__all__ = ["BudgetManager"]
+#: The logger that users switch on, rather than that of this module.
+_log = logging.getLogger("otelbudget")
 
 
 @spelled
@@ -91,12 +88,9 @@ class BudgetManager(SpanProcessor):
     def current(self) -> BudgetRun:
         """The run that a call made here is charged to; the process-wide one outside every run."""
         context = get_current()
-        run: RunState | None = contexts.run_in(context)
-        if run is None or run.engine is not self.engine:
-            run = self.live_spans.runs.of(context)
-        else:
-            run = self.live_spans.runs.within(run, context)
-        return BudgetRun(run or ambient_run(self.engine))
+        run = contexts.run_in(context)
+        run = run if run is not None and run.engine is self.engine else None
+        return BudgetRun(self.live_spans.runs.at(context, run) or ambient_run(self.engine))
 
     def check(self, **amounts: Unpack[AmountKeywords]) -> Decision:
         """`BudgetRun.check` of the run here."""
@@ -171,11 +165,8 @@ class BudgetManager(SpanProcessor):
         """Charge what an unguarded span used."""
         self.live_spans.ended(span)
 
-    def must_hear(
-        self, parent_context: Context | None, trace_id: int, name: str, attributes: Mapping[str, Any] | None
-    ) -> bool:
+    def must_hear(self, parent_context: Context | None, name: str, attributes: Mapping[str, Any] | None) -> bool:
         """For a sampler: whether a span that it drops has to be recorded, unexported, so that budgets hold."""
-        del trace_id
         return self.live_spans.must_hear(parent_context, name, attributes)
 
     def shutdown(self) -> None:
@@ -198,3 +189,55 @@ def _config(budget: RunBudget | Config | str | PathLike[str] | None) -> Config:
     if isinstance(budget, str | PathLike):
         return load_budget_config(budget)
     raise ConfigError(f"BudgetManager takes a RunBudget, a Config or the path of a budgets.yaml, got {budget!r}")
+
+
+class Reloading:
+    """Puts other configurations in force on an engine, one at a time; `Meters.reload_ok` says whether the last was."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = forking.fresh_lock()
+        source = engine.config.source
+        #: That is followed. Its path is absolute, since the process may go elsewhere before it looks again.
+        self.file = None if source is None else WatchedFile(os.path.abspath(source), engine.config)
+
+    def reread(self, path: str | PathLike[str] | None = None) -> bool:
+        """Apply what the file says, or from now on that at *path*; False if it is wrong, ConfigError without a file."""
+        with self._lock:
+            file = self.file if path is None else WatchedFile(os.path.abspath(path))
+            if file is None:
+                raise ConfigError("there is nothing to read again: the configuration came from no file; pass another")
+            read = self._read(file, force=True)
+            self.file = file if read else self.file
+            return read
+
+    def follow(self) -> None:
+        """Apply what the file says if it has changed; what is wrong with it is logged once."""
+        with self._lock:
+            if self.file is not None:
+                self._read(self.file)
+
+    def apply(self, config: Config) -> None:
+        """Put *config* in force. A file that is followed takes over again when it changes."""
+        with self._lock:
+            self._apply(config, "another configuration")
+
+    def _read(self, file: WatchedFile, *, force: bool = False) -> bool:
+        look = file.look(force=force)
+        if look == "refused":
+            self._engine.meters.reload_ok = False
+            _log.error("the configuration was not reloaded, and the last good one stays in force:\n%s", file.error)
+        elif look == "loaded" and file.config is not None:
+            self._apply(file.config, file.path)
+        return look == "loaded"
+
+    def _apply(self, config: Config, source: str) -> None:
+        engine, before = self._engine, self._engine.config
+        if config != before:
+            engine.reload(config)
+            _log.info("the configuration was reloaded from %s; runs in progress keep their limits", source)
+            for what in ("telemetry", "store"):
+                if getattr(config, what) != getattr(before, what):
+                    said = "what the configuration says about %s changes only when the process starts anew"
+                    _log.warning(said, what if what == "telemetry" else "the store")
+        engine.meters.reload_ok = True

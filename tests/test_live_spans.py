@@ -564,16 +564,16 @@ def test_sampling_off_enforces_in_runs_agents_units_and_outside(dark: World) -> 
 
 def test_only_what_budgets_need_is_heard_when_sampled_out(dark: World) -> None:
     must_hear = dark.manager.must_hear
-    assert must_hear(None, 1, "GET /", {})
-    assert must_hear(None, 1, "chat", CHAT)
-    assert not must_hear(None, 1, "otelbudget.run x", {})
+    assert must_hear(None, "GET /", {})
+    assert must_hear(None, "chat", CHAT)
+    assert not must_hear(None, "otelbudget.run x", {})
     with dark.run():
-        assert not must_hear(None, 1, "db", {})
-        assert must_hear(None, 1, "chat", CHAT)
+        assert not must_hear(None, "db", {})
+        assert must_hear(None, "chat", CHAT)
     with dark.tracer.start_as_current_span("GET /"):
-        assert not must_hear(None, 1, "db", {})
+        assert not must_hear(None, "db", {})
     with agent(dark, "a"):
-        assert must_hear(None, 1, "db", {})
+        assert must_hear(None, "db", {})
 
 
 # --- several managers

@@ -31,7 +31,7 @@ from otelbudget import (
 from otelbudget.config import StoreConfig
 from otelbudget.engine import context
 from otelbudget.model.quota import Quotas
-from otelbudget.runs import idempotency
+from otelbudget.runs import reserving
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
 CENT = Decimal("0.01")
@@ -363,7 +363,7 @@ def test_a_reservation_that_is_given_again_after_it_was_lost_settles_where_it_wa
 def test_keys_outlive_many_tenants_and_the_oldest_settled_ones_are_forgotten_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(idempotency, "KEPT", 80)
+    monkeypatch.setattr(reserving, "KEPT", 80)
     service = QuotaService(100)
     held = service.reserve("held", 10, idempotency_key="job")
     for _ in range(2):
@@ -373,7 +373,7 @@ def test_keys_outlive_many_tenants_and_the_oldest_settled_ones_are_forgotten_wit
     assert not caplog.records
     for i in range(70, 300):
         service.consume_quota(f"visitor-{i}", 5, idempotency_key="job")
-    assert [record.getMessage()[:25] for record in caplog.records] == ["a quota service has forgo"]
+    assert [record.getMessage()[:26] for record in caplog.records] == ["idempotency keys beyond 80"]
     service.consume_quota("visitor-0", 5, idempotency_key="job")
     service.consume_quota("visitor-299", 5, idempotency_key="job")
     assert (used(service, "visitor-0"), used(service, "visitor-299")) == (10, 5)

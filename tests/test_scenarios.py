@@ -194,7 +194,7 @@ async def test_s13_twenty_five_cent_calls_on_a_dollar_are_twenty_in_tasks(world:
             bought = 0
             while True:
                 try:
-                    async with run.areserve(cost_usd=0.05) as reservation:
+                    async with await run.areserve(cost_usd=0.05) as reservation:
                         await asyncio.sleep(0)
                         reservation.commit(Usage(cost_usd=0.05))
                 except BudgetExceeded as denied:

@@ -122,7 +122,7 @@ async def test_blocks_that_are_entered_awaited_or_wrap_a_function_warn_of_nothin
     work()
     with world.run(THREE) as run, run.tool_call("search"):
         (await run.areserve(tokens=1)).release()
-        async with run.timeout(), run.areserve(tokens=1) as held:
+        async with run.timeout(), await run.areserve(tokens=1) as held:
             held.release()
 
 

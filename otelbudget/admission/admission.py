@@ -7,21 +7,19 @@ admitted is held or charged in the same critical section in which it fits.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from otelbudget.admission import denial as denials
+from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import GONE, REPLAYED, Judgement, Request, refused
-from otelbudget.ledger.account import Refusal
+from otelbudget.admission.settlement import late_known
+from otelbudget.admission.state import RunState
+from otelbudget.ledger.account import Account, Crossing, Refusal
 from otelbudget.ledger.change import Changes
 from otelbudget.ledger.judging import refusal, tightest, warning
 from otelbudget.model.amounts import COST, OUTPUT, STEPS, TOKENS, UNLIMITED, Amounts
 from otelbudget.model.decision import ALLOWED, Decision, Denial
 from otelbudget.model.vector import pack
-
-if TYPE_CHECKING:
-    from otelbudget.admission.payer import Payer
-    from otelbudget.admission.state import RunState
-    from otelbudget.ledger.account import Account, Crossing, Hold
 
 #: Resources that less output leaves more of.
 _OUTPUT_COUNTS: Final = (TOKENS, OUTPUT, COST)
@@ -99,15 +97,18 @@ def _taken(
         wrapping = None if request.permit is None else wrapping_of(payer, request.permit)
         over = ledger.check(accounts, more, payer.owner.level, count, now_ns, wrapping)
     elif request.change is not None:
-        joining, grow = _joining(payer, request, hold), request.change == "grow"
+        joining = late_known(payer, hold, request.model, request.owner) if payer.engine.store is None else ()
         # Not counted: it belongs to the request that made the hold.
-        over = ledger.resize(hold, request.amounts, joining=joining, grow=grow, force=force)
+        over = ledger.resize(hold, request.amounts, joining=joining, grow=request.change == "grow", force=force)
         if hold.state != "open":
             return Judgement(GONE)
     else:
         hold.accounts, hold.priority = accounts, payer.owner.level
         hold.amounts, hold.vector = request.amounts, pack(request.amounts)
-        writes: Changes = [] if request.permit is None else _permitted(payer, hold, request)
+        writes: Changes = []
+        if request.permit is not None and request.permit.holds(payer):
+            hold.wrapping, hold.permit = request.permit.account, request.permit
+            writes.append((request.permit, "used", True))
         over = ledger.hold(hold, request.keeper, [count], now_ns, writes, force=force, once=request.once)
         if request.once is not None and request.once.hold is not hold and over is None:
             return Judgement(REPLAYED)
@@ -124,22 +125,6 @@ def _taken(
 def wrapping_of(payer: Payer, permit: Any) -> Account | None:
     """The account that *permit*, if there is one, lets a check of *payer* judge by its full limits."""
     return permit.account if permit is not None and permit.holds(payer) and not permit.used else None
-
-
-def _permitted(payer: Payer, hold: Hold, request: Request) -> Changes:
-    """Let *hold* use its permit to wrap up; gives what its admission changes beside accounts."""
-    permit = request.permit
-    if not permit.holds(payer):
-        return []
-    hold.wrapping, hold.permit = permit.account, permit
-    return [(permit, "used", True)]
-
-
-def _joining(payer: Payer, request: Request, hold: Hold) -> tuple[Account, ...]:
-    """The quotas of a model that was not known when *hold* was made."""
-    if request.model is None or any(account.scope == "model" for account in hold.accounts):
-        return ()
-    return tuple(one for one in payer.binding(request.model, request.owner).here if one.scope == "model")
 
 
 def _refused(
@@ -204,8 +189,9 @@ def _blocked(payer: Payer, request: Request, now_ns: int) -> Iterator[Blocked]:
     if permit is not None and permit.holds(payer) and (spent := permit.refuses(request.amounts)) is not None:
         yield denials.of_run(permit.run, payer, "limit", resource=spent, detail="wrap_up"), permit.run, False
     yield from _late(payer, request, now_ns)
-    if payer.run is not None and payer.run.kind == "implicit":
-        yield from _too_deep(payer, payer.run)
+    if payer.kind == "implicit":  # its agent's span could not be refused, as a run that is opened is
+        for one in too_deep(payer.above, len(payer.above)):
+            yield denials.too_deep(one, payer, len(payer.above)), one, one.account.rule.warn
 
 
 def _late(payer: Payer, request: Request, now_ns: int) -> Iterator[Blocked]:
@@ -220,13 +206,7 @@ def _late(payer: Payer, request: Request, now_ns: int) -> Iterator[Blocked]:
             yield denials.deadline(one, payer, request, elapsed), one, one.account.rule.warn
 
 
-def _too_deep(payer: Payer, run: RunState) -> Iterator[Blocked]:
-    """The runs above inside of which an agent's *run* is too deep.
-
-    Its span could not be refused, so its calls are; a run that somebody opens is refused when it is opened.
-    """
-    depth = len(run.above)
-    for one in run.above:
-        allowed = one.budget.max_depth
-        if allowed is not None and depth > allowed:
-            yield denials.too_deep(one, payer, depth), one, one.account.rule.warn
+def too_deep(lineage: Sequence[RunState], depth: int) -> list[RunState]:
+    """Those of *lineage* inside of which *depth* is too deep."""
+    allowed = ((one, one.budget.max_depth) for one in lineage)
+    return [one for one, most in allowed if most is not None and depth > most]

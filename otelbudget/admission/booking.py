@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from otelbudget import forking, semconv
 from otelbudget.admission import closing, notices, settlement
 from otelbudget.admission.closing import PASSING
-from otelbudget.admission.request import REPLAYED
+from otelbudget.admission.payer import Payer
+from otelbudget.admission.request import NONE_YET, REPLAYED, Judgement, Refusals, Request
+from otelbudget.admission.state import RunState
+from otelbudget.errors import BudgetExceeded
 from otelbudget.model.amounts import NANOS
+from otelbudget.model.decision import Decision, Denial
 from otelbudget.telemetry import events
-
-if TYPE_CHECKING:
-    from otelbudget.admission.payer import Payer
-    from otelbudget.admission.request import Judgement, Request
-    from otelbudget.admission.state import RunState
-    from otelbudget.errors import BudgetExceeded
-    from otelbudget.model.decision import Decision, Denial
-    from otelbudget.telemetry.events import Site
+from otelbudget.telemetry.events import Site
 
 #: How many denials of one kind become events of a run; later ones are counted.
 LOUD: Final = 8
@@ -108,7 +105,7 @@ def _pend(run: RunState, blocker: RunState, denial: Denial, error: BudgetExceede
     # A run that nobody opened can't raise it again at its end: that is for the one around it.
     opened = [one for one in run.lineage if one.kind != "implicit"] if blocker.kind == "implicit" else []
     for one in {run, blocker, *opened[-1:]}:
-        refused = one.refusals()
+        refused = one.refused = Refusals() if one.refused is NONE_YET else one.refused
         if denial.reason in ("limit", "deadline"):
             refused.ran_out = refused.ran_out or denial.resource
         # The exception keeps frames alive, and so whatever they hold: only for who will raise it again.

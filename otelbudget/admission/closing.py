@@ -9,27 +9,24 @@ import asyncio
 import contextlib
 from copy import copy
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from opentelemetry.trace import Status, StatusCode
+from opentelemetry.trace import Span, Status, StatusCode
 
 from otelbudget import forking, semconv
 from otelbudget.admission import denial as denials
 from otelbudget.admission import notices
-from otelbudget.admission.payer import Around
+from otelbudget.admission.payer import Around, Payer
+from otelbudget.admission.state import RunState
+from otelbudget.engine.engine import Engine
 from otelbudget.errors import BudgetExceeded, found_in
+from otelbudget.ledger.account import Account
+from otelbudget.ledger.ledger import Ledger
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, UNLIMITED
+from otelbudget.model.decision import Denial
 from otelbudget.model.vector import unpack
 from otelbudget.telemetry import events, our_spans
 from otelbudget.telemetry.events import Site
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span
-
-    from otelbudget.admission.payer import Payer
-    from otelbudget.admission.state import RunState
-    from otelbudget.engine.engine import Engine
-    from otelbudget.model.decision import Denial
 
 #: Reasons that say nothing about how a run's budget was used: a run that only met these has not exhausted it.
 PASSING: Final = ("busy", "frozen", "closed", "store_unavailable")
@@ -54,7 +51,8 @@ def leave(run: RunState, error: BaseException | None) -> None:
     )
     cause = None if exceeded or steering else found_in(error)
     exhausted = run.outcome == "exhausted" or exceeded or cause is not None
-    _describe_end(run, pending if error is None else error)
+    if error is None or isinstance(error, Exception):  # steering the program is none
+        describe_error(run.span, pending if error is None else error)
     close(run, "exhausted" if exhausted else "completed" if error is None else "error")
     if run.sharing is not None:
         run.sharing.close()
@@ -76,14 +74,12 @@ def leave(run: RunState, error: BaseException | None) -> None:
             error.add_note(f"In this run a call was refused before: {pending}")
 
 
-def _describe_end(run: RunState, error: BaseException | None) -> None:
-    """Status ERROR and its type on the run's span, if it is left by an error; steering the program is none."""
-    span = run.span
-    if span is None or not isinstance(error, Exception) or not span.is_recording():
-        return
-    name = events.type_name(error)
-    span.set_attribute(semconv.ERROR_TYPE, name)
-    span.set_status(Status(StatusCode.ERROR, str(error) if isinstance(error, BudgetExceeded) else name))
+def describe_error(span: Span | None, error: BaseException | None) -> None:
+    """Status ERROR and its type on a span of ours, if it is ended by an error."""
+    if span is not None and error is not None and span.is_recording():
+        name = events.type_name(error)
+        span.set_attribute(semconv.ERROR_TYPE, name)
+        span.set_status(Status(StatusCode.ERROR, str(error) if isinstance(error, BudgetExceeded) else name))
 
 
 def close(run: RunState, outcome: str) -> None:
@@ -94,7 +90,7 @@ def close(run: RunState, outcome: str) -> None:
     settle_overdue(engine)
     if run.closed:
         return
-    _end_carve(run)
+    end_carve(run.engine.ledger, run.run_accounts(), run.owner.level)
     engine.ledger.locked(partial(_close, run, outcome))
     if run.account.holds > 0:
         # An abandoned hold is reclaimed by then, so the totals are final whatever happened to its call.
@@ -116,7 +112,7 @@ def _close(run: RunState, outcome: str) -> None:
 
 def discard(run: RunState) -> None:
     """Undo the opening of a run that was refused what it needs, or that nobody got hold of."""
-    _end_carve(run)
+    end_carve(run.engine.ledger, run.run_accounts(), run.owner.level)
     run.engine.ledger.locked(partial(_discard, run))
     if run.span is not None and run.kind == "explicit":
         our_spans.end(run.span)
@@ -131,9 +127,10 @@ def _discard(run: RunState) -> None:
         run.refresh()
 
 
-def _end_carve(run: RunState) -> None:
-    if run.account.floor:
-        run.engine.ledger.set_floor(run.run_accounts(), lambda: 0, run.owner.level, force=True)
+def end_carve(ledger: Ledger, accounts: tuple[Account, ...], level: int) -> None:
+    """Give back what is carved out for the last of *accounts*, a run's, if anything is."""
+    if accounts[-1].floor and not ledger.later(partial(end_carve, ledger, accounts, level)):
+        ledger.set_floor(accounts, lambda: 0, level, force=True)
 
 
 def settle_overdue(engine: Engine) -> bool:
@@ -221,18 +218,17 @@ def write_limits(run: RunState, span: Span) -> None:
     if not span.is_recording():
         return
     account = run.account
-    span.set_attribute(semconv.RUN_ID, run.run_id)
-    span.set_attribute(semconv.TENANT, run.tenant)
+    said: dict[str, Any] = {semconv.RUN_ID: run.run_id, semconv.TENANT: run.tenant}
     if account.name:
-        span.set_attribute(semconv.BUDGET, account.name)
+        said[semconv.BUDGET] = account.name
     if run.owner.user:
-        span.set_attribute(semconv.USER, run.owner.user)
-    full = account.rule.full
-    for i in (i for i, limit in enumerate(full) if limit < UNLIMITED):
-        limit = full[i]
-        span.set_attribute(semconv.LIMIT_PREFIX + RESOURCES[i], limit / NANOS if i == COST else limit)
+        said[semconv.USER] = run.owner.user
+    for i, limit in enumerate(account.rule.full):
+        if limit < UNLIMITED:
+            said[semconv.LIMIT_PREFIX + RESOURCES[i]] = limit / NANOS if i == COST else limit
     if run.max_ns is not None:
-        span.set_attribute(semconv.LIMIT_PREFIX + "seconds", run.max_ns / NANOS)
+        said[semconv.LIMIT_PREFIX + "seconds"] = run.max_ns / NANOS
+    span.set_attributes(said)
 
 
 def write_totals(run: RunState) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from otelbudget import semconv
+from otelbudget.admission import notices
+from otelbudget.admission.payer import Payer
+from otelbudget.engine.owner import Owner
 from otelbudget.model.amounts import COST, INPUT, NANOS, NOTHING, OUTPUT, TOOLS, Amounts, amounts_from, nanousd
 from otelbudget.model.usage import Usage
-
-if TYPE_CHECKING:
-    from otelbudget.admission.payer import Payer
-    from otelbudget.engine.owner import Owner
 
 
 @dataclass(slots=True, eq=False)
@@ -69,11 +68,7 @@ def _by_policy(payer: Payer, usage: Usage, asked_model: str | None, owner: Owner
     policy = payer.on_unpriced or payer.engine.config.on_unpriced or ("deny" if money else "allow")
     if policy == "allow":
         if money:
-            payer.engine.warn_once(
-                f"unpriced {usage.model}",
-                "no price is known for model %r, so a cost limit does not see what it spends; add it under `prices:`",
-                usage.model,
-            )
+            notices.unpriced(payer, usage.model)
         return Price(0, True)
     # The dearest price there is: an unknown model is seldom dearer, and never free.
     estimate = payer.engine.prices.dearest_nanousd(usage) if policy == "estimate" else None
@@ -95,13 +90,8 @@ def wanted(
 ) -> tuple[Amounts, str | None, str | None]:
     """What the keywords *given* ask of *payer*: (amounts, the model, that model if it is refused for its price).
 
-    *owner* is that of the request, see there.
-
     *timed* if time is asked for as well, so that nothing else is implied. A model without its cost is priced: tokens
     without a split as input.
-
-    Raises:
-        ValueError, TypeError: An amount is not one, or a keyword is no resource.
     """
     model = given.pop("model", None)
     if model is not None and not (isinstance(model, str) and model):

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from otelbudget.admission.payer import Payer
+from otelbudget.admission.request import Request
+from otelbudget.admission.state import RunState
 from otelbudget.ledger import rolling
 from otelbudget.ledger.account import INSIDE, Account, QuotaAccount, Refusal
 from otelbudget.ledger.judging import refusals, rises
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, UNLIMITED, shown
 from otelbudget.model.decision import Denial
 from otelbudget.model.vector import LOW, lane, unpack
-
-if TYPE_CHECKING:
-    from otelbudget.admission.payer import Payer
-    from otelbudget.admission.request import Request
-    from otelbudget.admission.state import RunState
 
 #: After how many seconds a request that only open holds refuse is worth trying again.
 BUSY_RETRY_S: Final = 1.0

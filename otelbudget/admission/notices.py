@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
 
 from otelbudget.model.amounts import COST, INPUT, OUTPUT, RESOURCES, STEPS, TOKENS, TOOLS, UNLIMITED, shown
 from otelbudget.model.message import amount, message, whose
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
     from otelbudget.admission.cost import Price
     from otelbudget.admission.payer import Payer
-    from otelbudget.engine.engine import Engine
     from otelbudget.ledger.account import Account
     from otelbudget.model.decision import Denial
 
@@ -28,8 +26,7 @@ _log = logging.getLogger("otelbudget")
 RECORDS: Final = logging.getLogger("otelbudget.steps")
 #: Reasons that somebody or something else lifts: no matter for a warning.
 _LIFTED: Final = ("busy", "frozen")
-#: The refusals of the quota services of each engine, so that each is told once per window; and how many are kept.
-_refusals: WeakKeyDictionary[Engine, set[object]] = WeakKeyDictionary()
+#: How many refusals of quota services are remembered.
 _KEPT: Final = 4096
 _unlimited_told = False
 
@@ -76,7 +73,7 @@ def refused(payer: Payer, denial: Denial, blocker: Any, times: int) -> None:
 
 
 def _told_before(payer: Payer, denial: Denial) -> bool:
-    told = _refusals.setdefault(payer.engine, set())
+    told = payer.engine.refused
     key = (payer.owner.names, denial.reason, denial.resource, denial.where, denial.resets_at)
     if key in told:
         return True

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from opentelemetry import trace
 
 from otelbudget import semconv
 from otelbudget.admission import notices
-from otelbudget.admission.refusals import NONE_YET
-from otelbudget.engine.engine import UNLIMITED_BUDGET
+from otelbudget.admission.request import NONE_YET
+from otelbudget.engine.engine import UNLIMITED_BUDGET, Engine
 from otelbudget.ledger.account import Account, QuotaAccount, SharedAccount
 from otelbudget.model.amounts import COST, NOTHING, STEPS, UNLIMITED, Amounts
 from otelbudget.model.levels import LEVELS
@@ -22,13 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from otelbudget.admission.state import RunState
-    from otelbudget.engine.engine import Engine
     from otelbudget.engine.owner import Owner, Payers
 
 #: How it came to be: opened by hand, by a span, by a call outside every run; ``quota`` is no run.
 Kind = Literal["explicit", "implicit", "ambient", "quota"]
 
-A = TypeVar("A", bound=Account)
 _ORDER: Final = {scope: n for n, scope in enumerate(LEVELS)}
 
 
@@ -58,13 +56,12 @@ _NOT_BOUND: Final = Binding()
 
 @dataclass(slots=True, eq=False)
 class Around:
-    """What a context says of the requests that are made in it.
+    """What an OpenTelemetry context says of the requests that are made in it.
 
     Attributes:
-        context: The OpenTelemetry context.
         site: Where a check or record is said: the live model or tool call of here, else the run's span.
         owner: Whose quotas bind, if a span says more than is known of the owner; else None.
-        permit: The permit to wrap up, or None.
+        permit: The permit to wrap up, if there is one.
     """
 
     context: object = None
@@ -73,8 +70,8 @@ class Around:
     permit: Any = None
 
 
-def _widest_first(accounts: tuple[A, ...]) -> tuple[A, ...]:
-    return tuple(sorted(accounts, key=lambda one: _ORDER.get(one.scope, len(_ORDER))))
+def _breadth(account: Account) -> int:
+    return _ORDER.get(account.scope, len(_ORDER))
 
 
 @lru_cache
@@ -86,8 +83,6 @@ class Payer:
     """Who asks and is charged. This one is no run: only the quotas of its owner bind it.
 
     Attributes:
-        owner: Whose quotas.
-        above: The runs above, the root first.
         until_ns: The earliest deadline of the lineage; UNLIMITED without one.
         unusual: Something about the state of the lineage may refuse.
         cell, tenant_cell, spend_cell: What counts its requests, its tool calls and its spend without a model.
@@ -162,7 +157,7 @@ class Payer:
         own_here, own_there = self.kept
         accounts, there = payers.accounts + self.accounts, payers.accounts + own_there
         if payers.per_run:  # those of each root run stand among the others
-            accounts, there = _widest_first(accounts), _widest_first(there)
+            accounts, there = tuple(sorted(accounts, key=_breadth)), tuple(sorted(there, key=_breadth))
         limited = frozenset(i for account in accounts for i in account.limits.limited)
         money = any(COST in account.limits.refusing for account in accounts)
         elsewhere = self.engine.store is not None

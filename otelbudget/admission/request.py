@@ -1,9 +1,9 @@
-"""`Request`: what somebody asks for; `Judgement`: what came of it."""
+"""`Request`: what somebody asks for; `Judgement`: what came of it; `Refusals`: what a run was refused so far."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from otelbudget.model.amounts import NOTHING, Amounts
@@ -14,6 +14,7 @@ from otelbudget.telemetry.events import NOWHERE, Site
 if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
     from otelbudget.engine.owner import Owner
+    from otelbudget.errors import BudgetExceeded
     from otelbudget.ledger.account import Crossing, Hold
     from otelbudget.model.usage import Usage
 
@@ -59,21 +60,17 @@ class Request(NamedTuple):
 
     Attributes:
         operation: ``call``, ``check``, ``reserve``, ``tool`` or ``probe``.
-        amounts: What it asks for.
         site: The span that hears of the decision.
-        model: The model that is called, if known.
         owner: Whose quotas, where that is not the payer's own (in an agent's span); else None.
         permit: The permit to wrap up of the context, if any.
         unpriced: The model that no price is known for, if that matters here.
         seconds_ns: Wall time that has to be left.
-        hold: Registered on admission, for *keeper*. None: nothing is held.
-        keeper: What keeps the hold alive.
+        hold: Registered on admission, for *keeper*, which keeps it alive. None: nothing is held.
         change: *hold* is open, and is to ``grow`` by *amounts*, or to ``resize`` to exactly these; ``adopt`` is that
             for a call that is new, and so is judged by the state of its run as well.
         own_maximum: The request's own maximum of output tokens, for the message.
         smaller: How it could do with less output, or None.
         once: What its idempotency key stands for, or None.
-        tool: The name of the tool that is called, or None.
     """
 
     operation: str
@@ -118,3 +115,28 @@ class Judgement:
 def refused(denial: Denial, blocker: RunState | None = None) -> Judgement:
     """The judgement that is a refusal."""
     return Judgement(Decision(False, denial=denial), blocker)
+
+
+#: (resource, reason, the run whose budget refused): the exception, or None if it is not to be raised again.
+Pending = dict["tuple[str | None, str, RunState]", "BudgetExceeded | None"]
+
+
+@dataclass(slots=True, eq=False)
+class Refusals:
+    """What a run was refused, in an object of its own: most runs are refused nothing, and share one.
+
+    Attributes:
+        first: The first denial; one that says something about how its budget was used, if there is one.
+        ran_out: The resource of the first `limit` or `deadline` denial that its budget or request met, or None.
+        pending: Raised denials that nobody has dealt with, the oldest first; None if there are none.
+        times: How often each (resource, reason) was refused.
+    """
+
+    first: Denial | None = None
+    ran_out: str | None = None
+    pending: Pending | None = None
+    times: dict[tuple[str | None, str], int] = field(default_factory=dict)
+
+
+#: Those of who was refused nothing.
+NONE_YET: Final = Refusals()

@@ -7,27 +7,24 @@ another operation of its own thread (out of a finalizer or a signal handler) is 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from otelbudget import semconv
 from otelbudget.admission import closing, notices, trips
 from otelbudget.admission.cost import Price, counts_of, price
+from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import Once
+from otelbudget.admission.state import RunState
+from otelbudget.ledger.account import Account, Crossing, Hold
 from otelbudget.ledger.change import Changes
 from otelbudget.model.amounts import COST, INPUT, NESTED, NOTHING, OUTPUT, STEPS, TOOLS, Amounts, Unsaid
 from otelbudget.model.usage import Usage, sum_of
 from otelbudget.model.vector import pack
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from otelbudget.admission.payer import Payer
-    from otelbudget.admission.state import RunState
-    from otelbudget.ledger.account import Account, Crossing, Hold
 
 
 def record(
@@ -208,14 +205,6 @@ def _complete(usage: Usage | None, held: Amounts) -> Usage:
 # --- what is counted and said
 
 
-def _refuse_unpriced(payer: Payer, model: str | None) -> None:
-    """Let the next request be refused, also of those above whose money it was: it is as blind."""
-    for one in payer.lineage:
-        if one is payer or one.binding().money:
-            one.unpriced = model or ""
-            one.refresh()
-
-
 def _announce(
     payer: Payer,
     charge: _Charge,
@@ -234,7 +223,10 @@ def _announce(
     if owed:
         trips.send(payer, owed)
     if charge.cost.denies:
-        _refuse_unpriced(payer, usage.model)
+        for one in payer.lineage:  # those above whose money it was are as blind
+            if one is payer or one.binding().money:
+                one.unpriced = usage.model or ""  # so the next request is refused
+                one.refresh()
         notices.unpriced(payer, usage.model)
     flags: Sequence[str] = ()
     if usage.estimated or late or wrap_up:

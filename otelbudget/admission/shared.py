@@ -9,11 +9,12 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from otelbudget.admission import denial as denials
 from otelbudget.admission import settlement, trips
 from otelbudget.admission.admission import count_of, judge_here, wrapping_of
+from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import ELSEWHERE, GONE, REPLAYED, Judgement, Once, Request, refused
 from otelbudget.errors import StoreError
 from otelbudget.ledger.account import Hold
@@ -25,9 +26,6 @@ from otelbudget.model.vector import pack
 from otelbudget.stores.base import Answer, WrongWindow
 from otelbudget.stores.owed import Unsent
 from otelbudget.telemetry import events
-
-if TYPE_CHECKING:
-    from otelbudget.admission.payer import Payer
 
 #: How often it is asked for anew what has expired there, or what was asked for in windows that have ended.
 _TRIES: Final = 2

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Final
 from weakref import WeakSet
 
 from opentelemetry import trace
 from opentelemetry.context import Context, get_current
+from opentelemetry.trace import Span
 
 from otelbudget import semconv
 from otelbudget.admission.payer import Around, Kind, Payer
-from otelbudget.admission.refusals import NONE_YET, Refusals
+from otelbudget.admission.request import NONE_YET
 from otelbudget.engine.context import PERMIT
+from otelbudget.engine.engine import Engine
+from otelbudget.engine.owner import Owner
 from otelbudget.engine.recent import Work
+from otelbudget.errors import BudgetExceeded
 from otelbudget.ledger.account import Account, QuotaAccount, SharedAccount
 from otelbudget.ledger.rules import rule_of, rules_of_budget
 from otelbudget.model.amounts import UNLIMITED
+from otelbudget.model.budget import RunBudget
+from otelbudget.model.levels import Where
 from otelbudget.model.windows import Window
 from otelbudget.telemetry import our_spans
 from otelbudget.telemetry.events import NOWHERE, Site, site_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from opentelemetry.trace import Span
-
-    from otelbudget.engine.engine import Engine
-    from otelbudget.engine.owner import Owner
-    from otelbudget.errors import BudgetExceeded
-    from otelbudget.model.budget import RunBudget
-    from otelbudget.model.levels import Where
 
 _NOT_LOOKED: Final = Around()
 _WHOLE_RUN: Final = Window("run", float("-inf"), float("inf"))
@@ -41,16 +37,12 @@ class RunState(Payer):
 
     Attributes:
         handle: Makes what users hold of a run. It is `BudgetRun`, which is made of this, and so puts itself here.
-        budget: What it was opened with.
         tenant_said: Whose it is is known, and not only assumed since nothing says whose an agent's or a request's is.
-        account: Its own ledger account.
-        per_run: Those of the quotas that each root run has on its own.
+        per_run: The accounts of the quotas that each root run has on its own.
         inside: The runs inside it; None before the first.
         estimated, estimates: Some of what it and those inside it have used is an estimate; of what it has used itself.
         frozen: Why it is frozen, or None.
-        alarms: The `timeout` blocks, of this run and of those inside it, that its deadline ends; None before the first.
         unpriced: A model that was charged without a price (empty if unknown), or None.
-        refused: What it was refused.
         here: The last context looked at, and the site found for it.
         sharing: What keeps it in step with the other processes that work on it, see `runs.sharing`; None if it is not
             shared.
@@ -58,7 +50,7 @@ class RunState(Payer):
 
     # fmt: off
     __slots__ = (
-        "above", "account", "alarms", "budget", "closed", "ended_ns", "estimated", "estimates", "exported", "frozen",
+        "above", "account", "budget", "closed", "ended_ns", "estimated", "estimates", "exported", "frozen",
         "here", "inside", "keys", "kind", "max_ns", "number", "outcome", "per_run", "refused", "reraise", "sharing",
         "site", "span", "started_ns", "tenant_said", "unpriced", "until_ns", "wrapped_up",
     )
@@ -97,7 +89,6 @@ class RunState(Payer):
         self.unpriced: str | None = None
         self.refused = NONE_YET
         self.outcome = "completed"
-        self.alarms: set[Any] | None = None
         self.inside: WeakSet[RunState] | None = None
         self.keys: Any = None
         self.span: Span | None = None
@@ -137,18 +128,11 @@ class RunState(Payer):
         for one in tuple(self.inside or ()):
             one.refresh()
 
-    def refusals(self) -> Refusals:
-        """What it was refused, to be added to."""
-        if self.refused is NONE_YET:
-            self.refused = Refusals()
-        return self.refused
-
     def forget(self, resource: str | None = None, *, reasons: Sequence[str] = ()) -> object:
         """Take pending denials as dealt with: of one resource, for some reasons, or all. Called with the lock held.
 
-        Returns:
-            What was dropped, for the caller to let go of once the lock is released: an exception keeps frames alive,
-            and what those hold (streams, generators) may settle when it goes.
+        Gives what was dropped, to be let go of once the lock is released: an exception keeps frames alive, and what
+        those hold (streams, generators) may settle when it goes.
         """
         refused = self.refused
         dropped, refused.pending = refused.pending, None

@@ -9,8 +9,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from otelbudget.admission.payer import Payer
+from otelbudget.admission.request import Once, Request
+from otelbudget.admission.state import RunState
 from otelbudget.ledger.account import Account, Crossing, Hold, QuotaAccount, Refusal, SharedAccount, crossings
 from otelbudget.ledger.change import Changes, write
 from otelbudget.ledger.judging import asked_of, exceeded, refusal
@@ -18,15 +21,9 @@ from otelbudget.ledger.rules import Rule
 from otelbudget.model.amounts import NOTHING, UNLIMITED, Amounts
 from otelbudget.model.levels import LEVELS, Where
 from otelbudget.model.vector import lane, pack, positive
+from otelbudget.model.windows import WindowSpec
 from otelbudget.stores.base import FOREVER_S, Answer, Line, Reserve, Reset, Settle, Settled, Stored
 from otelbudget.stores.owed import Owed
-
-if TYPE_CHECKING:
-    from otelbudget.admission.payer import Payer
-    from otelbudget.admission.request import Once, Request
-    from otelbudget.admission.state import RunState
-    from otelbudget.model.windows import WindowSpec
-    from otelbudget.stores.shared import Shared
 
 Told = Callable[[list[Crossing]], object]
 Accounts = tuple[QuotaAccount | SharedAccount, ...]
@@ -38,7 +35,6 @@ class Trip(NamedTuple):
 
     Attributes:
         id, shard, lines: As the store knows it.
-        accounts: Those of the lines.
         on_expiry: What its expiry charges there, in all.
         paid: What the expiry of an earlier one has charged.
         digest: Of the payload, if the id follows from an idempotency key; else empty.
@@ -102,11 +98,6 @@ def owner_in_key(key: str) -> tuple[Where, str]:
     return Where(scope, names), "/".join(parts[number:])
 
 
-def _shard(payer: Payer) -> str:
-    shared: Shared = payer.engine.store
-    return shared.shard(payer.owner)
-
-
 def _new_id() -> str:
     return f"{secrets.randbits(128):032x}"
 
@@ -123,7 +114,7 @@ def anew(payer: Payer, hold: Hold, accounts: Accounts, paid: Sequence[int] = NOT
     """What is to hold on *accounts* for *hold* from now on, under the key of *once*, if there is one."""
     id, digest = _named(once)
     lines = _lines(payer, accounts, hold.wrapping)
-    return Trip(id, _shard(payer), lines, accounts, hold.on_expiry, paid, digest)
+    return Trip(id, payer.engine.store.shard(payer.owner), lines, accounts, hold.on_expiry, paid, digest)
 
 
 def ask(payer: Payer, hold: Hold, before: Sequence[int]) -> Reserve:
@@ -144,7 +135,7 @@ def instead(payer: Payer, request: Request, accounts: Accounts) -> Reserve:
 
 def look(payer: Payer, accounts: Accounts) -> tuple[str, tuple[Line, ...]]:
     """What is asked of the store for a request that holds nothing."""
-    return _shard(payer), _lines(payer, accounts)
+    return payer.engine.store.shard(payer.owner), _lines(payer, accounts)
 
 
 def answered(
@@ -152,7 +143,7 @@ def answered(
 ) -> Refusal | None:
     """What refuses *more* than its *own* by the *answer* of the store, which is noted for all who look at *accounts*
     here."""
-    _note(payer, accounts, answer)
+    payer.engine.ledger.mirror(accounts, answer.states)
     level = payer.owner.level
     if not held:
         return refusal(accounts, more, level, wrapping)
@@ -191,7 +182,9 @@ def owe_record(
         return ()
     there, nothing = tuple(accounts), tuple(NOTHING)
     id, digest = _named(once)
-    ended = Settle(id, _shard(payer), _lines(payer, there), nothing, tuple(actual), nothing, digest)
+    ended = Settle(
+        id, payer.engine.store.shard(payer.owner), _lines(payer, there), nothing, tuple(actual), nothing, digest
+    )
     return _owed(payer, there, ended, told)
 
 
@@ -261,27 +254,19 @@ def run_of(account: Stored) -> str | None:
 
 
 def refresh(payer: Payer) -> None:
-    """Note what the store says now of all that binds *payer*; it is asked also where nothing is known to.
-
-    Raises:
-        StoreError: The store can't be reached.
-    """
+    """Note what the store says now of all that binds *payer*; it is asked also where nothing is known to."""
     if payer.engine.store is not None:
         accounts = payer.binding_here().shared
-        _note(payer, accounts, payer.engine.store.read(*look(payer, accounts)))
+        payer.engine.ledger.mirror(accounts, payer.engine.store.read(*look(payer, accounts)).states)
 
 
 async def arefresh(payer: Payer) -> None:
     """`refresh` for coroutines."""
     if payer.engine.store is not None:
         accounts = payer.binding_here().shared
-        _note(payer, accounts, await payer.engine.store.aread(*look(payer, accounts)))
-
-
-def _note(payer: Payer, accounts: Accounts, answer: Answer) -> None:
-    payer.engine.ledger.mirror(accounts, answer.states)
+        payer.engine.ledger.mirror(accounts, (await payer.engine.store.aread(*look(payer, accounts))).states)
 
 
 def forget(payer: Payer, account: QuotaAccount | SharedAccount) -> None:
     """Forget in the store what *account* has used."""
-    payer.engine.store.store.configure(_shard(payer), _place(account)[0], Reset())
+    payer.engine.store.store.configure(payer.engine.store.shard(payer.owner), _place(account)[0], Reset())

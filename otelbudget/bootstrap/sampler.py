@@ -24,7 +24,7 @@ from otelbudget.guards.boundary import contained
 class Listener(Protocol):
     """The manager, as it is asked here."""
 
-    def must_hear(self, parent_context: Context | None, trace_id: int, name: str, attributes: Attributes) -> bool:
+    def must_hear(self, parent_context: Context | None, name: str, attributes: Attributes) -> bool:
         """Whether a span that is not exported has to reach the processors."""
 
 
@@ -51,7 +51,7 @@ class BudgetSampler(Sampler):
         if result.decision is not Decision.DROP or listener is None:
             return result
         try:
-            heard = listener.must_hear(parent_context, trace_id, name, attributes)
+            heard = listener.must_hear(parent_context, name, attributes)
         except Exception:
             with contained("a span is sampled"):
                 raise

@@ -9,32 +9,29 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from opentelemetry import trace
 from opentelemetry.context import get_current
+from opentelemetry.trace import Span
 
 from otelbudget import semconv
 from otelbudget.admission import cost, settlement
 from otelbudget.admission.request import GONE, Request
+from otelbudget.admission.state import RunState
 from otelbudget.calls import span as call_span
 from otelbudget.calls.sizing import ModelRequest, Sizing, as_held, dearest, teach
 from otelbudget.engine import context as contexts
+from otelbudget.engine.owner import Owner
 from otelbudget.errors import BudgetExceeded
 from otelbudget.ledger.account import Hold
 from otelbudget.model.amounts import COST, INPUT, NANOS, OUTPUT, Amounts, usd
 from otelbudget.model.usage import Usage
-from otelbudget.runs import ambient, asking, reservation, timeout
+from otelbudget.runs import ambient, asking, blocks, reservation
 from otelbudget.runs import tool_call as tools
+from otelbudget.runs.reservation import Reservation
 from otelbudget.telemetry import events
 from otelbudget.telemetry.events import Site, site_of
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span
-
-    from otelbudget.admission.state import RunState
-    from otelbudget.engine.owner import Owner
-    from otelbudget.runs.reservation import Reservation
 
 #: By how many output tokens a stream's hold grows when it has used it up.
 BLOCK: Final = 256
@@ -190,14 +187,10 @@ class ModelCall:
         return trace.use_span(self.own_span, record_exception=False, set_status_on_exception=False)
 
     def again(self, in_s: float = 0) -> None:
-        """Tell that the request is to be sent once more, in so many seconds.
-
-        Raises:
-            BudgetExceeded: The time of its run, or of one above, is over by then.
-        """
+        """Tell that the request is to be sent once more, in so many seconds: refused if its run's time is over then."""
         run, in_ns = self.run, int(in_s * NANOS)
         if run.engine.clock_ns() + in_ns >= run.until_ns:
-            asking.decide(run, Request("call", site=self.site, seconds_ns=in_ns), judge=timeout.judge)
+            asking.decide(run, Request("call", site=self.site, seconds_ns=in_ns), judge=blocks.judge_time)
 
     def grow(self, output_tokens: int, charged: int = 0) -> None:
         """Tell how much output a stream has shown so far; the hold follows in blocks. Where it has been settled, for

@@ -11,20 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from otelbudget.admission import cost as costs
 from otelbudget.admission.cost import Price
 from otelbudget.admission.request import Smaller
+from otelbudget.admission.state import RunState
+from otelbudget.engine.engine import Engine
+from otelbudget.engine.owner import Owner
 from otelbudget.model.amounts import CEILING, INPUT, OUTPUT, STEPS, TOKENS, Amounts, Unsaid, nanousd
 from otelbudget.model.usage import PARTS, Usage
 from otelbudget.model.usage_names import MADE, REASONING
 from otelbudget.pricing.rates import Parts
-
-if TYPE_CHECKING:
-    from otelbudget.admission.state import RunState
-    from otelbudget.engine.engine import Engine
-    from otelbudget.engine.owner import Owner
 
 #: What an answer may leave open that its request says.
 _ASKED: Final = ("model", "provider", "tier", "images")
@@ -52,12 +50,10 @@ class ModelRequest:
     Args:
         provider: ``gen_ai.provider.name``, such as ``openai``.
         operation: ``gen_ai.operation.name``: ``chat``, ``text_completion``, ``embeddings``, ...
-        model: The model asked for; None if unknown.
         input_tokens: Estimated input tokens, at least 1.
         max_output_tokens: The request's own maximum times the number of answers; 0 where there is no output; None if
             it has none.
-        answers: How many answers it asks for, at least 1.
-        images: How many pictures it asks for.
+        answers, images: How many answers and pictures it asks for; at least 1 answer.
         searches: How many searches it lets its provider do at most; 0 if none, or if it does not say.
         tier: The service tier that it asks for; None if it does not say.
         apart: What of it may turn out to have a price of its own, as fields of `Usage`.

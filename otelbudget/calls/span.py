@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Tracer
 
 from otelbudget import semconv
-from otelbudget.errors import BudgetExceeded
+from otelbudget.admission.closing import describe_error
+from otelbudget.calls.sizing import ModelRequest
+from otelbudget.model.usage import Usage
 from otelbudget.telemetry import our_spans
-from otelbudget.telemetry.events import type_name
-
-if TYPE_CHECKING:
-    from opentelemetry.context import Context
-    from opentelemetry.trace import Span, Tracer
-
-    from otelbudget.calls.sizing import ModelRequest
-    from otelbudget.model.usage import Usage
 
 
 def start(tracer: Tracer, request: ModelRequest, context: Context) -> Span:
@@ -35,10 +28,8 @@ def end(span: Span | None, error: BaseException | None) -> None:
     """End it, if there is one, with status ERROR if *error* says why."""
     if span is None:
         return
-    if error is not None and span.is_recording():
-        name = type_name(error)
-        span.set_attribute(semconv.ERROR_TYPE, name)
-        span.set_status(Status(StatusCode.ERROR, str(error) if isinstance(error, BudgetExceeded) else name))
+    if error is not None:
+        describe_error(span, error)
     our_spans.end(span)
 
 

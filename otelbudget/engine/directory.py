@@ -7,21 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from weakref import WeakValueDictionary
 
 from otelbudget.engine.owner import DEFAULT, Names, Owner, Payers
 from otelbudget.ledger.account import QuotaAccount
 from otelbudget.ledger.accounts import Accounts
+from otelbudget.ledger.ledger import Ledger
 from otelbudget.ledger.rules import Rule, rule_of
 from otelbudget.model.amounts import UNLIMITED
 from otelbudget.model.levels import LEVELS, Where
 from otelbudget.model.names import is_pattern
 from otelbudget.model.quota import Quota, Quotas, check_priority
 from otelbudget.model.windows import WindowSpec
-
-if TYPE_CHECKING:
-    from otelbudget.ledger.ledger import Ledger
 
 #: How many models an owner's accounts are remembered for.
 _MODELS: Final = 64
@@ -179,8 +177,8 @@ class Directory:
 
     def restore(self, tenant: str) -> list[tuple[Quota, Quota | None]]:
         """Hold *tenant* to what is configured again: (what was in force, what is now) of each quota that was not."""
-        was = self.overrides.pop(tenant, ())
-        self._review(self._home(tenant))
+        was = self.overrides.get(tenant, ())
+        self.adopt(tenant, ())
         return [(quota, _replaced(quota, self.quotas_of(tenant))) for quota in was]
 
     def _review(self, where: Where | None = None) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
-from opentelemetry import trace
+from opentelemetry import baggage, trace
 from opentelemetry.context import Context
 
 from otelbudget import forking
@@ -19,7 +19,7 @@ from otelbudget.config import Config, StoreConfig
 from otelbudget.config.store import check_shards
 from otelbudget.engine.directory import Directory
 from otelbudget.engine.overrides import SharedOverrides
-from otelbudget.engine.owner import tenant_said
+from otelbudget.engine.owner import LONGEST
 from otelbudget.engine.recent import Recent
 from otelbudget.errors import ConfigError
 from otelbudget.estimate.learned import Learned
@@ -81,6 +81,7 @@ class Engine:
         self.ambient: Any = None
         self.ambient_user: object = None
         self.warned: set[str] = set()  # keys of `warn_once`
+        self.refused: set[object] = set()  # what quota services were refused, so that each is told once per window
         forking.tell(self)
 
     def _meters(self, config: Config) -> Meters:
@@ -137,9 +138,31 @@ class Engine:
         return self.tenant_said((node.span for node in self.spans.tree.around(context)), context)
 
     def tenant_said(self, spans: Iterable[Any], *contexts: Context) -> str | None:
-        """The tenant that one of *spans*, else the baggage of one of *contexts* names, where that is trusted."""
+        """The tenant that one of *spans*, innermost first, else the baggage of one of *contexts* names, where that is
+        trusted."""
         source = self.config.tenant_from
-        return None if source is None else tenant_said(source, spans, contexts, self.warn_once)
+        if source is None:
+            return None
+        key, entry = source.span_attribute, source.baggage
+        said: list[tuple[object, str]] = []
+        if key:
+            said += [((getattr(span, "attributes", None) or {}).get(key), f"span attribute {key!r}") for span in spans]
+        if entry:
+            said += [(baggage.get_baggage(entry, context), f"baggage {entry!r}") for context in contexts]
+        for value, where in said:
+            name = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+            name = name.strip() if isinstance(name, str) else ""
+            if 0 < len(name) <= LONGEST and name.isprintable():
+                return name
+            if value is not None:
+                self.warn_once(
+                    "tenant_from",
+                    "tenant_from: a %s was ignored, since it is no name of 1 to %d printable characters; such runs"
+                    " belong to whoever is asked next, in the end to the default tenant",
+                    where,
+                    LONGEST,
+                )
+        return None
 
     def warn_once(self, key: str, message: str, *args: object) -> None:
         """Log a warning the first time *key* comes up."""

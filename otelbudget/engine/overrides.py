@@ -12,17 +12,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from otelbudget import forking
+from otelbudget.engine.directory import Directory
 from otelbudget.engine.owner import Names
 from otelbudget.errors import StoreError
 from otelbudget.model.quota import Quota
 from otelbudget.stores.base import Override
-
-if TYPE_CHECKING:
-    from otelbudget.engine.directory import Directory
-    from otelbudget.stores.shared import Shared
+from otelbudget.stores.shared import Shared
 
 _log = logging.getLogger("otelbudget")
 
@@ -70,11 +68,7 @@ class SharedOverrides:
 
     @contextmanager
     def changing(self, tenant: str) -> Iterator[None]:
-        """A block that changes what is set for *tenant*: from what the store has by now, to what it gets.
-
-        Raises:
-            StoreError: The store can't be reached; nothing has changed here, and may have there.
-        """
+        """A block that changes what is set for *tenant*: from what the store has by now, to what it gets."""
         with self._lock:
             self._adopt(self._shard(tenant))
             before = self._directory.overrides.get(tenant, ())

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from opentelemetry import baggage
-
 from otelbudget.ledger.account import QuotaAccount
-from otelbudget.model.quota import PRIORITIES
+from otelbudget.model.quota import PRIORITIES, Quota
 
 if TYPE_CHECKING:
-    from opentelemetry.context import Context
-
-    from otelbudget.config import TenantFrom
     from otelbudget.engine.directory import Directory
     from otelbudget.model.levels import Where
-    from otelbudget.model.quota import Quota
 
 #: The organisation and the tenant of a run that names none.
 DEFAULT: Final = "default"
@@ -54,13 +47,6 @@ class Payers(NamedTuple):
 
 class Owner:
     """Whose a run or a request is: *known* if a tenant was named, or need not be. All that are the same share one."""
-
-    # fmt: off
-    __slots__ = (
-        "__weakref__", "_directory", "_found", "agent", "conversation", "known", "level", "names", "org", "priority",
-        "tags", "tenant", "user",
-    )
-    # fmt: on
 
     def __init__(self, directory: Directory, names: Names, *, known: bool) -> None:
         self._directory = directory
@@ -112,32 +98,3 @@ def tags_of(given: Any) -> Tags:
     if not all(name and value for name, value in given.items()):
         raise ValueError(f"a tag has a name and a value that are not empty, got {given!r}")
     return tuple(sorted(given.items()))
-
-
-# --- what spans and baggage are trusted to say
-
-
-def tenant_said(
-    source: TenantFrom, spans: Iterable[Any], contexts: Iterable[Context], warn: Callable[..., None]
-) -> str | None:
-    """The tenant of a run that says none itself: what *source* trusts of *spans*, innermost first, or of baggage."""
-    key, entry = source.span_attribute, source.baggage
-    said: list[tuple[object, str]] = []
-    if key is not None:
-        said += [((getattr(span, "attributes", None) or {}).get(key), f"span attribute {key!r}") for span in spans]
-    if entry is not None:
-        said += [(baggage.get_baggage(entry, context), f"baggage {entry!r}") for context in contexts]
-    for value, where in said:
-        name = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-        name = name.strip() if isinstance(name, str) else ""
-        if 0 < len(name) <= LONGEST and name.isprintable():
-            return name
-        if value is not None:
-            warn(
-                "tenant_from",
-                "tenant_from: a %s was ignored, since it is no name of 1 to %d printable characters; such runs belong"
-                " to whoever is asked next, in the end to the default tenant",
-                where,
-                LONGEST,
-            )
-    return None

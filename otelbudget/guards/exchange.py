@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from otelbudget.runs import timeout
+from otelbudget.runs import blocks
 
 if TYPE_CHECKING:
     from otelbudget.calls.model_call import ModelCall
@@ -124,7 +124,7 @@ class Exchange:
 
         Nothing is done to it where the run has no end, nor to one that can't be told.
         """
-        left_s = timeout.left_s(self._call.run)
+        left_s = blocks.left_s(self._call.run)
         if left_s is None:
             return own
         named = own if isinstance(own, dict) else own.as_dict() if hasattr(own, "as_dict") else {"": own}

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from otelbudget.quota.service import QuotaService
-from otelbudget.quota.usage import QuotaLine, QuotaUsage
+from otelbudget.quota.values import QuotaLine, QuotaUsage
 
 __all__ = ["QuotaLine", "QuotaService", "QuotaUsage"]

@@ -21,23 +21,22 @@ from otelbudget.engine.engine import Engine
 from otelbudget.engine.owner import Names
 from otelbudget.errors import BudgetExceeded, ConfigError
 from otelbudget.ledger.account import QuotaAccount
-from otelbudget.ledger.judging import left
 from otelbudget.ledger.ledger import Ledger
-from otelbudget.model.amounts import CEILING, RESOURCES, Unsaid, amounts_from, shown
+from otelbudget.model.amounts import CEILING, Unsaid, amounts_from
 from otelbudget.model.keywords import OtherKeywords
 from otelbudget.model.quota import Quota, Quotas, check_priority
 from otelbudget.model.usage import Usage
 from otelbudget.model.values import spelled
 from otelbudget.model.vector import unpack
-from otelbudget.quota.changes import Change, QuotaLike, daily_of, listed
-from otelbudget.quota.usage import QuotaUsage, usage_of
+from otelbudget.quota.values import Change, QuotaLike, QuotaUsage, daily_of, listed, usage_of
 from otelbudget.runs import asking, reserving
-from otelbudget.runs.idempotency import Keys, as_key, unpaid
-from otelbudget.runs.reservation import Reservation
+from otelbudget.runs.reservation import Reservation, unpaid
+from otelbudget.runs.reserving import Keys, as_key
+from otelbudget.runs.view import left_of
+from otelbudget.stores.base import Store
 
 if TYPE_CHECKING:
-    from otelbudget.manager import BudgetManager
-    from otelbudget.stores.base import Store
+    from otelbudget.manager import BudgetManager  # needs the SDK
 
 _DAILY_TOKENS: Final = Unsaid(10_000)
 
@@ -96,7 +95,12 @@ class QuotaService:
                 "reserve_for": reserve_for is not None,
                 "clock_s": clock_s is not time.time,
             }
-            _refuse(", ".join(name for name in said if said[name]))
+            if given := ", ".join(name for name in said if said[name]):
+                raise ConfigError(
+                    f"{given} can't be given here, since this service is about the quotas of a manager: that of"
+                    " setup(), or the one passed as store. Write them into its configuration, under `quotas:`, or pass"
+                    " store='memory' for a service of its own"
+                )
             self._engine = found
         else:
             if quotas is not None and not isinstance(quotas, Mapping):
@@ -106,7 +110,7 @@ class QuotaService:
                 tenants={tenant: listed(theirs, daily) for tenant, theirs in (quotas or {}).items()},
             )
             self._engine = _engine_at(store, Config(quotas=own), clock_s)
-        self._keys = Keys(self._engine, "a quota service", self._engine.quota_keys, shared_as=("tenant",))
+        self._keys = Keys(self._engine, self._engine.quota_keys, shared_as=("tenant",))
 
     def __repr__(self) -> str:
         return f"<QuotaService: {self._engine.config.quotas!r}>"
@@ -201,9 +205,7 @@ class QuotaService:
 
     def remaining_of(self, tenant: str, *, priority: str = "high", user: str | None = None) -> dict[str, Any]:
         """What is left to *tenant* of each resource: ``{resource: amount}``, money as Decimal, None is unlimited."""
-        payer = self._payer(tenant, priority, user, fresh=True)
-        found = {name: (i, left(payer.binding().accounts, i, payer.owner.level)) for i, name in enumerate(RESOURCES)}
-        return {name: None if amount is None else shown(i, amount) for name, (i, amount) in found.items()}
+        return left_of(self._payer(tenant, priority, user, fresh=True))
 
     def usage(self, tenant: str, *, user: str | None = None) -> QuotaUsage:
         """What *tenant* has used: ``.tokens`` in short, ``.lines`` for every resource of every quota."""
@@ -263,15 +265,6 @@ class QuotaService:
             if self._engine.caught_up():
                 trips.refresh(payer)
         return payer
-
-
-def _refuse(said: str) -> None:
-    if said:
-        raise ConfigError(
-            f"{said} can't be given here, since this service is about the quotas of a manager: that of setup(), or the"
-            " one passed as store. Write them into its configuration, under `quotas:`, or pass store='memory' for a"
-            " service of its own"
-        )
 
 
 def _engine_at(store: Any, config: Config, clock_s: Callable[[], float]) -> Engine:

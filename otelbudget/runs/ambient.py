@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING
 from weakref import ref
 
 from otelbudget import forking
 from otelbudget.admission import closing
 from otelbudget.admission.state import RunState
+from otelbudget.engine.engine import Engine
 from otelbudget.engine.owner import NOBODY
-
-if TYPE_CHECKING:
-    from otelbudget.engine.engine import Engine
 
 _opening = forking.fresh_lock()
 

@@ -14,7 +14,7 @@ import inspect
 import queue
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from opentelemetry.context import get_current
 
@@ -29,11 +29,8 @@ from otelbudget.engine.context import ASKING, attached
 from otelbudget.errors import BudgetExceeded
 from otelbudget.ledger.lock import Bells
 from otelbudget.model.amounts import NANOS, nanoseconds
-from otelbudget.model.decision import Decision
+from otelbudget.model.decision import Decision, Denial
 from otelbudget.runs.view import receipt_of
-
-if TYPE_CHECKING:
-    from otelbudget.model.decision import Denial
 
 Judge = Callable[[Payer, Request], Any]  # a Judgement, or one to be awaited
 #: How long nobody looks, at most: a new window, an abandoned hold and a deadline ring no bell.
@@ -104,11 +101,6 @@ def refuse(payer: Payer, request: Request, judged: Judgement) -> BudgetExceeded:
     return error
 
 
-def _bells(payer: Payer) -> tuple[Bells, ...]:
-    """What wakes who waits: with a shared store only the clock, since each attempt there rings, a refused one too."""
-    return (payer.engine.ledger.bells,) if payer.engine.store is None else ()
-
-
 def _reconsidered(payer: Payer, request: Request, judged: Judgement, judge: Judge, wait_ns: int) -> Judgement:
     """`areconsidered` for a plain call: nothing that it awaits suspends it."""
     try:
@@ -133,7 +125,9 @@ async def areconsidered(
     asked: list[RunState] = []
     until_ns = time.monotonic_ns() + wait_ns
     pause_s = POLL_S if payer.engine.store is None else FIRST_PAUSE_S
-    with hanging(bell, *_bells(payer)) if wait_ns else contextlib.nullcontext():
+    # With a shared store only the clock wakes: each attempt there rings, a refused one too.
+    local = wait_ns and payer.engine.store is None
+    with _hanging(bell, payer.engine.ledger.bells) if local else contextlib.nullcontext():
         while True:
             bell.clear()
             if closing.settle_overdue(payer.engine) or wait_ns:
@@ -143,8 +137,6 @@ async def areconsidered(
             passing = denial is not None and denial.reason in _PASSING and denial.detail != "wrap_up"  # nobody lifts it
             if left_ns <= 0 or judged.decision.allowed or not passing:
                 return judged
-            if plain:
-                _warn_of_blocking(payer)
             await _awaited(bell.wait(min(left_ns / NANOS, pause_s)))
             pause_s = min(2 * pause_s, POLL_S)
 
@@ -204,15 +196,13 @@ class TaskBell:
 
 
 @contextlib.contextmanager
-def hanging(bell: ThreadBell | TaskBell, *bells: Bells) -> Iterator[None]:
+def _hanging(bell: ThreadBell | TaskBell, bells: Bells) -> Iterator[None]:
     """Have *bell* rung by every change of a block that may help."""
-    for one in bells:
-        one.add(bell.ring)
+    bells.add(bell.ring)
     try:
         yield
     finally:
-        for one in bells:
-            one.discard(bell.ring)
+        bells.discard(bell.ring)
 
 
 async def _lifted(
@@ -261,13 +251,3 @@ async def _ask(run: RunState, denial: Denial | None, *, plain: bool) -> bool:
         RunState.handle(run),
     )
     return False
-
-
-def _warn_of_blocking(payer: Payer) -> None:
-    with contextlib.suppress(RuntimeError):
-        asyncio.get_running_loop()
-        payer.engine.warn_once(
-            "wait_s",
-            "reserve(wait_s=...) blocks the event loop that runs in this thread, and so perhaps those it waits for;"
-            " use `await run.areserve(wait_s=...)`",
-        )

@@ -5,31 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 from weakref import finalize
 
 from opentelemetry.context import get_current
 
-from otelbudget.admission import booking
+from otelbudget.admission import booking, closing
 from otelbudget.admission import denial as denials
-from otelbudget.admission.admission import judge_state
-from otelbudget.admission.request import Judgement, Request
+from otelbudget.admission.admission import judge_state, too_deep
+from otelbudget.admission.payer import Payer
+from otelbudget.admission.request import Judgement, Request, refused
+from otelbudget.admission.state import RunState
 from otelbudget.engine.context import PERMIT
 from otelbudget.ledger.judging import left, tightest
-from otelbudget.model.amounts import COST, RESOURCES, UNLIMITED, Amounts, Money, count, nanousd
-from otelbudget.model.decision import Decision
+from otelbudget.ledger.rules import Rule
+from otelbudget.model.amounts import RESOURCES, UNLIMITED, Amounts, Money, count, nanousd
+from otelbudget.model.budget import RunBudget
 from otelbudget.model.keywords import unknown
 from otelbudget.model.vector import pack, unpack
 from otelbudget.runs import asking
 from otelbudget.telemetry import events
-
-if TYPE_CHECKING:
-    from otelbudget.admission.payer import Payer
-    from otelbudget.admission.state import RunState
-    from otelbudget.ledger.account import Account
-    from otelbudget.ledger.ledger import Ledger
-    from otelbudget.ledger.rules import Rule
-    from otelbudget.model.budget import RunBudget
 
 #: What a carved child gets: amounts, or a share of what the runs above it have left.
 Carve = Mapping[str, Money] | float
@@ -53,43 +47,29 @@ def _judge_child(parent: Payer, request: Request) -> Judgement:
     run = parent.run
     assert run is not None
     depth = len(run.lineage)
-    for one in run.lineage:
-        allowed = one.budget.max_depth
-        if allowed is not None and depth > allowed:
-            denial = denials.too_deep(one, parent, depth)
-            if parent.engine.enforce and not one.account.rule.warn:
-                return Judgement(Decision(False, denial=denial), one)
-            booking.note(parent, "check", denial, "warn")
-            parent.say(run.site, events.check_warned, denial)
+    for one in too_deep(run.lineage, depth):
+        denial = denials.too_deep(one, parent, depth)
+        if parent.engine.enforce and not one.account.rule.warn:
+            return refused(denial, one)
+        booking.note(parent, "check", denial, "warn")
+        parent.say(run.site, events.check_warned, denial)
     return Judgement()
 
 
 def wanted(carve: Carve | None, budget: RunBudget, parent: RunState) -> Wants:
-    """What *carve* means for a child of *parent* under *budget*; a share is one of what is left when it is taken.
-
-    Raises:
-        ValueError: It is no share above 0 and at most 1, an amount is not one, or nothing could be carved.
-        TypeError: A name is no resource.
-    """
+    """What *carve* means for a child of *parent* under *budget*; a share is one of what is left when it is taken."""
     if carve is None:
         amounts = Amounts(*(limit if limit < UNLIMITED else 0 for limit in budget.limits))
     elif isinstance(carve, Mapping):
-        amounts = _parsed(carve)
+        if strange := carve.keys() - set(RESOURCES):
+            raise unknown("carve: unknown resource", min(strange), RESOURCES)
+        read = {name: (nanousd if name == "cost_usd" else count)(f"carve: {name}", it) for name, it in carve.items()}
+        amounts = Amounts(*(read.get(name, 0) for name in RESOURCES))
     else:
         return _share_of(carve, parent)
     if not any(amounts):
         raise ValueError("mode='carve' keeps nothing here: pass carve={'tokens': 500}, or a budget with limits")
     return lambda: amounts
-
-
-def _parsed(carve: Mapping[str, Money]) -> Amounts:
-    amounts = [0] * len(RESOURCES)
-    for name, value in carve.items():
-        if name not in RESOURCES:
-            raise unknown("carve: unknown resource", name, RESOURCES)
-        i = RESOURCES.index(name)
-        amounts[i] = (nanousd if i == COST else count)(f"carve: {name}", value)
-    return Amounts(*amounts)
 
 
 def _share_of(share: object, parent: RunState) -> Wants:
@@ -108,21 +88,12 @@ def _share_of(share: object, parent: RunState) -> Wants:
 
 
 def hold(child: RunState, parent: RunState, wants: Wants) -> None:
-    """Keep what *wants* gives of *parent* and the runs above it for *child*, which is fresh and can't have more.
-
-    Raises:
-        BudgetExceeded: They have not so much left; nothing is kept.
-    """
+    """Keep what *wants* gives of *parent* and the runs above it for *child*, which is fresh and can't have more."""
     # One that is dropped before anybody could close it, by an exception at any moment, gives back by itself.
-    finalize(child, _give_back, parent.engine.ledger, child.run_accounts(), parent.owner.level).atexit = False
+    finalize(child, closing.end_carve, parent.engine.ledger, child.run_accounts(), parent.owner.level).atexit = False
     here = parent.around()
     request = Request("reserve", site=here.site, permit=here.permit)
     asking.decide(parent, request, judge=partial(_judge, child, wants))
-
-
-def _give_back(ledger: Ledger, accounts: tuple[Account, ...], level: int) -> None:
-    if accounts[-1].floor and not ledger.later(partial(_give_back, ledger, accounts, level)):
-        ledger.set_floor(accounts, lambda: 0, level, force=True)
 
 
 def _judge(child: RunState, wants: Wants, parent: Payer, request: Request) -> Judgement:
@@ -131,14 +102,14 @@ def _judge(child: RunState, wants: Wants, parent: Payer, request: Request) -> Ju
         return judged
     accounts, ledger = child.run_accounts(), parent.engine.ledger
     level, force = parent.owner.level, not parent.engine.enforce
-    refused = ledger.set_floor(accounts, lambda: pack(wants()), level, force=force)
-    if refused is None:
+    over = ledger.set_floor(accounts, lambda: pack(wants()), level, force=force)
+    if over is None:
         kept = Amounts(*unpack(child.account.floor))
         ledger.limit(child.account, (_at_most(child.account.rule, kept),))
         ledger.add([(parent.cell, "reserve", 1)])
         return Judgement(tightest=None if request.site.span is None else tightest(accounts[:-1]))
-    denial = denials.of_account(parent, request._replace(amounts=wants()), refused, accounts[:-1])
-    return Judgement(Decision(False, denial=denial), parent.ancestor_of(refused.account))
+    denial = denials.of_account(parent, request._replace(amounts=wants()), over, accounts[:-1])
+    return refused(denial, parent.ancestor_of(over.account))
 
 
 def _at_most(rule: Rule, amounts: Amounts) -> Rule:

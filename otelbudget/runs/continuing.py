@@ -9,26 +9,23 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict
+from typing import Any, Final, Protocol, TypedDict
 
 from opentelemetry import baggage
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
+from opentelemetry.trace import Link
 
 from otelbudget.admission import denial as denials
 from otelbudget.admission import trips
 from otelbudget.admission.state import RunState
+from otelbudget.engine.engine import Engine
 from otelbudget.engine.owner import Names
 from otelbudget.errors import BudgetError, ConfigError
+from otelbudget.model.budget import OnExhausted
 from otelbudget.runs import resume
 from otelbudget.runs.scope import RunScope
 from otelbudget.runs.sharing import CARRIED, Sharing, is_name
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Link
-
-    from otelbudget.engine.engine import Engine
-    from otelbudget.model.budget import OnExhausted
 
 _W3C: Final = W3CBaggagePropagator()
 _ID: Final = "[0-9a-f]{32}"
@@ -65,11 +62,7 @@ def continued(engine: Engine, headers_or_id: str | Headers, options: ContinueOpt
 
 
 def named(engine: Engine, given: object, tenant: str | None) -> tuple[str, str | None]:
-    """The id of the run that *given* means, an id or the headers of a request, and its tenant as far as that is known.
-
-    Raises:
-        ConfigError: It is neither, names no run, or is not to be believed.
-    """
+    """The id of the run that *given* means, an id or the headers of a request, and its tenant, if that is known."""
     if isinstance(given, str):
         if not re.fullmatch(_ID, given):
             raise ConfigError(f"a run's id is 32 hexadecimal digits, as in run.run_id, got {given[:60]!r}")
@@ -108,13 +101,7 @@ def _text(value: object) -> str:
 def attach(
     engine: Engine, run_id: str, names: Names, on_exhausted: OnExhausted | None, *, reraise: bool
 ) -> tuple[RunState, list[Link]]:
-    """The shared run *run_id*, to be worked on here too, and links to its span.
-
-    Raises:
-        BudgetError: There is no store to share, no such run in it, or it is another tenant's.
-        BudgetExceeded: It has ended.
-        StoreError: The store can't be reached.
-    """
+    """The shared run *run_id*, to be worked on here too, and links to its span."""
     if engine.store is None:
         raise BudgetError("a run is continued by way of a store that processes share, and here is none: set store.url")
     asked = engine.directory.owner(names)

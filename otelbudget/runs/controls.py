@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from otelbudget import semconv
-from otelbudget.admission.refusals import NONE_YET
+from otelbudget.admission.request import NONE_YET
+from otelbudget.admission.state import RunState
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, STEPS, UNLIMITED, count, nanoseconds, nanousd
 from otelbudget.model.keywords import unknown
 from otelbudget.model.quota import PRIORITIES
 from otelbudget.model.vector import unpack
-from otelbudget.runs import timeout as deadlines
 from otelbudget.telemetry import events
-
-if TYPE_CHECKING:
-    from otelbudget.admission.state import RunState
 
 T = TypeVar("T")
 _KNOWN = (*RESOURCES, "seconds")
@@ -28,16 +25,11 @@ def extend(
 ) -> None:
     """Add *delta* to the run's own limits, or set those of *to*; clears the pending denial of each, re-arms thresholds.
 
-    Raises:
-        ValueError: A resource is not limited, or an amount is not one; nothing has changed then.
-        TypeError: A keyword is no resource, or *to* no mapping of resources.
+    ValueError or TypeError if a resource is none or not limited, or an amount is not one; then nothing has changed.
     """
-    _check_names(actor, reason)
     wanted = _wanted(delta, to)
     changes, _ = _changed(run, lambda: run.engine.ledger.locked(lambda: _extended(run, wanted, to or ())))
     run.refresh()
-    if "seconds" in wanted:
-        deadlines.moved(run)
     run.engine.ledger.after(room=True)
     for resource, old, new in changes:
         _say(run, semconv.EVENT_EXTEND, actor, reason, {semconv.RESOURCE: resource, semconv.OLD: old, semconv.NEW: new})
@@ -101,7 +93,6 @@ def _changed(run: RunState, change: Callable[[], T]) -> T:
 
 def freeze(run: RunState, actor: str | None, reason: str | None, *, frozen: bool = True) -> None:
     """Refuse new calls and extensions of holds, or admit them again."""
-    _check_names(actor, reason)
     was = _changed(run, lambda: _frozen(run, (reason or "") if frozen else None))
     run.exported = run.exported and frozen  # it goes on here after all
     run.refresh()
@@ -116,7 +107,6 @@ def _frozen(run: RunState, why: str | None) -> bool:
 
 def reset(run: RunState, actor: str | None, reason: str | None) -> None:
     """Nothing used, nothing refused, the clock at zero; limits and holds stay, thresholds are armed anew."""
-    _check_names(actor, reason)
     engine = run.engine
     if engine.ledger.later(lambda: reset(run, actor, reason)):
         return
@@ -127,7 +117,6 @@ def reset(run: RunState, actor: str | None, reason: str | None) -> None:
             limit(run, i, full)
     engine.ledger.locked(lambda: _forgotten(run))
     run.refresh()
-    deadlines.moved(run)
     engine.ledger.after(room=True)
     for i in range(len(RESOURCES)):
         if old[i] or i == STEPS:
@@ -144,12 +133,6 @@ def _forgotten(run: RunState) -> object:
     gone = run.forget()
     run.unpriced, run.refused = None, NONE_YET
     return gone
-
-
-def _check_names(actor: str | None, reason: str | None) -> None:
-    for name, value in (("actor", actor), ("reason", reason)):
-        if value is not None and not isinstance(value, str):
-            raise TypeError(f"{name} must be text, got {value!r} ({type(value).__name__})")
 
 
 def _say(run: RunState, event: str, actor: str | None, reason: str | None, change: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from otelbudget.admission import closing
@@ -16,7 +16,6 @@ from otelbudget.engine.context import attached
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-    from contextlib import AbstractContextManager
 
     from opentelemetry.context import Context
 

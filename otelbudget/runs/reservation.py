@@ -1,48 +1,34 @@
 """`Reservation`: an amount held for one call, from its admission to its settlement.
 
-A guarded call made in its block takes over its hold, see `lend`.
+A guarded call made in its block takes over its hold, see `lent_here`.
 """
 
 from __future__ import annotations
 
 import sys
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Unpack
+from types import TracebackType
+from typing import Any, Final, Unpack
 from weakref import ref
 
 from otelbudget import semconv
-from otelbudget.admission import settlement
+from otelbudget.admission import notices, settlement
+from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import ELSEWHERE, GONE, Request
+from otelbudget.admission.state import RunState
+from otelbudget.engine.owner import Owner
 from otelbudget.errors import IdempotencyError
+from otelbudget.ledger.account import Hold
 from otelbudget.ledger.change import write
-from otelbudget.model.amounts import (
-    COST,
-    OUTPUT,
-    RESOURCES,
-    TOKENS,
-    TOOLS,
-    Amounts,
-    amounts_from,
-    shown,
-)
+from otelbudget.model.amounts import COST, OUTPUT, RESOURCES, TOKENS, TOOLS, Amounts, amounts_from, shown
+from otelbudget.model.decision import Decision
 from otelbudget.model.keywords import OnUnknown, ResourceKeywords
 from otelbudget.model.usage import Usage, sum_of
 from otelbudget.runs import asking
-from otelbudget.runs.idempotency import CHARGED, NOTHING_MORE, REPLAYED, Recorded, unpaid
 from otelbudget.runs.view import text
 from otelbudget.telemetry import events
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from otelbudget.admission.payer import Payer
-    from otelbudget.admission.state import RunState
-    from otelbudget.engine.owner import Owner
-    from otelbudget.ledger.account import Hold
-    from otelbudget.model.decision import Decision
-
 
 #: The reservation in whose block this is.
 entered: ContextVar[ref[Reservation] | None] = ContextVar("otelbudget-reservation", default=None)
@@ -53,8 +39,31 @@ def lent_here(run: RunState, model: str | None, owner: Owner | None) -> tuple[Re
     not for such a call, or for no more."""
     here = entered.get()
     made = None if here is None else here()
-    held = None if made is None else made.lend(run, model, owner)
-    return (None, None) if made is None or held is None else (made, held)
+    if made is None or not made._inside:
+        return None, None
+    held = run.engine.ledger.locked(partial(made._lend, run, model, owner))
+    return (None, None) if held is None else (made, held)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What came of charging a usage: ``replayed`` if it had been charged before, and nothing has changed now."""
+
+    replayed: bool
+
+
+#: Of a call that is charged already.
+NOTHING_MORE: Final = Usage(0, 0, cost_usd=0, steps=0)
+CHARGED: Final = Recorded(replayed=False)
+REPLAYED: Final = Recorded(replayed=True)
+
+
+def unpaid(payer: Payer, usage: Usage) -> Usage:
+    """What is still to be charged of *usage* that a user tells: nothing if a guard or a span has charged the call."""
+    if not payer.engine.recent.was_seen(payer, usage):
+        return usage
+    notices.recorded_again(payer)
+    return NOTHING_MORE
 
 
 class Reservation:
@@ -71,11 +80,6 @@ class Reservation:
             the first one is known not to: of two calls one is held, and both are charged.
         already_settled: A `release` has come after it was settled, and changed nothing.
     """
-
-    __slots__ = (
-        *("__weakref__", "_before", "_hold", "_inside", "_lent", "_outer", "_owner", "_payer", "_said"),
-        *("already_settled", "model", "on_unknown", "replayed"),
-    )
 
     def __init__(self, payer: Payer, hold: Hold, on_unknown: OnUnknown, model: str | None, owner: Owner | None) -> None:
         self._payer = payer
@@ -113,7 +117,12 @@ class Reservation:
         Raises:
             IdempotencyError: It was committed before with another usage.
         """
-        spent = None if usage is None else self._spent(usage)
+        spent = None if usage is None else Usage.reported(usage)
+        if spent is None and hasattr(type(usage), "__index__"):
+            spent = Usage(tokens=usage, model=self.model)  # type: ignore[arg-type]
+        if spent is None and usage is not None:
+            kind = type(usage).__name__
+            raise TypeError(f"commit() takes a Usage, or tokens as a whole number, or what reports a usage, not {kind}")
         if self._hold.state == ("open" if self._lent is None else "released"):  # nothing was committed yet
             if self._lent is not None and self._served(self._lent):
                 write([(self._hold, "state", "committed"), (self._hold, "paid", spent)])
@@ -126,15 +135,6 @@ class Reservation:
         if self._hold.paid is not ELSEWHERE and spent not in (self._hold.paid, self._said):
             raise IdempotencyError("this reservation was committed before with another usage; it was charged once")
         return REPLAYED
-
-    def _spent(self, used: Any) -> Usage:
-        found = Usage.reported(used)
-        if found is not None:
-            return found
-        if hasattr(type(used), "__index__"):
-            return Usage(tokens=used, model=self.model)
-        kind = type(used).__name__
-        raise TypeError(f"commit() takes a Usage, or tokens as a whole number, or what reports a usage, not {kind}")
 
     def release(self) -> bool:
         """Give everything back, charging nothing.
@@ -178,10 +178,6 @@ class Reservation:
     def __repr__(self) -> str:
         amounts = ", ".join(f"{name} {text(name, amount)}" for name, amount in self.held.items())
         return f"<Reservation of {amounts or 'nothing'}, {self._hold.state}>"
-
-    def lend(self, run: RunState, model: str | None, owner: Owner | None) -> Hold | None:
-        """What `lent_here` gives of this one."""
-        return self._payer.engine.ledger.locked(partial(self._lend, run, model, owner)) if self._inside else None
 
     def _lend(self, run: RunState, model: str | None, owner: Owner | None) -> Hold | None:
         held = self._hold

@@ -1,26 +1,37 @@
-"""`reserve`: what is asked for, under an idempotency key too, and the reservation that it becomes."""
+"""`reserve`: what is asked for, and the reservation that it becomes; and idempotency keys, for it and for `record`.
+
+A request that comes twice under one key is done once. What a key stands for is looked at in the critical section in
+which its request would be admitted or charged. So of two equal requests that come at the same moment one is done and
+the other finds it; a refused one leaves nothing behind.
+
+The keys of a tenant and of a shared run are known to the store that its processes share: there a request has an id that
+follows from its key. What is in doubt stays in doubt there, for whoever asks again: it is not taken back.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Final
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final
 from weakref import ref
 
 from otelbudget.admission.cost import wanted
+from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import REPLAYED, Once, Request
+from otelbudget.engine.engine import Engine
+from otelbudget.errors import IdempotencyError
 from otelbudget.ledger.account import Hold
 from otelbudget.model.amounts import nanoseconds
+from otelbudget.model.decision import Decision
 from otelbudget.model.keywords import ReserveKeywords, unknown
 from otelbudget.runs import asking
-from otelbudget.runs.idempotency import Keys, as_key, keys_of
 from otelbudget.runs.reservation import Reservation
+from otelbudget.stores import keyed
 
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    from otelbudget.admission.payer import Payer
-    from otelbudget.model.decision import Decision
-
+#: How many keys a run remembers, or a quota service of all tenants; beyond, the oldest that are settled are forgotten.
+KEPT: Final = 100_000
 _KNOWN: Final = {**ReserveKeywords.__annotations__, "seconds": None}  # which has an error of its own
 
 
@@ -86,30 +97,82 @@ def _replayed(once: Once, made: Reservation, decision: Decision) -> Reservation:
     return earlier
 
 
-class AsyncReserve(Coroutine[Any, Any, Reservation]):
-    """What `areserve` gives: a coroutine that can also be an ``async with`` block."""
+# --- idempotency keys
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Reservation]) -> None:
-        self._coroutine = coroutine
 
-    def __await__(self) -> Generator[Any, None, Reservation]:
-        return self._coroutine.__await__()
+def as_key(value: object) -> str:
+    """*value* if it can be an idempotency key: a text that is not empty."""
+    if isinstance(value, str) and value:
+        return value
+    kind = ValueError if isinstance(value, str) else TypeError
+    raise kind(f"idempotency_key must be a text that is not empty, got {value!r} ({type(value).__name__})")
 
-    def send(self, value: Any) -> Any:
-        """As a coroutine has it."""
-        return self._coroutine.send(value)
 
-    def throw(self, *error: Any) -> Any:
-        """As a coroutine has it."""
-        return self._coroutine.throw(*error)
+def keys_of(payer: Payer) -> Keys:
+    """The keys of a run."""
+    run = payer.run
+    assert run is not None  # others bring theirs
+    if run.keys is None:
+        made = Keys(run.engine, shared_as=("run", run.run_id) if run.sharing else ())
+        run.engine.ledger.locked(lambda: setattr(run, "keys", run.keys or made))  # unless another was faster
+    keys: Keys = run.keys
+    return keys
 
-    def close(self) -> None:
-        """As a coroutine has it."""
-        self._coroutine.close()
 
-    async def __aenter__(self) -> Reservation:
-        self._made = await self._coroutine
-        return self._made.__enter__()
+class Keys:
+    """The keys of a run, or those of all tenants of a quota service; *shared_as* says whose they are to a store that
+    processes share: nothing where nobody else has them."""
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: Any) -> None:
-        self._made.__exit__(kind, error, tb)
+    def __init__(
+        self, engine: Engine, kept: dict[tuple[str, str], Once] | None = None, *, shared_as: tuple[str, ...] = ()
+    ) -> None:
+        self._engine = engine
+        self._kept = {} if kept is None else kept
+        self._shared_as = shared_as if engine.store is not None else ()
+        # A process may take up a run several times, and each is another one's then.
+        self._mine = secrets.token_hex(8) if kept is None else ""
+
+    @contextmanager
+    def asking(self, tenant: str, asked: Once) -> Iterator[Once]:
+        """What its key stands for while *asked* is decided: what was done under it before, else *asked*. An
+        IdempotencyError if that is, or is about to be, something else."""
+        if self._shared_as:
+            digest = keyed.digest_of((asked.kind, repr(asked.payload)), self._engine.store.asker + self._mine)
+            asked.there = keyed.id_of(*self._shared_as, tenant, asked.key), digest
+        locked = self._engine.ledger.locked
+        once = locked(partial(self._found, (tenant, asked.key), asked))
+        if once is None:
+            raise _other(asked)
+        kept = self._kept
+        if once is asked and len(kept) > KEPT:
+            settled = [key for key in list(kept) if (one := kept.get(key)) and not one.open and one is not asked]
+            for key in settled[: max(1, KEPT // 8)]:
+                kept.pop(key, None)
+            said = "idempotency keys beyond %d are forgotten; a request that comes again under an old one is done again"
+            self._engine.warn_once("keys", said, KEPT)
+        try:
+            yield once
+        except IdempotencyError as error:  # of the store, which knows nothing but what follows from the key
+            raise _other(asked) from error
+        finally:
+            locked(partial(_counted, once, -1))
+
+    def _found(self, place: tuple[str, str], asked: Once) -> Once | None:
+        found = self._kept.setdefault(place, asked)
+        if found.kind != asked.kind or found.payload != asked.payload:
+            if found.hold is not None or found.done or found.asking:
+                return None
+            found = self._kept[place] = asked  # the other one was refused
+        _counted(found, 1)
+        return found
+
+
+def _counted(once: Once, by: int) -> None:
+    once.asking += by
+
+
+def _other(asked: Once) -> IdempotencyError:
+    return IdempotencyError(
+        f"the key {asked.key!r} was used before for something else, perhaps in another process: nothing has changed;"
+        " take a key of its own for every request"
+    )

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import fields
 from decimal import Decimal, InvalidOperation
 from re import fullmatch
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -20,6 +20,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from otelbudget import semconv
 from otelbudget.admission import closing
 from otelbudget.admission.state import RunState
+from otelbudget.engine.engine import Engine
 from otelbudget.engine.owner import Names, tags_of
 from otelbudget.errors import BudgetError, ConfigError
 from otelbudget.model.amounts import CEILING, RESOURCES, UNLIMITED, Amounts, shown, usd
@@ -27,9 +28,6 @@ from otelbudget.model.budget import RunBudget
 from otelbudget.model.quota import PRIORITIES
 from otelbudget.model.vector import SHIFTS, unpack
 from otelbudget.telemetry import events
-
-if TYPE_CHECKING:
-    from otelbudget.engine.engine import Engine
 
 _W3C: Final = TraceContextTextMapPropagator()
 #: What the attributes of a run's owner, and of the run itself, are called in its state.
@@ -42,11 +40,7 @@ _TOO_MUCH: Final = 2**63
 
 
 def export(run: RunState, *, freeze: bool) -> dict[str, Any]:
-    """The state of *run*; with *freeze* it is frozen in the same moment, and leaving it is no end.
-
-    Raises:
-        BudgetError: It is inside another run, has ended, was exported before, or has calls or runs open.
-    """
+    """The state of *run*; with *freeze* it is frozen in the same moment, and leaving it is no end."""
     closing.settle_overdue(run.engine)
     run.engine.ledger.sweep(run.engine.clock_ns())
     state = run.engine.ledger.locked(lambda: _exported(run, freeze=freeze))
@@ -159,11 +153,7 @@ _FIELDS: Final[Mapping[str, tuple[Callable[[Any], object], str]]] = {
 
 
 def read(state: object, on_exhausted: Any) -> RunBudget:
-    """Check *state*, and give its budget; *on_exhausted* replaces that of the budget, unless it is None.
-
-    Raises:
-        ConfigError: It is not what `export_state` gives; the message names the field.
-    """
+    """Check *state*, and give its budget; *on_exhausted* replaces that of the budget, unless it is None."""
     if not isinstance(state, Mapping):
         raise ConfigError(f"state must be a mapping, as export_state gives it, got {state!r:.60}")
     for name, (holds, wanted) in _FIELDS.items():
@@ -208,11 +198,7 @@ def names(state: Mapping[str, Any]) -> Names:
 def rebuild(
     engine: Engine, budget: RunBudget, state: Mapping[str, Any], *, reraise: bool
 ) -> tuple[RunState, list[Link]]:
-    """A run that goes on from *state*, which has been read, and links to its span; its time goes on from now.
-
-    Raises:
-        BudgetError: That run is open in this process.
-    """
+    """A run that goes on from *state*, which has been read, and links to its span; its time goes on from now."""
     owner = engine.directory.owner(names(state))
     if any(one.run_id == state["run_id"] for one in list(engine.meters.live)):
         raise BudgetError(

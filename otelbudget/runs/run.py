@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 from otelbudget.admission import booking, closing, settlement, trips
 from otelbudget.admission.request import Once
 from otelbudget.admission.state import RunState
 from otelbudget.model.amounts import Money, count
 from otelbudget.model.budget import RunBudget
+from otelbudget.model.decision import Decision
 from otelbudget.model.keywords import AmountKeywords, LimitKeywords, ReserveKeywords
 from otelbudget.model.usage import Usage
 from otelbudget.runs import asking, controls, reserving, resume, tool_call
-from otelbudget.runs.idempotency import CHARGED, REPLAYED, Recorded, as_key, keys_of, unpaid
-from otelbudget.runs.reserving import AsyncReserve
+from otelbudget.runs.blocks import Timeout, WrapUp
+from otelbudget.runs.reservation import CHARGED, REPLAYED, Recorded, Reservation, unpaid
+from otelbudget.runs.reserving import as_key, keys_of
 from otelbudget.runs.scope import RunOptions, RunScope
-from otelbudget.runs.timeout import Timeout
+from otelbudget.runs.tool_call import ToolCall
 from otelbudget.runs.view import RunView
-from otelbudget.runs.wrap_up import WrapUp
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from otelbudget.model.decision import Decision
-    from otelbudget.runs.reservation import Reservation
-    from otelbudget.runs.tool_call import ToolCall
 
 
 class BudgetRun(RunView):
@@ -55,11 +50,8 @@ class BudgetRun(RunView):
         """Whether `check` would allow this. Never raises a denial, writes no event, leaves nothing pending."""
         run = self._state
         request = asking.asked(run, "probe", amounts)
-        judge = asking.judge_of(run)
-        judged = judge(run, request)
-        if not judged.decision.allowed and closing.settle_overdue(run.engine):
-            judged = judge(run, request)
-        return booking.probed(run, judged)
+        closing.settle_overdue(run.engine)
+        return booking.probed(run, asking.judge_of(run)(run, request))
 
     def reserve(self, **amounts: Unpack[ReserveKeywords]) -> Reservation:
         """Hold this much until it is committed or released: the way to be exact while several calls are in flight.
@@ -199,9 +191,9 @@ class BudgetRun(RunView):
 
     # --- for coroutines
 
-    def areserve(self, **amounts: Unpack[ReserveKeywords]) -> AsyncReserve:
-        """`reserve` for coroutines: ``await`` it, or ``async with run.areserve(...) as reservation``."""
-        return AsyncReserve(reserving.areserve(self._state, amounts))
+    def areserve(self, **amounts: Unpack[ReserveKeywords]) -> Coroutine[Any, Any, Reservation]:
+        """`reserve` for coroutines: ``async with await run.areserve(...) as reservation``."""
+        return reserving.areserve(self._state, amounts)
 
     async def acheck(self, **amounts: Unpack[AmountKeywords]) -> Decision:
         """`check` for coroutines; awaits an async ``on_exhausted``."""
@@ -211,10 +203,8 @@ class BudgetRun(RunView):
         """`can_proceed` for coroutines."""
         run = self._state
         request = asking.asked(run, "probe", amounts)
-        judged = await asking.ajudge(run, request)
-        if not judged.decision.allowed and closing.settle_overdue(run.engine):
-            judged = await asking.ajudge(run, request)
-        return booking.probed(run, judged)
+        closing.settle_overdue(run.engine)
+        return booking.probed(run, await asking.ajudge(run, request))
 
     async def arecord(self, usage: object, *, idempotency_key: str | None = None) -> Recorded:
         """`record` for coroutines."""

@@ -9,14 +9,14 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar, Unpack
 
 from opentelemetry import trace
-from opentelemetry.context import attach, detach, get_current
+from opentelemetry.context import Context, attach, detach, get_current
 
 from otelbudget import semconv
 from otelbudget.admission import closing
 from otelbudget.admission.state import RunState
 from otelbudget.engine import context
-from otelbudget.engine.engine import UNLIMITED_BUDGET
-from otelbudget.engine.owner import Names, tags_of
+from otelbudget.engine.engine import UNLIMITED_BUDGET, Engine
+from otelbudget.engine.owner import Names, Owner, tags_of
 from otelbudget.model.budget import RunBudget
 from otelbudget.model.keywords import unknown
 from otelbudget.model.quota import check_priority
@@ -30,11 +30,8 @@ if TYPE_CHECKING:
     from contextvars import Token
     from types import TracebackType
 
-    from opentelemetry.context import Context
     from opentelemetry.trace import Link
 
-    from otelbudget.engine.engine import Engine
-    from otelbudget.engine.owner import Owner
     from otelbudget.runs.child import Carve
     from otelbudget.runs.run import BudgetRun
 
@@ -162,11 +159,8 @@ class RunScope(Block):
         return given._replace(**{**said, "tags": tags_of({**dict(given.tags), **dict(who.tags)})})
 
     def _part_of(self, around: RunState | None) -> RunState | None:
-        """The run that this one is part of; none if that is only by default another tenant's.
-
-        Raises:
-            ValueError: It is part of no run, but of a request or job that is known to be another tenant's.
-        """
+        """The run that this one is part of; none if that is only by default another tenant's. ValueError if it is part
+        of a request or job that is known to be another tenant's."""
         who, spans = self._who, self._engine.spans
         if around is not None:
             other = who.org not in (None, around.owner.org) or who.tenant not in (None, around.tenant)

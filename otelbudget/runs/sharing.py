@@ -13,29 +13,24 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from opentelemetry import baggage
+from opentelemetry.context import Context
 
 from otelbudget import forking, semconv
 from otelbudget.admission import trips
 from otelbudget.admission.state import RunState
-from otelbudget.engine.owner import LONGEST
+from otelbudget.engine.engine import Engine
+from otelbudget.engine.owner import LONGEST, Owner
 from otelbudget.errors import BudgetError, StoreError
 from otelbudget.ledger.account import SharedAccount
 from otelbudget.model.amounts import NANOS
+from otelbudget.model.budget import RunBudget
 from otelbudget.runs import controls, resume
-from otelbudget.runs import timeout as deadlines
 from otelbudget.stores.lease import Leased
 from otelbudget.stores.records import RUN_S, RunRecord
-
-if TYPE_CHECKING:
-    from opentelemetry.context import Context
-
-    from otelbudget.engine.engine import Engine
-    from otelbudget.engine.owner import Owner
-    from otelbudget.model.budget import RunBudget
-    from otelbudget.stores.shared import Shared
+from otelbudget.stores.shared import Shared
 
 T = TypeVar("T")
 #: How often a process looks what others have changed, seconds.
@@ -76,16 +71,11 @@ def is_name(value: object) -> bool:
 
 
 class Sharing:
-    """The record of *run* in the store of its engine, as this process knows it.
-
-    Attributes:
-        opener: It was opened here, so it ends for all when it is left here.
-        over: It has ended.
-    """
+    """The record of *run* in the store of its engine, as this process knows it."""
 
     def __init__(self, run: RunState, *, opener: bool) -> None:
-        self.opener = opener
-        self.over = False
+        self.opener = opener  # it was opened here, so it ends for all when it is left here
+        self.over = False  # it has ended
         self._run = run
         self._store: Shared = run.engine.store
         self._place = (self._store.shard(run.owner), run.run_id)
@@ -99,11 +89,7 @@ class Sharing:
         self._lock = forking.fresh_lock()
 
     def open(self) -> None:
-        """Write the record, with what others need to continue the run.
-
-        Raises:
-            StoreError: It can't be written, and nothing is admitted without the store.
-        """
+        """Write the record, with what others need to continue the run; StoreError if nothing is admitted without it."""
         opened = self._opened = json.dumps(resume.form(self._run))
         try:
             record = self._store.store.run(*self._place, RunRecord(opened, self._state()))
@@ -202,11 +188,7 @@ class Sharing:
                 self.catch_up()
 
     def catch_up(self) -> None:
-        """Tell the others that the run has ended, if it has; else, if it is time to, look what they have changed.
-
-        Raises:
-            StoreError: The store can't be reached.
-        """
+        """Tell the others that the run has ended, if it has; else, if it is time to, look what they have changed."""
         if self._ending:
             try:
                 self.change(partial(setattr, self, "over", True))
@@ -257,7 +239,6 @@ class Sharing:
         if self._counted_s != self._since_s:
             self._count(now_s)
         run.refresh()
-        deadlines.moved(run)
         run.engine.ledger.after(room=True)
 
     def _put_limits(self, said: dict[str, Any]) -> None:

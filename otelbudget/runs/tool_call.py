@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from contextvars import Token
+from typing import Any
 
 from opentelemetry.context import Context, get_current
 
+from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import Request
+from otelbudget.admission.state import RunState
 from otelbudget.engine import context as contexts
 from otelbudget.model.amounts import Amounts
 from otelbudget.runs import asking
 from otelbudget.runs.blocks import Block
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from contextvars import Token
-
-    from otelbudget.admission.payer import Payer
-    from otelbudget.admission.state import RunState
-    from otelbudget.telemetry.events import Site
+from otelbudget.telemetry.events import Site
 
 
 class ToolCall(Block):

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal, Self
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
 from otelbudget.admission import closing, trips
+from otelbudget.admission.payer import Payer
+from otelbudget.admission.state import RunState
 from otelbudget.ledger.judging import left
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, STEPS, UNLIMITED, shown
 from otelbudget.model.budget import RunBudget
 from otelbudget.model.usage import Usage, sum_of
 from otelbudget.model.vector import lane, unpack
-
-if TYPE_CHECKING:
-    from otelbudget.admission.state import RunState
 
 State = Literal["active", "exhausted", "frozen", "closed"]
 
@@ -48,13 +46,6 @@ class Receipt:
     overage: Mapping[str, Any]
     denials: int
     message: str | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """The receipt as JSON-friendly values; money becomes a string with all its digits."""
-        plain = asdict(self)
-        for part in ("used", "limits", "remaining", "overage"):
-            plain[part] = {k: str(v) if isinstance(v, Decimal) else v for k, v in getattr(self, part).items()}
-        return plain
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """(resource, ``used of limit`` as text) of all that was used or is limited."""
@@ -118,6 +109,13 @@ def receipt_of(run: RunState) -> Receipt:
     )
 
 
+def left_of(payer: Payer) -> dict[str, Any]:
+    """What is left to *payer* here of each resource: ``{resource: amount}``; None is unlimited."""
+    accounts = payer.binding_here().accounts
+    room = ((i, left(accounts, i, payer.owner.level)) for i in range(len(RESOURCES)))
+    return {RESOURCES[i]: None if amount is None else shown(i, amount) for i, amount in room}
+
+
 class RunView:
     """The reading part of `BudgetRun`. It is a handle: two of the same run are equal."""
 
@@ -139,13 +137,8 @@ class RunView:
         if fresh:
             trips.refresh(self._state)
         run = self._state
-        accounts = run.binding_here().accounts
-        room = {resource: left(accounts, i, run.owner.level) for i, resource in enumerate(RESOURCES)}
-        found: dict[str, Any] = {
-            resource: None if amount is None else shown(i, amount) for i, (resource, amount) in enumerate(room.items())
-        }
         left_ns = max(0, run.until_ns - run.engine.clock_ns())
-        return found | {"seconds": None if run.until_ns == UNLIMITED else left_ns / NANOS}
+        return left_of(run) | {"seconds": None if run.until_ns == UNLIMITED else left_ns / NANOS}
 
     def receipt(self) -> Receipt:
         """What the run was allowed, used and was refused, as a value."""
@@ -172,7 +165,10 @@ class RunView:
             return "closed"
         if run.frozen is not None:
             return "frozen"
-        return "exhausted" if _out_of_budget(run) else "active"
+        account, limits = run.account, run.account.rule.limits[run.owner.level]
+        late = run.max_ns is not None and run.elapsed_ns(run.engine.clock_ns()) >= run.max_ns
+        out = late or any(lane(account.used, i) >= limits[i] < UNLIMITED for i in range(STEPS, COST + 1))
+        return "exhausted" if out and not account.rule.warn else "active"
 
     @property
     def wrapped_up(self) -> bool:
@@ -200,11 +196,6 @@ class RunView:
         """The run that it is a shared or carved child of, or None."""
         above = self._state.above
         return type(self)(above[-1]) if above else None
-
-    @property
-    def depth(self) -> int:
-        """How many runs it is inside of; 0 for a root run."""
-        return len(self._state.above)
 
     @property
     def org(self) -> str:
@@ -236,14 +227,3 @@ class RunView:
         name = f" {self.budget.name!r}" if self.budget.name else ""
         used = "".join(f", {resource} {said}" for resource, said in receipt_of(self._state).rows())
         return f"<BudgetRun{name} {self.run_id[:8]} of {self.tenant!r}: {self.state}{used}>"
-
-
-def _out_of_budget(run: RunState) -> bool:
-    """Whether one more model call would be refused by its own limits or deadline."""
-    account = run.account
-    if account.rule.warn:
-        return False
-    if run.max_ns is not None and run.elapsed_ns(run.engine.clock_ns()) >= run.max_ns:
-        return True
-    limits = account.rule.limits[run.owner.level]
-    return any(limits[i] < UNLIMITED and lane(account.used, i) >= limits[i] for i in range(STEPS, COST + 1))

@@ -54,7 +54,7 @@ _KINDS: Final[dict[str, dict[str, Kind]]] = {
 _BARE_MODEL_SPANS: Final = frozenset({("opentelemetry.instrumentation.openai.v1", "openai.response")})
 
 #: How the semantic conventions name the span of an agent's work; ADK tells nothing else of it at its start.
-_AGENT_SPAN: Final = "invoke_agent "
+AGENT_SPAN: Final = "invoke_agent "
 
 #: More digits than any count has.
 _DIGITS: Final = 20
@@ -166,14 +166,9 @@ def classify(name: str, attributes: Attributes | None, scope_name: str | None = 
             value = attributes.get(key)
             if isinstance(value, str) and value in kinds:
                 return kinds[value]
-    if name.startswith(_AGENT_SPAN):
+    if name.startswith(AGENT_SPAN):
         return Kind.AGENT
     return Kind.MODEL if (scope_name, name) in _BARE_MODEL_SPANS else None
-
-
-def agent_in(name: str) -> str | None:
-    """The agent that a span of this name is the work of, if the name says."""
-    return name.removeprefix(_AGENT_SPAN) if name.startswith(_AGENT_SPAN) else None
 
 
 def covered_sdk(scope_name: str | None) -> str | None:
@@ -207,10 +202,7 @@ def usage_from(attributes: Attributes | None) -> Usage | None:
     if "input_tokens" in found and operation(attributes) == "embeddings":
         found.setdefault("output_tokens", 0)
     return Usage(
-        **found,
-        model=model_name(attributes),
-        provider=provider_name(attributes),
-        response_id=response_id(attributes),
+        **found, model=model_name(attributes), provider=provider_name(attributes), response_id=response_id(attributes)
     )
 
 

@@ -7,28 +7,21 @@ agent whose name has a budget has one, as a child of that.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final
+from collections import OrderedDict, deque
+from typing import Any, Final
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 
 from otelbudget import forking
 from otelbudget.admission import closing
 from otelbudget.admission.state import RunState
 from otelbudget.engine import context as contexts
-from otelbudget.engine.engine import UNLIMITED_BUDGET
-from otelbudget.engine.owner import Names
+from otelbudget.engine.engine import UNLIMITED_BUDGET, Engine
+from otelbudget.engine.owner import Names, Owner
 from otelbudget.spans.conventions import Kind, covered_sdk
 from otelbudget.spans.tree import LooseSpan, Node, SpanTree, names_of
 from otelbudget.telemetry.events import site_of
-
-if TYPE_CHECKING:
-    from collections import deque
-
-    from opentelemetry.context import Context
-
-    from otelbudget.engine.engine import Engine
-    from otelbudget.engine.owner import Owner
 
 #: How many ended spans that carried a run are remembered, for tasks that outlive them.
 _ENDED: Final = 1024
@@ -65,6 +58,10 @@ class ImplicitRuns:
         run = run or self.of_agent(context)
         nodes = [] if run is not None else self._tree.around(context)
         return self._opened(nodes[-1], None, context) if nodes and _is_work(nodes[-1]) else run
+
+    def at(self, context: Context, explicit: RunState | None) -> RunState | None:
+        """The run of *context*, in which *explicit* is the explicit one, if there is one."""
+        return self.of(context) if explicit is None else self.within(explicit, context)
 
     def of_agent(self, context: Context) -> RunState | None:
         """The run of the agent's span that encloses *context*, or None."""

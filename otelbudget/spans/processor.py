@@ -8,17 +8,22 @@ usage is charged at its end. An agent's span, or the local root of a request or 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context, get_current
+from opentelemetry.trace import Span
 
 from otelbudget.admission import settlement
 from otelbudget.admission.state import RunState
 from otelbudget.calls.model_call import ModelCall
 from otelbudget.calls.sizing import ModelRequest
 from otelbudget.engine import context as contexts
+from otelbudget.engine.engine import Engine
+from otelbudget.engine.owner import Owner
+from otelbudget.model.usage import Usage
 from otelbudget.runs import ambient, asking
 from otelbudget.runs import tool_call as tools
 from otelbudget.spans import conventions as spans
@@ -26,16 +31,6 @@ from otelbudget.spans.conventions import Kind
 from otelbudget.spans.implicit_runs import ImplicitRuns
 from otelbudget.spans.tree import Node, SpanTree, names_of
 from otelbudget.telemetry.events import NOWHERE, Site, site_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from opentelemetry.trace import Span
-
-    from otelbudget.admission.state import RunState
-    from otelbudget.engine.engine import Engine
-    from otelbudget.engine.owner import Owner
-    from otelbudget.model.usage import Usage
 
 
 class LiveSpans:
@@ -75,7 +70,8 @@ class LiveSpans:
             raise
 
     def _name_agent(self, node: Node, span: Any) -> None:
-        node.name = spans.agent_name(span.attributes) or spans.agent_in(span.name)
+        named = span.name.removeprefix(spans.AGENT_SPAN) if span.name.startswith(spans.AGENT_SPAN) else None
+        node.name = spans.agent_name(span.attributes) or named
         around = [] if span.attributes or node.parent is None else node.parent.upwards()
         if around and names_of(around)[0] == node.name:
             node.kind = node.name = None  # the same work, which the span around has told more of
@@ -152,9 +148,7 @@ class LiveSpans:
 
     def _payer(self, context: Context) -> RunState | None:
         """Who pays for what is done in *context*; None if another manager, which listens too, sees to that."""
-        explicit = contexts.run_in(context)
-        found = self.runs.of(context) if explicit is None else self.runs.within(explicit, context)
-        run = found or ambient.outside(self._engine)
+        run = self.runs.at(context, contexts.run_in(context)) or ambient.outside(self._engine)
         other = run.engine.spans
         return None if run.engine is not self._engine and other is not None and other.listens else run
 

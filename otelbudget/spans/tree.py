@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from weakref import ref
 
 from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span
 
 from otelbudget import forking
+from otelbudget.admission.state import RunState
+from otelbudget.runs.tool_call import ToolCall
 from otelbudget.spans.conventions import Kind
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from opentelemetry.context import Context
-    from opentelemetry.trace import Span
-
-    from otelbudget.admission.state import RunState
-    from otelbudget.runs.tool_call import ToolCall
 
 #: Instrumentation scope of the spans that otelbudget opens itself.
 OURS: Final = "otelbudget"
@@ -84,34 +80,25 @@ class Node:
         return found
 
 
+def _handed_on(name: str) -> Any:
+    def method(self: LooseSpan, *args: Any) -> Any:
+        return getattr(self._span() or trace.INVALID_SPAN, name)(*args)
+
+    return method
+
+
 class LooseSpan(trace.NonRecordingSpan):
     """A span that can be written to as long as somebody else holds on to it: what an implicit run has of its span.
 
     If the run kept it alive, one that is never ended would stay for good, since it is by its end that runs close.
     """
 
+    is_recording, add_event = _handed_on("is_recording"), _handed_on("add_event")
+    set_attribute, set_attributes = _handed_on("set_attribute"), _handed_on("set_attributes")
+
     def __init__(self, span: Span) -> None:
         super().__init__(span.get_span_context())
         self._span = ref(span)
-
-    def _there(self) -> Span:
-        return self._span() or trace.INVALID_SPAN
-
-    def is_recording(self) -> bool:
-        """Whether it is still there and recording."""
-        return self._there().is_recording()
-
-    def set_attribute(self, key: str, value: Any) -> None:
-        """As of any span."""
-        self._there().set_attribute(key, value)
-
-    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
-        """As of any span."""
-        self._there().set_attributes(attributes)
-
-    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
-        """As of any span."""
-        self._there().add_event(name, attributes, timestamp)
 
     def __getattr__(self, name: str) -> Any:
         """What the SDK's span shows of itself beyond the API: its attributes, events and limits."""

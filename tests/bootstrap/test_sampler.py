@@ -76,9 +76,7 @@ def test_a_listener_that_fails_is_taken_to_need_the_span(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Failing:
-        def must_hear(
-            self, parent_context: Context | None, trace_id: int, name: str, attributes: Mapping[str, Any] | None
-        ) -> bool:
+        def must_hear(self, parent_context: Context | None, name: str, attributes: Mapping[str, Any] | None) -> bool:
             raise RuntimeError("broken")
 
     sampler = BudgetSampler(ALWAYS_OFF)

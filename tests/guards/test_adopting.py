@@ -68,8 +68,10 @@ def test_a_commit_of_another_number_charges_nothing_more(
 @pytest.mark.parametrize("how", ["reserve", "areserve"])
 async def test_so_do_coroutines(how: str, manager: BudgetManager, server: Provider, aclient: AsyncOpenAI) -> None:
     server.enqueue(ANSWERED)
-    async with manager.run(TIGHT) as run, getattr(run, how)(tokens=SIZE):
-        await aclient.chat.completions.create(**CHAT)
+    async with manager.run(TIGHT) as run:
+        asked = getattr(run, how)(tokens=SIZE)
+        async with await asked if how == "areserve" else asked:
+            await aclient.chat.completions.create(**CHAT)
     assert spent(run) == (1, TOTAL, 0)
 
 
@@ -91,7 +93,7 @@ def test_so_do_streams_wherever_they_are_read(
 async def test_so_do_streams_of_coroutines(manager: BudgetManager, server: Provider, aclient: AsyncOpenAI) -> None:
     server.enqueue(ANSWERED)
     async with manager.run(TIGHT) as run:
-        async with run.areserve(tokens=SIZE):
+        async with await run.areserve(tokens=SIZE):
             stream = await aclient.chat.completions.create(**CHAT, stream=True)
         assert [one async for one in stream]
         assert spent(run) == (1, TOTAL, 0)
@@ -112,7 +114,7 @@ async def test_of_parallel_calls_one_takes_it_over(
     manager: BudgetManager, server: Provider, aclient: AsyncOpenAI
 ) -> None:
     server.enqueue(*[ANSWERED] * 4)
-    async with manager.run(RunBudget(max_steps=4, max_tokens=4 * SIZE)) as run, run.areserve(tokens=SIZE):
+    async with manager.run(RunBudget(max_steps=4, max_tokens=4 * SIZE)) as run, await run.areserve(tokens=SIZE):
         await asyncio.gather(*(aclient.chat.completions.create(**CHAT) for _ in range(4)))
     assert spent(run) == (4, 4 * TOTAL, 0)
 

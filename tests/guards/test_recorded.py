@@ -278,9 +278,9 @@ def test_a_block_around_a_guarded_call_ends_with_it(
 
 async def test_so_does_an_asynchronous_one(manager: BudgetManager, call: Callable[[], Any]) -> None:
     async with manager.run(RunBudget()) as run:
-        async with run.areserve(tokens=500):
+        async with await run.areserve(tokens=500):
             call()
-        async with run.areserve(tokens=500):
+        async with await run.areserve(tokens=500):
             pass
     assert (run.usage.steps, run.usage.tokens) == (2, TOTAL + 500)
 

@@ -176,7 +176,7 @@ async def test_an_async_callback_is_awaited_by_each_task_for_itself(world: World
     async with world.run(budget(more, max_steps=0)) as run:
 
         async def work() -> None:
-            async with run.areserve(wait_s=10) as hold:
+            async with await run.areserve(wait_s=10) as hold:
                 hold.commit()
 
         async with asyncio.timeout(10):

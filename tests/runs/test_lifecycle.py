@@ -218,14 +218,14 @@ def test_who_hammers_a_closed_run_makes_no_flood_of_spans(world: World) -> None:
 def test_a_child_is_of_its_parents_tenant_and_user(world: World) -> None:
     with world.run(tenant="acme", user="u") as run:
         with run.child() as child:
-            assert (child.tenant, child.user, child.depth, child.parent) == ("acme", "u", 1, run)
+            assert (child.tenant, child.user, child.parent) == ("acme", "u", run)
         for other in ({"tenant": "evil"}, {"user": "v"}):
             with pytest.raises(ValueError, match="mode='detached'"):
                 world.run(**other).__enter__()
         with world.run(tenant="acme", user="u") as same:
             assert same.parent == run
         with world.run(tenant="evil", mode="detached") as own:
-            assert (own.parent, own.tenant, own.depth) == (None, "evil", 0)
+            assert (own.parent, own.tenant) == (None, "evil")
             own.record_call(5)
         assert run.usage.tokens == 0
 
@@ -251,7 +251,7 @@ def test_a_budget_that_warns_or_a_manager_that_only_observes_lets_a_deep_child_i
 ) -> None:
     for world, warn in ((make_world(), "warn"), (make_world(enforce=False), "raise")):
         with world.run(RunBudget(max_depth=0, on_exhausted=warn)) as run, run.child() as child:  # type: ignore[arg-type]
-            assert child.depth == 1
+            assert child.parent == run
         assert world.counted() == {("check", "warn", "limit"): 1}
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import pickle
 from decimal import Decimal
 
@@ -39,13 +38,10 @@ def test_a_receipt_sums_up_what_was_allowed_used_and_refused(world: World) -> No
     assert pickle.loads(pickle.dumps(receipt)) == receipt
 
 
-def test_a_receipt_is_json_and_text(world: World) -> None:
+def test_a_receipt_is_a_line_per_resource_that_was_used_or_is_limited(world: World) -> None:
     with world.run(RunBudget(max_cost_usd=1, max_steps=3, name="b")) as run:
         run.record(Usage(1500, 40, cost_usd=0.000000001))
     receipt = run.receipt()
-    plain = json.loads(json.dumps(receipt.as_dict()))
-    assert plain["used"]["cost_usd"] == "1E-9"
-    assert Decimal(plain["limits"]["cost_usd"]) == 1
     assert str(receipt).splitlines() == [
         "b [default] completed",
         "  steps: 1 of 3",

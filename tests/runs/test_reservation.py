@@ -105,7 +105,7 @@ async def test_the_settle_survives_cancellation(world: World) -> None:
     inside = asyncio.Event()
 
     async def work() -> None:
-        async with run.areserve(tokens=50) as hold:
+        async with await run.areserve(tokens=50) as hold:
             assert not hold.settled
             inside.set()
             await asyncio.sleep(60)
@@ -129,7 +129,7 @@ async def test_areserve_is_awaitable_and_an_async_block(world: World) -> None:
         run.acknowledge()
         async with await run.areserve(tokens=5) as hold:
             assert await hold.arelease()
-        async with run.areserve(tokens=5) as hold:
+        async with await run.areserve(tokens=5) as hold:
             pass
         assert run.usage.tokens == 15
 
@@ -280,7 +280,7 @@ def test_a_child_commit_is_its_parents_spend_too_and_money_is_exact(world: World
 
 def test_logging_names_the_call_site_of_an_async_block(world: World, caplog: pytest.LogCaptureFixture) -> None:
     async def work() -> None:
-        async with world.run() as run, run.areserve():
+        async with world.run() as run, await run.areserve():
             pass
 
     with caplog.at_level(logging.WARNING):

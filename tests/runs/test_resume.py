@@ -64,7 +64,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(world: World, there: W
     state = paused(world, work=work, org="acme-group", tenant="acme", user="u1", priority="high")
     there.advance(5000)
     with there.manager.resume(state) as run:
-        assert (run.run_id, run.budget, run.depth, run.state) == (state["run_id"], BUDGET, 0, "active")
+        assert (run.run_id, run.budget, run.parent, run.state) == (state["run_id"], BUDGET, None, "active")
         assert (run.org, run.tenant, run.user, run.priority) == ("acme-group", "acme", "u1", "high")
         assert run.usage == Usage(70, 30, cost_usd=Decimal("0.03"), steps=2, tool_calls=1)
         left = run.remaining()

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -369,21 +368,11 @@ async def test_waiting_does_not_block_the_loop(world: World) -> None:
     async with world.run(ONE) as run:
 
         async def work() -> None:
-            async with run.areserve(wait_s=LONG_S) as hold:
+            async with await run.areserve(wait_s=LONG_S) as hold:
                 await asyncio.sleep(0)
                 hold.release()
 
         await asyncio.gather(*(work() for _ in range(5)))
-
-
-@pytest.mark.usefixtures("fast_looks")
-async def test_blocking_a_loop_is_warned_of(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    async with world.run(ONE, reraise=False) as run:
-        hold = run.reserve()
-        with caplog.at_level(logging.WARNING), pytest.raises(BudgetExceeded):
-            run.reserve(wait_s=0.005)
-        assert "use `await run.areserve(wait_s=...)`" in caplog.text
-        hold.release()
 
 
 @pytest.mark.usefixtures("only_wake_ups")
@@ -438,7 +427,7 @@ async def test_eight_tasks_spend_a_dollar_that_five_of_them_hold(world: World) -
         async def work() -> None:
             nonlocal most
             for _ in range(5):
-                async with run.areserve(cost_usd=0.2, wait_s=LONG_S) as hold:
+                async with await run.areserve(cost_usd=0.2, wait_s=LONG_S) as hold:
                     most = max(most, run._state.account.holds)
                     await asyncio.sleep(0)
                     await hold.acommit(Usage(cost_usd=0.02))
@@ -460,7 +449,7 @@ async def test_threads_and_tasks_wait_for_each_other(world: World) -> None:
 
         async def in_a_task() -> None:
             for _ in range(50):
-                async with run.areserve(wait_s=LONG_S) as hold:
+                async with await run.areserve(wait_s=LONG_S) as hold:
                     hold.release()
 
         async with asyncio.timeout(30):

@@ -190,7 +190,7 @@ def test_the_hold_of_the_last_call_may_grow_into_what_is_set_aside_after_the_blo
 async def test_it_serves_async_blocks_too(world: World) -> None:
     async with world.run(BUDGET) as run:
         spent(run)
-        async with run.wrap_up(), run.areserve(tokens=10) as hold:
+        async with run.wrap_up(), await run.areserve(tokens=10) as hold:
             hold.commit(Usage(5, 5))
 
 

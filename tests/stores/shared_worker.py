@@ -41,7 +41,7 @@ async def acents() -> int:
         async with otelbudget.run(reraise=False) as run:
             while True:
                 try:
-                    async with run.areserve(cost_usd=0.05) as held:
+                    async with await run.areserve(cost_usd=0.05) as held:
                         await asyncio.sleep(0)
                         await held.acommit(Usage(cost_usd=0.05))
                 except BudgetExceeded as stopped:

@@ -315,7 +315,7 @@ async def test_s13_twenty_five_cent_calls_on_one_dollar_in_tasks(place: Place, w
     async def one() -> int:
         async with free, otelbudget.run(reraise=False) as run:
             try:
-                async with run.areserve(cost_usd=0.05) as held:
+                async with await run.areserve(cost_usd=0.05) as held:
                     await held.acommit(Usage(cost_usd=0.05))
             except BudgetExceeded:
                 return 0

@@ -253,7 +253,7 @@ async def test_coroutines_share_a_run_too(here: BudgetManager, there: BudgetMana
     async with here.run(FIVE, shared=True) as run:
         assert otelbudget.current_run() == run
         async with there.continue_run(run.run_id, reraise=False) as same:
-            async with same.areserve(tokens=400) as held:
+            async with await same.areserve(tokens=400) as held:
                 await held.acommit(Usage(tokens=300))
             assert same.usage.tokens == 300
             await run.arecord_call(500)

@@ -91,7 +91,7 @@ def sharing() -> None:
 async def running_async() -> None:
     async with otelbudget.run(budget) as run:
         await run.acheck(tokens=1)
-        async with run.areserve(tokens=500) as reservation:
+        async with await run.areserve(tokens=500) as reservation:
             await reservation.acommit(usage)
         await run.arecord(usage, idempotency_key="r")
         async with run.tool_call("search", call_id="call_2") as call:
