@@ -48,6 +48,14 @@ def tool_call(
     return ToolCall(run, name, call_id or None, from_hook=True, any_name=any_name, pauses=pauses)
 
 
+def holding(framework: str) -> AbstractContextManager[None]:
+    """A block in which a hook holds the tool calls of *framework*: spans that show them are left to it.
+
+    A span may begin before it is known whether the tool runs, or who has to be asked first.
+    """
+    return contexts.attached(contexts.HOOKED.put(get_current(), framework))
+
+
 def renamed() -> None:
     """Let the tool call of here go on under another name, under which the next layer shows it."""
     run = run_here()

@@ -2,8 +2,8 @@
 
 `setup()` calls `budget_agents()` where the SDK is imported. A refused function tool tells the model why, as one that
 fails does; one of the other local tools (computer, shell, patches, ...) raises BudgetExceeded out of ``Runner.run``, as
-a refused model call does. With `BudgetHooks` each refused tool raises. A tool that waits for an approval, or is an agent
-that does, is charged when it goes on. Tools that the provider runs, with or without an approval, are not seen here.
+a refused model call does. With `BudgetHooks` each refused tool raises. A tool that waits for an approval, or is an
+agent that does, is charged when it goes on. Tools that the provider runs, with or without approval, are not seen here.
 
 await Runner.run(agent, "Go on.", hooks=BudgetHooks())
 """
@@ -38,6 +38,8 @@ try:
 except ImportError as missing:
     raise ImportError("this is for OpenAI Agents 0.20 or newer: pip install 'otelbudget[openai-agents]'") from missing
 
+#: What the spans of its tools, which `_invoke` sees, are known by.
+_HELD: Final = "openai_agents" if hasattr(tools, "_invoke_function_tool_with_metadata") else ""
 #: Set on the context of a function tool that `BudgetHooks` have admitted: its call.
 _CALL: Final = "_otelbudget_call"
 
@@ -97,17 +99,27 @@ def budget_agents() -> Callable[[], None]:
     of_spans = (("start", _start), ("finish", _finish))
     return Entries(
         (AgentRunner, "run", _run),
-        (AgentRunner, "run_streamed", _run),
+        (AgentRunner, "run_streamed", _run_streamed),
         (tools, "_invoke_function_tool_with_metadata", _invoke),
         *((span, name, hook) for span in (SpanImpl, NoOpSpan) for name, hook in of_spans),  # tracing on, or off
     )
 
 
-def _run(original: Callable[..., Any], runner: Any, *args: Any, **options: Any) -> Any:
+async def _run(original: Callable[..., Awaitable[Any]], runner: Any, *args: Any, **options: Any) -> Any:
+    with hooks.holding(_HELD):
+        return await original(runner, *args, **_hooked(options))
+
+
+def _run_streamed(original: Callable[..., Any], runner: Any, *args: Any, **options: Any) -> Any:
+    with hooks.holding(_HELD):  # the task that it begins has this context
+        return original(runner, *args, **_hooked(options))
+
+
+def _hooked(options: dict[str, Any]) -> dict[str, Any]:
     theirs = options.get("hooks")
     if theirs is None or (isinstance(theirs, RunHooksBase) and not isinstance(theirs, BudgetHooks)):
         options["hooks"] = _OtherTools(theirs)
-    return original(runner, *args, **options)
+    return options
 
 
 async def _invoke(original: Callable[..., Awaitable[Any]], *, function_tool: Any, context: Any, **options: Any) -> Any:

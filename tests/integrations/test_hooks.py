@@ -153,6 +153,21 @@ def test_a_tool_call_that_is_shown_by_several_hooks_or_tried_again_is_one(setup:
         run.acknowledge()
 
 
+@pytest.mark.parametrize(("scope", "charged"), [("pydantic-ai", 0), ("theirs", 1)])
+def test_where_a_hook_holds_a_frameworks_tools_the_spans_that_show_them_are_left_to_it(
+    setup: Setup, scope: str, charged: int
+) -> None:
+    setup()
+    said = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "search", "gen_ai.tool.call.id": "1"}
+    with otelbudget.run(RunBudget(max_nested_tool_calls=0)) as run:
+        with hooks.holding("pydantic_ai"), trace.get_tracer(scope).start_as_current_span("tool", attributes=said):
+            assert run.usage.tool_calls == charged
+            with hooks.tool_call("search", "1"):
+                assert run.usage.tool_calls == 1
+        with trace.get_tracer("pydantic-ai").start_as_current_span("tool", attributes=said):
+            assert run.usage.tool_calls == 2
+
+
 class Paused(Exception):
     """What a framework ends a tool with, to make the call again once a person has been asked."""
 

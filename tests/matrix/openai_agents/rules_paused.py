@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from agents import Agent, OpenAIChatCompletionsModel, Runner, RunResult, RunState, function_tool, set_trace_processors
 from conftest import asks_for
 from openai import AsyncOpenAI
+from openinference.instrumentation.openai_agents import OpenAIAgentsInstrumentor as OpenInference
+from opentelemetry.instrumentation.genai.openai_agents import OpenAIAgentsInstrumentor as Official
+from opentelemetry.instrumentation.openai_agents import OpenAIAgentsInstrumentor as OpenLLMetry
 from provider import Provider, Reply
 
 import otelbudget
@@ -21,8 +24,20 @@ DELEGATES = Reply(text="", tool_calls=[("research", {"input": "Go on."})])
 
 
 @pytest.fixture(autouse=True)
-def _no_tracing_elsewhere() -> None:
+def _no_tracing_elsewhere() -> Iterator[None]:
     set_trace_processors([])
+    yield
+    set_trace_processors([])
+
+
+@pytest.fixture(params=[None, Official, OpenLLMetry, OpenInference])
+def _instrumented(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Without an instrumentation, and beside each."""
+    if request.param is not None:
+        request.param().instrument()
+    yield
+    if request.param is not None:
+        request.param().uninstrument()
 
 
 @pytest.fixture(params=[None, BudgetHooks], ids=["plain", "hooks"])
@@ -50,6 +65,7 @@ async def goes_on(agent: Agent, waits: RunResult, ours: Any, *, stored: bool = F
     return await Runner.run(agent, state, hooks=ours)
 
 
+@pytest.mark.usefixtures("_instrumented")
 @pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize("approved", [False, True])
 async def test_what_waits_is_not_charged_what_was_approved_is_once_and_what_was_refused_never(
@@ -67,6 +83,7 @@ async def test_what_waits_is_not_charged_what_was_approved_is_once_and_what_was_
     assert len(ran) == run.usage.tool_calls == int(approved)
 
 
+@pytest.mark.usefixtures("_instrumented")
 @pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize("limit", [2, 5])
 async def test_a_tool_that_is_an_agent_which_waits_is_charged_once(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -26,6 +26,14 @@ from otelbudget.integrations.pydantic_ai import BudgetCapability
 Setup = Callable[..., otelbudget.BudgetManager]
 
 
+@pytest.fixture(params=[False, True], ids=["", "own spans"])
+def _spans(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Without the framework's own spans, and with them."""
+    Agent.instrument_all(request.param)
+    yield
+    Agent.instrument_all(False)
+
+
 def agent_of(ran: list[str], asks: str, *ours: Any) -> Agent[Any, Any]:
     """One whose tool *asks* for an approval: before it is begun, or itself."""
     agent = Agent(OpenAIChatModel("demo-small"), output_type=[str, DeferredToolRequests], capabilities=ours)
@@ -41,6 +49,7 @@ def agent_of(ran: list[str], asks: str, *ours: Any) -> Agent[Any, Any]:
     return agent
 
 
+@pytest.mark.usefixtures("_spans")
 @pytest.mark.parametrize("ours", [False, True])
 @pytest.mark.parametrize("approved", [False, True])
 @pytest.mark.parametrize("asks", ["before", "itself"])
@@ -61,6 +70,7 @@ async def test_what_waits_is_not_charged_what_was_approved_is_once_and_what_was_
     assert len(ran) == run.usage.tool_calls == int(approved)
 
 
+@pytest.mark.usefixtures("_spans")
 async def test_one_whose_result_comes_later_is_charged_when_it_was_begun(setup: Setup, server: Provider) -> None:
     setup()
     server.enqueue(asks_for("search"), Reply(text="done"))
