@@ -173,16 +173,6 @@ def charge_hold(payer: Payer, held: Hold) -> list[Crossing]:
     return crossed + here
 
 
-def end_tool_call(payer: Payer, held: Hold) -> None:
-    """Charge a tool call that was held while the tool ran."""
-    if payer.engine.ledger.later(partial(end_tool_call, payer, held)):
-        return
-    if crossed := charge_hold(payer, held):
-        say_crossed(payer, payer.around().site, crossed)
-    if payer.unusual:
-        closing.finish_if_idle(payer)
-
-
 def give_back(payer: Payer, held: Hold) -> bool:
     """Return all that *held* holds; False if it had ended before."""
     ledger = payer.engine.ledger

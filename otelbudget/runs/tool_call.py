@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context, get_current
 
-from otelbudget.admission import settlement
+from otelbudget.admission import closing, settlement
 from otelbudget.admission.request import Request
 from otelbudget.engine import context as contexts
 from otelbudget.ledger.account import Hold
@@ -105,7 +106,7 @@ class ToolCall(Block):
             self.pause()
         elif self._hold is not None:
             hold, self._hold = self._hold, None
-            settlement.end_tool_call(self.run, hold)
+            _charge(self.run, hold)
 
     async def admit(self) -> None:
         """Ask for it alone, where a block can't be put around it."""
@@ -125,6 +126,16 @@ class ToolCall(Block):
         hold, self._hold = self._hold, None
         if hold is not None:
             settlement.give_back(self.run, hold)
+
+
+def _charge(payer: Payer, held: Hold) -> None:
+    """Charge a call that was held while the tool ran."""
+    if payer.engine.ledger.later(partial(_charge, payer, held)):
+        return
+    if crossed := settlement.charge_hold(payer, held):
+        settlement.say_crossed(payer, payer.around().site, crossed)
+    if payer.unusual:
+        closing.finish_if_idle(payer)
 
 
 def enclosing(context: Context, run: RunState, nodes: Iterable[Any]) -> ToolCall | None:
