@@ -66,6 +66,7 @@ def of_account(payer: Payer, request: Request, over: Refusal, accounts: Sequence
     if over is INSIDE:
         return Denial(reason="busy", tenant=payer.tenant, run_id=payer.run_id, retry_after_s=0.0, detail="inside")
     account, rule, i = over.account, over.rule, over.resource
+    busy = over.busy and not request.tool  # a tool call waits for none: what those that run hold is as good as used
     numbers = {"used": over.used, "reserved": over.reserved, "limit": over.limit, "requested": request.amounts[i]}
     said: dict[str, Any] = {name: shown(i, amount) for name, amount in numbers.items()}
     if RESOURCES[i] in ("tokens", "output_tokens", "cost_usd"):
@@ -78,12 +79,12 @@ def of_account(payer: Payer, request: Request, over: Refusal, accounts: Sequence
     return of_run(
         None,
         payer,
-        "busy" if over.busy else "limit",
+        "busy" if busy else "limit",
         resource=RESOURCES[i],
         budget=rule.name,
         scope=account.scope,
         origin=rule.origin,
-        retry_after_s=BUSY_RETRY_S if over.busy else _retry_after_s(payer, request, over, accounts),
+        retry_after_s=BUSY_RETRY_S if busy else _retry_after_s(payer, request, over, accounts),
         **said,
     )
 

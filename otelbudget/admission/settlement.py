@@ -159,13 +159,15 @@ def _beyond(charge: _Charge, held: Hold) -> _Charge:
 
 
 def charge_hold(payer: Payer, held: Hold) -> list[Crossing]:
-    """Charge a tool call that was just admitted what it holds; gives the thresholds crossed."""
+    """Charge a tool call what it holds, if that has not ended; gives the thresholds crossed."""
     crossed: list[Crossing] = []
     owed = trips.owe(payer, held, held.amounts, crossed.extend)
     counts = [(payer.tenant_cell, "tool_calls", held.amounts.tool_calls)]
-    crossed += payer.engine.ledger.settle(held, held.vector, "committed", counts, trips.owing(payer, owed)) or []
+    here = payer.engine.ledger.settle(held, held.vector, "committed", counts, trips.owing(payer, owed))
+    if here is None:
+        return []
     trips.send(payer, owed)
-    return crossed
+    return crossed + here
 
 
 def give_back(payer: Payer, held: Hold) -> bool:

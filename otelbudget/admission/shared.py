@@ -68,7 +68,8 @@ class _Errand:
 
     def __init__(self, payer: Payer, request: Request) -> None:
         self._payer = payer
-        if request.operation == "tool":  # charged at once, so nobody else keeps it alive
+        self._at_once = request.operation == "tool" and request.hold is None  # so nobody else keeps it alive
+        if self._at_once:
             request = request._replace(hold=Hold(payer), keeper=self)
         if request.change is None and request.hold is not None:
             request.hold.trip = None  # it was refused before and is asked for once more: the old id has ended
@@ -183,7 +184,7 @@ class _Errand:
             payer.engine.ledger.add([count_of(payer, request.operation, warned)])
         elif request.hold is not None and request.hold.trip is not None:
             request.hold.trip = request.hold.trip._replace(on_expiry=request.hold.on_expiry)
-        if request.operation == "tool" and request.hold is not None:
+        if self._at_once and request.hold is not None:
             here.crossed = settlement.charge_hold(payer, request.hold)
         if request.site.span is not None:
             here.tightest = tightest(payer.binding(request.model, request.owner).accounts)

@@ -1,7 +1,7 @@
 """For CrewAI: `budget_crews()` gives agents the budgets of their roles, and refuses tool calls; the model is told.
 
 `setup()` calls it where CrewAI is imported. The guard of the provider's SDK refuses model calls; CrewAI lets a denial
-through.
+through. A tool call that a hook of yours refuses after ours is charged all the same.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 `setup()` calls it where ADK is imported; it holds for agents and runners that are there, too. ADK's own spans give
 agents the budgets and the quotas of their names (from version 1.20 on). A refused model call raises, by the guard of
-the model's SDK; with a `BudgetPlugin` the agent ends with a message instead:
+the model's SDK; with a `BudgetPlugin` the agent ends with a message instead. A tool that waits for a confirmation or a
+credential is charged when it is called anew with that, also if a person has said no:
 
 runner = InMemoryRunner(agent, plugins=[BudgetPlugin()])
 """
@@ -10,19 +11,25 @@ runner = InMemoryRunner(agent, plugins=[BudgetPlugin()])
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from otelbudget.errors import BudgetExceeded, found_in
 from otelbudget.integrations import hooks
 from otelbudget.integrations.entries import Entries
+from otelbudget.runs.tool_call import ToolCall
 
 try:
     from google.adk.models.llm_response import LlmResponse
     from google.adk.plugins.base_plugin import BasePlugin
     from google.adk.plugins.plugin_manager import PluginManager
+    from google.adk.tools.tool_context import ToolContext
     from google.genai.types import Content, Part
 except ImportError as missing:
     raise ImportError("this is for Google's Agent Development Kit: pip install 'otelbudget[google-adk]'") from missing
+
+
+#: Set on the context of a tool: the call that goes on.
+_CALL: Final = "_otelbudget_call"
 
 
 class BudgetPlugin(BasePlugin):
@@ -50,13 +57,22 @@ class BudgetPlugin(BasePlugin):
 
     async def before_tool_callback(self, *, tool: Any, tool_args: Any, tool_context: Any) -> dict[str, Any] | None:  # noqa: ARG002
         """Charge the tool call; what the model is told where it is refused."""
+        call = hooks.tool_call(tool.name, tool_context.function_call_id, pauses=())
         try:
-            # Goes on until the task ends: ADK has one for each call, and awaits what the tool does in that.
-            await hooks.tool_call(tool.name, tool_context.function_call_id).__aenter__()
+            await call.__aenter__()
         except BudgetExceeded as denial:
             self._dealt_with()
             return {"error": hooks.not_run(denial)}
+        setattr(tool_context, _CALL, call)
         return None
+
+    async def after_tool_callback(self, *, tool_context: Any, **_: Any) -> None:
+        """Charge the tool call."""
+        _end(tool_context)
+
+    async def on_tool_error_callback(self, *, tool_context: Any, **_: Any) -> None:
+        """Charge the tool call."""
+        _end(tool_context)
 
     def _dealt_with(self) -> None:
         if self._acknowledge:
@@ -72,7 +88,13 @@ def budget_adk() -> Callable[[], None]:
     Plugins and callbacks of yours go on. A tool that a plugin answers for is not charged; one that a callback of its
     agent answers for is. Gives what ends that.
     """
-    return Entries((PluginManager, "run_before_tool_callback", _before_tool))
+    return Entries(
+        (PluginManager, "run_before_tool_callback", _before_tool),
+        (PluginManager, "run_after_tool_callback", _after_tool),
+        (PluginManager, "run_on_tool_error_callback", _after_tool),
+        (ToolContext, "request_confirmation", _pause),
+        (ToolContext, "request_credential", _pause),
+    )
 
 
 async def _before_tool(original: Callable[..., Awaitable[Any]], manager: Any, **call: Any) -> Any:
@@ -80,3 +102,22 @@ async def _before_tool(original: Callable[..., Awaitable[Any]], manager: Any, **
     if answer is not None or any(isinstance(one, BudgetPlugin) for one in manager.plugins):
         return answer  # the tool isn't going to run, or that plugin has charged it
     return await _plugin.before_tool_callback(**call)
+
+
+async def _after_tool(original: Callable[..., Awaitable[Any]], manager: Any, **call: Any) -> Any:
+    _end(call["tool_context"])
+    return await original(manager, **call)
+
+
+def _end(tool_context: Any) -> None:
+    call = vars(tool_context).pop(_CALL, None)
+    if call is not None:
+        call.__exit__(None, None, None)
+
+
+def _pause(original: Callable[..., None], tool_context: Any, *args: Any, **options: Any) -> None:
+    """Somebody is to be asked, and then ADK calls the tool anew."""
+    original(tool_context, *args, **options)
+    call = getattr(tool_context, _CALL, None)
+    if isinstance(call, ToolCall):
+        call.pause()

@@ -30,13 +30,30 @@ def run_here() -> RunState | None:
     return run if run is not None or engine is None else ambient.outside(engine)
 
 
-def tool_call(name: str, call_id: str | None = None, *, any_name: bool = False) -> ToolCall | nullcontext[None]:
+def tool_call(
+    name: str,
+    call_id: str | None = None,
+    *,
+    any_name: bool = False,
+    pauses: tuple[type[BaseException], ...] | None = None,
+) -> ToolCall | nullcontext[None]:
     """A tool call of the run of here as a block, as `BudgetRun.tool_call` gives it, also outside every run.
 
-    Where the tool itself is inside, an instrumentation may show it under *any_name*.
+    Where the tool itself is inside, an instrumentation may show it under *any_name*. Where the framework ends it with
+    one of *pauses* to make it again later, perhaps in another run, it isn't charged.
     """
     run = run_here()
-    return nullcontext() if run is None else ToolCall(run, name, call_id or None, from_hook=True, any_name=any_name)
+    if run is None:
+        return nullcontext()
+    return ToolCall(run, name, call_id or None, from_hook=True, any_name=any_name, pauses=pauses)
+
+
+def holding(framework: str) -> AbstractContextManager[None]:
+    """A block in which a hook holds the tool calls of *framework*: spans that show them are left to it.
+
+    A span may begin before it is known whether the tool runs, or who has to be asked first.
+    """
+    return contexts.attached(contexts.HOOKED.put(get_current(), framework))
 
 
 def renamed() -> None:

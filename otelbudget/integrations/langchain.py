@@ -22,6 +22,7 @@ try:
     from langchain_core.messages import AIMessage, ToolMessage
     from langgraph.channels import UntrackedValue
     from langgraph.config import get_config
+    from langgraph.errors import GraphInterrupt
 except ImportError as missing:
     raise ImportError("this middleware is for LangChain 1.0 or newer: pip install 'otelbudget[langchain]'") from missing
 
@@ -124,4 +125,4 @@ class BudgetMiddleware(AgentMiddleware):
 
 
 def _tool_call(request: Any) -> ToolCall | nullcontext[None]:
-    return hooks.tool_call(request.tool_call["name"], request.tool_call["id"])
+    return hooks.tool_call(request.tool_call["name"], request.tool_call["id"], pauses=(GraphInterrupt,))

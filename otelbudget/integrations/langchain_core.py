@@ -2,11 +2,12 @@
 
 `setup()` calls it where they are imported. A refused tool doesn't run: where a model asked for it, that is told so in a
 `ToolMessage`; where the tool is called with bare arguments, BudgetExceeded is raised. A tool that LangGraph's
-``interrupt`` pauses runs again when it goes on, and is charged again.
+``interrupt`` pauses begins anew when it goes on, and is charged only then.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any
@@ -30,7 +31,7 @@ def budget_tools() -> Callable[[], None]:
 def _run(original: Callable[..., Any], tool: Any, *args: Any, tool_call_id: str | None = None, **options: Any) -> Any:
     with ExitStack() as stack:
         try:
-            stack.enter_context(hooks.tool_call(tool.name, tool_call_id))
+            stack.enter_context(hooks.tool_call(tool.name, tool_call_id, pauses=_pauses()))
         except BudgetExceeded as denial:
             return _refused(tool, tool_call_id, denial)
         return original(tool, *args, tool_call_id=tool_call_id, **options)
@@ -41,10 +42,16 @@ async def _arun(
 ) -> Any:
     async with AsyncExitStack() as stack:
         try:
-            await stack.enter_async_context(hooks.tool_call(tool.name, tool_call_id))
+            await stack.enter_async_context(hooks.tool_call(tool.name, tool_call_id, pauses=_pauses()))
         except BudgetExceeded as denial:
             return _refused(tool, tool_call_id, denial)
         return await original(tool, *args, tool_call_id=tool_call_id, **options)
+
+
+def _pauses() -> tuple[type[BaseException], ...] | None:
+    """What LangGraph, where there is one, pauses a tool with."""
+    errors = sys.modules.get("langgraph.errors")
+    return None if errors is None else (errors.GraphInterrupt,)
 
 
 def _refused(tool: Any, tool_call_id: str | None, denial: BudgetExceeded) -> ToolMessage:

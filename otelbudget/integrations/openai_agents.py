@@ -2,7 +2,8 @@
 
 `setup()` calls `budget_agents()` where the SDK is imported. A refused function tool tells the model why, as one that
 fails does; one of the other local tools (computer, shell, patches, ...) raises BudgetExceeded out of ``Runner.run``, as
-a refused model call does. With `BudgetHooks` each refused tool raises.
+a refused model call does. With `BudgetHooks` each refused tool raises. A tool that waits for an approval, or is an
+agent that does, is charged when it goes on. Tools that the provider runs, with or without approval, are not seen here.
 
 await Runner.run(agent, "Go on.", hooks=BudgetHooks())
 """
@@ -21,18 +22,26 @@ from opentelemetry.context import attach, detach
 from otelbudget.errors import BudgetExceeded
 from otelbudget.integrations import hooks
 from otelbudget.integrations.entries import Entries
+from otelbudget.runs.tool_call import ToolCall
 
 try:
     from agents import AgentSpanData, FunctionTool, RunHooks
     from agents import tool as tools
+    from agents.agent_tool_state import (
+        consume_agent_tool_run_result,
+        get_agent_tool_state_scope,
+        peek_agent_tool_run_result,
+    )
     from agents.lifecycle import RunHooksBase
     from agents.run import AgentRunner
     from agents.tracing.spans import NoOpSpan, SpanImpl
 except ImportError as missing:
     raise ImportError("this is for OpenAI Agents 0.20 or newer: pip install 'otelbudget[openai-agents]'") from missing
 
-#: Set on the context of a function tool that `BudgetHooks` have charged.
-_CHARGED: Final = "_otelbudget_charged"
+#: What the spans of its tools, which `_invoke` sees, are known by.
+_HELD: Final = "openai_agents" if hasattr(tools, "_invoke_function_tool_with_metadata") else ""
+#: Set on the context of a function tool that `BudgetHooks` have admitted: its call.
+_CALL: Final = "_otelbudget_call"
 
 
 class BudgetHooks(RunHooks[Any]):
@@ -46,12 +55,20 @@ class BudgetHooks(RunHooks[Any]):
         self._inner = RunHooks[Any]() if inner is None else inner
 
     async def on_tool_start(self, context: Any, agent: Any, tool: Any) -> None:
-        """Charge the tool call, or refuse it."""
-        async with hooks.tool_call(tool.name, getattr(context, "tool_call_id", None)):
-            pass  # what the tool does is not inside of this hook
-        if isinstance(tool, FunctionTool):
-            setattr(context, _CHARGED, True)
+        """Admit the tool call, or refuse it."""
+        call_id, invoked = getattr(context, "tool_call_id", None), isinstance(tool, FunctionTool)
+        call = hooks.tool_call(tool.name, call_id, pauses=() if invoked else None)
+        if isinstance(call, ToolCall):
+            await call.admit()  # what the tool does is not inside of this hook
+            if invoked:
+                setattr(context, _CALL, call)
         await self._inner.on_tool_start(context, agent, tool)
+
+    async def on_tool_end(self, context: Any, agent: Any, tool: Any, result: Any) -> None:
+        """Charge the tool call, if that was not seen to where it was invoked."""
+        if (call := getattr(context, _CALL, None)) is not None:
+            call.__exit__(None, None, None)
+        await self._inner.on_tool_end(context, agent, tool, result)
 
 
 def _passed_on(name: str) -> Callable[..., Awaitable[None]]:
@@ -61,7 +78,7 @@ def _passed_on(name: str) -> Callable[..., Awaitable[None]]:
     return hook
 
 
-for _name in ("on_llm_start", "on_llm_end", "on_agent_start", "on_agent_end", "on_handoff", "on_tool_end"):
+for _name in ("on_llm_start", "on_llm_end", "on_agent_start", "on_agent_end", "on_handoff"):
     setattr(BudgetHooks, _name, _passed_on(_name))
 
 
@@ -82,28 +99,52 @@ def budget_agents() -> Callable[[], None]:
     of_spans = (("start", _start), ("finish", _finish))
     return Entries(
         (AgentRunner, "run", _run),
-        (AgentRunner, "run_streamed", _run),
+        (AgentRunner, "run_streamed", _run_streamed),
         (tools, "_invoke_function_tool_with_metadata", _invoke),
         *((span, name, hook) for span in (SpanImpl, NoOpSpan) for name, hook in of_spans),  # tracing on, or off
     )
 
 
-def _run(original: Callable[..., Any], runner: Any, *args: Any, **options: Any) -> Any:
+async def _run(original: Callable[..., Awaitable[Any]], runner: Any, *args: Any, **options: Any) -> Any:
+    with hooks.holding(_HELD):
+        return await original(runner, *args, **_hooked(options))
+
+
+def _run_streamed(original: Callable[..., Any], runner: Any, *args: Any, **options: Any) -> Any:
+    with hooks.holding(_HELD):  # the task that it begins has this context
+        return original(runner, *args, **_hooked(options))
+
+
+def _hooked(options: dict[str, Any]) -> dict[str, Any]:
     theirs = options.get("hooks")
     if theirs is None or (isinstance(theirs, RunHooksBase) and not isinstance(theirs, BudgetHooks)):
         options["hooks"] = _OtherTools(theirs)
-    return original(runner, *args, **options)
+    return options
 
 
 async def _invoke(original: Callable[..., Awaitable[Any]], *, function_tool: Any, context: Any, **options: Any) -> Any:
     async with AsyncExitStack() as stack:
-        if not hasattr(context, _CHARGED):
+        call = getattr(context, _CALL, None)
+        if call is not None:
+            stack.push_async_exit(call)
+        else:
             try:
-                await stack.enter_async_context(hooks.tool_call(function_tool.name, context.tool_call_id))
+                held = hooks.tool_call(function_tool.name, context.tool_call_id, pauses=())
+                call = await stack.enter_async_context(held)
             except BudgetExceeded as denial:
                 hooks.acknowledge()  # the model is told
+                _below(context, consume_agent_tool_run_result)  # or it would be waited for
                 return tools._FunctionToolInvocationResult(hooks.not_run(denial), is_sdk_generated_error=True)
-        return await original(function_tool=function_tool, context=context, **options)
+        found = await original(function_tool=function_tool, context=context, **options)
+        if call is not None and getattr(_below(context, peek_agent_tool_run_result), "interruptions", None):
+            call.pause()
+        return found
+
+
+def _below(context: Any, seen: Callable[..., Any]) -> Any:
+    """The run of the agent that is a tool and has paused: it waits for an approval, or has been given it; else None."""
+    call = getattr(context, "tool_call", None)
+    return None if call is None else seen(call, scope_id=get_agent_tool_state_scope(context))
 
 
 #: The work of agents that goes on: a span of the SDK -> that in the OpenTelemetry context.

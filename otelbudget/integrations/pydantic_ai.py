@@ -1,7 +1,10 @@
 """For Pydantic AI: a refused tool doesn't run and the model is told why, an agent has the budget of its name.
 
 `setup()` calls `budget_agents()` where it is imported, which gives `BudgetCapability` to each run of an agent, whenever
-that was made; the capability among an agent's own is for where nothing calls that.
+that was made; the capability among an agent's own is for where nothing calls that. A tool that waits for a person is
+charged when it goes on; one whose result comes later (``CallDeferred``) when it is begun, and one that is carried out
+elsewhere not at all. Where a toolset gives another name to a tool of a FastMCP server in this process, its calls are
+charged under both.
 
 agent = Agent("openai:gpt-4o", name="researcher", capabilities=[BudgetCapability()])
 """
@@ -19,7 +22,7 @@ from otelbudget.integrations.entries import Entries
 try:
     from pydantic_ai import Agent
     from pydantic_ai.capabilities import AbstractCapability
-    from pydantic_ai.exceptions import ToolFailed, UserError
+    from pydantic_ai.exceptions import ApprovalRequired, ToolFailed, UserError
 except ImportError as missing:
     raise ImportError("this is for Pydantic AI 2.16 or newer: pip install 'otelbudget[pydantic-ai]'") from missing
 
@@ -33,7 +36,7 @@ class BudgetCapability(AbstractCapability[Any]):
 
     async def wrap_run(self, ctx: Any, *, handler: Callable[[], Awaitable[Any]]) -> Any:
         """Do a run of the agent as its piece of work."""
-        with hooks.agent(None if ctx.agent is None else ctx.agent.name):
+        with hooks.agent(None if ctx.agent is None else ctx.agent.name), hooks.holding("pydantic_ai"):
             return await handler()
 
     async def wrap_tool_execute(
@@ -48,7 +51,8 @@ class BudgetCapability(AbstractCapability[Any]):
         """Run a tool, if a tool call is left."""
         async with AsyncExitStack() as stack:
             try:
-                await stack.enter_async_context(hooks.tool_call(call.tool_name, call.tool_call_id))
+                held = hooks.tool_call(call.tool_name, call.tool_call_id, pauses=(ApprovalRequired,))
+                await stack.enter_async_context(held)
             except BudgetExceeded as denial:
                 hooks.acknowledge()  # the model is told
                 raise ToolFailed(hooks.not_run(denial)) from denial

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextvars import Token
+from functools import partial
 from typing import Any
 
 from opentelemetry.context import Context, get_current
 
+from otelbudget.admission import closing, settlement
 from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import Request
 from otelbudget.admission.state import RunState
 from otelbudget.engine import context as contexts
+from otelbudget.ledger.account import Hold
 from otelbudget.model.amounts import Amounts
 from otelbudget.runs import asking
 from otelbudget.runs.blocks import Block
@@ -23,6 +26,9 @@ class ToolCall(Block):
 
     One that is *from_hook* is put around a tool by a framework: what encloses it directly may be the same call, as it
     may for a span. A tool span directly inside shows it, under *any_name*.
+
+    With *pauses*, exceptions, it may end before its work is done, for a person to be asked, and is made again then: it
+    is held until it ends and charged only there; one of those, or `pause`, gives it back.
     """
 
     advice = "write `with run.tool_call(...):`"
@@ -36,6 +42,7 @@ class ToolCall(Block):
         from_span: bool = False,
         from_hook: bool = False,
         any_name: bool = False,
+        pauses: tuple[type[BaseException], ...] | None = None,
     ) -> None:
         self.run = run
         self.name = name
@@ -46,6 +53,8 @@ class ToolCall(Block):
         self.matched = False  # an inner layer has been recognised as this call
         self.model_called = False  # inside it, so a tool call of the same name inside is another one
         self.around: ToolCall | None = None  # the tool span that a block was entered in
+        self.pauses = pauses
+        self._hold: Hold | None = None
         self._token: Token[Context] | None = None
         super().__init__()
         self.used = from_span
@@ -73,7 +82,12 @@ class ToolCall(Block):
         may_be_this = outer is not None and (outer.from_span or (self.from_hook and outer.name == self.name))
         if outer is not None and may_be_this and outer.covers(self.name, self.call_id):
             return None
-        return request_for(self.run, self.name, nested=outer is not None)
+        request = request_for(self.run, self.name, nested=outer is not None)
+        if self.pauses is None:
+            return request
+        counts = [(self.run.tenant_cell, "tool_calls", request.amounts.tool_calls)]
+        self._hold = Hold(self.run, on_expiry=request.amounts, counts=counts)
+        return request._replace(hold=self._hold, keeper=self)
 
     def __enter__(self) -> ToolCall:
         if (request := self._admission()) is not None:
@@ -81,19 +95,44 @@ class ToolCall(Block):
         self._token = contexts.TOOL_CALL.attach(self)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._token is not None:
             contexts.detach(self._token)
             self._token = None
+        if kind is not None and issubclass(kind, self.pauses or ()):
+            self.pause()
+        elif self._hold is not None:
+            hold, self._hold = self._hold, None
+            _charge(self.run, hold)
 
-    async def __aenter__(self) -> ToolCall:
+    async def admit(self) -> None:
+        """Ask for it alone, where a block can't be put around it."""
         if (request := self._admission()) is not None:
             await asking.adecide(self.run, request)
+
+    async def __aenter__(self) -> ToolCall:
+        await self.admit()
         self._token = contexts.TOOL_CALL.attach(self)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self.__exit__()
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.__exit__(kind)
+
+    def pause(self) -> None:
+        """Charge nothing: it is going to be made again."""
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            settlement.give_back(self.run, hold)
+
+
+def _charge(payer: Payer, held: Hold) -> None:
+    """Charge a call that was held while the tool ran."""
+    if payer.engine.ledger.later(partial(_charge, payer, held)):
+        return
+    if crossed := settlement.charge_hold(payer, held):
+        settlement.say_crossed(payer, payer.around().site, crossed)
+    if payer.unusual:
+        closing.finish_if_idle(payer)
 
 
 def enclosing(context: Context, run: RunState, nodes: Iterable[Any]) -> ToolCall | None:

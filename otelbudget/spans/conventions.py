@@ -85,6 +85,11 @@ _CLIENT_SCOPES: Final[dict[str, str]] = {
     "litellm": "litellm",
 }
 
+_TOOL_SCOPES: Final[dict[str, str]] = {
+    **{f"{family}.openai_agents": "openai_agents" for family in _FAMILIES},
+    "pydantic-ai": "pydantic_ai",
+}
+
 _USAGE: Final = Names(
     (sc.GEN_AI_INPUT_TOKENS, "gen_ai.usage.prompt_tokens", "llm.token_count.prompt"),
     (sc.GEN_AI_OUTPUT_TOKENS, "gen_ai.usage.completion_tokens", "llm.token_count.completion"),
@@ -174,6 +179,11 @@ def classify(name: str, attributes: Attributes | None, scope_name: str | None = 
 def covered_sdk(scope_name: str | None) -> str | None:
     """Which client SDK an instrumentation scope instruments (the name of its guard), or None if it is another thing."""
     return None if scope_name is None else _CLIENT_SCOPES.get(scope_name)
+
+
+def framework(scope_name: str | None) -> str | None:
+    """The framework, one with a hook that holds its tool calls, whose tools an instrumentation scope shows, or None."""
+    return None if scope_name is None else _TOOL_SCOPES.get(scope_name)
 
 
 def operation(attributes: Attributes | None) -> str:

@@ -62,7 +62,8 @@ class LiveSpans:
             if kind is Kind.AGENT:
                 self._name_agent(node, span)
             elif kind is Kind.TOOL:
-                self._admit_tool(node, context)
+                if not self._hooked(scope_name, context):
+                    self._admit_tool(node, context)
             elif spans.covered_sdk(scope_name) not in self._engine.guarded:
                 self._admit_call(node, context, span.attributes)
         except BaseException:
@@ -107,6 +108,12 @@ class LiveSpans:
 
     def _was_settled(self, run: RunState, usage: Usage, span: Any, scope: str | None) -> bool:
         return self._engine.recent.was_settled(run.work, usage, span.start_time, span.end_time, scope)
+
+    @staticmethod
+    def _hooked(scope_name: str | None, context: Context) -> bool:
+        """Whether the framework of that scope has a hook that holds tool calls here."""
+        framework = spans.framework(scope_name)
+        return framework is not None and framework in map(contexts.HOOKED.of, (context, get_current()))
 
     def _admit_tool(self, node: Node, context: Context) -> None:
         attributes = node.span.attributes

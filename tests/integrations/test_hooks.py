@@ -153,6 +153,78 @@ def test_a_tool_call_that_is_shown_by_several_hooks_or_tried_again_is_one(setup:
         run.acknowledge()
 
 
+@pytest.mark.parametrize(("scope", "charged"), [("pydantic-ai", 0), ("theirs", 1)])
+def test_where_a_hook_holds_a_frameworks_tools_the_spans_that_show_them_are_left_to_it(
+    setup: Setup, scope: str, charged: int
+) -> None:
+    setup()
+    said = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "search", "gen_ai.tool.call.id": "1"}
+    with otelbudget.run(RunBudget(max_nested_tool_calls=0)) as run:
+        with hooks.holding("pydantic_ai"), trace.get_tracer(scope).start_as_current_span("tool", attributes=said):
+            assert run.usage.tool_calls == charged
+            with hooks.tool_call("search", "1"):
+                assert run.usage.tool_calls == 1
+        with trace.get_tracer("pydantic-ai").start_as_current_span("tool", attributes=said):
+            assert run.usage.tool_calls == 2
+
+
+class Paused(Exception):
+    """What a framework ends a tool with, to make the call again once a person has been asked."""
+
+
+@pytest.fixture(params=["memory", "sqlite:///shared.db"])
+def two_a_day(request: pytest.FixtureRequest, setup: Setup) -> otelbudget.BudgetManager:
+    """A quota of two tool calls, kept in this process or in a shared store."""
+    return setup(f"store: {{url: '{request.param}'}}\nquotas:\n  default: [{{tool_calls: 2, per: day}}]\n")
+
+
+@pytest.mark.usefixtures("two_a_day")
+def test_a_tool_call_that_pauses_and_is_made_again_is_charged_once_in_one_run_or_two() -> None:
+    budget = RunBudget(max_tool_calls=1)
+    with otelbudget.run(budget) as run:
+        for _ in range(3):
+            with suppress(Paused), hooks.tool_call("search", "1", pauses=(Paused,)):
+                raise Paused
+            assert run.usage.tool_calls == 0
+        with hooks.tool_call("search", "1", pauses=(Paused,)):
+            pass
+        assert run.usage.tool_calls == 1
+    with otelbudget.run(budget) as run:
+        with hooks.tool_call("search", "2", pauses=()) as call:
+            call.pause()  # type: ignore[union-attr]
+        assert run.remaining()["tool_calls"] == 1
+    with otelbudget.run(budget) as run:
+        with hooks.tool_call("search", "2", pauses=()):
+            pass
+        assert run.remaining()["tool_calls"] == 0
+
+
+@pytest.mark.usefixtures("two_a_day")
+def test_one_that_fails_is_charged_all_the_same() -> None:
+    with otelbudget.run() as run:
+        with suppress(LookupError), hooks.tool_call("search", "1", pauses=(Paused,)):
+            raise LookupError
+        assert (run.usage.tool_calls, run.remaining()["tool_calls"]) == (1, 1)
+
+
+@pytest.mark.usefixtures("two_a_day")
+def test_no_more_run_at_once_than_are_left_and_whoever_is_refused_is_told_that_none_is() -> None:
+    with otelbudget.run() as run, hooks.tool_call("a", pauses=(Paused,)), hooks.tool_call("b", pauses=(Paused,)):
+        for pauses in ((Paused,), None):
+            with pytest.raises(BudgetExceeded, match="held 2 of 2") as refused, hooks.tool_call("c", pauses=pauses):
+                pass
+            assert refused.value.reason == "limit"
+        run.acknowledge()
+
+
+def test_who_can_give_more_is_asked_also_while_the_last_tool_runs(setup: Setup) -> None:
+    setup()
+    budget = RunBudget(max_tool_calls=1, on_exhausted=lambda _, run: run.extend(tool_calls=1) or True)
+    with otelbudget.run(budget) as run, hooks.tool_call("a", pauses=(Paused,)), hooks.tool_call("b", pauses=(Paused,)):
+        pass
+    assert run.usage.tool_calls == 2
+
+
 def test_an_id_that_a_model_gives_again_inside_of_a_tool_is_of_another_call(setup: Setup, ask: Ask) -> None:
     setup()
     with otelbudget.run() as run, hooks.tool_call("research", "call_0"), hooks.tool_call("research", "call_0"):
