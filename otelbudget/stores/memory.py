@@ -43,6 +43,7 @@ from otelbudget.stores.base import (
 from otelbudget.stores.block import rules_of
 from otelbudget.stores.records import RUN_S, RunRecord, written
 
+_MANY: Final = 1_000  # runs of a shard
 _LIFETIME: Final = WindowSpec("lifetime")
 _WAS: Final[dict[str, Any]] = {"new": "unknown", "open": "open", "expired": "expired"}
 
@@ -148,7 +149,6 @@ class MemoryStore(Store):
             hold, actual = kept.hold, pack(ended.actual)
             was = _WAS.get(hold.state, "settled")
             ends_as: HoldState = "expired" if kept.digest and not actual else "committed"
-            # As they are now, rolling ones too.
             accounts = self._of(ended.shard, kept.lines if was == "open" else ended.lines)
             if one is None:
                 if actual and not any(ended.held):
@@ -199,15 +199,17 @@ class MemoryStore(Store):
 
     def accounts(self, shard: str, after: str = "") -> Sequence[Stored]:
         with self._trip(shard):
-            found = [one for one in self._current(shard) if one.where.names[0] > after]
-            return list(map(_stored, sorted(found, key=lambda one: one.where.names)[:PAGE]))
+            found = [stored for one in self._current(shard) if (stored := _stored(one)).key > after]
+            return sorted(found)[:PAGE]
 
     def run(self, shard: str, run_id: str, record: RunRecord | None = None) -> RunRecord | None:
         with self._trip(shard) as found:
             runs = found.runs
-            while runs and self._now_s >= next(iter(runs.values())).opened_s + RUN_S:
+            over_s = self._now_s - RUN_S  # not given, but kept while they are few: the clock may be set back
+            while len(runs) >= _MANY and next(iter(runs.values())).opened_s <= over_s:
                 del runs[next(iter(runs))]
             one = runs.get(run_id)
+            one = None if one is None or one.opened_s <= over_s else one
             if record is not None and (one := written(one, record, self._now_s)) is not None:
                 runs[run_id] = one
             return None if one is None else one._replace(now_s=self._now_s)
@@ -225,7 +227,6 @@ class MemoryStore(Store):
         return self.read(shard, lines)
 
     def forked(self) -> None:
-        """What is held is held for calls of the parent."""
         self._ledger.forked()
 
     # --- inside a trip
