@@ -85,6 +85,7 @@ _CLIENT_SCOPES: Final[dict[str, str]] = {
     "litellm": "litellm",
 }
 
+#: Instrumentation scope -> the framework whose tools it shows.
 _TOOL_SCOPES: Final[dict[str, str]] = {
     **{f"{family}.openai_agents": "openai_agents" for family in _FAMILIES},
     "pydantic-ai": "pydantic_ai",
