@@ -78,7 +78,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _MORE
     parser.add_argument("address", nargs="*", metavar="ADDRESS", help="host:port or URL of a /metrics page")
     parser.add_argument("--store", metavar="URL", help="sqlite:///path.db, redis://...: what processes share")
-    parser.add_argument("--config", metavar="FILE", help="a budgets.yaml (default ./budgets.yaml, if it is there)")
+    parser.add_argument("--config", metavar="FILE", help="a budgets.yaml (default as setup() finds it)")
     parser.add_argument("--org", metavar="NAME", help="of which organisation (default: all that are configured)")
     parser.add_argument("--every", type=seconds, default=2.0, metavar="2s", help="how often to look (default 2s)")
     parser.add_argument("--once", action="store_true", help="look once")
