@@ -13,8 +13,8 @@ from typing import Any, Final
 from opentelemetry import context as otel_context
 
 from otelbudget import forking
+from otelbudget.engine.context import attached
 from otelbudget.guards.patching import Takeover, take_over
-from otelbudget.runs.api import wrap
 
 #: Executors that send the function to another interpreter (from Python 3.14), where a context can't follow.
 _ISOLATED: Final[Any] = getattr(concurrent.futures, "InterpreterPoolExecutor", ())
@@ -41,7 +41,7 @@ def stop_carrying() -> None:
 
 def _start(original: Callable[..., Any], thread: threading.Thread) -> None:
     if otel_context.get_current() and not _serves_many(thread):
-        vars(thread)["run"] = wrap(thread.run)
+        vars(thread)["run"] = _within_here(thread.run)
     original(thread)
 
 
@@ -57,6 +57,17 @@ def _submit(original: Callable[..., Any], executor: Any, fn: Callable[..., Any],
         return original(executor, fn, *args, **kwargs)
     _submitting.here = True
     try:
-        return original(executor, wrap(fn), *args, **kwargs)
+        return original(executor, _within_here(fn), *args, **kwargs)
     finally:
         _submitting.here = False
+
+
+def _within_here(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Unlike `otelbudget.wrap` it looks at nothing of *fn*, which may be anybody's."""
+    context = otel_context.get_current()
+
+    def within(*args: Any, **kwargs: Any) -> Any:
+        with attached(context):
+            return fn(*args, **kwargs)
+
+    return within

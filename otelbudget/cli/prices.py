@@ -5,17 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from fractions import Fraction
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from otelbudget.config import load_budget_config
+from otelbudget.bootstrap.arguments import configuration
 from otelbudget.config.problems import close_to
 from otelbudget.guards.providers import provider_at
 from otelbudget.pricing import Prices
 from otelbudget.pricing.listed import listed_models
 from otelbudget.pricing.rates import APART, EACH, PARTS, Known, Rates
-
-_FILE: Final = "budgets.yaml"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,14 +26,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     for command, group in ((show, where), (everything, everything)):
         group.add_argument("--provider", metavar="NAME", help="who answers, such as openai or aws.bedrock")
         command.add_argument("--json", action="store_true", help="for programs")
-        command.add_argument(
-            "--file", metavar="FILE", help=f"whose prices come first; default ./{_FILE} if there is one"
-        )
+        command.add_argument("--file", metavar="FILE", help="whose prices come first (default as setup() finds it)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the prices to standard output; gives 1 if there is none."""
-    prices = _prices(options.file)
+    prices = configuration(options.file)[0].prices
     found = list(_of_one(prices, options) if options.what == "show" else _of_all(prices, options.provider))
     if options.json:
         print(json.dumps(next(iter(found), None) if options.what == "show" else found, indent=2))
@@ -48,10 +43,6 @@ def run(options: argparse.Namespace) -> int:
         for one in found:
             print(f"{one['model']:<44} {_said(one['usd'])}  ({one['source']})")
     return 0 if found else 1
-
-
-def _prices(file: str | None) -> Prices:
-    return load_budget_config(file or _FILE).prices if file or Path(_FILE).exists() else Prices()
 
 
 def _unknown(prices: Prices, model: str) -> str:

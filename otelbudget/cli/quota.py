@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final
 
 from otelbudget.admission.trips import run_of
+from otelbudget.bootstrap.arguments import configuration
 from otelbudget.cli.screen import Screen
-from otelbudget.config import Config, load_budget_config
+from otelbudget.config import Config
 from otelbudget.errors import ConfigError
 from otelbudget.manager import BudgetManager
 from otelbudget.model.amounts import RESOURCES, shown
@@ -40,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     for name, action in made.items():
         if name != "list":
             action.add_argument("tenant", metavar="TENANT")
-        action.add_argument("--config", metavar="FILE", help="a budgets.yaml (default ./budgets.yaml, if it is there)")
+        action.add_argument("--config", metavar="FILE", help="a budgets.yaml (default as setup() finds it)")
         action.add_argument("--store", metavar="URL", help="sqlite:///path.db, redis://...: in place of the file's")
         action.add_argument("--json", action="store_true", help="for programs")
         if name in ("set", "reset"):
@@ -72,10 +72,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def shared_config(options: argparse.Namespace) -> Config:
-    """What ``--config``, else ./budgets.yaml says, with the ``--store``; ConfigError if that is nothing to share."""
-    here = Path("budgets.yaml")
-    path = options.config or (here if here.is_file() else None)
-    config = Config() if path is None else load_budget_config(path)
+    """The configuration, as `setup()` finds it, with the ``--store``; ConfigError if that is nothing to share."""
+    config, _ = configuration(options.config)
     if options.store is not None:
         config = replace(config, store=config.store.at(options.store))
     if config.store.url == "memory":

@@ -11,17 +11,10 @@ from otelbudget.model.amounts import count
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimates:
-    """What a call is taken to use before it says so.
+    """What a call is taken to use before it says so: the settings of ``estimates`` in a budgets.yaml, see `fields`.
 
-    Args:
-        output_tokens: Tokens held for the answer of a request without a maximum of its own, at least 1.
-        hold: ``"max"`` holds the maximum that a request sets for its answer, so that a limit is never passed;
-            ``"expected"`` the smaller of that and a quarter more than the longest of the model's last 100 answers.
-        clamp: Lower a request's own maximum to what is left of the budget, instead of refusing the request.
-        min_output_tokens: What *clamp* never goes below, at least 1.
-        ask_usage: Ask servers for the usage of a stream where its request doesn't.
-        on_unknown: What a call is charged that was sent and of which nobody knows how it ended: ``"input"`` its input
-            and the output that was seen, ``"full"`` all that it holds, as the provider may bill it.
+    ``hold="expected"`` holds the smaller of a request's own maximum and a quarter more than the longest of the model's
+    last 100 answers.
     """
 
     output_tokens: int = 256
@@ -42,15 +35,7 @@ class Estimates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TelemetryConfig:
-    """What is told, and within which bounds.
-
-    Args:
-        events: Where checks and records go: ``"span"``, events on spans; ``"log"``, log records; or ``"both"``.
-        max_tenants, max_models: Those with metrics of their own; all others are summed up as ``other``.
-        top_runs: How many runs, those that spend most, have gauges while they are active; 0 for none.
-        metrics_port: TCP port of ``/metrics``, 0 for any free one; None leaves it to ``setup()``.
-        semconv_cost: Say what a call cost as ``gen_ai.usage.cost.*`` too, as is proposed for the GenAI conventions.
-    """
+    """What is told, and within which bounds: the settings of ``telemetry`` in a budgets.yaml, see `fields`."""
 
     events: Literal["span", "log", "both"] = "span"
     max_tenants: int = 500

@@ -75,9 +75,9 @@ class SdkGuard(ABC):
         return import_module(f"{self._sdk.module}.{name}")
 
     def _take(self, cls: type, name: str, guard: Callable[..., Any]) -> None:
-        if name in vars(cls):
+        if hasattr(cls, name):
             self._taken.append((cls, name))
-            self._calls.extend(patching.take_over(vars(cls)[name], guard))
+        self._calls.extend(patching.take_over(vars(cls).get(name), guard))
 
     def _note_stream(self, cls: type, asynchronous: type) -> None:
         """Hear of who reads the streams of these classes."""
