@@ -157,11 +157,8 @@ class QuotaService:
     ) -> Reservation:
         """Hold so much of all quotas of *tenant* until it is committed or released; amounts as for `check_quota`.
 
-        Args:
-            wait_s: How many seconds to wait until it fits, at most.
-            idempotency_key: The same request once more gives the same reservation, in all processes of a store; there
-                it is held anew once it was released or has expired.
-            on_unknown: What leaving the block by an exception charges: the hold, its input, or nothing (``open``).
+        *wait_s* and *on_unknown* are as for `BudgetRun.reserve`. With *idempotency_key* the same request once more
+        gives the same reservation, in all processes of a store; there it is held anew once it was released or expired.
 
         Raises:
             BudgetExceeded: It does not fit; ``resets_at`` and ``retry_after_s`` say when it may.

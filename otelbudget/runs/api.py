@@ -133,18 +133,15 @@ def _engine() -> Any:
 def wrap(function: F) -> F:
     """*function* bound to the context of here, so that a plain thread, pool or task runs it in this run."""
     context = get_current()
-    if inspect.iscoroutinefunction(function):
-
-        @functools.wraps(function)
-        async def abound(*args: Any, **kwargs: Any) -> Any:
-            with contexts.attached(context):
-                return await function(*args, **kwargs)
-
-        return cast("F", abound)
 
     @functools.wraps(function)
     def bound(*args: Any, **kwargs: Any) -> Any:
         with contexts.attached(context):
             return function(*args, **kwargs)
 
-    return cast("F", bound)
+    @functools.wraps(function)
+    async def abound(*args: Any, **kwargs: Any) -> Any:
+        with contexts.attached(context):
+            return await function(*args, **kwargs)
+
+    return cast("F", abound if inspect.iscoroutinefunction(function) else bound)

@@ -60,10 +60,11 @@ class BudgetRun(RunView):
             >>> with run.reserve(tokens=500, cost_usd=0.01) as reservation:  # doctest: +SKIP
             ...     reservation.commit(Usage(input_tokens=80, output_tokens=20, cost_usd=0.002))
 
-        With ``wait_s`` it waits so many seconds at most while open holds, a freeze or a limit refuse it. With
-        ``idempotency_key`` the same request once more, as long as the run is open, gives the same reservation, settled
-        or not, and marks it ``replayed``; a refused one leaves no key. The keys of a shared run are those of all its
-        processes. A retry of one call reserves ``steps=0``.
+        With ``wait_s`` it waits so many seconds at most while open holds, a freeze or a limit refuse it. ``on_unknown``
+        says what leaving the block by an exception charges: the hold (``full``), its ``input`` or nothing (``open``).
+        With ``idempotency_key`` the same request once more, as long as the run is open, gives the same reservation,
+        settled or not, and marks it ``replayed``; a refused one leaves no key. The keys of a shared run are those of
+        all its processes. A retry of one call reserves ``steps=0``.
 
         Raises:
             BudgetExceeded: It does not fit; nothing is held anywhere.
