@@ -9,10 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from opentelemetry.context import get_current
 from world import World
 
 from otelbudget.engine import context
+
+# A slow machine is no failure.
+settings.register_profile("otelbudget", deadline=None)
+settings.load_profile("otelbudget")
 
 
 def pytest_collection_finish() -> None:

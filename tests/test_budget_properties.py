@@ -554,7 +554,7 @@ def dollars(nano: int) -> Decimal:
 
 
 Interleavings.TestCase.settings = settings(
-    max_examples=150 * EFFORT, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=150 * EFFORT, stateful_step_count=50, suppress_health_check=list(HealthCheck)
 )
 TestInterleavings = pytest.mark.slow(Interleavings.TestCase)
 
@@ -667,7 +667,7 @@ class Workers:
 
 
 @pytest.mark.parametrize("number", [2, 8, 32])
-@settings(max_examples=4 * EFFORT, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4 * EFFORT, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 10**6))
 def test_threads_keep_every_invariant(number: int, seed: int) -> None:
     workers = Workers(seed)

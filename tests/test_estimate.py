@@ -193,14 +193,14 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(JSON)
 def test_any_json_is_counted(value: Any) -> None:
     assert estimate_tokens(value) >= (1 if value not in ("", None, [], {}) else 0)
     assert count_input({"messages": value, "input": value, "tools": value}) >= 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(), st.text())
 def test_two_texts_are_about_as_much_as_their_parts(first: str, second: str) -> None:
     together = estimate_tokens(first + second)

@@ -18,7 +18,7 @@ import pytest
 from genai_prices import Usage as ListUsage
 from genai_prices import calc_price
 from genai_prices.data_snapshot import get_snapshot
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from world import World
 
@@ -125,7 +125,6 @@ money = st.decimals(min_value=0, max_value=1_000, places=7)
 tokens = st.integers(min_value=0, max_value=10**7)
 
 
-@settings(deadline=None)
 @given(money, money, money, money, st.integers(1, 10**6), st.integers(0, 100), *[tokens] * 4)
 def test_costs_are_exact(
     a: Decimal, b: Decimal, c: Decimal, d: Decimal, per: int, percent: int, i: int, o: int, read: int, thought: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from world import PRICES, World, said
 
@@ -97,7 +97,6 @@ LENGTHS = st.one_of(st.integers(1, 200), st.sampled_from([HOUR_S, 86_400, YEAR_S
 AMOUNTS = st.integers(1, 9)
 
 
-@settings(deadline=None)
 @given(LENGTHS, st.integers(0, 3 * 10**9), st.lists(st.tuples(st.floats(0, 0.3), AMOUNTS), max_size=60))
 def test_all_of_the_windows_length_counts_and_nothing_a_sixtieth_older(
     length_s: int, began_s: int, charges: list[tuple[float, int]]
@@ -115,7 +114,6 @@ def test_all_of_the_windows_length_counts_and_nothing_a_sixtieth_older(
     assert used(service) == 0
 
 
-@settings(deadline=None)
 @given(LENGTHS, st.lists(st.tuples(st.floats(-5, 5), AMOUNTS), min_size=1, max_size=60))
 def test_a_clock_that_steps_back_and_forth_forgets_nothing_however_far_it_steps(
     length_s: int, charges: list[tuple[float, int]]
@@ -217,7 +215,6 @@ def test_a_refusal_says_when_the_oldest_charges_fall_out_and_when_the_same_reque
     assert denied.value.retry_after_s is None
 
 
-@settings(deadline=None)
 @given(
     st.one_of(st.integers(1, 200), st.sampled_from([HOUR_S, 86_400, YEAR_S // 2])),
     st.floats(1e9, 3e9),

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from world import World, used
 
@@ -473,7 +473,6 @@ junk = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(junk)
 def test_nothing_that_is_reported_raises_or_takes_back(answer: object) -> None:
     usage = Usage.reported(answer)

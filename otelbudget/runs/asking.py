@@ -137,6 +137,8 @@ async def areconsidered(
             passing = denial is not None and denial.reason in _PASSING and denial.detail != "wrap_up"  # nobody lifts it
             if left_ns <= 0 or judged.decision.allowed or not passing:
                 return judged
+            if plain:
+                _warn_of_blocking(payer)
             await _awaited(bell.wait(min(left_ns / NANOS, pause_s)))
             pause_s = min(2 * pause_s, POLL_S)
 
@@ -251,3 +253,13 @@ async def _ask(run: RunState, denial: Denial | None, *, plain: bool) -> bool:
         RunState.handle(run),
     )
     return False
+
+
+def _warn_of_blocking(payer: Payer) -> None:
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop()
+        payer.engine.warn_once(
+            "wait_s",
+            "reserve(wait_s=...) blocks the event loop that runs in this thread, and so perhaps those it waits for;"
+            " use `await run.areserve(wait_s=...)`",
+        )

@@ -27,6 +27,7 @@ def extend(
 
     ValueError or TypeError if a resource is none or not limited, or an amount is not one; then nothing has changed.
     """
+    _check_names(actor, reason)
     wanted = _wanted(delta, to)
     changes, _ = _changed(run, lambda: run.engine.ledger.locked(lambda: _extended(run, wanted, to or ())))
     run.refresh()
@@ -93,6 +94,7 @@ def _changed(run: RunState, change: Callable[[], T]) -> T:
 
 def freeze(run: RunState, actor: str | None, reason: str | None, *, frozen: bool = True) -> None:
     """Refuse new calls and extensions of holds, or admit them again."""
+    _check_names(actor, reason)
     was = _changed(run, lambda: _frozen(run, (reason or "") if frozen else None))
     run.exported = run.exported and frozen  # it goes on here after all
     run.refresh()
@@ -107,6 +109,7 @@ def _frozen(run: RunState, why: str | None) -> bool:
 
 def reset(run: RunState, actor: str | None, reason: str | None) -> None:
     """Nothing used, nothing refused, the clock at zero; limits and holds stay, thresholds are armed anew."""
+    _check_names(actor, reason)
     engine = run.engine
     if engine.ledger.later(lambda: reset(run, actor, reason)):
         return
@@ -133,6 +136,12 @@ def _forgotten(run: RunState) -> object:
     gone = run.forget()
     run.unpriced, run.refused = None, NONE_YET
     return gone
+
+
+def _check_names(actor: str | None, reason: str | None) -> None:
+    for name, value in (("actor", actor), ("reason", reason)):
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"{name} must be text, got {value!r} ({type(value).__name__})")
 
 
 def _say(run: RunState, event: str, actor: str | None, reason: str | None, change: dict[str, Any]) -> None:

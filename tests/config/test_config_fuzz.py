@@ -73,7 +73,7 @@ def test_mutated_bytes_are_read_or_refused(file: Path) -> None:
         outcome(file, bytes(data))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=30).map("".join))
 def test_any_text_is_read_or_refused(file: Path, text: str) -> None:
     outcome(file, text.encode("utf-8", "surrogatepass"))

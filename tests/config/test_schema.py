@@ -189,7 +189,7 @@ AMOUNTS = st.tuples(
 PARSED = ("max_steps", "max_cost_usd", "max_seconds", "thresholds")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(AMOUNTS, st.sampled_from(PARSED))
 @example("9007199254740.991k", "max_steps")
 @example("149759.99999m", "max_seconds")

@@ -47,6 +47,8 @@ def test_extending_one_resource_deals_with_its_pending_denial_only(world: World)
         ({"to": {}}, TypeError, "needs what to extend"),
         ({"to": 4}, TypeError, "to= takes the new limits by resource"),
         ({"steps": 1, "to": {"steps": 4}}, TypeError, "steps both as what to add and in to="),
+        ({"steps": 1, "actor": 7}, TypeError, "actor must be text"),
+        ({"steps": 1, "reason": b"vip"}, TypeError, "reason must be text"),
     ],
 )
 def test_what_cannot_be_extended_is_an_error_and_nothing_has_changed(
@@ -179,6 +181,16 @@ def test_a_frozen_parent_freezes_its_children(world: World) -> None:
         assert refused(child).reason == "frozen"
         run.unfreeze()
         assert child.check()
+
+
+@pytest.mark.parametrize("control", ["freeze", "unfreeze", "reset"])
+def test_an_actor_that_is_no_text_is_an_error_and_nothing_has_changed(world: World, control: str) -> None:
+    with world.run(BUDGET) as run:
+        run.record_call()
+        with pytest.raises(TypeError, match="actor must be text"):
+            getattr(run, control)(actor=object())
+        assert (run.state, run.usage.steps) == ("active", 1)
+    assert [n for n, _ in said(world.span("otelbudget.run"))] == ["otelbudget.record"]
 
 
 async def test_a_coroutine_may_extend(world: World) -> None:

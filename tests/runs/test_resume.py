@@ -509,7 +509,7 @@ def test_what_no_run_can_have_used_is_refused_by_name(world: World, absurd: int)
             world.manager.resume({**STATE, "used": {**STATE["used"], name: absurd}})
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.sampled_from([path for path in paths(STATE) if path]), st.data())
 def test_a_state_that_was_tampered_with_is_refused_in_words_or_is_a_run(path: tuple[Any, ...], data: Any) -> None:
     values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just([]) | st.just({})

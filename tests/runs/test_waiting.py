@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -373,6 +374,16 @@ async def test_waiting_does_not_block_the_loop(world: World) -> None:
                 hold.release()
 
         await asyncio.gather(*(work() for _ in range(5)))
+
+
+@pytest.mark.usefixtures("fast_looks")
+async def test_blocking_a_loop_is_warned_of(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    async with world.run(ONE, reraise=False) as run:
+        hold = run.reserve()
+        with caplog.at_level(logging.WARNING), pytest.raises(BudgetExceeded):
+            run.reserve(wait_s=0.005)
+        assert "use `await run.areserve(wait_s=...)`" in caplog.text
+        hold.release()
 
 
 @pytest.mark.usefixtures("only_wake_ups")
