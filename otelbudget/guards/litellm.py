@@ -3,6 +3,9 @@
 It sits in the functions that applications call and those of the Router: a row of `FUNCTIONS` each. What goes out
 inside, through another guarded SDK or another function of litellm, is a part of that call (`charge.Part`); what a
 callback sends is not. A denial is nothing that litellm ever sees.
+
+What none of them sends passes: `llm_passthrough_route`, realtime sessions, assistants, agents, evals, fine-tuning and
+searches. So does a function that a callback, in a task of its own, asks for a coroutine by its flag.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from importlib import import_module
-from inspect import iscoroutinefunction
+from inspect import isawaitable, iscoroutinefunction
 from types import FrameType, FunctionType
 from typing import Any, Final
 
@@ -26,16 +29,14 @@ from otelbudget.guards.call import Wire, acarried, carried, plan
 from otelbudget.guards.exchange import Answer, Attempts, never_sent
 from otelbudget.guards.framing import SERVER_SENT_EVENTS, Framing
 from otelbudget.guards.guard import SdkGuard
-from otelbudget.guards.litellm_requests import FUNCTIONS, ROUTER, Asked
+from otelbudget.guards.litellm_requests import FLAGS, FUNCTIONS, ROUTER, Asked
 from otelbudget.guards.litellm_results import caching, combining, is_stream, was_cached
 from otelbudget.guards.watch import Watch, follow, watch_of
 
-#: How a function is told that its twin calls it, beside the twin's name: it gives a coroutine.
-_OF_TWIN: Final = ("acompletion", "async_call", "aimg_generation")
 #: Where those come from that others put theirs in the place of, the outermost first.
 _HOMES: Final = (
     *("chat_completions.dispatch", "embeddings.dispatch", "responses.dispatch"),
-    *("main", "responses.main", "images.main", "google_genai.main"),
+    *("main", "responses.main", "images.main", "google_genai.main", "interactions.main"),
 )
 
 #: What of litellm calls functions of the application's, or sends for itself: it is not the call that is asked.
@@ -92,9 +93,11 @@ class LitellmGuard(SdkGuard):
         return [f"litellm.{name}" for name in names if not any(map(self._takes, self._functions(name)))]
 
     def _call(self, name: str, leading: tuple[str, ...], original: Callable[..., Any], *args: Any, **how: Any) -> Any:
+        if how.get(FLAGS.get(name, f"a{name}")):  # it gives a coroutine, to its twin or to the application
+            if _inside(alone=True):
+                return original(*args, **how)
+            return self._acall(name, leading, partial(_awaited, original), *args, **how)
         asked = Asked(name, args, how, leading)
-        if any(how.get(flag) is True for flag in (f"a{name}", *_OF_TWIN)):
-            return original(*args, **how)
         return carried(self._plan(asked), asked, partial(self._send, original))
 
     async def _acall(
@@ -139,9 +142,19 @@ class LitellmGuard(SdkGuard):
 
 def _below(guard: Callable[..., Any], original: Callable[..., Any], *args: Any, **how: Any) -> Any:
     """Of what litellm's own functions end in, which some call by itself."""
+    return (original if _inside() else partial(guard, original))(*args, **how)
+
+
+def _inside(*, alone: bool = False) -> bool:
+    """Whether litellm asks itself, for a call that is under way, see `_is_own`."""
     held = HELD.of(get_current())
-    inside = held is not None and not held.call.settled and _is_own()
-    return (original if inside else partial(guard, original))(*args, **how)
+    return held is not None and not held.call.settled and _is_own(alone=alone)
+
+
+async def _awaited(original: Callable[..., Any], *args: Any, **how: Any) -> Any:
+    """What *original* gives in the end, be it a coroutine or not."""
+    result = original(*args, **how)
+    return await result if isawaitable(result) else result
 
 
 # --- streams, which are read as iterators of their own
@@ -201,11 +214,11 @@ def _plain(value: Any) -> Any:
     return value.model_dump() if hasattr(value, "model_dump") else getattr(value, "__dict__", {})
 
 
-def _is_own() -> bool:
+def _is_own(*, alone: bool = False) -> bool:
     """Whether it is litellm that sends here, as only those who have called tell: not a callback or its cache, nor what
-    these have begun in a task or a thread of their own."""
+    these have begun in a task or a thread of their own. Where nobody has, as in a thread that begins here, *alone*."""
     callback = import_module("litellm.integrations.custom_logger").CustomLogger
-    own = bool(import_module("litellm").custom_provider_map)  # whose handlers may send from anywhere
+    own = alone or bool(import_module("litellm").custom_provider_map)  # whose handlers may send from anywhere
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_code not in _HOLDING:
         place, names = str(frame.f_globals.get("__name__")), frame.f_code.co_varnames

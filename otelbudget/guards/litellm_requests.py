@@ -12,10 +12,14 @@ from otelbudget.guards import exchange
 #: Function, of which there is an asynchronous twin -> the path that OpenAI has for it, and its first parameters.
 FUNCTIONS: Final = {
     "completion": ("/chat/completions", ("model", "messages")),
+    "completion_with_retries": ("/chat/completions", ("model", "messages")),
+    "query": ("/chat/completions", ("model", "messages")),
     "text_completion": ("/completions", ("prompt", "model")),
     "embedding": ("/embeddings", ("model", "input")),
     "responses": ("/responses", ("input", "model")),
+    "responses_with_retries": ("/responses", ("input", "model")),
     "anthropic_messages": ("/messages", ("max_tokens", "messages", "model")),
+    "anthropic_messages_handler": ("/messages", ("max_tokens", "messages", "model")),
     "compact_responses": ("/responses/compact", ("input", "model")),
     "image_generation": ("/images/generations", ("prompt", "model", "n")),
     "image_edit": ("/images/edits", ("image", "prompt", "model")),
@@ -32,6 +36,19 @@ FUNCTIONS: Final = {
     "create_batch": ("/batches", ()),
     "generate_content": (":generateContent", ("model", "contents", "config", "tools")),
     "generate_content_stream": (":streamGenerateContent", ("model", "contents", "config", "tools")),
+    "create": ("/interactions", ("model", "agent", "input")),
+    "decisions": ("/decisions", ("model", "input", "questions")),
+    "systemone": ("/decisions", ("model", "state", "questions")),
+    "extraction": ("/decisions", ("model", "fields", "state")),
+}
+#: What has them give a coroutine, where that isn't called as their twin is.
+FLAGS: Final = {
+    "text_completion": "acompletion",
+    "anthropic_messages_handler": "is_async",
+    "image_generation": "aimg_generation",
+    **dict.fromkeys(("image_edit", "image_variation"), "async_call"),
+    **dict.fromkeys(("video_generation", "video_edit", "video_extension", "video_remix"), "async_call"),
+    "create": "acreate_interaction",
 }
 #: What the Router has other first parameters for.
 ROUTER: Final = {

@@ -9,49 +9,68 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any, cast
 
 #: The parameter that only stubs have.
 STUB_NAME = "_otelbudget_guard"
 
 
-def _stub(*args: Any, _otelbudget_guard: Callable[..., Any], **kwargs: Any) -> Any:
-    return _otelbudget_guard(*args, **kwargs)
+def _stubs(cell: object = None) -> tuple[Callable[..., Any], ...]:
+    """Plain, coroutine, generator, asynchronous generator. Each has a variable that it closes over, so that its code
+    begins with filling those: what reads the variables of a frame takes it that they are."""
+
+    def stub(*args: Any, _otelbudget_guard: Callable[..., Any], **kwargs: Any) -> Any:
+        nonlocal cell
+        return _otelbudget_guard(*args, **kwargs)
+
+    async def async_stub(*args: Any, _otelbudget_guard: Callable[..., Any], **kwargs: Any) -> Any:
+        nonlocal cell
+        return await _otelbudget_guard(*args, **kwargs)
+
+    def generator_stub(*args: Any, _otelbudget_guard: Callable[..., Any], **kwargs: Any) -> Any:
+        nonlocal cell
+        return (yield from _otelbudget_guard(*args, **kwargs))
+
+    async def async_generator_stub(*args: Any, _otelbudget_guard: Callable[..., Any], **kwargs: Any) -> Any:
+        nonlocal cell
+        guarded = _otelbudget_guard(*args, **kwargs)
+        step = guarded.asend(None)
+        while True:
+            try:
+                value = await step
+            except StopAsyncIteration:
+                return
+            try:
+                step = guarded.asend((yield value))
+            except GeneratorExit:
+                await guarded.aclose()
+                raise
+            except BaseException as error:  # noqa: BLE001 - handed on, and the answer counts
+                step = guarded.athrow(error)
+
+    return stub, async_stub, generator_stub, async_generator_stub
 
 
-async def _async_stub(*args: Any, _otelbudget_guard: Callable[..., Any], **kwargs: Any) -> Any:
-    return await _otelbudget_guard(*args, **kwargs)
+_STUB, _ASYNC_STUB, _GENERATOR_STUB, _ASYNC_GENERATOR_STUB = (cast("FunctionType", stub).__code__ for stub in _stubs())
 
 
-def _generator_stub(*args: Any, _otelbudget_guard: Callable[..., Any], **kwargs: Any) -> Any:
-    return (yield from _otelbudget_guard(*args, **kwargs))
-
-
-async def _async_generator_stub(*args: Any, _otelbudget_guard: Callable[..., Any], **kwargs: Any) -> Any:
-    guarded = _otelbudget_guard(*args, **kwargs)
-    step = guarded.asend(None)
-    while True:
-        try:
-            value = await step
-        except StopAsyncIteration:
-            return
-        try:
-            step = guarded.asend((yield value))
-        except GeneratorExit:
-            await guarded.aclose()
-            raise
-        except BaseException as error:  # noqa: BLE001 - handed on, and the answer counts
-            step = guarded.athrow(error)
-
-
-def _stub_for(function: FunctionType) -> FunctionType:
-    """The stub of the same type, since a function takes no code of another. Stubs see the function's globals only."""
+def _stub_for(function: FunctionType) -> CodeType:
+    """The stub of the same type, since a function takes no code of another. Stubs see the function's globals only. It
+    has the function's name, and as many variables to close over, used or not."""
     if inspect.isasyncgenfunction(function):
-        return cast("FunctionType", _async_generator_stub)
-    if inspect.isgeneratorfunction(function):
-        return cast("FunctionType", _generator_stub)
-    return cast("FunctionType", _async_stub if inspect.iscoroutinefunction(function) else _stub)
+        stub = _ASYNC_GENERATOR_STUB
+    elif inspect.isgeneratorfunction(function):
+        stub = _GENERATOR_STUB
+    else:
+        stub = _ASYNC_STUB if inspect.iscoroutinefunction(function) else _STUB
+    closed_over = function.__code__.co_freevars
+    return stub.replace(
+        co_name=function.__name__,
+        co_qualname=function.__qualname__,
+        co_freevars=closed_over,
+        co_code=bytes((stub.co_code[0], len(closed_over))) + stub.co_code[2:],  # how many it fills
+    )
 
 
 class Takeover:
@@ -74,10 +93,7 @@ class Takeover:
         self.original = _copy(function)
         self.active = True
         self._guard = guard
-        # The function's name, and as many variables to close over as it has, used or not.
-        self._code = _stub_for(function).__code__.replace(
-            co_name=function.__name__, co_qualname=function.__qualname__, co_freevars=function.__code__.co_freevars
-        )
+        self._code = _stub_for(function)
         # The signature first, since it can no longer be told from the stub's code, and the code last: until then the
         # additional default is an unused one.
         vars(function).setdefault("__signature__", inspect.signature(function))

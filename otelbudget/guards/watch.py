@@ -177,7 +177,8 @@ def attach(response: Any, watch: Watch) -> None:
 
 
 def follow(response: Any, watch: Watch) -> None:
-    """Let *watch* be the one of *response*, which settles when that is gone."""
+    """Let *watch* be the one of *response*, which settles when that is gone, in place of one of a call inside."""
+    vars(response).get(_ATTRIBUTE, watch).settled, watch.settled = True, False
     vars(response)[_ATTRIBUTE] = watch
     weakref.finalize(response, watch.dropped).atexit = False
 
@@ -245,8 +246,7 @@ def attach_segments(response: Any, watch: Watch) -> None:
     segments, async_segments, below = response.segments, response.async_segments, response.response_stream
 
     async def aclose() -> None:
-        closing = getattr(below, "aclose", below.close)()
-        if closing is not None:
+        if (closing := getattr(below, "aclose", below.close)()) is not None:
             await closing
 
     vars(response).update(

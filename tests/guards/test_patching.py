@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import traceback
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -116,6 +117,51 @@ def test_a_function_that_closes_over_variables_can_be_taken_over() -> None:
     assert function(1) == ("kept", 2)
     takeover.undo()
     assert function(1) == ("kept", 1)
+
+
+def _plain(kept: str) -> Any:
+    def function() -> str:
+        return kept
+
+    return function, function
+
+
+def _coroutine(kept: str) -> Any:
+    async def function() -> str:
+        return kept
+
+    return function, lambda: asyncio.run(function())
+
+
+def _generator(kept: str) -> Any:
+    def function() -> Any:
+        yield kept
+
+    return function, lambda: next(function())
+
+
+def _async_generator(kept: str) -> Any:
+    async def function() -> Any:
+        yield kept
+
+    return function, lambda: asyncio.run(anext(function()))
+
+
+@pytest.mark.parametrize("make", [_plain, _coroutine, _generator, _async_generator])
+def test_the_variables_of_its_frame_can_be_read(make: Any) -> None:
+    """Debuggers and reporters of errors do, with those that the function closes over."""
+    function, call = make("kept")
+
+    def guard(*_: Any) -> Any:
+        raise LookupError
+
+    takeover = Takeover(function, guard)
+    with pytest.raises(LookupError) as caught:
+        call()
+    frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    assert [frame.f_locals["kept"] for frame in frames if frame.f_code is function.__code__] == ["kept"]
+    takeover.undo()
+    assert call() == "kept"
 
 
 def test_undo_leaves_code_that_another_tool_has_put_in_and_lets_its_calls_pass() -> None:
