@@ -61,7 +61,7 @@ def test_an_attempt_that_was_lost_and_tried_again_costs_its_input(
     server: Provider, manager: BudgetManager, client: Any
 ) -> None:
     server.enqueue(Reply(fault="hang"), USED)
-    again = {"retry_remote_protocol_errors": True, "timeout_in_seconds": 0.2}
+    again = {"retry_remote_protocol_errors": True, "timeout_in_seconds": 0.5}
     with manager.run() as run:
         with pytest.raises(Exception, match="timed out"):
             client.chat(**COHERE_CHAT, request_options=again)

@@ -162,7 +162,7 @@ def test_retries_of_the_sdk_are_one_step_and_each_lost_attempt_costs_its_input(
         manager.engine.learned = type(manager.engine.learned)()
         with manager.run(RunBudget(max_steps=1), reraise=False) as run:
             try:
-                call(way, server.root_url, retry_options=retrying, timeout=300)
+                call(way, server.root_url, retry_options=retrying, timeout=1_000)
             except errors.APIError:
                 assert owed[2] == 0
             assert charged(run) == owed
@@ -184,7 +184,7 @@ def test_what_never_left_is_given_back_and_a_timeout_after_sending_charges_the_i
     server.enqueue(Reply(fault="hang"))
     with manager.run() as run:
         with pytest.raises((httpx2.ReadTimeout, TimeoutError)):
-            call(way, server.root_url, retry_options=once, timeout=200)
+            call(way, server.root_url, retry_options=once, timeout=1_000)
         assert charged(run) == (1, INPUT, 0)
 
 

@@ -93,7 +93,7 @@ def test_a_client_that_sends_in_its_own_way_is_settled_by_what_it_shows(
         list(client.chat.completions.create(**CHAT, stream=True))
         assert _charged(run) == (3, 240, 60)
         with pytest.raises(openai.APITimeoutError):
-            client.chat.completions.create(**CHAT, timeout=0.1)
+            client.chat.completions.create(**CHAT, timeout=0.3)
         with pytest.raises(openai.BadRequestError):
             client.chat.completions.create(**CHAT)
         assert _charged(run) == (5, 240 + 3 * INPUT, 60)  # three answers have taught that counted input is too low

@@ -202,7 +202,7 @@ def test_a_timeout_after_sending_charges_the_input(
     sdk: str, way: str, server: Provider, manager: BudgetManager
 ) -> None:
     server.enqueue(Reply(fault="hang"))
-    made = kit(sdk, server, timeout=0.2)
+    made = kit(sdk, server, timeout=0.5)
     with made.client, manager.run() as run:
         with pytest.raises(made.module.APITimeoutError):
             WAYS[way](made)
