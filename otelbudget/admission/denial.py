@@ -10,7 +10,7 @@ from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import Request
 from otelbudget.admission.state import RunState
 from otelbudget.ledger import rolling
-from otelbudget.ledger.account import INSIDE, Account, QuotaAccount, Refusal
+from otelbudget.ledger.account import INSIDE, Account, QuotaAccount, Refusal, SharedAccount
 from otelbudget.ledger.judging import refusals, rises
 from otelbudget.model.amounts import COST, NANOS, RESOURCES, UNLIMITED, shown
 from otelbudget.model.decision import Denial
@@ -66,7 +66,9 @@ def of_account(payer: Payer, request: Request, over: Refusal, accounts: Sequence
     if over is INSIDE:
         return Denial(reason="busy", tenant=payer.tenant, run_id=payer.run_id, retry_after_s=0.0, detail="inside")
     account, rule, i = over.account, over.rule, over.resource
-    busy = over.busy and not request.tool  # a tool call waits for none: what those that run hold is as good as used
+    # A tool call waits for none, since what those that run hold is as good as used. But leased blocks come back.
+    leased = isinstance(account, QuotaAccount | SharedAccount) and payer.engine.config.store.lease > 0
+    busy = over.busy and (leased or not request.tool)
     numbers = {"used": over.used, "reserved": over.reserved, "limit": over.limit, "requested": request.amounts[i]}
     said: dict[str, Any] = {name: shown(i, amount) for name, amount in numbers.items()}
     if RESOURCES[i] in ("tokens", "output_tokens", "cost_usd"):
@@ -115,6 +117,7 @@ def _retry_after_s(payer: Payer, request: Request, over: Refusal, accounts: Sequ
     each = dict(zip(accounts, rises(accounts, more), strict=True))
     latest = now_s
     for one in (over, *refusals(accounts, more, level)):
+        one = one._replace(busy=one.busy and not request.tool)
         at_s = _fits_at_s(one, each.get(one.account, more), level, now_s)
         if at_s is None:
             return None

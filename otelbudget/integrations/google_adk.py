@@ -10,6 +10,7 @@ runner = InMemoryRunner(agent, plugins=[BudgetPlugin()])
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -64,6 +65,9 @@ class BudgetPlugin(BasePlugin):
             self._dealt_with()
             return {"error": hooks.not_run(denial)}
         setattr(tool_context, _CALL, call)
+        task = asyncio.current_task()
+        if isinstance(call, ToolCall) and task is not None:
+            task.add_done_callback(lambda _: call.end())  # ADK doesn't say that one is cancelled, or a callback raises
         return None
 
     async def after_tool_callback(self, *, tool_context: Any, **_: Any) -> None:

@@ -56,6 +56,11 @@ def holding(framework: str) -> AbstractContextManager[None]:
     return contexts.attached(contexts.HOOKED.put(get_current(), framework))
 
 
+def is_holding(framework: str) -> bool:
+    """Whether this is inside of `holding` it."""
+    return bool(framework) and contexts.HOOKED.of(get_current()) == framework
+
+
 def renamed() -> None:
     """Let the tool call of here go on under another name, under which the next layer shows it."""
     run = run_here()

@@ -50,8 +50,8 @@ async def _arun(
 
 def _pauses() -> tuple[type[BaseException], ...] | None:
     """What LangGraph, where there is one, pauses a tool with."""
-    errors = sys.modules.get("langgraph.errors")
-    return None if errors is None else (errors.GraphInterrupt,)
+    pause = getattr(sys.modules.get("langgraph.errors"), "GraphInterrupt", None)
+    return None if pause is None else (pause,)
 
 
 def _refused(tool: Any, tool_call_id: str | None, denial: BudgetExceeded) -> ToolMessage:

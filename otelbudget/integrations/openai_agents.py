@@ -57,18 +57,13 @@ class BudgetHooks(RunHooks[Any]):
     async def on_tool_start(self, context: Any, agent: Any, tool: Any) -> None:
         """Admit the tool call, or refuse it."""
         call_id, invoked = getattr(context, "tool_call_id", None), isinstance(tool, FunctionTool)
-        call = hooks.tool_call(tool.name, call_id, pauses=() if invoked else None)
+        held = invoked and hooks.is_holding(_HELD)  # else nobody is told of a tool that fails
+        call = hooks.tool_call(tool.name, call_id, pauses=() if held else None)
         if isinstance(call, ToolCall):
             await call.admit()  # what the tool does is not inside of this hook
-            if invoked:
+            if held:
                 setattr(context, _CALL, call)
         await self._inner.on_tool_start(context, agent, tool)
-
-    async def on_tool_end(self, context: Any, agent: Any, tool: Any, result: Any) -> None:
-        """Charge the tool call, if that was not seen to where it was invoked."""
-        if (call := getattr(context, _CALL, None)) is not None:
-            call.__exit__(None, None, None)
-        await self._inner.on_tool_end(context, agent, tool, result)
 
 
 def _passed_on(name: str) -> Callable[..., Awaitable[None]]:
@@ -78,7 +73,7 @@ def _passed_on(name: str) -> Callable[..., Awaitable[None]]:
     return hook
 
 
-for _name in ("on_llm_start", "on_llm_end", "on_agent_start", "on_agent_end", "on_handoff"):
+for _name in ("on_llm_start", "on_llm_end", "on_agent_start", "on_agent_end", "on_handoff", "on_tool_end"):
     setattr(BudgetHooks, _name, _passed_on(_name))
 
 

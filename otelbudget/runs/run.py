@@ -186,7 +186,8 @@ class BudgetRun(RunView):
                 outcome is ``paused``. `unfreeze` takes that back. False for a checkpoint of a run that goes on here.
 
         Raises:
-            BudgetError: Calls are in flight, runs inside it are open, it is inside another run, or it has ended.
+            BudgetError: Calls are in flight, a tool that a framework's hook holds among them, runs inside it are open,
+                it is inside another run, or it has ended.
         """
         return resume.export(self._state, freeze=freeze)
 

@@ -101,9 +101,8 @@ class ToolCall(Block):
             self._token = None
         if kind is not None and issubclass(kind, self.pauses or ()):
             self.pause()
-        elif self._hold is not None:
-            hold, self._hold = self._hold, None
-            _charge(self.run, hold)
+        else:
+            self.end()
 
     async def admit(self) -> None:
         """Ask for it alone, where a block can't be put around it."""
@@ -117,6 +116,12 @@ class ToolCall(Block):
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.__exit__(kind)
+
+    def end(self) -> None:
+        """Charge it, if that is still to be done."""
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            _charge(self.run, hold)
 
     def pause(self) -> None:
         """Charge nothing: it is going to be made again."""

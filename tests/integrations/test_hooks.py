@@ -217,6 +217,15 @@ def test_no_more_run_at_once_than_are_left_and_whoever_is_refused_is_told_that_n
         run.acknowledge()
 
 
+def test_one_that_is_refused_while_the_last_one_runs_does_not_fit_later_either(setup: Setup) -> None:
+    setup()
+    with otelbudget.run(RunBudget(max_tool_calls=1)) as run, hooks.tool_call("a", pauses=()):
+        with pytest.raises(BudgetExceeded) as refused, hooks.tool_call("b", pauses=()):
+            pass
+        assert (refused.value.reason, refused.value.retry_after_s) == ("limit", None)
+        run.acknowledge()
+
+
 def test_who_can_give_more_is_asked_also_while_the_last_tool_runs(setup: Setup) -> None:
     setup()
     budget = RunBudget(max_tool_calls=1, on_exhausted=lambda _, run: run.extend(tool_calls=1) or True)

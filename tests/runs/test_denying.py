@@ -4,14 +4,17 @@ import contextlib
 import copy
 import gc
 import pickle
+import sys
+import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from opentelemetry.trace import StatusCode
 from world import World, opened, said
 
-from otelbudget import BudgetExceeded, RunBudget
+from otelbudget import BudgetExceeded, RunBudget, Usage
 
 
 def denied(run: Any, **asked: Any) -> BudgetExceeded:
@@ -122,3 +125,26 @@ def test_letting_go_of_a_denial_may_settle_what_its_frames_held(world: World) ->
             getattr(run, way)(**({"steps": 1} if way == "extend" else {}))
         gc.collect()
         assert run.usage.steps == before + 1
+
+
+@pytest.mark.slow
+def test_a_refusal_is_a_denial_also_where_what_was_in_its_way_is_given_back_meanwhile(world: World) -> None:
+    until_s, switched_s = time.monotonic() + 5, sys.getswitchinterval()
+    budget = RunBudget(max_tokens=100, max_tool_calls=2)
+
+    def work(amounts: dict[str, int]) -> int:
+        refused = 0
+        while time.monotonic() < until_s:
+            try:
+                run.reserve(steps=0, tool_calls=1, **amounts).release()
+            except BudgetExceeded:
+                refused += 1
+        return refused
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with world.run(budget, reraise=False) as run, ThreadPoolExecutor(8) as pool:
+            run.record(Usage(50, 50))
+            assert all(pool.map(work, [{}, {"tokens": 10}] * 4))
+    finally:
+        sys.setswitchinterval(switched_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -29,9 +30,10 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 class Session:
     """The session of an agent with one *tool*."""
 
-    def __init__(self, server: Provider, tool: Any, *plugins: Any) -> None:
+    def __init__(self, server: Provider, tool: Any, *plugins: Any, **options: Any) -> None:
         model = Gemini(model="gemini-2.5-flash", base_url=server.root_url, client_kwargs={"api_key": "none"})
-        self._runner = InMemoryRunner(LlmAgent(name="worker", model=model, tools=[tool]), plugins=list(plugins))
+        agent = LlmAgent(name="worker", model=model, tools=[tool], **options)
+        self._runner = InMemoryRunner(agent, plugins=list(plugins))
         self._id: str | None = None
 
     async def go_on(self, *parts: Part) -> list[Any]:
@@ -106,3 +108,29 @@ async def test_a_tool_that_fails_is_charged_at_once(setup: Setup, server: Provid
         with pytest.raises(LookupError):
             await session.go_on(Part(text="Go on."))
         assert run.usage.tool_calls == 1
+
+
+@pytest.mark.parametrize("ours", [False, True])
+@pytest.mark.parametrize("ends", ["raises", "is cancelled", "callback raises"])
+async def test_a_call_that_fails_is_charged_at_once(setup: Setup, server: Provider, ours: bool, ends: str) -> None:
+    async def search(query: str) -> str:
+        """Search for something."""
+        if ends == "raises":
+            raise LookupError(query)
+        await asyncio.sleep(60)
+        return "found"
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise LookupError("no")
+
+    setup()
+    server.enqueue(asks_for("search"))
+    options = {"before_tool_callback": fails} if ends == "callback raises" else {}
+    session = Session(server, search, *([BudgetPlugin()] if ours else []), **options)
+    with otelbudget.run(RunBudget(max_tool_calls=5), reraise=False) as run:
+        with pytest.raises((LookupError, TimeoutError)):
+            async with asyncio.timeout(2 if ends == "is cancelled" else 60):
+                await session.go_on(Part(text="Go on."))
+        await asyncio.sleep(0)
+        assert run.usage.tool_calls == 1
+    assert run.receipt().used["tool_calls"] == 1

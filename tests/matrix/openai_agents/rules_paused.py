@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from agents import Agent, OpenAIChatCompletionsModel, Runner, RunResult, RunState, function_tool, set_trace_processors
+from agents import (
+    Agent,
+    OpenAIChatCompletionsModel,
+    Runner,
+    RunResult,
+    RunState,
+    UserError,
+    function_tool,
+    set_trace_processors,
+)
 from conftest import asks_for
 from openai import AsyncOpenAI
 from openinference.instrumentation.openai_agents import OpenAIAgentsInstrumentor as OpenInference
@@ -131,3 +141,27 @@ async def test_without_setup_a_tool_call_is_charged_by_the_hooks_alone(server: P
     with otelbudget.run(RunBudget(max_tool_calls=2)) as run:
         await Runner.run(agent_of([], tools=[search]), "Go on.", hooks=BudgetHooks())
     assert run.usage.tool_calls == 2
+
+
+@pytest.mark.parametrize("ends", ["raises", "is cancelled"])
+@pytest.mark.parametrize("alone", [False, True])
+async def test_a_call_that_fails_is_charged_at_once(
+    setup: Setup, server: Provider, ours: Any, ends: str, alone: bool
+) -> None:
+    @function_tool(failure_error_function=None)
+    async def search(query: str) -> str:
+        """Search for something."""
+        if ends == "raises":
+            raise LookupError(query)
+        await asyncio.sleep(60)
+        return "found"
+
+    manager = otelbudget.BudgetManager() if alone else setup()
+    server.enqueue(asks_for("search"))
+    agent = agent_of([], tools=[search])
+    with manager.run(RunBudget(max_tool_calls=5), reraise=False) as run:
+        with pytest.raises((LookupError, UserError, TimeoutError)):
+            async with asyncio.timeout(2 if ends == "is cancelled" else 60):
+                await Runner.run(agent, "Go on.", hooks=BudgetHooks() if alone else ours)
+        assert run.usage.tool_calls == 1
+    assert run.receipt().used["tool_calls"] == 1
