@@ -172,7 +172,7 @@ class Sharing:
             await trips.arefresh(self._run)
 
     def _let_go(self) -> None:
-        """Let the others know at once what was spent here, not as its leases end."""
+        """Let the others know what was spent here with the next trip, within a second, not as its leases end."""
         if isinstance(self._store.store, Leased) and self._run.account.there is not None:
             self._store.store.let_go(self._place[0], self._run.account.there[0])
 
