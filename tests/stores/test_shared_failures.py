@@ -350,15 +350,17 @@ def test_a_reserve_at_the_end_of_a_window_is_asked_once_more_in_the_next_one(
 
 
 def test_a_manager_that_is_shut_down_lets_go_of_the_file(place: Place) -> None:
+    before = set(threading.enumerate())
     quotas = Quotas(default=[Quota(tokens=1000, per="lifetime", name="q")])
     manager = BudgetManager(Config(quotas=quotas, prices=PRICES, store=f"sqlite:///{place.path}"))
     with manager.run() as run:
         run.reserve(tokens=10).commit()
+    assert set(threading.enumerate()) - before
     assert place.path.with_name("quotas.db-wal").exists()
     manager.shutdown()
     manager.shutdown()
     assert not place.path.with_name("quotas.db-wal").exists()  # the last one to close takes the log with it
-    assert not [thread for thread in threading.enumerate() if "otelbudget" in thread.name]
+    assert not set(threading.enumerate()) - before
     with manager.run(reraise=False) as run:
         unavailable(lambda: run.reserve(tokens=1))
 
