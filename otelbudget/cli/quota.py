@@ -23,8 +23,9 @@ from otelbudget.stores.base import Store, Stored
 from otelbudget.stores.records import RunRecord
 
 _LIMITS: Final = ("steps", "tokens", "input_tokens", "output_tokens", "cost_usd", "tool_calls")
-_MORE: Final = """The store and the configured quotas are those of --config, else as setup() finds them. What is set holds
-for all processes that use the store, within about a second of their next request, until `set TENANT --configured`."""
+_MORE: Final = """The store and the configured quotas are those of --config, else as setup() finds them. What is set
+holds for all processes that use the store, within about a second of their next request, until
+`set TENANT --configured`."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -29,8 +29,8 @@ from otelbudget.errors import BudgetError, ConfigError
 from otelbudget.model.amounts import RESOURCES, UNLIMITED, shown
 from otelbudget.stores.base import Stored
 
-_MORE: Final = """Without addresses it is the store of --config, else as setup() finds it. A page that can't be read is told,
-and read again. Exit code 1 after --once: something could not be read."""
+_MORE: Final = """Without addresses it is the store of --config, else as setup() finds it. A page that can't be read is
+told, and read again. Exit code 1 after --once: something could not be read."""
 _HEAD: Final = ("", "Scope", "Whose", "Quota", "Resource", "Used ", "Held ", "Limit ", "Where")
 _LEAST_S: Final = 0.1
 Number = int | float

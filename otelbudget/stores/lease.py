@@ -143,7 +143,7 @@ class Leased(Store):
         self._store.close()
 
     def let_go(self, shard: str, account: str) -> None:
-        """Spend no more of blocks of *account*; the next request, or the thread that tends them within a second, settles them."""
+        """Spend no more of blocks of *account*; the next request, or `tend`, settles them."""
         self._blocks.close_all(shard, account)
 
     def _settle_all(self, shard: str | None = None) -> None:

@@ -40,7 +40,7 @@ def collector() -> str:
     version = _pinned(manifest, r"otlpreceiver (v[\d.]+)")
     builder = ["go", "run", f"go.opentelemetry.io/collector/cmd/builder@{version}", f"--config={manifest}"]
     target = CACHE / f"otelcol-{version}" / "otelcol"
-    return _built(target, HERE, [*builder, "--set=dist.output_path={}"])
+    return _built(target, None, builder)
 
 
 def found(program: str) -> str:
@@ -54,7 +54,8 @@ def _pinned(file: Path, pattern: str) -> str:
     return pin[1]
 
 
-def _built(target: Path, directory: Path, command: list[str]) -> str:
+def _built(target: Path, directory: Path | None, command: list[str]) -> str:
+    """*target*; if need be *command*, in *directory* or in the new one that ``{}`` is, makes it there."""
     if target.exists():
         return str(target)
     if not shutil.which("go"):
@@ -62,7 +63,7 @@ def _built(target: Path, directory: Path, command: list[str]) -> str:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         filled = [part.replace("{}", scratch) for part in command]
-        done = subprocess.run(filled, cwd=directory, capture_output=True, text=True, check=False)
+        done = subprocess.run(filled, cwd=directory or scratch, capture_output=True, text=True, check=False)
         if done.returncode:
             _missing(f"{target.name} can't be built: {done.stderr.strip()[-500:]}")
         (Path(scratch) / target.name).replace(target)
