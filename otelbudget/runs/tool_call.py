@@ -1,4 +1,5 @@
-"""Tool calls: refused before they start, charged when they do, nested when another tool call encloses them."""
+"""Tool calls: refused before they start, charged when they do, or when they end if a person may have to be asked first;
+nested when another tool call encloses them."""
 
 from __future__ import annotations
 

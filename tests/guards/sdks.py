@@ -1,14 +1,19 @@
-"""Each SDK that the Stainless guard serves, and four ways to make one model call with it."""
+"""Each SDK that the Stainless guard serves, and four ways to make one model call with it; litellm beside them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import gc
+import warnings
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import pytest
 from provider import Provider
+
+from otelbudget.guards import GUARDS
 
 SAY: dict[str, Any] = {"messages": [{"role": "user", "content": "Say it."}]}
 #: A model of each that genai-prices lists.
@@ -92,3 +97,16 @@ WAYS: dict[str, Callable[[Kit], object]] = {
     "async": _run(_asking),
     "async stream": _run(_astream),
 }
+
+
+@contextmanager
+def beside_openai(litellm: Any, *, guarded: bool = True) -> Iterator[None]:
+    """Work with *litellm*, *guarded* by the guard of openai as well, and end the clients that it leaves open."""
+    if guarded:
+        GUARDS["openai"].install()
+    yield
+    GUARDS["openai"].uninstall()
+    litellm.in_memory_llm_clients_cache.flush_cache()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it closes nothing
+        gc.collect()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import inspect
 import json
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
@@ -16,9 +14,9 @@ from typing import Any
 import pytest
 from kits import charged
 from provider import Provider, Reply
+from sdks import beside_openai
 
 from otelbudget import BudgetExceeded, RunBudget
-from otelbudget.guards import GUARDS
 from otelbudget.manager import BudgetManager
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it asks the network when it is imported
@@ -37,14 +35,8 @@ def sdk() -> str:
 @pytest.fixture(params=["alone", "with openai's"])
 def litellm(request: pytest.FixtureRequest, manager: BudgetManager) -> Iterator[Any]:
     litellm = pytest.importorskip("litellm")
-    if request.param != "alone":
-        GUARDS["openai"].install()
-    yield litellm
-    GUARDS["openai"].uninstall()
-    litellm.in_memory_llm_clients_cache.flush_cache()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it closes nothing
-        gc.collect()
+    with beside_openai(litellm, guarded=request.param != "alone"):
+        yield litellm
 
 
 def _how(root: str) -> dict[str, Any]:

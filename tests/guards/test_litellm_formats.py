@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import inspect
 import os
 import sys
-import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -15,10 +13,10 @@ from typing import Any
 import pytest
 from kits import charged
 from provider import Provider, Reply
+from sdks import beside_openai
 
 from otelbudget import BudgetExceeded, Config, RunBudget
 from otelbudget.config.settings import Estimates
-from otelbudget.guards import GUARDS
 from otelbudget.manager import BudgetManager
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it asks the network when it is imported
@@ -55,13 +53,8 @@ def litellm(manager: BudgetManager, monkeypatch: pytest.MonkeyPatch) -> Iterator
         proxied = ModuleType(f"litellm.proxy.pass_through_endpoints.{name}_handler")
         setattr(proxied, cls, _Handler)
         monkeypatch.setitem(sys.modules, proxied.__name__, proxied)
-    GUARDS["openai"].install()
-    yield litellm
-    GUARDS["openai"].uninstall()
-    litellm.in_memory_llm_clients_cache.flush_cache()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it closes nothing
-        gc.collect()
+    with beside_openai(litellm):
+        yield litellm
 
 
 def _asked(route: str, server: Provider) -> dict[str, Any]:

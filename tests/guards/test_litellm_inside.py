@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
@@ -13,9 +11,9 @@ from typing import Any
 import pytest
 from kits import charged
 from provider import Provider, Reply
+from sdks import beside_openai
 
 from otelbudget import BudgetExceeded, RunBudget
-from otelbudget.guards import GUARDS
 from otelbudget.manager import BudgetManager
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it asks the network when it is imported
@@ -36,13 +34,8 @@ def litellm(manager: BudgetManager, monkeypatch: pytest.MonkeyPatch) -> Iterator
     kinds = ("callbacks", "input_callback", "success_callback", "_async_success_callback", "failure_callback")
     for kind in (*kinds, "_async_failure_callback"):
         monkeypatch.setattr(litellm, kind, [])
-    GUARDS["openai"].install()
-    yield litellm
-    GUARDS["openai"].uninstall()
-    litellm.in_memory_llm_clients_cache.flush_cache()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it closes nothing
-        gc.collect()
+    with beside_openai(litellm):
+        yield litellm
 
 
 def _route(route: str, server: Provider) -> dict[str, Any]:
