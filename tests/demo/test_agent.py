@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from decimal import Decimal
 
@@ -16,6 +17,7 @@ import otelbudget
 from otelbudget import BudgetManager, Config, RunBudget
 from otelbudget.demo import ResearchAgent
 from otelbudget.demo.paying import DEMO_PRICES
+from otelbudget.demo.server import Request
 from otelbudget.engine import context
 from otelbudget.pricing import Price
 
@@ -118,8 +120,14 @@ def test_it_is_charged_the_same_with_a_guard_and_without(client) -> None:
 
 @pytest.mark.usefixtures("way")
 def test_it_stops_when_its_time_is_over(server, client) -> None:
-    server.latency_s = 0.3
-    result = ask(client, RunBudget(max_seconds=0.2))
+    def ten_seconds(_: Request) -> float:
+        engine = context.active_engine()
+        assert engine is not None
+        engine.clock_ns = lambda: time.monotonic_ns() + 10_000_000_000
+        return 0
+
+    server.latency_s = ten_seconds
+    result = ask(client, RunBudget(max_seconds=10))
     assert (result["exhausted"], result["reason"], result["resource"]) == (True, "deadline", "seconds")
     assert server.requests == 1
 

@@ -143,7 +143,7 @@ def test_retries_of_the_sdk_are_one_step_and_each_lost_attempt_costs_its_input(
     for replies, owed in cases:
         server.enqueue(*replies)
         manager.engine.learned = type(manager.engine.learned)()
-        client = bedrock(server.root_url, retries={"max_attempts": 2}, read_timeout=0.3)
+        client = bedrock(server.root_url, retries={"max_attempts": 2}, read_timeout=0.6)
         with manager.run(RunBudget(max_steps=1), reraise=False) as run:
             try:
                 client.converse(**CONVERSE)

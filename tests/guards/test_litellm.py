@@ -446,7 +446,7 @@ def test_an_attempt_before_an_answer_from_its_cache_is_charged(
     routes = _routes(server)
     router = litellm.Router(
         [
-            {"model_name": "first", "litellm_params": {**routes["openai"], "timeout": 0.3, "max_retries": 0}},
+            {"model_name": "first", "litellm_params": {**routes["openai"], "timeout": 0.6, "max_retries": 0}},
             {"model_name": "second", "litellm_params": routes["groq"]},
         ],
         fallbacks=[{"first": ["second"]}],

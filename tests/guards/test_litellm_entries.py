@@ -68,7 +68,7 @@ def _once(made: Callable[[], Any], manager: BudgetManager, requests: Callable[[]
             asked_s = time.monotonic()
             with pytest.raises(BudgetExceeded) as caught:
                 _ask(made)
-            assert time.monotonic() - asked_s < 1
+            assert time.monotonic() - asked_s < 2.5
             assert caught.value.__cause__ is None
             assert charged(run)[0] == steps
         assert requests() == before + steps

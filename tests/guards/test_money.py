@@ -204,7 +204,7 @@ def test_calls_that_nobody_waited_for_are_charged_as_the_file_says(
     with manager.run(RunBudget(max_cost_usd=0.2), reraise=False) as run:
         for _ in range(9):
             with pytest.raises((openai.APITimeoutError, BudgetExceeded)):
-                client.chat.completions.create(**ASKED, timeout=0.3)
+                client.chat.completions.create(**ASKED, timeout=0.6)
     assert (server.requests, str(run.usage.cost_usd)) == (sent, spent)
 
 

@@ -318,9 +318,9 @@ def in_a_thread(change: Callable[[], None]) -> None:
 
 
 async def test_an_extension_from_another_thread_lets_the_work_go_on(real: World) -> None:
-    async with real.run(RunBudget(max_seconds=0.05)) as run, run.timeout():
+    async with real.run(RunBudget(max_seconds=0.5)) as run, run.timeout():
         in_a_thread(lambda: run.extend(seconds=FOREVER_S, actor="ops"))
-        await asyncio.sleep(0.08)
+        await asyncio.sleep(0.6)
         assert run.remaining()["seconds"] > 1
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +96,16 @@ def state(service: QuotaService, resource: str = "tokens", tenant: str = "defaul
     """Used, held and left, as the store says now."""
     (line,) = [one for one in service.usage(tenant).lines if one.resource == resource]
     return line.used, line.reserved, line.remaining
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    """For what happens by itself, in a thread or task beside."""
+    ends_s = time.monotonic() + 20
+    while not done():
+        assert time.monotonic() < ends_s
+        time.sleep(0.01)
+
+
+async def await_until(done: Callable[[], bool]) -> None:
+    """The same for a coroutine."""
+    await asyncio.to_thread(wait_until, done)

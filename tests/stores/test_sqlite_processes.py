@@ -156,7 +156,7 @@ class TestForks:
             time.sleep(0.05)
             began_s = time.monotonic()
             assert in_child(caller.state) == (1, 1)
-            assert time.monotonic() - began_s < 0.9
+            assert time.monotonic() - began_s < 10
             other.execute("ROLLBACK")
             waiting.join()
         assert caller.state() == (2, 2)
