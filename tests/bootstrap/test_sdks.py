@@ -52,10 +52,13 @@ with Provider() as server:
 """
 
 
-@pytest.mark.parametrize("when", ["before", "after", "strict"])
 @pytest.mark.parametrize(
-    ("sdk", "module"),
-    [(sdk, sdk) for sdk in ("openai", "anthropic", "groq", "together")] + [("cerebras", "cerebras.cloud.sdk")],
+    ("sdk", "module", "when"),
+    [
+        *(("openai", "openai", when) for when in ("before", "after", "strict")),
+        *((sdk, sdk, "after") for sdk in ("anthropic", "groq", "together")),
+        ("cerebras", "cerebras.cloud.sdk", "after"),
+    ],
 )
 def test_one_call_of_five_is_sent_and_what_comes_after_shutdown_passes(
     script: Script, sdk: str, module: str, when: str

@@ -38,16 +38,11 @@ def _instrument(module: str, provider: TracerProvider) -> Out:
     return uninstrument
 
 
-def official(provider: TracerProvider) -> Out:
-    return _instrument(f"opentelemetry.instrumentation.genai.{SDK}", provider)
-
-
-def openinference(provider: TracerProvider) -> Out:
-    return _instrument(f"openinference.instrumentation.{SDK}", provider)
-
-
-def openllmetry(provider: TracerProvider) -> Out:
-    return _instrument(f"opentelemetry.instrumentation.{SDK}", provider)
+def instrument(provider: TracerProvider) -> Out:
+    """The official instrumentor, OpenInference's and OpenLLMetry's."""
+    homes = ("opentelemetry.instrumentation.genai", "openinference.instrumentation", "opentelemetry.instrumentation")
+    outs = [_instrument(f"{home}.{SDK}", provider) for home in homes]
+    return lambda: [out() for out in outs]
 
 
 def logfire_on(what: Any) -> Out:
@@ -60,11 +55,6 @@ def logfire_on(what: Any) -> Out:
             pass
 
     return revert
-
-
-def all_three(provider: TracerProvider) -> Out:
-    outs = [official(provider), openinference(provider), openllmetry(provider)]
-    return lambda: [out() for out in outs]
 
 
 class Worker:
@@ -89,13 +79,7 @@ class Worker:
         provider.add_span_processor(self.manager)
         if SDK == "anthropic":  # so that its own spans are there as well
             trace.set_tracer_provider(provider)
-        return lambda: {
-            "none": lambda _: lambda: None,
-            "official": official,
-            "openinference": openinference,
-            "openllmetry": openllmetry,
-            "all-three": all_three,
-        }[name](provider)
+        return lambda: instrument(provider)
 
     async def situations(self) -> None:
         out = self.instrument()

@@ -16,15 +16,8 @@ from otelbudget.estimate.tokens import count_input, estimate_tokens
 
 HERE = Path(__file__).parent
 SDKS = ("openai", "anthropic")
-INSTRUMENTORS = (
-    "none",
-    "official",
-    "openinference",
-    "openllmetry",
-    "all-three",
-    "logfire-class",
-    "logfire-instance",
-)
+#: Those of an SDK all at once, as `tests/matrix` has each by itself, or Logfire's of classes or clients.
+INSTRUMENTORS = ("instrumentors", "logfire-class", "logfire-instance")
 SITUATIONS = (
     "other first",
     "other first, then out",
