@@ -104,7 +104,7 @@ def refuse(payer: Payer, request: Request, judged: Judgement) -> BudgetExceeded:
 def _reconsidered(payer: Payer, request: Request, judged: Judgement, judge: Judge, wait_ns: int) -> Judgement:
     """`areconsidered` for a plain call: nothing that it awaits suspends it."""
     try:
-        areconsidered(payer, request, judged, judge, wait_ns, ThreadBell()).send(None)
+        areconsidered(payer, request, judged, judge, wait_ns, plain=True).send(None)
     except StopIteration as done:
         found: Judgement = done.value
         return found
@@ -117,11 +117,16 @@ async def areconsidered(
     judged: Judgement,
     judge: Judge,
     wait_ns: int = 0,
-    bell: ThreadBell | TaskBell | None = None,
+    *,
+    plain: bool = False,
 ) -> Judgement:
-    """What becomes of *judged*, which refuses: ask those whose budgets are in the way, then wait and judge anew."""
-    bell = bell or TaskBell()
-    plain = isinstance(bell, ThreadBell)
+    """What becomes of *judged*, which refuses: ask those whose budgets are in the way, then wait and judge anew.
+
+    In a coroutine that no loop of asyncio runs nothing waits.
+    """
+    on_loop = not plain and asyncio._get_running_loop() is not None
+    bell = TaskBell() if on_loop else ThreadBell()
+    wait_ns = wait_ns if plain or on_loop else 0
     asked: list[RunState] = []
     until_ns = time.monotonic_ns() + wait_ns
     pause_s = POLL_S if payer.engine.store is None else FIRST_PAUSE_S
