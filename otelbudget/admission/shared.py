@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from otelbudget.admission import denial as denials
 from otelbudget.admission import settlement, trips
-from otelbudget.admission.admission import count_of, judge_here, wrapping_of
+from otelbudget.admission.admission import count_of, judge_here, lowered, wrapping_of
 from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import ELSEWHERE, GONE, REPLAYED, Judgement, Once, Request, refused
 from otelbudget.errors import StoreError
@@ -129,7 +129,11 @@ class _Errand:
             self._give_back(there=False)
             if request.once is not None and request.once.hold is not None:  # by what was admitted under its key
                 return Judgement(REPLAYED)
-            return refused(denials.of_account(payer, request, over, accounts), payer.ancestor_of(over.account))
+            less = lowered(payer, request, over, accounts, own)
+            if less is None:
+                return refused(denials.of_account(payer, request, over, accounts), payer.ancestor_of(over.account))
+            self._asked = less
+            return None
         over = over or warning(accounts, more, payer.owner.level, own=more if held else 0)
         if over is not None:
             self._warned = denials.of_account(payer, request, over._replace(busy=False), accounts)

@@ -9,16 +9,18 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
-from shared_kit import Place, state
+from shared_kit import PRICES, Place, state
 
 import otelbudget
-from otelbudget import BudgetExceeded, Quota, Quotas, QuotaService, StoreError, Usage
-from otelbudget.calls.model_call import ModelRequest, begin
+from otelbudget import BudgetExceeded, Config, Quota, Quotas, QuotaService, StoreError, Usage
+from otelbudget.calls.model_call import ModelRequest, abegin, begin
+from otelbudget.config import Estimates
 from otelbudget.stores import shared
 
 
@@ -270,3 +272,21 @@ def test_a_settlement_that_fails_otherwise_keeps_no_other_waiting(
         broken.clear()
         assert state(service) == (8, 0, 992)
     assert "was given up" in caplog.text
+
+
+@pytest.mark.parametrize("around", [{}, {"tokens": 500}])
+async def test_a_call_is_lowered_to_what_the_store_has_left(place: Place, around: dict[str, Any]) -> None:
+    quotas = Quotas(models={"demo": [Quota(tokens=95, per="lifetime")]})
+    place.setup(Config(quotas=quotas, prices=PRICES, estimates=Estimates(clamp=True)))
+    request = replace(call(40, 60), lowerable=True)
+    with otelbudget.run(reraise=False) as run:
+        other = run.reserve(tokens=25, model="demo")
+        with run.reserve(**around) if around else contextlib.nullcontext():
+            admitted = await abegin(request)
+        assert admitted is not None
+        assert admitted.max_output_tokens == 30
+        admitted.commit(Usage(40, 20))
+        with pytest.raises(BudgetExceeded):  # 10 are left, which is less than is worth it
+            begin(request)
+        other.release()
+        assert run.usage.tokens == 60
