@@ -120,10 +120,6 @@ def _taken(
             return Judgement(REPLAYED)
     if over is not None:
         return over
-    if request.operation != "probe":
-        for one in payer.lineage if payer.refused.pending or payer.above else ():
-            if one.refused.pending:
-                ledger.locked(lambda one=one: one.forget(reasons=("busy", "store_unavailable")))  # type: ignore[misc]
     decision = ALLOWED if warned is None else Decision(True, warned=True, denial=warned)
     return Judgement(decision, None, None if request.site.span is None else tightest(accounts), crossed)
 
