@@ -76,6 +76,7 @@ class _Errand:
         self._asked = request
         self._before = NOTHING if request.change is None or request.hold is None else request.hold.amounts
         self._there = self._before  # as much the store holds, as far as this one knows
+        self._held = True  # there, once it is admitted
         self._warned: Denial | None = None
         self._tries = _TRIES
 
@@ -134,6 +135,7 @@ class _Errand:
                 return refused(denials.of_account(payer, request, over, accounts), payer.ancestor_of(over.account))
             self._asked = less
             return None
+        self._held = over is None or any(self._there)
         over = over or warning(accounts, more, payer.owner.level, own=more if held else 0)
         if over is not None:
             self._warned = denials.of_account(payer, request, over._replace(busy=False), accounts)
@@ -186,8 +188,10 @@ class _Errand:
             here.decision = Decision(True, warned=True, denial=warned)
         if request.change is None:
             payer.engine.ledger.add([count_of(payer, request.operation, warned)])
-        elif request.hold is not None and request.hold.trip is not None:
-            request.hold.trip = request.hold.trip._replace(on_expiry=request.hold.on_expiry)
+        hold = request.hold
+        if hold is not None and hold.trip is not None:
+            on_expiry = hold.on_expiry if self._held else NOTHING  # it was refused there, which nobody heeds
+            hold.trip = hold.trip if hold.trip.on_expiry is on_expiry else hold.trip._replace(on_expiry=on_expiry)
         if self._at_once and request.hold is not None:
             here.crossed = settlement.charge_hold(payer, request.hold)
         if request.site.span is not None:

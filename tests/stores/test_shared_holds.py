@@ -290,3 +290,19 @@ async def test_a_call_is_lowered_to_what_the_store_has_left(place: Place, around
             begin(request)
         other.release()
         assert run.usage.tokens == 60
+
+
+def test_what_the_store_refuses_and_nobody_heeds_is_charged_what_it_used(place: Place) -> None:
+    quotas = Quotas(default=[Quota(tokens=30, per="lifetime")])
+    service = QuotaService(store=place.setup(quotas, enforce=False))
+    with otelbudget.run():
+        never_sent, sent = begin(call(40, 60)), begin(call(40, 60))
+        assert never_sent is not None
+        assert sent is not None
+        for one in (never_sent, sent):
+            one.grow(300)  # beyond what it holds: it grows, here alone
+            one.grow(600)
+        never_sent.release()
+        assert service.usage("default").tokens == 0
+        sent.commit(Usage(input_tokens=20, output_tokens=10))
+    assert service.usage("default").tokens == 30
