@@ -194,7 +194,7 @@ def _owed(payer: Payer, accounts: Accounts, ended: Settle, told: Told, *, seen: 
 
 def owing(payer: Payer, owed: tuple[Owed, ...]) -> Changes:
     """What the ledger writes as it charges that: from then on it is owed, whatever interrupts its sending."""
-    return [(payer.engine.store.owed, one.ended.id, one) for one in owed]
+    return [(payer.engine.store.owed, one.name, one) for one in owed]
 
 
 def send(payer: Payer, owed: tuple[Owed, ...]) -> None:

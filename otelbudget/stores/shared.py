@@ -23,7 +23,7 @@ from otelbudget.stores.base import Answer, Line, Reserve, Settled, Store, WrongW
 from otelbudget.stores.errands import Steps, at_once, call, waited
 from otelbudget.stores.failure import Failure
 from otelbudget.stores.health import Asking, Health
-from otelbudget.stores.owed import ById, Owed, Unsent
+from otelbudget.stores.owed import ByName, Owed, Unsent
 
 _log = logging.getLogger("otelbudget")
 #: How many settles wait for the store at most, and how long the end waits for them, seconds.
@@ -81,7 +81,7 @@ class Shared:
         ttl_s: How long holds live there that nobody renews.
         asker: Tells trips of this process from those of others under the same idempotency key.
         health: What became of the trips.
-        owed, watched: Where the ledger puts what it charges, by its id; what follows the store.
+        owed, watched: Where the ledger puts what it charges; what follows the store.
         ended: Set once it is closed.
     """
 
@@ -98,7 +98,7 @@ class Shared:
         self.said, self.count, self.name = said, count, store.name
         self.ttl_s: float = getattr(store, "ttl_s", 60.0)
         self.asker = secrets.token_hex(8)
-        self._open_holds, self.owed = open_holds, ById()
+        self._open_holds, self.owed = open_holds, ByName()
         self._owed: dict[str, Owed] = vars(self.owed)  # in the order in which they are sent
         self.overrides: Any = None  # what is set in the store, where somebody obeys it
         self.ended = threading.Event()
@@ -161,7 +161,7 @@ class Shared:
             yield from self._send(owed, twin)
 
     def _send(self, owed: Owed, twin: str) -> Steps[None]:
-        if owed.ended.id in self._owed:
+        if owed.name in self._owed:
             with owed:
                 settled = yield from self._sent(owed, twin)
             self._answered(owed, settled)

@@ -71,6 +71,15 @@ async def test_requests_of_one_moment_under_one_key_are_given_one_reservation(pl
 # --- what has expired in the store
 
 
+async def test_what_is_committed_right_after_a_release_under_a_key_is_charged(place: Place) -> None:
+    service = QuotaService(store=place.setup(Quotas(default=[Quota(tokens=100, per="lifetime")])))
+    held = service.reserve("acme", 50, idempotency_key="k")
+    held.release()  # both are sent as soon as the loop comes to it
+    held.commit(Usage(20, 10))
+    await asyncio.sleep(0.1)
+    assert service.usage("acme").tokens == 30
+
+
 def test_a_stream_whose_hold_has_expired_grows_by_the_limit(place: Place) -> None:
     service = place.quota(tokens=1000)
     with otelbudget.run(reraise=False) as run:
