@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,10 +14,7 @@ from otelbudget.model.amounts import RESOURCES, STEPS, UNLIMITED, Money, count, 
 from otelbudget.model.text import read
 from otelbudget.model.values import remade, said, spelled
 
-if TYPE_CHECKING:
-    from datetime import timedelta
-
-    Count = int | str
+_Count = int | str
 
 #: ``"raise"``, ``"warn"`` (charge, flag, never block) or ``(denial, run) -> bool``; True evaluates once more.
 OnExhausted = Literal["raise", "warn"] | Callable[[Any, Any], "bool | Awaitable[bool]"]
@@ -86,15 +84,15 @@ class RunBudget:
         def __init__(
             self,
             *,
-            max_steps: Count | None = None,
-            max_tokens: Count | None = None,
-            max_input_tokens: Count | None = None,
-            max_output_tokens: Count | None = None,
+            max_steps: _Count | None = None,
+            max_tokens: _Count | None = None,
+            max_input_tokens: _Count | None = None,
+            max_output_tokens: _Count | None = None,
             max_cost_usd: Money | str | None = None,
             max_seconds: Money | str | timedelta | None = None,
-            max_tool_calls: Count | None = None,
-            max_nested_tool_calls: Count | None = None,
-            max_depth: Count | None = None,
+            max_tool_calls: _Count | None = None,
+            max_nested_tool_calls: _Count | None = None,
+            max_depth: _Count | None = None,
             name: str | None = None,
             on_exhausted: OnExhausted = "raise",
             wrap_up: Mapping[str, Money | str | timedelta] | None = None,

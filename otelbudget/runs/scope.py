@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Callable, Mapping
+from contextvars import Token
 from copy import copy
 from dataclasses import fields
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar, Unpack
 
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach, get_current
+from opentelemetry.trace import Link
 
 from otelbudget import semconv
 from otelbudget.admission import closing
@@ -22,20 +26,14 @@ from otelbudget.model.keywords import unknown
 from otelbudget.model.quota import check_priority
 from otelbudget.runs import child, decorator, sharing
 from otelbudget.runs.blocks import Block
+from otelbudget.runs.child import Carve
 from otelbudget.telemetry import our_spans
 from otelbudget.telemetry.events import site_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from contextvars import Token
-    from types import TracebackType
-
-    from opentelemetry.trace import Link
-
-    from otelbudget.runs.child import Carve
     from otelbudget.runs.run import BudgetRun
 
-F = TypeVar("F", bound="Callable[..., Any]")
+F = TypeVar("F", bound=Callable[..., Any])
 Mode = Literal["shared", "carve", "detached"]
 _LIMITS: Final = tuple(one.name for one in fields(RunBudget) if one.init)
 
