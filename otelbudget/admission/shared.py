@@ -1,7 +1,7 @@
 """Judging where quotas and shared runs are kept in a store that other processes share.
 
 What this process keeps is judged first, and held. Then one trip holds it on all accounts of the store, or what is held
-here is given back. Sync and async differ in the awaited line.
+here is given back. For plain calls and for coroutines that is written once, see `stores.errands`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from otelbudget.model.amounts import NOTHING, Amounts
 from otelbudget.model.decision import Decision, Denial
 from otelbudget.model.vector import pack
 from otelbudget.stores.base import Answer, WrongWindow
+from otelbudget.stores.errands import Steps, at_once, call, waited
 from otelbudget.stores.owed import Unsent
 from otelbudget.telemetry import events
 
@@ -33,33 +34,27 @@ _TRIES: Final = 2
 
 def judge_shared(payer: Payer, request: Request) -> Judgement:
     """Judge *request*, and hold or charge it if it is admitted. Only that is counted: a denial may not stand."""
-    errand = _Errand(payer, request)
-    while (judged := errand.begin()) is None:
-        try:
-            method, asked = errand.asks()
-            answer = getattr(payer.engine.store, method)(*asked)
-        except BaseException as error:  # noqa: BLE001 - only one of the store's stays
-            judged = errand.failed(error)
-        else:
-            judged = errand.end(answer)
-        if judged is not None:
-            break
-    return judged
+    return at_once(_judged(payer, request, ""))
 
 
 async def ajudge_shared(payer: Payer, request: Request) -> Judgement:
     """`judge_shared` for coroutines: the trip is awaited."""
-    errand = _Errand(payer, request)
-    while (judged := errand.begin()) is None:
-        try:
-            method, asked = errand.asks()
-            answer = await getattr(payer.engine.store, f"a{method}")(*asked)
-        except BaseException as error:  # noqa: BLE001 - only one of the store's stays
-            judged = errand.failed(error)
-        else:
-            judged = errand.end(answer)
-        if judged is not None:
-            break
+    return await waited(_judged(payer, request, "a"))
+
+
+def _judged(payer: Payer, request: Request, twin: str) -> Steps[Judgement]:
+    """The same by the methods of the store whose names begin with *twin*."""
+    errand, judged = _Errand(payer, request), None
+    while judged is None:
+        judged = errand.begin()
+        if judged is None:
+            try:
+                method, asked = errand.asks()
+                answer = yield from call(getattr(payer.engine.store, twin + method), *asked)
+            except BaseException as error:  # noqa: BLE001 - only one of the store's stays
+                judged = errand.failed(error)
+            else:
+                judged = errand.end(answer)
     return judged
 
 
