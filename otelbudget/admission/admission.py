@@ -7,7 +7,7 @@ admitted is held or charged in the same critical section in which it fits.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 from otelbudget.admission import denial as denials
 from otelbudget.admission.payer import Payer
@@ -101,7 +101,7 @@ def _taken(
         crossed, over = (done, None) if isinstance(done, list) else ((), done)
     elif hold is None:
         more = 0 if force else pack(request.amounts)
-        wrapping = None if request.permit is None else wrapping_of(payer, request.permit)
+        wrapping = None if request.permit is None else wrapping_of(payer, request)
         over = ledger.check(accounts, more, payer.owner.level, count, now_ns, wrapping)
     elif request.change is not None:
         # Not counted: it belongs to the request that made the hold.
@@ -124,8 +124,11 @@ def _taken(
     return Judgement(decision, None, None if request.site.span is None else tightest(accounts), crossed)
 
 
-def wrapping_of(payer: Payer, permit: Any) -> Account | None:
-    """The account that *permit*, if there is one, lets a check of *payer* judge by its full limits."""
+def wrapping_of(payer: Payer, request: Request) -> Account | None:
+    """The account that a permit to wrap up lets *request* be judged by the full limits of, if there is one."""
+    permit, hold = request.permit, request.hold
+    if hold is not None:
+        return hold.wrapping
     return permit.account if permit is not None and permit.holds(payer) and not permit.used else None
 
 
@@ -141,8 +144,7 @@ def lowered(
     already, and on those *joining*."""
     if request.smaller is None or over.resource not in _OUTPUT_COUNTS:
         return None
-    level, hold = payer.owner.level, request.hold
-    wrapping = wrapping_of(payer, request.permit) if hold is None or request.change is None else hold.wrapping
+    level, wrapping = payer.owner.level, wrapping_of(payer, request)
 
     def fits(less: Sequence[int]) -> bool:
         more = pack(less)

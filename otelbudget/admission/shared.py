@@ -119,8 +119,7 @@ class _Errand:
         held = request.hold is not None
         own = pack(self._there)
         more = pack(request.amounts if request.hold is None else request.hold.amounts) - own
-        wrapping = wrapping_of(payer, request.permit) if request.hold is None else request.hold.wrapping
-        over = trips.answered(payer, accounts, answer, more, own, wrapping, held=held)
+        over = trips.answered(payer, accounts, answer, more, own, wrapping_of(payer, request), held=held)
         if over is not None and payer.engine.enforce:
             self._give_back(there=False)
             if request.once is not None and request.once.hold is not None:  # by what was admitted under its key

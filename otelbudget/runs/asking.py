@@ -66,15 +66,14 @@ def decide(payer: Payer, request: Request, wait_ns: int = 0, judge: Judge | None
     return booking.admitted(payer, request, judged)
 
 
-async def adecide(payer: Payer, request: Request, wait_ns: int = 0, judge: Judge | None = None) -> Decision:
+async def adecide(payer: Payer, request: Request, wait_ns: int = 0) -> Decision:
     """`decide` for coroutines: awaits an async `on_exhausted`, and only the task waits."""
-    judge = judge or ajudge
     began_ns = 0 if getattr(payer.cell, request.operation) & 63 else time.perf_counter_ns()
-    judged: Judgement = await waited(call(judge, payer, request))
+    judged = await ajudge(payer, request)
     if began_ns:
         booking.observe(payer, request.operation, began_ns, request.site)
     if not judged.decision.allowed:
-        judged = await waited(reconsidered(payer, request, judged, judge, wait_ns))
+        judged = await waited(reconsidered(payer, request, judged, ajudge, wait_ns))
         if not judged.decision.allowed:
             raise refuse(payer, request, judged)
     return booking.admitted(payer, request, judged)
