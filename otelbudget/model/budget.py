@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from otelbudget.errors import ConfigError
 from otelbudget.model.amounts import RESOURCES, STEPS, UNLIMITED, Money, count, limit
 from otelbudget.model.text import read
-from otelbudget.model.values import remade, said, spelled
+from otelbudget.model.values import Value, spelled
 
 _Count = int | str
 
@@ -23,7 +23,7 @@ OnUnpriced = Literal["deny", "estimate", "allow"]
 
 @spelled
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class RunBudget:
+class RunBudget(Value):
     """What one run may spend at most. A limit of None means unlimited; spending exactly the limit is allowed.
 
     Amounts may be texts as in a budgets.yaml (``"2k"``, ``"$0.05"``, ``"10s"``, ``"80%"``), times a timedelta.
@@ -128,12 +128,6 @@ class RunBudget:
             raise ConfigError(f"on_exhausted must be 'raise', 'warn' or a callable, got {self.on_exhausted!r}")
         if self.on_unpriced not in (None, "deny", "estimate", "allow"):
             raise ConfigError(f"on_unpriced must be 'deny', 'estimate' or 'allow', got {self.on_unpriced!r}")
-
-    def __repr__(self) -> str:
-        return said(self)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return remade(self)
 
 
 def limits_in(given: object, prefix: str, called: str) -> tuple[int, ...]:
