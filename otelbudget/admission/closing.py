@@ -93,8 +93,7 @@ def close(run: RunState, outcome: str) -> None:
     end_carve(run.engine.ledger, run.run_accounts())
     engine.ledger.locked(partial(_close, run, outcome))
     if run.account.holds > 0:
-        # An abandoned hold is reclaimed by then, so the totals are final whatever happened to its call.
-        engine.lingering.append((run.ended_ns + engine.ledger.open.ttl_ns, run))
+        engine.lingering.append(run)
     if run.account.holds <= 0:
         _finish(run)
 
@@ -163,15 +162,15 @@ def tend(engine: Engine, *, everything: bool = False) -> None:
     engine.ledger.sweep(now_ns)
     for _ in range(len(engine.lingering)):
         try:
-            due_ns, run = engine.lingering.popleft()
+            run = engine.lingering.popleft()
         except IndexError:  # another thread tends too
             return
-        if run.finished:
-            continue
-        if everything or due_ns <= now_ns or run.account.holds <= 0:
+        # An abandoned hold is reclaimed by then, so the totals are final whatever happened to its call.
+        due = run.ended_ns + engine.ledger.open.ttl_ns <= now_ns
+        if everything or due or run.account.holds <= 0:
             _finish(run)
-        else:
-            engine.lingering.append((due_ns, run))
+        elif not run.finished:
+            engine.lingering.append(run)
 
 
 def _finish(run: RunState) -> None:
