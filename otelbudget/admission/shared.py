@@ -24,7 +24,7 @@ from otelbudget.model.amounts import NOTHING, Amounts
 from otelbudget.model.decision import Decision, Denial
 from otelbudget.model.vector import pack
 from otelbudget.stores.base import Answer, WrongWindow
-from otelbudget.stores.errands import Steps, at_once, call, waited
+from otelbudget.stores.errands import Steps, at_once, waited
 from otelbudget.stores.owed import Unsent
 from otelbudget.telemetry import events
 
@@ -50,7 +50,7 @@ def _judged(payer: Payer, request: Request, twin: str) -> Steps[Judgement]:
         if judged is None:
             try:
                 method, asked = errand.asks()
-                answer = yield from call(getattr(payer.engine.store, twin + method), *asked)
+                answer = yield from payer.engine.store.ask(twin, method, *asked)
             except BaseException as error:  # noqa: BLE001 - only one of the store's stays
                 judged = errand.failed(error)
             else:
