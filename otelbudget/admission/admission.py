@@ -6,7 +6,8 @@ admitted is held or charged in the same critical section in which it fits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Final
 
 from otelbudget.admission import denial as denials
@@ -59,8 +60,7 @@ def judge_here(payer: Payer, request: Request, *, counted: bool = True) -> Judge
     done = _taken(payer, request, accounts, joining, now_ns, warned, counted=counted)
     if not isinstance(done, Judgement):
         if engine.enforce:
-            own = pack(request.amounts) - request.beyond
-            less = lowered(payer, request, done, accounts, own, joining)
+            less = lowered(request, done, partial(_fits, payer, request, accounts, joining))
             if less is not None:
                 return judge_here(payer, less, counted=counted)
             return refused(denials.of_account(payer, request, done, accounts), payer.ancestor_of(done.account))
@@ -132,27 +132,22 @@ def wrapping_of(payer: Payer, request: Request) -> Account | None:
     return permit.account if permit is not None and permit.holds(payer) and not permit.used else None
 
 
-def lowered(
-    payer: Payer,
-    request: Request,
-    over: Refusal,
-    accounts: Sequence[Account],
-    own: int,
-    joining: Sequence[Account] = (),
-) -> Request | None:
-    """*request* for less output, if that is what *over* lacks, and less fits: beyond what *accounts* have of its *own*
-    already, and on those *joining*."""
+def lowered(request: Request, over: Refusal, fits: Callable[[Sequence[int]], bool]) -> Request | None:
+    """*request* for less output, if that is what *over* lacks, and less *fits*."""
     if request.smaller is None or over.resource not in _OUTPUT_COUNTS:
         return None
-    level, wrapping = payer.owner.level, wrapping_of(payer, request)
-
-    def fits(less: Sequence[int]) -> bool:
-        more = pack(less)
-        return refusal(accounts, more - own, level, wrapping) is None and refusal(joining, more, level) is None
-
     less = request.smaller(fits)
     # Never as much again, which was refused: so there is an end, whoever else comes in between.
     return None if less is None or less[OUTPUT] >= request.amounts[OUTPUT] else request._replace(amounts=less)
+
+
+def _fits(
+    payer: Payer, request: Request, accounts: Sequence[Account], joining: Sequence[Account], less: Sequence[int]
+) -> bool:
+    """Whether *request* would be admitted for *less*."""
+    more, level, wrapping = pack(less), payer.owner.level, wrapping_of(payer, request)
+    beyond = more - (pack(request.amounts) - request.beyond)
+    return refusal(accounts, beyond, level, wrapping) is None and refusal(joining, more, level) is None
 
 
 def count_of(payer: Payer, operation: str, warned: Denial | None, n: int = 1) -> tuple[object, str, int]:

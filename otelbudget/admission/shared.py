@@ -6,9 +6,11 @@ here is given back. For plain calls and for coroutines that is written once, see
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from operator import sub
 from typing import Any, Final
 
 from otelbudget.admission import denial as denials
@@ -23,7 +25,7 @@ from otelbudget.ledger.judging import tightest, warning
 from otelbudget.model.amounts import NOTHING, Amounts
 from otelbudget.model.decision import Decision, Denial
 from otelbudget.model.vector import pack
-from otelbudget.stores.base import Answer, WrongWindow
+from otelbudget.stores.base import Answer, WrongWindow, judge
 from otelbudget.stores.errands import Steps, at_once, waited
 from otelbudget.stores.owed import Unsent
 from otelbudget.telemetry import events
@@ -103,7 +105,9 @@ class _Errand:
         payer, hold = self._payer, self._asked.hold
         if hold is None:
             return "read", trips.look(payer, self._accounts)
-        return "reserve", (trips.ask(payer, hold, self._there),)
+        asked = trips.ask(payer, hold, self._there)
+        self._lines = asked.lines
+        return "reserve", (asked,)
 
     def end(self, answer: Answer) -> Judgement | None:
         """What comes of it by the answer of the store; None to try again."""
@@ -124,7 +128,7 @@ class _Errand:
             self._give_back(there=False)
             if request.once is not None and request.once.hold is not None:  # by what was admitted under its key
                 return Judgement(REPLAYED)
-            less = lowered(payer, request, over, accounts, own)
+            less = lowered(request, over, partial(self._fits, answer))
             if less is None:
                 return refused(denials.of_account(payer, request, over, accounts), payer.ancestor_of(over.account))
             self._asked = less
@@ -134,6 +138,11 @@ class _Errand:
         if over is not None:
             self._warned = denials.of_account(payer, request, over._replace(busy=False), accounts)
         return self._admitted()
+
+    def _fits(self, answer: Answer, less: Sequence[int]) -> bool:
+        """Whether the store, as it is by its *answer*, has room for *less*."""
+        there = self._there
+        return judge(answer.states, self._lines, tuple(map(sub, less, there)), there) is None
 
     def failed(self, error: BaseException) -> Judgement | None:
         """What comes of it without an answer; None to try again in the windows of now."""

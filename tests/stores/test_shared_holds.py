@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from shared_kit import PRICES, Place, state
 
 import otelbudget
-from otelbudget import BudgetExceeded, Config, Quota, Quotas, QuotaService, StoreError, Usage
+from otelbudget import BudgetExceeded, Config, Quota, Quotas, QuotaService, RunBudget, StoreError, Usage
 from otelbudget.calls.model_call import ModelRequest, abegin, begin
 from otelbudget.config import Estimates
 from otelbudget.stores import shared
@@ -283,12 +283,13 @@ def test_a_settlement_that_fails_otherwise_keeps_no_other_waiting(
     assert "was given up" in caplog.text
 
 
-@pytest.mark.parametrize("around", [{}, {"tokens": 500}])
-async def test_a_call_is_lowered_to_what_the_store_has_left(place: Place, around: dict[str, Any]) -> None:
-    quotas = Quotas(models={"demo": [Quota(tokens=95, per="lifetime")]})
+@pytest.mark.parametrize("around", [{}, {"tokens": 60}])
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_call_is_lowered_to_what_the_store_has_left(place: Place, around: dict[str, Any], shared: bool) -> None:
+    quotas = Quotas(models={"demo": [Quota(tokens=1000 if shared else 95, per="lifetime")]})
     place.setup(Config(quotas=quotas, prices=PRICES, estimates=Estimates(clamp=True)))
     request = replace(call(40, 60), lowerable=True)
-    with otelbudget.run(reraise=False) as run:
+    with otelbudget.run(RunBudget(max_tokens=95) if shared else None, shared=shared, reraise=False) as run:
         other = run.reserve(tokens=25, model="demo")
         with run.reserve(**around) if around else contextlib.nullcontext():
             admitted = await abegin(request)
