@@ -22,7 +22,7 @@ Refs = set[Callable[[], Any]]
 #: it for ever; then the child makes that lock anew.
 _PATIENCE_S: Final = 1.0
 
-# Plain sets of references, since copying one is a single step, whatever other threads add meanwhile.
+# Plain sets of references, since a list of one is made in one step, whatever threads and finalizers do meanwhile.
 _held: Refs = set()
 _fresh: Refs = set()
 _told: Refs = set()
@@ -104,7 +104,7 @@ def first_use() -> None:
 
 
 def _alive(refs: Refs) -> list[Any]:
-    return [found for one in tuple(refs) if (found := one()) is not None]
+    return [found for one in list(refs) if (found := one()) is not None]
 
 
 def _before() -> None:

@@ -138,7 +138,7 @@ class BudgetManager(SpanProcessor):
 
     def run(self, budget: str | RunBudget | None = None, **options: Unpack[RunOptions]) -> RunScope:
         """`otelbudget.run` on this manager."""
-        return RunScope(self.engine, budget, **options)
+        return RunScope(lambda: self.engine, budget, **options)
 
     def resume(
         self, state: Mapping[str, Any], *, on_exhausted: OnExhausted | None = None, reraise: bool = True

@@ -238,7 +238,7 @@ class Interleavings(RuleBasedStateMachine):
             options["carve"] = {"tokens": carve, "input_tokens": 0} if isinstance(carve, int) else carve
         budget = RunBudget(max_tokens=tokens, max_steps=30, max_cost_usd=0.5, max_tool_calls=9)
         try:
-            run = opened(RunScope(self.world.engine, budget, **options))
+            run = opened(RunScope(lambda: self.world.engine, budget, **options))
         except BudgetExceeded as denied:
             self.count("check" if denied.reason in ("closed", "frozen") else "reserve", "deny", denied.reason)
             return
@@ -572,7 +572,7 @@ class Workers:
         budget = RunBudget(max_tokens=900, max_steps=35, max_cost_usd=0.5, max_tool_calls=20)
 
         def run(**options: Any) -> BudgetRun:
-            return opened(RunScope(engine, budget, reraise=False, **options))
+            return opened(RunScope(lambda: engine, budget, reraise=False, **options))
 
         one, two = run(tenant="acme", user="eve"), run(tenant="beta", user="eve")
         left = run(parent=one._state)

@@ -367,6 +367,22 @@ def test_every_account_in_scope_is_left_room(make_world: Callable[..., World]) -
         assert denied.value.requested == 100
 
 
+def test_a_call_in_a_reservation_is_lowered_to_what_a_quota_has_left_that_only_it_names(
+    make_world: Callable[..., World],
+) -> None:
+    quotas = Quotas(models={"demo": [Quota(tokens=70)]})
+    world = make_world(config=Config(prices=PRICES, estimates=Estimates(clamp=True), quotas=quotas))
+    world.activate()
+    with world.run() as run:
+        with run.reserve(tokens=500):
+            call = begun(LOWERABLE)
+            assert (call.max_output_tokens, held(run)[1]) == (30, 70)
+            call.commit(Usage(40, 20))
+        with pytest.raises(BudgetExceeded), run.reserve(tokens=500):
+            begin(LOWERABLE)
+        run.acknowledge()
+
+
 def test_a_callback_is_asked_only_if_the_least_does_not_fit(make_world: Callable[..., World]) -> None:
     world = estimating(make_world, clamp=True)
     asked: list[Any] = []

@@ -582,7 +582,7 @@ def test_carved_shared_and_plain_holds_agree_with_books_that_add_up_again(data: 
             ledger.forget(node.account)
             node.used = 0
         elif step == "close" and node.carved is not None:
-            ledger.set_floor(tuple(one.account for one in node.lineage), int, NORMAL, force=True)
+            ledger.set_floor(tuple(one.account for one in node.lineage), int)
             node.carved = None
         elif node.own and step == "settle":
             ledger.settle(node.own.pop(0), pack(tokens(amount)), "committed")

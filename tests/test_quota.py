@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -828,3 +829,22 @@ def test_a_tenant_or_user_is_a_name(name) -> None:
     if name is not None:
         with pytest.raises(ValueError, match="user must be a name"):
             service.check_quota("acme", 1, user=name)
+
+
+def test_quotas_that_are_set_at_the_same_moment_are_all_in_force() -> None:
+    windows, switched_s = ("minute", "hour", "week", "month"), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(150):
+                service = QuotaService(10_000)
+                ready = threading.Barrier(4)
+
+                def change(per: str, service: QuotaService = service, ready: threading.Barrier = ready) -> None:
+                    ready.wait()
+                    service.set_quota("acme", Quota(steps=5, per=per, name=per))
+
+                list(pool.map(change, windows))
+                assert {line.per for line in service.usage("acme").lines} == {"day", *windows}
+    finally:
+        sys.setswitchinterval(switched_s)

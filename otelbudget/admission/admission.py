@@ -6,8 +6,9 @@ admitted is held or charged in the same critical section in which it fits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Final
 
 from otelbudget.admission import denial as denials
 from otelbudget.admission.payer import Payer
@@ -17,7 +18,7 @@ from otelbudget.admission.state import RunState
 from otelbudget.ledger.account import Account, Crossing, Refusal
 from otelbudget.ledger.change import Changes
 from otelbudget.ledger.judging import refusal, tightest, warning
-from otelbudget.model.amounts import COST, OUTPUT, STEPS, TOKENS, UNLIMITED, Amounts
+from otelbudget.model.amounts import COST, OUTPUT, STEPS, TOKENS, UNLIMITED
 from otelbudget.model.decision import ALLOWED, Decision, Denial
 from otelbudget.model.vector import pack
 
@@ -35,8 +36,10 @@ def judge_here(payer: Payer, request: Request, *, counted: bool = True) -> Judge
     """
     engine, hold = payer.engine, request.hold
     now_ns = engine.clock_ns()
+    joining: tuple[Account, ...] = ()
     if hold is not None and request.change:
         accounts = hold.accounts
+        joining = late_known(payer, hold, request.model, request.owner) if engine.store is None else ()
     else:
         accounts = payer.binding(request.model, request.owner).here
     warned: Denial | None = None
@@ -54,12 +57,15 @@ def judge_here(payer: Payer, request: Request, *, counted: bool = True) -> Judge
         if account.limits.warns is not None and warned is None:
             over = warning(accounts, request.beyond, payer.owner.level)
             warned = None if over is None else denials.of_account(payer, request, over, accounts)
-    done = _taken(payer, request, accounts, now_ns, warned, counted=counted)
+    done = _taken(payer, request, accounts, joining, now_ns, warned, counted=counted)
     if not isinstance(done, Judgement):
         if engine.enforce:
-            return _refused(payer, request, accounts, done, counted=counted)
+            less = lowered(request, done, partial(_fits, payer, request, accounts, joining))
+            if less is not None:
+                return judge_here(payer, less, counted=counted)
+            return refused(denials.of_account(payer, request, done, accounts), payer.ancestor_of(done.account))
         warned = by_state or denials.of_account(payer, request, done._replace(busy=False), accounts)
-        done = _taken(payer, request, accounts, now_ns, warned, counted=counted, force=True)
+        done = _taken(payer, request, accounts, joining, now_ns, warned, counted=counted, force=True)
     if payer.unusual and not unusual and hold is not None and request.change is None:
         blocked, _ = _by_state(payer, request, now_ns)  # frozen or closed in the meantime
         if blocked is not None and engine.ledger.settle(hold, 0, "released") is not None:
@@ -76,6 +82,7 @@ def _taken(
     payer: Payer,
     request: Request,
     accounts: tuple[Account, ...],
+    joining: tuple[Account, ...],
     now_ns: int,
     warned: Denial | None,
     *,
@@ -94,10 +101,9 @@ def _taken(
         crossed, over = (done, None) if isinstance(done, list) else ((), done)
     elif hold is None:
         more = 0 if force else pack(request.amounts)
-        wrapping = None if request.permit is None else wrapping_of(payer, request.permit)
+        wrapping = None if request.permit is None else wrapping_of(payer, request)
         over = ledger.check(accounts, more, payer.owner.level, count, now_ns, wrapping)
     elif request.change is not None:
-        joining = late_known(payer, hold, request.model, request.owner) if payer.engine.store is None else ()
         # Not counted: it belongs to the request that made the hold.
         over = ledger.resize(hold, request.amounts, joining=joining, grow=request.change == "grow", force=force)
         if hold.state != "open":
@@ -114,33 +120,34 @@ def _taken(
             return Judgement(REPLAYED)
     if over is not None:
         return over
-    if request.operation != "probe":
-        for one in payer.lineage if payer.refused.pending or payer.above else ():
-            if one.refused.pending:
-                ledger.locked(lambda one=one: one.forget(reasons=("busy", "store_unavailable")))  # type: ignore[misc]
     decision = ALLOWED if warned is None else Decision(True, warned=True, denial=warned)
     return Judgement(decision, None, None if request.site.span is None else tightest(accounts), crossed)
 
 
-def wrapping_of(payer: Payer, permit: Any) -> Account | None:
-    """The account that *permit*, if there is one, lets a check of *payer* judge by its full limits."""
+def wrapping_of(payer: Payer, request: Request) -> Account | None:
+    """The account that a permit to wrap up lets *request* be judged by the full limits of, if there is one."""
+    permit, hold = request.permit, request.hold
+    if hold is not None:
+        return hold.wrapping
     return permit.account if permit is not None and permit.holds(payer) and not permit.used else None
 
 
-def _refused(
-    payer: Payer, request: Request, accounts: tuple[Account, ...], over: Refusal, *, counted: bool
-) -> Judgement:
-    """Ask for less output if that is what *over* lacks and less fits; else the denial."""
-    if request.smaller is not None and over.resource in _OUTPUT_COUNTS:
-        wrapping = None if request.permit is None else request.permit.account
+def lowered(request: Request, over: Refusal, fits: Callable[[Sequence[int]], bool]) -> Request | None:
+    """*request* for less output, if that is what *over* lacks, and less *fits*."""
+    if request.smaller is None or over.resource not in _OUTPUT_COUNTS:
+        return None
+    less = request.smaller(fits)
+    # Never as much again, which was refused: so there is an end, whoever else comes in between.
+    return None if less is None or less[OUTPUT] >= request.amounts[OUTPUT] else request._replace(amounts=less)
 
-        def fits(less: Amounts) -> bool:
-            return refusal(accounts, request._replace(amounts=less).beyond, payer.owner.level, wrapping) is None
 
-        less = request.smaller(fits)  # type: ignore[arg-type]
-        if less is not None:
-            return judge_here(payer, request._replace(amounts=less), counted=counted)
-    return refused(denials.of_account(payer, request, over, accounts), payer.ancestor_of(over.account))
+def _fits(
+    payer: Payer, request: Request, accounts: Sequence[Account], joining: Sequence[Account], less: Sequence[int]
+) -> bool:
+    """Whether *request* would be admitted for *less*."""
+    more, level, wrapping = pack(less), payer.owner.level, wrapping_of(payer, request)
+    beyond = more - (pack(request.amounts) - request.beyond)
+    return refusal(accounts, beyond, level, wrapping) is None and refusal(joining, more, level) is None
 
 
 def count_of(payer: Payer, operation: str, warned: Denial | None, n: int = 1) -> tuple[object, str, int]:

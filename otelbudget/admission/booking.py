@@ -10,7 +10,7 @@ from otelbudget import forking, semconv
 from otelbudget.admission import closing, notices, settlement
 from otelbudget.admission.closing import PASSING
 from otelbudget.admission.payer import Payer
-from otelbudget.admission.request import NONE_YET, REPLAYED, Judgement, Refusals, Request
+from otelbudget.admission.request import GONE, NONE_YET, REPLAYED, Judgement, Refusals, Request
 from otelbudget.admission.state import RunState
 from otelbudget.errors import BudgetExceeded
 from otelbudget.model.amounts import NANOS
@@ -34,8 +34,11 @@ def admitted(payer: Payer, request: Request, judged: Judgement) -> Decision:
     decision, site = judged.decision, request.site
     if payer.engine.ledger.expired:
         settlement.tell_expired(payer.engine)
-    if decision is REPLAYED:
+    if decision is REPLAYED or decision is GONE:
         return decision
+    for one in payer.lineage if payer.refused.pending or payer.above else ():
+        if one.refused.pending:
+            payer.engine.ledger.locked(partial(one.forget, reasons=("busy", "store_unavailable")))
     # Another change of an open hold is not another check.
     if site.span is not None and request.change in (None, "adopt"):
         if decision.denial is None:

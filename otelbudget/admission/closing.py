@@ -90,11 +90,10 @@ def close(run: RunState, outcome: str) -> None:
     settle_overdue(engine)
     if run.closed:
         return
-    end_carve(run.engine.ledger, run.run_accounts(), run.owner.level)
+    end_carve(run.engine.ledger, run.run_accounts())
     engine.ledger.locked(partial(_close, run, outcome))
     if run.account.holds > 0:
-        # An abandoned hold is reclaimed by then, so the totals are final whatever happened to its call.
-        engine.lingering.append((run.ended_ns + engine.ledger.open.ttl_ns, run))
+        engine.lingering.append(run)
     if run.account.holds <= 0:
         _finish(run)
 
@@ -112,7 +111,7 @@ def _close(run: RunState, outcome: str) -> None:
 
 def discard(run: RunState) -> None:
     """Undo the opening of a run that was refused what it needs, or that nobody got hold of."""
-    end_carve(run.engine.ledger, run.run_accounts(), run.owner.level)
+    end_carve(run.engine.ledger, run.run_accounts())
     run.engine.ledger.locked(partial(_discard, run))
     if run.span is not None and run.kind == "explicit":
         our_spans.end(run.span)
@@ -127,10 +126,10 @@ def _discard(run: RunState) -> None:
         run.refresh()
 
 
-def end_carve(ledger: Ledger, accounts: tuple[Account, ...], level: int) -> None:
+def end_carve(ledger: Ledger, accounts: tuple[Account, ...]) -> None:
     """Give back what is carved out for the last of *accounts*, a run's, if anything is."""
-    if accounts[-1].floor and not ledger.later(partial(end_carve, ledger, accounts, level)):
-        ledger.set_floor(accounts, lambda: 0, level, force=True)
+    if accounts[-1].floor and not ledger.later(partial(end_carve, ledger, accounts)):
+        ledger.set_floor(accounts, lambda: 0)
 
 
 def settle_overdue(engine: Engine) -> bool:
@@ -163,15 +162,15 @@ def tend(engine: Engine, *, everything: bool = False) -> None:
     engine.ledger.sweep(now_ns)
     for _ in range(len(engine.lingering)):
         try:
-            due_ns, run = engine.lingering.popleft()
+            run = engine.lingering.popleft()
         except IndexError:  # another thread tends too
             return
-        if run.finished:
-            continue
-        if everything or due_ns <= now_ns or run.account.holds <= 0:
+        # An abandoned hold is reclaimed by then, so the totals are final whatever happened to its call.
+        due = run.ended_ns + engine.ledger.open.ttl_ns <= now_ns
+        if everything or due or run.account.holds <= 0:
             _finish(run)
-        else:
-            engine.lingering.append((due_ns, run))
+        elif not run.finished:
+            engine.lingering.append(run)
 
 
 def _finish(run: RunState) -> None:

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from otelbudget.ledger.account import Account
 from otelbudget.model.amounts import COST, INPUT, OUTPUT, RESOURCES, STEPS, TOKENS, TOOLS, UNLIMITED, shown
+from otelbudget.model.decision import Denial
 from otelbudget.model.message import amount, message, whose
 from otelbudget.model.vector import lane
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from otelbudget.admission.cost import Price
     from otelbudget.admission.payer import Payer
-    from otelbudget.ledger.account import Account
-    from otelbudget.model.decision import Denial
 
 _log = logging.getLogger("otelbudget")
 #: Who wants a line per record switches this one on.

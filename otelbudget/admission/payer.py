@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -12,6 +13,7 @@ from otelbudget import semconv
 from otelbudget.admission import notices
 from otelbudget.admission.request import NONE_YET
 from otelbudget.engine.engine import UNLIMITED_BUDGET, Engine
+from otelbudget.engine.owner import Owner, Payers
 from otelbudget.ledger.account import Account, QuotaAccount, SharedAccount
 from otelbudget.model.amounts import COST, NOTHING, STEPS, UNLIMITED, Amounts
 from otelbudget.model.levels import LEVELS
@@ -19,10 +21,7 @@ from otelbudget.telemetry import events
 from otelbudget.telemetry.events import NOWHERE, Site, site_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from otelbudget.admission.state import RunState
-    from otelbudget.engine.owner import Owner, Payers
 
 #: How it came to be: opened by hand, by a span, by a call outside every run; ``quota`` is no run.
 Kind = Literal["explicit", "implicit", "ambient", "quota"]

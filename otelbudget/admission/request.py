@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
+from otelbudget.engine.owner import Owner
+from otelbudget.errors import BudgetExceeded
+from otelbudget.ledger.account import Crossing, Hold
 from otelbudget.model.amounts import NOTHING, Amounts
 from otelbudget.model.decision import ALLOWED, Decision, Denial
+from otelbudget.model.usage import Usage
 from otelbudget.model.vector import pack
 from otelbudget.telemetry.events import NOWHERE, Site
 
 if TYPE_CHECKING:
     from otelbudget.admission.state import RunState
-    from otelbudget.engine.owner import Owner
-    from otelbudget.errors import BudgetExceeded
-    from otelbudget.ledger.account import Crossing, Hold
-    from otelbudget.model.usage import Usage
 
 #: Given what tells whether amounts would be admitted, the most that is, or None.
 Smaller = Callable[[Callable[[Sequence[int]], bool]], Amounts | None]

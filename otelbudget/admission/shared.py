@@ -1,19 +1,21 @@
 """Judging where quotas and shared runs are kept in a store that other processes share.
 
 What this process keeps is judged first, and held. Then one trip holds it on all accounts of the store, or what is held
-here is given back. Sync and async differ in the awaited line.
+here is given back. For plain calls and for coroutines that is written once, see `stores.errands`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from operator import sub
 from typing import Any, Final
 
 from otelbudget.admission import denial as denials
 from otelbudget.admission import settlement, trips
-from otelbudget.admission.admission import count_of, judge_here, wrapping_of
+from otelbudget.admission.admission import count_of, judge_here, lowered, wrapping_of
 from otelbudget.admission.payer import Payer
 from otelbudget.admission.request import ELSEWHERE, GONE, REPLAYED, Judgement, Once, Request, refused
 from otelbudget.errors import StoreError
@@ -23,7 +25,8 @@ from otelbudget.ledger.judging import tightest, warning
 from otelbudget.model.amounts import NOTHING, Amounts
 from otelbudget.model.decision import Decision, Denial
 from otelbudget.model.vector import pack
-from otelbudget.stores.base import Answer, WrongWindow
+from otelbudget.stores.base import Answer, WrongWindow, judge
+from otelbudget.stores.errands import Steps, at_once, waited
 from otelbudget.stores.owed import Unsent
 from otelbudget.telemetry import events
 
@@ -33,33 +36,27 @@ _TRIES: Final = 2
 
 def judge_shared(payer: Payer, request: Request) -> Judgement:
     """Judge *request*, and hold or charge it if it is admitted. Only that is counted: a denial may not stand."""
-    errand = _Errand(payer, request)
-    while (judged := errand.begin()) is None:
-        try:
-            method, asked = errand.asks()
-            answer = getattr(payer.engine.store, method)(*asked)
-        except BaseException as error:  # noqa: BLE001 - only one of the store's stays
-            judged = errand.failed(error)
-        else:
-            judged = errand.end(answer)
-        if judged is not None:
-            break
-    return judged
+    return at_once(_judged(payer, request, ""))
 
 
 async def ajudge_shared(payer: Payer, request: Request) -> Judgement:
     """`judge_shared` for coroutines: the trip is awaited."""
-    errand = _Errand(payer, request)
-    while (judged := errand.begin()) is None:
-        try:
-            method, asked = errand.asks()
-            answer = await getattr(payer.engine.store, f"a{method}")(*asked)
-        except BaseException as error:  # noqa: BLE001 - only one of the store's stays
-            judged = errand.failed(error)
-        else:
-            judged = errand.end(answer)
-        if judged is not None:
-            break
+    return await waited(_judged(payer, request, "a"))
+
+
+def _judged(payer: Payer, request: Request, twin: str) -> Steps[Judgement]:
+    """The same by the methods of the store whose names begin with *twin*."""
+    errand, judged = _Errand(payer, request), None
+    while judged is None:
+        judged = errand.begin()
+        if judged is None:
+            try:
+                method, asked = errand.asks()
+                answer = yield from payer.engine.store.ask(twin, method, *asked)
+            except BaseException as error:  # noqa: BLE001 - only one of the store's stays
+                judged = errand.failed(error)
+            else:
+                judged = errand.end(answer)
     return judged
 
 
@@ -76,6 +73,7 @@ class _Errand:
         self._asked = request
         self._before = NOTHING if request.change is None or request.hold is None else request.hold.amounts
         self._there = self._before  # as much the store holds, as far as this one knows
+        self._held = True  # there, once it is admitted
         self._warned: Denial | None = None
         self._tries = _TRIES
 
@@ -107,7 +105,9 @@ class _Errand:
         payer, hold = self._payer, self._asked.hold
         if hold is None:
             return "read", trips.look(payer, self._accounts)
-        return "reserve", (trips.ask(payer, hold, self._there),)
+        asked = trips.ask(payer, hold, self._there)
+        self._lines = asked.lines
+        return "reserve", (asked,)
 
     def end(self, answer: Answer) -> Judgement | None:
         """What comes of it by the answer of the store; None to try again."""
@@ -123,17 +123,26 @@ class _Errand:
         held = request.hold is not None
         own = pack(self._there)
         more = pack(request.amounts if request.hold is None else request.hold.amounts) - own
-        wrapping = wrapping_of(payer, request.permit) if request.hold is None else request.hold.wrapping
-        over = trips.answered(payer, accounts, answer, more, own, wrapping, held=held)
+        over = trips.answered(payer, accounts, answer, more, own, wrapping_of(payer, request), held=held)
         if over is not None and payer.engine.enforce:
             self._give_back(there=False)
             if request.once is not None and request.once.hold is not None:  # by what was admitted under its key
                 return Judgement(REPLAYED)
-            return refused(denials.of_account(payer, request, over, accounts), payer.ancestor_of(over.account))
+            less = lowered(request, over, partial(self._fits, answer))
+            if less is None:
+                return refused(denials.of_account(payer, request, over, accounts), payer.ancestor_of(over.account))
+            self._asked = less
+            return None
+        self._held = over is None or any(self._there)
         over = over or warning(accounts, more, payer.owner.level, own=more if held else 0)
         if over is not None:
             self._warned = denials.of_account(payer, request, over._replace(busy=False), accounts)
         return self._admitted()
+
+    def _fits(self, answer: Answer, less: Sequence[int]) -> bool:
+        """Whether the store, as it is by its *answer*, has room for *less*."""
+        there = self._there
+        return judge(answer.states, self._lines, tuple(map(sub, less, there)), there) is None
 
     def failed(self, error: BaseException) -> Judgement | None:
         """What comes of it without an answer; None to try again in the windows of now."""
@@ -182,8 +191,10 @@ class _Errand:
             here.decision = Decision(True, warned=True, denial=warned)
         if request.change is None:
             payer.engine.ledger.add([count_of(payer, request.operation, warned)])
-        elif request.hold is not None and request.hold.trip is not None:
-            request.hold.trip = request.hold.trip._replace(on_expiry=request.hold.on_expiry)
+        hold = request.hold
+        if hold is not None and hold.trip is not None:
+            on_expiry = hold.on_expiry if self._held else NOTHING  # it was refused there, which nobody heeds
+            hold.trip = hold.trip if hold.trip.on_expiry is on_expiry else hold.trip._replace(on_expiry=on_expiry)
         if self._at_once and request.hold is not None:
             here.crossed = settlement.charge_hold(payer, request.hold)
         if request.site.span is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Final
-from weakref import WeakSet
+from weakref import ref
 
 from opentelemetry import trace
 from opentelemetry.context import Context, get_current
@@ -39,7 +40,7 @@ class RunState(Payer):
         handle: Makes what users hold of a run. It is `BudgetRun`, which is made of this, and so puts itself here.
         tenant_said: Whose it is is known, and not only assumed since nothing says whose an agent's or a request's is.
         per_run: The accounts of the quotas that each root run has on its own.
-        inside: The runs inside it; None before the first.
+        inside: The runs inside it, which it does not keep alive; None before the first.
         estimated, estimates: Some of what it and those inside it have used is an estimate; of what it has used itself.
         frozen: Why it is frozen, or None.
         unpriced: A model that was charged without a price (empty if unknown), or None.
@@ -89,15 +90,19 @@ class RunState(Payer):
         self.unpriced: str | None = None
         self.refused = NONE_YET
         self.outcome = "completed"
-        self.inside: WeakSet[RunState] | None = None
+        self.inside: set[ref[RunState]] | None = None
         self.keys: Any = None
         self.span: Span | None = None
         self.site: Site = NOWHERE
         self.here = _NOT_LOOKED
-        if parent is not None:
-            if parent.inside is None:
-                parent.inside = WeakSet()
-            parent.inside.add(self)
+        if parent is None:
+            self.refresh()
+        else:
+            engine.ledger.locked(partial(self._join, parent))
+
+    def _join(self, parent: RunState) -> None:
+        inside = parent.inside = parent.inside or set()
+        inside.add(ref(self, inside.discard))
         self.refresh()
 
     def enlist(self) -> None:
@@ -117,16 +122,23 @@ class RunState(Payer):
             self.engine.ledger.limit(account, (*account.rules, rule_of(quota)))
         return tuple(found.values())
 
+    def runs_inside(self) -> list[RunState]:
+        """Those directly inside it that are alive."""
+        return [run for one in list(self.inside or ()) if (run := one()) is not None]  # a tuple is not made in one step
+
     def refresh(self) -> None:
         """Work out what the ordinary case relies on, here and in the runs inside, after any change of state."""
+        self.engine.ledger.locked(self._refresh)
+
+    def _refresh(self) -> None:
         ends = [one.started_ns + one.max_ns for one in self.lineage if one.max_ns is not None]
         self.until_ns = min(ends, default=UNLIMITED)
         self.unusual = any(
             one.closed or one.over or one.frozen is not None or one.unpriced is not None or not one.owner.known
             for one in self.lineage
         ) or (self.kind == "implicit" and bool(self.above))
-        for one in tuple(self.inside or ()):
-            one.refresh()
+        for one in self.runs_inside():
+            one._refresh()
 
     def forget(self, resource: str | None = None, *, reasons: Sequence[str] = ()) -> object:
         """Take pending denials as dealt with: of one resource, for some reasons, or all. Called with the lock held.
@@ -145,7 +157,7 @@ class RunState(Payer):
 
     def _lift(self, blocker: RunState, dealt: Mapping[Any, object], gone: list[object]) -> None:
         """Runs inside don't raise what *blocker* has dealt with either; what they let go of goes to *gone*."""
-        for one in tuple(self.inside or ()):
+        for one in self.runs_inside():
             pending = one.refused.pending or {}
             gone.append(pending)
             one.refused.pending = {k: v for k, v in pending.items() if k not in dealt or k[2] is not blocker} or None

@@ -23,6 +23,7 @@ from otelbudget.model.levels import LEVELS, Where
 from otelbudget.model.vector import lane, pack, positive
 from otelbudget.model.windows import WindowSpec
 from otelbudget.stores.base import FOREVER_S, Answer, Line, Reserve, Reset, Settle, Settled, Stored
+from otelbudget.stores.errands import Steps, at_once, waited
 from otelbudget.stores.owed import Owed
 
 Told = Callable[[list[Crossing]], object]
@@ -194,7 +195,7 @@ def _owed(payer: Payer, accounts: Accounts, ended: Settle, told: Told, *, seen: 
 
 def owing(payer: Payer, owed: tuple[Owed, ...]) -> Changes:
     """What the ledger writes as it charges that: from then on it is owed, whatever interrupts its sending."""
-    return [(payer.engine.store.owed, one.ended.id, one) for one in owed]
+    return [(payer.engine.store.owed, one.name, one) for one in owed]
 
 
 def send(payer: Payer, owed: tuple[Owed, ...]) -> None:
@@ -255,16 +256,19 @@ def run_of(account: Stored) -> str | None:
 
 def refresh(payer: Payer) -> None:
     """Note what the store says now of all that binds *payer*; it is asked also where nothing is known to."""
-    if payer.engine.store is not None:
-        accounts = payer.binding_here().shared
-        payer.engine.ledger.mirror(accounts, payer.engine.store.read(*look(payer, accounts)).states)
+    at_once(_refreshed(payer, ""))
 
 
 async def arefresh(payer: Payer) -> None:
     """`refresh` for coroutines."""
+    await waited(_refreshed(payer, "a"))
+
+
+def _refreshed(payer: Payer, twin: str) -> Steps[None]:
     if payer.engine.store is not None:
         accounts = payer.binding_here().shared
-        payer.engine.ledger.mirror(accounts, (await payer.engine.store.aread(*look(payer, accounts))).states)
+        answer = yield from payer.engine.store.ask(twin, "read", *look(payer, accounts))
+        payer.engine.ledger.mirror(accounts, answer.states)
 
 
 def forget(payer: Payer, account: QuotaAccount | SharedAccount) -> None:

@@ -28,6 +28,7 @@ from otelbudget.engine.engine import Engine
 from otelbudget.errors import BudgetError, ConfigError
 from otelbudget.model.amounts import RESOURCES, UNLIMITED, shown
 from otelbudget.stores.base import Stored
+from otelbudget.stores.errands import at_once
 
 _MORE: Final = """Without addresses it is the store of --config, else as setup() finds it. A page that can't be read is
 told, and read again. Exit code 1 after --once: something could not be read."""
@@ -180,7 +181,7 @@ def _cells(one: Reading) -> list[Cell]:
 def read_store(engine: Engine, shards: list[str], over: set[str]) -> Iterator[Reading]:
     """What a shared store has counted, beside the quotas that are configured and set; *over* as in `stored`."""
     for shard in shards:
-        engine.store.read(shard, ())  # which says whether somebody has set quotas
+        at_once(engine.store.ask("", "read", shard, ()))  # which says whether somebody has set quotas
         engine.caught_up()
         for one in stored(engine.store.store, shard, over):
             yield from _of_account(engine, one)

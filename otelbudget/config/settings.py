@@ -14,7 +14,7 @@ from otelbudget.errors import ConfigError
 from otelbudget.model.budget import OnUnpriced, RunBudget
 from otelbudget.model.names import is_pattern
 from otelbudget.model.quota import Quotas
-from otelbudget.model.values import remade
+from otelbudget.model.values import Value
 from otelbudget.pricing import Price, Prices
 
 #: Name of a default budget that was given as a value, in denials and metrics.
@@ -22,7 +22,7 @@ DEFAULT_NAME: Final = "default"
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class Config(Mapping[str, RunBudget]):
+class Config(Value, Mapping[str, RunBudget]):
     """Budgets by name, and everything else a manager is set up with. A mapping of the budgets' names to `RunBudget`.
 
     Two configurations are equal if they say the same, wherever they were read from.
@@ -172,9 +172,6 @@ class Config(Mapping[str, RunBudget]):
 
     def __len__(self) -> int:
         return len(self.budgets)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return remade(self)
 
 
 def _frozen(given: Mapping[str, Any] | None, read: Callable[[str, Any], Any]) -> Mapping[str, Any]:

@@ -74,6 +74,11 @@ def set_up_engine() -> Engine | None:
     return None if _active is _default else _active
 
 
+def is_default(engine: Engine) -> bool:
+    """Whether it is the one that `activate_default` made."""
+    return engine is _default
+
+
 def activate(engine: Engine) -> None:
     """Make *engine* the one that guards charge."""
     global _active

@@ -159,12 +159,16 @@ class Directory:
         That is the one with its name and window, or with its window and resources, whose name it gets; None if it comes
         on top.
         """
+        before = self.ledger.locked(lambda: self._overridden(tenant, quota))
+        self._review(self._home(tenant))
+        return before
+
+    def _overridden(self, tenant: str, quota: Quota) -> Quota | None:
         before = _replaced(quota, self.quotas_of(tenant))
         if before is not None:
             quota = replace(quota, name=before.name)
         others = (one for one in self.overrides.get(tenant, ()) if (one.name, one.window) != (quota.name, quota.window))
         self.overrides[tenant] = (*others, quota)
-        self._review(self._home(tenant))
         return before
 
     def adopt(self, tenant: str, quotas: tuple[Quota, ...]) -> None:

@@ -70,8 +70,8 @@ class Engine:
         self.recent = Recent()
         self.spans: Any = None  # what the open spans know, where a span processor listens
         self.guarded: set[str] = set()  # SDKs whose calls a guard sees
-        #: Runs that ended with calls still open, with the time when their telemetry ends anyway.
-        self.lingering: deque[tuple[int, Any]] = deque()
+        #: Runs that ended with calls still open.
+        self.lingering: deque[Any] = deque()
         #: Each settles calls that nobody follows any more, and says whether there were any.
         self.overdue: list[Callable[[], bool]] = []
         self.explicit_runs: int = 0  # that are open
@@ -186,7 +186,7 @@ class Engine:
     def forked(self) -> None:
         """What is in flight or in progress and all that was counted is the parent's; what was used stays used."""
         self.ledger.forked()
-        for run in (*self.meters.live, *(run for _, run in self.lingering)):
+        for run in list(self.meters.live):
             run.forked()
         self.lingering.clear()
         self.meters.forked()

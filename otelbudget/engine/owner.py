@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from otelbudget.ledger.account import QuotaAccount
+from otelbudget.model.levels import Where
 from otelbudget.model.quota import PRIORITIES, Quota
 
 if TYPE_CHECKING:
     from otelbudget.engine.directory import Directory
-    from otelbudget.model.levels import Where
 
 #: The organisation and the tenant of a run that names none.
 DEFAULT: Final = "default"

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 from otelbudget.ledger.rules import Rule, limits_of
 from otelbudget.model.amounts import NOTHING, Amounts
 from otelbudget.model.levels import Where
 from otelbudget.model.quota import PRIORITIES
 from otelbudget.model.vector import GUARDS, SHIFTS, greater, lane, step, unpack
+from otelbudget.model.windows import Window, WindowSpec
 
-if TYPE_CHECKING:
-    from otelbudget.model.windows import Window, WindowSpec
-
-Key = tuple[Where, "WindowSpec", float]
+Key = tuple[Where, WindowSpec, float]
 HoldState = Literal["new", "open", "committed", "released", "expired"]
 #: The index of normal priority.
 NORMAL: Final = PRIORITIES.index("normal")

@@ -6,7 +6,7 @@ Those of visitors who used nothing go with whoever refers to them, and those of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from weakref import WeakValueDictionary
 
 from otelbudget.ledger.account import Key, QuotaAccount
@@ -14,10 +14,8 @@ from otelbudget.ledger.change import write
 from otelbudget.ledger.ledger import Ledger
 from otelbudget.ledger.rolling import gone_s, total, turns_at_s
 from otelbudget.ledger.rules import marked
+from otelbudget.model.levels import Where
 from otelbudget.model.windows import Window, WindowSpec, window_at
-
-if TYPE_CHECKING:
-    from otelbudget.model.levels import Where
 
 #: How long an ended window is kept, in seconds, and how many windows at most: for clocks that are set back.
 KEPT_S: Final = 86_400

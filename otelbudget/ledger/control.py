@@ -46,16 +46,17 @@ class Controlled(Locked):
         return used
 
     def set_floor(
-        self, accounts: Sequence[Account], wanted: Callable[[], int], priority: int, *, force: bool = False
+        self, accounts: Sequence[Account], wanted: Callable[[], int], priority: int | None = None
     ) -> Refusal | None:
-        """Let the runs above the last account count it as what *wanted* then gives at least, or refuse that."""
-        if self.inside and not force:
+        """Let the runs above the last account count it as what *wanted* then gives at least, or refuse that to a
+        *priority*."""
+        if self.inside and priority is not None:
             return INSIDE
         *above, child = accounts
         with self.lock:
             floor = wanted()
             more = greater(child.taken, floor) - greater(child.taken, child.floor)
-            refused = None if force else refusal(above, more, priority)
+            refused = None if priority is None else refusal(above, more, priority)
             if refused is None:
                 changes: Changes = [(child, "floor", floor)]
                 plan(changes, above, more, 0, 0, (), self.clock_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,12 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from otelbudget.errors import ConfigError
 from otelbudget.model.amounts import RESOURCES, STEPS, UNLIMITED, Money, count, limit
 from otelbudget.model.text import read
-from otelbudget.model.values import remade, said, spelled
+from otelbudget.model.values import Value, spelled
 
-if TYPE_CHECKING:
-    from datetime import timedelta
-
-    Count = int | str
+_Count = int | str
 
 #: ``"raise"``, ``"warn"`` (charge, flag, never block) or ``(denial, run) -> bool``; True evaluates once more.
 OnExhausted = Literal["raise", "warn"] | Callable[[Any, Any], "bool | Awaitable[bool]"]
@@ -25,7 +23,7 @@ OnUnpriced = Literal["deny", "estimate", "allow"]
 
 @spelled
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class RunBudget:
+class RunBudget(Value):
     """What one run may spend at most. A limit of None means unlimited; spending exactly the limit is allowed.
 
     Amounts may be texts as in a budgets.yaml (``"2k"``, ``"$0.05"``, ``"10s"``, ``"80%"``), times a timedelta.
@@ -86,15 +84,15 @@ class RunBudget:
         def __init__(
             self,
             *,
-            max_steps: Count | None = None,
-            max_tokens: Count | None = None,
-            max_input_tokens: Count | None = None,
-            max_output_tokens: Count | None = None,
+            max_steps: _Count | None = None,
+            max_tokens: _Count | None = None,
+            max_input_tokens: _Count | None = None,
+            max_output_tokens: _Count | None = None,
             max_cost_usd: Money | str | None = None,
             max_seconds: Money | str | timedelta | None = None,
-            max_tool_calls: Count | None = None,
-            max_nested_tool_calls: Count | None = None,
-            max_depth: Count | None = None,
+            max_tool_calls: _Count | None = None,
+            max_nested_tool_calls: _Count | None = None,
+            max_depth: _Count | None = None,
             name: str | None = None,
             on_exhausted: OnExhausted = "raise",
             wrap_up: Mapping[str, Money | str | timedelta] | None = None,
@@ -130,12 +128,6 @@ class RunBudget:
             raise ConfigError(f"on_exhausted must be 'raise', 'warn' or a callable, got {self.on_exhausted!r}")
         if self.on_unpriced not in (None, "deny", "estimate", "allow"):
             raise ConfigError(f"on_unpriced must be 'deny', 'estimate' or 'allow', got {self.on_unpriced!r}")
-
-    def __repr__(self) -> str:
-        return said(self)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return remade(self)
 
 
 def limits_in(given: object, prefix: str, called: str) -> tuple[int, ...]:

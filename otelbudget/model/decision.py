@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
 
 from otelbudget.errors import BudgetExceeded
 from otelbudget.model.message import message
-
-if TYPE_CHECKING:
-    from datetime import datetime
-    from decimal import Decimal
 
 #: What an exception has of a denial.
 _TOLD: Final = [name for name in BudgetExceeded.__annotations__ if name != "receipt"]

@@ -17,7 +17,7 @@ from otelbudget.model.budget import limits_in, ratios
 from otelbudget.model.levels import LEVELS, NAMED, Level, Where
 from otelbudget.model.names import is_pattern, matching
 from otelbudget.model.text import read
-from otelbudget.model.values import remade, said, spelled
+from otelbudget.model.values import Value, spelled
 from otelbudget.model.windows import WindowSpec
 
 #: From the least to the most important.
@@ -28,7 +28,7 @@ PER_RUN: Final = "a quota per run binds root runs, and here it is calls that are
 
 @spelled
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Quota:
+class Quota(Value):
     """What one organisation, tenant, user, model or other owner may use in one window; exactly that much is allowed.
 
     Example:
@@ -116,12 +116,6 @@ class Quota:
         elif not isinstance(self.name, str) or not self.name:
             raise ConfigError(f"name must be a text that is not empty, got {self.name!r}")
 
-    def __repr__(self) -> str:
-        return said(self)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return remade(self)
-
 
 def _shares(reserve_for: object) -> dict[str, float]:
     if not isinstance(reserve_for, Mapping):
@@ -162,7 +156,7 @@ Named = Mapping[str, Listed]
 
 @spelled
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Quotas:
+class Quotas(Value):
     """Whose quota is whose. A name is matched exactly, then by patterns (``acme-*``) in their order.
 
     Example:
@@ -218,12 +212,6 @@ class Quotas:
 
     def __bool__(self) -> bool:
         return any(getattr(self, f.name) for f in fields(self))
-
-    def __repr__(self) -> str:
-        return said(self)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return remade(self)
 
     def found(self, level: str, *names: str) -> tuple[tuple[str, ...] | None, Listed]:
         """The path of what is said of somebody at a *level* (one of `NAMED`), None if nothing is; and the quotas.

@@ -25,7 +25,7 @@ from otelbudget.model.amounts import (
 )
 from otelbudget.model.reported import fields_of, whole
 from otelbudget.model.usage_names import CACHED, MADE, READ, REASONING, SEEN
-from otelbudget.model.values import said, spelled
+from otelbudget.model.values import Shown, spelled
 
 _log = logging.getLogger(__name__)
 _ONE_STEP = Unsaid(1)
@@ -39,7 +39,7 @@ _COUNTS = ("steps", "tool_calls", *PARTS, *_MAY_BE_UNKNOWN)
 
 @spelled
 @dataclass(frozen=True, slots=True, repr=False)
-class Usage:
+class Usage(Shown):
     """What a model call, or several, used.
 
     Input includes cached tokens and output includes reasoning tokens; a part above its whole proves that this whole
@@ -175,9 +175,6 @@ class Usage:
         except Exception as error:  # noqa: BLE001  somebody else's that can't be looked into, or a mistake of ours
             _unreadable(type(used).__qualname__, type(error).__qualname__)
             return None
-
-    def __repr__(self) -> str:
-        return said(self)
 
     @property
     def cost_nanousd(self) -> int | None:

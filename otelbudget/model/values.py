@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import MISSING, fields
 from functools import partial, wraps
 from inspect import signature
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from otelbudget.model.keywords import unknown
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-F = TypeVar("F", bound="Callable[..., Any]")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def spelled(function: F) -> F:
@@ -35,17 +33,28 @@ def spelled(function: F) -> F:
     return function
 
 
-def said(value: Any) -> str:
-    """For ``__repr__`` of a dataclass: what of it is not as by default."""
-    given = ((one.name, getattr(value, one.name)) for one in fields(value) if one.init and one.repr)
-    plain = {one.name: {} if one.default is MISSING else one.default for one in fields(value)}
-    return f"{type(value).__name__}({', '.join(f'{name}={_plain(it)!r}' for name, it in given if it != plain[name])})"
+class Shown:
+    """What dataclasses are whose repr says what of them is not as by default."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        value: Any = self
+        given = ((one.name, getattr(value, one.name)) for one in fields(value) if one.init and one.repr)
+        plain = {one.name: {} if one.default is MISSING else one.default for one in fields(value)}
+        shown = ", ".join(f"{name}={_plain(it)!r}" for name, it in given if it != plain[name])
+        return f"{type(value).__name__}({shown})"
 
 
-def remade(value: Any) -> tuple[Any, ...]:
-    """For ``__reduce__`` of a dataclass that holds read-only mappings, which do not pickle: how to make it anew."""
-    given = {one.name: _plain(getattr(value, one.name)) for one in fields(value) if one.init}
-    return partial(value.__class__, **given), ()
+class Value(Shown):
+    """And that hold read-only mappings, which do not pickle, and so are made anew."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        value: Any = self
+        given = {one.name: _plain(getattr(value, one.name)) for one in fields(value) if one.init}
+        return partial(value.__class__, **given), ()
 
 
 def _plain(value: Any) -> Any:

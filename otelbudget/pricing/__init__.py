@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from otelbudget.errors import ConfigError
 from otelbudget.model.amounts import NANOS, Money, count, nanousd
 from otelbudget.model.names import is_pattern, matching, undated
 from otelbudget.model.usage import Usage
-from otelbudget.model.values import remade, said
+from otelbudget.model.values import Value
 from otelbudget.pricing.listed import listed_price
 from otelbudget.pricing.rates import APART, EACH, PARTS, Known, Parts, Rates, rates
 
@@ -36,7 +36,7 @@ _ORDINARY: Final = (None, "auto", "default", "standard", "standard_only")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Price:
+class Price(Value):
     """What a model's tokens cost, in USD per *per* tokens, and what else it is paid for.
 
     Cached tokens and sound are parts of the input, reasoning and sound parts of the output; a part without a price of
@@ -91,12 +91,6 @@ class Price:
             raise ConfigError("per must be at least 1 token, got 0")
         if self.discount > 1:
             raise ConfigError(f"discount must be a ratio from 0 to 1, got {self.discount}")
-
-    def __repr__(self) -> str:
-        return said(self)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return remade(self)
 
     def rates(self, tier: str | None = None) -> Rates:
         """The same as integer rates, in a service *tier*."""

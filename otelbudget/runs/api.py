@@ -36,6 +36,7 @@ def run(budget: str | RunBudget | None = None, **options: Unpack[RunOptions]) ->
     """Open a run: ``with``, ``async with``, or a decorator that opens one per call.
 
     Before `otelbudget.setup()` it runs on a default manager in this process's memory, without telemetry set up.
+    A decorator goes by what is set up, and what is configured, as its function is called.
 
     Example:
         >>> from otelbudget import RunBudget
@@ -70,7 +71,7 @@ def run(budget: str | RunBudget | None = None, **options: Unpack[RunOptions]) ->
     """
     from otelbudget.runs.scope import RunScope
 
-    return RunScope(_engine(), budget, **options)
+    return RunScope(_engine, budget, **options)
 
 
 def resume(state: Mapping[str, Any], *, on_exhausted: OnExhausted | None = None, reraise: bool = True) -> RunScope:

@@ -1,6 +1,6 @@
 """A request and what may still be done for it when it is refused: ask `on_exhausted`, wait, and judge it once more.
 
-That is written once, as a coroutine; for a plain call nothing in it suspends, and so it is done in one step.
+For plain calls and for coroutines that is written once, see `stores.errands`.
 
 Who waits is woken by a bell, from whatever thread a change is made in. It hangs first and looks once more afterwards,
 so no change falls between the two.
@@ -31,6 +31,7 @@ from otelbudget.ledger.lock import Bells
 from otelbudget.model.amounts import NANOS, nanoseconds
 from otelbudget.model.decision import Decision, Denial
 from otelbudget.runs.view import receipt_of
+from otelbudget.stores.errands import Steps, at_once, call, waited
 
 Judge = Callable[[Payer, Request], Any]  # a Judgement, or one to be awaited
 #: How long nobody looks, at most: a new window, an abandoned hold and a deadline ring no bell.
@@ -59,21 +60,20 @@ def decide(payer: Payer, request: Request, wait_ns: int = 0, judge: Judge | None
     if began_ns:
         booking.observe(payer, request.operation, began_ns, request.site)
     if not judged.decision.allowed:
-        judged = _reconsidered(payer, request, judged, judge, wait_ns)
+        judged = at_once(reconsidered(payer, request, judged, judge, wait_ns, plain=True))
         if not judged.decision.allowed:
             raise refuse(payer, request, judged)
     return booking.admitted(payer, request, judged)
 
 
-async def adecide(payer: Payer, request: Request, wait_ns: int = 0, judge: Judge | None = None) -> Decision:
+async def adecide(payer: Payer, request: Request, wait_ns: int = 0) -> Decision:
     """`decide` for coroutines: awaits an async `on_exhausted`, and only the task waits."""
-    judge = judge or ajudge
     began_ns = 0 if getattr(payer.cell, request.operation) & 63 else time.perf_counter_ns()
-    judged: Judgement = await _awaited(judge(payer, request))
+    judged = await ajudge(payer, request)
     if began_ns:
         booking.observe(payer, request.operation, began_ns, request.site)
     if not judged.decision.allowed:
-        judged = await areconsidered(payer, request, judged, judge, wait_ns)
+        judged = await waited(reconsidered(payer, request, judged, ajudge, wait_ns))
         if not judged.decision.allowed:
             raise refuse(payer, request, judged)
     return booking.admitted(payer, request, judged)
@@ -89,10 +89,6 @@ async def ajudge(payer: Payer, request: Request) -> Judgement:
     return judge_here(payer, request) if payer.engine.store is None else await ajudge_shared(payer, request)
 
 
-async def _awaited(found: Any) -> Any:
-    return await found if inspect.isawaitable(found) else found
-
-
 def refuse(payer: Payer, request: Request, judged: Judgement) -> BudgetExceeded:
     """Book a denial that stands, say it, and give the exception to raise."""
     error = booking.refuse(payer, request, judged)
@@ -101,27 +97,22 @@ def refuse(payer: Payer, request: Request, judged: Judgement) -> BudgetExceeded:
     return error
 
 
-def _reconsidered(payer: Payer, request: Request, judged: Judgement, judge: Judge, wait_ns: int) -> Judgement:
-    """`areconsidered` for a plain call: nothing that it awaits suspends it."""
-    try:
-        areconsidered(payer, request, judged, judge, wait_ns, ThreadBell()).send(None)
-    except StopIteration as done:
-        found: Judgement = done.value
-        return found
-    raise AssertionError("a plain call was suspended")
-
-
-async def areconsidered(
+def reconsidered(
     payer: Payer,
     request: Request,
     judged: Judgement,
     judge: Judge,
     wait_ns: int = 0,
-    bell: ThreadBell | TaskBell | None = None,
-) -> Judgement:
-    """What becomes of *judged*, which refuses: ask those whose budgets are in the way, then wait and judge anew."""
-    bell = bell or TaskBell()
-    plain = isinstance(bell, ThreadBell)
+    *,
+    plain: bool = False,
+) -> Steps[Judgement]:
+    """What becomes of *judged*, which refuses: ask those whose budgets are in the way, then wait and judge anew.
+
+    In a coroutine that no loop of asyncio runs nothing waits.
+    """
+    on_loop = not plain and asyncio._get_running_loop() is not None
+    bell = TaskBell() if on_loop else ThreadBell()
+    wait_ns = wait_ns if plain or on_loop else 0
     asked: list[RunState] = []
     until_ns = time.monotonic_ns() + wait_ns
     pause_s = POLL_S if payer.engine.store is None else FIRST_PAUSE_S
@@ -131,15 +122,15 @@ async def areconsidered(
         while True:
             bell.clear()
             if closing.settle_overdue(payer.engine) or wait_ns:
-                judged = await _awaited(judge(payer, request))
-            judged = await _lifted(payer, request, judged, judge, asked, plain=plain)
+                judged = yield from call(judge, payer, request)
+            judged = yield from _lifted(payer, request, judged, judge, asked, plain=plain)
             left_ns, denial = until_ns - time.monotonic_ns(), judged.decision.denial
             passing = denial is not None and denial.reason in _PASSING and denial.detail != "wrap_up"  # nobody lifts it
             if left_ns <= 0 or judged.decision.allowed or not passing:
                 return judged
             if plain:
                 _warn_of_blocking(payer)
-            await _awaited(bell.wait(min(left_ns / NANOS, pause_s)))
+            yield from call(bell.wait, min(left_ns / NANOS, pause_s))
             pause_s = min(2 * pause_s, POLL_S)
 
 
@@ -207,20 +198,20 @@ def _hanging(bell: ThreadBell | TaskBell, bells: Bells) -> Iterator[None]:
         bells.discard(bell.ring)
 
 
-async def _lifted(
+def _lifted(
     payer: Payer, request: Request, judged: Judgement, judge: Judge, asked: list[RunState], *, plain: bool
-) -> Judgement:
+) -> Steps[Judgement]:
     """Ask `on_exhausted` of the run that is in the way, outside every lock, then of the next; each caller each once."""
     while (run := _in_the_way(payer, judged)) is not None and run not in asked:
         asked.append(run)
         try:
-            lifted = await _ask(run, judged.decision.denial, plain=plain)
+            lifted = yield from _ask(run, judged.decision.denial, plain=plain)
         except Exception:  # one that steers the program, a cancellation above all, refuses nothing
             refuse(payer, request, judged)
             raise
         if not lifted:
             break
-        judged = await _awaited(judge(payer, request))
+        judged = yield from call(judge, payer, request)
     return judged
 
 
@@ -234,7 +225,7 @@ def _in_the_way(payer: Payer, judged: Judgement) -> RunState | None:
     return run if run is not None and callable(run.budget.on_exhausted) and run not in asking else None
 
 
-async def _ask(run: RunState, denial: Denial | None, *, plain: bool) -> bool:
+def _ask(run: RunState, denial: Denial | None, *, plain: bool) -> Steps[bool]:
     """Whether the callback of *run* lifts *denial*; in a *plain* call, an answer that has to be awaited is a no."""
     callback, here = run.budget.on_exhausted, get_current()
     assert callable(callback)
@@ -243,7 +234,7 @@ async def _ask(run: RunState, denial: Denial | None, *, plain: bool) -> bool:
         if not inspect.isawaitable(answer):
             return bool(answer)
         if not plain:
-            return bool(await answer)
+            return bool((yield from answer.__await__()))
     if inspect.iscoroutine(answer):
         answer.close()
     run.engine.warn_once(

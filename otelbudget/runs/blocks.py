@@ -20,6 +20,7 @@ from otelbudget.engine import context
 from otelbudget.errors import BudgetError
 from otelbudget.model.amounts import NANOS, NESTED, STEPS, TOOLS, UNLIMITED
 from otelbudget.runs import asking
+from otelbudget.stores.errands import waited
 
 
 class Block:
@@ -195,7 +196,7 @@ class Timeout(Block):
         judged = judge_time(self._run, self._request)
         if judged.decision.allowed:
             return judged
-        return await asking.areconsidered(self._run, self._request, judged, judge_time)
+        return await waited(asking.reconsidered(self._run, self._request, judged, judge_time))
 
     async def _follow(self, inner: asyncio.Timeout) -> None:
         """Wait until the time is over, as it is by then, and cancel the work."""

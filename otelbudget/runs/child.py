@@ -90,7 +90,7 @@ def _share_of(share: object, parent: RunState) -> Wants:
 def hold(child: RunState, parent: RunState, wants: Wants) -> None:
     """Keep what *wants* gives of *parent* and the runs above it for *child*, which is fresh and can't have more."""
     # One that is dropped before anybody could close it, by an exception at any moment, gives back by itself.
-    finalize(child, closing.end_carve, parent.engine.ledger, child.run_accounts(), parent.owner.level).atexit = False
+    finalize(child, closing.end_carve, parent.engine.ledger, child.run_accounts()).atexit = False
     here = parent.around()
     request = Request("reserve", site=here.site, permit=here.permit)
     asking.decide(parent, request, judge=partial(_judge, child, wants))
@@ -101,8 +101,7 @@ def _judge(child: RunState, wants: Wants, parent: Payer, request: Request) -> Ju
     if not judged.decision.allowed:
         return judged
     accounts, ledger = child.run_accounts(), parent.engine.ledger
-    level, force = parent.owner.level, not parent.engine.enforce
-    over = ledger.set_floor(accounts, lambda: pack(wants()), level, force=force)
+    over = ledger.set_floor(accounts, lambda: pack(wants()), parent.owner.level if parent.engine.enforce else None)
     if over is None:
         kept = Amounts(*unpack(child.account.floor))
         ledger.limit(child.account, (_at_most(child.account.rule, kept),))

@@ -50,7 +50,8 @@ class ContinueOptions(TypedDict, total=False):
 def resumed(engine: Engine, state: Mapping[str, Any], on_exhausted: OnExhausted | None, *, reraise: bool) -> RunScope:
     """What `otelbudget.resume` gives, on *engine*."""
     budget = resume.read(state, on_exhausted)
-    return RunScope(engine, budget, goes_on=partial(resume.rebuild, engine, budget, dict(state), reraise=reraise))
+    goes_on = partial(resume.rebuild, engine, budget, dict(state), reraise=reraise)
+    return RunScope(lambda: engine, budget, goes_on=goes_on)
 
 
 def continued(engine: Engine, headers_or_id: str | Headers, options: ContinueOptions) -> RunScope:
@@ -58,7 +59,7 @@ def continued(engine: Engine, headers_or_id: str | Headers, options: ContinueOpt
     run_id, tenant = named(engine, headers_or_id, options.get("tenant"))
     org, on_exhausted, reraise = options.get("org"), options.get("on_exhausted"), options.get("reraise", True)
     made = partial(attach, engine, run_id, Names(org=org, tenant=tenant), on_exhausted, reraise=reraise)
-    return RunScope(engine, goes_on=made, shared=True, org=org, tenant=tenant)
+    return RunScope(lambda: engine, goes_on=made, shared=True, org=org, tenant=tenant)
 
 
 def named(engine: Engine, given: object, tenant: str | None) -> tuple[str, str | None]:

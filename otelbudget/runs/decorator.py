@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from opentelemetry.context import Context
 
 from otelbudget.admission import closing
 from otelbudget.engine.context import attached
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-
-    from opentelemetry.context import Context
-
     from otelbudget.runs.scope import RunScope
 
-F = TypeVar("F", bound="Callable[..., Any]")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def decorate(scope: RunScope, function: F) -> F:

@@ -45,7 +45,6 @@ def export(run: RunState, *, freeze: bool) -> dict[str, Any]:
     run.engine.ledger.sweep(run.engine.clock_ns())
     state = run.engine.ledger.locked(lambda: _exported(run, freeze=freeze))
     if freeze:
-        run.refresh()
         change: dict[str, Any] = {semconv.OLD: state["frozen"] is not None, semconv.NEW: True}
         events.change_event(run.site, semconv.EVENT_FREEZE, change | {semconv.REASON: "export_state"})
     return state
@@ -67,11 +66,12 @@ def _exported(run: RunState, *, freeze: bool) -> dict[str, Any]:
     state = form(run)
     if freeze:
         run.exported, run.frozen = True, "its state was exported"
+        run.refresh()  # in the same step, or a call that is not in that state could go on here
     return state
 
 
 def _open_inside(run: RunState) -> int:
-    return sum((not one.closed) + _open_inside(one) for one in tuple(run.inside or ()))
+    return sum((not (one.closed or one.finished)) + _open_inside(one) for one in run.runs_inside())
 
 
 def form(run: RunState) -> dict[str, Any]:

@@ -137,7 +137,7 @@ class BudgetRun(RunView):
 
         Without a *budget* it has no limits of its own: this run's bind it.
         """
-        return RunScope(self._state.engine, budget, parent=self._state, **options)
+        return RunScope(lambda: self._state.engine, budget, parent=self._state, **options)
 
     def wrap_up(self) -> WrapUp:
         """After a denial, one last model call from what the budget's ``wrap_up`` set aside, as a block, once."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Callable, Mapping
+from contextvars import Token
 from copy import copy
 from dataclasses import fields
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar, Unpack
 
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach, get_current
+from opentelemetry.trace import Link
 
 from otelbudget import semconv
 from otelbudget.admission import closing
@@ -22,20 +26,14 @@ from otelbudget.model.keywords import unknown
 from otelbudget.model.quota import check_priority
 from otelbudget.runs import child, decorator, sharing
 from otelbudget.runs.blocks import Block
+from otelbudget.runs.child import Carve
 from otelbudget.telemetry import our_spans
 from otelbudget.telemetry.events import site_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from contextvars import Token
-    from types import TracebackType
-
-    from opentelemetry.trace import Link
-
-    from otelbudget.runs.child import Carve
     from otelbudget.runs.run import BudgetRun
 
-F = TypeVar("F", bound="Callable[..., Any]")
+F = TypeVar("F", bound=Callable[..., Any])
 Mode = Literal["shared", "carve", "detached"]
 _LIMITS: Final = tuple(one.name for one in fields(RunBudget) if one.init)
 
@@ -58,15 +56,17 @@ class RunOptions(TypedDict, total=False):
 class RunScope(Block):
     """A run to be entered: ``with``, ``async with``, or a decorator that opens one per call.
 
-    Options as in `otelbudget.run`. *parent* is the run it is part of; None takes the explicit run of this context, else
-    that of the agent's span. *goes_on* makes the run that it continues, a root run, with links to its span before.
+    Options as in `otelbudget.run`. *engine_now* gives the engine, which is asked for whenever a run is opened, as its
+    budget is: a decorator may be older than `setup()`, and a configuration is reloaded. *parent* is the run it is part
+    of; None takes the explicit run of this context, else that of the agent's span. *goes_on* makes the run that it
+    continues, a root run, with links to its span before.
     """
 
     advice = "write `with otelbudget.run(...) as run:`, or `@otelbudget.run(...)` above a function"
 
     def __init__(
         self,
-        engine: Engine,
+        engine_now: Callable[[], Engine],
         budget: str | RunBudget | None = None,
         *,
         parent: RunState | None = None,
@@ -79,8 +79,10 @@ class RunScope(Block):
             raise ValueError(f"mode must be 'shared', 'carve' or 'detached', got {self._mode!r}")
         if self._carve is not None and self._mode != "carve":
             raise ValueError("carve goes with mode='carve'")
-        self._engine = engine
-        self._budget = None if budget is None else engine.budget(budget)
+        self._engine_now, self._budget = engine_now, budget
+        engine = self._engine = engine_now()
+        if not context.is_default(engine):  # which knows no names
+            engine.budget(budget)
         self._who = _names(options)
         self._parent = parent
         self._reraise = options.get("reraise", True)
@@ -98,7 +100,7 @@ class RunScope(Block):
     def open(self) -> tuple[RunState, Context]:
         """A new run with its span, and the context in which it is the current one."""
         self.used = True
-        engine = self._engine
+        engine = self._engine = self._engine_now()
         closing.tend(engine)
         # An exception may come at any moment: until it is enlisted, nothing but this scope knows of the run.
         run, links = (self._made(), None) if self._goes_on is None else self._goes_on()
@@ -133,7 +135,7 @@ class RunScope(Block):
         if self._mode == "carve" and any(one.sharing is not None for one in parent.lineage):
             raise ValueError("nothing can be carved out of a shared run: give the run inside it a budget of its own")
         child.check(parent)
-        budget = self._budget or UNLIMITED_BUDGET
+        budget = UNLIMITED_BUDGET if self._budget is None else engine.budget(self._budget)
         wants = child.wanted(self._carve, budget, parent) if self._mode == "carve" else None
         run = RunState(engine, budget, owner, parent=parent, reraise=self._reraise)
         if wants is not None:

@@ -150,6 +150,7 @@ class Sharing:
     def forget(self) -> int:
         """Begin anew for all: nothing used, the clock at zero. Gives what was used."""
         run = self._run
+        trips.refresh(run)  # after what is still to be sent
         used = run.account.used
         assert isinstance(run.account, SharedAccount)
         now_s = run.engine.ledger.clock_s()

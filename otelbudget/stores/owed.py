@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Final
 
 from otelbudget.errors import IdempotencyError, StoreError
@@ -13,6 +14,7 @@ from otelbudget.stores.base import Settle, Settled, WrongWindow
 SENDING_S: Final = 10.0
 
 Told = Callable[[Settled], object]
+_numbers: Final = count()
 
 
 class Owed:
@@ -22,14 +24,16 @@ class Owed:
 
     Attributes:
         due_s: From when on anybody sends it, monotonic seconds.
+        name: Its own. Ids are not: a commit after a release has that of the release, where that is of a key.
     """
 
-    __slots__ = ("due_s", "ended", "told")
+    __slots__ = ("due_s", "ended", "name", "told")
 
     def __init__(self, ended: Settle, told: Told) -> None:
         self.ended = ended
         self.told = told
         self.due_s = 0.0
+        self.name = f"{ended.id} {next(_numbers)}"
 
     def __enter__(self) -> None:
         self.due_s = time.monotonic() + SENDING_S
@@ -46,7 +50,7 @@ class Owed:
         return self.ended._replace(id=id, held=self.ended.actual, digest=digest)
 
 
-class ById:
+class ByName:
     """What is owed, as attributes: so it is put there in the one step in which the ledger changes."""
 
     def due(self, *, flying: bool = False) -> Iterator[Owed]:
@@ -59,7 +63,7 @@ class ById:
 
     def drop(self, owed: Owed) -> bool:
         """Forget it; False if that was done before."""
-        return vars(self).pop(owed.ended.id, None) is not None
+        return vars(self).pop(owed.name, None) is not None
 
     def spent(self) -> int:
         """How much of it charges something; what only gives back comes back by itself."""

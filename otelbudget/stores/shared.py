@@ -14,16 +14,16 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from otelbudget import forking
 from otelbudget.config.store import StoreConfig
 from otelbudget.errors import IdempotencyError, StoreError
-from otelbudget.stores.base import Answer, Line, Reserve, Settled, Store, WrongWindow
+from otelbudget.stores.base import Answer, Reserve, Settled, Store, WrongWindow
 from otelbudget.stores.errands import Steps, at_once, call, waited
 from otelbudget.stores.failure import Failure
 from otelbudget.stores.health import Asking, Health
-from otelbudget.stores.owed import ById, Owed, Unsent
+from otelbudget.stores.owed import ByName, Owed, Unsent
 
 _log = logging.getLogger("otelbudget")
 #: How many settles wait for the store at most, and how long the end waits for them, seconds.
@@ -81,7 +81,7 @@ class Shared:
         ttl_s: How long holds live there that nobody renews.
         asker: Tells trips of this process from those of others under the same idempotency key.
         health: What became of the trips.
-        owed, watched: Where the ledger puts what it charges, by its id; what follows the store.
+        owed, watched: Where the ledger puts what it charges; what follows the store.
         ended: Set once it is closed.
     """
 
@@ -98,7 +98,7 @@ class Shared:
         self.said, self.count, self.name = said, count, store.name
         self.ttl_s: float = getattr(store, "ttl_s", 60.0)
         self.asker = secrets.token_hex(8)
-        self._open_holds, self.owed = open_holds, ById()
+        self._open_holds, self.owed = open_holds, ByName()
         self._owed: dict[str, Owed] = vars(self.owed)  # in the order in which they are sent
         self.overrides: Any = None  # what is set in the store, where somebody obeys it
         self.ended = threading.Event()
@@ -110,26 +110,10 @@ class Shared:
         """Where the accounts of *owner* lie."""
         return f"{owner.org}/{owner.tenant}" if self.said.shard_by == "tenant" else str(owner.org)
 
-    def reserve(self, asked: Reserve) -> Answer:
-        """`Store.reserve`, after what waits."""
-        return at_once(self._ask("", "reserve", asked.shard, asked))
-
-    async def areserve(self, asked: Reserve) -> Answer:
-        """The same for coroutines."""
-        return await waited(self._ask("a", "reserve", asked.shard, asked))
-
-    def read(self, shard: str, lines: tuple[Line, ...]) -> Answer:
-        """`Store.read`, after what waits."""
-        return at_once(self._ask("", "read", shard, shard, lines))
-
-    async def aread(self, shard: str, lines: tuple[Line, ...]) -> Answer:
-        """The same for coroutines."""
-        return await waited(self._ask("a", "read", shard, shard, lines))
-
     # --- by the methods whose names begin with *twin*: "a" for coroutines, "" for threads, which wait for no loop
 
-    def _ask(self, twin: str, method: str, shard: str, *given: Any) -> Steps[Answer]:
-        """Send what was spent before a request, so that it sees that; then the request."""
+    def ask(self, twin: str, method: Literal["reserve", "read"], *asked: Any) -> Steps[Answer]:
+        """What `Store.reserve` or `Store.read` gives, once what was spent before is sent, so that it sees that."""
         self._keep_alive()
         if twin and self._owed:
             yield  # what this task has settled goes first
@@ -138,7 +122,8 @@ class Shared:
         except StoreError as error:
             raise Unsent(str(error)) from error
         with Asking(self):
-            answer: Answer = yield from call(getattr(self.store, twin + method), *given)
+            answer: Answer = yield from call(getattr(self.store, twin + method), *asked)
+        shard = getattr(asked[0], "shard", asked[0])
         if self.overrides is not None and self.overrides.heard(shard, answer.revision):
             self.watched.add(self.overrides)
         return answer
@@ -161,7 +146,7 @@ class Shared:
             yield from self._send(owed, twin)
 
     def _send(self, owed: Owed, twin: str) -> Steps[None]:
-        if owed.ended.id in self._owed:
+        if owed.name in self._owed:
             with owed:
                 settled = yield from self._sent(owed, twin)
             self._answered(owed, settled)

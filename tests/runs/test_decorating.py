@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
 import pytest
 from opentelemetry.context import get_current
 from world import World
 
-from otelbudget import BudgetExceeded, RunBudget, current_run
+import otelbudget
+from otelbudget import BudgetExceeded, Config, ConfigError, Quota, RunBudget, current_run
+from otelbudget.engine import context
+from otelbudget.model.quota import Quotas
 from otelbudget.runs.run import BudgetRun
 
 THREE = RunBudget(max_steps=3)
@@ -304,3 +307,33 @@ def test_a_class_is_no_function_to_put_a_run_around(world: World) -> None:
 
     with pytest.raises(TypeError, match="Agent is a class"):
         world.run(THREE)(Agent)
+
+
+def test_a_decorator_that_is_older_than_the_setup_follows_its_names_and_quotas(
+    world: World, make_world: Callable[..., World]
+) -> None:
+    context.deactivate(world.engine)
+
+    @otelbudget.run("quick")
+    def work() -> float:
+        left: float = here().remaining()["tokens"]
+        return left
+
+    with pytest.raises(ConfigError, match="'quick'"):
+        work()
+    quotas = Quotas(default=(Quota(tokens=20),))
+    make_world(config=Config({"quick": RunBudget(max_tokens=50)}, quotas=quotas)).activate()
+    assert work() == 20
+
+
+def test_a_decorator_follows_a_reload(world: World) -> None:
+    world.manager.reload(Config({"quick": RunBudget(max_steps=5)}))
+
+    @world.run("quick")
+    def work() -> int:
+        left: int = here().remaining()["steps"]
+        return left
+
+    assert work() == 5
+    world.manager.reload(Config({"quick": RunBudget(max_steps=2)}))
+    assert work() == 2

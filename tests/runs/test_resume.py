@@ -333,6 +333,15 @@ def test_a_child_and_a_run_with_children_cannot_be_paused(world: World) -> None:
             run.export_state()
 
 
+def test_a_child_that_was_refused_is_in_no_pauses_way(world: World) -> None:
+    with world.run(BUDGET) as run:
+        with pytest.raises(BudgetExceeded) as denied, run.child(mode="carve", carve={"steps": 1_000}):
+            pass
+        assert run.export_state(freeze=False)["run_id"] == run.run_id
+        assert denied.value.resource == "steps"  # whoever keeps the refusal keeps the frames that it came through
+        run.acknowledge()
+
+
 def test_a_run_that_has_ended_cannot_be_paused(world: World) -> None:
     with world.run(BUDGET) as run:
         pass

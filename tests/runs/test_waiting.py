@@ -6,7 +6,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
@@ -470,3 +470,11 @@ async def test_threads_and_tasks_wait_for_each_other(world: World) -> None:
         async with asyncio.timeout(30):
             await asyncio.gather(*(asyncio.to_thread(in_a_thread) for _ in range(3)), *(in_a_task() for _ in range(3)))
     assert world.counted() == {("reserve", "allow", ""): 300}
+
+
+@pytest.mark.parametrize("ask", [lambda run: run.acheck(), lambda run: run.areserve(wait_s=60)])
+def test_a_coroutine_that_another_loop_than_that_of_asyncio_runs_is_refused_at_once(
+    world: World, ask: Callable[[BudgetRun], Coroutine[Any, Any, object]]
+) -> None:
+    with world.run(RunBudget(max_steps=0), reraise=False) as run, pytest.raises(BudgetExceeded):
+        ask(run).send(None)

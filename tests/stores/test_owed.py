@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from otelbudget.stores.base import Settle
-from otelbudget.stores.owed import ById, Owed
+from otelbudget.stores.owed import ByName, Owed
 
 
 class Finalized:
@@ -34,7 +34,7 @@ def collecting(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.mark.usefixtures("collecting")
 def test_what_is_owed_can_be_looked_through_while_finalizers_add_to_it() -> None:
-    waiting = ById()
+    waiting = ByName()
     owed = Owed(Settle("", "org", (), (1,), (1,), (0,)), lambda _: None)
     vars(waiting).update({f"{number}": owed for number in range(50)})
 

@@ -9,16 +9,18 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
-from shared_kit import Place, await_until, state
+from shared_kit import PRICES, Place, await_until, state
 
 import otelbudget
-from otelbudget import BudgetExceeded, Quota, Quotas, QuotaService, StoreError, Usage
-from otelbudget.calls.model_call import ModelRequest, begin
+from otelbudget import BudgetExceeded, Config, Quota, Quotas, QuotaService, RunBudget, StoreError, Usage
+from otelbudget.calls.model_call import ModelRequest, abegin, begin
+from otelbudget.config import Estimates
 from otelbudget.stores import shared
 
 
@@ -66,6 +68,15 @@ async def test_requests_of_one_moment_under_one_key_are_given_one_reservation(pl
 
 
 # --- what has expired in the store
+
+
+async def test_what_is_committed_right_after_a_release_under_a_key_is_charged(place: Place) -> None:
+    service = QuotaService(store=place.setup(Quotas(default=[Quota(tokens=100, per="lifetime")])))
+    held = service.reserve("acme", 50, idempotency_key="k")
+    held.release()  # both are sent as soon as the loop comes to it
+    held.commit(Usage(20, 10))
+    await asyncio.sleep(0.1)
+    assert service.usage("acme").tokens == 30
 
 
 def test_a_stream_whose_hold_has_expired_grows_by_the_limit(place: Place) -> None:
@@ -268,3 +279,38 @@ def test_a_settlement_that_fails_otherwise_keeps_no_other_waiting(
         broken.clear()
         assert state(service) == (8, 0, 992)
     assert "was given up" in caplog.text
+
+
+@pytest.mark.parametrize("around", [{}, {"tokens": 60}])
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_call_is_lowered_to_what_the_store_has_left(place: Place, around: dict[str, Any], shared: bool) -> None:
+    quotas = Quotas(models={"demo": [Quota(tokens=1000 if shared else 95, per="lifetime")]})
+    place.setup(Config(quotas=quotas, prices=PRICES, estimates=Estimates(clamp=True)))
+    request = replace(call(40, 60), lowerable=True)
+    with otelbudget.run(RunBudget(max_tokens=95) if shared else None, shared=shared, reraise=False) as run:
+        other = run.reserve(tokens=25, model="demo")
+        with run.reserve(**around) if around else contextlib.nullcontext():
+            admitted = await abegin(request)
+        assert admitted is not None
+        assert admitted.max_output_tokens == 30
+        admitted.commit(Usage(40, 20))
+        with pytest.raises(BudgetExceeded):  # 10 are left, which is less than is worth it
+            begin(request)
+        other.release()
+        assert run.usage.tokens == 60
+
+
+def test_what_the_store_refuses_and_nobody_heeds_is_charged_what_it_used(place: Place) -> None:
+    quotas = Quotas(default=[Quota(tokens=30, per="lifetime")])
+    service = QuotaService(store=place.setup(quotas, enforce=False))
+    with otelbudget.run():
+        never_sent, sent = begin(call(40, 60)), begin(call(40, 60))
+        assert never_sent is not None
+        assert sent is not None
+        for one in (never_sent, sent):
+            one.grow(300)  # beyond what it holds: it grows, here alone
+            one.grow(600)
+        never_sent.release()
+        assert service.usage("default").tokens == 0
+        sent.commit(Usage(input_tokens=20, output_tokens=10))
+    assert service.usage("default").tokens == 30

@@ -165,6 +165,22 @@ def test_a_dollar_that_others_hold_is_busy_and_can_be_spent_to_the_end(place: Pl
         assert state(service, "cost_usd") == (1, 0, 0)
 
 
+def test_a_busy_is_raised_at_the_end_unless_a_request_was_admitted_after_it(place: Place) -> None:
+    place.quota(tokens=100)
+    with pytest.raises(BudgetExceeded, match="busy"), otelbudget.run() as run:  # noqa: PT012
+        hold = run.reserve(tokens=80)
+        for tokens in (50, 200):
+            with pytest.raises(BudgetExceeded):
+                run.reserve(tokens=tokens)
+        hold.release()
+    with otelbudget.run() as run:
+        with run.reserve(tokens=80) as hold:
+            with pytest.raises(BudgetExceeded):
+                run.reserve(tokens=50)
+            hold.release()
+        run.check(tokens=50)
+
+
 def test_a_reservation_grows_under_the_rule_and_a_refusal_leaves_it_unchanged(place: Place) -> None:
     service = place.quota(tokens=100)
     with otelbudget.run(reraise=False) as run:

@@ -403,6 +403,14 @@ def test_a_reset_begins_anew_for_all(
         assert run.remaining(fresh=True)["tokens"] == 950
 
 
+async def test_a_reset_forgets_also_what_was_spent_just_before(here: BudgetManager) -> None:
+    with here.run(FIVE, shared=True) as run:
+        run.record_call(900)  # which is sent as soon as the loop comes to it
+        run.reset()
+        await asyncio.sleep(0.1)
+        assert (await run.aremaining(fresh=True))["tokens"] == 1000
+
+
 def test_it_ends_for_all_when_it_is_left_where_it_was_opened(
     here: BudgetManager, there: BudgetManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
