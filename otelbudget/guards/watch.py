@@ -5,6 +5,7 @@ At the HTTP response, where every way of reading ends, rather than at the SDK's 
 
 from __future__ import annotations
 
+import copy
 import gc
 import threading
 import weakref
@@ -243,15 +244,16 @@ class _Shadows:
 
 def attach_segments(response: Any, watch: Watch) -> None:
     """Let *watch* follow the ``segments`` of google-genai's ``HttpResponse``, or the ``async_segments``."""
-    segments, async_segments, below = response.segments, response.async_segments, response.response_stream
+    # Of a copy, so that what reads it and the response are not in a circle.
+    plain, below = copy.copy(response), response.response_stream
 
     async def aclose() -> None:
         if (closing := getattr(below, "aclose", below.close)()) is not None:
             await closing
 
     vars(response).update(
-        segments=lambda: watch.read(segments(), below.close),
-        async_segments=lambda: watch.aread(async_segments(), aclose),
+        segments=lambda: watch.read(plain.segments(), below.close),
+        async_segments=lambda: watch.aread(plain.async_segments(), aclose),
     )
     follow(response, watch)
 
