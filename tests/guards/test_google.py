@@ -57,6 +57,22 @@ def test_a_call_costs_what_the_list_says_its_thoughts_and_its_cache_included(
     assert run.usage.cost_usd == Decimal("0.00015") + Decimal("0.000015") + Decimal("0.00025")
 
 
+def test_embeddings_of_vertex_ai_are_charged_the_tokens_of_each_text(
+    manager: BudgetManager, gateway: str, answer: dict[str, Any], served: list[Any]
+) -> None:
+    texts = [{"embeddings": {"values": [0.1], "statistics": {"token_count": count}}} for count in (6, 5)]
+    answer["make"] = lambda _: (200, {"predictions": texts, "metadata": {"billableCharacterCount": 40}})
+    client = gemini(gateway, vertexai=True)
+    asked: dict[str, Any] = {"model": "text-embedding-005", "contents": ["How are you?", "Fine, but for my left knee."]}
+    with manager.run(RunBudget(max_tokens=30), reraise=False) as run:
+        client.models.embed_content(**asked)
+        with pytest.raises(BudgetExceeded):
+            client.models.embed_content(**asked)
+        assert charged(run) == (1, 11, 0)
+    client.close()
+    assert len(served) == 1
+
+
 def test_function_calling_by_itself_is_a_step_for_each_request(
     server: Provider, manager: BudgetManager, client: Any
 ) -> None:

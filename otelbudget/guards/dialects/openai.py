@@ -1,4 +1,4 @@
-"""OpenAI's wire format, which most providers speak: chat completions, completions, responses and embeddings.
+"""OpenAI's wire format, which most providers speak: chat completions, completions, responses, decisions and embeddings.
 
 Pictures, videos, sound, moderation, reranking and batches are a step each; an upscaled or edited picture is one too.
 """
@@ -94,6 +94,7 @@ ENDPOINTS: Final[Endpoints] = (
     ("/completions", OpenAI("text_completion", ("max_tokens",), asks_usage=True)),
     ("/responses", Responses("chat", ("max_output_tokens",))),
     ("/responses/compact", Responses("chat")),
+    ("/decisions", OpenAI("chat")),
     ("/embeddings", OpenAI("embeddings")),
     ("/images/*", fee("image_generation", picture_tokens)),
     ("/audio/speech", fee("speech", speech_tokens)),
