@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
@@ -33,6 +34,7 @@ class GoogleGuard(SdkGuard):
         self._take(base, "_async_request", partial(self._call, acarried))
         self._note(base, "_request_once", partial(_attempt, _ATTEMPTS.one))
         self._note(base, "_async_request_once", partial(_attempt, _ATTEMPTS.aone))
+        self._note(base, "_ensure_aiohttp_ssl_ctx", _trying_again)
 
     def _call(self, carry: Carry, original: Callable[..., Any], client: Any, *args: Any, **how: Any) -> Any:
         request, rest = _split(args, how)
@@ -62,6 +64,14 @@ def _attempt(
 ) -> Any:
     request = dataclasses.replace(request, timeout=exchange.within(request.timeout))
     return note(original, client, request, *args, **how)
+
+
+def _trying_again(original: Callable[..., Any], *args: Any, **how: Any) -> Any:
+    """Of what is called where the connection of an attempt over aiohttp has failed, before it is made once more."""
+    if (error := sys.exc_info()[1]) is not None:
+        exchange.lost(error)
+        exchange.begins()
+    return original(*args, **how)
 
 
 # --- the SDK's ``HttpRequest``

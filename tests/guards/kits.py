@@ -196,7 +196,7 @@ KITS: dict[str, Kit] = {
     "google_genai": Kit(
         {name: partial(google_ways.call, name) for name in google_ways.WAYS},
         _google_holders,
-        {"_request", "_async_request", "_request_once", "_async_request_once"},
+        {"_request", "_async_request", "_request_once", "_async_request_once", "_ensure_aiohttp_ssl_ctx"},
     ),
     "cohere": Kit(COHERE, _cohere_holders, {"request", "stream", "_should_retry", "_retry_timeout_from_retries"}),
     "bedrock": Kit(BEDROCK, _bedrock_holders, {"_make_api_call", "_send", "__iter__"}),

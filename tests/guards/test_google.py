@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -183,6 +184,27 @@ def test_retries_of_the_sdk_are_one_step_and_each_lost_attempt_costs_its_input(
                 assert owed[2] == 0
             assert charged(run) == owed
     assert server.requests == sum(len(replies) for replies, _ in cases)
+
+
+@pytest.mark.usefixtures("ticking")
+@pytest.mark.parametrize(("most_s", "requests", "owed"), [(9, 2, (1, 80 + INPUT, 20)), (1, 1, (1, INPUT, 0))])
+@pytest.mark.parametrize("way", ["aiohttp", "aiohttp stream"])
+def test_what_is_sent_again_over_a_new_connection_pays_for_both_and_not_after_the_deadline(
+    way: str,
+    most_s: int,
+    requests: int,
+    owed: tuple[int, ...],
+    server: Provider,
+    manager: BudgetManager,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("random.randint", lambda *_: -1)  # by how many seconds more than one it waits
+    server.enqueue(Reply(fault="reset"), USED)
+    with manager.run(RunBudget(max_seconds=most_s), reraise=False) as run:
+        with suppress(BudgetExceeded):
+            call(way, server.root_url)
+        assert (charged(run), server.requests) == (owed, requests)
+        assert run.receipt().denials == 2 - requests
 
 
 @pytest.mark.parametrize("way", ["sync", "stream", "aiohttp", "aiohttp stream", "httpx", "httpx stream"])
