@@ -129,6 +129,9 @@ def test_a_lowered_maximum_is_what_is_sent(server: Provider, manager: BudgetMana
         with manager.run(RunBudget(max_output_tokens=40), reraise=False):
             ask()
         assert inside(server.recent[-1].body) == 40
+    thinking = {"thinking": {"type": "enabled", "budget_tokens": 50}}
+    with manager.run(RunBudget(max_output_tokens=40), reraise=False), pytest.raises(BudgetExceeded):
+        client.converse(**CONVERSE, additionalModelRequestFields=thinking)  # which it has to stay above
 
 
 def test_retries_of_the_sdk_are_one_step_and_each_lost_attempt_costs_its_input(

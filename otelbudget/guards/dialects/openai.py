@@ -39,10 +39,10 @@ class OpenAI(Dialect):
 
     def maximum_keys(self, body: Mapping[str, Any], provider: str) -> tuple[str, ...]:
         """``max_completion_tokens`` in a chat that has none, but for a few providers."""
-        given = any(body.get(key) is not None for key in self.maxima)
-        if not given and provider in _OLD_MAXIMUM and "max_tokens" in self.maxima:
-            return ("max_tokens",)
-        return super().maximum_keys(body, provider)
+        keys = super().maximum_keys(body, provider)
+        if keys == CHAT_MAXIMA[:1] and body.get(keys[0]) is None and provider in _OLD_MAXIMUM:
+            return CHAT_MAXIMA[1:]
+        return keys
 
     def words(self, event: Mapping[str, Any]) -> str:
         kind = event.get("type")
