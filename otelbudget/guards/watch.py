@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from otelbudget.errors import BudgetExceeded
 from otelbudget.guards.boundary import contained
 
 if TYPE_CHECKING:
@@ -49,7 +48,10 @@ class Watch(ABC):
 
     @abstractmethod
     def see(self, piece: bytes) -> bool:
-        """Read a piece before the application does; False hides it. A BudgetExceeded cuts the stream."""
+        """Read a piece before the application does; False hides it."""
+
+    def pay(self) -> None:  # noqa: B027 - most pay at the end
+        """Pay for what was seen so far. What it raises cuts the stream: it has settled it, and `_cut`."""
 
     @abstractmethod
     def complete(self) -> None:
@@ -70,7 +72,7 @@ class Watch(ABC):
             yield from self._shown(self.rest())
         except BaseException as error:
             self._broke(error)
-            if isinstance(error, BudgetExceeded):
+            if self._cut:
                 close()
             raise
         self._settle(self.complete)
@@ -86,7 +88,7 @@ class Watch(ABC):
                 yield piece
         except BaseException as error:
             self._broke(error)
-            if isinstance(error, BudgetExceeded):
+            if self._cut:
                 await close()
             raise
         self._settle(self.complete)
@@ -127,9 +129,6 @@ class Watch(ABC):
         pieces = self.pieces(part)  # what is given is whole, unless there is nothing in it to be shown
         try:
             return [part] if list(self._shown(pieces)) or not pieces else []
-        except BudgetExceeded:
-            self._cut = True
-            raise
         finally:
             self.reading = False
 
@@ -149,6 +148,7 @@ class Watch(ABC):
             shown, self._read_on = True, self.settled
             with contained("reading a streamed answer"):
                 shown = self.see(piece)
+            self.pay()
             if shown:
                 self.reading = False
                 yield piece
