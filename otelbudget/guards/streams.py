@@ -172,8 +172,8 @@ class BodyWatch(Watch):
         return self._dialect.usage(json_body(self._body), self.charge.request.provider)
 
 
-def json_body(raw: bytes | bytearray) -> Mapping[str, Any]:
-    """What JSON in bytes says, if it is an object; else nothing."""
+def json_body(raw: str | bytes | bytearray) -> Mapping[str, Any]:
+    """What JSON says, if it is an object; else nothing."""
     try:
         body = json.loads(raw)
     except ValueError:
