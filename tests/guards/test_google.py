@@ -149,6 +149,33 @@ def test_an_async_stream_left_early_is_charged_what_was_read(
         assert charged(run) == (1, 80, estimate_tokens("one "))
 
 
+async def _of_a_chat(client: Any) -> Any:
+    return await client.aio.chats.create(model=MODEL).send_message_stream(SAY)
+
+
+async def _of_the_models(client: Any) -> Any:
+    return await client.aio.models.generate_content_stream(model=MODEL, contents=SAY)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("way", ["aiohttp stream", "httpx stream"])
+@pytest.mark.parametrize("opened", [_of_a_chat, _of_the_models])
+def test_an_async_stream_that_is_dropped_is_over_before_the_loop_goes_on(
+    opened: Any, way: str, server: Provider, manager: BudgetManager
+) -> None:
+    async def leave(client: Any) -> None:
+        for steps in (1, 2):
+            async for _ in await opened(client):
+                break
+            assert charged(run)[0] == steps
+
+    server.enqueue(USED, USED)
+    client = WAYS[way][0](server.root_url)
+    with manager.run() as run:
+        in_a_loop(leave)(client)
+    client.close()
+
+
 LONG = Reply(chunks=tuple(f"word{i} " for i in range(900)), input_tokens=10, output_tokens=900)
 
 
