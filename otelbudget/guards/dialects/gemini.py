@@ -1,7 +1,7 @@
 """Gemini's wire format. Counting tokens is no model call; images, videos and batches are a step.
 
 Each chunk of a stream tells the usage so far, the first ones that of the prompt alone; thoughts are output and are in
-the total. Interactions are another format, which keeps its answers.
+the total. Interactions, whose answers are kept, and decisions are another format.
 """
 
 from __future__ import annotations
