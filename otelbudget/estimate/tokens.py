@@ -30,7 +30,8 @@ _MOST_VALUES: Final = 1_000_000
 #: What a model reads of a request body, in every dialect; the second group is read as the JSON that it is.
 _READ: Final = (
     *("messages", "input", "inputs", "prompt", "suffix", "instructions", "system"),
-    *("contents", "content", "requests", "systemInstruction"),
+    *("contents", "content", "requests", "systemInstruction", "instances"),
+    "questions",  # of decisions
     *("message", "preamble", "chat_history", "documents", "texts"),  # Cohere's
     "inputText",  # Amazon Titan's
 )

@@ -149,7 +149,7 @@ def _body(asked: _Asked) -> Mapping[str, Any]:
 
 
 def _invoked(given: object) -> Mapping[str, Any]:
-    return json_body(given.encode() if isinstance(given, str) else given) if isinstance(given, bytes | str) else {}
+    return json_body(given) if isinstance(given, bytes | bytearray | str) else {}
 
 
 def _changed(asked: _Asked, values: Mapping[str, Any]) -> _Asked:

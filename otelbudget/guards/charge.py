@@ -58,7 +58,7 @@ class Charge:
 
     __slots__ = (
         *("_awaiting", "_charged", "_own", "_parted", "_told", "_turn", "_under_way"),
-        *("call", "exchange", "reported_cost_usd", "request"),
+        *("call", "exchange", "left", "reported_cost_usd", "request"),
     )
 
     def __init__(
@@ -69,6 +69,8 @@ class Charge:
         self.exchange = exchange
         #: What a header of the answer says it cost, for a usage that does not say.
         self.reported_cost_usd: Decimal | None = None
+        #: Whether what has parts is known to have sent something.
+        self.left = False
         self._charged: Usage | None = None
         #: What each part has used.
         self._told: dict[object, Usage] = {}
@@ -100,9 +102,10 @@ class Charge:
         self._parted = self._under_way = True
         return True
 
-    def part_ended(self, *, answered: bool) -> None:
+    def part_ended(self, *, answered: bool, left: bool = True) -> None:
         """The part that was under way is over; without an answer, the next one is another attempt."""
         self._under_way = False
+        self.left |= left
         if not answered:
             self._turn = [True]
         if self._awaiting:
@@ -258,7 +261,7 @@ class Part:
 
     def release(self, error: BaseException | None = None) -> None:  # noqa: ARG002
         """An attempt that never left."""
-        self._ended(None, answered=False)
+        self._outer.part_ended(answered=False, left=False)
 
     def late(self, usage: Usage) -> None:
         """More of an attempt."""

@@ -32,15 +32,18 @@ _BEFORE_SENDING: Final = frozenset(
 _LATER_S: Final = 0.01
 
 
-def http_error(error: BaseException | None) -> BaseException | None:
-    """The error of httpx that *error* is or came of, the nearest; None without one."""
+def behind(error: BaseException | None) -> Iterator[BaseException]:
+    """*error* and what it came of, the nearest first."""
     seen = set()
     while error is not None and id(error) not in seen:
-        if any(cls.__name__ == "HTTPError" for cls in type(error).__mro__):
-            return error
         seen.add(id(error))
+        yield error
         error = error.__cause__ or error.__context__
-    return None
+
+
+def http_error(error: BaseException | None) -> BaseException | None:
+    """The error of httpx that *error* is or came of, the nearest; None without one."""
+    return next((one for one in behind(error) if "HTTPError" in {cls.__name__ for cls in type(one).__mro__}), None)
 
 
 def never_sent(error: BaseException | None) -> bool:
@@ -227,7 +230,7 @@ def retrying(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 class Attempts(NamedTuple):
     """Guards of the function that makes one attempt: *status* is what its error says that the server has answered, if
-    it has; *answer* makes a response of what it gives."""
+    it has, False where nothing was sent; *answer* makes a response of what it gives."""
 
     status: Callable[[Exception], object]
     answer: Callable[[Any], Any] = lambda result: result
@@ -255,8 +258,10 @@ class Attempts(NamedTuple):
         return result
 
     def _failed(self, error: Exception) -> None:
-        status = self.status(error)
-        if isinstance(status, int):
+        status, exchange = self.status(error), _current.get()
+        if status is False and exchange:
+            exchange._under_way = False
+        elif isinstance(status, int):
             answered(Answer(status))
         else:
             lost(error)

@@ -74,7 +74,7 @@ def _attempt(client: Any, how: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _body(how: Mapping[str, Any]) -> Mapping[str, Any]:
-    given, unset = how.get("json"), how.get("omit")
+    given, unset = how.get("json") or how.get("data"), how.get("omit")
     body = {name: value for name, value in given.items() if value is not unset} if isinstance(given, Mapping) else {}
     return {**body, **_more(how)}
 

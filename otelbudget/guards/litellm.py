@@ -64,6 +64,7 @@ class LitellmGuard(SdkGuard):
         handler = import_module("litellm.caching.caching_handler").LLMCachingHandler
         for name, guard in _CACHE.items():
             self._notes += patching.take_over(vars(handler).get(name), guard)
+        self._note(import_module("litellm.litellm_core_utils.litellm_logging").Logging, "pre_call", _leaving)
 
     def _take_function(self, function: Any, name: str, leading: tuple[str, ...], *, below: bool = False) -> None:
         if not isinstance(function, FunctionType):
@@ -186,11 +187,26 @@ def _set_free(stream: Any) -> None:
         said["original_response"] = copy.copy(stream)
 
 
+def _leaving(original: Callable[..., Any], *args: Any, **how: Any) -> Any:
+    """Of what logs a request before it is sent."""
+    if (held := HELD.of(get_current())) is not None:
+        held.left = True
+    return original(*args, **how)
+
+
 def _status(error: Exception) -> object:
-    """What the server has answered; litellm gives a status to errors of the connection as well."""
-    classes = (*type(error).__mro__, *type(exchange.http_error(error)).__mro__)
+    """What the server has answered; litellm gives a status to errors of the connection and of its own as well: to what
+    it doesn't send, and to answers that it doesn't understand."""
+    said, status = exchange.http_error(error), getattr(error, "status_code", None)
+    if said is None and isinstance(status, int):
+        held = HELD.of(get_current())
+        if held is not None and not held.left and not import_module("litellm").custom_provider_map:
+            return False
+        if not hasattr([*exchange.behind(error)][-1], "status_code"):
+            return 200
+    classes = (*type(error).__mro__, *type(said).__mro__)
     lost = never_sent(error) or any(cls.__name__ in ("APITimeoutError", "TransportError") for cls in classes)
-    return None if lost else getattr(error, "status_code", None)
+    return None if lost else status
 
 
 def _answer(result: Any) -> Answer:

@@ -63,8 +63,11 @@ class OllamaGuard(SdkGuard):
 
         parts = await acarried(self._plan(client, asked), asked, lambda sent: _ATTEMPTS.aone(begin, sent))
         opened.append(parts)
-        async for part in parts.left:
-            yield part
+        try:
+            async for part in parts.left:
+                yield part
+        finally:
+            await parts.aclose()
 
     def _plan(self, client: Any, asked: _Asked) -> Any:
         return plan(self._sdk, _WIRE, client, asked, stream=False)
@@ -103,7 +106,7 @@ class AsyncParts:
     """`Parts` of asynchronous clients."""
 
     def __init__(self, first: tuple[Any, ...], rest: AsyncIterator[Any]) -> None:
-        self.left = self._chained(first, rest)
+        self.left: Any = self._chained(first, rest)
         self._rest: Any = rest
 
     @staticmethod
@@ -117,6 +120,11 @@ class AsyncParts:
         """Let *watch* follow them."""
         follow(self, watch)
         self.left = watch.aread(self.left, self._rest.aclose)
+
+    async def aclose(self) -> None:
+        """Nobody reads on."""
+        await self.left.aclose()
+        await self._rest.aclose()
 
 
 def _answer(result: Any) -> Any:

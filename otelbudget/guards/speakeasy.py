@@ -51,6 +51,19 @@ class SpeakeasyGuard(SdkGuard):
 # --- the ``Request`` of httpx or httpx2
 
 
+def _json(request: Any) -> Mapping[str, Any]:
+    try:
+        return json_body(request.content)
+    except RuntimeError:  # a form, which is read when it is sent
+        return {}
+
+
+def _body(request: Any) -> Mapping[str, Any]:
+    """JSON, or what a form says beside its files."""
+    fields = getattr(request.stream, "fields", ())
+    return _json(request) or {field.name: field.value for field in fields if hasattr(field, "value")}
+
+
 def _changed(request: Any, values: Mapping[str, Any]) -> Any:
     content = json.dumps({**json_body(request.content), **values}).encode()
     headers = [(name, value) for name, value in request.headers.raw if name.lower() != b"content-length"]
@@ -59,8 +72,8 @@ def _changed(request: Any, values: Mapping[str, Any]) -> Any:
 
 _WIRE = Wire(
     endpoint=lambda request: (request.method, request.url.path),
-    body=lambda request: json_body(request.content),
+    body=_body,
     changed=_changed,
-    open=lambda request: bool(json_body(request.content)),
+    open=lambda request: bool(_json(request)),
     answer=lambda response: response,
 )

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from otelbudget.errors import BudgetExceeded
 from otelbudget.estimate.tokens import estimate_tokens
 from otelbudget.guards.caps import in_body, in_event
 from otelbudget.guards.dialects import Dialect, text_of
@@ -40,6 +39,8 @@ class StreamWatch(Watch):
         self._tokens = 0
         self._text = ""
         self._unheard = 0
+        #: What is to be paid for by now.
+        self._due = 0
 
     def pieces(self, chunk: bytes) -> Iterable[bytes]:
         """Whole events, so that the application takes one at a time and one can be hidden."""
@@ -82,14 +83,19 @@ class StreamWatch(Watch):
         if self._unheard < _AT_LEAST:
             return
         self._unheard = 0
-        seen = self._seen()
+        self._due = self._seen()
         if len(self._text) > _TOGETHER:
             self._tokens, self._text = self._tokens + self._estimated(), ""
+
+    def pay(self) -> None:
+        """Grow the hold; raises a denial, or what ``on_exhausted`` raises in its place."""
+        seen, self._due = self._due, 0
         try:
-            self.charge.grow(seen)
-        except BudgetExceeded as denial:
-            self.settled = True
-            self.charge.lost(denial, self._so_far())
+            if seen:
+                self.charge.grow(seen)
+        except Exception as error:
+            self.settled = self._cut = True
+            self.charge.lost(error, self._so_far())
             raise
 
     def _seen(self) -> int:
@@ -166,8 +172,8 @@ class BodyWatch(Watch):
         return self._dialect.usage(json_body(self._body), self.charge.request.provider)
 
 
-def json_body(raw: bytes | bytearray) -> Mapping[str, Any]:
-    """What JSON in bytes says, if it is an object; else nothing."""
+def json_body(raw: str | bytes | bytearray) -> Mapping[str, Any]:
+    """What JSON says, if it is an object; else nothing."""
     try:
         body = json.loads(raw)
     except ValueError:

@@ -5,6 +5,7 @@ At the HTTP response, where every way of reading ends, rather than at the SDK's 
 
 from __future__ import annotations
 
+import copy
 import gc
 import threading
 import weakref
@@ -13,7 +14,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from otelbudget.errors import BudgetExceeded
 from otelbudget.guards.boundary import contained
 
 if TYPE_CHECKING:
@@ -48,7 +48,10 @@ class Watch(ABC):
 
     @abstractmethod
     def see(self, piece: bytes) -> bool:
-        """Read a piece before the application does; False hides it. A BudgetExceeded cuts the stream."""
+        """Read a piece before the application does; False hides it."""
+
+    def pay(self) -> None:  # noqa: B027 - most pay at the end
+        """Pay for what was seen so far. What it raises cuts the stream: it has settled it, and `_cut`."""
 
     @abstractmethod
     def complete(self) -> None:
@@ -69,7 +72,7 @@ class Watch(ABC):
             yield from self._shown(self.rest())
         except BaseException as error:
             self._broke(error)
-            if isinstance(error, BudgetExceeded):
+            if self._cut:
                 close()
             raise
         self._settle(self.complete)
@@ -85,7 +88,7 @@ class Watch(ABC):
                 yield piece
         except BaseException as error:
             self._broke(error)
-            if isinstance(error, BudgetExceeded):
+            if self._cut:
                 await close()
             raise
         self._settle(self.complete)
@@ -126,9 +129,6 @@ class Watch(ABC):
         pieces = self.pieces(part)  # what is given is whole, unless there is nothing in it to be shown
         try:
             return [part] if list(self._shown(pieces)) or not pieces else []
-        except BudgetExceeded:
-            self._cut = True
-            raise
         finally:
             self.reading = False
 
@@ -148,6 +148,7 @@ class Watch(ABC):
             shown, self._read_on = True, self.settled
             with contained("reading a streamed answer"):
                 shown = self.see(piece)
+            self.pay()
             if shown:
                 self.reading = False
                 yield piece
@@ -243,15 +244,16 @@ class _Shadows:
 
 def attach_segments(response: Any, watch: Watch) -> None:
     """Let *watch* follow the ``segments`` of google-genai's ``HttpResponse``, or the ``async_segments``."""
-    segments, async_segments, below = response.segments, response.async_segments, response.response_stream
+    # Of a copy, so that what reads it and the response are not in a circle.
+    plain, below = copy.copy(response), response.response_stream
 
     async def aclose() -> None:
         if (closing := getattr(below, "aclose", below.close)()) is not None:
             await closing
 
     vars(response).update(
-        segments=lambda: watch.read(segments(), below.close),
-        async_segments=lambda: watch.aread(async_segments(), aclose),
+        segments=lambda: watch.read(plain.segments(), below.close),
+        async_segments=lambda: watch.aread(plain.async_segments(), aclose),
     )
     follow(response, watch)
 

@@ -14,8 +14,9 @@ from provider.gemini import MODEL
 SAY = "Say it."
 
 
-def gemini(url: str, **options: Any) -> Any:
-    return import_module("google.genai").Client(api_key="none", http_options={"base_url": url, **options})
+def gemini(url: str, *, vertexai: bool = False, **options: Any) -> Any:
+    options = {"base_url": url, **options}
+    return import_module("google.genai").Client(api_key="none", vertexai=vertexai, http_options=options)
 
 
 def _httpx(url: str, **options: Any) -> Any:

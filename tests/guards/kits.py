@@ -180,7 +180,9 @@ def _mistral_holders() -> list[Any]:
 
 
 def _google_holders() -> list[Any]:
-    return [import_module("google.genai._api_client").BaseApiClient]
+    names = ("_api_client.BaseApiClient", "models.AsyncModels", "chats.AsyncChat")
+    found = [name.rpartition(".") for name in names]
+    return [getattr(import_module(f"google.genai.{inside}"), name) for inside, _, name in found]
 
 
 def _mistral(ask: Callable[[Any], object]) -> Way:
@@ -196,7 +198,10 @@ KITS: dict[str, Kit] = {
     "google_genai": Kit(
         {name: partial(google_ways.call, name) for name in google_ways.WAYS},
         _google_holders,
-        {"_request", "_async_request", "_request_once", "_async_request_once"},
+        {
+            *("_request", "_async_request", "_request_once", "_async_request_once", "_ensure_aiohttp_ssl_ctx"),
+            *("generate_content_stream", "send_message_stream"),
+        },
     ),
     "cohere": Kit(COHERE, _cohere_holders, {"request", "stream", "_should_retry", "_retry_timeout_from_retries"}),
     "bedrock": Kit(BEDROCK, _bedrock_holders, {"_make_api_call", "_send", "__iter__"}),

@@ -48,11 +48,12 @@ def test_the_usage_of_any_model_is_in_headers_and_its_answer_can_still_be_read(
             assert json.load(answer["body"]) == {"generation": "one two"}
 
 
+@pytest.mark.parametrize("kind", [str, str.encode, lambda body: bytearray(body.encode())])
 def test_a_model_without_any_usage_is_charged_what_was_held(
-    server: Provider, manager: BudgetManager, client: Any
+    kind: Any, server: Provider, manager: BudgetManager, client: Any
 ) -> None:
     with manager.run() as run:
-        client.invoke_model(modelId=LLAMA, body=json.dumps(LLAMA_BODY))
+        client.invoke_model(modelId=LLAMA, body=kind(json.dumps(LLAMA_BODY)))
         assert charged(run) == (1, count_input(LLAMA_BODY), 100)
 
 
@@ -129,6 +130,9 @@ def test_a_lowered_maximum_is_what_is_sent(server: Provider, manager: BudgetMana
         with manager.run(RunBudget(max_output_tokens=40), reraise=False):
             ask()
         assert inside(server.recent[-1].body) == 40
+    thinking = {"thinking": {"type": "enabled", "budget_tokens": 50}}
+    with manager.run(RunBudget(max_output_tokens=40), reraise=False), pytest.raises(BudgetExceeded):
+        client.converse(**CONVERSE, additionalModelRequestFields=thinking)  # which it has to stay above
 
 
 def test_retries_of_the_sdk_are_one_step_and_each_lost_attempt_costs_its_input(

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 from kits import charged
+from kits import cohere as cohere_client
+from mistral_ways import mistral as mistral_client
 from openai import OpenAI
 
-from otelbudget import BudgetExceeded, RunBudget
+from otelbudget import BudgetExceeded, Config, RunBudget
 from otelbudget.guards.dialects import anthropic, bedrock, cohere, dialect_of, gemini, mistral, openai
 from otelbudget.manager import BudgetManager
+from otelbudget.pricing import Price
 
 SOUND = ("a.wav", b"RIFF", "audio/wav")
 CALLS: dict[str, Callable[[OpenAI], object]] = {
@@ -174,3 +177,26 @@ def test_speech_that_is_paid_by_the_token_is_charged_an_estimate_since_its_answe
 )
 def test_what_counts_or_manages_passes(endpoints: Any, path: str) -> None:
     assert dialect_of(endpoints, "post", path) is None
+
+
+def _of_mistral(url: str) -> None:
+    file: Any = {"content": b"RIFF", "file_name": "a.wav"}
+    mistral_client(url).audio.transcriptions.complete(model="voxtral", file=file)
+
+
+def _of_cohere(url: str) -> None:
+    with cohere_client("ClientV2")(url) as client:
+        client.audio.transcriptions.create(model="voxtral", language="en", file=SOUND)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("sdk", "call"), [("mistralai", _of_mistral), ("cohere", _of_cohere)])
+@pytest.mark.parametrize("config", [Config(prices={"voxtral": Price(input=1, output=2, request=Decimal("0.01"))})])
+def test_a_file_that_is_sent_in_a_form_has_the_price_of_its_model(
+    sdk: str, call: Callable[[str], None], manager: BudgetManager, gateway: str, answer: dict[str, Any]
+) -> None:
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    answer["make"] = lambda _: (200, {"model": "other", "text": "", "language": "en", "usage": usage})
+    with manager.run(RunBudget(max_cost_usd=1)) as run:
+        call(gateway)
+    assert (charged(run), run.usage.cost_usd) == ((1, 10, 5), Decimal("0.01002"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -55,6 +56,22 @@ def test_a_call_costs_what_the_list_says_its_thoughts_and_its_cache_included(
     with manager.run() as run:
         client.models.generate_content(model=MODEL, contents=SAY)
     assert run.usage.cost_usd == Decimal("0.00015") + Decimal("0.000015") + Decimal("0.00025")
+
+
+def test_embeddings_of_vertex_ai_are_charged_the_tokens_of_each_text(
+    manager: BudgetManager, gateway: str, answer: dict[str, Any], served: list[Any]
+) -> None:
+    texts = [{"embeddings": {"values": [0.1], "statistics": {"token_count": count}}} for count in (6, 5)]
+    answer["make"] = lambda _: (200, {"predictions": texts, "metadata": {"billableCharacterCount": 40}})
+    client = gemini(gateway, vertexai=True)
+    asked: dict[str, Any] = {"model": "text-embedding-005", "contents": ["How are you?", "Fine, but for my left knee."]}
+    with manager.run(RunBudget(max_tokens=30), reraise=False) as run:
+        client.models.embed_content(**asked)
+        with pytest.raises(BudgetExceeded):
+            client.models.embed_content(**asked)
+        assert charged(run) == (1, 11, 0)
+    client.close()
+    assert len(served) == 1
 
 
 def test_function_calling_by_itself_is_a_step_for_each_request(
@@ -132,6 +149,33 @@ def test_an_async_stream_left_early_is_charged_what_was_read(
         assert charged(run) == (1, 80, estimate_tokens("one "))
 
 
+async def _of_a_chat(client: Any) -> Any:
+    return await client.aio.chats.create(model=MODEL).send_message_stream(SAY)
+
+
+async def _of_the_models(client: Any) -> Any:
+    return await client.aio.models.generate_content_stream(model=MODEL, contents=SAY)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("way", ["aiohttp stream", "httpx stream"])
+@pytest.mark.parametrize("opened", [_of_a_chat, _of_the_models])
+def test_an_async_stream_that_is_dropped_is_over_before_the_loop_goes_on(
+    opened: Any, way: str, server: Provider, manager: BudgetManager
+) -> None:
+    async def leave(client: Any) -> None:
+        for steps in (1, 2):
+            async for _ in await opened(client):
+                break
+            assert charged(run)[0] == steps
+
+    server.enqueue(USED, USED)
+    client = WAYS[way][0](server.root_url)
+    with manager.run() as run:
+        in_a_loop(leave)(client)
+    client.close()
+
+
 LONG = Reply(chunks=tuple(f"word{i} " for i in range(900)), input_tokens=10, output_tokens=900)
 
 
@@ -167,6 +211,27 @@ def test_retries_of_the_sdk_are_one_step_and_each_lost_attempt_costs_its_input(
                 assert owed[2] == 0
             assert charged(run) == owed
     assert server.requests == sum(len(replies) for replies, _ in cases)
+
+
+@pytest.mark.usefixtures("ticking")
+@pytest.mark.parametrize(("most_s", "requests", "owed"), [(9, 2, (1, 80 + INPUT, 20)), (1, 1, (1, INPUT, 0))])
+@pytest.mark.parametrize("way", ["aiohttp", "aiohttp stream"])
+def test_what_is_sent_again_over_a_new_connection_pays_for_both_and_not_after_the_deadline(
+    way: str,
+    most_s: int,
+    requests: int,
+    owed: tuple[int, ...],
+    server: Provider,
+    manager: BudgetManager,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("random.randint", lambda *_: -1)  # by how many seconds more than one it waits
+    server.enqueue(Reply(fault="reset"), USED)
+    with manager.run(RunBudget(max_seconds=most_s), reraise=False) as run:
+        with suppress(BudgetExceeded):
+            call(way, server.root_url)
+        assert (charged(run), server.requests) == (owed, requests)
+        assert run.receipt().denials == 2 - requests
 
 
 @pytest.mark.parametrize("way", ["sync", "stream", "aiohttp", "aiohttp stream", "httpx", "httpx stream"])

@@ -106,6 +106,22 @@ def test_what_is_asked_of_one_that_is_there_is_no_call(
     assert len(served) == 1
 
 
+def test_decisions_are_charged_and_stopped_too(
+    gateway: str, answer: dict[str, Any], manager: BudgetManager, served: Served
+) -> None:
+    answer["make"] = lambda _: (200, {"answers": {}, "usage": USAGE})
+    client = gemini(gateway)
+    if not hasattr(client, "decisions"):
+        pytest.skip("this google-genai has none")
+    asked: dict[str, Any] = {**ASK, "questions": {"q": {"type": "noul", "instructions": "Is it?"}}}
+    with manager.run(RunBudget(max_steps=1), reraise=False) as run:
+        client.decisions.create(**asked)
+        with pytest.raises(BudgetExceeded):
+            client.decisions.create(**asked)
+    client.close()
+    assert (len(served), run.usage.tokens) == (1, 107)
+
+
 def test_a_stream_lets_go_when_its_reader_does(gateway: str, answer: dict[str, Any], manager: BudgetManager) -> None:
     answer["make"] = said
     client = gemini(gateway)

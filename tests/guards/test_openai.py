@@ -244,3 +244,23 @@ def test_azure_and_legacy_completions_are_guarded(
         "/v1/completions",
     ]
     assert _charged(run) == (3, 30, 15)
+
+
+def test_decisions_are_guarded(
+    manager: BudgetManager, gateway: str, answer: dict[str, Any], served: list[tuple[str, dict[str, Any]]]
+) -> None:
+    usage = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+    answer["make"] = lambda _: (200, {"model": "m", "answers": [], "usage": usage})
+    with OpenAI(base_url=f"{gateway}/v1", api_key="none", max_retries=0) as client:
+        if not hasattr(client, "decisions"):
+            pytest.skip("this openai has none")
+        asked: dict[str, Any] = {
+            "model": "m",
+            "input": "It.",
+            "questions": [{"type": "predicate", "instructions": "?"}],
+        }
+        with manager.run(RunBudget(max_steps=1), reraise=False) as run:
+            client.decisions.create(**asked)
+            with pytest.raises(BudgetExceeded):
+                client.decisions.create(**asked)
+    assert (len(served), _charged(run)) == (1, (1, 10, 5))

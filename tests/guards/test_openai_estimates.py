@@ -217,6 +217,8 @@ def test_a_stream_is_taken_to_have_made_no_more_than_the_lowered_maximum(
         ("/chat/completions", {}, "mistral_ai", ("max_tokens",)),
         ("/chat/completions", {"max_completion_tokens": 5}, "mistral_ai", ("max_completion_tokens",)),
         ("/chat/completions", {"max_tokens": None}, "openai", ("max_completion_tokens",)),
+        ("/chat/completions", {"max_tokens": 99, "thinking": {"budget_tokens": 50}}, "openai", ()),
+        ("/chat/completions", {"reasoning": {"max_tokens": 50}}, "openrouter", ()),
         ("/completions", {}, "mistral_ai", ("max_tokens",)),
         ("/responses", {}, "mistral_ai", ("max_output_tokens",)),
         ("/responses/compact", {}, "openai", ()),

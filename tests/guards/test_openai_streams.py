@@ -330,6 +330,25 @@ def test_a_stream_that_outgrows_the_budget_is_cut(server: Provider, manager: Bud
     assert abs((made or 0) - estimate_tokens("".join(read))) < 20
 
 
+def test_what_is_raised_in_place_of_a_denial_cuts_a_stream_too(
+    server: Provider, manager: BudgetManager, client: OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(Exception): ...
+
+    def stop(*_: object) -> bool:
+        raise Stop
+
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # an error of our own would be swallowed
+    server.enqueue(LONG)
+    with manager.run(RunBudget(max_output_tokens=600, on_exhausted=stop), reraise=False) as run:
+        stream = client.chat.completions.create(**CHAT, stream=True)
+        with pytest.raises(Stop):
+            list(stream)
+        assert stream.response.is_closed
+        assert run._state.account.holds == 0
+    assert 500 < (_charged(run)[2] or 0) < 600 + 10
+
+
 async def test_an_async_stream_that_outgrows_the_budget_is_cut(
     server: Provider, manager: BudgetManager, aclient: AsyncOpenAI
 ) -> None:

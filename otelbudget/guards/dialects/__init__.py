@@ -25,6 +25,11 @@ _IMAGES: Final = ("n", "parameters.sampleCount", "imageGenerationConfig.numberOf
 #: Where it says what its output is to be, beside text: OpenAI's, Gemini's, Interactions'; and what that is of a usage.
 _MODALITIES: Final = ("modalities", "generationConfig.responseModalities", "response_modalities")
 _MADE: Final = {kind: f"{kind}_output_tokens" for kind in ("audio", "image", "video")}
+#: Where it says how many tokens it may think, which its maximum has to be above: Anthropic's, OpenRouter's, Bedrock's.
+_THOUGHTS: Final = (
+    *("thinking.budget_tokens", "reasoning.max_tokens"),
+    *(f"additionalModelRequestFields.{name}.budget_tokens" for name in ("thinking", "reasoning_config")),
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,10 @@ class Dialect(ABC):
         return None
 
     def maximum_keys(self, body: Mapping[str, Any], provider: str) -> tuple[str, ...]:  # noqa: ARG002 - some differ
-        """Where a lower maximum is put: where the request has one, else where it would; empty if it can't be."""
+        """Where a lower maximum is put: where the request has one, else where it would; empty if it can't be, or has to
+        stay above the thoughts that the request asks for."""
+        if any(count(at(body, path)) for path in _THOUGHTS):
+            return ()
         limits = self._limits(body)
         return tuple(key for key in self.maxima if limits.get(key) is not None) or self.maxima[:1]
 

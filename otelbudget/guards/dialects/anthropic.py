@@ -16,11 +16,6 @@ from otelbudget.model.usage import Usage
 class Messages(Dialect):
     """``POST /v1/messages``, where ``max_tokens`` is required."""
 
-    def maximum_keys(self, body: Mapping[str, Any], provider: str) -> tuple[str, ...]:
-        """``max_tokens``; not where it has to stay above a budget for thinking that the request names."""
-        thinks = count(get(body.get("thinking"), "budget_tokens"))
-        return () if thinks else super().maximum_keys(body, provider)
-
     def searches(self, body: Mapping[str, Any]) -> int:
         """``max_uses`` of its tools that search."""
         return sum(count(get(tool, "max_uses")) or 0 for tool in named(body.get("tools"), "web_search"))

@@ -1,7 +1,7 @@
 """Gemini's wire format. Counting tokens is no model call; images, videos and batches are a step.
 
 Each chunk of a stream tells the usage so far, the first ones that of the prompt alone; thoughts are output and are in
-the total. Interactions are another format, which keeps its answers.
+the total. Interactions, whose answers are kept, and decisions are another format.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from otelbudget.calls.sizing import Kept
 from otelbudget.guards.dialects import Dialect, Endpoints, count, get, spoken, text_of
+from otelbudget.model.reported import at
 from otelbudget.model.usage import Usage
 from otelbudget.model.usage_names import PAID_ONCE
 
@@ -47,6 +48,17 @@ class Gemini(Dialect):
         return usage is not None and any(reasons)
 
 
+class Embeddings(Gemini):
+    """Also of Vertex AI, where older models tell the tokens of each text."""
+
+    def usage(self, answer: object, provider: str) -> Usage | None:
+        told, predictions = super().usage(answer, provider), get(answer, "predictions")
+        if told is not None or not isinstance(predictions, list):
+            return told
+        counts = [count(at(one, "embeddings.statistics.token_count")) for one in predictions]
+        return Usage(sum(filter(None, counts)), 0, provider=provider) if any(counts) else None
+
+
 class Interaction(Dialect):
     """``interactions``: of a model, or of an agent of Google's, which is one step whatever it does."""
 
@@ -61,12 +73,13 @@ class Interaction(Dialect):
 
 
 _CONTENT: Final = Gemini("generate_content", ("maxOutputTokens",), inside="generationConfig")
-_EMBEDDING: Final = Gemini("embeddings")
+_EMBEDDING: Final = Embeddings("embeddings")
 ENDPOINTS: Final[Endpoints] = (
     (":generateContent", _CONTENT),
     (":streamGenerateContent", _CONTENT),
     (":embedContent", _EMBEDDING),
     (":batchEmbedContents", _EMBEDDING),
+    ("embed*:predict", _EMBEDDING),
     (":predict", Gemini("image_generation", fee=True)),
     (":predictLongRunning", Gemini("video_generation", fee=True)),
     *(
@@ -76,4 +89,5 @@ ENDPOINTS: Final[Endpoints] = (
 )
 INTERACTIONS: Final[Endpoints] = (
     ("/interactions", Interaction("generate_content", ("max_output_tokens",), inside="generation_config")),
+    ("/decisions", Interaction("generate_content")),
 )

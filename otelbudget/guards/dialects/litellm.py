@@ -32,7 +32,6 @@ ENDPOINTS: Final[Endpoints] = (
     ("/chat/completions", Chat("chat", openai.CHAT_MAXIMA, asks_usage=True)),
     ("/embeddings", Embeddings("embeddings")),
     ("/ocr", openai.fee("ocr")),
-    ("/decisions", openai.OpenAI("chat")),
     *openai.ENDPOINTS,
     *anthropic.ENDPOINTS,
     *gemini.ENDPOINTS,

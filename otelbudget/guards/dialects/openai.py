@@ -1,4 +1,4 @@
-"""OpenAI's wire format, which most providers speak: chat completions, completions, responses and embeddings.
+"""OpenAI's wire format, which most providers speak: chat completions, completions, responses, decisions and embeddings.
 
 Pictures, videos, sound, moderation, reranking and batches are a step each; an upscaled or edited picture is one too.
 """
@@ -39,10 +39,10 @@ class OpenAI(Dialect):
 
     def maximum_keys(self, body: Mapping[str, Any], provider: str) -> tuple[str, ...]:
         """``max_completion_tokens`` in a chat that has none, but for a few providers."""
-        given = any(body.get(key) is not None for key in self.maxima)
-        if not given and provider in _OLD_MAXIMUM and "max_tokens" in self.maxima:
-            return ("max_tokens",)
-        return super().maximum_keys(body, provider)
+        keys = super().maximum_keys(body, provider)
+        if keys == CHAT_MAXIMA[:1] and body.get(keys[0]) is None and provider in _OLD_MAXIMUM:
+            return CHAT_MAXIMA[1:]
+        return keys
 
     def words(self, event: Mapping[str, Any]) -> str:
         kind = event.get("type")
@@ -94,6 +94,7 @@ ENDPOINTS: Final[Endpoints] = (
     ("/completions", OpenAI("text_completion", ("max_tokens",), asks_usage=True)),
     ("/responses", Responses("chat", ("max_output_tokens",))),
     ("/responses/compact", Responses("chat")),
+    ("/decisions", OpenAI("chat")),
     ("/embeddings", OpenAI("embeddings")),
     ("/images/*", fee("image_generation", picture_tokens)),
     ("/audio/speech", fee("speech", speech_tokens)),
