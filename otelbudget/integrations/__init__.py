@@ -42,12 +42,18 @@ PROCESS_WIDE: Final = {
 }
 
 
+def file_of(module: str) -> str:
+    """The module here that has the hook of one of `PROCESS_WIDE`."""
+    return f"{__name__}.{PROCESS_WIDE[module].partition('.')[0]}"
+
+
 def hook_of(module: str) -> Callable[[], Callable[[], None]]:
     """What puts the hook of one of `PROCESS_WIDE` in, and gives what takes it out.
 
     Raises:
         ImportError: It is an old version, or another module of that name.
     """
-    file, _, name = PROCESS_WIDE[module].partition(".")
-    found: Callable[[], Callable[[], None]] = getattr(import_module(f"{__name__}.{file}"), name)
+    found: Callable[[], Callable[[], None]] = getattr(
+        import_module(file_of(module)), PROCESS_WIDE[module].partition(".")[2]
+    )
     return found
