@@ -1,9 +1,10 @@
 """For Google's ADK: `budget_adk()` refuses tool calls; the model is told.
 
 `setup()` calls it where ADK is imported; it holds for agents and runners that are there, too. ADK's own spans give
-agents the budgets and the quotas of their names (from version 1.20 on). A refused model call raises, by the guard of
-the model's SDK; with a `BudgetPlugin` the agent ends with a message instead. A tool that waits for a confirmation or a
-credential is charged when it is called anew with that, also if a person has said no:
+agents the budgets and the quotas of their names (from version 1.20 on), unless a provider that is joined drops them. A
+refused model call raises, by the guard of the model's SDK; with a `BudgetPlugin` the agent ends with a message instead.
+A tool that waits for a confirmation or a credential is charged when it is called anew with that, also if a person has
+said no:
 
 runner = InMemoryRunner(agent, plugins=[BudgetPlugin()])
 """

@@ -23,6 +23,7 @@ from otelbudget.errors import BudgetExceeded
 from otelbudget.integrations import hooks
 from otelbudget.integrations.entries import Entries
 from otelbudget.runs.tool_call import ToolCall
+from otelbudget.spans.tree import within
 
 try:
     from agents import AgentSpanData, FunctionTool, RunHooks
@@ -154,7 +155,7 @@ def _start(original: Callable[..., None], span: Any, *args: Any, **options: Any)
         here = trace.get_current_span()  # that of an instrumentation, which would not be inside of ours
         ours = hooks.agent_span(span.span_data.name, None if here is before else here)
         if ours is not None:
-            _open[span] = ours, attach(trace.set_span_in_context(ours))
+            _open[span] = ours, attach(within(ours))
 
 
 def _finish(original: Callable[..., None], span: Any, *args: Any, **options: Any) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from opentelemetry import trace
 from opentelemetry.context import get_current
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 
 import otelbudget
 from otelbudget import BudgetExceeded, RunBudget
@@ -42,6 +45,39 @@ def test_sampling_changes_nothing_of_it(setup: Setup, ask: Ask, monkeypatch: pyt
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
     setup(BY_NAME)
     with hooks.agent("researcher"):
+        assert asks(ask, 4) == 2
+
+
+class WithoutSome(Sampler):
+    """Drops spans of agents and those called so."""
+
+    def should_sample(
+        self, parent_context: Any, trace_id: int, name: str, kind: Any = None, attributes: Any = None, *_: Any
+    ) -> SamplingResult:
+        dropped = name.startswith("invoke_agent") or name == "dropped"
+        return SamplingResult(Decision.DROP if dropped else Decision.RECORD_AND_SAMPLE, attributes)
+
+    def get_description(self) -> str:
+        return "without some"
+
+
+@pytest.mark.parametrize("given", ["dropped", "some dropped", "disabled", "none made"])
+def test_nor_does_a_joined_provider_that_shows_no_span_of_it(
+    setup: Setup, ask: Ask, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", str(given == "disabled"))
+    sampler = WithoutSome() if given == "some dropped" else ALWAYS_OFF
+    provider = trace.NoOpTracerProvider() if given == "none made" else TracerProvider(sampler)
+    setup(BY_NAME, tracer_provider=provider)
+    span = provider.get_tracer("theirs").start_as_current_span
+    with span("request"), hooks.agent("boss"), hooks.agent(None):
+        with hooks.agent("researcher"):
+            with span("step"), span("dropped"):
+                assert asks(ask, 1) == 1
+            with span("dropped"), span("step"), otelbudget.run(RunBudget(max_steps=2), reraise=False):
+                assert asks(ask, 4) == 1
+        assert asks(ask, 4) == 4
+    with otelbudget.run(reraise=False), hooks.agent("researcher"):
         assert asks(ask, 4) == 2
 
 
