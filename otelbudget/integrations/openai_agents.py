@@ -64,7 +64,12 @@ class BudgetHooks(RunHooks[Any]):
             await call.admit()  # what the tool does is not inside of this hook
             if held:
                 setattr(context, _CALL, call)
-        await self._inner.on_tool_start(context, agent, tool)
+        try:
+            await self._inner.on_tool_start(context, agent, tool)
+        except BaseException:  # the tool isn't going to run
+            if isinstance(call, ToolCall):
+                call.pause()
+            raise
 
 
 def _passed_on(name: str) -> Callable[..., Awaitable[None]]:
