@@ -17,6 +17,8 @@ from google.adk.plugins.plugin_manager import PluginManager
 from google.adk.runners import InMemoryRunner
 from google.adk.tools.agent_tool import AgentTool
 from google.genai.types import Content, Part
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from provider import Provider, Reply
 
 import otelbudget
@@ -106,12 +108,15 @@ async def test_the_budget_of_the_agents_name_applies_to_each_piece_of_its_work(
         assert insatiable.requests == sent
 
 
-@pytest.mark.parametrize("sampler", ["always_on", "always_off"])
+@pytest.mark.parametrize("sampler", ["always_on", "always_off", "of a provider that is joined"])
 async def test_an_agent_below_another_has_the_budget_of_its_name(
     setup: Setup, server: Provider, monkeypatch: pytest.MonkeyPatch, sampler: str
 ) -> None:
-    monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
-    setup(BY_NAME)
+    if sampler in ("always_on", "always_off"):
+        monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
+        setup(BY_NAME)
+    else:
+        setup(BY_NAME, tracer_provider=TracerProvider(ALWAYS_OFF))
     handed = Reply(text="", tool_calls=[("transfer_to_agent", {"agent_name": "researcher"})])
     server.enqueue(handed, *[Reply(text="", tool_calls=[("search", {"query": "more"})])] * 9)
     researcher = runner_of(server, [], name="researcher").agent
