@@ -34,7 +34,7 @@ PROCESS_WIDE: Final = {
     "langchain_core.tools.base": "langchain_core.budget_tools",
     "langgraph.pregel.main": "langgraph.budget_graphs",
     "pydantic_ai": "pydantic_ai.budget_agents",
-    "google.adk.plugins.plugin_manager": "google_adk.budget_adk",
+    "google.adk.runners": "google_adk.budget_adk",
     "agent_framework": "agent_framework.budget_agents",
     "fastmcp.tools": "fastmcp_tools.budget_tools",
     "fastmcp.server.providers.fastmcp_provider": "fastmcp_mounted.count_once",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -216,3 +218,19 @@ def test_of_five_tools_one_is_run(setup: Setup, five: Provider, row: Callable[..
     ran: list[str] = []
     how = {"budget": RunBudget(max_tool_calls=1), "wanted": "4 tool calls", "sent": lambda: len(ran)}
     assert row("google-adk", "setup() alone", lambda: last(five, ran), **how) == 1
+
+
+@pytest.mark.parametrize("first", ["google.adk.runners", "google.adk.agents", "otelbudget.integrations.google_adk"])
+def test_it_is_held_in_whatever_order_it_is_imported_after_setup(first: str) -> None:
+    script = (
+        "import importlib, otelbudget\n"
+        "otelbudget.setup(otelbudget.RunBudget(), exporter='none', metrics_port=None)\n"
+        f"importlib.import_module({first!r})\n"
+        "from google.adk.runners import InMemoryRunner\n"
+        "from google.adk.agents import LlmAgent\n"
+        "from google.adk.plugins.plugin_manager import PluginManager\n"
+        "for held in (LlmAgent._run_async_impl, PluginManager.run_before_tool_callback):\n"
+        "    print('otelbudget' in held.__code__.co_filename)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False)
+    assert done.stdout.split() == ["True", "True"], done.stderr
