@@ -70,7 +70,7 @@ class BudgetPlugin(BasePlugin):
         try:
             await call.__aenter__()
         except BudgetExceeded as denial:
-            self._dealt_with()
+            self._dealt_with(denial)
             return {"error": hooks.not_run(denial)}
         setattr(tool_context, _CALL, call)
         task = asyncio.current_task()
@@ -86,9 +86,9 @@ class BudgetPlugin(BasePlugin):
         """Charge the tool call."""
         _end(tool_context)
 
-    def _dealt_with(self) -> None:
+    def _dealt_with(self, told: BudgetExceeded | None = None) -> None:
         if self._acknowledge:
-            hooks.acknowledge()
+            hooks.acknowledge(told)
 
 
 _plugin = BudgetPlugin()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
@@ -10,7 +11,6 @@ from opentelemetry.context import get_current
 
 from otelbudget.engine import context as contexts
 from otelbudget.runs import ambient
-from otelbudget.runs.api import current_run
 from otelbudget.runs.tool_call import ToolCall, enclosing
 from otelbudget.spans.tree import within
 
@@ -107,12 +107,14 @@ def inside(span: Span | None) -> AbstractContextManager[None]:
     return nullcontext() if span is None else contexts.attached(within(span))
 
 
-def acknowledge() -> None:
-    """Say that what refused a call here has been dealt with: leaving the run, or one around it, is quiet."""
-    run = current_run()
-    while run is not None:
-        run.acknowledge()
-        run = run.parent
+def acknowledge(told: BudgetExceeded | None = None) -> None:
+    """Say that what refused calls here has been dealt with, or only what *told* tells of: leaving the run, or one
+    around it, is quiet."""
+    run = run_here()
+    resource = None if told is None else told.resource
+    reasons = () if told is None or resource is not None else (told.reason,)
+    for one in () if run is None else run.lineage:
+        one.engine.ledger.locked(partial(one.forget, resource, reasons=reasons))
 
 
 def ended(denial: BudgetExceeded) -> str:

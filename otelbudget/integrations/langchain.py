@@ -115,13 +115,13 @@ class BudgetMiddleware(AgentMiddleware):
                 return await handler(request)
 
     def _refused(self, request: Any, denial: BudgetExceeded) -> ToolMessage:
-        self._dealt_with()
+        self._dealt_with(denial)
         call = request.tool_call
         return ToolMessage(hooks.not_run(denial), name=call["name"], tool_call_id=call["id"], status="error")
 
-    def _dealt_with(self) -> None:
+    def _dealt_with(self, told: BudgetExceeded | None = None) -> None:
         if self._acknowledge:
-            hooks.acknowledge()
+            hooks.acknowledge(told)
 
 
 def _tool_call(request: Any) -> ToolCall | nullcontext[None]:

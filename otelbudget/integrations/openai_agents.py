@@ -133,7 +133,7 @@ async def _invoke(original: Callable[..., Awaitable[Any]], *, function_tool: Any
                 held = hooks.tool_call(function_tool.name, context.tool_call_id, pauses=())
                 call = await stack.enter_async_context(held)
             except BudgetExceeded as denial:
-                hooks.acknowledge()  # the model is told
+                hooks.acknowledge(denial)  # the model is told
                 _below(context, consume_agent_tool_run_result)  # or it would be waited for
                 return tools._FunctionToolInvocationResult(hooks.not_run(denial), is_sdk_generated_error=True)
         found = await original(function_tool=function_tool, context=context, **options)

@@ -172,6 +172,31 @@ def test_what_was_told_is_dealt_with_in_every_run_around(setup: Setup, ask: Ask)
         hooks.acknowledge()
 
 
+def told_of_a_refused_tool(reason: str) -> None:
+    """What a hook does for a tool that is refused."""
+    with pytest.raises(BudgetExceeded) as refused, hooks.tool_call("search"):
+        pytest.fail("the tool ran")
+    assert refused.value.reason == reason
+    hooks.acknowledge(refused.value)
+
+
+@pytest.mark.parametrize("reason", ["limit", "frozen"])
+def test_what_a_model_was_told_of_a_tool_is_dealt_with_and_no_refused_model_call(
+    setup: Setup, ask: Ask, reason: str
+) -> None:
+    def work(steps: int) -> None:
+        with otelbudget.run(RunBudget(max_steps=steps)) as run, run.child(RunBudget(max_tool_calls=0)):
+            asks(ask, 1)
+            if reason == "frozen":
+                run.freeze()
+            told_of_a_refused_tool(reason)
+
+    setup()
+    work(1)
+    with pytest.raises(BudgetExceeded, match="steps"):
+        work(0)
+
+
 def test_a_tool_call_that_is_shown_by_several_hooks_or_tried_again_is_one(setup: Setup) -> None:
     setup()
     with otelbudget.run(RunBudget(max_nested_tool_calls=0)) as run:
