@@ -35,8 +35,9 @@ class _State(TypedDict):
 class BudgetMiddleware(AgentMiddleware):
     """Ends an agent with a message where its run is refused a model call, and gives the model one for a refused tool.
 
-    Tool limits hold, and the budget and quotas of the agent's name apply, without any instrumentation. Put it first:
-    middlewares around it see what it answers, and retry nothing.
+    Tool limits hold, and the budget and quotas of the agent's name apply, without any instrumentation. Put it behind a
+    middleware that retries model calls, which sees what it answers and retries nothing, and before one that retries
+    tools, whose attempts are one tool call.
 
     Args:
         agent: Its name in the configuration; None takes the ``name`` of ``create_agent``.
