@@ -108,21 +108,26 @@ class LooseSpan(trace.NonRecordingSpan):
 
 
 class UnheardSpan(trace.NonRecordingSpan):
-    """A piece of work whose span the provider has dropped, or not made: it is noted, and never exported or current.
+    """A piece of work whose span the provider drops, doesn't make or doesn't show us: noted, and never current.
 
     Attributes:
-        shown: What the provider has made instead, to be current.
+        shown: What the provider has made, to be current.
     """
 
+    is_recording, set_status = _handed_on("is_recording"), _handed_on("set_status")
+    record_exception = _handed_on("record_exception")
     status: Final = trace.Status()
 
     def __init__(self, shown: Span, ended: Callable[[Span], None]) -> None:
         super().__init__(trace.SpanContext(0, secrets.randbits(64), is_remote=False))
         self.shown = shown
+        self._span = lambda: shown
         self._ended = ended
 
     def end(self, end_time: int | None = None) -> None:  # noqa: ARG002 - the API's signature
         """Say that it has ended."""
+        if self.is_recording():
+            self.shown.end()
         self._ended(self)
 
 

@@ -11,6 +11,8 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.context import get_current
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 
 import otelbudget
@@ -79,6 +81,22 @@ def test_nor_does_a_joined_provider_that_shows_no_span_of_it(
         assert asks(ask, 4) == 4
     with otelbudget.run(reraise=False), hooks.agent("researcher"):
         assert asks(ask, 4) == 2
+
+
+def test_a_provider_that_takes_no_span_processors_gets_its_spans_whole(setup: Setup, ask: Ask) -> None:
+    class Deaf:
+        def __init__(self) -> None:
+            self.exporter = InMemorySpanExporter()
+            provider = TracerProvider()
+            provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+            self.get_tracer = provider.get_tracer
+
+    setup(BY_NAME, tracer_provider=(deaf := Deaf()))
+    with pytest.raises(BudgetExceeded), hooks.agent("researcher"):
+        [ask() for _ in range(3)]
+    *calls, work = deaf.exporter.get_finished_spans()
+    assert (work.name, work.status.is_ok) == ("invoke_agent researcher", False)
+    assert {call.parent and call.parent.span_id for call in calls} == {work.context.span_id}
 
 
 def test_the_quotas_of_the_agent_bind_inside_of_a_run_too(setup: Setup, ask: Ask, server: DemoServer) -> None:
