@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack, nullcontext
 from typing import Annotated, Any, NotRequired, TypedDict
 
+from opentelemetry import trace
+
 from otelbudget.errors import BudgetExceeded, found_in
 from otelbudget.integrations import hooks
 from otelbudget.runs.tool_call import ToolCall
@@ -53,7 +55,8 @@ class BudgetMiddleware(AgentMiddleware):
 
     def before_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:  # noqa: ARG002 - LangChain's signature
         """Begin the work of the agent of this name."""
-        span = hooks.agent_span(self._agent or get_config().get("metadata", {}).get("lc_agent_name"))
+        name = self._agent or get_config().get("metadata", {}).get("lc_agent_name")
+        span = hooks.agent_span(name, trace.get_current_span())
         return None if span is None else {"otelbudget_span": span}
 
     def after_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:  # noqa: ARG002 - LangChain's signature

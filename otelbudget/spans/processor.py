@@ -217,9 +217,9 @@ class LiveSpans:
         return span
 
     def named(self, span: Span, name: str) -> bool:
-        """Whether *span* is an agent's; one that has said no name is that of the agent *name* from now on."""
+        """Whether *span* is that of the agent *name*; one that has said none is from now on, before its first call."""
         node = self.tree.node(span)
-        if node is None or node.kind is not Kind.AGENT:
+        if node is None or node.kind is not Kind.AGENT or node.inner:
             return False
         node.name = node.name or name
         return node.name == name
