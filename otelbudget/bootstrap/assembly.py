@@ -250,7 +250,8 @@ class SetUp:
         if equipped.drops:
             _log.warning(
                 "the sampler of the tracer provider joined can drop spans, so calls of SDKs without a guard may pass"
-                " unseen; let setup() make the provider, or sample in the collector"
+                " unseen, and requests without a run that it drops share the process-wide one; let setup() make the"
+                " provider, or sample in the collector"
             )
         if named is not None and equipped.service_name not in (None, named):
             _log.warning("service_name is ignored: the tracer provider is there already, as %s", equipped.service_name)

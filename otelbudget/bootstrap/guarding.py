@@ -18,7 +18,7 @@ from otelbudget.guards import GUARDS, unguarded
 from otelbudget.guards.boundary import contained
 from otelbudget.guards.sdks import WHY
 from otelbudget.guards.watch import settle_dropped
-from otelbudget.integrations import PROCESS_WIDE, hook_of
+from otelbudget.integrations import PROCESS_WIDE, file_of, hook_of
 
 if TYPE_CHECKING:
     from otelbudget.engine.engine import Engine
@@ -57,7 +57,9 @@ class Guarding:
                 )
         guarded = {guard.module: partial(self._imported, sdk) for sdk, guard in GUARDS.items()}
         passing = {module: partial(self._passes, module) for module in unguarded()}
-        self._hook = ImportHook({**guarded, **passing, **{name: partial(self._hooked, name) for name in PROCESS_WIDE}})
+        frameworks = {module: partial(self._framework, module) for module in PROCESS_WIDE}
+        hooks = {file_of(module): partial(self._hooked, module) for module in PROCESS_WIDE}
+        self._hook = ImportHook({**guarded, **passing, **frameworks, **hooks})
 
     def prove(self, deaf: str, *, named: Iterable[str]) -> None:
         """Raise unless all model SDKs that are imported, or *named*, are guarded; *deaf*: spans don't help."""
@@ -123,17 +125,20 @@ class Guarding:
                 self._engine.guarded.discard(sdk)
                 _log.warning("the guard of %s is not reached by %s", sdk, ", ".join(around))
 
-    def _hooked(self, module: str) -> None:
-        with contained(f"putting a hook into {module}"):
+    def _framework(self, module: str) -> None:
+        """A framework is imported, and now its hook, unless that is what imports it: it is put in when it is there."""
+        with contained(f"importing the hook of {module}"):
             try:
-                put = hook_of(module)  # imports more of the framework, which must not wait for us in another thread
-                with self._lock:
-                    self._undo_hooks.append(put())
+                import_module(file_of(module))
             except ImportError as error:
                 # Programs have folders of their own of such names, `agents` above all, and those are not installed.
                 file = getattr(sys.modules.get(module), "__file__", None) or ""
                 level = logging.WARNING if "-packages" in file else logging.DEBUG  # in site-packages, dist-packages
                 _log.log(level, "no hook is put into %s, whose tools and agents are not held: %s", module, error)
+
+    def _hooked(self, module: str) -> None:
+        with contained(f"putting a hook into {module}"), self._lock:
+            self._undo_hooks.append(hook_of(module)())
 
     def _passes(self, module: str) -> None:
         if module not in self.passing:

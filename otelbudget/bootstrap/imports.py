@@ -51,7 +51,8 @@ class ImportHook(MetaPathFinder):
             if finder is not self and hasattr(finder, "find_spec"):
                 spec = finder.find_spec(fullname, path, target)
                 if spec is not None:
-                    self._follow(fullname, spec.loader)
+                    if spec.loader is not None:  # else a folder, such as a program's own `agents`
+                        self._follow(fullname, spec.loader)
                     return spec
         return None
 

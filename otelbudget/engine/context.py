@@ -44,13 +44,15 @@ class Slot:
 
 
 #: The explicit run; the tool call that encloses; the permit to wrap up; the runs whose `on_exhausted` is being asked;
-#: what a call inside is a part of; the framework whose hook holds the tool calls of here.
+#: what a call inside is a part of; the framework whose hook holds the tool calls of here; the agent's work, if no span
+#: shows it.
 RUN: Final = Slot("otelbudget-run")
 TOOL_CALL: Final = Slot("otelbudget-tool-call")
 PERMIT: Final = Slot("otelbudget-wrap-up")
 ASKING: Final = Slot("otelbudget-on-exhausted")
 HELD: Final = Slot("otelbudget-held")
 HOOKED: Final = Slot("otelbudget-hooked")
+WORK: Final = Slot("otelbudget-work")
 run_in, detach = RUN.of, otel_context.detach
 
 

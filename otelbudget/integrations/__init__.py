@@ -34,12 +34,17 @@ PROCESS_WIDE: Final = {
     "langchain_core.tools.base": "langchain_core.budget_tools",
     "langgraph.pregel.main": "langgraph.budget_graphs",
     "pydantic_ai": "pydantic_ai.budget_agents",
-    "google.adk.plugins.plugin_manager": "google_adk.budget_adk",
+    "google.adk.runners": "google_adk.budget_adk",
     "agent_framework": "agent_framework.budget_agents",
     "fastmcp.tools": "fastmcp_tools.budget_tools",
     "fastmcp.server.providers.fastmcp_provider": "fastmcp_mounted.count_once",
     "celery.app.task": "celery.deny_retries",
 }
+
+
+def file_of(module: str) -> str:
+    """The module here that has the hook of one of `PROCESS_WIDE`."""
+    return f"{__name__}.{PROCESS_WIDE[module].partition('.')[0]}"
 
 
 def hook_of(module: str) -> Callable[[], Callable[[], None]]:
@@ -48,6 +53,7 @@ def hook_of(module: str) -> Callable[[], Callable[[], None]]:
     Raises:
         ImportError: It is an old version, or another module of that name.
     """
-    file, _, name = PROCESS_WIDE[module].partition(".")
-    found: Callable[[], Callable[[], None]] = getattr(import_module(f"{__name__}.{file}"), name)
+    found: Callable[[], Callable[[], None]] = getattr(
+        import_module(file_of(module)), PROCESS_WIDE[module].partition(".")[2]
+    )
     return found

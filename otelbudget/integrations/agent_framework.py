@@ -62,7 +62,7 @@ async def _invoke(original: Callable[..., Awaitable[Any]], tool: Any, **options:
         except BudgetExceeded as denial:
             if call_id is None:  # no model has asked for it
                 raise
-            hooks.acknowledge()
+            hooks.acknowledge(denial)
             return tool.parse_result(hooks.not_run(denial))
         return await original(tool, **options)
 

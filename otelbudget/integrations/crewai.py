@@ -73,8 +73,8 @@ def _before_tool_call(context: Any) -> bool | None:
     call: AbstractContextManager[Any] = hooks.tool_call(context.tool_name, any_name=True)
     try:
         call.__enter__()
-    except BudgetExceeded:
-        hooks.acknowledge()  # CrewAI tells the model that it was blocked
+    except BudgetExceeded as denial:
+        hooks.acknowledge(denial)  # CrewAI tells the model that it was blocked
         return False
     _open.set((*_open.get(), (context.tool_input, call)))
     return None

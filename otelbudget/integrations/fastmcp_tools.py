@@ -35,6 +35,6 @@ async def _run(original: Callable[..., Awaitable[Any]], tool: Any, *args: Any, *
         try:
             await stack.enter_async_context(hooks.tool_call(tool.name))
         except BudgetExceeded as denial:
-            hooks.acknowledge()
+            hooks.acknowledge(denial)
             raise ToolError(hooks.not_run(denial)) from denial
         return await original(tool, *args, **options)

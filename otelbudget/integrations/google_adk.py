@@ -1,9 +1,10 @@
 """For Google's ADK: `budget_adk()` refuses tool calls; the model is told.
 
 `setup()` calls it where ADK is imported; it holds for agents and runners that are there, too. ADK's own spans give
-agents the budgets and the quotas of their names (from version 1.20 on). A refused model call raises, by the guard of
-the model's SDK; with a `BudgetPlugin` the agent ends with a message instead. A tool that waits for a confirmation or a
-credential is charged when it is called anew with that, also if a person has said no:
+agents the budgets and the quotas of their names (from version 1.20 on), or spans of ours where those are dropped. A
+refused model call raises, by the guard of the model's SDK; with a `BudgetPlugin` the agent ends with a message instead.
+A tool that waits for a confirmation or a credential is charged when it is called anew with that, also if a person has
+said no:
 
 runner = InMemoryRunner(agent, plugins=[BudgetPlugin()])
 """
@@ -11,15 +12,22 @@ runner = InMemoryRunner(agent, plugins=[BudgetPlugin()])
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Span
 
 from otelbudget.errors import BudgetExceeded, found_in
 from otelbudget.integrations import hooks
 from otelbudget.integrations.entries import Entries
+from otelbudget.runs.decorator import driven_async
 from otelbudget.runs.tool_call import ToolCall
+from otelbudget.spans.tree import within
 
 try:
+    from google.adk.agents import LlmAgent, LoopAgent, ParallelAgent, SequentialAgent
     from google.adk.models.llm_response import LlmResponse
     from google.adk.plugins.base_plugin import BasePlugin
     from google.adk.plugins.plugin_manager import PluginManager
@@ -28,7 +36,7 @@ try:
 except ImportError as missing:
     raise ImportError("this is for Google's Agent Development Kit: pip install 'otelbudget[google-adk]'") from missing
 
-
+Events = AsyncGenerator[Any, Any]
 #: Set on the context of a tool: the call that goes on.
 _CALL: Final = "_otelbudget_call"
 
@@ -62,7 +70,7 @@ class BudgetPlugin(BasePlugin):
         try:
             await call.__aenter__()
         except BudgetExceeded as denial:
-            self._dealt_with()
+            self._dealt_with(denial)
             return {"error": hooks.not_run(denial)}
         setattr(tool_context, _CALL, call)
         task = asyncio.current_task()
@@ -78,9 +86,9 @@ class BudgetPlugin(BasePlugin):
         """Charge the tool call."""
         _end(tool_context)
 
-    def _dealt_with(self) -> None:
+    def _dealt_with(self, told: BudgetExceeded | None = None) -> None:
         if self._acknowledge:
-            hooks.acknowledge()
+            hooks.acknowledge(told)
 
 
 _plugin = BudgetPlugin()
@@ -93,12 +101,27 @@ def budget_adk() -> Callable[[], None]:
     agent answers for is. Gives what ends that.
     """
     return Entries(
+        *((kind, "_run_async_impl", _work) for kind in (LlmAgent, LoopAgent, ParallelAgent, SequentialAgent)),
         (PluginManager, "run_before_tool_callback", _before_tool),
         (PluginManager, "run_after_tool_callback", _after_tool),
         (PluginManager, "run_on_tool_error_callback", _after_tool),
         (ToolContext, "request_confirmation", _pause),
         (ToolContext, "request_credential", _pause),
     )
+
+
+def _work(original: Callable[..., Events], agent: Any, *args: Any, **options: Any) -> Events:
+    """Do the work of an agent inside of a span of its name, if ADK's isn't there."""
+    span, events = hooks.agent_span(agent.name), original(agent, *args, **options)
+    return events if span is None else driven_async(_until_ended(span), events)
+
+
+@contextmanager
+def _until_ended(span: Span) -> Iterator[Context]:
+    try:
+        yield within(span)
+    finally:
+        span.end()
 
 
 async def _before_tool(original: Callable[..., Awaitable[Any]], manager: Any, **call: Any) -> Any:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 from opentelemetry.context import get_current
 
-from otelbudget import semconv
 from otelbudget.engine import context as contexts
 from otelbudget.runs import ambient
-from otelbudget.runs.api import current_run
 from otelbudget.runs.tool_call import ToolCall, enclosing
+from otelbudget.spans.tree import within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,8 +81,8 @@ def agent_span(name: str | None, shown: Span | None = None) -> Span | None:
         return None
     if shown is not None and engine.spans.named(shown, name):
         return None
-    said = {semconv.GEN_AI_OPERATION: "invoke_agent", semconv.GEN_AI_AGENT_NAME: name}
-    return engine.tracer.start_span(f"invoke_agent {name}", attributes=said)
+    made: Span = engine.spans.agent(name)
+    return made
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def agent(name: str | None) -> Iterator[None]:
     if span is None:
         yield
     else:
-        with trace.use_span(span, end_on_exit=True):
+        with trace.use_span(span, end_on_exit=True), inside(span):
             yield
 
 
@@ -104,15 +104,17 @@ def known(name: str) -> bool:
 
 def inside(span: Span | None) -> AbstractContextManager[None]:
     """A block in the context of *span*, which stays open."""
-    return nullcontext() if span is None else contexts.attached(trace.set_span_in_context(span))
+    return nullcontext() if span is None else contexts.attached(within(span))
 
 
-def acknowledge() -> None:
-    """Say that what refused a call here has been dealt with: leaving the run, or one around it, is quiet."""
-    run = current_run()
-    while run is not None:
-        run.acknowledge()
-        run = run.parent
+def acknowledge(told: BudgetExceeded | None = None) -> None:
+    """Say that what refused calls here has been dealt with, or only what *told* tells of: leaving the run, or one
+    around it, is quiet."""
+    run = run_here()
+    resource = None if told is None else told.resource
+    reasons = () if told is None or resource is not None else (told.reason,)
+    for one in () if run is None else run.lineage:
+        one.engine.ledger.locked(partial(one.forget, resource, reasons=reasons))
 
 
 def ended(denial: BudgetExceeded) -> str:

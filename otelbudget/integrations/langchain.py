@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack, nullcontext
 from typing import Annotated, Any, NotRequired, TypedDict
 
+from opentelemetry import trace
+
 from otelbudget.errors import BudgetExceeded, found_in
 from otelbudget.integrations import hooks
 from otelbudget.runs.tool_call import ToolCall
@@ -35,8 +37,9 @@ class _State(TypedDict):
 class BudgetMiddleware(AgentMiddleware):
     """Ends an agent with a message where its run is refused a model call, and gives the model one for a refused tool.
 
-    Tool limits hold, and the budget and quotas of the agent's name apply, without any instrumentation. Put it first:
-    middlewares around it see what it answers, and retry nothing.
+    Tool limits hold, and the budget and quotas of the agent's name apply, without any instrumentation. Put it behind a
+    middleware that retries model calls, which sees what it answers and retries nothing, and before one that retries
+    tools, whose attempts are one tool call.
 
     Args:
         agent: Its name in the configuration; None takes the ``name`` of ``create_agent``.
@@ -52,7 +55,8 @@ class BudgetMiddleware(AgentMiddleware):
 
     def before_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:  # noqa: ARG002 - LangChain's signature
         """Begin the work of the agent of this name."""
-        span = hooks.agent_span(self._agent or get_config().get("metadata", {}).get("lc_agent_name"))
+        name = self._agent or get_config().get("metadata", {}).get("lc_agent_name")
+        span = hooks.agent_span(name, trace.get_current_span())
         return None if span is None else {"otelbudget_span": span}
 
     def after_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:  # noqa: ARG002 - LangChain's signature
@@ -115,13 +119,13 @@ class BudgetMiddleware(AgentMiddleware):
                 return await handler(request)
 
     def _refused(self, request: Any, denial: BudgetExceeded) -> ToolMessage:
-        self._dealt_with()
+        self._dealt_with(denial)
         call = request.tool_call
         return ToolMessage(hooks.not_run(denial), name=call["name"], tool_call_id=call["id"], status="error")
 
-    def _dealt_with(self) -> None:
+    def _dealt_with(self, told: BudgetExceeded | None = None) -> None:
         if self._acknowledge:
-            hooks.acknowledge()
+            hooks.acknowledge(told)
 
 
 def _tool_call(request: Any) -> ToolCall | nullcontext[None]:

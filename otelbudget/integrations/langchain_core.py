@@ -57,5 +57,5 @@ def _pauses() -> tuple[type[BaseException], ...] | None:
 def _refused(tool: Any, tool_call_id: str | None, denial: BudgetExceeded) -> ToolMessage:
     if tool_call_id is None:
         raise denial
-    hooks.acknowledge()  # the model is told
+    hooks.acknowledge(denial)  # the model is told
     return ToolMessage(hooks.not_run(denial), name=tool.name, tool_call_id=tool_call_id, status="error")

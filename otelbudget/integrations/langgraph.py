@@ -11,13 +11,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
 from opentelemetry.context import Context, get_current
-from opentelemetry.trace import Span, StatusCode, set_span_in_context
+from opentelemetry.trace import Span, StatusCode
 
 from otelbudget import forking
 from otelbudget.engine import context as contexts
 from otelbudget.integrations import hooks
 from otelbudget.integrations.entries import Entries
 from otelbudget.runs.decorator import driven, driven_async
+from otelbudget.spans.tree import within
 
 try:
     from langgraph.errors import GraphBubbleUp
@@ -73,7 +74,7 @@ def _inside() -> AbstractContextManager[None]:
     span = None if work is None else work.span()
     if span is None:
         return nullcontext()
-    return contexts.attached(_WORK.put(set_span_in_context(span), None))  # graphs in it are inside already
+    return contexts.attached(_WORK.put(within(span), None))  # graphs in it are inside already
 
 
 class _Work:

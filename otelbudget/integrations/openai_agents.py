@@ -23,6 +23,7 @@ from otelbudget.errors import BudgetExceeded
 from otelbudget.integrations import hooks
 from otelbudget.integrations.entries import Entries
 from otelbudget.runs.tool_call import ToolCall
+from otelbudget.spans.tree import within
 
 try:
     from agents import AgentSpanData, FunctionTool, RunHooks
@@ -63,7 +64,12 @@ class BudgetHooks(RunHooks[Any]):
             await call.admit()  # what the tool does is not inside of this hook
             if held:
                 setattr(context, _CALL, call)
-        await self._inner.on_tool_start(context, agent, tool)
+        try:
+            await self._inner.on_tool_start(context, agent, tool)
+        except BaseException:  # the tool isn't going to run
+            if isinstance(call, ToolCall):
+                call.pause()
+            raise
 
 
 def _passed_on(name: str) -> Callable[..., Awaitable[None]]:
@@ -127,7 +133,7 @@ async def _invoke(original: Callable[..., Awaitable[Any]], *, function_tool: Any
                 held = hooks.tool_call(function_tool.name, context.tool_call_id, pauses=())
                 call = await stack.enter_async_context(held)
             except BudgetExceeded as denial:
-                hooks.acknowledge()  # the model is told
+                hooks.acknowledge(denial)  # the model is told
                 _below(context, consume_agent_tool_run_result)  # or it would be waited for
                 return tools._FunctionToolInvocationResult(hooks.not_run(denial), is_sdk_generated_error=True)
         found = await original(function_tool=function_tool, context=context, **options)
@@ -154,7 +160,7 @@ def _start(original: Callable[..., None], span: Any, *args: Any, **options: Any)
         here = trace.get_current_span()  # that of an instrumentation, which would not be inside of ours
         ours = hooks.agent_span(span.span_data.name, None if here is before else here)
         if ours is not None:
-            _open[span] = ours, attach(trace.set_span_in_context(ours))
+            _open[span] = ours, attach(within(ours))
 
 
 def _finish(original: Callable[..., None], span: Any, *args: Any, **options: Any) -> None:

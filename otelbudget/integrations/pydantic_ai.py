@@ -54,7 +54,7 @@ class BudgetCapability(AbstractCapability[Any]):
                 held = hooks.tool_call(call.tool_name, call.tool_call_id, pauses=(ApprovalRequired,))
                 await stack.enter_async_context(held)
             except BudgetExceeded as denial:
-                hooks.acknowledge()  # the model is told
+                hooks.acknowledge(denial)  # the model is told
                 raise ToolFailed(hooks.not_run(denial)) from denial
             return await handler(args)
 

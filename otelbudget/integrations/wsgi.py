@@ -52,7 +52,7 @@ class BudgetMiddleware(Middleware):
             close = getattr(pieces, "close", None)
             if close is not None:
                 close()
-        if answer.refusal is not None:
+        if answer.refusal is not None and environ["REQUEST_METHOD"] != "HEAD":  # not each server takes its body away
             yield answer.refusal
         run.acknowledge()  # what has been answered stands
 

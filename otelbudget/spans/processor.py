@@ -16,6 +16,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context, get_current
 from opentelemetry.trace import Span
 
+from otelbudget import semconv as sc
 from otelbudget.admission import settlement
 from otelbudget.admission.state import RunState
 from otelbudget.calls.model_call import ModelCall
@@ -29,7 +30,7 @@ from otelbudget.runs import tool_call as tools
 from otelbudget.spans import conventions as spans
 from otelbudget.spans.conventions import Kind
 from otelbudget.spans.implicit_runs import ImplicitRuns
-from otelbudget.spans.tree import Node, SpanTree, names_of
+from otelbudget.spans.tree import OURS, Node, SpanTree, UnheardSpan, names_of
 from otelbudget.telemetry.events import NOWHERE, Site, site_of
 
 
@@ -203,10 +204,22 @@ class LiveSpans:
         """The name of the innermost agent around *context*, and the conversation; None where no span says."""
         return names_of(self.tree.around(context))
 
+    def agent(self, name: str) -> Span:
+        """A span of ours for a piece of work of the agent *name*, which is noted also where the provider drops it."""
+        said = {sc.GEN_AI_OPERATION: "invoke_agent", sc.GEN_AI_AGENT_NAME: name}
+        around = self.tree.node(trace.get_current_span())
+        span: Span = self._engine.tracer.start_span(f"{spans.AGENT_SPAN}{name}", attributes=said)
+        if self.tree.node(span) in (None, around):  # without an SDK it is what is around it
+            span = UnheardSpan(span, self.ended)
+            node = self.tree.add(span, Kind.AGENT, OURS, get_current())
+            assert node is not None  # it is new
+            node.name = name
+        return span
+
     def named(self, span: Span, name: str) -> bool:
-        """Whether *span* is an agent's; one that has said no name is that of the agent *name* from now on."""
+        """Whether *span* is that of the agent *name*; one that has said none is from now on, before its first call."""
         node = self.tree.node(span)
-        if node is None or node.kind is not Kind.AGENT:
+        if node is None or node.kind is not Kind.AGENT or node.inner:
             return False
         node.name = node.name or name
         return node.name == name

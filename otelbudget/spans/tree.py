@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -15,6 +16,7 @@ from opentelemetry.trace import Span
 
 from otelbudget import forking
 from otelbudget.admission.state import RunState
+from otelbudget.engine import context as contexts
 from otelbudget.runs.tool_call import ToolCall
 from otelbudget.spans.conventions import Kind
 
@@ -105,6 +107,37 @@ class LooseSpan(trace.NonRecordingSpan):
         return getattr(self._span(), name)
 
 
+class UnheardSpan(trace.NonRecordingSpan):
+    """A piece of work whose span the provider drops, doesn't make or doesn't show us: noted, and never current.
+
+    Attributes:
+        shown: What the provider has made, to be current.
+    """
+
+    is_recording, set_status = _handed_on("is_recording"), _handed_on("set_status")
+    record_exception = _handed_on("record_exception")
+    status: Final = trace.Status()
+
+    def __init__(self, shown: Span, ended: Callable[[Span], None]) -> None:
+        super().__init__(trace.SpanContext(0, secrets.randbits(64), is_remote=False))
+        self.shown = shown
+        self._span = lambda: shown
+        self._ended = ended
+
+    def end(self, end_time: int | None = None) -> None:  # noqa: ARG002 - the API's signature
+        """Say that it has ended."""
+        if self.is_recording():
+            self.shown.end()
+        self._ended(self)
+
+
+def within(span: Span) -> Context:
+    """The context of here inside of *span*, one of ours."""
+    if isinstance(span, UnheardSpan):
+        return contexts.WORK.put(trace.set_span_in_context(span.shown), span.get_span_context().span_id)
+    return trace.set_span_in_context(span)
+
+
 class SpanTree:
     """The nodes of all open spans. Any thread may ask; nothing here waits for the engine."""
 
@@ -125,7 +158,9 @@ class SpanTree:
     def at(self, context: Context, *, exact: bool = False) -> Node | None:
         """The open span of *context*; for one that was not recorded the local root of its trace, unless *exact*."""
         own = trace.get_current_span(context).get_span_context()
-        node = self._nodes.get(own.span_id)
+        node, work = self._nodes.get(own.span_id), None if exact else self._nodes.get(contexts.WORK.of(context))
+        if work is not None and (node is None or node in work.upwards()):
+            return work
         if node is None and not exact and own.trace_id and not own.is_remote:
             *_, node = self._roots.get(own.trace_id) or (None,)
         return node

@@ -317,3 +317,22 @@ def test_what_a_hook_imports_waits_for_no_import_that_another_thread_is_in_the_m
     setup()
     importlib.import_module("a_framework")
     assert not importlib.import_module("otelbudget.integrations.slow_hook").waited
+
+
+@pytest.mark.parametrize("first", ["a_framework", "otelbudget.integrations.a_hook"])
+def test_a_hook_is_put_in_once_also_where_its_own_module_is_what_imports_the_framework(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    (tmp_path / "a_framework.py").touch()
+    (tmp_path / "a_hook.py").write_text(
+        "import a_framework\nlog = []\ndef put():\n    log.append('in')\n    return lambda: log.append('out')\n"
+    )
+    monkeypatch.setitem(integrations.PROCESS_WIDE, "a_framework", "a_hook.put")
+    for module in ("a_framework", "otelbudget.integrations.a_hook"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(integrations, "__path__", [*integrations.__path__, str(tmp_path)])
+    setup()
+    importlib.import_module(first)
+    otelbudget.shutdown()
+    assert importlib.import_module("otelbudget.integrations.a_hook").log == ["in", "out"]

@@ -140,6 +140,16 @@ def test_threads_that_import_at_once_are_told_once(hook: Callable[[], ImportHook
     assert calls == [True]
 
 
+def test_a_folder_of_that_name_is_another_thing(
+    hook: Callable[[], ImportHook], calls: list[bool], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / f"{NAME}.py").unlink()
+    (tmp_path / NAME).mkdir()
+    hook()
+    assert importlib.import_module(NAME).__file__ is None
+    assert (calls, caplog.text) == ([], "")
+
+
 class Unfollowable(importlib.abc.Loader, importlib.abc.MetaPathFinder):
     """A loader that takes no attributes."""
 

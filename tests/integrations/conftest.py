@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -23,9 +24,9 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setup]:
     """Switch budgets on from a YAML text; off again after the test."""
     monkeypatch.chdir(tmp_path)
 
-    def begin(text: str = "budgets: {}\n") -> otelbudget.BudgetManager:
+    def begin(text: str = "budgets: {}\n", **more: Any) -> otelbudget.BudgetManager:
         (tmp_path / "budgets.yaml").write_text(text)
-        return otelbudget.setup(exporter="none", metrics_port=None, instrument=False)
+        return otelbudget.setup(exporter="none", metrics_port=None, instrument=False, **more)
 
     yield begin
     otelbudget.shutdown()

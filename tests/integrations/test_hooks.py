@@ -5,10 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from opentelemetry import trace
 from opentelemetry.context import get_current
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 
 import otelbudget
 from otelbudget import BudgetExceeded, RunBudget
@@ -43,6 +48,55 @@ def test_sampling_changes_nothing_of_it(setup: Setup, ask: Ask, monkeypatch: pyt
     setup(BY_NAME)
     with hooks.agent("researcher"):
         assert asks(ask, 4) == 2
+
+
+class WithoutSome(Sampler):
+    """Drops spans of agents and those called so."""
+
+    def should_sample(
+        self, parent_context: Any, trace_id: int, name: str, kind: Any = None, attributes: Any = None, *_: Any
+    ) -> SamplingResult:
+        dropped = name.startswith("invoke_agent") or name == "dropped"
+        return SamplingResult(Decision.DROP if dropped else Decision.RECORD_AND_SAMPLE, attributes)
+
+    def get_description(self) -> str:
+        return "without some"
+
+
+@pytest.mark.parametrize("given", ["dropped", "some dropped", "disabled", "none made"])
+def test_nor_does_a_joined_provider_that_shows_no_span_of_it(
+    setup: Setup, ask: Ask, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", str(given == "disabled"))
+    sampler = WithoutSome() if given == "some dropped" else ALWAYS_OFF
+    provider = trace.NoOpTracerProvider() if given == "none made" else TracerProvider(sampler)
+    setup(BY_NAME, tracer_provider=provider)
+    span = provider.get_tracer("theirs").start_as_current_span
+    with span("request"), hooks.agent("boss"), hooks.agent(None):
+        with hooks.agent("researcher"):
+            with span("step"), span("dropped"):
+                assert asks(ask, 1) == 1
+            with span("dropped"), span("step"), otelbudget.run(RunBudget(max_steps=2), reraise=False):
+                assert asks(ask, 4) == 1
+        assert asks(ask, 4) == 4
+    with otelbudget.run(reraise=False), hooks.agent("researcher"):
+        assert asks(ask, 4) == 2
+
+
+def test_a_provider_that_takes_no_span_processors_gets_its_spans_whole(setup: Setup, ask: Ask) -> None:
+    class Deaf:
+        def __init__(self) -> None:
+            self.exporter = InMemorySpanExporter()
+            provider = TracerProvider()
+            provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+            self.get_tracer = provider.get_tracer
+
+    setup(BY_NAME, tracer_provider=(deaf := Deaf()))
+    with pytest.raises(BudgetExceeded), hooks.agent("researcher"):
+        [ask() for _ in range(3)]
+    *calls, work = deaf.exporter.get_finished_spans()
+    assert (work.name, work.status.is_ok) == ("invoke_agent researcher", False)
+    assert {call.parent and call.parent.span_id for call in calls} == {work.context.span_id}
 
 
 def test_the_quotas_of_the_agent_bind_inside_of_a_run_too(setup: Setup, ask: Ask, server: DemoServer) -> None:
@@ -134,6 +188,31 @@ def test_what_was_told_is_dealt_with_in_every_run_around(setup: Setup, ask: Ask)
     with otelbudget.run(RunBudget(max_steps=1)) as run, run.child():
         asks(ask, 2)
         hooks.acknowledge()
+
+
+def told_of_a_refused_tool(reason: str) -> None:
+    """What a hook does for a tool that is refused."""
+    with pytest.raises(BudgetExceeded) as refused, hooks.tool_call("search"):
+        pytest.fail("the tool ran")
+    assert refused.value.reason == reason
+    hooks.acknowledge(refused.value)
+
+
+@pytest.mark.parametrize("reason", ["limit", "frozen"])
+def test_what_a_model_was_told_of_a_tool_is_dealt_with_and_no_refused_model_call(
+    setup: Setup, ask: Ask, reason: str
+) -> None:
+    def work(steps: int) -> None:
+        with otelbudget.run(RunBudget(max_steps=steps)) as run, run.child(RunBudget(max_tool_calls=0)):
+            asks(ask, 1)
+            if reason == "frozen":
+                run.freeze()
+            told_of_a_refused_tool(reason)
+
+    setup()
+    work(1)
+    with pytest.raises(BudgetExceeded, match="steps"):
+        work(0)
 
 
 def test_a_tool_call_that_is_shown_by_several_hooks_or_tried_again_is_one(setup: Setup) -> None:

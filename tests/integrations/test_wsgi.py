@@ -22,9 +22,11 @@ ONE = "default_budget: one\nbudgets:\n  one: {max_steps: 1}\n  two: {max_steps: 
 TEXT = [("content-type", "text/plain")]
 
 
-def get(app: Any, **headers: str) -> tuple[int, dict[str, str], str]:
+def get(app: Any, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], str]:
     """One request to *app*, held to the letter of the specification."""
-    environ: dict[str, Any] = {"QUERY_STRING": ""} | {f"HTTP_{name.upper()}": value for name, value in headers.items()}
+    environ: dict[str, Any] = {"QUERY_STRING": "", "REQUEST_METHOD": method} | {
+        f"HTTP_{name.upper()}": value for name, value in headers.items()
+    }
     setup_testing_defaults(environ)
     said: list[Any] = []
 
@@ -55,6 +57,12 @@ def test_each_request_is_a_run_of_its_own(setup: Setup, ask: Ask, server: DemoSe
     assert (status, headers["content-type"]) == (429, "application/problem+json")
     assert json.loads(body)["resource"] == "steps"
     assert otelbudget.current_run() is None
+
+
+def test_a_refusal_has_no_body_where_only_its_head_was_asked_for(setup: Setup, ask: Ask) -> None:
+    setup(ONE)
+    status, headers, body = get(BudgetMiddleware(calling(ask, 2)), "HEAD")
+    assert (status, headers["content-type"], body) == (429, "application/problem+json", "")
 
 
 def test_a_quota_says_when_to_come_again_and_whose_it_is_a_header_says(setup: Setup, ask: Ask) -> None:

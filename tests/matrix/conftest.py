@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from provider import Provider, Reply
@@ -31,15 +32,15 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
 
 
 @pytest.fixture
-def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], otelbudget.BudgetManager]]:
+def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., otelbudget.BudgetManager]]:
     """Switch budgets on from a YAML text, without any instrumentor; off again after the test."""
     for name in [name for name in os.environ if name.startswith("OTEL") and not name.startswith("OTELBUDGET_MATRIX")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
-    def begin(text: str = "") -> otelbudget.BudgetManager:
+    def begin(text: str = "", **more: Any) -> otelbudget.BudgetManager:
         (tmp_path / "budgets.yaml").write_text(text or "budgets: {}\n")
-        return otelbudget.setup(exporter="none", metrics_port=None, instrument=False)
+        return otelbudget.setup(exporter="none", metrics_port=None, instrument=False, **more)
 
     yield begin
     otelbudget.shutdown()

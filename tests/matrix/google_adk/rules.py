@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -17,6 +19,8 @@ from google.adk.plugins.plugin_manager import PluginManager
 from google.adk.runners import InMemoryRunner
 from google.adk.tools.agent_tool import AgentTool
 from google.genai.types import Content, Part
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from provider import Provider, Reply
 
 import otelbudget
@@ -106,12 +110,15 @@ async def test_the_budget_of_the_agents_name_applies_to_each_piece_of_its_work(
         assert insatiable.requests == sent
 
 
-@pytest.mark.parametrize("sampler", ["always_on", "always_off"])
+@pytest.mark.parametrize("sampler", ["always_on", "always_off", "of a provider that is joined"])
 async def test_an_agent_below_another_has_the_budget_of_its_name(
     setup: Setup, server: Provider, monkeypatch: pytest.MonkeyPatch, sampler: str
 ) -> None:
-    monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
-    setup(BY_NAME)
+    if sampler in ("always_on", "always_off"):
+        monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
+        setup(BY_NAME)
+    else:
+        setup(BY_NAME, tracer_provider=TracerProvider(ALWAYS_OFF))
     handed = Reply(text="", tool_calls=[("transfer_to_agent", {"agent_name": "researcher"})])
     server.enqueue(handed, *[Reply(text="", tool_calls=[("search", {"query": "more"})])] * 9)
     researcher = runner_of(server, [], name="researcher").agent
@@ -211,3 +218,19 @@ def test_of_five_tools_one_is_run(setup: Setup, five: Provider, row: Callable[..
     ran: list[str] = []
     how = {"budget": RunBudget(max_tool_calls=1), "wanted": "4 tool calls", "sent": lambda: len(ran)}
     assert row("google-adk", "setup() alone", lambda: last(five, ran), **how) == 1
+
+
+@pytest.mark.parametrize("first", ["google.adk.runners", "google.adk.agents", "otelbudget.integrations.google_adk"])
+def test_it_is_held_in_whatever_order_it_is_imported_after_setup(first: str) -> None:
+    script = (
+        "import importlib, otelbudget\n"
+        "otelbudget.setup(otelbudget.RunBudget(), exporter='none', metrics_port=None)\n"
+        f"importlib.import_module({first!r})\n"
+        "from google.adk.runners import InMemoryRunner\n"
+        "from google.adk.agents import LlmAgent\n"
+        "from google.adk.plugins.plugin_manager import PluginManager\n"
+        "for held in (LlmAgent._run_async_impl, PluginManager.run_before_tool_callback):\n"
+        "    print('otelbudget' in held.__code__.co_filename)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False)
+    assert done.stdout.split() == ["True", "True"], done.stderr

@@ -215,13 +215,14 @@ def test_beside_an_instrumentation_each_call_is_charged_once(
 
 @pytest.mark.parametrize("way", ["sync", "stream", "async"])
 @pytest.mark.parametrize("instrumentor", INSTRUMENTORS)
+@pytest.mark.parametrize("named", ["name", "agent"])
 def test_beside_an_instrumentation_agents_have_their_budgets(
-    setup: Setup, insatiable: Provider, instrumentor: type[Any], way: str
+    setup: Setup, insatiable: Provider, named: str, instrumentor: type[Any], way: str
 ) -> None:
     setup(BY_NAME)
     instrumentor().instrument()
     try:
-        answers = [Agent(name="researcher").ask(way)[-1].text for _ in range(2)]
+        answers = [Agent(**{named: "researcher"}).ask(way)[-1].text for _ in range(2)]
     finally:
         instrumentor().uninstrument()
     assert [("budget 'two'" in answer) for answer in answers] == [True, True]

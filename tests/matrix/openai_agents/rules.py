@@ -16,6 +16,7 @@ from agents import (
     Runner,
     ShellTool,
     Usage,
+    UserError,
     function_tool,
     set_trace_processors,
     set_tracing_disabled,
@@ -157,6 +158,19 @@ async def test_hooks_of_the_user_go_on(setup: Setup, three_at_once: Provider) ->
         result = await ask(agent_of([]), "run", BudgetHooks(Theirs()))
     assert seen == ["model", "search", "search", "search", "model", "end"]
     assert (result.final_output, run.usage.tool_calls) == ("done", 3)
+
+
+async def test_a_tool_that_a_hook_of_the_users_refuses_is_not_charged(setup: Setup, three_at_once: Provider) -> None:
+    class Theirs(RunHooks[Any]):
+        async def on_tool_start(self, *_: Any) -> None:
+            raise LookupError("not now")
+
+    setup()
+    ran: list[str] = []
+    with otelbudget.run(RunBudget(max_tool_calls=3)) as run:
+        with pytest.raises(UserError, match="not now"):
+            await ask(agent_of(ran), "run", BudgetHooks(Theirs()))
+        assert (ran, run.usage.tool_calls, run.remaining()["tool_calls"]) == ([], 0, 3)
 
 
 def outputs(result: Any) -> list[str]:
