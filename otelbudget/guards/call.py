@@ -29,11 +29,8 @@ from otelbudget.model.usage import Usage
 from otelbudget.model.usage_names import TIER
 
 if TYPE_CHECKING:
-    from otelbudget.calls.model_call import ModelCall
     from otelbudget.guards.sdks import Sdk
 
-#: Where a proxy says what an answer cost.
-_COST_HEADER: Final = "x-litellm-response-cost"
 #: (base URL, model) whose server refused a stream because it was asked for its usage; forgotten if they are too many.
 _without_usage: set[tuple[str, str | None]] = set()
 _MOST_WITHOUT: Final = 1_000
@@ -179,8 +176,8 @@ def _part(planned: Plan) -> Part | None:
 class Way:
     """One admitted call on its way: what is *sent*, and its *exchange*, entered around the SDK's function."""
 
-    def __init__(self, planned: Plan, call: ModelCall | Part, sent: Any) -> None:
-        self.exchange = Exchange(call)
+    def __init__(self, planned: Plan, call: calls.ModelCall | Part, sent: Any) -> None:
+        self.exchange = Exchange(call, self._another)
         self._plan = planned
         self._charge = Charge(call, planned.request, self.exchange, planned.wire.holds)
         maximum = call.max_output_tokens
@@ -197,15 +194,20 @@ class Way:
             self._charge.holding if planned.wire.holds else nullcontext
         )
 
+    def _another(self) -> calls.ModelCall | Part:
+        """Somebody between us and the SDK asks again though there is an answer: that is paid, and what is asked now."""
+        call = _part(self._plan) or calls.begin(self._plan.request)
+        if call is not None:
+            self.arrived(None)
+            self._charge = Charge(call, self._plan.request, self.exchange, self._plan.wire.holds)
+        return self._charge.call
+
     def goes_on_without_usage(self, error: BaseException) -> bool:
         """Whether the server may have refused because it was asked for the usage: then send what the caller gave."""
-        status = getattr(error, "status_code", None)
-        if self.sent is self._given or not isinstance(status, int):
+        status, body = getattr(error, "status_code", None), getattr(error, "body", "")
+        if self.sent is self._given or not isinstance(status, int) or any(map(caps.is_cap, (body, get(body, "error")))):
             return False
-        body = getattr(error, "body", "")
         said = f"{error} {body}".lower()
-        if caps.is_cap(body) or caps.is_cap(get(body, "error")):
-            return False
         if status not in _MAYBE_ASKED and not any(name in said for name in _ASKED):
             return False
         self.sent, self._refused = self._given, True
@@ -225,26 +227,25 @@ class Way:
                 self._charge.spared()
                 return
             response = self.exchange.response
-            self._charge.reported_cost_usd = cost_of(getattr(response, "headers", {}).get(_COST_HEADER))
+            headers = getattr(response, "headers", {})
+            self._charge.reported_cost_usd = cost_of(headers.get("x-litellm-response-cost"))  # a proxy's
             if response is not None and response.status_code >= 400:
                 self._charge.refused(self._usage_in(response))
                 return
-            if response is not None and not response.is_closed and self._is_read(response):
+            dialect, request = self._plan.dialect, self._plan.request
+            # Sound and pictures say no usage, but in events.
+            says = not dialect.fee or "event-stream" in headers.get("content-type", "")
+            if response is not None and not response.is_closed and says:
                 self._follow(response)
                 return
-            dialect, request = self._plan.dialect, self._plan.request
             told = dialect.usage(result, request.provider) or self._usage_in(response)
             if told is None and caps.in_body(self._body(response)):
                 self._charge.refused(None)
-                return
-            free = dialect.fee and not request.max_output_tokens
-            self._charge.answered(told or (Usage(0, 0) if free else None))
+            else:
+                free = dialect.fee and not request.max_output_tokens
+                self._charge.answered(told or (Usage(0, 0) if free else None))
             return
         self._charge.answered(None)
-
-    def _is_read(self, response: Any) -> bool:
-        """Whether what comes of it may say a usage: not sound and pictures."""
-        return not self._plan.dialect.fee or "event-stream" in response.headers.get("content-type", "")
 
     def _follow(self, response: Any) -> None:
         dialect, kind = self._plan.dialect, response.headers.get("content-type", "")
@@ -277,15 +278,14 @@ class Way:
         return None if response is not None else self._charge.timed_out(error)
 
     def _no_answer(self, error: BaseException) -> None:
-        if not self.exchange.may_have_been_sent(error):
-            if not self.exchange.earlier:
-                if self.exchange.heard:  # it failed between two attempts
-                    self._charge.refused(None, error)
-                else:
-                    self._charge.call.release(error)  # nothing of it ever left
-                return
-            self.exchange.earlier -= 1  # the last one that was sent
-        self._charge.lost(error)
+        sent = self.exchange.may_have_been_sent(error)
+        if sent or self.exchange.earlier:
+            self.exchange.earlier -= not sent  # then the last one that was is among those
+            self._charge.lost(error)
+        elif self.exchange.heard:  # it failed between two attempts
+            self._charge.refused(None, error)
+        else:
+            self._charge.call.release(error)  # nothing of it ever left
 
     def _usage_in(self, response: Any) -> Usage | None:
         return self._plan.dialect.usage(json_body(self._body(response)), self._plan.request.provider)

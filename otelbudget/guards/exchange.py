@@ -26,8 +26,6 @@ _BEFORE_SENDING: Final = frozenset(
     {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError", "ClientConnectorError"}
     | {"EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError", "BudgetExceededError"}
 )
-
-
 #: By how much a timeout ends later than the time of the run, so that it is over by then.
 _LATER_S: Final = 0.01
 
@@ -82,12 +80,13 @@ class Exchange:
     """The attempts of one call, retries inside the SDK included. As a context manager: the one that is noted in.
 
     *call* is told of each attempt after the first, in how many seconds it follows, and may raise: then it is not sent.
+    One that follows a good answer is another call, which *another* admits, and settles the one before.
     """
 
-    __slots__ = ("_begun", "_call", "_token", "_under_way", "bounded", "earlier", "heard", "response")
+    __slots__ = ("_another", "_begun", "_call", "_token", "_under_way", "bounded", "earlier", "heard", "response")
 
-    def __init__(self, call: ModelCall | Part) -> None:
-        self._call = call
+    def __init__(self, call: ModelCall | Part, another: Callable[[], ModelCall | Part]) -> None:
+        self._call, self._another = call, another
         #: How many attempts are known to have ended without an answer after something may have been sent.
         self.earlier = 0
         #: The answer to the last one, until it is left to whoever reads it.
@@ -113,6 +112,8 @@ class Exchange:
     def begins(self) -> None:
         """An attempt is about to be sent."""
         self.earlier += self._under_way  # somebody between us and the SDK has tried again without telling
+        if self.response is not None and self.response.status_code < 400:
+            self._call, self.earlier = self._another(), 0
         self._under_way, self.response = False, None
         if self._begun:
             self._call.again()

@@ -2,7 +2,8 @@
 
 It sits in the method of ``_base_client.{SyncAPIClient,AsyncAPIClient}`` that every client class (Azure, Bedrock,
 Vertex, subclasses) and every way of calling passes once per logical call: plain, streamed, ``parse``, ``stream()``, raw
-and streaming responses. Retries of the SDK happen inside, so they are one call. Other endpoints pass untouched.
+and streaming responses. Retries of the SDK happen inside, so they are one call; a middleware of Anthropic's that asks
+again though it has an answer makes another. Other endpoints pass untouched.
 
 A response made with ``background=true`` is charged at its hold, since it answers before it has worked; fetching it is
 free. Assistants, agent sessions, realtime and websockets are not seen: they answer elsewhere.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from decimal import Decimal
 from typing import Any
 
@@ -217,6 +218,40 @@ def test_what_a_middleware_answers_itself_is_free_and_what_it_sends_again_is_cha
         claude.messages.create(**CHAT)
         assert _charged(run) == (1, 80 + INPUT, 20)
     assert server.requests == 2
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_middleware_that_asks_again_though_it_has_an_answer_makes_another_call(
+    steps: int, streamed: bool, server: Provider, manager: BudgetManager
+) -> None:
+    def twice(request: Any, call_next: Any) -> Any:
+        call_next(request).http_response.close()
+        return call_next(request)
+
+    server.enqueue(USED, USED)
+    budget = RunBudget(max_steps=steps)
+    with client(server.root_url, middleware=[twice]) as claude, manager.run(budget, reraise=False) as run:
+        with pytest.raises(BudgetExceeded) if steps == 1 else nullcontext():
+            list(claude.messages.create(**CHAT, stream=streamed))
+        charged = _charged(run)
+    assert (charged[0], server.requests) == (steps, steps)
+    assert streamed or charged[1:] == (steps * 80, steps * 20)
+
+
+async def test_an_asynchronous_one_too(server: Provider, manager: BudgetManager) -> None:
+    async def twice(request: Any, call_next: Any) -> Any:
+        await call_next(request)
+        return await call_next(request)
+
+    server.enqueue(USED, USED)
+    async with aclient(server.root_url, middleware=[twice]) as claude:
+        with manager.run(RunBudget(max_steps=2)) as run:
+            await claude.messages.create(**CHAT)
+            assert _charged(run) == (2, 160, 40)
+        with manager.run(RunBudget(max_steps=1), reraise=False), pytest.raises(BudgetExceeded):
+            await claude.messages.create(**CHAT)
+    assert server.requests == 3
 
 
 # --- its platforms

@@ -32,7 +32,7 @@ class Call:
 
 def _charge(call: Any, own: Any = None) -> Charge:
     request = ModelRequest(provider="openai", operation="chat", model="m", input_tokens=10)
-    return Charge(call, request, Exchange(call), own)
+    return Charge(call, request, Exchange(call, lambda: call), own)
 
 
 def _charged(*parts: Usage) -> Any:
