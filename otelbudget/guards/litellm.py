@@ -65,6 +65,9 @@ class LitellmGuard(SdkGuard):
         for name, guard in _CACHE.items():
             self._notes += patching.take_over(vars(handler).get(name), guard)
         self._note(import_module("litellm.litellm_core_utils.litellm_logging").Logging, "pre_call", _leaving)
+        http = import_module("litellm.llms.custom_httpx.http_handler")
+        for sender in (http.HTTPHandler, http.AsyncHTTPHandler):  # some of its routes log nothing before
+            self._note(sender, "post", _leaving)
 
     def _take_function(self, function: Any, name: str, leading: tuple[str, ...], *, below: bool = False) -> None:
         if not isinstance(function, FunctionType):
@@ -188,7 +191,7 @@ def _set_free(stream: Any) -> None:
 
 
 def _leaving(original: Callable[..., Any], *args: Any, **how: Any) -> Any:
-    """Of what logs a request before it is sent."""
+    """Of what sends a request, or logs one before it is sent."""
     if (held := HELD.of(get_current())) is not None:
         held.left = True
     return original(*args, **how)
@@ -198,15 +201,17 @@ def _status(error: Exception) -> object:
     """What the server has answered; litellm gives a status to errors of the connection and of its own as well: to what
     it doesn't send, and to answers that it doesn't understand."""
     said, status = exchange.http_error(error), getattr(error, "status_code", None)
+    names = {cls.__name__ for one in (error, said) for cls in type(one).__mro__}
+    if never_sent(error) or not names.isdisjoint(("APITimeoutError", "TransportError")):
+        return None
     if said is None and isinstance(status, int):
-        held = HELD.of(get_current())
-        if held is not None and not held.left and not import_module("litellm").custom_provider_map:
+        held, met = HELD.of(get_current()), [*exchange.behind(error)]
+        left = held is None or held.left or import_module("litellm").custom_provider_map
+        if not left or any(map(never_sent, met)):
             return False
-        if not hasattr([*exchange.behind(error)][-1], "status_code"):
+        if not hasattr(met[-1], "status_code"):
             return 200
-    classes = (*type(error).__mro__, *type(said).__mro__)
-    lost = never_sent(error) or any(cls.__name__ in ("APITimeoutError", "TransportError") for cls in classes)
-    return None if lost else status
+    return status
 
 
 def _answer(result: Any) -> Answer:

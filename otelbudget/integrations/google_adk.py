@@ -27,7 +27,7 @@ from otelbudget.runs.tool_call import ToolCall
 from otelbudget.spans.tree import within
 
 try:
-    from google.adk.agents import LlmAgent, LoopAgent, ParallelAgent, SequentialAgent
+    from google.adk import agents
     from google.adk.models.llm_response import LlmResponse
     from google.adk.plugins.base_plugin import BasePlugin
     from google.adk.plugins.plugin_manager import PluginManager
@@ -37,6 +37,8 @@ except ImportError as missing:
     raise ImportError("this is for Google's Agent Development Kit: pip install 'otelbudget[google-adk]'") from missing
 
 Events = AsyncGenerator[Any, Any]
+#: ADK is about to remove all but the first.
+_AGENTS: Final = ("LlmAgent", "LoopAgent", "ParallelAgent", "SequentialAgent")
 #: Set on the context of a tool: the call that goes on.
 _CALL: Final = "_otelbudget_call"
 
@@ -101,7 +103,7 @@ def budget_adk() -> Callable[[], None]:
     agent answers for is. Gives what ends that.
     """
     return Entries(
-        *((kind, "_run_async_impl", _work) for kind in (LlmAgent, LoopAgent, ParallelAgent, SequentialAgent)),
+        *((kind, "_run_async_impl", _work) for name in _AGENTS if (kind := getattr(agents, name, None))),
         (PluginManager, "run_before_tool_callback", _before_tool),
         (PluginManager, "run_after_tool_callback", _after_tool),
         (PluginManager, "run_on_tool_error_callback", _after_tool),

@@ -68,6 +68,7 @@ def forms(gateway: str, answer: dict[str, Any], request: pytest.FixtureRequest) 
         (mistral.ENDPOINTS, "/v1/batch/jobs"),
         (anthropic.ENDPOINTS, "/v1/messages/batches"),
         (gemini.ENDPOINTS, "/v1beta/models/imagen-4:predict"),
+        (gemini.ENDPOINTS, "/v1beta1/projects/embedded/publishers/google/models/imagen-4:predict"),
         (gemini.ENDPOINTS, "/v1beta/models/gemini-embedding:asyncBatchEmbedContent"),
         (gemini.ENDPOINTS, "/v1/projects/p/locations/l/batchPredictionJobs"),
         (cohere.ENDPOINTS, "/v2/rerank"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,6 +68,28 @@ def test_what_is_wrong_before_it_is_sent_is_no_step(
         _ask(litellm, twin, api_base=gateway, **wrong)
         assert charged(run) == (0, 0, 0)
     assert not served
+
+
+async def test_what_finds_no_server_is_no_step_over_whatever_client(manager: BudgetManager, litellm: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    with manager.run(RunBudget(max_steps=1)) as run:
+        for model in ("aiohttp_openai/any", *ROUTES.values()):
+            with pytest.raises(Exception, match="litellm"):
+                await litellm.acompletion(model=model, messages=SAY, api_base=nobody, api_key="none", max_retries=0)
+            assert charged(run) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("twin", ["", "a"])
+def test_what_it_sends_without_logging_it_is_charged_too(
+    twin: str, gateway: str, answer: dict[str, Any], manager: BudgetManager, litellm: Any
+) -> None:
+    answer["make"] = lambda _: (200, b'{"embedd')
+    asked = {"model": "ollama/any", "input": ["Say it."], "api_base": gateway}
+    with manager.run(RunBudget(max_steps=1)) as run:
+        with pytest.raises(Exception, match="litellm"):
+            asyncio.run(litellm.aembedding(**asked)) if twin else litellm.embedding(**asked)
+        assert (charged(run)[0], bool(charged(run)[1])) == (1, True)
 
 
 @pytest.mark.parametrize("twin", ["", "a"])

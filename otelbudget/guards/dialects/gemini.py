@@ -79,7 +79,7 @@ ENDPOINTS: Final[Endpoints] = (
     (":streamGenerateContent", _CONTENT),
     (":embedContent", _EMBEDDING),
     (":batchEmbedContents", _EMBEDDING),
-    ("embed*:predict", _EMBEDDING),
+    ("/models/*embed*:predict", _EMBEDDING),
     (":predict", Gemini("image_generation", fee=True)),
     (":predictLongRunning", Gemini("video_generation", fee=True)),
     *(
