@@ -256,8 +256,11 @@ class _Errand:
         payer, request, hold = self._payer, self._asked, self._asked.hold
         if hold is None or hold.state != "open":
             return
+        if payer.engine.ledger.later(partial(self._give_back, error, there=there)):  # a finalizer dropped its coroutine
+            return
         if request.change is not None:
-            payer.engine.ledger.resize(hold, self._before, force=True)
+            if hold.amounts != self._before:  # or what comes later would come again and again
+                payer.engine.ledger.resize(hold, self._before, force=True)
             return
         known = there and hold.trip is not None and not self._keyed and not isinstance(error, Unsent | WrongWindow)
         owed = trips.owe(payer, hold, NOTHING, lambda _: None) if known else ()
