@@ -24,7 +24,7 @@ CRITICAL = frozenset(
     for path in (
         *(_PACKAGE / "ledger").glob("*.py"),
         *(_PACKAGE / "admission" / f"{name}.py" for name in ("admission", "settlement", "shared", "trips")),
-        *(_PACKAGE / "stores" / f"{name}.py" for name in ("shared", "owed")),
+        *(_PACKAGE / "stores" / f"{name}.py" for name in ("shared", "owed", "errands")),
     )
 )
 USAGE = Usage(input_tokens=20, output_tokens=10)
