@@ -68,8 +68,6 @@ class _Errand:
         self._at_once = request.operation == "tool" and request.hold is None  # so nobody else keeps it alive
         if self._at_once:
             request = request._replace(hold=Hold(payer), keeper=self)
-        if request.change is None and request.hold is not None:
-            request.hold.trip = None  # it was refused before and is asked for once more: the old id has ended
         self._asked = request
         self._before = NOTHING if request.change is None or request.hold is None else request.hold.amounts
         self._there = self._before  # as much the store holds, as far as this one knows
@@ -80,6 +78,8 @@ class _Errand:
     def begin(self) -> Judgement | None:
         """Judge and hold it here: what came of it, None if the store is to be asked."""
         payer, request = self._payer, self._asked
+        if request.change is None and request.hold is not None:
+            request.hold.trip = None  # if it was asked for before, in vain, the old id has ended
         once = request.once  # a key stands for what the store has admitted, see `_admitted`
         here = request if once is None or once.hold is not None else request._replace(once=None)
         self._here = judged = judge_here(payer, here, counted=False)
@@ -146,11 +146,10 @@ class _Errand:
 
     def failed(self, error: BaseException) -> Judgement | None:
         """What comes of it without an answer; None to try again in the windows of now."""
-        hold = self._asked.hold
-        if isinstance(error, WrongWindow) and self._tries and hold is not None and self._asked.change is None:
+        request = self._asked
+        if isinstance(error, WrongWindow) and self._tries and request.hold is not None and request.change is None:
             self._give_back(there=False)
             self._tries -= 1
-            hold.trip, hold.state = None, "new"
             return None
         detail = "the window of what was held there has ended" if isinstance(error, WrongWindow) else str(error)
         if isinstance(error, StoreError):
@@ -256,8 +255,11 @@ class _Errand:
         payer, request, hold = self._payer, self._asked, self._asked.hold
         if hold is None or hold.state != "open":
             return
+        if payer.engine.ledger.later(partial(self._give_back, error, there=there)):  # a finalizer dropped its coroutine
+            return
         if request.change is not None:
-            payer.engine.ledger.resize(hold, self._before, force=True)
+            if hold.amounts != self._before:  # or what comes later would come again and again
+                payer.engine.ledger.resize(hold, self._before, force=True)
             return
         known = there and hold.trip is not None and not self._keyed and not isinstance(error, Unsent | WrongWindow)
         owed = trips.owe(payer, hold, NOTHING, lambda _: None) if known else ()

@@ -81,7 +81,7 @@ class RunScope(Block):
             raise ValueError("carve goes with mode='carve'")
         self._engine_now, self._budget = engine_now, budget
         engine = self._engine = engine_now()
-        if not context.is_default(engine):  # which knows no names
+        if not (context.is_default(engine) and isinstance(budget, str)):  # which knows no names yet
             engine.budget(budget)
         self._who = _names(options)
         self._parent = parent

@@ -66,7 +66,11 @@ class Held:
         amounts = Amounts(*asked.amounts)
         self.hold = Hold(None, (lease.account,), amounts, pack(amounts), Amounts(*asked.on_expiry))
         self.lease = lease
-        self.until_s = now_s + asked.ttl_s + GRACE_S
+        self.renew(now_s, asked.ttl_s)
+
+    def renew(self, now_s: float, ttl_s: float) -> None:
+        """Let it live so long from now."""
+        self.until_s = now_s + ttl_s + GRACE_S
 
 
 def places_of(shard: str, lines: Sequence[Line]) -> list[Place]:

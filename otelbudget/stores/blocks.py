@@ -10,7 +10,7 @@ from otelbudget.errors import StoreError
 from otelbudget.ledger.ledger import Ledger
 from otelbudget.model.amounts import Amounts
 from otelbudget.model.vector import pack, positive
-from otelbudget.stores.base import GRACE_S, MARK_S, Answer, Reserve, Settle, Settled, State
+from otelbudget.stores.base import MARK_S, Answer, Reserve, Settle, Settled, State
 from otelbudget.stores.block import CLOSED, Held, Key, Lease, Place, rules_of
 
 #: For how long an id that has ended is known at least, seconds: longer than anybody sends it again.
@@ -164,6 +164,12 @@ class Blocks:
         self._ended.add(id)
         self.held.pop(id, None)
 
+    def leave(self, id: str, held: Held) -> None:
+        """Hold it no more: the store does."""
+        self.held.pop(id, None)
+        self._ledger.settle(held.hold, 0, "released")
+        self.let_go(held.lease)
+
     def resize(self, held: Held, asked: Reserve, *, force: bool = False) -> Answer | None:
         """Make a hold as large as is asked; None if its block has not so much."""
         now_s, hold = self.clock_s(), held.hold
@@ -173,7 +179,7 @@ class Blocks:
         if refused is not None:
             return None
         hold.on_expiry = Amounts(*asked.on_expiry)
-        held.until_s = now_s + asked.ttl_s + GRACE_S
+        held.renew(now_s, asked.ttl_s)
         return self._view(held.lease, now_s)
 
     def settle(self, ended: Settle) -> Settled | None:

@@ -11,6 +11,7 @@ What others have not settled yet counts as held, for that time and a second, so 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,19 +23,7 @@ from otelbudget import forking
 from otelbudget.errors import StoreError
 from otelbudget.model.amounts import NOTHING
 from otelbudget.model.vector import unpack
-from otelbudget.stores.base import (
-    GRACE_S,
-    Answer,
-    Line,
-    Override,
-    Reserve,
-    Reset,
-    Settle,
-    Settled,
-    Store,
-    Stored,
-    judge,
-)
+from otelbudget.stores.base import Answer, Line, Override, Reserve, Reset, Settle, Settled, Store, Stored, judge
 from otelbudget.stores.block import Held, Key, Lease, is_worth, least, left, places_of
 from otelbudget.stores.blocks import Blocks
 from otelbudget.stores.errands import Trips, at_once, made, waited
@@ -76,7 +65,8 @@ class Leased(Store):
         return self._blocks.answers
 
     def reserve(self, asked: Reserve) -> Answer:
-        return self._blocks.hold(asked) or at_once(made(self._store, self._reserve(asked)))
+        waits = asyncio._get_running_loop() is None
+        return self._blocks.hold(asked) or at_once(made(self._store, self._reserve(asked, waits=waits)))
 
     async def areserve(self, asked: Reserve) -> Answer:
         answer = self._blocks.hold(asked)
@@ -100,7 +90,7 @@ class Leased(Store):
         """Leases on which something is held are renewed with it."""
         mine = {id: held for id in ids if (held := self._blocks.held.get(id)) is not None}
         for held in mine.values():
-            held.until_s = self._clock_s() + ttl_s + GRACE_S
+            held.renew(self._clock_s(), ttl_s)
         self._store.renew(shard, [*{one.lease.id for one in mine.values()}, *(set(ids) - set(mine))], ttl_s)
 
     def configure(self, shard: str, key: str, change: Override | Reset | None) -> None:
@@ -152,7 +142,7 @@ class Leased(Store):
 
     # --- trips, as generators that know nothing of waiting; first how blocks are spent
 
-    def _reserve(self, asked: Reserve) -> Trips[Answer]:
+    def _reserve(self, asked: Reserve, *, waits: bool = True) -> Trips[Answer]:
         self._tidy()
         held = self._blocks.held.get(asked.id)
         answer = None if held is None else self._blocks.resize(held, asked)
@@ -160,7 +150,7 @@ class Leased(Store):
             return answer
         yield from self._give_back()
         if held is not None:
-            return (yield from self._grow(held, asked))
+            return (yield from self._grow(held, asked, waits=waits))
         if self._blocks.has_ended(asked.id):
             seen = yield from self._read((asked.shard, asked.lines))
             return seen._replace(gone=True)
@@ -169,12 +159,14 @@ class Leased(Store):
         more = tuple(map(sub, asked.amounts, asked.held))
         return self._blocks.hold(asked) or (yield from self._ask(asked, more, asked.held))
 
-    def _grow(self, held: Held, asked: Reserve) -> Trips[Answer]:
+    def _grow(self, held: Held, asked: Reserve, *, waits: bool) -> Trips[Answer]:
         """Have the block of a hold hold what it needs, one after the other."""
         lease, mine = held.lease, object()
         if lease.is_open:  # so nobody else takes what this one is given
             self._blocks.close_live(lease.key)
         while self._taking.setdefault(lease.id, mine) is not mine:
+            if not waits:  # the other one may be a task of the loop that this one stops
+                return (yield from self._apart(held, asked))
             yield "read", lease.shard, ()  # as long as the trip of the other one takes
         try:
             own = held.hold.amounts
@@ -188,6 +180,13 @@ class Leased(Store):
         finally:
             self._taking.pop(lease.id, None)
             self._blocks.ready.append(lease)  # as nobody could look at it meanwhile
+
+    def _apart(self, held: Held, asked: Reserve) -> Trips[Answer]:
+        """Have the store hold by itself what a block holds."""
+        answer = yield from self._ask(asked._replace(held=tuple(NOTHING)), asked.amounts, NOTHING)
+        if answer.refused is None and not answer.gone:
+            self._blocks.leave(asked.id, held)
+        return answer
 
     def _ask(self, asked: Reserve, more: Sequence[int], own: Sequence[int]) -> Trips[Answer]:
         """Ask the store; blocks of here that nobody needs are in nobody's way."""

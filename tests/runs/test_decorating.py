@@ -321,6 +321,8 @@ def test_a_decorator_that_is_older_than_the_setup_follows_its_names_and_quotas(
 
     with pytest.raises(ConfigError, match="'quick'"):
         work()
+    with pytest.raises(ConfigError, match="a budget is a name or a RunBudget, got 5"):
+        otelbudget.run(5)  # type: ignore[arg-type]
     quotas = Quotas(default=(Quota(tokens=20),))
     make_world(config=Config({"quick": RunBudget(max_tokens=50)}, quotas=quotas)).activate()
     assert work() == 20

@@ -544,6 +544,28 @@ def test_a_reset_arms_thresholds_anew(place: Place) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+def test_a_plain_call_on_a_loop_waits_for_no_task_of_that_loop(place: Place) -> None:
+    service = opened(place)
+    leased: Any = otelbudget.setup().engine.store.store
+
+    async def work() -> None:
+        with otelbudget.run(reraise=False) as run:
+            one, other = run.reserve(tokens=10), run.reserve(tokens=20)
+            growing = asyncio.create_task(one.aextend(tokens=300))  # beyond the block of both
+            while not (leased._taking or growing.done()):
+                await asyncio.sleep(0)
+            other.extend(tokens=300)
+            await growing
+            one.commit(Usage(tokens=310))
+            other.commit(Usage(tokens=320))
+
+    thread = Thread(target=asyncio.run, args=(work(),), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert state(service) == (630, 0, 370)
+
+
 def test_a_forked_child_has_leases_of_its_own(place: Place) -> None:
     service = opened(place)
     with otelbudget.run(reraise=False) as run:

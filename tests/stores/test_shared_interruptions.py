@@ -24,7 +24,7 @@ CRITICAL = frozenset(
     for path in (
         *(_PACKAGE / "ledger").glob("*.py"),
         *(_PACKAGE / "admission" / f"{name}.py" for name in ("admission", "settlement", "shared", "trips")),
-        *(_PACKAGE / "stores" / f"{name}.py" for name in ("shared", "owed")),
+        *(_PACKAGE / "stores" / f"{name}.py" for name in ("shared", "owed", "errands")),
     )
 )
 USAGE = Usage(input_tokens=20, output_tokens=10)
@@ -42,6 +42,13 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[QuotaSe
     yield QuotaService(store=Place("memory", tmp_path).setup(quotas))
     otelbudget.shutdown()
     gc.collect()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """Where trips of coroutines suspend."""
+    yield Place("sqlite", tmp_path)
+    otelbudget.shutdown()
 
 
 def interrupted_at(manager: BudgetManager, line: int, operation: Callable[[], object]) -> bool:
@@ -158,3 +165,38 @@ def test_what_was_interrupted_is_sent_by_itself(service: QuotaService, monkeypat
     assert len(sent) == 2
     assert len(set(sent)) == 1
     assert store.health.lost == 0
+
+
+@pytest.mark.parametrize("grows", [False, True])
+async def test_a_coroutine_that_is_dropped_in_the_middle_of_another_request_holds_nothing(
+    grows: bool, place: Place
+) -> None:
+    manager = place.setup(Quotas(default=[Quota(tokens=10**6, per="lifetime")]))
+    line, left = 0, 0
+    while left == 0:
+        left = line = line + 1
+        with otelbudget.run(RunBudget(max_tokens=1000), reraise=False) as run:
+            held = run.reserve(tokens=1) if grows else None
+            dropped = run.areserve(tokens=7) if held is None else held.aextend(tokens=7)
+            dropped.send(None)
+
+            def trace(frame: Any, event: str, _: object, dropped: Any = dropped) -> Any:
+                nonlocal left
+                left -= event == "line" and frame.f_code.co_filename in CRITICAL
+                if left == 0:
+                    sys.settrace(None)
+                    dropped.close()
+                return trace
+
+            before = sys.gettrace()
+            sys.settrace(trace)
+            try:
+                run.reserve(tokens=1).release()
+            finally:
+                sys.settrace(before)
+            dropped.close()
+            assert run.remaining()["tokens"] == 1000 - grows, line
+            if held is not None:
+                held.release()
+            assert not list(manager.engine.ledger.open), line
+    assert line > 30
