@@ -17,6 +17,12 @@ Told = Callable[[Settled], object]
 _numbers: Final = count()
 
 
+class _Name(str):
+    """Of an attribute. Python interns those that are plain texts, and 3.12 keeps them for ever."""
+
+    __slots__ = ()
+
+
 class Owed:
     """A settle that the store has not answered, and who is told what became of it.
 
@@ -33,7 +39,7 @@ class Owed:
         self.ended = ended
         self.told = told
         self.due_s = 0.0
-        self.name = f"{ended.id} {next(_numbers)}"
+        self.name = _Name(f"{ended.id} {next(_numbers)}")
 
     def __enter__(self) -> None:
         self.due_s = time.monotonic() + SENDING_S

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
 
+from otelbudget.ledger.change import write
 from otelbudget.stores.base import Settle
 from otelbudget.stores.owed import ByName, Owed
 
@@ -43,3 +45,13 @@ def test_what_is_owed_can_be_looked_through_while_finalizers_add_to_it() -> None
         assert len(list(waiting.due())) >= 50
         assert waiting.spent() >= 50
     assert len(vars(waiting)) > 50
+
+
+def test_what_was_owed_leaves_no_text_with_the_interpreter() -> None:
+    waiting = ByName()
+    owed = Owed(Settle("", "org", (), (1,), (1,), (0,)), lambda _: None)
+    write([(waiting, owed.name, owed)])
+    assert [*waiting.due()] == [owed]
+    assert sys.intern(str(owed.name)) is not owed.name
+    assert waiting.drop(owed)
+    assert not vars(waiting)
