@@ -8,6 +8,7 @@ import zoneinfo
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import certifi
 import pytest
 from hypothesis import settings
 from opentelemetry.context import get_current
@@ -24,6 +25,16 @@ def pytest_collection_finish() -> None:
     """Spare the collector what all the SDKs have imported: looking through it takes longer than most tests."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One, since nobody here needs any, and each client of an SDK that is made would read 150 of them."""
+    path = tmp_path_factory.mktemp("trust") / "one.pem"
+    path.write_text(Path(certifi.where()).read_text("utf-8").partition("-----END")[0] + "-----END CERTIFICATE-----\n")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SSL_CERT_FILE", str(path))
+        yield
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import certifi
 import pytest
 
 HERE = Path(__file__).parent
@@ -60,20 +59,10 @@ def _jobs(sdk: str) -> Iterator[tuple[str, list[Job]]]:
 ROWS = {(sdk, name): jobs for sdk, cell in CELLS.items() if version_of(cell.package) for name, jobs in _jobs(sdk)}
 
 
-@pytest.fixture(scope="session")
-def trust(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One certificate. Nobody here needs any, and each client that is made would read 150 of them."""
-    path = tmp_path_factory.mktemp("trust") / "one.pem"
-    path.write_text(Path(certifi.where()).read_text("utf-8").partition("-----END")[0] + "-----END CERTIFICATE-----\n")
-    return path
-
-
 @pytest.mark.parametrize(("sdk", "name"), ROWS)
-def test_what_can_t_be_paid_is_not_sent_and_what_is_sent_is_charged_once(
-    sdk: str, name: str, trust: Path, tmp_path: Path
-) -> None:
+def test_what_can_t_be_paid_is_not_sent_and_what_is_sent_is_charged_once(sdk: str, name: str, tmp_path: Path) -> None:
     def said_by(job: Job) -> Said:
-        return _run(sdk, job, {"SSL_CERT_FILE": str(trust)}, tmp_path)
+        return _run(sdk, job, tmp_path)
 
     with ThreadPoolExecutor(2) as pool:
         said = [*pool.map(said_by, ROWS[sdk, name])]
@@ -98,7 +87,7 @@ def _summed_up(said: list[Said]) -> tuple[object, ...]:
     return len(ways), none, one, "exact" if exact else "wrong", ", ".join(sorted(saw)), "yes" if blocks else "no"
 
 
-def _run(sdk: str, job: Job, more: dict[str, str], place: Path) -> Said:
+def _run(sdk: str, job: Job, place: Path) -> Said:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL")}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(HERE / "worker.py"), sdk, str(job.position), *job.beside],
@@ -106,7 +95,7 @@ def _run(sdk: str, job: Job, more: dict[str, str], place: Path) -> Said:
         text=True,
         timeout=240,
         cwd=place,
-        env={**clean, **more, **job.environment, "PYTHONPATH": os.pathsep.join(PLACES)},
+        env={**clean, **job.environment, "PYTHONPATH": os.pathsep.join(PLACES)},
     )
     assert done.returncode == 0, (job, done.stderr[-3000:])
     found: Said = json.loads(done.stdout.splitlines()[-1])
