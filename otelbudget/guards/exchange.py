@@ -114,6 +114,7 @@ class Exchange:
         self.earlier += self._under_way  # somebody between us and the SDK has tried again without telling
         if self.response is not None and self.response.status_code < 400:
             self._call, self.earlier = self._another(), 0
+            self.heard = self.bounded = False
         self._under_way, self.response = False, None
         if self._begun:
             self._call.again()

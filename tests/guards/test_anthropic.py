@@ -239,6 +239,19 @@ def test_a_middleware_that_asks_again_though_it_has_an_answer_makes_another_call
     assert streamed or charged[1:] == (steps * 80, steps * 20)
 
 
+def test_what_it_asks_again_and_never_sends_costs_nothing(server: Provider, manager: BudgetManager) -> None:
+    def twice(request: Any, call_next: Any) -> Any:
+        call_next(request)
+        server.close()
+        return call_next(request)
+
+    server.enqueue(USED)
+    with client(server.root_url, middleware=[twice]) as claude, manager.run() as run:
+        with pytest.raises(anthropic.APIConnectionError):
+            claude.messages.create(**CHAT)
+        assert _charged(run) == (1, 80, 20)
+
+
 async def test_an_asynchronous_one_too(server: Provider, manager: BudgetManager) -> None:
     async def twice(request: Any, call_next: Any) -> Any:
         await call_next(request)
